@@ -1,0 +1,7 @@
+"""`python -m sftp_gateway`."""
+
+import sys
+
+from sftp_gateway.cli import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""The options before a key in authorized_keys: which are honoured, harmless, or refused.
+
+Source: sshd(8) AUTHORIZED_KEYS FILE FORMAT; quoting, repetition and order of checks were tried
+against sshd 9.2. A restriction that the gateway cannot honour is never silently dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sftp_gateway.auth.addresses import AddressPatterns
+
+# Possessive (`*+`): a quote that was read as escaped stays so, as in sshd, and no input makes the
+# matching slow.
+_FIELD = re.compile(r'((?:\\"|"(?:\\"|[^"])*+"|[^ \t"])*+)(?:[ \t]+|\Z)')
+_OPTION = re.compile(r'(?:([A-Za-z0-9-]+)(?:="((?:\\"|[^"])*+)")?)?(?:,|\Z)')
+_EXPIRY = re.compile(r"([0-9]{8})(?:([0-9]{4})([0-9]{2})?)?(Z|UTC)?", re.IGNORECASE)
+_INTERNAL_SFTP = re.compile(r"internal-sftp(?![^ \t])")
+# An unknown name is shown only where it cannot be a piece of a key: those are of mixed case.
+_NAME_TO_SHOW = re.compile(r"[a-z0-9-]{1,32}")
+
+# What these take away is never given, and what they give back cannot be had.
+_FLAGS_WITHOUT_EFFECT = frozenset(
+    {"restrict"}
+    | {
+        prefix + name
+        for prefix in ("", "no-")
+        for name in ("pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc")
+    }
+)
+_VALUES_WITHOUT_EFFECT = frozenset({"environment", "permitopen", "permitlisten", "tunnel"})
+_WITH_VALUE = frozenset({"from", "expiry-time", "command"}) | _VALUES_WITHOUT_EFFECT
+
+_REFUSED = {
+    "cert-authority": "certificates are not supported; list each user's own key",
+    "principals": "certificates are not supported; list each user's own key",
+    "verify-required": "a security key's PIN cannot be demanded here; remove the option or the key",
+    "no-touch-required": "a security key must be touched here; remove the option",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOptions:
+    """The options that have an effect; `expires` is aware, in UTC."""
+
+    sources: AddressPatterns | None = None
+    expires: datetime | None = None
+
+
+def split_field(line: str) -> tuple[str, str]:
+    """The first field, which may hold blanks inside quotes, and the rest of the line.
+
+    Raises ValueError for a quote that is never closed.
+    """
+    match = _FIELD.match(line)
+    if match is None:
+        raise ValueError('a quote is not closed; write options as NAME="VALUE"')
+    return match[1], line[match.end() :]
+
+
+def parse_options(field: str) -> KeyOptions:
+    """Read a comma separated list of options.
+
+    Raises ValueError with a sentence that says what would be right.
+    """
+    sources: AddressPatterns | None = None
+    expires: datetime | None = None
+    command: str | None = None
+    for name, value in _split_options(field):
+        match name.lower(), value:
+            case "from", str():
+                if sources is not None:
+                    raise ValueError("from= stands there twice; write one with the whole list")
+                sources = _parse_sources(value)
+            case "expiry-time", str():
+                # sshd keeps the earliest of several.
+                moment = parse_expiry(value)
+                expires = moment if expires is None else min(expires, moment)
+            case "command", str():
+                if command is not None:
+                    raise ValueError("command= stands there twice; remove one")
+                command = value
+                _check_command(command)
+            case _:
+                _check_without_effect(name, value)
+    return KeyOptions(sources=sources, expires=expires)
+
+
+def parse_expiry(text: str) -> datetime:
+    """The moment, in UTC, after which a key with `expiry-time="text"` is refused.
+
+    Without a final Z (or UTC, which sshd also takes) it is the wall clock's time in the system's
+    zone. (Where summer time is in force sshd itself is an hour late: it reads the digits as
+    standard time.) Raises ValueError.
+    """
+    match = _EXPIRY.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        digits = match[1] + (match[2] or "0000") + (match[3] or "00")
+        moment = datetime.strptime(digits, "%Y%m%d%H%M%S")
+        moment = moment.replace(tzinfo=UTC) if match[4] else moment.astimezone(UTC)
+        if moment.timestamp() <= 0:
+            raise ValueError
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(
+            "expiry-time= is not a date and time after 1970; write YYYYMMDD, YYYYMMDDHHMM or "
+            "YYYYMMDDHHMMSS, with Z at the end for UTC"
+        ) from None
+    return moment
+
+
+def _split_options(field: str) -> Iterator[tuple[str, str | None]]:
+    """Names and unquoted values; empty options are skipped, as in sshd."""
+    position = 0
+    number = 0
+    while position < len(field):
+        number += 1
+        match = _OPTION.match(field, position)
+        if match is None:
+            raise ValueError(
+                f'option {number} is not NAME or NAME="VALUE"; separate options by commas only'
+            )
+        position = match.end()
+        name, value = match[1], match[2]
+        if name is not None:
+            yield name, None if value is None else value.replace('\\"', '"')
+
+
+def _parse_sources(value: str) -> AddressPatterns:
+    try:
+        return AddressPatterns.parse(value)
+    except ValueError as error:
+        raise ValueError(f"from=: {error}") from None
+
+
+def _check_command(command: str) -> None:
+    """Accept what sshd would run as its own SFTP server: it is all that is served here."""
+    if not _INTERNAL_SFTP.match(command):
+        raise ValueError(
+            'no commands are run here; write command="internal-sftp" or remove the option'
+        )
+    # A quoted or escaped option is still one.
+    words = (word.lstrip("\"'\\") for word in command.lower().split())
+    if any(word.startswith("-") and "p" in word for word in words):
+        raise ValueError(
+            "lists of SFTP requests (internal-sftp -P, -p) are not honoured; remove them: "
+            "everything is read-only here"
+        )
+
+
+def _check_without_effect(name: str, value: str | None) -> None:
+    known = name.lower()
+    if known in _REFUSED:
+        raise ValueError(f"{known}: {_REFUSED[known]}")
+    if known in _FLAGS_WITHOUT_EFFECT:
+        if value is not None:
+            raise ValueError(f"{name} takes no value; write {name} alone")
+    elif known in _WITH_VALUE:
+        if value is None:
+            raise ValueError(f'{name} needs a value; write {name}="VALUE"')
+    else:
+        shown = f" {name}" if _NAME_TO_SHOW.fullmatch(name) else ""
+        raise ValueError(f"the option{shown} is not known; remove it or correct its name")

@@ -1,0 +1,145 @@
+"""The commands; no logic of their own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway import __version__
+from sftp_gateway.app import serve
+from sftp_gateway.auth import hash_password
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.first_start import HOST_KEY, Owner, set_up
+from sftp_gateway.inspection import inspect
+from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.settings import Settings, load_settings
+
+#: Seconds that a health check waits for the handshake.
+_HANDSHAKE_PATIENCE: Final = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (sys.argv) name; return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncssh").setLevel(logging.ERROR)
+    try:
+        return int(options.command(options))
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            _say(f"error: {mistake}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sftp-gateway", description="A read-only SFTP server for workers that use sshfs."
+    )
+    parser.add_argument("--version", action="version", version=f"sftp-gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, help_text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(command=command)
+        return sub
+
+    configured = [
+        add("serve", _serve, "Serve the shares until SIGTERM or Ctrl-C."),
+        add("check", _check, "Print the effective configuration and every mistake in it."),
+        add("healthcheck", _healthcheck, "Make an SSH handshake with the running gateway."),
+    ]
+    init = add("init", _init, "Make a missing host key, worker's key pair and default shares.")
+    init.add_argument(
+        "--owner",
+        type=_owner,
+        metavar="UID:GID",
+        help="whom to give the host key to, for a gateway that runs as another user",
+    )
+    add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
+    for sub in (*configured, init):
+        sub.add_argument(
+            "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
+        )
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    serve(_settings(options), say=_say)
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    try:
+        set_up(_settings(options), gateway=options.owner, say=_say)
+    except OSError as error:
+        raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    findings = asyncio.run(inspect(settings))
+    for warning in findings.warnings:
+        _say(f"warning: {warning}")
+    if findings.mistakes:
+        raise ConfigurationError(findings.mistakes)
+    _say("The configuration is good.")
+    return 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    host = settings.host or "127.0.0.1"
+    try:
+        key = asyncio.run(handshake(host, settings.port, seconds=_HANDSHAKE_PATIENCE))
+    except (OSError, TimeoutError) as error:
+        _say(f"{host} port {settings.port}: {error or 'no answer'}")
+        return 1
+    public = settings.keys_dir / f"{HOST_KEY}.pub"
+    if public.exists() and not same_key(key, public):
+        _say(f"{host} port {settings.port}: another host key than {public} answered: {key}")
+        return 1
+    _say("ok")
+    return 0
+
+
+def _hash_password(_: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if password != getpass.getpass("Once more: "):
+            _say("error: the two are not the same")
+            return 1
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        _say("error: the password is empty")
+        return 1
+    print(hash_password(password))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(options.config, os.environ)
+
+
+def _owner(text: str) -> Owner:
+    uid, colon, gid = text.partition(":")
+    if not (uid.isdecimal() and colon and gid.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not UID:GID, such as 10001:10001")
+    return Owner(int(uid), int(gid))
+
+
+def _say(line: str) -> None:
+    """A line for people, on standard error: standard output is the access log's."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,73 @@
+"""The whole error tree of the gateway.
+
+Errors are neutral: they say what happened, not what is sent. The one table from error to SFTP
+status is in `server/dispatch.py`; an error's text goes to our log, never to a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GatewayError(Exception):
+    """Base of every error that the gateway raises on purpose."""
+
+
+class ConfigurationError(GatewayError):
+    """The configuration is wrong; `mistakes` holds one sentence for each mistake.
+
+    Each sentence names the option and says what would be right.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class ProtocolError(GatewayError):
+    """The peer sent bytes that are not a well-formed SFTP packet; the channel is closed."""
+
+
+class FileSystemError(GatewayError):
+    """Base of what a file operation can be refused with."""
+
+
+class NotFound(FileSystemError):
+    """No such file or folder, for this user."""
+
+
+class Denied(FileSystemError):
+    """The request is not permitted; `reason` is a stable word for the access log.
+
+    `hidden` asks for the answer that a missing file would get, so that the refusal does not
+    tell what exists.
+    """
+
+    def __init__(self, reason: str, *, hidden: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hidden = hidden
+
+
+class NotADirectory(FileSystemError):
+    """A folder was needed and something else is there."""
+
+
+class IsADirectory(FileSystemError):
+    """A file was needed and a folder is there."""
+
+
+class NotALink(FileSystemError):
+    """READLINK was asked of something that is not a symbolic link."""
+
+
+class InvalidHandle(FileSystemError):
+    """The handle is not open in this session, or not of the kind that the request needs."""
+
+
+class TooManyHandles(FileSystemError):
+    """The session has as many files and folders open as it may have."""
+
+
+class Unsupported(FileSystemError):
+    """The request or extension is not one that this server knows."""

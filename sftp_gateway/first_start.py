@@ -1,0 +1,133 @@
+"""Makes what is missing at the first start: host key, a worker's key pair, default shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway.auth.keys import generate_ed25519
+from sftp_gateway.settings import Settings
+
+HOST_KEY: Final = "ssh_host_ed25519_key"
+WORKER_KEY: Final = "worker_ed25519"
+AUTHORIZED_KEYS: Final = "authorized_keys"
+
+_SHARE_TEXT: Final = """\
+This folder is the share "{name}" of sftp-gateway.
+Whatever you put here, workers that mount the gateway can read. They cannot change anything.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a file is given to: numbers of user and group."""
+
+    uid: int
+    gid: int
+
+
+def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], None]) -> None:
+    """Make what is missing; touch nothing that exists. `say` is told of each thing made.
+
+    `gateway` is whom the host key is given to, for a gateway that runs as another user than this
+    process (a container); everything else is then given to whoever owns the folder it is in.
+
+    Raises OSError where something cannot be made.
+    """
+    keys = settings.keys_dir
+    first = not (keys / HOST_KEY).exists()
+    _make_folder(keys)
+    if gateway is not None and not os.stat(keys).st_mode & 0o001:
+        # The gateway's user has to get through the folder; what is in it has modes of its own.
+        os.chmod(keys, os.stat(keys).st_mode | 0o011)  # noqa: S103 - passing, not listing
+        say(f"let others pass through {keys} (mode +x), so that the gateway can read its host key")
+    if first:
+        _make_pair(keys / HOST_KEY, "sftp-gateway host key", owner=gateway)
+        say(f"made the host key {keys / HOST_KEY}")
+    if not _has_logins(settings):
+        _make_worker_key(settings, say)
+    for name, share in settings.shares.items():
+        default = Settings.model_fields["shares"].get_default(call_default_factory=True)
+        if name in default and share.path == default[name].path:
+            _make_share(name, share.path, first=first, say=say)
+
+
+def _has_logins(settings: Settings) -> bool:
+    """Whether anybody could log in already."""
+    folder = settings.keys_dir / AUTHORIZED_KEYS
+    return any(
+        user.password_hash or user.password_hash_file or (folder / name).exists()
+        for name, user in settings.users.items()
+    )
+
+
+def _make_worker_key(settings: Settings, say: Callable[[str], None]) -> None:
+    user = next(iter(settings.users), None)
+    private = settings.keys_dir / WORKER_KEY
+    if user is None or private.exists():
+        return
+    _make_pair(private, f"sftp-gateway worker {user}", owner=_owner_of(settings.keys_dir))
+    folder = settings.keys_dir / AUTHORIZED_KEYS
+    _make_folder(folder)
+    _write(
+        folder / user,
+        private.with_suffix(".pub").read_text(encoding="ascii"),
+        mode=0o644,
+        owner=_owner_of(settings.keys_dir),
+    )
+    say(f"made a key pair for workers, {private}, and let it log in as {user}")
+
+
+def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None]) -> None:
+    """A missing default share gets a text file, so that the first mount shows something.
+
+    One that is empty at the first start gets it too: Docker makes the folders that it mounts.
+    """
+    if path.exists() and not (first and path.is_dir() and not any(path.iterdir())):
+        return
+    _make_folder(path)
+    text = _SHARE_TEXT.format(name=name)
+    _write(path / "README.txt", text, mode=0o644, owner=_owner_of(path))
+    say(f"made the share folder {path}")
+
+
+def _make_pair(private: Path, comment: str, *, owner: Owner | None) -> None:
+    pair = generate_ed25519(comment)
+    # The public half first: a private key without it would look complete to the next start.
+    _write(
+        private.with_name(private.name + ".pub"),
+        pair.public_line.rstrip("\n") + "\n",
+        mode=0o644,
+        owner=_owner_of(private.parent),
+        replace=True,
+    )
+    _write(private, pair.private_pem.decode("ascii"), mode=0o600, owner=owner)
+
+
+def _owner_of(path: Path) -> Owner | None:
+    """Whoever owns `path`, where this process may give files away."""
+    status = os.stat(path)
+    return Owner(status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+
+
+def _make_folder(path: Path) -> None:
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o755)
+        owner = _owner_of(folder.parent)
+        if owner is not None:
+            os.chown(folder, owner.uid, owner.gid)
+
+
+def _write(path: Path, text: str, *, mode: int, owner: Owner | None, replace: bool = False) -> None:
+    """Write a new file that has its mode and owner before it has its content."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if replace else os.O_EXCL)
+    descriptor = os.open(path, flags, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)
+        if owner is not None:
+            os.fchown(descriptor, owner.uid, owner.gid)
+        file.write(text)

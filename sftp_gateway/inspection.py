@@ -1,0 +1,139 @@
+"""Looks at everything the configuration points to, and says every mistake at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiofiles
+
+from sftp_gateway.auth import (
+    AuthorizedKeys,
+    Credentials,
+    check_hash,
+    parse_authorized_keys,
+    private_key_mistakes,
+    public_file_mistakes,
+)
+from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY
+from sftp_gateway.settings import Settings, UserSettings
+
+#: Host keys that are used if they are there, besides the one that is made at the first start:
+#: a server that is replaced may have had them.
+OTHER_HOST_KEYS: Final = ("ssh_host_ecdsa_key", "ssh_host_rsa_key")
+
+_NO_KEYS: Final = AuthorizedKeys((), ())
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found. With `mistakes` the gateway does not start; `warnings` are only said."""
+
+    mistakes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    credentials: list[Credentials] = field(default_factory=list)
+    host_keys: list[Path] = field(default_factory=list)
+
+
+async def inspect(settings: Settings) -> Findings:
+    """Look at keys, passwords, shares and files that `settings` name."""
+    findings = Findings()
+    _inspect_host_keys(settings, findings)
+    for name, user in settings.users.items():
+        await _inspect_user(settings, name, user, findings)
+    for name, share in settings.shares.items():
+        _inspect_share(name, share.path, findings)
+    file = settings.access_log.file
+    if file is not None and not file.parent.is_dir():
+        findings.mistakes.append(
+            f"access_log.file: there is no folder {file.parent}; make it, or name another file"
+        )
+    if file is None and not settings.access_log.stdout:
+        findings.warnings.append(
+            "access_log: stdout is off and no file is named; no access will be logged"
+        )
+    return findings
+
+
+def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
+    own = settings.keys_dir / HOST_KEY
+    others = [settings.keys_dir / name for name in OTHER_HOST_KEYS]
+    found = [path for path in (own, *others) if path.exists()]
+    if not found:
+        findings.mistakes.append(
+            f"keys_dir: there is no host key {own}; run `sftp-gateway init`, which makes one, "
+            "or put the old server's there"
+        )
+    for path in found:
+        findings.mistakes += private_key_mistakes(path)
+    findings.host_keys = found
+
+
+async def _inspect_user(
+    settings: Settings, name: str, user: UserSettings, findings: Findings
+) -> None:
+    keys = await _authorized_keys(settings.keys_dir / AUTHORIZED_KEYS / name, findings)
+    password_hash = await _password_hash(name, user, findings)
+    if password_hash is not None:
+        try:
+            check_hash(password_hash)
+        except ValueError as error:
+            findings.mistakes.append(f"users.{name}.password_hash: {error}")
+            password_hash = None
+    if not keys.keys and password_hash is None:
+        findings.warnings.append(
+            f"users.{name}: nothing lets this user log in; put public keys into "
+            f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
+        )
+    findings.credentials.append(Credentials(user=name, keys=keys, password_hash=password_hash))
+
+
+async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
+    if not _is_safe(path, findings):
+        return _NO_KEYS
+    try:
+        async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
+            keys = parse_authorized_keys(await file.read(), source=str(path))
+    except OSError as error:
+        findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
+        return _NO_KEYS
+    findings.warnings += keys.mistakes
+    return keys
+
+
+def _is_safe(path: Path, findings: Findings) -> bool:
+    """Whether there is a keys file, and nobody else could have put a key into it."""
+    if not path.exists():
+        return False
+    mistakes = public_file_mistakes(path)
+    findings.mistakes += mistakes
+    return not mistakes
+
+
+async def _password_hash(name: str, user: UserSettings, findings: Findings) -> str | None:
+    if user.password_hash is not None:
+        return user.password_hash.get_secret_value().strip()
+    if user.password_hash_file is None:
+        return None
+    try:
+        async with aiofiles.open(user.password_hash_file, encoding="utf-8") as file:
+            return (await file.read()).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        findings.mistakes.append(
+            f"users.{name}.password_hash_file: {user.password_hash_file} cannot be read: {error}"
+        )
+        return None
+
+
+def _inspect_share(name: str, path: Path, findings: Findings) -> None:
+    if not path.is_dir():
+        findings.mistakes.append(
+            f"shares.{name}.path: there is no folder {path}; make it, or name another"
+        )
+    elif not os.access(path, os.R_OK | os.X_OK):
+        findings.mistakes.append(
+            f"shares.{name}.path: the folder {path} cannot be read by this user "
+            f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
+        )

@@ -1,0 +1,237 @@
+"""What the access log can tell: one frozen dataclass per event.
+
+A field is named as its key in the log. `docs/access-log.md` is the reference for readers of the
+log; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import time as unix_time
+from typing import ClassVar, Final, TypeAlias
+
+# Some events have a field named `bytes`, which hides the type inside their class.
+RawPath: TypeAlias = bytes
+RawText: TypeAlias = str | bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What is known of one connection; every event of the connection carries it.
+
+    It is replaced (`dataclasses.replace`) as more becomes known: the client's version and the
+    cipher after the key exchange; user, auth and key once the login is accepted.
+    """
+
+    session: str  # 16 hexadecimal digits, unique per connection
+    client_ip: str
+    client_port: int
+    client_version: str | None = None
+    cipher: str | None = None  # the one from server to client, which carries the file bytes
+    user: str | None = None
+    auth: str | None = None  # "publickey" or "password"
+    key: str | None = None  # fingerprint, "SHA256:..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of every event; `time` is in seconds since 1970 (UTC)."""
+
+    name: ClassVar[str]
+
+    time: float = field(default_factory=unix_time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEvent(Event):
+    """Base of the events that belong to a connection."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection(SessionEvent):
+    """A client connected; nothing is known of it yet but its address."""
+
+    name: ClassVar[str] = "connection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginAccepted(SessionEvent):
+    """A login was accepted; user, auth and key are in the session."""
+
+    name: ClassVar[str] = "login_accepted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginRefused(SessionEvent):
+    """One attempt to log in was refused; `key` is the fingerprint of the key that was tried."""
+
+    name: ClassVar[str] = "login_refused"
+
+    user_tried: str
+    method: str
+    key: str | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded(SessionEvent):
+    """A connection ended, with its totals; `bytes` counts bytes of files."""
+
+    name: ClassVar[str] = "session_end"
+
+    duration: float
+    bytes: int
+    files: int
+    folders: int
+    requests: int
+    denied: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOpened(SessionEvent):
+    """A file was opened for reading; `size` is its length in bytes at that moment."""
+
+    name: ClassVar[str] = "file_opened"
+
+    share: str
+    path: RawPath
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileClosed(SessionEvent):
+    """A file was closed, by the client or by the end of its session; `bytes` were served of it."""
+
+    name: ClassVar[str] = "file_closed"
+
+    share: str
+    path: RawPath
+    size: int
+    bytes: int
+    reads: int
+    duration: float
+    whole: bool
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderListed(SessionEvent):
+    """A folder was listed; `share` is None for the folders that the gateway makes up."""
+
+    name: ClassVar[str] = "folder_listed"
+
+    share: str | None = None
+    path: RawPath
+    entries: int
+    complete: bool
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied(SessionEvent):
+    """A request was denied; `target` is the second path of a rename or a link."""
+
+    name: ClassVar[str] = "denied"
+
+    operation: str
+    share: str | None = None
+    path: RawPath | None = None
+    target: RawPath | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRefused(SessionEvent):
+    """Anything that is not SFTP was refused: `kind` says what, `command` what it would have run."""
+
+    name: ClassVar[str] = "command_refused"
+
+    kind: str
+    command: RawText | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAnswered(SessionEvent):
+    """The gateway itself answered an `echo`; nothing was executed."""
+
+    name: ClassVar[str] = "command_answered"
+
+    command: RawText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(SessionEvent):
+    """One SFTP request; only at level `requests`."""
+
+    name: ClassVar[str] = "request"
+
+    operation: str
+    share: str | None = None
+    path: RawPath | None = None
+    handle: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    bytes: int
+    duration: float
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogDropped(Event):
+    """`count` events are missing from the log at this place, the first of them from `since`."""
+
+    name: ClassVar[str] = "log_dropped"
+
+    count: int
+    since: float
+    reason: str  # "queue_full" or "write_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStarted(Event):
+    """The gateway listens."""
+
+    name: ClassVar[str] = "server_started"
+
+    version: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopping(Event):
+    """The gateway was told to stop: no new logins, running reads finish."""
+
+    name: ClassVar[str] = "server_stopping"
+
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopped(Event):
+    """The gateway has closed its last session."""
+
+    name: ClassVar[str] = "server_stopped"
+
+
+#: Every kind of event.
+EVENTS: Final[tuple[type[Event], ...]] = (
+    Connection,
+    LoginAccepted,
+    LoginRefused,
+    SessionEnded,
+    FileOpened,
+    FileClosed,
+    FolderListed,
+    Denied,
+    CommandRefused,
+    CommandAnswered,
+    Request,
+    LogDropped,
+    ServerStarted,
+    ServerStopping,
+    ServerStopped,
+)

@@ -1,0 +1,140 @@
+r"""How an event becomes one line of JSON, and how names of bytes become text and bytes again.
+
+Three things are held whatever a client sends: a line is valid UTF-8 and valid JSON; it has one
+line feed, its last byte; and it shows in a terminal or a log shipper as it is, because every
+character that moves the cursor, reorders or breaks text is written as `\uXXXX`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import lru_cache
+from json import JSONEncoder
+from typing import Final, TypeAlias
+
+from sftp_gateway.observability.events import EVENTS, Event, Session, SessionEvent
+
+#: A client chooses these lengths, so they are cut: text (user names, versions) in characters,
+#: paths and commands in bytes. Linux itself takes no path over PATH_MAX, 4,096 bytes.
+MAX_TEXT_LENGTH: Final = 512
+MAX_BYTES_LENGTH: Final = 4096
+
+_Json: TypeAlias = str | int | float
+_Fields: TypeAlias = dict[str, _Json]
+
+# DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
+# embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
+# business. U+200C and U+200D stay as they are: Devanagari needs them.
+_UNSAFE: Final = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufeff]"
+)
+
+_CONTEXT_FIELDS: Final = tuple(field.name for field in fields(Session))
+_OWN_FIELDS: Final = {
+    kind: tuple(field.name for field in fields(kind) if field.name not in ("time", "session"))
+    for kind in EVENTS
+}
+# Keys of the context that an event has itself: a line never has one key twice.
+_SHADOWED: Final = {kind: frozenset(_CONTEXT_FIELDS) & {*own} for kind, own in _OWN_FIELDS.items()}
+
+_to_json: Final = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode(event: Event) -> bytes:
+    """The event as one line of JSON, with its line feed.
+
+    Keys stand in this order: time, event, the session's, the event's own, truncated. A field
+    that is None is left out. `truncated` is there where a client's text was cut, and names the
+    keys it was cut in.
+    """
+    kind = type(event)
+    own: _Fields = {}
+    cut: list[str] = []
+    context = ""
+    if isinstance(event, SessionEvent):
+        context, cut_in_context = _encode_session(event.session, _SHADOWED[kind])
+        cut.extend(cut_in_context)
+    for name in _OWN_FIELDS[kind]:
+        _put(own, cut, name, getattr(event, name))
+    text = f'"time":"{_timestamp(event.time)}","event":"{event.name}"{context}'
+    if own:
+        text += _members(own)
+    if cut:
+        text += ',"truncated":' + _to_json(cut)
+    return f"{{{text}}}\n".encode()
+
+
+def escape_path(path: bytes) -> str:
+    r"""Bytes as text: UTF-8 where they are UTF-8, `\xNN` where not, a backslash as `\\`.
+
+    No two byte strings give the same text; `unescape_path` gives the bytes back.
+    """
+    return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def unescape_path(text: str) -> bytes:
+    r"""The bytes that `escape_path` made `text` of.
+
+    Raises ValueError where a backslash begins neither `\\` nor `\xNN`.
+    """
+    return re.sub(rb"\\(\\|x[0-9a-f]{2})?", _unescape, text.encode())
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    escape: bytes | None = match[1]
+    if escape is None:
+        raise ValueError(f"a backslash at byte {match.start()} begins no escape")
+    return escape if escape == b"\\" else bytes([int(escape[1:], 16)])
+
+
+# Ten thousand requests of a session share its context, so its JSON is made once.
+@lru_cache(maxsize=4096)
+def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    context: _Fields = {}
+    cut: list[str] = []
+    for name in _CONTEXT_FIELDS:
+        if name not in without:
+            _put(context, cut, name, getattr(session, name))
+    return _members(context), tuple(cut)
+
+
+def _members(members: _Fields) -> str:
+    """The fields as they follow others in a JSON object, safe to show."""
+    return "," + _UNSAFE.sub(_escape, _to_json(members)[1:-1])
+
+
+def _put(into: _Fields, cut: list[str], name: str, value: object) -> None:
+    if name == "command" and isinstance(value, str):
+        # Commands come as text or as bytes; in the log they have one form.
+        value = value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        if len(value) > MAX_BYTES_LENGTH:
+            cut.append(name)
+        into[name] = escape_path(value[:MAX_BYTES_LENGTH])
+    elif isinstance(value, str):
+        if len(value) > MAX_TEXT_LENGTH:
+            cut.append(name)
+        into[name] = value[:MAX_TEXT_LENGTH]
+    elif isinstance(value, float):
+        into[name] = _timestamp(value) if name == "since" else round(value, 6)
+    elif isinstance(value, int):
+        into[name] = value
+
+
+def _timestamp(seconds: float) -> str:
+    """RFC 3339, UTC, microseconds."""
+    whole, micro = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_whole_second(whole)}.{micro:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _whole_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    # A lone surrogate is no character, and readers disagree on what its escape means.
+    return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"

@@ -1,0 +1,117 @@
+"""The words that may become values of metric labels.
+
+A label value that a client chooses would let it make as many time series as it likes. So each
+label takes its values from a fixed set, and whatever is not in the set is counted as `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+OTHER: Final = "other"
+
+#: The share label of what belongs to no share: the folders that the gateway makes up.
+NO_SHARE: Final = "-"
+
+OPERATIONS: Final = frozenset(
+    {
+        "init",
+        "open",
+        "close",
+        "read",
+        "lstat",
+        "stat",
+        "fstat",
+        "opendir",
+        "readdir",
+        "realpath",
+        "readlink",
+        "statvfs",
+        "fstatvfs",
+        "limits",
+        "home-directory",
+        "expand-path",
+        # Those that would write.
+        "write",
+        "setstat",
+        "fsetstat",
+        "lsetstat",
+        "remove",
+        "mkdir",
+        "rmdir",
+        "rename",
+        "posix-rename",
+        "symlink",
+        "hardlink",
+        "fsync",
+        "copy-data",
+        "unknown",
+    }
+)
+
+RESULTS: Final = frozenset(
+    {
+        "ok",
+        "eof",
+        "no_such_file",
+        "permission_denied",
+        "failure",
+        "bad_message",
+        "op_unsupported",
+    }
+)
+
+LOGIN_RESULTS: Final = frozenset({"accepted", "refused"})
+
+LOGIN_METHODS: Final = frozenset({"none", "publickey", "password", "keyboard-interactive"})
+
+LOGIN_REASONS: Final = frozenset(
+    {
+        "accepted",
+        "unknown_user",
+        "key_not_authorized",
+        "address_not_allowed",
+        "key_expired",
+        "key_too_weak",
+        "wrong_password",
+        "no_password",
+        "too_many_attempts",
+        "stopping",
+    }
+)
+
+DENIAL_REASONS: Final = frozenset(
+    {
+        "read_only",
+        "outside_shares",
+        "share_not_granted",
+        "link_leads_out",
+        "special_file",
+        "unreadable",
+        "too_many_handles",
+    }
+)
+
+COMMAND_KINDS: Final = frozenset(
+    {"exec", "shell", "pty", "subsystem", "forwarding", "agent", "x11", "environment"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The words that each label knows."""
+
+    operations: AbstractSet[str] = OPERATIONS
+    results: AbstractSet[str] = RESULTS
+    login_results: AbstractSet[str] = LOGIN_RESULTS
+    login_methods: AbstractSet[str] = LOGIN_METHODS
+    login_reasons: AbstractSet[str] = LOGIN_REASONS
+    denial_reasons: AbstractSet[str] = DENIAL_REASONS
+    command_kinds: AbstractSet[str] = COMMAND_KINDS
+
+
+def known(word: str, words: AbstractSet[str]) -> str:
+    """`word` if it is one of `words`, else `other`."""
+    return str(word) if word in words else OTHER

@@ -1,0 +1,154 @@
+"""Where log lines go: a stream that is open already, or a file that may be rotated away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Protocol
+
+from sftp_gateway.errors import ConfigurationError
+
+_LINE_FEED = 0x0A
+
+
+class Sink(Protocol):
+    """Takes whole lines, several at a time; called from one thread only."""
+
+    def write(self, lines: bytes) -> None:
+        """Write all of `lines`, waiting as long as it takes. Raises OSError."""
+
+    def close(self) -> None:
+        """Let go of what the sink opened itself."""
+
+
+class StreamSink:
+    """Writes to a descriptor that somebody else opened, as standard output.
+
+    Several worker processes may share the stream, and a pipe keeps only writes of up to PIPE_BUF
+    bytes together (pipe(7)), so each batch is written under a record lock: lines of two processes
+    never mix. The lock ends with the process, however it ends. Only pipes and sockets are locked:
+    files keep each write together, and the likes of /dev/null strangers may hold locked.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        mode = os.fstat(descriptor).st_mode
+        self._locked = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self._writer = _LineWriter()
+
+    def __repr__(self) -> str:
+        return f"descriptor {self._descriptor}"
+
+    def write(self, lines: bytes) -> None:
+        """Write all of `lines`; waits where nobody reads, also when the pipe is non-blocking.
+
+        Raises OSError, for instance EPIPE when the reader is gone or ENOSPC when the disk is full.
+        """
+        with _record_lock(self._descriptor) if self._locked else nullcontext():
+            self._writer.write(self._descriptor, lines)
+
+    def close(self) -> None:
+        """Leave the descriptor open: it is not ours."""
+
+
+class FileSink:
+    """Appends to a file, made with mode 0640, and follows it through logrotate.
+
+    O_APPEND keeps batches of several processes apart and lets `copytruncate` work. Before each
+    batch the path is compared with the open file; when it was moved or deleted, it is made anew.
+
+    Raises ConfigurationError when the file cannot be opened at the start.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._writer = _LineWriter()
+        try:
+            self._descriptor = self._open()
+        except OSError as error:
+            why = error.strerror
+            if not self._path.parent.is_dir():
+                why = f"the folder {self._path.parent} does not exist"
+            raise ConfigurationError(
+                [
+                    f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {self._path}: {why};"
+                    " name a file in a folder that the gateway may write to"
+                ]
+            ) from error
+
+    def __repr__(self) -> str:
+        return str(self._path)
+
+    def write(self, lines: bytes) -> None:
+        """Append all of `lines` in one write. Raises OSError."""
+        self._follow()
+        self._writer.write(self._descriptor, lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+
+    def _follow(self) -> None:
+        ours = os.fstat(self._descriptor)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._path), ours):
+                return
+        try:
+            opened = self._open()
+        except OSError:
+            # A line in the file that was moved away is not lost; one in a deleted file is.
+            if ours.st_nlink:
+                return
+            raise
+        os.close(self._descriptor)
+        self._descriptor = opened
+        self._writer = _LineWriter()
+
+
+class _LineWriter:
+    """Writes until all is written, and mends a line that an error cut in two.
+
+    After a full disk, the next batch begins with a line feed: one line is broken, not two.
+    """
+
+    def __init__(self) -> None:
+        self._torn = False
+
+    def write(self, descriptor: int, lines: bytes) -> None:
+        data = b"\n" + lines if self._torn else lines
+        written = 0
+        try:
+            while written < len(data):
+                try:
+                    written += os.write(descriptor, data[written:])
+                except BlockingIOError:
+                    _wait_for_room(descriptor)
+        finally:
+            if written:
+                self._torn = data[written - 1] != _LINE_FEED
+
+
+def _wait_for_room(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
+
+
+@contextmanager
+def _record_lock(descriptor: int) -> Iterator[None]:
+    # A stream that cannot be locked is written all the same.
+    with suppress(OSError):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)

@@ -1,0 +1,1 @@
+"""The process: its sockets, its event loop, its signals."""

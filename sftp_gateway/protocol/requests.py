@@ -1,0 +1,294 @@
+"""The requests that a client sends, and decoding them.
+
+One frozen dataclass per message, named as draft-ietf-secsh-filexfer-02 §6 and OpenSSH's PROTOCOL
+file name them. Fields that a read-only server never looks at (attributes to set, bytes to write)
+are checked for form and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sftp_gateway.errors import ProtocolError
+from sftp_gateway.protocol.attributes import skip_attributes
+from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType, OpenFlags
+from sftp_gateway.protocol.wire import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Base of every request; `request_id` is the client's and goes back in the response."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class InitRequest:
+    """§4: the first packet of a session. The client's extensions are ignored, as §4 tells."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathRequest(Request):
+    """Base of requests that name one path."""
+
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HandleRequest(Request):
+    """Base of requests that name one handle."""
+
+    handle: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest(PathRequest):
+    """§6.3."""
+
+    pflags: OpenFlags
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRequest(HandleRequest):
+    """§6.3."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest(HandleRequest):
+    """§6.4."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LstatRequest(PathRequest):
+    """§6.8: attributes, links not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatRequest(PathRequest):
+    """§6.8: attributes, links followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FstatRequest(HandleRequest):
+    """§6.8."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpendirRequest(PathRequest):
+    """§6.7."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaddirRequest(HandleRequest):
+    """§6.7."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealpathRequest(PathRequest):
+    """§6.11."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadlinkRequest(PathRequest):
+    """§6.10."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatvfsRequest(PathRequest):
+    """statvfs@openssh.com (PROTOCOL §4.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FstatvfsRequest(HandleRequest):
+    """fstatvfs@openssh.com (PROTOCOL §4.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsRequest(Request):
+    """limits@openssh.com (PROTOCOL §4.8)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HomeDirectoryRequest(Request):
+    """home-directory (draft-ietf-secsh-filexfer-extensions-00 §5)."""
+
+    username: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandPathRequest(PathRequest):
+    """expand-path@openssh.com (PROTOCOL §4.9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritingRequest(Request):
+    """Any request that would change something; `operation` is its name in lower case.
+
+    `path` is what it would change, `target` the second path of a rename or a link, `handle` the
+    handle it was asked on; each None where the request has none.
+    """
+
+    operation: str
+    path: bytes | None = None
+    target: bytes | None = None
+    handle: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRequest(Request):
+    """A message type or an extension that this server does not know; `name` says which."""
+
+    name: str
+
+
+AnyRequest = InitRequest | Request
+
+
+def decode_request(frame: bytes) -> AnyRequest:
+    """Decode one packet (without its length field).
+
+    Raises ProtocolError where a field is cut short or over its cap. Bytes behind the last field
+    are ignored, as OpenSSH's own server ignores them.
+    """
+    cursor = Cursor(frame)
+    message_type = cursor.byte()
+    if message_type == MessageType.INIT:
+        # §4: extension pairs may follow the version.
+        return InitRequest(cursor.uint32())
+    request_id = cursor.uint32()
+    decode = _DECODERS.get(message_type)
+    if decode is None:
+        return UnknownRequest(request_id, f"type {message_type}")
+    return decode(request_id, cursor)
+
+
+_Decoder = Callable[[int, Cursor], Request]
+
+
+def _handle(cursor: Cursor) -> bytes:
+    handle = cursor.string()
+    if len(handle) > MAX_HANDLE_LENGTH:
+        raise ProtocolError(f"handle of {len(handle)} bytes; {MAX_HANDLE_LENGTH} are allowed")
+    return handle
+
+
+def _open(request_id: int, cursor: Cursor) -> Request:
+    request = OpenRequest(request_id, cursor.string(), OpenFlags(cursor.uint32() & 0x3F))
+    skip_attributes(cursor)
+    return request
+
+
+def _read(request_id: int, cursor: Cursor) -> Request:
+    return ReadRequest(request_id, _handle(cursor), cursor.uint64(), cursor.uint32())
+
+
+def _path(cls: type[PathRequest]) -> _Decoder:
+    return lambda request_id, cursor: cls(request_id, cursor.string())
+
+
+def _of_handle(cls: type[HandleRequest]) -> _Decoder:
+    return lambda request_id, cursor: cls(request_id, _handle(cursor))
+
+
+def _writing_path(operation: str, *, attributes: bool = False) -> _Decoder:
+    def decode(request_id: int, cursor: Cursor) -> Request:
+        path = cursor.string()
+        if attributes:
+            skip_attributes(cursor)
+        return WritingRequest(request_id, operation, path=path)
+
+    return decode
+
+
+def _writing_two_paths(operation: str) -> _Decoder:
+    return lambda request_id, cursor: WritingRequest(
+        request_id, operation, path=cursor.string(), target=cursor.string()
+    )
+
+
+def _symlink(request_id: int, cursor: Cursor) -> Request:
+    # PROTOCOL §4.1: OpenSSH sends targetpath before linkpath, the reverse of the draft, and
+    # every client does as OpenSSH does. The path that would change is the link's.
+    target = cursor.string()
+    return WritingRequest(request_id, "symlink", path=cursor.string(), target=target)
+
+
+def _writing_handle(operation: str, skip_rest: Callable[[Cursor], None] | None = None) -> _Decoder:
+    def decode(request_id: int, cursor: Cursor) -> Request:
+        handle = _handle(cursor)
+        if skip_rest is not None:
+            skip_rest(cursor)
+        return WritingRequest(request_id, operation, handle=handle)
+
+    return decode
+
+
+def _skip_write(cursor: Cursor) -> None:
+    cursor.uint64()
+    cursor.string()
+
+
+def _skip_copy_data(cursor: Cursor) -> None:
+    cursor.uint64()
+    cursor.uint64()
+    _handle(cursor)
+    cursor.uint64()
+
+
+def _limits(request_id: int, _cursor: Cursor) -> Request:
+    return LimitsRequest(request_id)
+
+
+def _home_directory(request_id: int, cursor: Cursor) -> Request:
+    return HomeDirectoryRequest(request_id, cursor.string())
+
+
+def _extended(request_id: int, cursor: Cursor) -> Request:
+    name = cursor.string()
+    decode = _EXTENSIONS.get(name)
+    if decode is None:
+        return UnknownRequest(request_id, name[:64].decode("ascii", "backslashreplace"))
+    return decode(request_id, cursor)
+
+
+_EXTENSIONS: Final[dict[bytes, _Decoder]] = {
+    b"statvfs@openssh.com": _path(StatvfsRequest),
+    b"fstatvfs@openssh.com": _of_handle(FstatvfsRequest),
+    b"limits@openssh.com": _limits,
+    b"home-directory": _home_directory,
+    b"expand-path@openssh.com": _path(ExpandPathRequest),
+    b"posix-rename@openssh.com": _writing_two_paths("posix-rename"),
+    b"hardlink@openssh.com": _writing_two_paths("hardlink"),
+    b"fsync@openssh.com": _writing_handle("fsync"),
+    b"lsetstat@openssh.com": _writing_path("lsetstat", attributes=True),
+    b"copy-data": _writing_handle("copy-data", _skip_copy_data),
+}
+
+_DECODERS: Final[dict[int, _Decoder]] = {
+    MessageType.OPEN: _open,
+    MessageType.CLOSE: _of_handle(CloseRequest),
+    MessageType.READ: _read,
+    MessageType.WRITE: _writing_handle("write", _skip_write),
+    MessageType.LSTAT: _path(LstatRequest),
+    MessageType.FSTAT: _of_handle(FstatRequest),
+    MessageType.SETSTAT: _writing_path("setstat", attributes=True),
+    MessageType.FSETSTAT: _writing_handle("fsetstat", skip_attributes),
+    MessageType.OPENDIR: _path(OpendirRequest),
+    MessageType.READDIR: _of_handle(ReaddirRequest),
+    MessageType.REMOVE: _writing_path("remove"),
+    MessageType.MKDIR: _writing_path("mkdir", attributes=True),
+    MessageType.RMDIR: _writing_path("rmdir"),
+    MessageType.REALPATH: _path(RealpathRequest),
+    MessageType.STAT: _path(StatRequest),
+    MessageType.RENAME: _writing_two_paths("rename"),
+    MessageType.READLINK: _path(ReadlinkRequest),
+    MessageType.SYMLINK: _symlink,
+    MessageType.EXTENDED: _extended,
+}

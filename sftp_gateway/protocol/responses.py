@@ -1,0 +1,193 @@
+"""The responses that the server sends, and encoding them (draft-ietf-secsh-filexfer-02 §7).
+
+`encode()` of each gives the whole packet with its length field. DATA has no class: its header is
+written in front of the place that the file's bytes are read into (`write_data_header`), so that
+they are never copied to be framed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from sftp_gateway.protocol.attributes import FileAttributes
+from sftp_gateway.protocol.constants import (
+    ANNOUNCED_READ_LENGTH,
+    DATA_HEADER_LENGTH,
+    MAX_PACKET_LENGTH,
+    SFTP_VERSION,
+    MessageType,
+    StatusCode,
+)
+from sftp_gateway.protocol.wire import UINT32, string
+
+_HEADER: Final = Struct(">IBI")
+_DATA_HEADER: Final = Struct(">IBII")
+_ENTRY_OVERHEAD: Final = 8
+_STATVFS: Final = Struct(">11Q")
+_LIMITS: Final = Struct(">4Q")
+
+#: What the server answers to INIT: the extensions that it serves, with their versions.
+EXTENSIONS: Final = (
+    (b"statvfs@openssh.com", b"2"),
+    (b"fstatvfs@openssh.com", b"2"),
+    (b"limits@openssh.com", b"1"),
+    (b"expand-path@openssh.com", b"1"),
+    (b"home-directory", b"1"),
+)
+
+
+def _packet(message_type: MessageType, request_id: int, payload: bytes) -> bytes:
+    return _HEADER.pack(5 + len(payload), message_type, request_id) + payload
+
+
+@dataclass(frozen=True, slots=True)
+class VersionResponse:
+    """§4: the answer to INIT."""
+
+    version: int = SFTP_VERSION
+    extensions: Sequence[tuple[bytes, bytes]] = EXTENSIONS
+
+    def encode(self) -> bytes:
+        """The whole packet; VERSION has no request id."""
+        body = b"".join(string(name) + string(value) for name, value in self.extensions)
+        header = bytes([MessageType.VERSION]) + UINT32.pack(self.version)
+        return UINT32.pack(len(header) + len(body)) + header + body
+
+
+@dataclass(frozen=True, slots=True)
+class StatusResponse:
+    """§7: the outcome of a request that returns nothing else. `message` is ASCII."""
+
+    request_id: int
+    code: StatusCode
+    message: str
+
+    def encode(self) -> bytes:
+        """The whole packet; the language tag is empty."""
+        payload = UINT32.pack(self.code) + string(self.message.encode("ascii")) + string(b"")
+        return _packet(MessageType.STATUS, self.request_id, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class HandleResponse:
+    """§7: the handle that OPEN or OPENDIR made."""
+
+    request_id: int
+    handle: bytes
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        return _packet(MessageType.HANDLE, self.request_id, string(self.handle))
+
+
+@dataclass(frozen=True, slots=True)
+class NameEntry:
+    """One file of a NAME response."""
+
+    filename: bytes
+    longname: bytes
+    attributes: FileAttributes | None
+
+    @property
+    def length(self) -> int:
+        """Bytes that the entry takes at most in a packet."""
+        return len(self.filename) + len(self.longname) + _ENTRY_OVERHEAD + 32
+
+    def encode(self) -> bytes:
+        """The entry; without attributes for REALPATH, which sends a dummy ATTRS value (§6.11)."""
+        attributes = UINT32.pack(0) if self.attributes is None else self.attributes.encode()
+        return string(self.filename) + string(self.longname) + attributes
+
+
+@dataclass(frozen=True, slots=True)
+class NameResponse:
+    """§7: the answer to READDIR, REALPATH and READLINK."""
+
+    request_id: int
+    entries: Sequence[NameEntry]
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        body = b"".join([entry.encode() for entry in self.entries])
+        return _packet(MessageType.NAME, self.request_id, UINT32.pack(len(self.entries)) + body)
+
+
+@dataclass(frozen=True, slots=True)
+class AttrsResponse:
+    """§7: the answer to STAT, LSTAT and FSTAT."""
+
+    request_id: int
+    attributes: FileAttributes
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        return _packet(MessageType.ATTRS, self.request_id, self.attributes.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class StatvfsResponse:
+    """PROTOCOL §4.4: the fields of struct statvfs, sizes in units of f_frsize bytes."""
+
+    request_id: int
+    f_bsize: int
+    f_frsize: int
+    f_blocks: int
+    f_bfree: int
+    f_bavail: int
+    f_files: int
+    f_ffree: int
+    f_favail: int
+    f_fsid: int
+    f_flag: int
+    f_namemax: int
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        payload = _STATVFS.pack(
+            self.f_bsize,
+            self.f_frsize,
+            self.f_blocks,
+            self.f_bfree,
+            self.f_bavail,
+            self.f_files,
+            self.f_ffree,
+            self.f_favail,
+            self.f_fsid,
+            self.f_flag,
+            self.f_namemax,
+        )
+        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsResponse:
+    """PROTOCOL §4.8; a write length of 0 says that the server states no limit for it."""
+
+    request_id: int
+    max_open_handles: int
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        payload = _LIMITS.pack(MAX_PACKET_LENGTH, ANNOUNCED_READ_LENGTH, 0, self.max_open_handles)
+        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+
+
+Response = (
+    VersionResponse
+    | StatusResponse
+    | HandleResponse
+    | NameResponse
+    | AttrsResponse
+    | StatvfsResponse
+    | LimitsResponse
+)
+
+
+def write_data_header(buffer: bytearray, request_id: int, length: int) -> None:
+    """Write the header of a DATA packet of `length` file bytes at the start of `buffer`."""
+    _DATA_HEADER.pack_into(
+        buffer, 0, length + DATA_HEADER_LENGTH - 4, MessageType.DATA, request_id, length
+    )

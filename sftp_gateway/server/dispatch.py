@@ -1,0 +1,433 @@
+"""Request -> file tree -> response; the only place that knows both `vfs` and `protocol`.
+
+A request becomes an Operation: its `run` does what may wait for a disk, and nothing else, so
+that it can be tried on the event loop and repeated on a thread; its `finish` makes the response
+on the event loop, where the session's state lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sftp_gateway import errors
+from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol import responses as rs
+from sftp_gateway.protocol.attributes import FileAttributes
+from sftp_gateway.protocol.constants import (
+    MAX_NAME_LENGTH,
+    STATVFS_NOSUID,
+    STATVFS_RDONLY,
+    WRITING_FLAGS,
+    StatusCode,
+)
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.vfs.attributes import Attributes
+from sftp_gateway.vfs.files import OpenDirectory, OpenFile
+from sftp_gateway.vfs.share import Share
+from sftp_gateway.vfs.tree import Place, Tree
+
+T = TypeVar("T")
+
+#: The table from error to status. The first class that fits counts; a client learns no more
+#: than the code and these words.
+_STATUS: Final[tuple[tuple[type[Exception], StatusCode, str], ...]] = (
+    (errors.NotFound, StatusCode.NO_SUCH_FILE, "No such file"),
+    (errors.Denied, StatusCode.PERMISSION_DENIED, "Permission denied"),
+    (errors.NotADirectory, StatusCode.FAILURE, "Not a directory"),
+    (errors.IsADirectory, StatusCode.FAILURE, "Is a directory"),
+    (errors.NotALink, StatusCode.FAILURE, "Not a symbolic link"),
+    (errors.InvalidHandle, StatusCode.FAILURE, "Invalid handle"),
+    (errors.TooManyHandles, StatusCode.FAILURE, "Too many open handles"),
+    (errors.Unsupported, StatusCode.OP_UNSUPPORTED, "Operation unsupported"),
+)
+_STATUS_OF_ERRNO: Final = {
+    errno.EIO: (StatusCode.FAILURE, "Input/output error"),
+    errno.ESTALE: (StatusCode.FAILURE, "Stale file"),
+    errno.EMFILE: (StatusCode.FAILURE, "Too many open files"),
+    errno.ENFILE: (StatusCode.FAILURE, "Too many open files"),
+    errno.EACCES: (StatusCode.PERMISSION_DENIED, "Permission denied"),
+    errno.EPERM: (StatusCode.PERMISSION_DENIED, "Permission denied"),
+}
+_FAILURE: Final = (StatusCode.FAILURE, "Failure")
+
+_OPERATION_NAMES: Final[dict[type[rq.Request], str]] = {
+    rq.OpenRequest: "open",
+    rq.CloseRequest: "close",
+    rq.ReadRequest: "read",
+    rq.LstatRequest: "lstat",
+    rq.StatRequest: "stat",
+    rq.FstatRequest: "fstat",
+    rq.OpendirRequest: "opendir",
+    rq.ReaddirRequest: "readdir",
+    rq.RealpathRequest: "realpath",
+    rq.ReadlinkRequest: "readlink",
+    rq.StatvfsRequest: "statvfs",
+    rq.FstatvfsRequest: "fstatvfs",
+    rq.LimitsRequest: "limits",
+    rq.HomeDirectoryRequest: "home-directory",
+    rq.ExpandPathRequest: "expand-path",
+    rq.UnknownRequest: "unknown",
+}
+
+
+def operation_name(request: rq.Request) -> str:
+    """The fixed word for a request in log and metrics; nothing of it is the client's text."""
+    if isinstance(request, rq.WritingRequest):
+        return request.operation
+    return _OPERATION_NAMES[type(request)]
+
+
+def status_of(error: Exception) -> tuple[StatusCode, str]:
+    """The status code and message that a client gets for `error`."""
+    if isinstance(error, errors.Denied) and error.hidden:
+        return StatusCode.NO_SUCH_FILE, "No such file"
+    for kind, code, message in _STATUS:
+        if isinstance(error, kind):
+            return code, message
+    if isinstance(error, OSError) and error.errno is not None:
+        return _STATUS_OF_ERRNO.get(error.errno, _FAILURE)
+    return _FAILURE
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """What is to be done for one request: `finish(run(wait))` is the response.
+
+    `share` is None where no file system is touched; `run` then never raises BlockingIOError.
+    `discard` lets go of what `run` gave when nobody is there to take it any more.
+    """
+
+    run: Callable[[bool], Any]
+    finish: Callable[[Any], rs.Response]
+    share: Share | None = None
+    path: bytes | None = None
+    discard: Callable[[Any], None] = lambda result: None
+
+
+class Dispatcher:
+    """Turns the requests of one session into operations on the user's tree."""
+
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        handles: HandleTable,
+        opened: Callable[[FileHandle | FolderHandle], None],
+        closed: Callable[[FileHandle | FolderHandle], None],
+        made_up_statvfs: Callable[[Tree], os.statvfs_result | None],
+    ) -> None:
+        """`opened` and `closed` are told of handles; `made_up_statvfs` sums up a tree's shares."""
+        self._tree = tree
+        self._handles = handles
+        self._opened = opened
+        self._closed = closed
+        self._made_up_statvfs = made_up_statvfs
+        self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
+            rq.OpenRequest: self._open,
+            rq.CloseRequest: self._close,
+            rq.LstatRequest: self._lstat,
+            rq.StatRequest: self._stat,
+            rq.FstatRequest: self._fstat,
+            rq.OpendirRequest: self._opendir,
+            rq.ReaddirRequest: self._readdir,
+            rq.RealpathRequest: self._realpath,
+            rq.ReadlinkRequest: self._readlink,
+            rq.StatvfsRequest: self._statvfs,
+            rq.FstatvfsRequest: self._fstatvfs,
+            rq.LimitsRequest: self._limits,
+            rq.HomeDirectoryRequest: self._home_directory,
+            rq.ExpandPathRequest: self._expand_path,
+            rq.WritingRequest: self._refuse_writing,
+            rq.UnknownRequest: self._refuse_unknown,
+        }
+
+    def plan(self, request: rq.Request) -> Operation:
+        """What is to be done for `request` (READ is the session's own business).
+
+        Raises FileSystemError where that is clear without looking at a disk.
+        """
+        return self._plans[type(request)](request)
+
+    def place_of(self, request: rq.Request) -> tuple[Share | None, bytes | None]:
+        """The share and path that `request` names, as far as can be told; for the log."""
+        path = getattr(request, "path", None)
+        if path is None:
+            handle = getattr(request, "handle", None)
+            try:
+                opened = self._handles.get(handle) if handle is not None else None
+            except errors.InvalidHandle:
+                opened = None
+            return (opened.share, opened.path) if opened else (None, None)
+        try:
+            place = self._tree.locate(path)
+        except errors.FileSystemError:
+            return None, path
+        return place.share, place.path
+
+    # Files
+
+    def _open(self, request: rq.OpenRequest) -> Operation:
+        if request.pflags & WRITING_FLAGS:
+            raise errors.Denied("read_only")
+        self._handles.check_room()
+        place = self._tree.locate(request.path)
+        share = place.share
+        if share is None:
+            raise errors.IsADirectory("a made-up folder")
+
+        def finish(file: Any) -> rs.Response:
+            opened = FileHandle(file=file, share=share, path=place.path, opened=time.monotonic())
+            handle = self._handles.add(opened)
+            self._opened(opened)
+            return rs.HandleResponse(request.request_id, handle)
+
+        return Operation(
+            run=lambda wait: share.open_file(place.relative, wait=wait),
+            finish=finish,
+            share=share,
+            path=place.path,
+            discard=lambda file: file.close(),
+        )
+
+    def _close(self, request: rq.CloseRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+
+        def finish(_: Any) -> rs.Response:
+            self._closed(self._handles.remove(request.handle))
+            return rs.StatusResponse(request.request_id, StatusCode.OK, "Success")
+
+        return Operation(run=lambda wait: None, finish=finish, share=opened.share, path=opened.path)
+
+    def _fstat(self, request: rq.FstatRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+        if isinstance(opened, FolderHandle):
+            return self._attributes(request, opened.path, follow=True)
+        file, share = opened.file, opened.share
+        return Operation(
+            run=_on_file(file, lambda: share.show(file.stat())),
+            finish=lambda attributes: rs.AttrsResponse(request.request_id, _shown(attributes)),
+            share=share,
+            path=opened.path,
+        )
+
+    # Names and attributes
+
+    def _lstat(self, request: rq.LstatRequest) -> Operation:
+        return self._attributes(request, request.path, follow=False)
+
+    def _stat(self, request: rq.StatRequest) -> Operation:
+        return self._attributes(request, request.path, follow=True)
+
+    def _attributes(self, request: rq.Request, path: bytes, *, follow: bool) -> Operation:
+        place = self._tree.locate(path)
+        share = place.share
+
+        def run(wait: bool) -> Attributes:
+            if share is None:
+                return self._tree.attributes()
+            look = share.stat if follow else share.lstat
+            return look(place.relative, wait=wait)
+
+        return Operation(
+            run=run,
+            finish=lambda attributes: rs.AttrsResponse(request.request_id, _shown(attributes)),
+            share=share,
+            path=place.path,
+        )
+
+    def _readlink(self, request: rq.ReadlinkRequest) -> Operation:
+        place = self._tree.locate(request.path)
+        share = place.share
+        if share is None:
+            raise errors.NotALink("a made-up folder")
+        return Operation(
+            run=lambda wait: share.readlink(place.relative, wait=wait),
+            finish=lambda target: _one_name(request.request_id, target),
+            share=share,
+            path=place.path,
+        )
+
+    def _realpath(self, request: rq.RealpathRequest) -> Operation:
+        # §6.11: "This is useful for converting path names containing ".." components or relative
+        # pathnames without a leading slash into absolute paths." Nothing need exist.
+        return _immediate(_one_name(request.request_id, self._tree.canonical(request.path)))
+
+    def _expand_path(self, request: rq.ExpandPathRequest) -> Operation:
+        path = request.path
+        if path.startswith(b"~"):
+            user, slash, rest = path[1:].partition(b"/")
+            if user not in (b"", self._tree.home.rpartition(b"/")[2]):
+                raise errors.NotFound("another user's home")
+            path = self._tree.home + slash + rest
+        return _immediate(_one_name(request.request_id, self._tree.canonical(path)))
+
+    def _home_directory(self, request: rq.HomeDirectoryRequest) -> Operation:
+        if request.username not in (b"", self._tree.home.rpartition(b"/")[2]):
+            raise errors.NotFound("another user's home")
+        return _immediate(_one_name(request.request_id, self._tree.home))
+
+    # Folders
+
+    def _opendir(self, request: rq.OpendirRequest) -> Operation:
+        self._handles.check_room()
+        place = self._tree.locate(request.path)
+
+        def finish(directory: Any) -> rs.Response:
+            opened = FolderHandle(
+                directory=directory,
+                share=place.share,
+                path=place.path,
+                opened=time.monotonic(),
+            )
+            handle = self._handles.add(opened)
+            self._opened(opened)
+            return rs.HandleResponse(request.request_id, handle)
+
+        return Operation(
+            run=lambda wait: self._open_directory(place, wait),
+            finish=finish,
+            share=place.share,
+            path=place.path,
+            discard=lambda directory: directory.close(),
+        )
+
+    def _open_directory(self, place: Place, wait: bool) -> OpenDirectory:
+        children = tuple(self._tree.entries_of(place.node)) if place.node else ()
+        if place.share is None:
+            return self._tree.open_made_up(children)
+        return place.share.open_directory(place.relative, extra=children, wait=wait)
+
+    def _readdir(self, request: rq.ReaddirRequest) -> Operation:
+        opened = self._handles.folder(request.handle)
+
+        def run(wait: bool) -> list[rs.NameEntry]:
+            if not wait and opened.share is not None:
+                # Each name needs a look at its inode, and nothing tells whether that one is in
+                # memory: a page of a cold folder could take a second.
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return _page(opened.directory)
+
+        def finish(page: list[rs.NameEntry]) -> rs.Response:
+            if not page:
+                opened.complete = True
+                return rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
+            opened.entries += sum(entry.filename not in (b".", b"..") for entry in page)
+            return rs.NameResponse(request.request_id, page)
+
+        return Operation(run=run, finish=finish, share=opened.share, path=opened.path)
+
+    # File systems and limits
+
+    def _statvfs(self, request: rq.StatvfsRequest) -> Operation:
+        place = self._tree.locate(request.path)
+        share = place.share
+
+        def run(wait: bool) -> os.statvfs_result | None:
+            if share is None:
+                return self._made_up_statvfs(self._tree)
+            return share.statvfs(place.relative, wait=wait)
+
+        return Operation(
+            run=run,
+            finish=lambda result: _statvfs(request.request_id, result),
+            share=share,
+            path=place.path,
+        )
+
+    def _fstatvfs(self, request: rq.FstatvfsRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+        if isinstance(opened, FolderHandle):
+            return self._statvfs(rq.StatvfsRequest(request.request_id, opened.path))
+        return Operation(
+            run=_on_file(opened.file, opened.file.statvfs),
+            finish=lambda result: _statvfs(request.request_id, result),
+            share=opened.share,
+            path=opened.path,
+        )
+
+    def _limits(self, request: rq.LimitsRequest) -> Operation:
+        return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
+
+    # What is refused
+
+    def _refuse_writing(self, _: rq.WritingRequest) -> Operation:
+        raise errors.Denied("read_only")
+
+    def _refuse_unknown(self, request: rq.UnknownRequest) -> Operation:
+        raise errors.Unsupported(request.name)
+
+
+def refusal(request_id: int, error: Exception) -> rs.StatusResponse:
+    """The response for a request that failed with `error`."""
+    code, message = status_of(error)
+    return rs.StatusResponse(request_id, code, message)
+
+
+def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
+    """`ask` about an open file, on the event loop only where no network is asked."""
+
+    def run(wait: bool) -> T:
+        if not wait and not file.inline:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return ask()
+
+    return run
+
+
+def _immediate(response: rs.Response) -> Operation:
+    return Operation(run=lambda wait: None, finish=lambda _: response)
+
+
+def _shown(attributes: Attributes) -> FileAttributes:
+    return FileAttributes(
+        attributes.size,
+        attributes.uid,
+        attributes.gid,
+        attributes.mode,
+        attributes.atime,
+        attributes.mtime,
+    )
+
+
+def _one_name(request_id: int, name: bytes) -> rs.NameResponse:
+    return rs.NameResponse(request_id, [rs.NameEntry(name, name, None)])
+
+
+def _page(directory: OpenDirectory) -> list[rs.NameEntry]:
+    """As many entries as fit one NAME response; none at the end of the folder."""
+    page: list[rs.NameEntry] = []
+    room, now = MAX_NAME_LENGTH, time.time()
+    while (entry := directory.take()) is not None:
+        attributes = _shown(entry.attributes)
+        name = rs.NameEntry(entry.name, attributes.longname(entry.name, now), attributes)
+        room -= name.length
+        if room < 0 and page:
+            directory.put_back(entry)
+            break
+        page.append(name)
+    return page
+
+
+def _statvfs(request_id: int, result: os.statvfs_result | None) -> rs.StatvfsResponse:
+    flags = STATVFS_RDONLY | STATVFS_NOSUID
+    if result is None:  # no share has been looked at yet; an error would break the mount
+        return rs.StatvfsResponse(request_id, 4096, 4096, 0, 0, 0, 0, 0, 0, 0, flags, 255)
+    return rs.StatvfsResponse(
+        request_id,
+        result.f_bsize,
+        result.f_frsize,
+        result.f_blocks,
+        result.f_bfree,
+        result.f_bavail,
+        result.f_files,
+        result.f_ffree,
+        result.f_favail,
+        result.f_fsid,
+        flags,
+        result.f_namemax,
+    )

@@ -1,0 +1,127 @@
+"""What one session has open: its files and folders, and how much of them it was given."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Final
+
+from sftp_gateway.errors import InvalidHandle, TooManyHandles
+from sftp_gateway.protocol.requests import ReaddirRequest
+from sftp_gateway.vfs.files import OpenDirectory, OpenFile
+from sftp_gateway.vfs.share import Share
+
+_HANDLE: Final = Struct(">I")
+
+#: Pieces read out of order that are remembered, to tell whether a file was read whole. sshfs has
+#: a few reads under way at once; a random reader goes past this and is not asked further.
+_MAX_PIECES: Final = 256
+
+
+@dataclass(slots=True, kw_only=True)
+class FileHandle:
+    """An open file, and what was served of it."""
+
+    file: OpenFile
+    share: Share
+    path: bytes
+    opened: float
+    reads: int = 0
+    served: int = 0
+    #: Reads that are under way or wait for a thread; the file is closed behind the last of them.
+    pending: int = 0
+    closing: bool = False
+    #: Every byte before this was served.
+    _contiguous: int = 0
+    _pieces: dict[int, int] = field(default_factory=dict)
+
+    def note_read(self, offset: int, length: int) -> None:
+        """Account for `length` bytes served from `offset` on."""
+        self.reads += 1
+        self.served += length
+        end = offset + length
+        if offset > self._contiguous:
+            if len(self._pieces) < _MAX_PIECES:
+                self._pieces[offset] = max(end, self._pieces.get(offset, 0))
+            return
+        self._contiguous = max(self._contiguous, end)
+        while self._pieces and self._contiguous in self._pieces:
+            self._contiguous = max(self._contiguous, self._pieces.pop(self._contiguous))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte that the file had when it was opened was served."""
+        return self._contiguous >= self.file.size
+
+
+@dataclass(slots=True, kw_only=True)
+class FolderHandle:
+    """An open folder. READDIRs wait in `queue` while one is `busy`: their answers have an order."""
+
+    directory: OpenDirectory
+    share: Share | None
+    path: bytes
+    opened: float
+    entries: int = 0
+    complete: bool = False
+    busy: bool = False
+    queue: deque[ReaddirRequest] = field(default_factory=deque)
+
+
+class HandleTable:
+    """The handles of one session. A handle means nothing in any other session."""
+
+    def __init__(self, *, capacity: int) -> None:
+        self.capacity = capacity
+        self._open: dict[bytes, FileHandle | FolderHandle] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def check_room(self) -> None:
+        """Raise TooManyHandles when the table is full."""
+        if len(self._open) >= self.capacity:
+            raise TooManyHandles(f"{self.capacity} handles are open")
+
+    def add(self, opened: FileHandle | FolderHandle) -> bytes:
+        """Enter what was opened; return its handle, four bytes that are not used again soon."""
+        while (handle := _HANDLE.pack(self._next)) in self._open:
+            self._next = (self._next + 1) & 0xFFFFFFFF
+        self._next = (self._next + 1) & 0xFFFFFFFF
+        self._open[handle] = opened
+        return handle
+
+    def file(self, handle: bytes) -> FileHandle:
+        """The open file of `handle`; raises InvalidHandle."""
+        opened = self._open.get(handle)
+        if not isinstance(opened, FileHandle):
+            raise InvalidHandle("not an open file")
+        return opened
+
+    def folder(self, handle: bytes) -> FolderHandle:
+        """The open folder of `handle`; raises InvalidHandle."""
+        opened = self._open.get(handle)
+        if not isinstance(opened, FolderHandle):
+            raise InvalidHandle("not an open folder")
+        return opened
+
+    def get(self, handle: bytes) -> FileHandle | FolderHandle:
+        """What `handle` stands for; raises InvalidHandle."""
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise InvalidHandle("not open") from None
+
+    def remove(self, handle: bytes) -> FileHandle | FolderHandle:
+        """Take `handle` out; raises InvalidHandle."""
+        opened = self.get(handle)
+        del self._open[handle]
+        return opened
+
+    def drain(self) -> Iterator[FileHandle | FolderHandle]:
+        """Take everything out."""
+        while self._open:
+            yield self._open.popitem()[1]

@@ -1,0 +1,195 @@
+"""Tells the access log and the metrics what one connection does, and keeps its totals."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Final
+
+from sftp_gateway.errors import Denied
+from sftp_gateway.observability import events
+from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.metrics import Metrics
+from sftp_gateway.server.handles import FileHandle, FolderHandle
+from sftp_gateway.vfs.share import Share
+
+#: The `share` label of what belongs to no share: folders that the gateway makes up.
+NO_SHARE: Final = "-"
+
+
+class Recorder:
+    """One connection's side of the access log and the metrics."""
+
+    def __init__(self, *, session: events.Session, log: AccessLog, metrics: Metrics) -> None:
+        self.session = session
+        self._log = log
+        self._metrics = metrics
+        self._started = time.monotonic()
+        self._bytes = self._files = self._folders = self._requests = self._denied = 0
+        self._announced = False
+        self._logged_in = False
+
+    def learn(self, **known: str | None) -> None:
+        """Take up what has become known of the connection; the fields are Session's."""
+        self.session = dataclasses.replace(self.session, **known)  # type: ignore[arg-type]
+
+    def connected(self) -> None:
+        """The connection is worth a line: said once."""
+        if not self._announced:
+            self._announced = True
+            self._log.emit(events.Connection(session=self.session))
+
+    def login_accepted(self) -> None:
+        """The login was accepted; the session knows the user by now."""
+        self._logged_in = True
+        self._metrics.login("accepted", self.session.auth or "", "accepted")
+        self._metrics.session_opened()
+        self._log.emit(events.LoginAccepted(session=self.session))
+
+    def login_refused(self, *, user: str, method: str, key: str | None, reason: str) -> None:
+        """One attempt was refused."""
+        self.connected()
+        self._metrics.login("refused", method, reason)
+        self._log.emit(
+            events.LoginRefused(
+                session=self.session, user_tried=user, method=method, key=key, reason=reason
+            )
+        )
+
+    def command_refused(self, kind: str, command: str | None = None) -> None:
+        """Something other than SFTP was asked for."""
+        self._metrics.command_refused(kind)
+        self._log.emit(events.CommandRefused(session=self.session, kind=kind, command=command))
+
+    def command_answered(self, command: str) -> None:
+        """An `echo` was answered."""
+        self._log.emit(events.CommandAnswered(session=self.session, command=command))
+
+    def opened(self, opened: FileHandle | FolderHandle) -> None:
+        """A handle was made."""
+        if isinstance(opened, FolderHandle):
+            self._metrics.handle_opened("folder")
+            return
+        self._metrics.handle_opened("file")
+        self._files += 1
+        self._log.emit(
+            events.FileOpened(
+                session=self.session,
+                share=opened.share.name,
+                path=opened.path,
+                size=opened.file.size,
+            )
+        )
+
+    def closed(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+        """A handle was closed by the client ("ok"), or by the end of the session ("aborted")."""
+        duration = time.monotonic() - opened.opened
+        if isinstance(opened, FolderHandle):
+            self._metrics.handle_closed("folder")
+            self._folders += 1
+            self._log.emit(
+                events.FolderListed(
+                    session=self.session,
+                    share=opened.share.name if opened.share else None,
+                    path=opened.path,
+                    entries=opened.entries,
+                    complete=opened.complete,
+                    duration=duration,
+                )
+            )
+            return
+        self._metrics.handle_closed("file")
+        self._log.emit(
+            events.FileClosed(
+                session=self.session,
+                share=opened.share.name,
+                path=opened.path,
+                size=opened.file.size,
+                bytes=opened.served,
+                reads=opened.reads,
+                duration=duration,
+                whole=opened.whole,
+                result=result,
+            )
+        )
+
+    def denied(
+        self,
+        operation: str,
+        error: Denied,
+        *,
+        share: Share | None,
+        path: bytes | None,
+        target: bytes | None,
+    ) -> None:
+        """A request was denied."""
+        self._denied += 1
+        self._metrics.denied(error.reason)
+        self._log.emit(
+            events.Denied(
+                session=self.session,
+                operation=operation,
+                share=share.name if share else None,
+                path=path,
+                target=target,
+                reason=error.reason,
+            )
+        )
+
+    def slow_read(self, share: Share) -> None:
+        """A READ could not be answered from the page cache."""
+        self._metrics.slow_read(share.name)
+
+    def request(
+        self,
+        operation: str,
+        *,
+        share: Share | None,
+        path: bytes | None,
+        started: float,
+        result: str,
+        sent: int = 0,
+        offset: int | None = None,
+        length: int | None = None,
+    ) -> None:
+        """A request was answered; `started` in time.perf_counter(), `sent` bytes of a file."""
+        seconds = time.perf_counter() - started
+        self._requests += 1
+        self._bytes += sent
+        self._metrics.request_done(
+            share.name if share else NO_SHARE, operation, result, seconds, sent
+        )
+        if self._log.wants_requests:
+            self._log.emit(
+                events.Request(
+                    session=self.session,
+                    operation=operation,
+                    share=share.name if share else None,
+                    path=path,
+                    offset=offset,
+                    length=length,
+                    bytes=sent,
+                    duration=seconds,
+                    result=result,
+                )
+            )
+
+    def ended(self, reason: str) -> None:
+        """The connection is gone."""
+        if self._logged_in:
+            self._metrics.session_closed()
+        self._metrics.connection_closed()
+        if not self._announced:
+            return
+        self._log.emit(
+            events.SessionEnded(
+                session=self.session,
+                duration=time.monotonic() - self._started,
+                bytes=self._bytes,
+                files=self._files,
+                folders=self._folders,
+                requests=self._requests,
+                denied=self._denied,
+                reason=reason,
+            )
+        )

@@ -1,0 +1,484 @@
+"""One SFTP session: takes packets off its channel, serves them, and sends the responses.
+
+Theory of operation. Packets wait in `_backlog` in the order they came. `_pump` serves them for
+as long as the session may go on:
+
+    | it waits for                      | until                                  |
+    |-----------------------------------|----------------------------------------|
+    | the channel or the socket to take | they call `resume_writing`             |
+    | what was already written          |                                        |
+    | a thread, with MAX_PENDING        | one of them is answered                |
+    | requests unanswered               |                                        |
+    | the access log to find room       | the log says so                        |
+    | its turn, after TURN_BYTES        | the event loop has served the others   |
+
+While packets wait, no more is read from the channel than its window holds, so a client that asks
+and never reads costs a bounded amount of memory and then waits.
+
+A request is tried on the event loop; when that would mean to wait for a disk, it is repeated on a
+thread. Responses may therefore overtake each other, as draft-ietf-secsh-filexfer-02 §6.1 allows;
+READDIR responses of one handle do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from sftp_gateway.errors import Denied, FileSystemError, ProtocolError
+from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol import responses as rs
+from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_READ_LENGTH, StatusCode
+from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name, refusal
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.recorder import Recorder
+
+#: Requests of one session that may be with the threads or wait for them. Clients have up to 64
+#: under way at once.
+MAX_PENDING: Final = 128
+
+#: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
+#: leaves threads to the others.
+MAX_SLOW_READS: Final = 8
+
+#: Bytes of responses that a session makes before it lets the others have their turn.
+TURN_BYTES: Final = 512 * 1024
+
+#: Packets in the backlog over which nothing more is taken off the channel, and under which it is
+#: taken again.
+_BACKLOG_HIGH: Final = 256
+_BACKLOG_LOW: Final = 64
+
+
+class Channel(Protocol):
+    """What a session needs of its SSH channel."""
+
+    def write(self, data: bytes) -> None:
+        """Send `data`; may call the session's `pause_writing` before it returns."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Deliver no more data until `resume_reading`."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Deliver data again."""
+        ...
+
+    def close(self) -> None:
+        """Close the channel when everything written is sent."""
+        ...
+
+
+class SftpSession:
+    """The SFTP subsystem of one channel. Everything runs on the event loop but `Operation.run`."""
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        handles: HandleTable,
+        make_dispatcher: Callable[..., Dispatcher],
+        lanes: Lanes,
+        recorder: Recorder,
+        log_congested: Callable[[], bool],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs."""
+        self._channel = channel
+        self._handles = handles
+        self._dispatcher = make_dispatcher(opened=recorder.opened, closed=self._close_handle)
+        self._lanes = lanes
+        self._recorder = recorder
+        self._log_congested = log_congested
+        self._failed = failed
+        self._frames = FrameReader()
+        self._backlog: deque[bytes] = deque()
+        self._initialised = False
+        self._out: list[bytes | bytearray] = []
+        self._out_bytes = 0
+        self._pending = 0
+        self._slow_reads = 0
+        self._waiting_reads: deque[tuple[rq.ReadRequest, FileHandle, float]] = deque()
+        self._writing_paused = False
+        self._reading_paused = False
+        self._pumping = False
+        self._turn_scheduled = False
+        self._draining = False
+        self._finishing = False
+        self._closed = False
+
+    # What the channel and the connection tell us
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        if self._closed or self._finishing:
+            return
+        try:
+            self._backlog.extend(self._frames.feed(data))
+        except ProtocolError as error:
+            self._protocol_error(error)
+            return
+        self.pump()
+
+    def pause_writing(self) -> None:
+        """The channel or the socket has as much to send as it should hold."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """They have room again."""
+        self._writing_paused = False
+        self.pump()
+
+    def connection_lost(self) -> None:
+        """The channel is gone: let go of everything."""
+        self._closed = True
+        self._backlog.clear()
+        self._waiting_reads.clear()
+        self._out.clear()
+        for opened in self._handles.drain():
+            self._release(opened, result="aborted")
+
+    # Stopping
+
+    def drain(self) -> None:
+        """Close the channel as soon as the client has nothing open and nothing unanswered."""
+        self._draining = True
+        self._close_when_answered()
+
+    def finish(self) -> None:
+        """Answer what was asked so far, take no more, and close the channel."""
+        self._finishing = True
+        self._close_when_answered()
+
+    def _close_when_answered(self) -> None:
+        if self._closed or self._pending or self._backlog:
+            return
+        if self._finishing or (self._draining and not len(self._handles)):
+            self._closed = True
+            self._channel.close()
+
+    # Serving
+
+    def pump(self) -> None:
+        """Serve waiting packets for as long as the session may go on."""
+        if self._pumping or self._closed:
+            return
+        self._pumping = True
+        try:
+            self._serve_backlog()
+        except ProtocolError as error:
+            self._protocol_error(error)
+        finally:
+            self._pumping = False
+        self._balance_reading()
+        self._close_when_answered()
+
+    def _serve_backlog(self) -> None:
+        turn = 0
+        while self._backlog and not self._must_wait():
+            self._serve(self._backlog.popleft())
+            if self._out_bytes >= TURN_BYTES // 4:
+                turn += self._out_bytes
+                self._flush()
+            if turn >= TURN_BYTES:
+                self._schedule_turn()
+                break
+        self._flush()
+
+    def _must_wait(self) -> bool:
+        return self._writing_paused or self._pending >= MAX_PENDING or self._log_congested()
+
+    def _schedule_turn(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_scheduled = False
+        self.pump()
+
+    def _balance_reading(self) -> None:
+        if self._closed:
+            return
+        if not self._reading_paused and len(self._backlog) > _BACKLOG_HIGH:
+            self._reading_paused = True
+            self._channel.pause_reading()
+        elif self._reading_paused and len(self._backlog) < _BACKLOG_LOW:
+            self._reading_paused = False
+            self._channel.resume_reading()
+
+    def _serve(self, frame: bytes) -> None:
+        request = rq.decode_request(frame)
+        if isinstance(request, rq.InitRequest):
+            if self._initialised:
+                raise ProtocolError("a second INIT")
+            self._initialised = True
+            self._send(rs.VersionResponse().encode())
+        elif not self._initialised:
+            raise ProtocolError("a request before INIT")
+        elif isinstance(request, rq.ReadRequest):
+            self._serve_read(request)
+        else:
+            self._serve_operation(request)
+
+    def _serve_operation(self, request: rq.Request) -> None:
+        started = time.perf_counter()
+        if isinstance(request, rq.ReaddirRequest) and self._queued(request):
+            return
+        try:
+            operation = self._dispatcher.plan(request)
+        except FileSystemError as error:
+            self._refuse(request, error, started)
+            return
+        try:
+            result = operation.run(False)
+        except BlockingIOError:
+            self._run_on_thread(request, operation, started)
+        except Exception as error:
+            self._refuse(request, error, started)
+        else:
+            self._answer(request, operation, result, started)
+
+    def _answer(
+        self, request: rq.Request, operation: Operation, result: Any, started: float
+    ) -> None:
+        response = operation.finish(result)
+        self._send(response.encode())
+        self._recorder.request(
+            operation_name(request),
+            share=operation.share,
+            path=operation.path,
+            started=started,
+            result="ok",
+        )
+
+    def _refuse(self, request: rq.Request, error: Exception, started: float) -> None:
+        response = refusal(request.request_id, error)
+        self._send(response.encode())
+        operation = operation_name(request)
+        share, path = self._dispatcher.place_of(request)
+        if isinstance(error, Denied):
+            target = getattr(request, "target", None)
+            self._recorder.denied(operation, error, share=share, path=path, target=target)
+        elif not isinstance(error, FileSystemError):
+            self._failed(error)
+        self._recorder.request(
+            operation, share=share, path=path, started=started, result=response.code.name.lower()
+        )
+
+    # On threads
+
+    def _run_on_thread(self, request: rq.Request, operation: Operation, started: float) -> None:
+        if operation.share is None:
+            raise AssertionError("only a share's disk can make a request wait")
+        self._pending += 1
+        self._lanes.submit(
+            operation.share.name,
+            Lane.METADATA,
+            lambda: operation.run(True),
+            lambda future: self._ran(request, operation, started, future),
+        )
+
+    def _ran(
+        self,
+        request: rq.Request,
+        operation: Operation,
+        started: float,
+        future: asyncio.Future[Any],
+    ) -> None:
+        self._pending -= 1
+        error = _error_of(future)
+        if self._closed:
+            if error is None:
+                operation.discard(future.result())
+            return
+        if error is not None:
+            self._refuse(request, error, started)
+        else:
+            self._answer(request, operation, future.result(), started)
+        if isinstance(request, rq.ReaddirRequest):
+            self._serve_next_readdir(request.handle)
+        self._after_thread()
+
+    def _after_thread(self) -> None:
+        self._flush()
+        self.pump()
+
+    def _queued(self, request: rq.ReaddirRequest) -> bool:
+        """Whether a READDIR has to wait for one before it, whose answer must go out first."""
+        try:
+            opened = self._handles.folder(request.handle)
+        except FileSystemError:
+            return False
+        if opened.busy:
+            self._pending += 1
+            opened.queue.append(request)
+            return True
+        opened.busy = opened.share is not None
+        return False
+
+    def _serve_next_readdir(self, handle: bytes) -> None:
+        try:
+            opened = self._handles.folder(handle)
+        except FileSystemError:
+            return  # closed meanwhile: what waited was answered then
+        opened.busy = False
+        if opened.queue:
+            self._pending -= 1
+            self._serve_operation(opened.queue.popleft())
+
+    # READ: the hot path goes around dispatch and the dataclasses of responses, so that the bytes
+    # of a file are read to their place behind the DATA header and are not copied to be framed.
+
+    def _serve_read(self, request: rq.ReadRequest) -> None:
+        started = time.perf_counter()
+        try:
+            opened = self._handles.file(request.handle)
+        except FileSystemError as error:
+            self._refuse(request, error, started)
+            return
+        try:
+            data, count = _read(opened, request, wait=False)
+        except BlockingIOError:
+            self._recorder.slow_read(opened.share)
+            self._pending += 1
+            opened.pending += 1
+            self._waiting_reads.append((request, opened, started))
+            self._start_slow_reads()
+        except Exception as error:
+            self._refuse(request, error, started)
+        else:
+            self._answer_read(request, opened, data, count, started)
+
+    def _start_slow_reads(self) -> None:
+        while self._waiting_reads and self._slow_reads < MAX_SLOW_READS:
+            request, opened, started = self._waiting_reads.popleft()
+            self._slow_reads += 1
+            self._lanes.submit(
+                opened.share.name,
+                Lane.READ,
+                lambda o=opened, r=request: _read(o, r, wait=True),  # type: ignore[misc]
+                lambda future, o=opened, r=request, s=started: self._slow_read_done(  # type: ignore[misc]
+                    r, o, s, future
+                ),
+            )
+
+    def _slow_read_done(
+        self,
+        request: rq.ReadRequest,
+        opened: FileHandle,
+        started: float,
+        future: asyncio.Future[tuple[bytearray, int]],
+    ) -> None:
+        self._slow_reads -= 1
+        self._pending -= 1
+        opened.pending -= 1
+        error = _error_of(future)
+        if self._closed:
+            return
+        if error is not None:
+            self._refuse(request, error, started)
+        else:
+            data, count = future.result()
+            self._answer_read(request, opened, data, count, started)
+        if opened.closing and not opened.pending:
+            self._release(opened, result="ok")
+        self._start_slow_reads()
+        self._after_thread()
+
+    def _answer_read(
+        self,
+        request: rq.ReadRequest,
+        opened: FileHandle,
+        data: bytearray,
+        count: int,
+        started: float,
+    ) -> None:
+        if count:
+            self._send(data)
+            opened.note_read(request.offset, count)
+            result = "ok"
+        else:
+            # §6.4: "If an error occurs or EOF is encountered before reading any data, the server
+            # will respond with SSH_FXP_STATUS."
+            end = rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
+            self._send(end.encode())
+            result = "eof"
+        self._recorder.request(
+            "read",
+            share=opened.share,
+            path=opened.path,
+            started=started,
+            result=result,
+            sent=count,
+            offset=request.offset,
+            length=request.length,
+        )
+
+    # Handles
+
+    def _close_handle(self, opened: FileHandle | FolderHandle) -> None:
+        """CLOSE took `opened` out of the table; reads that were asked before it are still owed."""
+        if isinstance(opened, FileHandle) and opened.pending:
+            opened.closing = True
+            return
+        self._release(opened, result="ok")
+        if isinstance(opened, FolderHandle):
+            while opened.queue:
+                self._pending -= 1
+                self._serve_operation(opened.queue.popleft())
+
+    def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+        if isinstance(opened, FileHandle):
+            opened.file.close()
+        else:
+            opened.directory.close()
+        self._recorder.closed(opened, result=result)
+
+    # Output
+
+    def _send(self, packet: bytes | bytearray) -> None:
+        self._out.append(packet)
+        self._out_bytes += len(packet)
+
+    def _flush(self) -> None:
+        """Write the responses made so far as one piece, so that SSH packets are full ones."""
+        if self._out and not self._closed:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            self._channel.write(data)
+
+    def _protocol_error(self, error: ProtocolError) -> None:
+        self._flush()
+        self._failed(error)
+        self._backlog.clear()
+        if not self._closed:
+            self._closed = True
+            self._channel.close()
+
+
+def _read(opened: FileHandle, request: rq.ReadRequest, *, wait: bool) -> tuple[bytearray, int]:
+    """The DATA packet for `request`, and how many bytes of the file it holds."""
+    length = min(request.length, MAX_READ_LENGTH)
+    packet = bytearray(DATA_HEADER_LENGTH + length)
+    with memoryview(packet) as whole, whole[DATA_HEADER_LENGTH:] as place:
+        count = opened.file.read_into(place, request.offset, wait=wait)
+    if count < length:
+        del packet[DATA_HEADER_LENGTH + count :]
+    rs.write_data_header(packet, request.request_id, count)
+    return packet, count
+
+
+def _error_of(future: asyncio.Future[Any]) -> Exception | None:
+    """The error of a finished future; a cancelled one (the lanes were closed) counts as one."""
+    if future.cancelled():
+        return OSError("the gateway is stopping")
+    error = future.exception()
+    return error if error is None or isinstance(error, Exception) else OSError(str(error))

@@ -1,0 +1,337 @@
+"""Every option of the gateway: its name, type, default, bounds and meaning, once.
+
+Values come from a TOML file and, before it, from `SFTP_GATEWAY_*` environment variables (`__`
+between the levels). The reference page, `.env.example` and the messages about mistakes are
+derived from these models.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from sftp_gateway.errors import ConfigurationError
+
+ENV_PREFIX: Final = "SFTP_GATEWAY_"
+#: Names the configuration file; not an option itself, because it says where options are.
+CONFIG_VARIABLE: Final = "SFTP_GATEWAY_CONFIG"
+DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
+
+_USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+
+
+def _user_name(name: str) -> str:
+    if not _USER_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a user name: give a letter or _ and then at most 31 letters, "
+            "digits, _, - or ."
+        )
+    return name
+
+
+def _share_name(name: str) -> str:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+        raise ValueError(
+            f"{name!r} is not a share name: give a relative path such as models or "
+            ".cache/huggingface/hub, without empty parts, . and .."
+        )
+    if not name.isprintable():
+        raise ValueError(f"{name!r} is not a share name: it has unprintable characters")
+    return name
+
+
+UserName = Annotated[str, AfterValidator(_user_name)]
+ShareName = Annotated[str, AfterValidator(_share_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShareSettings(_Model):
+    """One exported folder."""
+
+    path: Path = Field(description="The folder on this machine that is served.")
+    links: Literal["inside", "dereference"] = Field(
+        "inside",
+        description=(
+            "`inside`: symbolic links are served as links, and followed only inside the share. "
+            "`dereference`: they are served as what they lead to, as a Hugging Face cache needs "
+            "with sshfs 3.7.6 and later."
+        ),
+    )
+
+
+class UserSettings(_Model):
+    """One login. Its public keys are in `keys_dir`/authorized_keys/NAME."""
+
+    shares: Literal["*"] | tuple[ShareName, ...] = Field(
+        "*", description='The names of the shares that the user sees, or "*" for all of them.'
+    )
+    password_hash: SecretStr | None = Field(
+        None,
+        description=(
+            "An argon2id hash, as `sftp-gateway hash-password` prints it. Without one the user "
+            "logs in with a key only."
+        ),
+    )
+    password_hash_file: Path | None = Field(
+        None, description="A file that holds the hash instead, such as a Docker secret."
+    )
+
+    @model_validator(mode="after")
+    def _one_hash(self) -> Self:
+        if self.password_hash is not None and self.password_hash_file is not None:
+            raise ValueError("give password_hash or password_hash_file, not both")
+        return self
+
+
+class AccessLogSettings(_Model):
+    """The access log: JSON lines, one for each event."""
+
+    level: Literal["files", "requests"] = Field(
+        "files",
+        description=(
+            "`files` logs logins, files, folders and refusals; `requests` every SFTP request too."
+        ),
+    )
+    stdout: bool = Field(True, description="Write the log to standard output.")
+    file: Path | None = Field(
+        None, description="Write it to this file too; logrotate may move it away at any time."
+    )
+    overflow: Literal["block", "drop"] = Field(
+        "block",
+        description=(
+            "When the log cannot be written fast enough: `block` lets clients wait so that no "
+            "line is lost, `drop` goes on serving and counts the lines that are lost."
+        ),
+    )
+    capacity: int = Field(
+        10_000, ge=100, le=1_000_000, description="Events that may wait to be written."
+    )
+
+
+def _default_shares() -> dict[str, ShareSettings]:
+    return {
+        "Bhushanji": ShareSettings(path=Path("shared/Bhushanji")),
+        "newsletters": ShareSettings(path=Path("shared/newsletters")),
+        "models": ShareSettings(path=Path("shared/models")),
+        ".cache/huggingface/hub": ShareSettings(
+            path=Path("shared/huggingface/hub"), links="dereference"
+        ),
+    }
+
+
+class Settings(BaseSettings):
+    """All options; relative paths start at the working directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    host: str = Field("", description="The address to listen on; empty means all of them.")
+    port: Port = Field(2222, description="The port of the SSH server; 0 picks a free one.")
+    public_host: str = Field(
+        "localhost",
+        description="This machine's name as workers know it, for the mount line that is printed.",
+    )
+    public_port: Port | None = Field(
+        None,
+        description="The port that workers use, where it is another one (a published port).",
+    )
+    keys_dir: Path = Field(
+        Path("keys"),
+        description=(
+            "The folder of the host key (ssh_host_ed25519_key, and ssh_host_rsa_key if there is "
+            "one) and of authorized_keys/, which holds one file for each user."
+        ),
+    )
+    auto_setup: bool = Field(
+        True,
+        description=(
+            "Make a missing host key, a worker's key pair and missing folders of the default "
+            "shares at the start."
+        ),
+    )
+    users: dict[UserName, UserSettings] = Field(
+        default_factory=lambda: {"gvpocr": UserSettings()},
+        description="The users that may log in. Naming any replaces the default list.",
+    )
+    shares: dict[ShareName, ShareSettings] = Field(
+        default_factory=_default_shares,
+        description="The exported folders. Naming any replaces the default list.",
+    )
+    show_uid: int | None = Field(
+        None,
+        ge=0,
+        le=0xFFFFFFFF,
+        description="Show this owner for everything, instead of the real ones.",
+    )
+    show_gid: int | None = Field(
+        None,
+        ge=0,
+        le=0xFFFFFFFF,
+        description="Show this group for everything, instead of the real ones.",
+    )
+    access_log: AccessLogSettings = Field(
+        default_factory=AccessLogSettings, description="See the options below."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description=(
+            "The address of the metrics and health endpoint. It asks for no password: let only "
+            "your monitoring reach it."
+        ),
+    )
+    metrics_port: Port = Field(
+        9222, description="The port of the metrics and health endpoint; 0 picks a free one."
+    )
+    ciphers: Literal["fast", "compatible"] | tuple[str, ...] = Field(
+        "fast",
+        description=(
+            "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
+            "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
+            "offers chacha20-poly1305 and AES-CTR too, for old clients; or a list of names."
+        ),
+    )
+    login_grace_time: float = Field(
+        30.0, gt=0, le=3600, description="Seconds in which a client must have logged in."
+    )
+    max_auth_tries: int = Field(
+        6, ge=1, le=100, description="Refused login attempts after which a connection is closed."
+    )
+    keepalive_interval: float = Field(
+        15.0, gt=0, le=3600, description="Seconds of silence after which a client is asked."
+    )
+    keepalive_count_max: int = Field(
+        3, ge=1, le=100, description="Unanswered questions after which a client is given up."
+    )
+    max_handles: int = Field(
+        1024,
+        ge=16,
+        le=65_536,
+        description="Files and folders that one session may have open at once.",
+    )
+    drain_timeout: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description=(
+            "Seconds that a stopping gateway gives sessions to finish the files they are reading."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _known_shares(self) -> Self:
+        for name, user in self.users.items():
+            unknown = set(() if user.shares == "*" else user.shares) - self.shares.keys()
+            if unknown:
+                raise ValueError(
+                    f"users.{name}.shares names {', '.join(sorted(unknown))}, which is not one "
+                    f"of the shares: {', '.join(sorted(self.shares))}"
+                )
+        return self
+
+
+def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read the options from `config_file` and the process's environment.
+
+    Without `config_file`, the file that SFTP_GATEWAY_CONFIG names is read, or
+    config/sftp-gateway.toml if it exists.
+
+    Raises ConfigurationError with every mistake at once.
+    """
+    named = config_file or (
+        Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None
+    )
+    file = named or DEFAULT_CONFIG_FILE
+    mistakes = _unknown_variables(environ)
+    if named is not None and not named.is_file():
+        mistakes.append(f"{named}: there is no such configuration file")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        settings = FromFile()
+    except ValidationError as error:
+        mistakes += [_sentence(detail) for detail in error.errors() if not _is_echo(detail)]
+    except tomllib.TOMLDecodeError as error:
+        mistakes.append(f"{file}: not valid TOML: {error}")
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{file}: cannot be read: {error}")
+    except ValueError as error:  # pydantic-settings: a variable that should hold JSON does not
+        mistakes.append(f"environment: {error}")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return settings
+
+
+def variable(option: str) -> str:
+    """The environment variable of `option`, such as `access_log.level`."""
+    return ENV_PREFIX + option.replace(".", "__").upper()
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that looks like an option and is none."""
+    known = set(Settings.model_fields)
+    return [
+        f"{name}: there is no such option; see docs/configuration.md"
+        for name in sorted(environ)
+        if name.upper().startswith(ENV_PREFIX)
+        and name.upper() != CONFIG_VARIABLE
+        and name[len(ENV_PREFIX) :].lower().split("__")[0] not in known
+    ]
+
+
+def _is_echo(detail: Any) -> bool:
+    """Whether pydantic says it a second time: once for each type that an option may have."""
+    return any(str(part).startswith("tuple[") for part in detail["loc"])
+
+
+def _sentence(detail: Any) -> str:
+    """What is wrong with one option, from pydantic's account of it; never a secret's value."""
+    # Parts such as "[key]" and "tuple[str, ...]" are pydantic's, not names of options.
+    location = [str(part) for part in detail["loc"] if "[" not in str(part)]
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not location:
+        return message
+    option = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        return f"{option}: there is no such option; see docs/configuration.md"
+    if location[0] not in ("users", "shares"):
+        option += f" (environment: {variable(option)})"
+    given = detail.get("input")
+    if "password" in option or not isinstance(given, str | int | float) or repr(given) in message:
+        return f"{option}: {message}"
+    return f"{option}: {message} (it is {given!r})"

@@ -1,0 +1,192 @@
+"""Finds a path below a directory descriptor, and never anywhere else.
+
+The result is always an `O_PATH` descriptor: it pins the very file that was found, and opens
+nothing, so that a look at a fifo or a device has no effect and there is no race between a check
+and a use (openat2(2), open(2) "O_PATH").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+from typing import Final, Protocol
+
+# linux/openat2.h
+_SYS_OPENAT2: Final = 437
+_RESOLVE_NO_XDEV: Final = 0x01
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_BENEATH: Final = 0x08
+_RESOLVE_CACHED: Final = 0x20
+
+_CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+#: Without waiting: only what the dentry cache knows, and only on the share's own file system,
+#: because a mount below it may be a network's.
+_CONFINED_CACHED: Final = _CONFINED | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
+
+#: openat2(2): EAGAIN means that a rename raced with a `..` in the path; asking again is right.
+_RACE_RETRIES: Final = 64
+
+#: As many links as the kernel follows in one path (path_resolution(7)).
+_MAX_LINKS: Final = 40
+
+#: Bytes of the longest path that the kernel takes, with its NUL byte (linux/limits.h).
+_PATH_MAX: Final = 4096
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+class Finder(Protocol):
+    """How a path is found below a directory; `Openat2` where the kernel has it, else `Walk`."""
+
+    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """Return a new O_PATH descriptor of `path` below the directory descriptor `root`.
+
+        `path` is relative, without NUL bytes; empty means `root` itself. `follow` says whether
+        a link in the last place is followed (those before it always are).
+
+        Raises OSError: EXDEV where the path leads out of `root`, else as open(2) does; and
+        BlockingIOError where that would mean to wait and `wait` is false.
+        """
+        ...
+
+
+class Openat2:
+    """Lets the kernel confine: RESOLVE_BENEATH and no magic links (Linux 5.6 and later)."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._syscall = libc.syscall
+        self._syscall.restype = ctypes.c_long
+        self._syscall.argtypes = (
+            ctypes.c_long,
+            ctypes.c_int,
+            ctypes.c_char_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+        )
+        # Made once: the kernel only reads them. Keyed by (follow, wait).
+        self._how = {
+            (follow, wait): _OpenHow(
+                flags=os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW),
+                resolve=_CONFINED if wait else _CONFINED_CACHED,
+            )
+            for follow in (False, True)
+            for wait in (False, True)
+        }
+
+    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See Finder."""
+        how = ctypes.byref(self._how[follow, wait])
+        for _ in range(_RACE_RETRIES):
+            descriptor: int = self._syscall(
+                _SYS_OPENAT2, root, path or b".", how, ctypes.sizeof(_OpenHow)
+            )
+            if descriptor >= 0:
+                return descriptor
+            code = ctypes.get_errno()
+            if not wait and code in (errno.EAGAIN, errno.EXDEV, errno.EINVAL):
+                # EXDEV may be an escape or only another mount: the waiting call tells them apart.
+                # EINVAL: Linux before 5.12 knows no RESOLVE_CACHED.
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            if code not in (errno.EAGAIN, errno.EINTR):
+                raise OSError(code, os.strerror(code))
+        raise OSError(errno.EXDEV, "renames kept racing with the path")
+
+
+class Walk:
+    """Confines by walking one component at a time, each below the descriptor of the last.
+
+    For kernels without openat2 and containers whose seccomp profile refuses it. Links are read
+    and walked by us; one that is absolute, or climbs above the root, leads out.
+    """
+
+    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See Finder. Without openat2 nothing tells whether a look-up would wait."""
+        if not wait:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        if len(path) >= _PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        pending = _components(path)
+        # The folders from the root down to where the walk is, so that `..` goes back to the very
+        # folder it came from, whatever is renamed meanwhile.
+        trail = [os.dup(root)]
+        links = 0
+        try:
+            while pending:
+                name = pending.pop()
+                if name in (b".", b".."):
+                    _require_folder(trail[-1])
+                    if name == b"..":
+                        if len(trail) == 1:
+                            raise OSError(errno.EXDEV, "the path climbs above the root")
+                        os.close(trail.pop())
+                    continue
+                found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=trail[-1])
+                if (pending or follow) and stat.S_ISLNK(os.fstat(found).st_mode):
+                    links += 1
+                    pending += _link_components(found, links)
+                    continue
+                trail.append(found)
+            return trail.pop()
+        finally:
+            for descriptor in trail:
+                os.close(descriptor)
+
+
+def _require_folder(descriptor: int) -> None:
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _components(path: bytes) -> list[bytes]:
+    """The components of `path`, last first."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if path.endswith((b"/", b"/.")) and parts:
+        parts.append(b".")  # `name/` means a folder
+    return parts[::-1]
+
+
+def _link_components(link: int, links: int) -> list[bytes]:
+    """The components that the link's target puts in its place; closes `link`."""
+    try:
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(b"", dir_fd=link)
+    finally:
+        os.close(link)
+    if target.startswith(b"/"):
+        raise OSError(errno.EXDEV, "the link is absolute")
+    return _components(target)
+
+
+def choose_finder() -> Finder:
+    """`Openat2` where a trial call works, else `Walk`.
+
+    Old Docker engines' seccomp profile answers EPERM, old kernels ENOSYS.
+    """
+    finder = Openat2()
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.close(finder.find(root, b"", follow=True, wait=True))
+            return finder
+    finally:
+        os.close(root)
+    return Walk()
+
+
+def reopen(pinned: int, flags: int) -> int:
+    """Open the file that the O_PATH descriptor `pinned` holds; raises OSError as open(2) does.
+
+    /proc/self/fd leads to the pinned file itself, not to its name: nothing can come between.
+    """
+    return os.open(f"/proc/self/fd/{pinned}", flags | os.O_CLOEXEC | os.O_NOCTTY)

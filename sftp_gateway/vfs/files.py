@@ -1,0 +1,199 @@
+"""Open files and folders: reading bytes and listing names."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sftp_gateway.errors import InvalidHandle
+from sftp_gateway.vfs.attributes import Attributes
+
+_OFFSET_MAX: Final = (1 << 63) - 1
+
+
+class OpenFile:
+    """A regular file that is open for reading.
+
+    Reads may run on several threads at once; the descriptor is closed when `close` was called
+    and the last read has ended, so that its number can never mean another file to a read that
+    is still under way.
+    """
+
+    __slots__ = ("_closed", "_descriptor", "_lock", "_nowait", "_users", "inline", "size")
+
+    def __init__(self, *, descriptor: int, size: int, inline: bool) -> None:
+        """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network."""
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
+        self._nowait = True
+        self.size = size
+        self.inline = inline
+
+    def read_into(self, view: memoryview, offset: int, *, wait: bool) -> int:
+        """Fill `view` from `offset` on; return how many bytes, fewer only at the end of the file.
+
+        sshfs takes a short read for the end of the file, so a read is whole or the file ends.
+
+        Raises BlockingIOError where the page cache does not hold all of it and `wait` is false;
+        OSError as preadv(2) does; InvalidHandle when the file was closed.
+        """
+        if offset + len(view) > _OFFSET_MAX:  # preadv would refuse: no file goes beyond
+            view = view[: max(0, _OFFSET_MAX - offset)]
+            offset = min(offset, _OFFSET_MAX)
+        if not wait and not self._nowait:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        descriptor = self._acquire()
+        try:
+            return self._fill(descriptor, view, offset, 0 if wait else os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and not wait:
+                self._nowait = False  # FUSE, NFS: the file system cannot tell
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            raise
+        finally:
+            self._release()
+
+    @staticmethod
+    def _fill(descriptor: int, view: memoryview, offset: int, flags: int) -> int:
+        done = 0
+        while done < len(view):
+            count = os.preadv(descriptor, [view[done:]], offset + done, flags)
+            if count == 0:
+                if flags and os.fstat(descriptor).st_size > offset + done:
+                    # Some file systems answer RWF_NOWAIT with nothing instead of EAGAIN.
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                break
+            done += count
+        return done
+
+    def stat(self) -> os.stat_result:
+        """fstat(2); raises OSError, InvalidHandle."""
+        descriptor = self._acquire()
+        try:
+            return os.fstat(descriptor)
+        finally:
+            self._release()
+
+    def statvfs(self) -> os.statvfs_result:
+        """fstatvfs(3) of the file system that the file is on; raises OSError, InvalidHandle."""
+        descriptor = self._acquire()
+        try:
+            return os.fstatvfs(descriptor)
+        finally:
+            self._release()
+
+    def close(self) -> None:
+        """Close the file, once the reads that are under way have ended."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            last = self._users == 0
+        if last:
+            os.close(self._descriptor)
+
+    def _acquire(self) -> int:
+        with self._lock:
+            if self._closed:
+                raise InvalidHandle("the file is closed")
+            self._users += 1
+            return self._descriptor
+
+    def _release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closed and self._users == 0
+        if last:
+            os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder with what is shown of it."""
+
+    name: bytes
+    attributes: Attributes
+
+
+class OpenDirectory:
+    """A folder that is open for listing, read from the disk as far as it is asked for.
+
+    Used by one thread at a time: READDIR responses go out in order, so the server runs them in
+    order too. `close` may come from another thread meanwhile.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: Iterable[Entry],
+        scan: Iterator[os.DirEntry[str]] | None = None,
+        show: Callable[[os.DirEntry[str]], Attributes | None] | None = None,
+        hidden: frozenset[bytes] = frozenset(),
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name."""
+        self._ready = deque(first)
+        self._scan = scan
+        self._show = show
+        self._hidden = hidden
+        self._close = close
+        self._lock = threading.Lock()
+        self._taking = False
+        self._closed = False
+
+    def take(self) -> Entry | None:
+        """The next entry, or None at the end.
+
+        Raises OSError as readdir(3) does; InvalidHandle when the folder was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise InvalidHandle("the folder is closed")
+            if self._ready:
+                return self._ready.popleft()
+            self._taking = True
+        try:
+            return self._next()
+        finally:
+            with self._lock:
+                self._taking = False
+                last = self._closed
+            if last:
+                self._close()
+
+    def put_back(self, entry: Entry) -> None:
+        """Make `entry` the next one again: it did not fit."""
+        self._ready.appendleft(entry)
+
+    def close(self) -> None:
+        """Let go of the folder, once a `take` that is under way has ended; never waits for it."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            last = not self._taking
+        if last:
+            self._close()
+
+    def _next(self) -> Entry | None:
+        if self._scan is None or self._show is None:
+            return None
+        for found in self._scan:
+            name = os.fsencode(found.name)
+            if name in self._hidden:
+                continue
+            # A name that is gone again, or leads nowhere, is left out.
+            with contextlib.suppress(FileNotFoundError):
+                attributes = self._show(found)
+                if attributes is not None:
+                    return Entry(name, attributes)
+        self._scan = None
+        return None

@@ -1,0 +1,254 @@
+"""One share: a folder of the server, served read-only and never left."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway.errors import (
+    Denied,
+    IsADirectory,
+    NotADirectory,
+    NotALink,
+    NotFound,
+)
+from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.beneath import Finder, reopen
+from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+
+#: statfs(2) `f_type` of file systems on which a look-up that the dentry cache answers never
+#: waits. On any other (NFS, CIFS, FUSE, 9p) even fstat(2) may ask a server.
+_LOCAL_FILE_SYSTEMS: Final = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # XFS
+        0x9123683E,  # Btrfs
+        0x2FC12FC1,  # ZFS
+        0xCA451A4E,  # bcachefs
+        0xF2F52010,  # F2FS
+        0x01021994,  # tmpfs
+        0x73717368,  # SquashFS
+        0xE0F5E1E2,  # EROFS
+    }
+)
+
+_NOT_FOUND: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV}
+)
+
+
+class Links(StrEnum):
+    """How a share serves its symbolic links; none ever leads out of the share."""
+
+    #: As links, to be followed by the client or, where it asks us to, by us.
+    INSIDE = "inside"
+    #: As what they lead to: the client never sees a link.
+    DEREFERENCE = "dereference"
+
+
+class Share:
+    """A folder of the server as clients see it; safe to use from several threads.
+
+    Paths are relative to the share, bytes, without NUL and without `..` of the client's own
+    (the tree has taken those out); empty means the share's own folder.
+
+    Methods raise NotFound, Denied, NotADirectory, IsADirectory and NotALink as their names say,
+    OSError for what the disk reports (EIO and the like), and BlockingIOError as the package's
+    docstring tells.
+    """
+
+    def __init__(
+        self, *, name: str, root: Path, links: Links, presentation: Presentation, finder: Finder
+    ) -> None:
+        """`name` as clients see it, such as `.cache/huggingface/hub`; `root` must exist.
+
+        Raises OSError where `root` cannot be opened.
+        """
+        self.name = name
+        self.links = links
+        self._path = root
+        self._presentation = presentation
+        self._finder = finder
+        self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self._root).st_dev
+        self._local = _is_local(self._root)
+
+    def close(self) -> None:
+        """Let go of the share's folder; no method may be called afterwards."""
+        os.close(self._root)
+
+    def check(self) -> os.statvfs_result:
+        """See whether the folder can be read, and return statvfs(3) of it; waits for the disk.
+
+        Where another folder has come to the share's path (a disk mounted again), it is taken
+        over. Raises OSError where the folder is gone or cannot be read.
+        """
+        fresh = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found, held = os.fstat(fresh), os.fstat(self._root)
+            if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+                # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the
+                # old folder or in the new one, never in a third.
+                os.dup2(fresh, self._root, inheritable=False)
+                self._device = found.st_dev
+                self._local = _is_local(self._root)
+            return os.fstatvfs(fresh)
+        finally:
+            os.close(fresh)
+
+    def lstat(self, path: bytes, *, wait: bool) -> Attributes:
+        """Attributes of `path`; of a link itself, unless the share is served dereferenced."""
+        return self._attributes(path, follow=self.links is Links.DEREFERENCE, wait=wait)
+
+    def stat(self, path: bytes, *, wait: bool) -> Attributes:
+        """Attributes of `path`, or of what it leads to."""
+        return self._attributes(path, follow=True, wait=wait)
+
+    def show(self, status: os.stat_result) -> Attributes:
+        """What is shown for the stat(2) result of an open file of this share."""
+        attributes = self._presentation.show(status)
+        if attributes is None:
+            raise NotFound("special file")
+        return attributes
+
+    def open_file(self, path: bytes, *, wait: bool) -> OpenFile:
+        """Open the regular file `path`. A fifo, socket or device is never opened, only found."""
+        with self._found(path, follow=True, wait=wait) as pinned:
+            status = os.fstat(pinned)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectory("a folder")
+            if not stat.S_ISREG(status.st_mode):
+                raise Denied("special_file", hidden=True)
+            descriptor = reopen(pinned, os.O_RDONLY)
+        inline = self._local and status.st_dev == self._device
+        return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline)
+
+    def open_directory(
+        self, path: bytes, *, extra: Iterable[Entry] = (), wait: bool
+    ) -> OpenDirectory:
+        """Open the folder `path` for listing; entries `extra` are shown first.
+
+        What has the name of one of `extra` is hidden behind it, as by a mount.
+        """
+        with self._found(path, follow=True, wait=wait) as pinned:
+            status = os.fstat(pinned)
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectory("not a folder")
+            descriptor = reopen(pinned, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            scan = os.scandir(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+        def close() -> None:
+            scan.close()
+            os.close(descriptor)
+
+        # `..` shows the folder itself: what is above a share is nobody's business.
+        here = self.show(status)
+        extra = tuple(extra)
+        return OpenDirectory(
+            first=[Entry(b".", here), Entry(b"..", here), *extra],
+            scan=scan,
+            show=lambda entry: self._show_entry(path, entry),
+            hidden=frozenset(entry.name for entry in extra),
+            close=close,
+        )
+
+    def readlink(self, path: bytes, *, wait: bool) -> bytes:
+        """The target of the link `path`, if it is relative and stays inside the share.
+
+        A target that does not exist is given all the same, as long as its text stays inside.
+        """
+        if self.links is Links.DEREFERENCE:
+            self._attributes(path, follow=True, wait=wait)
+            raise NotALink("served dereferenced")
+        with self._found(path, follow=False, wait=wait) as pinned:
+            if not stat.S_ISLNK(os.fstat(pinned).st_mode):
+                raise NotALink("not a link")
+            target = os.readlink(b"", dir_fd=pinned)
+        if target.startswith(b"/") or _climbs_out(path, target):
+            raise Denied("link_leads_out")
+        try:
+            # The kernel's word counts: a folder on the way may be a link itself.
+            with self._found(path, follow=True, wait=wait):
+                pass
+        except NotFound:
+            pass
+        return target
+
+    def statvfs(self, path: bytes, *, wait: bool) -> os.statvfs_result:
+        """statvfs(3) of the file system that `path` is on."""
+        with self._found(path, follow=True, wait=wait) as pinned:
+            return os.fstatvfs(pinned)
+
+    def _attributes(self, path: bytes, *, follow: bool, wait: bool) -> Attributes:
+        with self._found(path, follow=follow, wait=wait) as pinned:
+            return self.show(os.fstat(pinned))
+
+    def _show_entry(self, folder: bytes, entry: os.DirEntry[str]) -> Attributes | None:
+        """What is shown for an entry of `folder`; None or FileNotFoundError where it is hidden."""
+        try:
+            if self.links is Links.DEREFERENCE and entry.is_symlink():
+                path = folder + b"/" + os.fsencode(entry.name)
+                return self._attributes(path.lstrip(b"/"), follow=True, wait=True)
+            return self._presentation.show(entry.stat(follow_symlinks=False))
+        except (NotFound, Denied):
+            return None
+        except PermissionError:
+            # A folder that can be listed but not searched: the names are there, no more is known.
+            kind = stat.S_IFDIR if entry.is_dir(follow_symlinks=False) else stat.S_IFREG
+            return Attributes(0, 0, 0, kind, 0, 0)
+
+    @contextmanager
+    def _found(self, path: bytes, *, follow: bool, wait: bool) -> Iterator[int]:
+        """An O_PATH descriptor of `path`, with errors turned into the gateway's own."""
+        if not wait and not self._local:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        try:
+            pinned = self._finder.find(self._root, path, follow=follow, wait=wait)
+            try:
+                yield pinned
+            finally:
+                os.close(pinned)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno in _NOT_FOUND:
+                raise NotFound(os.strerror(error.errno)) from error
+            if error.errno == errno.EXDEV:
+                raise Denied("link_leads_out") from error
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise Denied("unreadable") from error
+            raise
+
+
+def _climbs_out(path: bytes, target: bytes) -> bool:
+    """Whether the text of a link at `path` climbs above the share."""
+    depth = path.count(b"/")
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif part not in (b"", b"."):
+            depth += 1
+    return False
+
+
+def _is_local(descriptor: int) -> bool:
+    """Whether statfs(2) names a file system on which cached look-ups never wait."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # struct statfs is smaller than this everywhere; f_type is its first word.
+    buffer = (ctypes.c_long * 64)()
+    if libc.fstatfs(descriptor, ctypes.byref(buffer)) != 0:
+        return False
+    return (buffer[0] & 0xFFFFFFFF) in _LOCAL_FILE_SYSTEMS

@@ -1,0 +1,147 @@
+"""What one user sees: `/home/<user>/<share>`, with the folders between made up.
+
+A path of a client is first made canonical by its text alone (`.`, `..`, `//`), then walked down
+the tree of made-up folders and shares. A share, or a folder on the way to one, hides what another
+share has under the same name, as a mount does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sftp_gateway.errors import Denied, NotFound
+from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.files import Entry, OpenDirectory
+from sftp_gateway.vfs.share import Share
+
+
+@dataclass(slots=True)
+class Node:
+    """A folder of the tree: a share's own, or one that the gateway makes up."""
+
+    children: dict[bytes, Node] = field(default_factory=dict)
+    share: Share | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads: `relative` below `share`, or to a made-up folder where that is None.
+
+    `path` is canonical, from the root of the tree; `node` is set where the path is a folder of
+    the tree itself.
+    """
+
+    path: bytes
+    share: Share | None
+    relative: bytes
+    node: Node | None
+
+
+class Tree:
+    """The tree of one user; immutable once made."""
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        shares: Iterable[Share],
+        withheld: Iterable[str] = (),
+        presentation: Presentation,
+        time: int,
+    ) -> None:
+        """`shares` are the user's; `withheld` the names of those that only others have.
+
+        `time`, in seconds since 1970, is shown as the times of made-up folders.
+        """
+        self.home = b"/home/" + user.encode()
+        self._shares = tuple(shares)
+        self._folder = presentation.folder(time)
+        self._root = Node()
+        self._add(_parts(self.home))
+        for share in self._shares:
+            self._add(_parts(self.home) + _parts(share.name.encode())).share = share
+        self._withheld = tuple(
+            tuple(_parts(self.home) + _parts(name.encode())) for name in withheld
+        )
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """The shares that the user may read."""
+        return self._shares
+
+    def canonical(self, path: bytes) -> bytes:
+        """`path` from the root of the tree, without `.`, `..` and repeated `/`.
+
+        A relative path starts at the home folder. Only the text is looked at: nothing need
+        exist. Raises NotFound for a path with a NUL byte.
+        """
+        if b"\0" in path:
+            raise NotFound("a NUL byte in a path")
+        absolute = path if path.startswith(b"/") else self.home + b"/" + path
+        kept: list[bytes] = []
+        for part in absolute.split(b"/"):
+            if part == b"..":
+                del kept[-1:]
+            elif part not in (b"", b"."):
+                kept.append(part)
+        return b"/" + b"/".join(kept)
+
+    def locate(self, path: bytes) -> Place:
+        """Where `path` leads; whether anything is there is for the share to tell.
+
+        Raises NotFound, and Denied (hidden) for a path out of the user's shares.
+        """
+        canonical = self.canonical(path)
+        parts = _parts(canonical)
+        node, share, depth = self._root, None, 0
+        share_depth = 0
+        for part in parts:
+            child = node.children.get(part)
+            if child is None:
+                break
+            node, depth = child, depth + 1
+            if node.share is not None or share is not None:
+                share, share_depth = node.share, depth
+        if depth == len(parts):
+            return Place(canonical, node.share, b"", node)
+        if share is None:
+            raise self._missing(path, parts, depth)
+        return Place(canonical, share, b"/".join(parts[share_depth:]), None)
+
+    def attributes(self) -> Attributes:
+        """What is shown for every made-up folder."""
+        return self._folder
+
+    def open_made_up(self, children: Iterable[Entry]) -> OpenDirectory:
+        """Open a made-up folder that holds `children` for listing."""
+        dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
+        return OpenDirectory(first=[*dots, *children])
+
+    def entries_of(self, node: Node) -> Iterator[Entry]:
+        """The folders of the tree that are directly in `node`."""
+        for name in sorted(node.children):
+            yield Entry(name, self._folder)
+
+    def _add(self, parts: Iterable[bytes]) -> Node:
+        node = self._root
+        for part in parts:
+            node = node.children.setdefault(part, Node())
+        return node
+
+    def _missing(self, path: bytes, parts: list[bytes], depth: int) -> Exception:
+        """What to raise for a path that leaves the tree behind its first `depth` folders.
+
+        Clients look for names that are not there all the time (a desktop for `.Trash`); that is
+        a plain miss. A deeper path, one with `..`, or one into a share of others was asked for
+        on purpose and belongs in the log.
+        """
+        if any(tuple(parts[: len(name)]) == name for name in self._withheld):
+            return Denied("share_not_granted", hidden=True)
+        if b".." in path.split(b"/") or len(parts) > depth + 1:
+            return Denied("outside_shares", hidden=True)
+        return NotFound("no such folder in the tree")
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part]

@@ -1,0 +1,224 @@
+"""The ATTRS structure on the wire, and the line that `sftp` prints for a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import time
+from datetime import UTC, datetime
+from itertools import chain, combinations
+
+import pytest
+
+from sftp_gateway.errors import ProtocolError
+from sftp_gateway.protocol.attributes import FileAttributes, skip_attributes
+from sftp_gateway.protocol.wire import Cursor
+from tests.support.sftp_wire import Attrs, encode_attrs
+
+HALF_A_YEAR = 365 * 24 * 3600 // 2
+
+
+def attributes(**changed: int) -> FileAttributes:
+    """Those of the draft's example, with numbers for its names."""
+    fields = {
+        "size": 348911,
+        "uid": 1000,
+        "gid": 50,
+        "permissions": stat.S_IFREG | 0o755,
+        "atime": 0,
+        "mtime": int(datetime(2001, 3, 25, 14, 29, 59, tzinfo=UTC).timestamp()),
+    }
+    return FileAttributes(**fields | changed)
+
+
+def longname(filename: bytes = b"t-filexfer", *, age: float = 3600, **changed: int) -> str:
+    file = attributes(**changed)
+    return file.longname(filename, file.mtime + age).decode()
+
+
+# On the wire
+
+
+def test_all_attributes_are_sent():
+    file = FileAttributes(
+        size=2**32 + 5, uid=1000, gid=1001, permissions=0o100644, atime=0x5F5E1000, mtime=0x5F5E1001
+    )
+    assert file.encode() == bytes.fromhex(
+        "0000000f"  # size, uid and gid, permissions, times
+        "0000000100000005"  # size
+        "000003e8 000003e9"  # uid, gid
+        "000081a4"  # permissions: a plain file, 0644
+        "5f5e1000 5f5e1001"  # atime, mtime
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sent"),
+    [
+        (-1, "00000000"),
+        (0, "00000000"),
+        (2**31, "80000000"),  # in 2038
+        (2**32 - 1, "ffffffff"),
+        (2**32, "ffffffff"),  # in 2106
+        (10**15, "ffffffff"),
+    ],
+)
+def test_times_that_the_field_cannot_hold_are_clamped(seconds, sent):
+    assert attributes(atime=seconds).encode()[-8:-4] == bytes.fromhex(sent)
+    assert attributes(mtime=seconds).encode()[-4:] == bytes.fromhex(sent)
+
+
+def test_the_owner_minus_one_that_python_gives_for_the_greatest_is_sent_as_the_greatest():
+    assert attributes(uid=-1, gid=-1).encode()[12:20] == b"\xff" * 8
+    assert longname(uid=-1, gid=-1).split()[2:4] == ["4294967295", "4294967295"]
+
+
+FIELDS = {
+    "size": {"size": 1},
+    "owner": {"uid": 2, "gid": 3},
+    "permissions": {"permissions": 4},
+    "times": {"atime": 5, "mtime": 6},
+    "extended": {"extended": ((b"a@example.org", b"1"), (b"", b""))},
+}
+SUBSETS = list(chain.from_iterable(combinations(FIELDS, size) for size in range(len(FIELDS) + 1)))
+
+
+@pytest.mark.parametrize("present", SUBSETS, ids=lambda present: "+".join(present) or "nothing")
+def test_a_clients_attributes_are_skipped_whichever_are_present(present):
+    fields = {name: value for part in present for name, value in FIELDS[part].items()}
+    encoded = encode_attrs(Attrs(**fields))
+    cursor = Cursor(encoded + b"\x2a")
+    skip_attributes(cursor)
+    assert cursor.byte() == 42
+    for length in range(len(encoded)):
+        with pytest.raises(ProtocolError):
+            skip_attributes(Cursor(encoded[:length]))
+
+
+def test_flags_that_the_draft_does_not_know_have_no_field():
+    cursor = Cursor(bytes.fromhex("7ffffff0 2a"))
+    skip_attributes(cursor)
+    assert cursor.byte() == 42
+
+
+# The line of `ls -l`
+
+
+def test_the_line_has_the_columns_that_the_draft_recommends():
+    # draft-ietf-secsh-filexfer-02 §7: the second line "indicates widths of the various fields".
+    assert longname() == "-rwxr-xr-x   1 1000     50         348911 Mar 25 14:29 t-filexfer"
+    #                    "1234567890 123 12345678 12345678 12345678 123456789012"
+
+
+def test_each_column_has_its_place_and_its_alignment():
+    line = longname(b"x" * 255)
+    widths = (10, 3, 8, 8, 8, 12)
+    columns = []
+    for width in widths:
+        columns.append(line[:width])
+        assert line[width] == " "
+        line = line[width + 1 :]
+    assert columns == ["-rwxr-xr-x", "  1", "1000    ", "50      ", "  348911", "Mar 25 14:29"]
+    assert line == "x" * 255
+
+
+def test_a_column_grows_where_its_value_does_not_fit():
+    line = longname(size=2**63 - 1, uid=2**32 - 1, gid=123456789)
+    assert line.split()[2:5] == ["4294967295", "123456789", "9223372036854775807"]
+
+
+def test_the_day_of_the_month_takes_two_places():
+    first = int(datetime(2001, 4, 1, 9, 5, tzinfo=UTC).timestamp())
+    assert longname(mtime=first).endswith(" Apr  1 09:05 t-filexfer")
+
+
+@pytest.mark.parametrize(
+    ("age", "stamp"),
+    [
+        (0, "Mar 25 14:29"),
+        (HALF_A_YEAR - 1, "Mar 25 14:29"),
+        (HALF_A_YEAR, "Mar 25  2001"),
+        (10**9, "Mar 25  2001"),
+        (-1, "Mar 25  2001"),  # in the future
+    ],
+)
+def test_what_is_not_of_the_last_half_year_shows_the_year(age, stamp):
+    assert longname(age=age).endswith(f" {stamp} t-filexfer")
+
+
+@pytest.mark.parametrize(
+    ("mtime", "stamp"), [(-(10**12), "Jan  1  1970"), (10**15, "Feb  7  2106")]
+)
+def test_a_time_that_cannot_be_sent_shows_what_is_sent_instead(mtime, stamp):
+    assert attributes(mtime=mtime).longname(b"f", now=10**9).endswith(b" %s f" % stamp.encode())
+
+
+@pytest.mark.parametrize(
+    ("permissions", "shown"),
+    [
+        (stat.S_IFREG | 0o444, "-r--r--r--"),
+        (stat.S_IFDIR | 0o555, "dr-xr-xr-x"),
+        (stat.S_IFLNK | 0o777, "lrwxrwxrwx"),
+        (stat.S_IFIFO | 0o600, "prw-------"),
+        (stat.S_IFSOCK | 0o600, "srw-------"),
+        (stat.S_IFBLK | 0o660, "brw-rw----"),
+        (stat.S_IFCHR | 0o660, "crw-rw----"),
+        (stat.S_IFREG | 0o7000, "---S--S--T"),
+        (stat.S_IFDIR | 0o7777, "drwsrwsrwt"),
+        (0, "?---------"),
+    ],
+)
+def test_type_and_permissions_take_ten_places(permissions, shown):
+    assert longname(permissions=permissions).split(" ")[0] == shown
+
+
+@pytest.mark.parametrize("filename", [b"two  words", b" ", b"\xff\xfe", "का".encode(), b"%d\n'"])
+def test_the_name_is_the_rest_of_the_line_byte_for_byte(filename):
+    line = attributes().longname(filename, now=0)
+    # What `ls -l` output is commonly read with.
+    parsed = re.fullmatch(
+        rb"(?P<mode>\S{10}) +(?P<links>\d+) (?P<owner>\S+) +(?P<group>\S+) +(?P<size>\d+)"
+        rb" (?P<when>\S{3} [ \d]\d [ \d]\d[:\d]\d\d) (?P<name>.*)",
+        line,
+        re.DOTALL,
+    )
+    assert parsed is not None
+    assert parsed["name"] == filename
+    assert (parsed["owner"], parsed["group"], parsed["size"]) == (b"1000", b"50", b"348911")
+
+
+def test_the_time_of_day_is_utc_wherever_the_server_is(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        line = longname()
+    time.tzset()
+    assert " 14:29 " in line
+
+
+@pytest.mark.parametrize("days", [1, 1000, -10], ids=["recent", "old", "future"])
+def test_the_line_reads_as_what_ls_prints(tmp_path, days):
+    now = time.time()
+    path = tmp_path / "t-filexfer"
+    path.write_bytes(bytes(12345))
+    path.chmod(0o751)
+    os.utime(path, (0, now - days * 24 * 3600))
+    found = path.stat()
+    file = FileAttributes(
+        size=found.st_size,
+        uid=found.st_uid,
+        gid=found.st_gid,
+        permissions=found.st_mode,
+        atime=int(found.st_atime),
+        mtime=int(found.st_mtime),
+    )
+    printed = subprocess.run(
+        ["ls", "-ln", path.name],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
+        check=True,
+        capture_output=True,
+    )
+    assert file.longname(b"t-filexfer", now).split() == printed.stdout.split()

@@ -1,0 +1,76 @@
+"""A program that uses a share as uid 65534, whom permission bits do stop, unlike root.
+
+Its arguments are the share's folder, how its links are served, the finder's class, and then
+pairs of an operation and a path. It prints one JSON list: for each pair what was returned, or
+the class of the error and its text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sftp_gateway.vfs import beneath
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.beneath import Finder
+from sftp_gateway.vfs.share import Links, Share
+from tests.unit.vfs.helpers import descriptors, listing, read
+
+NOBODY = 65534
+
+OPERATIONS: dict[str, Callable[[Share, bytes], Any]] = {
+    "lstat": lambda share, path: share.lstat(path, wait=True).mode,
+    "stat": lambda share, path: share.stat(path, wait=True).mode,
+    "read": lambda share, path: read(share, path).decode(),
+    "list": lambda share, path: {
+        name.decode(): entry.attributes.mode for name, entry in listing(share, path).items()
+    },
+    "readlink": lambda share, path: share.readlink(path, wait=True).decode(),
+    "check": lambda share, _: share.check().f_bsize > 0,
+}
+
+
+def use_as_nobody(share: Share, finder: Finder, *pairs: tuple[str, str]) -> list[Any]:
+    """Run this program on the folder of `share`; returns what it prints."""
+    arguments = [str(share._path), share.links.value, type(finder).__name__]
+    told = subprocess.run(
+        [sys.executable, "-m", __name__, *arguments, *(word for pair in pairs for word in pair)],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    results: list[Any] = json.loads(told.stdout)
+    return results
+
+
+def main(root: str, links: str, finder: str, *words: str) -> None:
+    """Open the share with the rights that we came with, then drop them and try."""
+    share = Share(
+        name="share",
+        root=Path(root),
+        links=Links(links),
+        presentation=Presentation(),
+        finder=getattr(beneath, finder)(),
+    )
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    before = descriptors()
+    results = []
+    for operation, path in zip(words[::2], words[1::2], strict=True):
+        try:
+            results.append(OPERATIONS[operation](share, path.encode()))
+        except Exception as error:  # told to the test
+            results.append([type(error).__name__, str(error)])
+    assert descriptors() == before
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,87 @@
+"""A share with a secret beside it, on a real file system, once for each way to find a path."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.beneath import Finder
+from sftp_gateway.vfs.share import Links, Share
+from tests.unit.vfs.helpers import FINDERS, SECRET, MakeShare
+
+
+@pytest.fixture(params=FINDERS, ids=lambda finder: finder.__name__)
+def finder(request: pytest.FixtureRequest) -> Finder:
+    made: Finder = request.param()
+    return made
+
+
+@pytest.fixture(params=Links, ids=str)
+def links(request: pytest.FixtureRequest) -> Links:
+    made: Links = request.param
+    return made
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_bytes(SECRET)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, outside: Path) -> Path:
+    """The share's folder; `outside` is its sibling."""
+    folder = tmp_path / "share"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "inner").write_bytes(b"inner content")
+    return folder
+
+
+@pytest.fixture
+def make_share(root: Path, finder: Finder) -> Iterator[MakeShare]:
+    made: list[Share] = []
+    default = root
+
+    def make(
+        root: Path | None = None, *, links: Links = Links.INSIDE, name: str = "share"
+    ) -> Share:
+        share = Share(
+            name=name,
+            root=default if root is None else root,
+            links=links,
+            presentation=Presentation(),
+            finder=finder,
+        )
+        made.append(share)
+        return share
+
+    yield make
+    for share in made:
+        share.close()
+
+
+@pytest.fixture
+def share(make_share: MakeShare) -> Share:
+    """`root`, its links served as links."""
+    return make_share()
+
+
+@pytest.fixture
+def either(make_share: MakeShare, links: Links) -> Share:
+    """`root`, once with each way to serve links."""
+    return make_share(links=links)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on tmpfs, whose look-ups never wait."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)

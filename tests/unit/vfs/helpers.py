@@ -1,0 +1,85 @@
+"""What the tests of the file tree share: short ways to read, to list and to count."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
+from sftp_gateway.vfs.files import Entry, OpenDirectory
+from sftp_gateway.vfs.share import Links, Share
+
+Result = TypeVar("Result")
+
+FINDERS: tuple[type[Finder], ...] = (Openat2, Walk)
+SECRET = b"nobody may read this"
+
+#: For what must not wait at all: reached only by a test that fails.
+DEADLINE = 30.0
+
+
+class MakeShare(Protocol):
+    """The `make_share` fixture."""
+
+    def __call__(
+        self, root: Path | None = None, *, links: Links = ..., name: str = ...
+    ) -> Share: ...
+
+
+def read(share: Share, path: bytes, *, wait: bool = True) -> bytes:
+    """The first 4,096 bytes of `path`."""
+    file = share.open_file(path, wait=wait)
+    try:
+        buffer = bytearray(4096)
+        return bytes(buffer[: file.read_into(memoryview(buffer), 0, wait=True)])
+    finally:
+        file.close()
+
+
+def entries(folder: OpenDirectory) -> list[Entry]:
+    """All that is left of an open folder, which is then closed."""
+    try:
+        return list(iter(folder.take, None))
+    finally:
+        folder.close()
+
+
+def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
+    """The entries of a folder by name, without `.` and `..`."""
+    found = {entry.name: entry for entry in entries(share.open_directory(path, wait=True))}
+    assert found.pop(b".").attributes == found.pop(b"..").attributes
+    return found
+
+
+def descriptors() -> dict[str, str]:
+    """This process' descriptors and what they are of."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
+
+
+def without_blocking(function: Callable[[], Result]) -> Result:
+    """Run `function` on a thread, and fail if it waits for something that never comes."""
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except Exception as error:  # handed to the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "blocked"
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,345 @@
+"""Both finders find what is below a folder, and say exactly why they find nothing else."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.vfs import beneath
+from sftp_gateway.vfs.beneath import Finder, Openat2, Walk, choose_finder, reopen
+from tests.unit.vfs.helpers import SECRET, descriptors, without_blocking
+
+
+@pytest.fixture
+def held(root: Path) -> Iterator[int]:
+    """A descriptor of the folder below which everything must stay."""
+    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def identity(
+    finder: Finder, held: int, path: bytes, *, follow: bool = True, wait: bool = True
+) -> tuple[int, int]:
+    """Device and inode number of what was found."""
+    pinned = finder.find(held, path, follow=follow, wait=wait)
+    try:
+        found = os.fstat(pinned)
+        return found.st_dev, found.st_ino
+    finally:
+        os.close(pinned)
+
+
+def real(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def refusal(finder: Finder, held: int, path: bytes, *, follow: bool = True) -> str:
+    """The name of the errno that looking for `path` gives."""
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is what is looked at
+        identity(finder, held, path, follow=follow)
+    return errno.errorcode[raised.value.errno or 0]
+
+
+@pytest.mark.parametrize("path", [b"", b".", b"./", b"folder/..", b"./folder/../."])
+def test_the_folder_itself_is_found(finder: Finder, held: int, root: Path, path: bytes) -> None:
+    assert identity(finder, held, path) == real(root)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"folder/inner", b"folder//inner", b"./folder/./inner", b"folder/../folder/inner"],
+)
+def test_dots_and_repeated_slashes_change_nothing(
+    finder: Finder, held: int, root: Path, path: bytes
+) -> None:
+    assert identity(finder, held, path) == real(root / "folder" / "inner")
+
+
+def test_a_link_in_the_last_place_is_followed_only_when_asked(
+    finder: Finder, held: int, root: Path
+) -> None:
+    (root / "link").symlink_to("folder/inner")
+    assert identity(finder, held, b"link", follow=True) == real(root / "folder" / "inner")
+    assert identity(finder, held, b"link", follow=False) == real(root / "link")
+
+
+@pytest.mark.parametrize("path", [b"link/", b"link/.", b"link/../folder", b"chain/"])
+def test_a_link_with_something_behind_it_is_followed_even_when_not_asked(
+    finder: Finder, held: int, root: Path, path: bytes
+) -> None:
+    (root / "link").symlink_to("folder")
+    (root / "chain").symlink_to("link")
+    assert identity(finder, held, path, follow=False) == real(root / "folder")
+
+
+def test_dot_dot_behind_a_linked_folder_is_the_parent_of_the_real_folder(
+    finder: Finder, held: int, root: Path
+) -> None:
+    (root / "folder" / "deep").mkdir()
+    (root / "link").symlink_to("folder/deep")
+    assert identity(finder, held, b"link/../inner") == real(root / "folder" / "inner")
+
+
+def test_a_link_may_climb_as_long_as_it_stays_below(finder: Finder, held: int, root: Path) -> None:
+    (root / "folder" / "up").symlink_to("../folder/../file")
+    assert identity(finder, held, b"folder/up") == real(root / "file")
+
+
+def test_a_link_back_to_the_folder_itself_is_found(finder: Finder, held: int, root: Path) -> None:
+    (root / "folder" / "top").symlink_to("..")
+    (root / "here").symlink_to(".")
+    assert identity(finder, held, b"folder/top/folder/top/here/here") == real(root)
+
+
+@pytest.mark.parametrize("path", [b"missing", b"missing/..", b"folder/missing/../inner", b"dead"])
+def test_what_is_missing_is_not_found_even_where_dot_dot_would_undo_it(
+    finder: Finder, held: int, root: Path, path: bytes
+) -> None:
+    (root / "dead").symlink_to("missing")
+    assert refusal(finder, held, path) == "ENOENT"
+
+
+@pytest.mark.parametrize("path", [b"file/", b"file/.", b"file/..", b"file/x", b"as_folder"])
+def test_a_file_is_no_folder(finder: Finder, held: int, root: Path, path: bytes) -> None:
+    (root / "as_folder").symlink_to("file/")
+    assert refusal(finder, held, path) == "ENOTDIR"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"..",
+        b"../",
+        b"../outside/secret",
+        b"../share/file",
+        b"folder/../../outside/secret",
+        b"./.././share",
+        b"/".join([b".."] * 500),
+    ],
+)
+def test_a_path_that_climbs_above_leads_out(finder: Finder, held: int, path: bytes) -> None:
+    assert refusal(finder, held, path) == "EXDEV"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "//", "/etc/passwd", "/nonexistent", "/proc/self/root", "..", "../outside/secret"],
+)
+@pytest.mark.parametrize("behind", [b"", b"/", b"/secret", b"/.."])
+def test_a_link_that_leads_out_does_so_with_anything_behind_it(
+    finder: Finder, held: int, root: Path, target: str, behind: bytes
+) -> None:
+    (root / "link").symlink_to(target)
+    assert refusal(finder, held, b"link" + behind) == "EXDEV"
+
+
+def test_forty_links_are_followed_and_one_more_is_a_loop(
+    finder: Finder, held: int, root: Path
+) -> None:
+    (root / "1").symlink_to("file")
+    for number in range(2, 42):
+        (root / str(number)).symlink_to(str(number - 1))
+    assert identity(finder, held, b"40") == real(root / "file")
+    assert refusal(finder, held, b"41") == "ELOOP"
+
+
+def test_forty_links_are_the_limit_of_the_whole_path(finder: Finder, held: int, root: Path) -> None:
+    (root / "here").symlink_to(".")
+    assert identity(finder, held, b"here/" * 40 + b"file") == real(root / "file")
+    assert refusal(finder, held, b"here/" * 41 + b"file") == "ELOOP"
+
+
+def test_a_loop_of_links_ends(finder: Finder, held: int, root: Path) -> None:
+    (root / "self").symlink_to("self")
+    (root / "one").symlink_to("two")
+    (root / "two").symlink_to("folder/../one")
+    for path in (b"self", b"self/x", b"one", b"two/..", b"one/"):
+        assert refusal(finder, held, path) == "ELOOP"
+
+
+@pytest.mark.parametrize("length", [256, 5_000])
+def test_a_name_longer_than_any_file_system_has_is_refused(
+    finder: Finder, held: int, length: int
+) -> None:
+    assert refusal(finder, held, b"n" * length) == "ENAMETOOLONG"
+
+
+def test_a_path_has_at_most_4095_bytes(finder: Finder, held: int, root: Path) -> None:
+    longest = b"./" * 2045 + b"/file"
+    assert len(longest) == 4095
+    assert identity(finder, held, longest) == real(root / "file")
+    assert refusal(finder, held, b"/".join([b".", longest])) == "ENAMETOOLONG"
+    assert refusal(finder, held, b"./" * 50_000 + b"file") == "ENAMETOOLONG"
+    assert refusal(finder, held, b"folder/../" * 10_000 + b"file") == "ENAMETOOLONG"
+
+
+def test_names_are_bytes(finder: Finder, held: int, root: Path) -> None:
+    name = b"\xff\xfe caf\xe9\n"
+    with open(os.fsencode(root) + b"/" + name, "wb"):
+        pass
+    os.symlink(name, os.fsencode(root) + b"/\x80link")
+    assert identity(finder, held, b"\x80link") == identity(finder, held, name)
+
+
+@pytest.mark.parametrize(
+    "path", [b"root/etc/passwd", b"self/root/etc", b"self/cwd", b"self/exe", b"thread-self/root"]
+)
+def test_magic_links_are_never_followed(finder: Finder, path: bytes) -> None:
+    held = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    try:
+        assert refusal(finder, held, path) in {"ELOOP", "EXDEV", "ENOENT"}
+    finally:
+        os.close(held)
+
+
+def test_a_magic_link_to_an_open_descriptor_is_never_followed(
+    finder: Finder, outside: Path
+) -> None:
+    held = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+    reading, writing = os.pipe()
+    file = os.open(outside / "secret", os.O_RDONLY)
+    folder = os.open(outside, os.O_RDONLY)
+    try:
+        for path in (b"%d" % reading, b"%d" % file, b"%d" % folder, b"%d/secret" % folder):
+            assert refusal(finder, held, b"self/fd/" + path) in {"ELOOP", "EXDEV", "ENOENT"}
+    finally:
+        for descriptor in (held, reading, writing, file, folder):
+            os.close(descriptor)
+
+
+def test_what_is_found_is_pinned_and_not_open(finder: Finder, held: int) -> None:
+    pinned = finder.find(held, b"file", follow=True, wait=True)
+    try:
+        assert fcntl.fcntl(pinned, fcntl.F_GETFL) & os.O_PATH
+        assert not os.get_inheritable(pinned)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.read(pinned, 1)
+    finally:
+        os.close(pinned)
+
+
+def test_a_fifo_is_found_without_being_opened(finder: Finder, held: int, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    found = without_blocking(lambda: identity(finder, held, b"fifo"))
+    assert found == real(root / "fifo")
+
+
+def test_no_descriptor_is_left_behind(finder: Finder, held: int, root: Path) -> None:
+    (root / "out").symlink_to("../outside")
+    (root / "slash").symlink_to("/")
+    (root / "loop").symlink_to("loop")
+    (root / "in").symlink_to("folder")
+    paths = (b"", b"in/inner", b"out", b"folder/../slash", b"loop", b"file/x", b"in/..", b"no/x")
+    before = descriptors()
+    for path in (*paths, b"folder/" + b"n" * 300, b"folder/../../x", b"./" * 4000):
+        for follow in (False, True):
+            for wait in (False, True):
+                try:
+                    identity(finder, held, path, follow=follow, wait=wait)
+                except OSError:
+                    continue
+    assert descriptors() == before
+
+
+def test_openat2_answers_from_the_caches_without_waiting(memory: Path) -> None:
+    (memory / "folder").mkdir()
+    (memory / "folder" / "file").touch()
+    held = os.open(memory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        assert identity(Openat2(), held, b"folder/file", wait=False) == real(
+            memory / "folder" / "file"
+        )
+    finally:
+        os.close(held)
+
+
+@pytest.mark.parametrize("path", [b"..", b"link", b"link/x"])
+def test_an_escape_is_left_to_the_waiting_call(
+    finder: Finder, held: int, root: Path, path: bytes
+) -> None:
+    (root / "link").symlink_to("/etc")
+    with pytest.raises(BlockingIOError):
+        identity(finder, held, path, wait=False)
+
+
+def test_another_mount_is_left_to_the_waiting_call(finder: Finder) -> None:
+    held = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with pytest.raises(BlockingIOError):
+            identity(finder, held, b"proc/version", wait=False)
+        assert identity(finder, held, b"proc/version") == real(Path("/proc/version"))
+    finally:
+        os.close(held)
+
+
+def test_walk_cannot_tell_whether_it_would_wait(held: int) -> None:
+    with pytest.raises(BlockingIOError):
+        identity(Walk(), held, b"file", wait=False)
+
+
+def test_a_kernel_without_cached_look_ups_waits(
+    held: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux 5.6 to 5.11 have openat2 and answer EINVAL to a flag that they do not know."""
+    monkeypatch.setattr(beneath, "_CONFINED_CACHED", beneath._CONFINED | 1 << 40)
+    finder = Openat2()
+    with pytest.raises(BlockingIOError):
+        identity(finder, held, b"file", wait=False)
+    assert identity(finder, held, b"file") == real(root / "file")
+
+
+def test_openat2_is_chosen_where_the_kernel_has_it() -> None:
+    assert isinstance(choose_finder(), Openat2)
+
+
+#: Installs a seccomp filter that refuses system call 437, openat2, with the errno argv[1].
+_REFUSE_OPENAT2 = """
+import ctypes, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 437),
+        (0x06, 0, 0, 0x00050000 | int(sys.argv[1])), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+address = ctypes.addressof(program)
+header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), address))
+zero = ctypes.c_ulong(0)
+assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+assert libc.prctl(22, ctypes.c_ulong(2), header, zero, zero) == 0
+from sftp_gateway.vfs.beneath import choose_finder
+print(type(choose_finder()).__name__)
+"""
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+def test_walk_is_chosen_where_openat2_is_refused(code: int) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", _REFUSE_OPENAT2, str(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "Walk\n"
+
+
+def test_reopen_opens_the_very_file_that_was_found(
+    finder: Finder, held: int, root: Path, outside: Path
+) -> None:
+    pinned = finder.find(held, b"file", follow=True, wait=True)
+    (root / "file").rename(root / "moved")
+    (root / "file").symlink_to(outside / "secret")
+    descriptor = reopen(pinned, os.O_RDONLY)
+    try:
+        content = os.read(descriptor, 100)
+        assert content == b"content" != SECRET
+        assert not os.get_inheritable(descriptor)
+    finally:
+        os.close(descriptor)
+        os.close(pinned)

@@ -1,0 +1,325 @@
+"""An open file gives whole reads, and keeps its descriptor as long as one is under way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import InvalidHandle
+from sftp_gateway.vfs.files import OpenFile
+from tests.unit.vfs.helpers import DEADLINE
+
+SIZE = 3_000_000
+CONTENT = os.urandom(SIZE)
+
+Open = Callable[[Path], OpenFile]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    files: list[OpenFile] = []
+
+    def make(path: Path) -> OpenFile:
+        descriptor = os.open(path, os.O_RDONLY)
+        files.append(OpenFile(descriptor=descriptor, size=path.stat().st_size, inline=True))
+        return files[-1]
+
+    yield make
+    for file in files:
+        file.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def read(file: OpenFile, offset: int, length: int, *, wait: bool = True) -> bytes:
+    buffer = bytearray(length)
+    return bytes(buffer[: file.read_into(memoryview(buffer), offset, wait=wait)])
+
+
+def is_open(descriptor: int) -> bool:
+    return Path(f"/proc/self/fd/{descriptor}").exists()
+
+
+# Reads
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 1_000_001, SIZE - 262_144])
+@pytest.mark.parametrize("length", [1, 4096, 32_768, 262_144])
+def test_a_read_inside_the_file_is_whole(
+    opened: Open, path: Path, offset: int, length: int
+) -> None:
+    assert read(opened(path), offset, length) == CONTENT[offset : offset + length]
+
+
+@pytest.mark.parametrize("left", [0, 1, 100, 32_767])
+def test_a_read_is_short_only_at_the_end(opened: Open, path: Path, left: int) -> None:
+    assert read(opened(path), SIZE - left, 32_768) == CONTENT[SIZE - left :]
+
+
+def test_a_read_may_be_larger_than_the_file(opened: Open, path: Path) -> None:
+    assert read(opened(path), 0, SIZE + 1) == CONTENT
+
+
+def test_a_read_of_nothing_is_nothing(opened: Open, path: Path) -> None:
+    assert read(opened(path), 5, 0) == b""
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_read_is_whole_even_where_the_disk_answers_in_pieces(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    whole = os.preadv
+
+    def in_pieces(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        del flags  # every piece is there
+        return whole(descriptor, [buffers[0][:1000]], offset)
+
+    monkeypatch.setattr(os, "preadv", in_pieces)
+    assert read(opened(path), 10, 100_500, wait=wait) == CONTENT[10:100_510]
+    assert read(opened(path), SIZE - 1500, 4000, wait=wait) == CONTENT[-1500:]
+
+
+@pytest.mark.parametrize(
+    "offset", [SIZE, SIZE + 1, 1 << 32, 1 << 62, (1 << 63) - 32_769, (1 << 63) - 32_768]
+)
+def test_behind_the_end_there_is_nothing(opened: Open, path: Path, offset: int) -> None:
+    assert read(opened(path), offset, 32_768) == b""
+
+
+@pytest.mark.parametrize("offset", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_offset_that_no_file_can_have_is_behind_the_end(
+    opened: Open, path: Path, offset: int, wait: bool
+) -> None:
+    assert read(opened(path), offset, 32_768, wait=wait) == b""
+
+
+def test_the_last_bytes_of_the_largest_possible_file_are_read(opened: Open, memory: Path) -> None:
+    sparse = memory / "sparse"
+    with open(sparse, "wb") as file:
+        file.truncate((1 << 63) - 1)
+    for left in (1, 9, 4096):
+        assert read(opened(sparse), (1 << 63) - 1 - left, 8192) == bytes(left)
+
+
+def test_a_file_that_was_truncated_ends_where_it_ends_now(opened: Open, path: Path) -> None:
+    file = opened(path)
+    assert len(read(file, 0, 100_000)) == 100_000
+    os.truncate(path, 50_000)
+    assert read(file, 0, 100_000) == CONTENT[:50_000]
+    assert read(file, 60_000, 100) == b""
+    assert file.stat().st_size == 50_000
+
+
+def test_a_file_that_has_grown_is_read_to_its_new_end(opened: Open, path: Path) -> None:
+    file = opened(path)
+    assert read(file, SIZE, 100) == b""
+    with open(path, "ab") as more:
+        more.write(b"more")
+    assert read(file, SIZE - 2, 100) == CONTENT[-2:] + b"more"
+    assert file.stat().st_size == SIZE + 4
+    assert file.size == SIZE
+
+
+def test_a_file_that_was_deleted_can_still_be_read(opened: Open, path: Path) -> None:
+    file = opened(path)
+    path.unlink()
+    assert read(file, SIZE - 7, 100) == CONTENT[-7:]
+
+
+# Reads that may not wait
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 262_144), (SIZE - 10, 100), (SIZE, 100)])
+def test_a_read_that_may_not_wait_is_whole_or_refused(
+    opened: Open, memory: Path, offset: int, length: int
+) -> None:
+    (memory / "file").write_bytes(CONTENT)
+    file = opened(memory / "file")
+    for _ in range(100):
+        try:
+            found = read(file, offset, length, wait=False)
+        except BlockingIOError:
+            found = read(file, offset, length, wait=True)
+        assert found == CONTENT[offset : offset + length]
+
+
+def test_no_read_that_may_not_wait_is_ever_short_while_the_cache_is_dropped(
+    opened: Open, path: Path
+) -> None:
+    file = opened(path)
+    with open(path, "rb") as real:
+        os.fsync(real.fileno())
+        for number in range(200):
+            os.posix_fadvise(real.fileno(), (number % 20) * 100_000, 50_000, os.POSIX_FADV_DONTNEED)
+            try:
+                found = read(file, 0, 2_500_000, wait=False)
+            except BlockingIOError:
+                found = read(file, 0, 2_500_000, wait=True)
+            assert found == CONTENT[:2_500_000]
+
+
+def test_nothing_instead_of_would_block_is_not_taken_for_the_end(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = opened(path)
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    with pytest.raises(BlockingIOError):
+        read(file, 0, 100, wait=False)
+    assert read(file, SIZE, 100, wait=False) == b""
+
+
+def test_a_file_system_that_cannot_tell_is_asked_once(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc has no RWF_NOWAIT, as NFS and FUSE have none."""
+    file = opened(Path("/proc/version"))
+    with pytest.raises(BlockingIOError):
+        read(file, 0, 10, wait=False)
+    asked: list[int] = []
+    real = os.preadv
+
+    def count(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        asked.append(flags)
+        return real(descriptor, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", count)
+    with pytest.raises(BlockingIOError):
+        read(file, 0, 10, wait=False)
+    assert asked == []
+    assert read(file, 0, 5, wait=True) == b"Linux"
+    assert asked == [0]
+
+
+def test_what_the_disk_reports_is_passed_on(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken disk")
+
+    file = opened(path)
+    monkeypatch.setattr(os, "preadv", broken)
+    for wait in (True, False):
+        with pytest.raises(OSError, match="broken disk"):
+            read(file, 0, 10, wait=wait)
+
+
+# Closing a file
+
+
+class HeldFile(OpenFile):
+    """Stops in the middle of a read until it is told to go on."""
+
+    __slots__ = ("go_on", "reading")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+        self.reading = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
+    def _fill(  # type: ignore[override]
+        self, descriptor: int, view: memoryview, offset: int, flags: int
+    ) -> int:
+        self.reading.release()
+        assert self.go_on.wait(DEADLINE)
+        return OpenFile._fill(descriptor, view, offset, flags)
+
+
+def test_closing_while_reads_run_keeps_the_descriptor_until_the_last_ends(path: Path) -> None:
+    file = HeldFile(path)
+    descriptor = file._descriptor
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(read(file, 7, 100_000))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+        assert file.reading.acquire(timeout=DEADLINE)
+    file.close()
+    assert is_open(descriptor)
+    with pytest.raises(InvalidHandle):
+        read(file, 0, 10)
+    assert is_open(descriptor)
+    file.go_on.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert found == [CONTENT[7:100_007]] * 3
+    assert not is_open(descriptor)
+
+
+def test_many_threads_read_right_bytes_or_learn_that_the_file_is_closed(path: Path) -> None:
+    """A number that came to mean another file would give other bytes."""
+    wrong: list[bytes] = []
+
+    def use(file: OpenFile, started: threading.Barrier) -> None:
+        started.wait(DEADLINE)
+        for offset in range(0, 50_000, 1000):
+            try:
+                found = read(file, offset, 1000)
+            except InvalidHandle:
+                return
+            if found != CONTENT[offset : offset + 1000]:
+                wrong.append(found)
+
+    for _ in range(20):
+        file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+        started = threading.Barrier(5)
+        threads = [threading.Thread(target=use, args=(file, started)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        started.wait(DEADLINE)
+        descriptor = file._descriptor
+        file.close()
+        with open("/dev/zero", "rb"), open("/dev/zero", "rb"):
+            for thread in threads:
+                thread.join(DEADLINE)
+                assert not thread.is_alive()
+        assert not is_open(descriptor)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_closed_file_is_an_invalid_handle(opened: Open, path: Path, wait: bool) -> None:
+    file = opened(path)
+    file.close()
+    with pytest.raises(InvalidHandle):
+        read(file, 0, 10, wait=wait)
+    with pytest.raises(InvalidHandle):
+        file.stat()
+    with pytest.raises(InvalidHandle):
+        file.statvfs()
+
+
+def test_closing_twice_does_not_close_what_got_the_number_since(opened: Open, path: Path) -> None:
+    file = opened(path)
+    number = file._descriptor
+    file.close()
+    with open(path, "rb") as other:
+        assert other.fileno() == number
+        file.close()
+        assert other.read(5) == CONTENT[:5]
+
+
+def test_a_failed_read_does_not_keep_the_descriptor(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+    monkeypatch.setattr(os, "preadv", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        read(file, 0, 10)
+    file.close()
+    assert not is_open(file._descriptor)
+
+
+def test_an_open_file_knows_its_file_system(opened: Open, path: Path) -> None:
+    assert opened(path).statvfs().f_blocks == os.statvfs(path).f_blocks

@@ -1,0 +1,174 @@
+"""An open folder gives its names once each, in order, and closes without waiting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import InvalidHandle
+from sftp_gateway.vfs.attributes import Attributes
+from sftp_gateway.vfs.files import Entry, OpenDirectory
+from tests.unit.vfs.helpers import DEADLINE, entries
+
+SHOWN = Attributes(1, 2, 3, 4, 5, 6)
+
+
+class Folder:
+    """An OpenDirectory of `path` and what it was asked to do."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        first: tuple[Entry, ...] = (),
+        show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: SHOWN,
+        hidden: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.closed = 0
+        self._scan = os.scandir(path)
+        self.folder = OpenDirectory(
+            first=first, scan=self._scan, show=show, hidden=hidden, close=self._close
+        )
+
+    def _close(self) -> None:
+        self._scan.close()
+        self.closed += 1
+
+
+def names(folder: OpenDirectory) -> list[bytes]:
+    return [entry.name for entry in entries(folder)]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / name).touch()
+    return folder
+
+
+def test_the_first_entries_come_first(three: Path) -> None:
+    first = (Entry(b".", SHOWN), Entry(b"..", SHOWN))
+    found = names(Folder(three, first=first).folder)
+    assert found[:2] == [b".", b".."]
+    assert sorted(found[2:]) == [b"a", b"b", b"c"]
+
+
+def test_hidden_names_are_left_out_of_the_disks_but_not_of_the_first(three: Path) -> None:
+    first = (Entry(b"a", SHOWN),)
+    assert sorted(names(Folder(three, first=first, hidden=frozenset({b"a", b"b"})).folder)) == [
+        b"a",
+        b"c",
+    ]
+
+
+def test_an_entry_that_was_put_back_comes_again(three: Path) -> None:
+    folder = Folder(three).folder
+    taken = [folder.take(), folder.take()]
+    last = taken[-1]
+    assert last is not None
+    folder.put_back(last)
+    rest = entries(folder)
+    assert rest[0] is last
+    assert len(rest) == 2
+
+
+def test_the_last_entry_can_be_put_back_and_the_end_stays_the_end(three: Path) -> None:
+    folder = Folder(three).folder
+    taken = [entry for entry in iter(folder.take, None) if entry is not None]
+    folder.put_back(taken[-1])
+    assert folder.take() is taken[-1]
+    assert [folder.take() for _ in range(3)] == [None, None, None]
+    folder.close()
+
+
+def test_what_is_not_shown_is_left_out(three: Path) -> None:
+    folder = Folder(three, show=lambda entry: None if entry.name == "b" else SHOWN).folder
+    assert sorted(names(folder)) == [b"a", b"c"]
+
+
+def test_a_name_that_is_gone_when_it_is_looked_at_is_left_out(three: Path) -> None:
+    def show(entry: os.DirEntry[str]) -> Attributes:
+        if entry.name == "b":
+            raise FileNotFoundError(errno.ENOENT, "gone")
+        return SHOWN
+
+    assert sorted(names(Folder(three, show=show).folder)) == [b"a", b"c"]
+
+
+def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
+    failed: list[str] = []
+
+    def show(entry: os.DirEntry[str]) -> Attributes:
+        if not failed:
+            failed.append(entry.name)
+            raise OSError(errno.EIO, "broken disk")
+        return SHOWN
+
+    folder = Folder(three, show=show).folder
+    with pytest.raises(OSError, match="broken disk"):
+        folder.take()
+    assert sorted([*names(folder), os.fsencode(failed[0])]) == [b"a", b"b", b"c"]
+
+
+def test_a_made_up_folder_has_only_its_first_entries() -> None:
+    folder = OpenDirectory(first=[Entry(b".", SHOWN), Entry(b"x", SHOWN)])
+    assert names(folder) == [b".", b"x"]
+
+
+def test_closing_a_folder_twice_lets_go_once(three: Path) -> None:
+    made = Folder(three)
+    made.folder.close()
+    made.folder.close()
+    assert made.closed == 1
+
+
+def test_a_closed_folder_is_an_invalid_handle_whatever_was_left_to_show(three: Path) -> None:
+    made = Folder(three, first=(Entry(b".", SHOWN),))
+    made.folder.close()
+    with pytest.raises(InvalidHandle):
+        made.folder.take()
+
+
+def test_a_folder_at_its_end_is_let_go_only_by_closing_it(three: Path) -> None:
+    made = Folder(three)
+    while made.folder.take() is not None:
+        pass
+    assert made.closed == 0
+    made.folder.close()
+    assert made.closed == 1
+
+
+def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> None:
+    looking, go_on = threading.Event(), threading.Event()
+
+    def show(_: os.DirEntry[str]) -> Attributes:
+        looking.set()
+        assert go_on.wait(DEADLINE)
+        return SHOWN
+
+    made = Folder(three, show=show)
+    found: list[Entry | None] = []
+    lister = threading.Thread(target=lambda: found.append(made.folder.take()))
+    lister.start()
+    assert looking.wait(DEADLINE)
+    closer = threading.Thread(target=made.folder.close)
+    closer.start()
+    closer.join(DEADLINE / 6)
+    waited = closer.is_alive()
+    closed_under_it = made.closed
+    go_on.set()
+    for thread in (lister, closer):
+        thread.join(DEADLINE)
+    assert not waited
+    assert closed_under_it == 0
+    assert made.closed == 1
+    assert len(found) == 1
+    with pytest.raises(InvalidHandle):
+        made.folder.take()
