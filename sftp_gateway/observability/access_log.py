@@ -8,8 +8,8 @@ What happens when the sinks are slower than the events is the overflow policy:
 | policy  | at `capacity` waiting events        | at 4 x `capacity`             |
 |---------|-------------------------------------|-------------------------------|
 | `drop`  | new ones are dropped and counted    |                               |
-| `block` | `congested`: the server stops to    | new ones are dropped and      |
-|         | take requests until half is written | counted, to bound the memory  |
+| `block` | `congested`: the server stops       | new ones are dropped and      |
+|         | taking requests until half is done  | counted, to bound the memory  |
 
 `block` slows clients down, never the event loop. Whatever was dropped, the log says so where the
 events are missing, with a `log_dropped` line.

@@ -12,10 +12,12 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from socketserver import TCPServer
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
@@ -172,7 +174,8 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind without looking up our own name, as HTTPServer does: that may take seconds."""
-        super(ThreadingHTTPServer, self).server_bind()
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def serve(self) -> None:
         """Answer until `stop`, without the twice-a-second poll of `serve_forever`."""
@@ -183,7 +186,8 @@ class _Server(ThreadingHTTPServer):
     def stop(self) -> None:
         """Make `serve` return: a listening socket that is shut down wakes who waits for it."""
         self._stopping.set()
-        self.socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # `serve` saw the flag first, and has closed the socket
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept; where that fails for want of descriptors, rest a moment rather than spin."""
@@ -240,6 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, page: Page, **headers: str) -> None:
+        # A request that could not be read counts as HTTP/0.9, which has no status.
+        self.request_version = self.protocol_version
         # send_response would add the Server header, which tells versions.
         self.send_response_only(page.status)
         self.send_header("Date", self.date_time_string())

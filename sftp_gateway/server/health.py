@@ -107,7 +107,8 @@ class ShareMonitor:
                 sum(r.f_files for r in distinct),
                 sum(r.f_ffree for r in distinct),
                 sum(r.f_favail for r in distinct),
-                0,
+                0,  # f_flag
                 min(r.f_namemax for r in distinct),
+                0,  # f_fsid: it is none of them
             )
         )

@@ -248,8 +248,12 @@ class SftpSession:
     def _answer(
         self, request: rq.Request, operation: Operation, result: Any, started: float
     ) -> None:
-        response = operation.finish(result)
-        self._send(response.encode())
+        try:
+            packet = operation.finish(result).encode()
+        except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
+            self._refuse(request, error, started)
+            return
+        self._send(packet)
         self._recorder.request(
             operation_name(request),
             share=operation.share,

@@ -126,7 +126,10 @@ class Share:
                 raise IsADirectory("a folder")
             if not stat.S_ISREG(status.st_mode):
                 raise Denied("special_file", hidden=True)
-            descriptor = reopen(pinned, os.O_RDONLY)
+            # Another program's lease (Samba's, say) would hold up the open for 45 seconds.
+            descriptor = reopen(pinned, os.O_RDONLY | (0 if wait else os.O_NONBLOCK))
+            if not wait:
+                os.set_blocking(descriptor, True)  # that was for the open alone
         inline = self._local and status.st_dev == self._device
         return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline)
 
@@ -139,6 +142,7 @@ class Share:
         """
         with self._found(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
+            here = self.show(status)
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectory("not a folder")
             descriptor = reopen(pinned, os.O_RDONLY | os.O_DIRECTORY)
@@ -153,7 +157,6 @@ class Share:
             os.close(descriptor)
 
         # `..` shows the folder itself: what is above a share is nobody's business.
-        here = self.show(status)
         extra = tuple(extra)
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
@@ -172,7 +175,9 @@ class Share:
             self._attributes(path, follow=True, wait=wait)
             raise NotALink("served dereferenced")
         with self._found(path, follow=False, wait=wait) as pinned:
-            if not stat.S_ISLNK(os.fstat(pinned).st_mode):
+            status = os.fstat(pinned)
+            if not stat.S_ISLNK(status.st_mode):
+                self.show(status)  # raises for what is hidden
                 raise NotALink("not a link")
             target = os.readlink(b"", dir_fd=pinned)
         if target.startswith(b"/") or _climbs_out(path, target):
@@ -204,9 +209,7 @@ class Share:
         except (NotFound, Denied):
             return None
         except PermissionError:
-            # A folder that can be listed but not searched: the names are there, no more is known.
-            kind = stat.S_IFDIR if entry.is_dir(follow_symlinks=False) else stat.S_IFREG
-            return Attributes(0, 0, 0, kind, 0, 0)
+            return _show_kind(entry)
 
     @contextmanager
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> Iterator[int]:
@@ -229,6 +232,19 @@ class Share:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise Denied("unreadable") from error
             raise
+
+
+def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
+    """What is shown in a folder that can be listed but not searched: only kinds are known."""
+    if entry.is_dir(follow_symlinks=False):
+        kind = stat.S_IFDIR
+    elif entry.is_symlink():
+        kind = stat.S_IFLNK
+    elif entry.is_file(follow_symlinks=False):
+        kind = stat.S_IFREG
+    else:
+        return None
+    return Attributes(0, 0, 0, kind, 0, 0)
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:

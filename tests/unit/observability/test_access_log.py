@@ -29,7 +29,7 @@ class MemorySink:
     def __init__(self, *, gate_open=True):
         self.gate = threading.Event()
         self.arrived = threading.Event()
-        self.written = threading.Event()
+        self.written = threading.Condition()
         self.lines = []
         self.failure = None
         self.closed = False
@@ -41,8 +41,14 @@ class MemorySink:
         assert self.gate.wait(FOREVER)
         if self.failure:
             raise self.failure
-        self.lines.extend(json.loads(line) for line in lines.splitlines())
-        self.written.set()
+        with self.written:
+            self.lines.extend(json.loads(line) for line in lines.splitlines())
+            self.written.notify_all()
+
+    def wait_for(self, name, count=1):
+        """Wait until `count` events of this name were written."""
+        with self.written:
+            assert self.written.wait_for(lambda: self.events.count(name) >= count, FOREVER)
 
     def close(self):
         self.closed = True
@@ -83,7 +89,7 @@ def test_events_are_written_in_order_without_anyone_asking():
     sink = MemorySink()
     log = AccessLog(sinks=[sink])
     log.emit(Connection(session=SESSION))
-    assert sink.written.wait(FOREVER)
+    sink.wait_for("connection")
     assert sink.events == ["connection"]
     log.close(FOREVER)
 
@@ -92,9 +98,8 @@ def test_a_writer_that_rested_is_woken_again():
     sink = MemorySink()
     log = AccessLog(sinks=[sink])
     for number in range(5):
-        sink.written.clear()
         log.emit(numbered(number))
-        assert sink.written.wait(FOREVER)
+        sink.wait_for("server_started", number + 1)
     assert [line["port"] for line in sink.lines] == [0, 1, 2, 3, 4]
     log.close(FOREVER)
 
@@ -168,13 +173,11 @@ def test_drop_counts_what_has_no_room_and_says_so_in_the_log(held):
 
 def test_each_gap_is_told_once_and_at_its_place(held):
     log, sink = held(overflow="drop", capacity=1)
-    for _ in range(3):
+    for gaps in range(1, 4):
         log.emit(numbered(1))
         log.emit(numbered(2))
         sink.gate.set()
-        while sink.events[-1:] != ["log_dropped"]:
-            sink.written.wait(FOREVER)
-            sink.written.clear()
+        sink.wait_for("log_dropped", gaps)
         sink.gate.clear()
         sink.arrived.clear()
         log.emit(numbered(0))
@@ -191,9 +194,7 @@ def test_a_gap_is_told_although_nothing_is_emitted_after_it(held):
     log.emit(numbered(1))
     log.emit(numbered(2))
     sink.gate.set()
-    while "log_dropped" not in sink.events:
-        assert sink.written.wait(FOREVER)
-        sink.written.clear()
+    sink.wait_for("log_dropped")
 
 
 def test_block_is_congested_from_capacity_until_under_half_of_it(held):
@@ -328,7 +329,7 @@ def test_a_sink_that_works_again_says_what_it_lost():
     sink.failure = OSError(errno.ENOSPC, "No space left on device")
     log = AccessLog(sinks=[sink, after := MemorySink()])
     log.emit(numbered(1))
-    assert after.written.wait(FOREVER)
+    after.wait_for("server_started")
     sink.failure = None
     log.emit(numbered(2))
     assert log.close(FOREVER) == 0

@@ -1,0 +1,272 @@
+"""A gateway of a test's own: the real program in a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+#: Seconds after which a test gives up waiting for something that has to happen.
+PATIENCE = 30.0
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+    """Look until there is something true to see, and return it."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if seen := look():
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"waited {patience} s in vain for {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**options: str) -> dict[str, str]:
+    """The environment of a gateway with `options`, and none of the machine's own settings."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SFTP_GATEWAY_")}
+    python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {**inherited, "PYTHONPATH": python_path, **options}
+
+
+class Gateway:
+    """A gateway that serves the folders below `folder`, as a user would start it there.
+
+    `config` is the text of config/sftp-gateway.toml. The access log goes to `access.log`, and
+    what is said to people to `stderr.log`.
+    """
+
+    def __init__(
+        self, folder: Path, config: str = "", options: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.metrics_port = free_port()
+        self._options = {
+            "SFTP_GATEWAY_HOST": "127.0.0.1",
+            "SFTP_GATEWAY_PORT": "0",
+            "SFTP_GATEWAY_METRICS_PORT": str(self.metrics_port),
+            "SFTP_GATEWAY_DRAIN_TIMEOUT": "2",
+            **(options or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        (folder / "config").mkdir(exist_ok=True)
+        if config:
+            (folder / "config/sftp-gateway.toml").write_text(config)
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "keys/worker_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        """A known_hosts file that pins this gateway's host key."""
+        path = self.folder / "known_hosts"
+        public = (self.folder / "keys/ssh_host_ed25519_key.pub").read_text().split()[:2]
+        path.write_text(f"[127.0.0.1]:{self.port} {' '.join(public)}\n")
+        return path
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr.log").read_text()
+
+    def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run one of the program's other commands."""
+        return subprocess.run(
+            [sys.executable, "-m", "sftp_gateway", *arguments],
+            cwd=self.folder,
+            env=environment(**self._options),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **more,
+        )
+
+    def start(self) -> Gateway:
+        with (
+            open(self.folder / "access.log", "ab") as log,
+            open(self.folder / "stderr.log", "ab") as errors,
+        ):
+            before = len(self.events("server_started"))
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sftp_gateway", "serve"],
+                cwd=self.folder,
+                env=environment(**self._options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=errors,
+            )
+
+        def started() -> list[dict[str, Any]]:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"the gateway did not start:\n{self.stderr}")
+            return self.events("server_started")[before:]
+
+        self.port = wait_for(started, "the gateway to start")[-1]["port"]
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask the gateway to stop, and return its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+
+    # What it says
+
+    def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The access log's lines, those of event `name` whose fields are as given."""
+        try:
+            lines = (self.folder / "access.log").read_bytes().decode("utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        events = [json.loads(line) for line in lines]
+        return [
+            event
+            for event in events
+            if (name is None or event["event"] == name)
+            and all(event.get(key) == value for key, value in fields.items())
+        ]
+
+    def wait_event(self, name: str, **fields: Any) -> dict[str, Any]:
+        """The newest such line of the access log, as soon as there is one."""
+        return wait_for(lambda: self.events(name, **fields), f"event {name} {fields}")[-1]
+
+    def http(self, path: str) -> tuple[int, str]:
+        """Status and body of a GET of the observability endpoint."""
+        url = f"http://127.0.0.1:{self.metrics_port}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in self.http("/metrics")[1].splitlines():
+            head, _, value = line.rpartition(" ")
+            if head.partition("{")[0] == name and all(
+                f'{key}="{word}"' in head for key, word in labels.items()
+            ):
+                total += float(value)
+        return total
+
+    # Real clients
+
+    def ssh_options(self, *, key: Path | None = None) -> list[str]:
+        """Options of the OpenSSH clients: this host key, this worker key, nothing of the user's."""
+        options = {
+            "UserKnownHostsFile": str(self.known_hosts),
+            "StrictHostKeyChecking": "yes",
+            "IdentityFile": str(key or self.key),
+            "IdentitiesOnly": "yes",
+            "IdentityAgent": "none",
+            "BatchMode": "yes",
+        }
+        return ["-F", "none", *(f"-o{name}={value}" for name, value in options.items())]
+
+    def ssh(
+        self, *command: str, options: list[str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                "ssh",
+                *(options or self.ssh_options()),
+                "-p",
+                str(self.port),
+                "gvpocr@127.0.0.1",
+                *command,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def sftp(
+        self, *commands: str, user: str = "gvpocr", options: list[str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `commands` in a batch of the `sftp` program."""
+        return subprocess.run(
+            [
+                "sftp",
+                *(options or self.ssh_options()),
+                "-P",
+                str(self.port),
+                "-b",
+                "-",
+                f"{user}@127.0.0.1",
+            ],
+            input="\n".join(commands).encode("utf-8", "surrogateescape") + b"\n",
+            capture_output=True,
+            timeout=120,
+        )
+
+    @contextlib.contextmanager
+    def mounted(
+        self, at: Path, source: str = "/home/gvpocr", *options: str, user: str = "gvpocr"
+    ) -> Iterator[Path]:
+        """Mount with stock sshfs by the worker's key, in the foreground as a child of the test."""
+        at.mkdir(parents=True, exist_ok=True)
+        ssh = [part.removeprefix("-o") for part in self.ssh_options() if part.startswith("-o")]
+        sshfs = subprocess.Popen(
+            [
+                "sshfs", "-f", "-p", str(self.port), f"{user}@127.0.0.1:{source}", str(at),
+                *(f"-o{option}" for option in (*ssh, *options)),
+            ],
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+        def ready() -> bool:
+            if sshfs.poll() is not None:
+                raise AssertionError(f"sshfs ended with status {sshfs.returncode}")
+            return os.path.ismount(at)
+
+        try:
+            wait_for(ready, f"{at} to be mounted")
+            yield at
+        finally:
+            unmount(at, sshfs)
+
+
+def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
+    """Unmount, lazily if a test that failed left the mount busy."""
+    if os.path.ismount(at) and subprocess.run(["fusermount3", "-u", str(at)]).returncode:
+        subprocess.run(["fusermount3", "-uz", str(at)], check=False)
+    try:
+        sshfs.wait(10)
+    except subprocess.TimeoutExpired:
+        sshfs.kill()
+        sshfs.wait(10)
+
+
+def fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make files, with the folders that they are in."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,302 @@
+import http.client
+import json
+import logging
+import socket
+import threading
+import urllib.request
+from contextlib import ExitStack
+from urllib.error import HTTPError
+
+import pytest
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability import Health, Metrics, ObservabilityServer
+from sftp_gateway.observability.http import MAX_REQUESTS
+
+HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
+
+
+class Gateway:
+    """What the probe finds."""
+
+    def __init__(self):
+        self.health = HEALTHY
+        self.error = None
+
+    def probe(self):
+        if self.error:
+            raise self.error
+        return self.health
+
+
+@pytest.fixture
+def gateway():
+    return Gateway()
+
+
+@pytest.fixture
+def server(gateway):
+    server = ObservabilityServer(
+        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
+    )
+    server.start()
+    yield server
+    server.close()
+
+
+def get(server, path, method="GET"):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, dict(response.headers), response.read()
+    finally:
+        connection.close()
+
+
+def raw(server, request):
+    """Everything that the server answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as stream:
+            return stream.read()
+
+
+def test_metrics_are_served_in_the_format_of_prometheus(server):
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert b"\nsftp_gateway_sessions 0.0\n" in response.read()
+
+
+def test_healthz_is_ok_while_the_loop_answers(server):
+    status, headers, body = get(server, "/healthz")
+    assert (status, body) == (200, b"ok\n")
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_healthz_fails_when_the_loop_does_not_answer(server, gateway):
+    gateway.error = TimeoutError()
+    status, _headers, body = get(server, "/healthz")
+    assert (status, body) == (503, b"the event loop does not answer\n")
+
+
+def test_healthz_fails_when_the_loop_says_that_it_is_not_alive(server, gateway):
+    gateway.health = Health(alive=False, ready=True)
+    assert get(server, "/healthz")[0] == 503
+
+
+def test_a_gateway_that_is_alive_but_not_ready_is_healthy(server, gateway):
+    gateway.health = Health(alive=True, ready=False, details={"models": "not a folder"})
+    assert get(server, "/healthz")[0] == 200
+    status, headers, body = get(server, "/readyz")
+    assert (status, headers["Content-Type"]) == (503, "application/json")
+    assert json.loads(body) == {"ready": False, "shares": {"models": "not a folder"}}
+
+
+def test_readyz_tells_each_share(server):
+    status, _headers, body = get(server, "/readyz")
+    assert status == 200
+    assert json.loads(body) == {"ready": True, "shares": {"Bhushanji": "ok"}}
+
+
+def test_readyz_fails_when_the_loop_does_not_answer_or_is_not_alive(server, gateway):
+    gateway.health = Health(alive=False, ready=True)
+    assert get(server, "/readyz")[0] == 503
+    gateway.error = TimeoutError()
+    status, _headers, body = get(server, "/readyz")
+    assert status == 503
+    assert json.loads(body) == {
+        "ready": False,
+        "shares": {},
+        "error": "the event loop does not answer",
+    }
+
+
+def test_a_probe_that_fails_is_a_finding_whose_details_go_to_our_log_only(server, gateway, caplog):
+    gateway.error = ValueError("secret detail")
+    with caplog.at_level(logging.ERROR):
+        status, _headers, body = get(server, "/healthz")
+    assert (status, body) == (503, b"the probe failed\n")
+    assert "secret detail" in caplog.text
+
+
+def test_metrics_that_cannot_be_rendered_are_an_internal_error(gateway, caplog):
+    metrics = Metrics(version="1")
+    metrics.watch_lanes(lambda: {}["missing"])
+    server = ObservabilityServer(host="127.0.0.1", port=0, metrics=metrics, probe=gateway.probe)
+    server.start()
+    with caplog.at_level(logging.ERROR):
+        assert get(server, "/metrics")[0] == 500
+    server.close()
+
+
+def test_the_index_links_to_the_other_pages(server):
+    status, headers, body = get(server, "/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for path in (b"/metrics", b"/healthz", b"/readyz"):
+        assert b'<a href="' + path + b'">' in body
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/../etc/passwd"])
+def test_any_other_path_is_not_found(server, path):
+    with pytest.raises(HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}")
+
+
+def test_a_query_is_ignored(server):
+    assert get(server, "/healthz?verbose=1")[0] == 200
+
+
+def test_head_gets_the_headers_without_the_body(server):
+    status, headers, body = get(server, "/healthz", "HEAD")
+    assert (status, headers["Content-Length"], body) == (200, "3", b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "<script>"])
+def test_other_methods_are_not_allowed_and_not_repeated_to_the_client(server, method):
+    answer = raw(server, f"{method} /metrics HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.0 405 ")
+    assert b"\r\nAllow: GET, HEAD\r\n" in answer
+    assert method.encode() not in answer
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+        (b"GET /a b c d HTTP/1.1\r\n\r\n", b"400"),
+        (b"\xff\xfe\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 150 + b"\r\n", b"431"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b"404"),
+    ],
+)
+def test_malformed_requests_get_one_plain_line(server, request_bytes, status):
+    answer = raw(server, request_bytes)
+    assert answer.startswith(b"HTTP/1.0 " + status)
+    assert b"<" not in answer
+
+
+def test_no_answer_tells_what_serves_it(server):
+    for path in ("/", "/metrics", "/nothing"):
+        assert "Server" not in get(server, path)[1]
+    assert b"Server:" not in raw(server, b"BREW / HTTP/1.1\r\n\r\n")
+
+
+def test_a_client_that_hangs_up_before_asking_is_no_news(server, capfd):
+    assert raw_without_answer(server) == b""
+    assert get(server, "/healthz")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def raw_without_answer(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        return connection.recv(100)
+
+
+def test_a_request_may_arrive_in_pieces(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        for piece in (b"GET /hea", b"lthz HTTP/1.1\r\n", b"Host: x\r\n", b"\r\n"):
+            connection.sendall(piece)
+        assert b" 200 OK\r\n" in connection.recv(65536)
+
+
+def test_a_request_that_does_not_arrive_in_time_is_ended(server, monkeypatch):
+    monkeypatch.setattr("sftp_gateway.observability.http.REQUEST_TIMEOUT", 0.05)
+    assert raw(server, b"GET /healthz HTTP/1.1\r\nHost") == b""
+
+
+def test_more_requests_than_threads_are_turned_away_and_served_again_later(gateway):
+    entered, leave = threading.Semaphore(0), threading.Event()
+
+    def probe():
+        entered.release()
+        assert leave.wait(60)
+        return HEALTHY
+
+    server = ObservabilityServer(
+        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=probe
+    )
+    server.start()
+    with ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            for _ in range(MAX_REQUESTS)
+        ]
+        for connection in waiting:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert entered.acquire(timeout=60)
+        assert raw(server, b"").startswith(b"HTTP/1.0 503 Service Unavailable\r\n")
+        leave.set()
+        for connection in waiting:
+            with connection.makefile("rb") as stream:
+                assert stream.read().endswith(b"ok\n")
+    while (status := get(server, "/healthz")[0]) == 503:
+        pass  # the last threads are about to end
+    assert status == 200
+    server.close()
+
+
+def test_a_port_in_use_is_a_mistake_that_names_the_option(server, gateway):
+    second = ObservabilityServer(
+        host="127.0.0.1", port=server.port, metrics=Metrics(version="1"), probe=gateway.probe
+    )
+    with pytest.raises(ConfigurationError) as raised:
+        second.start()
+    (mistake,) = raised.value.mistakes
+    assert mistake.startswith(
+        f"SFTP_GATEWAY_METRICS_PORT: cannot listen on 127.0.0.1 port {server.port}:"
+        " Address already in use"
+    )
+    second.close()
+
+
+def test_an_address_of_another_machine_is_a_mistake_too(gateway):
+    server = ObservabilityServer(
+        host="192.0.2.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
+    )
+    with pytest.raises(ConfigurationError, match="SFTP_GATEWAY_METRICS_HOST"):
+        server.start()
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost", "0.0.0.0"])
+def test_it_listens_on_either_family_and_by_name(gateway, host):
+    server = ObservabilityServer(
+        host=host, port=0, metrics=Metrics(version="1"), probe=gateway.probe
+    )
+    server.start()
+    to = "127.0.0.1" if host == "0.0.0.0" else host
+    connection = http.client.HTTPConnection(to, server.port, timeout=60)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read() == b"ok\n"
+    connection.close()
+    server.close()
+
+
+def test_after_close_nobody_listens_and_the_port_is_free(gateway):
+    def make(port):
+        return ObservabilityServer(
+            host="127.0.0.1", port=port, metrics=Metrics(version="1"), probe=gateway.probe
+        )
+
+    first = make(0)
+    first.start()
+    port = first.port
+    assert get(first, "/healthz")[0] == 200
+    first.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=60)
+    again = make(port)
+    again.start()
+    assert get(again, "/healthz")[0] == 200
+    again.close()
+
+
+def test_close_before_start_and_twice_does_nothing(gateway):
+    server = ObservabilityServer(
+        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
+    )
+    server.close()
+    server.start()
+    server.close()
+    server.close()

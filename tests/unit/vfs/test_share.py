@@ -1,0 +1,477 @@
+"""One share: what each operation gives, and what becomes of the share's own folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import Denied, IsADirectory, NotADirectory, NotALink, NotFound
+from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.beneath import Finder, Openat2
+from sftp_gateway.vfs.files import Entry
+from sftp_gateway.vfs.share import Links, Share
+from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read
+
+# Attributes
+
+
+def test_attributes_are_those_of_the_file(either: Share, root: Path) -> None:
+    os.utime(root / "file", (1000, 2000))
+    (root / "file").chmod(0o750)
+    real = (root / "file").stat()
+    shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o554, 1000, 2000)
+    assert either.lstat(b"file", wait=True) == shown
+    assert either.stat(b"file", wait=True) == shown
+
+
+def test_the_empty_path_is_the_share_itself(either: Share, root: Path) -> None:
+    shown = either.lstat(b"", wait=True)
+    assert shown.mode == stat.S_IFDIR | 0o555
+    assert shown.mtime == int(root.stat().st_mtime)
+    assert shown == either.stat(b"", wait=True)
+
+
+def test_owner_and_group_are_shown_as_configured(root: Path, finder: Finder) -> None:
+    share = Share(
+        name="share",
+        root=root,
+        links=Links.INSIDE,
+        presentation=Presentation(uid=11, gid=12),
+        finder=finder,
+    )
+    try:
+        shown = [share.lstat(b"file", wait=True), listing(share)[b"folder"].attributes]
+        assert [(each.uid, each.gid) for each in shown] == [(11, 12)] * 2
+    finally:
+        share.close()
+
+
+@pytest.mark.parametrize("path", [b"missing", b"missing/x", b"file/x", b"file/", b"folder/x/y"])
+def test_what_is_not_there_is_not_found(either: Share, path: bytes) -> None:
+    for operation in (either.lstat, either.stat, either.open_file, either.open_directory):
+        with pytest.raises(NotFound):
+            operation(path, wait=True)
+    with pytest.raises(NotFound):
+        either.readlink(path, wait=True)
+    with pytest.raises(NotFound):
+        either.statvfs(path, wait=True)
+
+
+# Files
+
+
+def test_a_file_is_read_and_knows_its_size_at_opening(either: Share) -> None:
+    file = either.open_file(b"folder/inner", wait=True)
+    assert file.size == len(b"inner content")
+    file.close()
+    assert read(either, b"folder/inner") == b"inner content"
+
+
+def test_a_folder_is_no_file(either: Share) -> None:
+    for path in (b"", b"folder", b"folder/"):
+        with pytest.raises(IsADirectory):
+            either.open_file(path, wait=True)
+
+
+def test_an_empty_file_is_served(either: Share, root: Path) -> None:
+    (root / "empty").touch()
+    assert read(either, b"empty") == b""
+
+
+def test_a_file_of_a_local_share_is_read_inline(make_share: MakeShare, memory: Path) -> None:
+    (memory / "file").touch()
+    file = make_share(memory).open_file(b"file", wait=True)
+    assert file.inline
+    file.close()
+
+
+def test_a_file_on_another_mount_below_is_not_read_inline(make_share: MakeShare) -> None:
+    file = make_share(Path("/")).open_file(b"proc/version", wait=True)
+    assert not file.inline
+    file.close()
+
+
+def test_a_name_that_is_not_utf_8_is_served(either: Share, root: Path) -> None:
+    folder, name = b"\xff\xfe", b"caf\xe9\x01"
+    os.mkdir(os.path.join(os.fsencode(root), folder))
+    with open(os.path.join(os.fsencode(root), folder, name), "wb") as file:
+        file.write(b"old encoding")
+    os.symlink(folder + b"/" + name, os.path.join(os.fsencode(root), b"\x80"))
+    assert {b"\x80", folder} <= set(listing(either))
+    assert list(listing(either, folder)) == [name]
+    assert listing(either, folder)[name].attributes == either.lstat(folder + b"/" + name, wait=True)
+    assert read(either, b"\x80") == b"old encoding"
+
+
+# Folders
+
+
+def test_a_folder_is_listed_with_its_dots_and_full_attributes(either: Share, root: Path) -> None:
+    (root / "sub").mkdir()
+    found = entries(either.open_directory(b"", wait=True))
+    assert [entry.name for entry in found[:2]] == [b".", b".."]
+    assert [entry.attributes for entry in found[:2]] == [either.lstat(b"", wait=True)] * 2
+    assert {entry.name: entry.attributes for entry in found[2:]} == {
+        name: either.lstat(name, wait=True) for name in (b"file", b"folder", b"sub")
+    }
+
+
+def test_dot_dot_of_a_folder_shows_the_folder_and_nothing_above_it(share: Share) -> None:
+    dots = entries(share.open_directory(b"folder", wait=True))[:2]
+    assert [entry.attributes for entry in dots] == [share.lstat(b"folder", wait=True)] * 2
+
+
+def test_a_folder_of_5_000_entries_is_listed_whole(either: Share, root: Path) -> None:
+    names = {b"%04d" % number for number in range(5_000)}
+    for name in names:
+        (root / "folder" / name.decode()).touch()
+    found = [entry.name for entry in entries(either.open_directory(b"folder", wait=True))]
+    assert len(found) == 5_003
+    assert set(found) == names | {b".", b"..", b"inner"}
+
+
+def test_extra_entries_come_first_and_hide_what_has_their_name(share: Share) -> None:
+    shown = Attributes(4096, 0, 0, stat.S_IFDIR | 0o555, 1, 1)
+    extra = [Entry(b"file", shown), Entry(b"made up", shown)]
+    found = entries(share.open_directory(b"", extra=iter(extra), wait=True))
+    assert found[2:4] == extra
+    assert [entry.name for entry in found[4:]] == [b"folder"]
+
+
+def test_a_file_is_no_folder(either: Share) -> None:
+    with pytest.raises(NotADirectory):
+        either.open_directory(b"file", wait=True)
+
+
+def test_a_name_that_is_deleted_while_listing_is_left_out(either: Share, root: Path) -> None:
+    for name in ("a", "b", "c"):
+        (root / "folder" / name).touch()
+    folder = either.open_directory(b"folder", wait=True)
+    first = [folder.take() for _ in range(3)][-1]
+    assert first is not None
+    for name in ("a", "b", "c", "inner"):
+        (root / "folder" / name).unlink()
+    assert entries(folder) == []
+
+
+def test_an_open_folder_is_listed_even_when_it_was_moved(either: Share, root: Path) -> None:
+    folder = either.open_directory(b"folder", wait=True)
+    (root / "folder").rename(root / "moved")
+    assert b"inner" in {entry.name for entry in entries(folder)}
+
+
+# Links served as links
+
+
+def test_a_link_is_shown_as_a_link_and_followed_when_asked(share: Share, root: Path) -> None:
+    (root / "link").symlink_to("folder/inner")
+    assert share.lstat(b"link", wait=True).mode == stat.S_IFLNK | 0o777
+    assert share.lstat(b"link", wait=True).size == len("folder/inner")
+    assert listing(share)[b"link"].attributes == share.lstat(b"link", wait=True)
+    assert share.stat(b"link", wait=True) == share.stat(b"folder/inner", wait=True)
+    assert share.readlink(b"link", wait=True) == b"folder/inner"
+    assert read(share, b"link") == b"inner content"
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("link", "file"),
+        ("link", "./folder/../file"),
+        ("link", "."),
+        ("folder/link", ".."),
+        ("folder/link", "../file"),
+        ("folder/link", "../folder/inner"),
+        ("link", "missing"),
+        ("link", "missing/deeper"),
+        ("link", "link"),
+        ("link", "file/not a folder"),
+        ("link", "...//..a"),
+    ],
+)
+def test_a_link_that_stays_inside_is_told_even_where_it_leads_nowhere(
+    share: Share, root: Path, path: str, target: str
+) -> None:
+    (root / path).symlink_to(target)
+    assert share.readlink(path.encode(), wait=True) == target.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("link", "/"),
+        ("link", "/etc/passwd"),
+        ("link", "/missing"),
+        ("link", ".."),
+        ("link", "../missing"),
+        ("link", "../share/file"),
+        ("link", "folder/../.."),
+        ("link", "missing/../.."),
+        ("link", "folder/../../share"),
+        ("folder/link", "../.."),
+        ("folder/link", "../../outside/secret"),
+        ("link", "out/secret"),
+        ("link", "out"),
+        ("link", "climb/../file"),
+    ],
+)
+def test_a_link_that_leads_out_is_not_told(
+    share: Share, root: Path, outside: Path, path: str, target: str
+) -> None:
+    (root / "out").symlink_to(outside)
+    (root / "climb").symlink_to(".")
+    (root / path).symlink_to(target)
+    with pytest.raises(Denied) as raised:
+        share.readlink(path.encode(), wait=True)
+    assert raised.value.reason == "link_leads_out"
+
+
+def test_only_a_link_has_a_target(share: Share) -> None:
+    for path in (b"", b"file", b"folder"):
+        with pytest.raises(NotALink):
+            share.readlink(path, wait=True)
+
+
+def test_a_link_that_leads_out_or_nowhere_is_still_listed_as_a_link(
+    share: Share, root: Path, outside: Path
+) -> None:
+    (root / "dead").symlink_to("missing")
+    (root / "out").symlink_to(outside)
+    shown = listing(share)
+    for name in (b"dead", b"out"):
+        assert shown[name].attributes == share.lstat(name, wait=True)
+        assert stat.S_ISLNK(shown[name].attributes.mode)
+
+
+# Operations that may not wait
+
+
+def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> None:
+    (memory / "folder").mkdir()
+    (memory / "folder" / "file").write_bytes(b"cached")
+    (memory / "link").symlink_to("folder/file")
+    share = Share(
+        name="share",
+        root=memory,
+        links=Links.INSIDE,
+        presentation=Presentation(),
+        finder=Openat2(),
+    )
+    try:
+        assert share.lstat(b"folder/file", wait=False) == share.lstat(b"folder/file", wait=True)
+        assert share.stat(b"link", wait=False).size == 6
+        assert share.readlink(b"link", wait=False) == b"folder/file"
+        assert read(share, b"link", wait=False) == b"cached"
+        assert len(entries(share.open_directory(b"folder", wait=False))) == 3
+        assert share.statvfs(b"", wait=False).f_bsize > 0
+    finally:
+        share.close()
+
+
+def test_without_waiting_a_share_that_is_not_local_is_never_asked(make_share: MakeShare) -> None:
+    share = make_share(Path("/proc"))
+    for operation in (share.lstat, share.stat, share.open_file, share.open_directory):
+        with pytest.raises(BlockingIOError):
+            operation(b"version", wait=False)
+    with pytest.raises(BlockingIOError):
+        share.readlink(b"self", wait=False)
+    with pytest.raises(BlockingIOError):
+        share.statvfs(b"", wait=False)
+
+
+def test_without_waiting_an_escape_is_not_told_from_a_mount(either: Share, root: Path) -> None:
+    (root / "out").symlink_to("../outside")
+    for path in (b"out/secret", b".."):
+        with pytest.raises(BlockingIOError):
+            either.stat(path, wait=False)
+
+
+#: Holds a lease on the file argv[1], as Samba does for its clients, until its input ends.
+_HOLD_LEASE = """
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+with open(sys.argv[1], "r+") as file:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_without_waiting_a_file_that_another_program_has_a_lease_on_is_not_waited_for(
+    make_share: MakeShare, memory: Path
+) -> None:
+    """Such an open waits until the lease is given back, 45 seconds by default."""
+    (memory / "file").write_bytes(b"leased")
+    share = make_share(memory)
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD_LEASE, str(memory / "file")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError):
+            share.open_file(b"file", wait=False)
+    assert read(share, b"file") == b"leased"
+
+
+# The share's own folder
+
+
+def test_a_healthy_share_tells_its_file_system(either: Share, root: Path) -> None:
+    assert either.check().f_blocks == os.statvfs(root).f_blocks
+    assert either.statvfs(b"folder/inner", wait=True).f_blocks == os.statvfs(root).f_blocks
+    assert read(either, b"file") == b"content"
+
+
+def test_a_folder_that_was_replaced_is_taken_over_by_the_check(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    root.mkdir()
+    (root / "new").write_bytes(b"new content")
+    assert read(either, b"file") == b"content"
+    before = descriptors().keys()
+    either.check()
+    assert descriptors().keys() == before
+    assert set(listing(either)) == {b"new"}
+    assert read(either, b"new") == b"new content"
+    with pytest.raises(NotFound):
+        either.lstat(b"file", wait=True)
+
+
+def test_what_is_open_stays_open_when_the_folder_is_replaced(either: Share, root: Path) -> None:
+    file = either.open_file(b"file", wait=True)
+    folder = either.open_directory(b"folder", wait=True)
+    root.rename(root.parent / "old")
+    root.mkdir()
+    either.check()
+    buffer = bytearray(7)
+    assert file.read_into(memoryview(buffer), 0, wait=True) == 7
+    assert buffer == b"content"
+    assert [entry.name for entry in entries(folder)][2:] == [b"inner"]
+    file.close()
+
+
+def test_a_folder_taken_over_is_confined_like_the_first(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    root.mkdir()
+    (root / "out").symlink_to("../outside")
+    either.check()
+    for path in (b"..", b"out/secret"):
+        with pytest.raises(Denied):
+            either.stat(path, wait=True)
+
+
+def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
+    make_share: MakeShare, tmp_path: Path, memory: Path
+) -> None:
+    place = tmp_path / "place"
+    place.symlink_to(memory)
+    (memory / "version").touch()
+    share = make_share(place)
+    assert share._local
+    place.unlink()
+    place.symlink_to("/proc")
+    share.check()
+    assert b"Linux" in read(share, b"version")
+    with pytest.raises(BlockingIOError):
+        share.lstat(b"version", wait=False)
+
+
+def test_a_folder_that_is_gone_fails_the_check(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    before = descriptors()
+    with pytest.raises(FileNotFoundError):
+        either.check()
+    root.write_bytes(b"a file instead")
+    with pytest.raises(NotADirectoryError):
+        either.check()
+    root.unlink()
+    root.symlink_to("share")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        either.check()
+    assert descriptors() == before
+
+
+def test_a_folder_that_comes_back_passes_the_check_again(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    with pytest.raises(FileNotFoundError):
+        either.check()
+    (root.parent / "old").rename(root)
+    either.check()
+    assert read(either, b"file") == b"content"
+
+
+def test_a_share_without_a_folder_cannot_be_made(make_share: MakeShare, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = descriptors()
+    for path in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(OSError, match="No such file|Not a directory"):
+            make_share(path)
+    assert descriptors() == before
+
+
+def test_a_share_may_be_reached_through_a_link_of_the_servers_own(
+    make_share: MakeShare, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "way").symlink_to(root)
+    share = make_share(tmp_path / "way")
+    assert read(share, b"file") == b"content"
+    with pytest.raises(Denied):
+        share.stat(b"../outside/secret", wait=True)
+
+
+# Descriptors
+
+
+def test_no_failing_operation_leaves_a_descriptor_behind(
+    either: Share, root: Path, outside: Path
+) -> None:
+    os.mkfifo(root / "fifo")
+    (root / "out").symlink_to(outside)
+    (root / "loop").symlink_to("loop")
+    (root / "dead").symlink_to("missing")
+    paths = (b"", b"file", b"folder", b"fifo", b"out", b"out/x", b"loop", b"dead", b"file/x")
+    before = descriptors()
+    failures = 0
+    for path in (*paths, b"missing", b"..", b"folder/../..", b"n" * 300, b"./" * 4000):
+        for wait in (True, False):
+            for operation in (
+                either.lstat,
+                either.stat,
+                either.readlink,
+                either.statvfs,
+                lambda path, wait: either.open_file(path, wait=wait).close(),
+                lambda path, wait: either.open_directory(path, wait=wait).close(),
+            ):
+                try:
+                    operation(path, wait=wait)
+                except (NotFound, Denied, NotALink, IsADirectory, NotADirectory, BlockingIOError):
+                    failures += 1
+    assert descriptors() == before
+    assert failures > 100
+
+
+def test_running_out_of_descriptors_is_an_error_and_leaves_none_behind(either: Share) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = descriptors()
+    lowest = max(int(number) for number in before)
+    for room in range(1, 6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, hard))
+        try:
+            for operation in (either.open_file, either.open_directory):
+                path = b"folder/inner" if operation == either.open_file else b"folder"
+                try:
+                    operation(path, wait=True).close()
+                except OSError as error:
+                    assert error.errno == errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert descriptors() == before
