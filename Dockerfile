@@ -61,10 +61,12 @@ LABEL org.opencontainers.image.title="sftp-gateway" \
       org.opencontainers.image.description="A read-only SFTP server for workers that mount with stock sshfs" \
       org.opencontainers.image.licenses="Apache-2.0"
 
+# LOGNAME: a GATEWAY_UID has no entry in /etc/passwd, and asyncssh asks for the user's name.
 # The metrics' port listens on all of the container's interfaces: which of the host's it is
 # published on is for `docker run -p` or the compose file to say.
-ENV PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/sftp-gateway/bin:$PATH \
+    LOGNAME=sftp-gateway \
+    PYTHONDONTWRITEBYTECODE=1 \
     SFTP_GATEWAY_METRICS_HOST=0.0.0.0
 
 USER 10001:10001
@@ -72,6 +74,6 @@ WORKDIR /srv/sftp-gateway
 EXPOSE 2222 9222
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=3 \
-    CMD ["/opt/sftp-gateway/bin/sftp-gateway", "healthcheck"]
+    CMD ["sftp-gateway", "healthcheck"]
 ENTRYPOINT ["/opt/sftp-gateway/bin/sftp-gateway"]
 CMD ["serve"]

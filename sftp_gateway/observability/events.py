@@ -51,7 +51,7 @@ class SessionEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection(SessionEvent):
-    """A client connected; nothing is known of it yet but its address."""
+    """A client connected and begins to log in."""
 
     name: ClassVar[str] = "connection"
 
@@ -103,7 +103,7 @@ class FileOpened(SessionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileClosed(SessionEvent):
-    """A file was closed, by the client or by the end of its session; `bytes` were served of it."""
+    """A file was closed ("ok"), or its session ended ("aborted"); `bytes` were served of it."""
 
     name: ClassVar[str] = "file_closed"
 
@@ -119,7 +119,7 @@ class FileClosed(SessionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderListed(SessionEvent):
-    """A folder was listed; `share` is None for the folders that the gateway makes up."""
+    """A folder was read and closed; `share` is None for the folders that the gateway makes up."""
 
     name: ClassVar[str] = "folder_listed"
 
@@ -171,7 +171,6 @@ class Request(SessionEvent):
     operation: str
     share: str | None = None
     path: RawPath | None = None
-    handle: int | None = None
     offset: int | None = None
     length: int | None = None
     bytes: int

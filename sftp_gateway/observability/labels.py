@@ -17,7 +17,6 @@ NO_SHARE: Final = "-"
 
 OPERATIONS: Final = frozenset(
     {
-        "init",
         "open",
         "close",
         "read",
@@ -65,7 +64,7 @@ RESULTS: Final = frozenset(
 
 LOGIN_RESULTS: Final = frozenset({"accepted", "refused"})
 
-LOGIN_METHODS: Final = frozenset({"none", "publickey", "password", "keyboard-interactive"})
+LOGIN_METHODS: Final = frozenset({"none", "publickey", "password"})
 
 LOGIN_REASONS: Final = frozenset(
     {
@@ -77,8 +76,8 @@ LOGIN_REASONS: Final = frozenset(
         "key_too_weak",
         "wrong_password",
         "no_password",
-        "too_many_attempts",
-        "stopping",
+        "bad_signature",
+        "signature_algorithm",
     }
 )
 
@@ -90,13 +89,10 @@ DENIAL_REASONS: Final = frozenset(
         "link_leads_out",
         "special_file",
         "unreadable",
-        "too_many_handles",
     }
 )
 
-COMMAND_KINDS: Final = frozenset(
-    {"exec", "shell", "pty", "subsystem", "forwarding", "agent", "x11", "environment"}
-)
+COMMAND_KINDS: Final = frozenset({"exec", "shell", "pty", "subsystem", "forwarding"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,14 @@ KEY_EXCHANGES: Final = (
     "curve25519-sha256@libssh.org",
 )
 
-#: For ciphers that do not authenticate by themselves; encrypt-then-MAC only.
-MACS: Final = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+#: For ciphers that do not authenticate by themselves. Encrypt-then-MAC is what stock clients
+#: prefer; the plain ones are all that some old clients have (libssh2 before 1.11, so curl).
+MACS: Final = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
 
 #: What clients may sign with; SHA-1 is not among it.
 SIGNATURES: Final = (

@@ -12,8 +12,8 @@ from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 
 #: Seconds between two looks, and how long a look may take before the share counts as hanging.
-INTERVAL: Final = 15.0
-PATIENCE: Final = 5.0
+INTERVAL: Final = 5.0
+PATIENCE: Final = 4.0
 
 #: Unit of the sums over several file systems, in bytes.
 _BLOCK: Final = 4096

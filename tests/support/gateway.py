@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,14 +99,15 @@ class Gateway:
             **more,
         )
 
-    def start(self) -> Gateway:
+    def start(self, runner: Sequence[str] = ()) -> Gateway:
+        """Start serving, through the program `runner` if one is given (such as setpriv)."""
         with (
             open(self.folder / "access.log", "ab") as log,
             open(self.folder / "stderr.log", "ab") as errors,
         ):
             before = len(self.events("server_started"))
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sftp_gateway", "serve"],
+                [*runner, sys.executable, "-m", "sftp_gateway", "serve"],
                 cwd=self.folder,
                 env=environment(**self._options),
                 stdin=subprocess.DEVNULL,
@@ -177,8 +178,17 @@ class Gateway:
 
     # Real clients
 
-    def ssh_options(self, *, key: Path | None = None) -> list[str]:
-        """Options of the OpenSSH clients: this host key, this worker key, nothing of the user's."""
+    def authorize(self, user: str, *lines: str) -> None:
+        """Write a user's authorized_keys file, which the gateway reads when it starts."""
+        folder = self.folder / "keys/authorized_keys"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / user).write_text("".join(f"{line}\n" for line in lines))
+
+    def ssh_options(self, *, key: Path | None = None, **more: str) -> list[str]:
+        """Options of the OpenSSH clients: this host key, this worker key, nothing of the user's.
+
+        `more` are further options, as ssh_config(5) names them.
+        """
         options = {
             "UserKnownHostsFile": str(self.known_hosts),
             "StrictHostKeyChecking": "yes",
@@ -186,11 +196,12 @@ class Gateway:
             "IdentitiesOnly": "yes",
             "IdentityAgent": "none",
             "BatchMode": "yes",
+            **more,
         }
         return ["-F", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
     def ssh(
-        self, *command: str, options: list[str] | None = None
+        self, *command: str, user: str = "gvpocr", options: list[str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
@@ -198,7 +209,7 @@ class Gateway:
                 *(options or self.ssh_options()),
                 "-p",
                 str(self.port),
-                "gvpocr@127.0.0.1",
+                f"{user}@127.0.0.1",
                 *command,
             ],
             stdin=subprocess.DEVNULL,
@@ -251,6 +262,16 @@ class Gateway:
             yield at
         finally:
             unmount(at, sshfs)
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: str = "", **options: str) -> Iterator[Gateway]:
+    """A gateway that is started and ended here, for the tests of a whole module to share."""
+    gateway = Gateway(folder, config, options)
+    try:
+        yield gateway.start()
+    finally:
+        gateway.close()
 
 
 def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:

@@ -71,7 +71,7 @@ def test_what_is_not_known_is_left_out():
     line = json.loads(
         encode(Request(session=NEW, operation="limits", bytes=0, duration=0.0, result="ok"))
     )
-    assert {"share", "path", "handle", "offset", "length"}.isdisjoint(line)
+    assert {"share", "path", "offset", "length"}.isdisjoint(line)
 
 
 def test_zero_and_false_are_values_and_stay():

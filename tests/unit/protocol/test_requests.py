@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from sftp_gateway.errors import ProtocolError
-from sftp_gateway.protocol.constants import OpenFlags
+from sftp_gateway.protocol.constants import WRITING_FLAGS, OpenFlags
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.protocol.requests import (
     AnyRequest,
@@ -333,6 +333,14 @@ def test_a_string_longer_than_its_packet_is_a_protocol_error():
 def test_extended_attributes_that_are_counted_but_not_there_are_a_protocol_error():
     with pytest.raises(ProtocolError, match="short"):
         decode_request(bytes.fromhex("0e 00000001 00000001 64 80000000 ffffffff"))
+
+
+@pytest.mark.parametrize("flag", wire.Open)
+def test_every_flag_of_open_has_the_drafts_number(flag):
+    request = decode_request(wire.encode_open(1, b"f", flag)[4:])
+    assert request == OpenRequest(1, b"f", OpenFlags[flag.name])
+    asks_for_more_than_reading = bool(request.pflags & WRITING_FLAGS)
+    assert asks_for_more_than_reading == (flag is not wire.Open.READ)
 
 
 def test_flags_of_open_that_the_draft_does_not_know_are_dropped():

@@ -13,6 +13,8 @@ from sftp_gateway.protocol.constants import (
     DATA_HEADER_LENGTH,
     MAX_PACKET_LENGTH,
     MAX_READ_LENGTH,
+    STATVFS_NOSUID,
+    STATVFS_RDONLY,
     StatusCode,
 )
 from sftp_gateway.protocol.responses import (
@@ -199,6 +201,11 @@ def test_the_fields_of_statvfs_are_in_the_order_of_the_struct():
     )
     with pytest.raises(wire.WireError):
         wire.decode_statvfs(wire.ExtendedReply(8, reply.payload[:-1]))
+
+
+def test_the_flags_of_statvfs_have_the_numbers_that_openssh_gives_them():
+    # PROTOCOL §4.4: SSH_FXE_STATVFS_ST_RDONLY and SSH_FXE_STATVFS_ST_NOSUID.
+    assert (STATVFS_RDONLY, STATVFS_NOSUID) == (0x1, 0x2)
 
 
 def test_the_limits_are_those_that_the_server_keeps():

@@ -83,3 +83,12 @@ def without_blocking(function: Callable[[], Result]) -> Result:
     if errors:
         raise errors[0]
     return results[0]
+
+
+#: All that a client can ask of a path and that follows links.
+FOLLOWING: tuple[Callable[[Share, bytes], object], ...] = (
+    lambda share, path: share.stat(path, wait=True),
+    read,
+    lambda share, path: entries(share.open_directory(path, wait=True)),
+    lambda share, path: share.statvfs(path, wait=True),
+)

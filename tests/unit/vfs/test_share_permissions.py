@@ -95,9 +95,7 @@ def test_a_folder_that_can_be_listed_but_not_passed_shows_its_names_and_their_ki
     make_share: MakeShare, finder: Finder
 ) -> None:
     """Nothing but the kind is known; what is hidden elsewhere is hidden here too."""
-    shown, file = use_as_nobody(
-        make_share(), finder, ("list", "listed"), ("read", "listed/file")
-    )
+    shown, file = use_as_nobody(make_share(), finder, ("list", "listed"), ("read", "listed/file"))
     assert shown == {"file": stat.S_IFREG, "sub": stat.S_IFDIR, "link": stat.S_IFLNK}
     assert file == DENIED
 

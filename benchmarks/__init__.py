@@ -1,0 +1,1 @@
+"""The gateway against other SFTP servers: same machine, same run, stock clients."""

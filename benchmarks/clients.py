@@ -1,0 +1,132 @@
+"""The stock clients: ssh, sftp and sshfs, pointed at one server and nothing of the user's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.peers import Peer
+from benchmarks.server import PATIENCE, POLL
+
+_CIPHER = re.compile(r"kex: server->client cipher: (\S+)")
+
+#: draft-ietf-secsh-filexfer-02 §4: length, SSH_FXP_INIT, version 3.
+_INIT = bytes((0, 0, 0, 5, 1, 0, 0, 0, 3))
+
+
+class Clients:
+    """Clients of `peer`, with all their options left at their defaults but those of the login."""
+
+    def __init__(self, peer: Peer, folder: Path) -> None:
+        """`folder` is made, for the mount point and for known_hosts."""
+        self._peer = peer
+        self._mount = folder / "mnt"
+        self._mount.mkdir(parents=True)
+        known_hosts = folder / "known_hosts"
+        key = Path(f"{peer.keys.host}.pub").read_text().split()[:2]
+        known_hosts.write_text(f"[127.0.0.1]:{peer.port} {' '.join(key)}\n")
+        self._options = {
+            "UserKnownHostsFile": str(known_hosts),
+            "StrictHostKeyChecking": "yes",
+            "IdentityFile": str(peer.keys.client),
+            "IdentitiesOnly": "yes",
+            "IdentityAgent": "none",
+            "BatchMode": "yes",
+        }
+
+    @property
+    def _ssh_options(self) -> Sequence[str]:
+        return ["-F", "none", *(f"-o{name}={value}" for name, value in self._options.items())]
+
+    @property
+    def _address(self) -> str:
+        return f"{self._peer.user}@127.0.0.1"
+
+    def ssh_sftp(self, *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+        """`ssh -s sftp`: a login and an SFTP session without an SFTP client."""
+        port = str(self._peer.port)
+        return subprocess.Popen(
+            ["ssh", *self._ssh_options, "-p", port, "-s", self._address, "sftp"],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @contextlib.contextmanager
+    def idle_sessions(self, number: int) -> Iterator[None]:
+        """Keep `number` SFTP sessions open in which nothing happens any more."""
+        sessions: list[subprocess.Popen[bytes]] = []
+        try:
+            for _ in range(number):
+                sessions.append(self.ssh_sftp(stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for session in sessions:
+                if session.stdin is None or session.stdout is None:
+                    raise AssertionError("both are pipes")
+                session.stdin.write(_INIT)
+                session.stdin.flush()
+                if len(session.stdout.read(9)) < 9:
+                    raise RuntimeError("a session ended before its VERSION")
+            yield
+        finally:
+            for session in sessions:
+                session.terminate()
+            for session in sessions:
+                session.communicate()
+
+    def sftp(self, *commands: str) -> None:
+        """Run `commands` in a batch of the `sftp` program; raises CalledProcessError."""
+        subprocess.run(
+            ["sftp", *self._ssh_options, "-P", str(self._peer.port), "-b", "-", self._address],
+            input="\n".join((*commands, "")).encode(),
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=PATIENCE,
+        )
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[Path]:
+        """A fresh mount of the data by sshfs with its default options."""
+        at = self._mount
+        command = [
+            "sshfs", "-f", "-p", str(self._peer.port), f"{self._address}:{self._peer.remote}",
+            str(at), *(f"-o{name}={value}" for name, value in self._options.items()),
+        ]  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        sshfs = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            while not os.path.ismount(at):
+                if sshfs.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"sshfs could not mount {self._peer.name}")
+                time.sleep(POLL)
+            yield at
+        finally:
+            _unmount(at, sshfs)
+
+    def cipher(self) -> str:
+        """The cipher that server and stock client agree on for what the server sends."""
+        port = str(self._peer.port)
+        said = subprocess.run(
+            ["ssh", "-v", *self._ssh_options, "-p", port, "-s", self._address, "sftp"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+        ).stderr.decode(errors="replace")
+        found = _CIPHER.search(said)
+        if found is None:
+            raise RuntimeError(f"cannot log in to {self._peer.name}:\n{said}")
+        return found[1]
+
+
+def _unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
+    if os.path.ismount(at) and subprocess.run(["fusermount3", "-u", str(at)]).returncode:
+        subprocess.run(["fusermount3", "-uz", str(at)], check=True)
+    try:
+        sshfs.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        sshfs.kill()
+        sshfs.wait()

@@ -1,0 +1,66 @@
+"""What a server costs, read from /proc: processor time and memory of it and all its children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """KiB of a group of processes: `pss` shares out what several map, `private` leaves it out."""
+
+    pss: float
+    private: float
+
+
+def family(pid: int) -> list[int]:
+    """The process `pid` and everything below it that is alive now."""
+    children: dict[int, list[int]] = {}
+    for child, fields in _stats():
+        children.setdefault(int(fields[1]), []).append(child)
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of the family of `pid`, with children that have ended (proc(5) stat).
+
+    A child's time is in its own entry while it lives and in its parent's once it was waited for,
+    so nothing is counted twice. Resolution: one clock tick, 10 ms.
+    """
+    members = set(family(pid))
+    ticks = sum(sum(map(int, fields[11:15])) for each, fields in _stats() if each in members)
+    return ticks / _TICKS
+
+
+def memory(pid: int) -> Memory:
+    """Memory of the family of `pid` (proc(5) smaps_rollup)."""
+    pss = private = 0
+    for member in family(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in (_PROC / str(member) / "smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name == "Pss":
+                    pss += int(value.split()[0])
+                elif name in ("Private_Clean", "Private_Dirty"):
+                    private += int(value.split()[0])
+    return Memory(pss, private)
+
+
+def _stats() -> Iterator[tuple[int, list[str]]]:
+    """The fields of /proc/PID/stat behind the name, from "state" on, of every process."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                # The name is in brackets and may hold anything, brackets too.
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                yield int(entry.name), fields

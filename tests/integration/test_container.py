@@ -1,0 +1,257 @@
+"""`docker-compose up sftp-gateway` in a fresh clone, as its README says, to a mounted tree."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import stat
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, wait_for
+
+# The first run makes the base image and downloads what the image is built of.
+pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
+
+#: Who cloned the repository, and whom the image runs as.
+OWNER, GATEWAY = 1000, 10001
+
+#: Keeps the image's layers from one run to the next.
+CACHE_IMAGE = "sftp-gateway-test:cache"
+
+
+def _run(*command: str, env: Mapping[str, str], cwd: Path = REPOSITORY) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def _bare_environment(**more: str) -> dict[str, str]:
+    """None of the machine's own settings for the gateway or for Compose."""
+    kept = ("PATH", "HOME", "DOCKER_HOST", "PIP_INDEX_URL")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+def _clone(folder: Path, *, umask: int = 0o022) -> None:
+    """The files that a clone would have, with the owner and modes of an ordinary user's clone."""
+    listed = _run(
+        *("git", "-c", "safe.directory=*", "ls-files", "-z"),
+        *("--cached", "--others", "--exclude-standard"),
+        env=_bare_environment(),
+    )
+    for name in filter(None, listed.split("\0")):
+        source, copy = REPOSITORY / name, folder / name
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            copy.chmod((0o777 if os.access(source, os.X_OK) else 0o666) & ~umask)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, OWNER, OWNER)
+        if path.is_dir():
+            path.chmod(0o777 & ~umask)
+
+
+class Deployment(Gateway):
+    """A clone that docker-compose serves; `options` are what a user would set in .env."""
+
+    def __init__(self, folder: Path, docker_host: str, options: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.environment = _bare_environment(
+            DOCKER_HOST=docker_host,
+            COMPOSE_PROJECT_NAME=f"sftp-gateway-test-{uuid.uuid4().hex[:8]}",
+            SFTP_PORT=str(self.port),
+            METRICS_PORT=str(self.metrics_port),
+            **options,
+        )
+
+    def compose(self, *arguments: str) -> str:
+        return _run("docker-compose", *arguments, env=self.environment, cwd=self.folder)
+
+    def inspect(self) -> dict[str, Any]:
+        """What the engine says of the container that serves."""
+        container = self.compose("ps", "-q", "sftp-gateway").strip()
+        found: list[dict[str, Any]] = json.loads(
+            _run("docker", "inspect", container, env=self.environment)
+        )
+        return found[0]
+
+    def up(self, *options: str) -> None:
+        self.compose("up", "-d", *options, "sftp-gateway")
+        try:
+            wait_for(self._answers, "the container to serve")
+        except AssertionError as error:
+            raise AssertionError(self.compose("logs", "--tail", "50")) from error
+
+    def _answers(self) -> bool:
+        # Docker's proxy accepts before the gateway does, and then closes.
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port)) as ssh,
+        ):
+            return ssh.recv(4) == b"SSH-"
+        return False
+
+    def wait_until_healthy(self) -> None:
+        def healthy() -> bool:
+            health = self.inspect()["State"]["Health"]
+            assert health["Status"] != "unhealthy", health["Log"]
+            return bool(health["Status"] == "healthy")
+
+        wait_for(healthy, "the container to be healthy", patience=120)
+
+    def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        logs = self.compose("logs", "--no-color", "--no-log-prefix", "sftp-gateway")
+        lines = [f"{line}\n" for line in logs.splitlines() if line.startswith("{")]
+        (self.folder / "access.log").write_text("".join(lines))
+        return super().events(name, **fields)
+
+
+@pytest.fixture(scope="module")
+def docker_host() -> Iterator[str]:
+    address = _run("scripts/docker-engine", "start", env=_bare_environment()).strip()
+    environment = _bare_environment(DOCKER_HOST=address)
+    try:
+        _run("scripts/base-image", env=environment)
+        yield address
+    finally:
+        _run("scripts/docker-engine", "stop", env=_bare_environment())
+
+
+@pytest.fixture(scope="module")
+def image(docker_host: str) -> Iterator[str]:
+    """A name that no image has yet: `up` has to build it."""
+    name = f"sftp-gateway-test:{uuid.uuid4().hex[:8]}"
+    environment = _bare_environment(DOCKER_HOST=docker_host)
+    yield name
+    _run("docker", "tag", name, CACHE_IMAGE, env=environment)
+    _run("docker", "image", "rm", name, env=environment)
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    docker_host: str, image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("clone")
+    _clone(folder)
+    deployment = Deployment(folder, docker_host, {"GATEWAY_IMAGE": image})
+    try:
+        deployment.up()
+        yield deployment
+    finally:
+        deployment.compose("down", "-v")
+
+
+def _owner_and_mode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, stat.S_IMODE(status.st_mode)
+
+
+def test_the_first_start_gives_everything_but_the_host_key_to_the_clones_owner(
+    deployed: Deployment,
+) -> None:
+    keys, shared = deployed.folder / "keys", deployed.folder / "shared"
+    assert _owner_and_mode(keys / "ssh_host_ed25519_key") == (GATEWAY, 0o600)
+    assert _owner_and_mode(keys / "worker_ed25519") == (OWNER, 0o600)
+    assert _owner_and_mode(keys / "authorized_keys/gvpocr") == (OWNER, 0o644)
+    for name in ("Bhushanji", "newsletters", "models", "huggingface", "huggingface/hub"):
+        assert _owner_and_mode(shared / name) == (OWNER, 0o755)
+
+
+def test_the_container_becomes_healthy_and_ready(deployed: Deployment) -> None:
+    deployed.wait_until_healthy()
+    assert deployed.http("/readyz")[0] == 200
+
+
+def test_the_container_has_no_rights_that_it_does_not_need(deployed: Deployment) -> None:
+    facts = deployed.inspect()
+    host = facts["HostConfig"]
+    assert facts["Config"]["User"] == f"{GATEWAY}:{GATEWAY}"
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    writable = [mount["Destination"] for mount in facts["Mounts"] if mount["RW"]]
+    assert writable == ["/srv/sftp-gateway/logs"]
+    metrics = facts["NetworkSettings"]["Ports"]["9222/tcp"]
+    assert [binding["HostIp"] for binding in metrics] == ["127.0.0.1"]
+
+
+def test_the_shares_are_the_same_through_a_mount_and_every_access_is_logged(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    noise = random.Random(2222)
+    files = {
+        "Bhushanji/एक पत्र.pdf": noise.randbytes(1_000_003),
+        "newsletters/2024/a b.txt": b"",
+        "models/deep/er/weights.bin": noise.randbytes(9_000_000),
+        "huggingface/hub/version.txt": b"1",
+    }
+    fill(deployed.folder / "shared", files)
+    with deployed.mounted(tmp_path / "mnt") as mount:
+        for name, content in files.items():
+            served = name.replace("huggingface", ".cache/huggingface")
+            assert (mount / served).read_bytes() == content
+            event = deployed.wait_event("file_closed", path=f"/home/gvpocr/{served}")
+            assert event["bytes"] == len(content)
+        with pytest.raises(PermissionError):
+            (mount / "models/new").touch()
+    assert deployed.wait_event("denied", path="/home/gvpocr/models/new")["user"] == "gvpocr"
+
+
+def test_not_even_a_process_in_the_container_can_write_to_a_share(deployed: Deployment) -> None:
+    attempt = "touch shared/models/new 2>&1 || true; touch keys/new 2>&1 || true"
+    answer = deployed.compose("exec", "-T", "sftp-gateway", "sh", "-c", attempt)
+    assert answer.count("Read-only file system") == 2
+
+
+def test_a_rebuilt_and_recreated_container_has_the_same_host_key(deployed: Deployment) -> None:
+    options = deployed.ssh_options()  # pin the host key of now
+    container = deployed.inspect()["Id"]
+    deployed.up("--build", "--force-recreate")
+    assert deployed.inspect()["Id"] != container
+    echo = deployed.ssh("echo", "SSH connection successful", options=options)
+    assert (echo.returncode, echo.stdout) == (0, "SSH connection successful\n")
+
+
+def test_stopping_ends_the_container_with_status_0(deployed: Deployment) -> None:
+    deployed.compose("stop")
+    state = deployed.inspect()["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 0)
+    assert deployed.events("server_stopped")
+    deployed.up()
+
+
+def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
+    deployed: Deployment, docker_host: str, image: str, tmp_path: Path
+) -> None:
+    _clone(tmp_path / "clone", umask=0o077)
+    options = {"GATEWAY_IMAGE": image, "GATEWAY_UID": "12345", "GATEWAY_GID": "12345"}
+    private = Deployment(tmp_path / "clone", docker_host, options)
+    try:
+        private.up()
+        private.wait_until_healthy()
+        assert private.inspect()["Config"]["User"] == "12345:12345"
+        assert private.ssh("echo", "hello").stdout == "hello\n"
+    finally:
+        private.compose("down", "-v")
+
+
+def test_a_copy_of_the_environments_example_sets_the_gateways_options(tmp_path: Path) -> None:
+    _clone(tmp_path / "clone")
+    clone = Deployment(tmp_path / "clone", "unix:///nowhere", {})
+    example = (clone.folder / ".env.example").read_text()
+    assert "SFTP_GATEWAY_ACCESS_LOG__LEVEL: requests" not in clone.compose("config")
+    (clone.folder / ".env").write_text(f"{example}\nSFTP_GATEWAY_ACCESS_LOG__LEVEL=requests\n")
+    assert "SFTP_GATEWAY_ACCESS_LOG__LEVEL: requests" in clone.compose("config")

@@ -1,0 +1,84 @@
+"""A file system whose reads hang: a folder shown through FUSE, each read held back by a gate.
+
+`python -m tests.support.slow_disk FOLDER MOUNT GATE` serves it in the foreground; reads wait for as
+long as the file GATE exists. libfuse answers ten requests at once: with that many reads held back,
+nothing else of the file system is answered either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
+
+
+@contextlib.contextmanager
+def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
+    """Show `folder` at `mount`; reads wait for as long as the file `gate` exists."""
+    mount.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.slow_disk", str(folder), str(mount), str(gate)],
+        cwd=REPOSITORY,
+        env=environment(),
+    )
+
+    def ready() -> bool:
+        assert process.poll() is None, "the slow disk ended"
+        return os.path.ismount(mount)
+
+    try:
+        wait_for(ready, "the slow disk")
+        yield mount
+    finally:
+        gate.unlink(missing_ok=True)
+        unmount(mount, process)
+
+
+def _serve(folder: str, mount: str, gate: str) -> None:
+    import mfusepy as fuse
+
+    class SlowDisk(fuse.Operations):
+        use_ns = True
+
+        def _real(self, path: str) -> str:
+            return os.path.join(folder, path.lstrip("/"))
+
+        def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+            try:
+                status = os.lstat(self._real(path))
+            except OSError as error:
+                raise fuse.FuseOSError(error.errno) from None
+            names = ("st_mode", "st_size", "st_uid", "st_gid", "st_nlink")
+            times = ("st_atime", "st_mtime", "st_ctime")
+            return {
+                **{name: getattr(status, name) for name in names},
+                **{name: getattr(status, f"{name}_ns") for name in times},
+            }
+
+        def readdir(self, path: str, fh: int) -> list[str]:
+            return [".", "..", *os.listdir(self._real(path))]
+
+        def open(self, path: str, flags: int) -> int:
+            return os.open(self._real(path), os.O_RDONLY)
+
+        def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+            while os.path.exists(gate):
+                time.sleep(0.01)
+            return os.pread(fh, size, offset)
+
+        def release(self, path: str, fh: int) -> int:
+            os.close(fh)
+            return 0
+
+    fuse.FUSE(SlowDisk(), mount, foreground=True, nothreads=False, direct_io=True, ro=True)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], sys.argv[2], sys.argv[3])

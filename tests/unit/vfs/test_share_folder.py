@@ -1,0 +1,114 @@
+"""The share's own folder: checked, replaced, gone and back again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import Denied, NotFound
+from sftp_gateway.vfs.share import Share
+from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read
+
+
+def test_a_healthy_share_tells_its_file_system(either: Share, root: Path) -> None:
+    assert either.check().f_blocks == os.statvfs(root).f_blocks
+    assert either.statvfs(b"folder/inner", wait=True).f_blocks == os.statvfs(root).f_blocks
+    assert read(either, b"file") == b"content"
+
+
+def test_a_folder_that_was_replaced_is_taken_over_by_the_check(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    root.mkdir()
+    (root / "new").write_bytes(b"new content")
+    assert read(either, b"file") == b"content"
+    before = descriptors().keys()
+    either.check()
+    assert descriptors().keys() == before
+    assert set(listing(either)) == {b"new"}
+    assert read(either, b"new") == b"new content"
+    with pytest.raises(NotFound):
+        either.lstat(b"file", wait=True)
+
+
+def test_what_is_open_stays_open_when_the_folder_is_replaced(either: Share, root: Path) -> None:
+    file = either.open_file(b"file", wait=True)
+    folder = either.open_directory(b"folder", wait=True)
+    root.rename(root.parent / "old")
+    root.mkdir()
+    either.check()
+    buffer = bytearray(7)
+    assert file.read_into(memoryview(buffer), 0, wait=True) == 7
+    assert buffer == b"content"
+    assert [entry.name for entry in entries(folder)][2:] == [b"inner"]
+    file.close()
+
+
+def test_a_folder_taken_over_is_confined_like_the_first(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    root.mkdir()
+    (root / "out").symlink_to("../outside")
+    either.check()
+    for path in (b"..", b"out/secret"):
+        with pytest.raises(Denied):
+            either.stat(path, wait=True)
+
+
+def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
+    make_share: MakeShare, tmp_path: Path, memory: Path
+) -> None:
+    place = tmp_path / "place"
+    place.symlink_to(memory)
+    (memory / "version").touch()
+    share = make_share(place)
+    assert share._local
+    place.unlink()
+    place.symlink_to("/proc")
+    share.check()
+    assert b"Linux" in read(share, b"version")
+    with pytest.raises(BlockingIOError):
+        share.lstat(b"version", wait=False)
+
+
+def test_a_folder_that_is_gone_fails_the_check(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    before = descriptors()
+    with pytest.raises(FileNotFoundError):
+        either.check()
+    root.write_bytes(b"a file instead")
+    with pytest.raises(NotADirectoryError):
+        either.check()
+    root.unlink()
+    root.symlink_to("share")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        either.check()
+    assert descriptors() == before
+
+
+def test_a_folder_that_comes_back_passes_the_check_again(either: Share, root: Path) -> None:
+    root.rename(root.parent / "old")
+    with pytest.raises(FileNotFoundError):
+        either.check()
+    (root.parent / "old").rename(root)
+    either.check()
+    assert read(either, b"file") == b"content"
+
+
+def test_a_share_without_a_folder_cannot_be_made(make_share: MakeShare, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = descriptors()
+    for path in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(OSError, match=r"No such file|Not a directory"):
+            make_share(path)
+    assert descriptors() == before
+
+
+def test_a_share_may_be_reached_through_a_link_of_the_servers_own(
+    make_share: MakeShare, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "way").symlink_to(root)
+    share = make_share(tmp_path / "way")
+    assert read(share, b"file") == b"content"
+    with pytest.raises(Denied):
+        share.stat(b"../outside/secret", wait=True)

@@ -1,0 +1,78 @@
+"""Fifos, sockets and devices are hidden, and never opened."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import Denied, FileSystemError, NotFound
+from sftp_gateway.vfs.share import Links, Share
+from tests.unit.vfs.helpers import FOLLOWING, MakeShare, listing, without_blocking
+
+
+@pytest.fixture
+def special(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """Special files of all kinds that we may make, and links to them."""
+    os.mkfifo(root / "fifo")
+    monkeypatch.chdir(root)  # a socket's path is short
+    made = {"fifo": b"fifo", "socket": b"socket"}
+    if os.geteuid() == 0:
+        os.mknod(root / "character", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+        os.mknod(root / "block", 0o666 | stat.S_IFBLK, os.makedev(7, 0))
+        made |= {"character": b"character", "block": b"block"}
+    for name in tuple(made):
+        (root / f"to_{name}").symlink_to(name)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        yield made
+
+
+def test_a_special_file_is_never_opened(either: Share, special: dict[str, bytes]) -> None:
+    for name in special.values():
+        for path in (name, b"to_" + name):
+            with pytest.raises(Denied) as raised:
+                without_blocking(lambda path=path: either.open_file(path, wait=True))  # type: ignore[misc]
+            assert raised.value.reason == "special_file"
+            assert raised.value.hidden
+
+
+def test_a_look_at_a_fifo_does_not_open_it(
+    either: Share, root: Path, special: dict[str, bytes]
+) -> None:
+    for operation in FOLLOWING[:3]:
+        with pytest.raises(FileSystemError):
+            without_blocking(lambda operation=operation: operation(either, special["fifo"]))  # type: ignore[misc]
+    with pytest.raises(OSError, match="No such device or address"):  # it has no reader
+        os.open(root / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+
+
+def test_a_special_file_is_hidden(either: Share, special: dict[str, bytes]) -> None:
+    for name in special.values():
+        for operation in (either.lstat, either.stat, either.open_directory, either.readlink):
+            with pytest.raises(NotFound):
+                operation(name, wait=True)
+        with pytest.raises(NotFound):
+            either.stat(b"to_" + name, wait=True)
+        with pytest.raises(NotFound):
+            either.stat(name + b"/x", wait=True)
+
+
+def test_a_special_file_is_left_out_of_listings(either: Share, special: dict[str, bytes]) -> None:
+    shown = set(listing(either))
+    assert shown.isdisjoint(special.values())
+    linked = {b"to_" + name for name in special.values()}
+    assert shown & linked == (linked if either.links is Links.INSIDE else set())
+
+
+def test_the_devices_of_a_dev_that_is_served_are_hidden(make_share: MakeShare) -> None:
+    share = make_share(Path("/dev"))
+    assert not {b"null", b"zero", b"full", b"tty"} & set(listing(share))
+    with pytest.raises(NotFound):
+        share.lstat(b"null", wait=True)
+    with pytest.raises(Denied, match="special_file"):
+        share.open_file(b"zero", wait=True)

@@ -1,0 +1,375 @@
+"""The tree of one user: what is made up, what is a share, and how misses are told apart."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import Denied, NotFound
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.tree import Place, Tree
+from tests.unit.vfs.helpers import MakeShare, entries, read
+
+HUB = ".cache/huggingface/hub"
+
+MakeTree = Callable[..., Tree]
+
+
+@pytest.fixture
+def make_tree(make_share: MakeShare, tmp_path: Path) -> MakeTree:
+    """Makes a tree of shares with these names; each has its name in a file `name`."""
+
+    def make(*names: str, withheld: Iterable[str] = (), user: str = "gvpocr") -> Tree:
+        shares = []
+        for number, name in enumerate(names):
+            folder = tmp_path / "shares" / str(number)
+            folder.mkdir(parents=True)
+            (folder / "name").write_text(name)
+            shares.append(make_share(folder, name=name))
+        return Tree(
+            user=user,
+            shares=shares,
+            withheld=withheld,
+            presentation=Presentation(uid=1, gid=2),
+            time=1234,
+        )
+
+    return make
+
+
+@pytest.fixture
+def tree(make_tree: MakeTree) -> Tree:
+    return make_tree("Bhushanji", "models", HUB)
+
+
+@pytest.fixture
+def nested(make_tree: MakeTree) -> Tree:
+    return make_tree("data", "data/sub", "data/x/y")
+
+
+def names(tree: Tree, path: bytes) -> list[bytes]:
+    """The made-up names in the folder `path` of the tree."""
+    place = tree.locate(path)
+    assert place.node is not None
+    return [entry.name for entry in tree.entries_of(place.node)]
+
+
+def where(place: Place) -> tuple[str | None, bytes]:
+    return (None if place.share is None else place.share.name), place.relative
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("path", "canonical"),
+    [
+        (b"", b"/home/gvpocr"),
+        (b".", b"/home/gvpocr"),
+        (b"./", b"/home/gvpocr"),
+        (b"models", b"/home/gvpocr/models"),
+        (b"models/", b"/home/gvpocr/models"),
+        (b"./models/./a", b"/home/gvpocr/models/a"),
+        (b"models//a///b", b"/home/gvpocr/models/a/b"),
+        (b"models/../Bhushanji", b"/home/gvpocr/Bhushanji"),
+        (b"..", b"/home"),
+        (b"../..", b"/"),
+        (b"../../../../etc/passwd", b"/etc/passwd"),
+        (b"/", b"/"),
+        (b"//", b"/"),
+        (b"///home//gvpocr", b"/home/gvpocr"),
+        (b"/..", b"/"),
+        (b"/../../..", b"/"),
+        (b"/home/gvpocr/models/../../../../..", b"/"),
+        (b"/home/../etc", b"/etc"),
+        (b"/a/b/../../c", b"/c"),
+        (b"/...", b"/..."),
+        (b"/..a/b..", b"/..a/b.."),
+        (b"/%2e%2e/x", b"/%2e%2e/x"),
+        (b"/a\\..\\b", b"/a\\..\\b"),
+        (b"~", b"/home/gvpocr/~"),
+        (b"\xff/\xfe", b"/home/gvpocr/\xff/\xfe"),
+        (b" ", b"/home/gvpocr/ "),
+    ],
+)
+def test_a_path_is_made_canonical_by_its_text(tree: Tree, path: bytes, canonical: bytes) -> None:
+    assert tree.canonical(path) == canonical
+    assert tree.canonical(canonical) == canonical
+
+
+@pytest.mark.parametrize("path", [b"\0", b"models/\0", b"models\0/../../etc", b"/\0/..", b"..\0"])
+def test_a_path_with_a_nul_byte_is_not_found(tree: Tree, path: bytes) -> None:
+    with pytest.raises(NotFound):
+        tree.canonical(path)
+    with pytest.raises(NotFound):
+        tree.locate(path)
+
+
+def test_a_path_of_100_000_bytes_is_only_text(tree: Tree) -> None:
+    assert tree.canonical(b"/" * 100_000) == b"/"
+    assert tree.canonical(b"../" * 33_333) == b"/"
+    assert tree.canonical(b"models/../" * 10_000) == b"/home/gvpocr"
+    place = tree.locate(b"models/" + b"n/" * 50_000)
+    assert where(place) == ("models", b"n/" * 49_999 + b"n")
+
+
+# Places
+
+
+@pytest.mark.parametrize("path", [b"/", b"/home", b"/home/gvpocr", b"", b".cache", b"/home/."])
+def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> None:
+    place = tree.locate(path)
+    assert where(place) == (None, b"")
+    assert place.node is not None
+    assert place.path == tree.canonical(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "share", "relative"),
+    [
+        (b"models", "models", b""),
+        (b"models/", "models", b""),
+        (b"/home/gvpocr/models", "models", b""),
+        (b"models/a/b", "models", b"a/b"),
+        (b"models/a/../b//c/.", "models", b"b/c"),
+        (b"Bhushanji/../models/x", "models", b"x"),
+        (b"models/models", "models", b"models"),
+        (b"models/home/gvpocr/models", "models", b"home/gvpocr/models"),
+        (b".cache/huggingface/hub", HUB, b""),
+        (b".cache/huggingface/hub/blobs", HUB, b"blobs"),
+        (b"../gvpocr/.cache/./huggingface/hub/x", HUB, b"x"),
+        (b"models/...", "models", b"..."),
+        (b"models/\xff", "models", b"\xff"),
+    ],
+)
+def test_a_path_in_a_share_is_split_into_share_and_rest(
+    tree: Tree, path: bytes, share: str, relative: bytes
+) -> None:
+    place = tree.locate(path)
+    assert where(place) == (share, relative)
+    assert (place.node is not None) == (relative == b"")
+    assert place.path == b"/home/gvpocr/" + share.encode() + (b"/" + relative if relative else b"")
+
+
+def test_names_of_shares_are_told_apart_by_case_and_in_whole(tree: Tree) -> None:
+    for path in (b"bhushanji", b"Models", b"model", b"models2", b"models ", b"models\n"):
+        with pytest.raises(NotFound):
+            tree.locate(path)
+
+
+def test_the_tree_knows_its_shares_and_its_home(tree: Tree) -> None:
+    assert tree.home == b"/home/gvpocr"
+    assert [share.name for share in tree.shares] == ["Bhushanji", "models", HUB]
+
+
+def test_a_user_without_shares_has_an_empty_home(make_tree: MakeTree) -> None:
+    tree = make_tree()
+    assert names(tree, b"") == []
+    assert names(tree, b"/") == [b"home"]
+    with pytest.raises(NotFound):
+        tree.locate(b"models")
+
+
+def test_a_name_in_devanagari_is_found_by_its_utf_8_bytes(make_tree: MakeTree) -> None:
+    name = "भूषणजी"
+    tree = make_tree(name, user="उपयोगकर्ता")
+    assert where(tree.locate(name.encode() + b"/x")) == (name, b"x")
+    assert names(tree, b"/home") == ["उपयोगकर्ता".encode()]
+
+
+# Listings
+
+
+def test_a_made_up_folder_lists_what_is_directly_in_it(tree: Tree) -> None:
+    assert names(tree, b"/") == [b"home"]
+    assert names(tree, b"/home") == [b"gvpocr"]
+    assert names(tree, b"") == [b".cache", b"Bhushanji", b"models"]
+    assert names(tree, b".cache") == [b"huggingface"]
+    assert names(tree, b".cache/huggingface") == [b"hub"]
+    assert names(tree, b"models") == []
+
+
+def test_a_made_up_folder_is_opened_with_its_dots(tree: Tree) -> None:
+    node = tree.locate(b".cache").node
+    assert node is not None
+    found = entries(tree.open_made_up(tree.entries_of(node)))
+    assert [entry.name for entry in found] == [b".", b"..", b"huggingface"]
+    assert {entry.attributes for entry in found} == {tree.attributes()}
+
+
+def test_a_made_up_folder_can_be_read_only_and_has_the_given_time(tree: Tree) -> None:
+    shown = tree.attributes()
+    assert shown.mode == stat.S_IFDIR | 0o555
+    assert (shown.uid, shown.gid) == (1, 2)
+    assert shown.atime == shown.mtime == 1234
+
+
+# Shares in shares
+
+
+@pytest.mark.parametrize(
+    ("path", "share", "relative"),
+    [
+        (b"data", "data", b""),
+        (b"data/name", "data", b"name"),
+        (b"data/subx", "data", b"subx"),
+        (b"data/sub", "data/sub", b""),
+        (b"data/sub/name", "data/sub", b"name"),
+        (b"data/sub/sub", "data/sub", b"sub"),
+        (b"data/sub/x/y", "data/sub", b"x/y"),
+        (b"data/sub/../name", "data", b"name"),
+        (b"data/x", None, b""),
+        (b"data/x/y", "data/x/y", b""),
+        (b"data/x/y/name", "data/x/y", b"name"),
+        (b"data/x/../x/y/z/..", "data/x/y", b""),
+        (b"data/z/x/y", "data", b"z/x/y"),
+    ],
+)
+def test_the_deepest_share_on_a_path_has_it(
+    nested: Tree, path: bytes, share: str | None, relative: bytes
+) -> None:
+    assert where(nested.locate(path)) == (share, relative)
+
+
+def test_a_folder_on_the_way_to_a_share_hides_the_folder_of_the_share_around_it(
+    nested: Tree,
+) -> None:
+    with pytest.raises(NotFound):
+        nested.locate(b"data/x/name")
+    with pytest.raises(Denied, match="outside_shares"):
+        nested.locate(b"data/x/deep/er")
+
+
+def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path: Path) -> None:
+    data = tmp_path / "shares" / "0"
+    (data / "sub").mkdir()
+    (data / "sub" / "hidden").touch()
+    place = nested.locate(b"data")
+    assert place.node is not None
+    assert place.share is not None
+    extra = nested.entries_of(place.node)
+    found = entries(place.share.open_directory(b"", extra=extra, wait=True))
+    assert [entry.name for entry in found] == [b".", b"..", b"sub", b"x", b"name"]
+    assert found[2].attributes == nested.attributes()
+
+
+def test_each_share_gives_its_own_files(nested: Tree) -> None:
+    for path in (b"data", b"data/sub", b"data/x/y"):
+        place = nested.locate(path + b"/name")
+        assert place.share is not None
+        assert read(place.share, place.relative) == path
+
+
+def test_the_order_of_the_shares_changes_nothing(make_tree: MakeTree) -> None:
+    tree = make_tree("data/x/y", "data/sub", "data")
+    assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
+    assert where(tree.locate(b"data/a")) == ("data", b"a")
+    assert where(tree.locate(b"data/x/y")) == ("data/x/y", b"")
+
+
+def test_a_share_in_a_folder_that_is_no_share_is_found(make_tree: MakeTree) -> None:
+    tree = make_tree("data/sub")
+    assert where(tree.locate(b"data")) == (None, b"")
+    assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
+
+
+# Misses
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b".Trash", b"autorun.inf", b"/home/.Trash", b"/.Trash", b"/etc", b"/home/root", b".cache/x"],
+)
+def test_a_name_that_is_not_in_a_made_up_folder_is_a_plain_miss(tree: Tree, path: bytes) -> None:
+    with pytest.raises(NotFound):
+        tree.locate(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/etc/passwd",
+        b"/home/root/.ssh",
+        b"/home/other/models",
+        b".ssh/authorized_keys",
+        b"/proc/self/root",
+        b"..a/x",
+        b"../x",
+        b"../../etc",
+        b"models/../missing",
+        b"/home/../etc",
+    ],
+)
+def test_a_deeper_path_or_one_with_dot_dot_was_asked_for_on_purpose(
+    tree: Tree, path: bytes
+) -> None:
+    with pytest.raises(Denied) as raised:
+        tree.locate(path)
+    assert raised.value.reason == "outside_shares"
+    assert raised.value.hidden
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"private",
+        b"private/",
+        b"private/a/b",
+        b"/home/gvpocr/private",
+        b"models/../private",
+        b"a/b",
+    ],
+)
+def test_a_share_that_only_others_have_is_denied_and_looks_missing(
+    make_tree: MakeTree, path: bytes
+) -> None:
+    tree = make_tree("models", withheld=["private", "a/b"])
+    with pytest.raises(Denied) as raised:
+        tree.locate(path)
+    assert raised.value.reason == "share_not_granted"
+    assert raised.value.hidden
+
+
+def test_a_withheld_share_is_not_listed(make_tree: MakeTree) -> None:
+    tree = make_tree("models", withheld=["private", "a/b"])
+    assert names(tree, b"") == [b"models"]
+
+
+@pytest.mark.parametrize("path", [b"privat", b"private2", b"Private", b"a", b"/private"])
+def test_a_name_that_is_only_like_that_of_a_withheld_share_is_a_plain_miss(
+    make_tree: MakeTree, path: bytes
+) -> None:
+    with pytest.raises(NotFound):
+        make_tree("models", withheld=["private", "a/b"]).locate(path)
+
+
+def test_a_share_in_a_withheld_one_is_found_and_the_rest_is_not_granted(
+    make_tree: MakeTree,
+) -> None:
+    tree = make_tree("data/sub", withheld=["data"])
+    assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
+    assert names(tree, b"data") == [b"sub"]
+    with pytest.raises(Denied, match="share_not_granted"):
+        tree.locate(b"data/other")
+
+
+def test_a_withheld_share_in_a_granted_one_does_not_hide_the_real_folder(
+    make_tree: MakeTree,
+) -> None:
+    tree = make_tree("data", withheld=["data/sub"])
+    assert where(tree.locate(b"data/sub/a")) == ("data", b"sub/a")
+
+
+def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) -> None:
+    share = make_share(root, name="models")
+    trees = [
+        Tree(user=user, shares=[share], presentation=Presentation(), time=os.getpid())
+        for user in ("one", "two")
+    ]
+    assert [names(tree, b"/home") for tree in trees] == [[b"one"], [b"two"]]
+    with pytest.raises(Denied, match="outside_shares"):
+        trees[0].locate(b"/home/two/models")
