@@ -147,7 +147,11 @@ class Settings(BaseSettings):
     """All options; relative paths start at the working directory."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
     )
 
     host: str = Field("", description="The address to listen on; empty means all of them.")

@@ -250,7 +250,7 @@ class SftpSession:
     ) -> None:
         try:
             packet = operation.finish(result).encode()
-        except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer
+        except Exception as error:  # whatever happens, the client gets an answer
             self._refuse(request, error, started)
             return
         self._send(packet)

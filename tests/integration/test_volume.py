@@ -82,7 +82,9 @@ def test_tar_of_ten_thousand_oddly_named_files_is_the_same_through_a_mount(
     served = {event["path"] for event in gateway.events("file_closed") if event["size"]}
     assert any(r"\xff\xfe latin-1 \xe9" in path for path in served)
     assert any("भूषणजी" in path for path in served)
-    assert len(gateway.events("file_opened")) >= FILES
+    # tar does not open empty files.
+    filled = sum(path.is_file() and path.stat().st_size > 0 for path in source.rglob("*"))
+    assert len(gateway.events("file_closed", whole=True)) == filled > FILES // 2
 
 
 def test_two_hundred_clients_read_at_once_without_an_error(
