@@ -23,15 +23,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)  # so that servers, mounts and data are cleared away
     plan = Plan(
         peers=[peer for peer in PEERS if peer.name in options.peers],
-        workloads=[each for each in WORKLOADS if each.name in options.only],
+        workloads=[each for each in WORKLOADS if each.name in (options.only or [each.name])],
         rounds=options.rounds or (2 if options.quick else 5),
         quick=options.quick,
         folder=options.folder,
     )
     done = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
     print(as_markdown(done))
-    if options.output:
-        _write(done, options.output)
+    output = options.output or (None if options.quick or options.only else _RESULTS)
+    if output is not None:
+        _write(done, output)
     return 0
 
 
@@ -48,11 +49,11 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Compare the gateway with other SFTP servers on this machine, by stock clients.",
+        description="Compare the gateway with other SFTP servers on this machine.",
     )
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument(
-        "--only", nargs="+", choices=names, default=names, metavar="WORKLOAD", help=" ".join(names)
+        "--only", nargs="+", choices=names, metavar="WORKLOAD", help=" ".join(names)
     )
     peers = [peer.name for peer in PEERS]
     parser.add_argument(
@@ -73,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="write OUTPUT.json and OUTPUT.md "
-        f"({_RESULTS.relative_to(REPOSITORY)} holds the published ones)",
+        help="write OUTPUT.json and OUTPUT.md (default: "
+        f"{_RESULTS.relative_to(REPOSITORY)}, or nothing with --quick or --only)",
     )
     return parser
 

@@ -114,6 +114,7 @@ class Clients:
             ["ssh", "-v", *self._ssh_options, "-p", port, "-s", self._address, "sftp"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            check=False,
             timeout=PATIENCE,
         ).stderr.decode(errors="replace")
         found = _CIPHER.search(said)
@@ -123,8 +124,10 @@ class Clients:
 
 
 def _unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
-    if os.path.ismount(at) and subprocess.run(["fusermount3", "-u", str(at)]).returncode:
-        subprocess.run(["fusermount3", "-uz", str(at)], check=True)
+    if os.path.ismount(at):
+        done = subprocess.run(["fusermount3", "-u", str(at)], check=False)
+        if done.returncode:  # busy, after a workload that failed
+            subprocess.run(["fusermount3", "-uz", str(at)], check=True)
     try:
         sshfs.wait(PATIENCE)
     except subprocess.TimeoutExpired:

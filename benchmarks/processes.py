@@ -14,10 +14,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """KiB of a group of processes: `pss` shares out what several map, `private` leaves it out."""
+    """KiB of a group of processes, the sum of what each has (proc(5) smaps, "Rss", "Pss", ...).
 
-    pss: float
-    private: float
+    `pss` shares out each page among all processes that map it, those of clients too: a library
+    that clients use as well weighs less the more of them there are. `anonymous` is the part of
+    it that is no file's, which only a server and its children share.
+    """
+
+    rss: int
+    pss: int
+    anonymous: int
 
 
 def family(pid: int) -> list[int]:
@@ -44,16 +50,14 @@ def cpu_seconds(pid: int) -> float:
 
 def memory(pid: int) -> Memory:
     """Memory of the family of `pid` (proc(5) smaps_rollup)."""
-    pss = private = 0
+    kib = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
     for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for line in (_PROC / str(member) / "smaps_rollup").read_text().splitlines():
                 name, _, value = line.partition(":")
-                if name == "Pss":
-                    pss += int(value.split()[0])
-                elif name in ("Private_Clean", "Private_Dirty"):
-                    private += int(value.split()[0])
-    return Memory(pss, private)
+                if name in kib:
+                    kib[name] += int(value.split()[0])
+    return Memory(*kib.values())
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

@@ -57,9 +57,10 @@ def memory(stage: Stage) -> dict[str, float]:
         after = processes.memory(stage.server.pid)
     return {
         "memory_idle": before.pss / 1024,
+        "memory_idle_rss": before.rss / 1024,
         "memory_sessions": after.pss / 1024,
         "memory_session": (after.pss - before.pss) / number,
-        "memory_session_private": (after.private - before.private) / number,
+        "memory_session_anonymous": (after.anonymous - before.anonymous) / number,
     }
 
 
@@ -153,9 +154,10 @@ WORKLOADS: tuple[Workload, ...] = (
         run=memory,
         metrics=(
             _metric("memory_idle", "memory (PSS) before any session", "MiB"),
+            _metric("memory_idle_rss", "memory (RSS) before any session", "MiB"),
             _metric("memory_sessions", "memory (PSS) with idle sessions", "MiB"),
             _metric("memory_session", "memory (PSS) for an idle session", "KiB"),
-            _metric("memory_session_private", "private memory for an idle session", "KiB"),
+            _metric("memory_session_anonymous", "anonymous part of that", "KiB"),
         ),
     ),
     Workload(

@@ -20,6 +20,7 @@ from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
+from tests.unit.vfs.helpers import unread
 
 Identity = tuple[int, int]
 
@@ -174,7 +175,7 @@ def use(finder: Finder, root: Path, links: Links, paths: list[str]) -> list[obje
 
 
 def ask_attributes(share: Share, path: bytes) -> object:
-    return share.lstat(path, wait=True)
+    return unread(share.lstat(path, wait=True))
 
 
 def ask_content(share: Share, path: bytes) -> object:
@@ -197,7 +198,7 @@ def ask_names(share: Share, path: bytes) -> object:
         folder.close()
     for entry in entries[2:]:
         inner = path + b"/" + entry.name if path else entry.name
-        assert share.lstat(inner, wait=True) == entry.attributes
+        assert unread(share.lstat(inner, wait=True)) == unread(entry.attributes)
     return sorted(entry.name for entry in entries)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
 from sftp_gateway.vfs.files import Entry, OpenDirectory
 from sftp_gateway.vfs.share import Links, Share
@@ -52,6 +54,11 @@ def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
     found = {entry.name: entry for entry in entries(share.open_directory(path, wait=True))}
     assert found.pop(b".").attributes == found.pop(b"..").attributes
     return found
+
+
+def unread(attributes: Attributes) -> Attributes:
+    """`attributes` without the time of the last read, which a listing changes."""
+    return dataclasses.replace(attributes, atime=0)
 
 
 def descriptors() -> dict[str, str]:
