@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Final
 
 from sftp_gateway.errors import Denied
 from sftp_gateway.observability import events
 from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.labels import NO_SHARE
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.server.handles import FileHandle, FolderHandle
 from sftp_gateway.vfs.share import Share
-
-#: The `share` label of what belongs to no share: folders that the gateway makes up.
-NO_SHARE: Final = "-"
 
 
 class Recorder:

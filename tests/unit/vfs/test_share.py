@@ -277,7 +277,8 @@ def test_no_failing_operation_leaves_a_descriptor_behind(
 def test_running_out_of_descriptors_is_an_error_and_leaves_none_behind(either: Share) -> None:
     before = descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    highest = max(int(number) for number in before)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
     taken: list[int] = []
     codes: list[int | None] = []
     try:
