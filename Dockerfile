@@ -61,11 +61,9 @@ LABEL org.opencontainers.image.title="sftp-gateway" \
       org.opencontainers.image.description="A read-only SFTP server for workers that mount with stock sshfs" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# LOGNAME: a GATEWAY_UID has no entry in /etc/passwd, and asyncssh asks for the user's name.
 # The metrics' port listens on all of the container's interfaces: which of the host's it is
 # published on is for `docker run -p` or the compose file to say.
 ENV PATH=/opt/sftp-gateway/bin:$PATH \
-    LOGNAME=sftp-gateway \
     PYTHONDONTWRITEBYTECODE=1 \
     SFTP_GATEWAY_METRICS_HOST=0.0.0.0
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.peers import REPOSITORY, sshd
+from sftp_gateway import __version__
 
 _LIBRARIES = ("asyncssh", "cryptography", "uvloop")
 
@@ -28,7 +29,7 @@ def machine() -> dict[str, str | int | float]:
 def versions() -> dict[str, str]:
     """Versions of everything that takes part. Raises FileNotFoundError for what is missing."""
     return {
-        "sftp-gateway": _commit() or version("sftp-gateway"),
+        "sftp-gateway": _commit() or __version__,
         "sshfs": _said(r"SSHFS version (\S+)", "sshfs", "--version"),
         "OpenSSH client": _said(r"(OpenSSH_[^,]+)", "ssh", "-V"),
         # An sshd that does not know -V says its version before its usage.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sftp_gateway.auth.keys import generate_ed25519
-from sftp_gateway.settings import Settings
+from sftp_gateway.settings import DEFAULT_CONFIG_FILE, Settings
 
 HOST_KEY: Final = "ssh_host_ed25519_key"
 WORKER_KEY: Final = "worker_ed25519"
 AUTHORIZED_KEYS: Final = "authorized_keys"
+#: Host keys that are used if they are there, besides the one that is made at the first start:
+#: a server that is replaced may have had them.
+OTHER_HOST_KEYS: Final = ("ssh_host_ecdsa_key", "ssh_host_rsa_key")
 
 _SHARE_TEXT: Final = """\
 This folder is the share "{name}" of sftp-gateway.
@@ -40,10 +44,6 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
     keys = settings.keys_dir
     first = not (keys / HOST_KEY).exists()
     _make_folder(keys)
-    if gateway is not None and not os.stat(keys).st_mode & 0o001:
-        # The gateway's user has to get through the folder; what is in it has modes of its own.
-        os.chmod(keys, os.stat(keys).st_mode | 0o011)  # noqa: S103 - passing, not listing
-        say(f"let others pass through {keys} (mode +x), so that the gateway can read its host key")
     if first:
         _make_pair(keys / HOST_KEY, "sftp-gateway host key", owner=gateway)
         say(f"made the host key {keys / HOST_KEY}")
@@ -53,6 +53,50 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
         default = Settings.model_fields["shares"].get_default(call_default_factory=True)
         if name in default and share.path == default[name].path:
             _make_share(name, share.path, first=first, say=say)
+    if gateway is not None:
+        _let_in(settings, gateway, say)
+
+
+def _let_in(settings: Settings, gateway: Owner, say: Callable[[str], None]) -> None:
+    """Let the gateway's user read what it needs, whatever the umask of whoever made it."""
+    keys = settings.keys_dir
+    for path in (keys / name for name in (HOST_KEY, *OTHER_HOST_KEYS)):
+        if path.is_file() and path.stat().st_uid != gateway.uid:
+            os.chown(path, gateway.uid, gateway.gid, follow_symlinks=False)
+            say(f"gave {path} to the gateway's user {gateway.uid}")
+    authorized = keys / AUTHORIZED_KEYS
+    config = DEFAULT_CONFIG_FILE.parent
+    secrets = [user.password_hash_file for user in settings.users.values()]
+    for path in (keys, authorized, config):
+        _let_read(path, gateway, public=True, say=say)
+    for path in authorized.glob("*"):
+        _let_read(path, gateway, public=True, say=say)
+    for path in (DEFAULT_CONFIG_FILE, *filter(None, secrets)):
+        _let_read(path, gateway, public=False, say=say)
+
+
+def _let_read(path: Path, gateway: Owner, *, public: bool, say: Callable[[str], None]) -> None:
+    """Give the gateway's user the one right that it needs: to read a file, to pass a folder.
+
+    By way of the group where the group has no rights that it could lose, so that nobody else
+    gets any; otherwise, for what is no secret, by way of everybody.
+    """
+    if path.is_symlink() or not path.exists():
+        return
+    status = path.stat()
+    right = 0o1 if path.is_dir() else 0o4
+    shift = 6 if status.st_uid == gateway.uid else 3 if status.st_gid == gateway.gid else 0
+    if status.st_mode >> shift & right:
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if not mode & 0o070:
+        os.chown(path, -1, gateway.gid)
+        os.chmod(path, mode | right << 3)
+    elif public:
+        os.chmod(path, mode | right << 3 | right)
+    else:
+        return
+    say(f"let the gateway's user {gateway.uid} read {path}")
 
 
 def _has_logins(settings: Settings) -> bool:
@@ -116,7 +160,8 @@ def _owner_of(path: Path) -> Owner | None:
 def _make_folder(path: Path) -> None:
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for folder in reversed(missing):
-        folder.mkdir(mode=0o755)
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask is
         owner = _owner_of(folder.parent)
         if owner is not None:
             os.chown(folder, owner.uid, owner.gid)

@@ -17,12 +17,8 @@ from sftp_gateway.auth import (
     private_key_mistakes,
     public_file_mistakes,
 )
-from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY
-from sftp_gateway.settings import Settings, UserSettings
-
-#: Host keys that are used if they are there, besides the one that is made at the first start:
-#: a server that is replaced may have had them.
-OTHER_HOST_KEYS: Final = ("ssh_host_ecdsa_key", "ssh_host_rsa_key")
+from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
+from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
 
@@ -45,22 +41,14 @@ async def inspect(settings: Settings) -> Findings:
         await _inspect_user(settings, name, user, findings)
     for name, share in settings.shares.items():
         _inspect_share(name, share.path, findings)
-    file = settings.access_log.file
-    if file is not None and not file.parent.is_dir():
-        findings.mistakes.append(
-            f"access_log.file: there is no folder {file.parent}; make it, or name another file"
-        )
-    if file is None and not settings.access_log.stdout:
-        findings.warnings.append(
-            "access_log: stdout is off and no file is named; no access will be logged"
-        )
+    _inspect_access_log(settings.access_log, findings)
     return findings
 
 
 def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
     own = settings.keys_dir / HOST_KEY
     others = [settings.keys_dir / name for name in OTHER_HOST_KEYS]
-    found = [path for path in (own, *others) if path.exists()]
+    found = [path for path in (own, *others) if _is_there(path)]
     if not found:
         findings.mistakes.append(
             f"keys_dir: there is no host key {own}; run `sftp-gateway init`, which makes one, "
@@ -103,9 +91,20 @@ async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
     return keys
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is something at `path`, or a folder before it that does not let us look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # said when its mode is looked at
+    return True
+
+
 def _is_safe(path: Path, findings: Findings) -> bool:
     """Whether there is a keys file, and nobody else could have put a key into it."""
-    if not path.exists():
+    if not _is_there(path):
         return False
     mistakes = public_file_mistakes(path)
     findings.mistakes += mistakes
@@ -128,7 +127,7 @@ async def _password_hash(name: str, user: UserSettings, findings: Findings) -> s
 
 
 def _inspect_share(name: str, path: Path, findings: Findings) -> None:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir would raise PermissionError
         findings.mistakes.append(
             f"shares.{name}.path: there is no folder {path}; make it, or name another"
         )
@@ -136,4 +135,16 @@ def _inspect_share(name: str, path: Path, findings: Findings) -> None:
         findings.mistakes.append(
             f"shares.{name}.path: the folder {path} cannot be read by this user "
             f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
+        )
+
+
+def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
+    file = options.file
+    if file is not None and not os.path.isdir(file.parent):
+        findings.mistakes.append(
+            f"access_log.file: there is no folder {file.parent}; make it, or name another file"
+        )
+    if file is None and not options.stdout:
+        findings.warnings.append(
+            "access_log: stdout is off and no file is named; no access will be logged"
         )

@@ -63,6 +63,8 @@ def _share_name(name: str) -> str:
 UserName = Annotated[str, AfterValidator(_user_name)]
 ShareName = Annotated[str, AfterValidator(_share_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+#: An empty list would mean asyncssh's own choice.
+CipherNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class _Model(BaseModel):
@@ -211,7 +213,7 @@ class Settings(BaseSettings):
     metrics_port: Port = Field(
         9222, description="The port of the metrics and health endpoint; 0 picks a free one."
     )
-    ciphers: Literal["fast", "compatible"] | tuple[str, ...] = Field(
+    ciphers: Literal["fast", "compatible"] | CipherNames = Field(
         "fast",
         description=(
             "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
@@ -306,27 +308,42 @@ def variable(option: str) -> str:
     return ENV_PREFIX + option.replace(".", "__").upper()
 
 
+#: Options that have parts of their own, behind `__`.
+_WITH_PARTS: Final = frozenset({"access_log", "users", "shares"})
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that looks like an option and is none."""
-    known = set(Settings.model_fields)
     return [
         f"{name}: there is no such option; see docs/configuration.md"
         for name in sorted(environ)
         if name.upper().startswith(ENV_PREFIX)
         and name.upper() != CONFIG_VARIABLE
-        and name[len(ENV_PREFIX) :].lower().split("__")[0] not in known
+        and not _is_option(name[len(ENV_PREFIX) :].lower())
     ]
+
+
+def _is_option(name: str) -> bool:
+    """Whether `name` begins with an option; what is in one with parts, pydantic looks at."""
+    option, nested, _ = name.partition("__")
+    return option in Settings.model_fields and (not nested or option in _WITH_PARTS)
 
 
 def _is_echo(detail: Any) -> bool:
     """Whether pydantic says it a second time: once for each type that an option may have."""
-    return any(str(part).startswith("tuple[") for part in detail["loc"])
+    if isinstance(detail["input"], list | tuple):
+        return any(str(part).startswith("literal[") for part in detail["loc"])
+    return bool(detail["type"] == "tuple_type")
+
+
+def _is_of_pydantic(part: Any) -> bool:
+    """Whether a part of a location is no name of an option, but which type or item it is about."""
+    return isinstance(part, int) or part.startswith(("literal[", "tuple[")) or part == "[key]"
 
 
 def _sentence(detail: Any) -> str:
     """What is wrong with one option, from pydantic's account of it; never a secret's value."""
-    # Parts such as "[key]" and "tuple[str, ...]" are pydantic's, not names of options.
-    location = [str(part) for part in detail["loc"] if "[" not in str(part)]
+    location = [part for part in detail["loc"] if not _is_of_pydantic(part)]
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not location:
         return message
@@ -336,6 +353,7 @@ def _sentence(detail: Any) -> str:
     if location[0] not in ("users", "shares"):
         option += f" (environment: {variable(option)})"
     given = detail.get("input")
-    if "password" in option or not isinstance(given, str | int | float) or repr(given) in message:
+    # Whatever stands below `users` may be a password at the wrong place.
+    if location[0] == "users" or not isinstance(given, str | int | float) or repr(given) in message:
         return f"{option}: {message}"
     return f"{option}: {message} (it is {given!r})"

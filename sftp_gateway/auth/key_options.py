@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 
 from sftp_gateway.auth.addresses import AddressPatterns
 
-# Possessive (`*+`): a quote that was read as escaped stays so, as in sshd, and no input makes the
-# matching slow.
-_FIELD = re.compile(r'((?:\\"|"(?:\\"|[^"])*+"|[^ \t"])*+)(?:[ \t]+|\Z)')
-_OPTION = re.compile(r'(?:([A-Za-z0-9-]+)(?:="((?:\\"|[^"])*+)")?)?(?:,|\Z)')
+# Each character has one way to be read, so nothing is ever read in two ways: a backslash escapes
+# a quote that follows it and is itself before anything else, as in sshd.
+_QUOTED = r'"((?:\\"|[^"\\]|\\(?!"))*)"'
+_FIELD = re.compile(rf'((?:\\"|{_QUOTED}|[^ \t"\\]|\\(?!"))*)(?:[ \t]+|\Z)')
+_OPTION = re.compile(rf"(?:([A-Za-z0-9-]+)(?:={_QUOTED})?)?(?:,|\Z)")
 _EXPIRY = re.compile(r"([0-9]{8})(?:([0-9]{4})([0-9]{2})?)?(Z|UTC)?", re.IGNORECASE)
 _INTERNAL_SFTP = re.compile(r"internal-sftp(?![^ \t])")
 # An unknown name is shown only where it cannot be a piece of a key: those are of mixed case.

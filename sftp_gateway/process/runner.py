@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,12 @@ class StopSignal:
         await self._event.wait()
 
 
+def _raise_descriptor_limit() -> None:
+    """Let the process open as many files as it may: each open file of each client is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(main: Callable[[StopSignal], Awaitable[None]]) -> None:
     """Run `main` on uvloop, with a StopSignal that SIGTERM and SIGINT set.
 
@@ -42,6 +49,7 @@ def run(main: Callable[[StopSignal], Awaitable[None]]) -> None:
     a disk. Errors of `main` are raised.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    _raise_descriptor_limit()
 
     async def with_signals() -> None:
         stop = StopSignal()

@@ -18,9 +18,10 @@ REFUSAL: Final = (
 _MAX_COMMAND: Final = 4096
 
 #: `echo` and words, quoted or not, without anything that a shell would expand, run or redirect:
-#: printing that as it stands would not be what the shell does, so it is not answered.
+#: printing that as it stands would not be what the shell does, so it is not answered. Nor is a
+#: backslash, even in single quotes: some shells' echo reads it as an escape, others' does not.
 _ECHO: Final = re.compile(
-    r"""\ *echo(?:\ +(?:'[^']*'|"[^"$`\\]*"|[^\ '"$`\\;|&<>(){}*?\[\]~\#])+)*\ *""", re.VERBOSE
+    r"""\ *echo(?:\ +(?:'[^'\\]*'|"[^"$`\\]*"|[^\ '"$`\\;|&<>(){}*?\[\]~\#])+)*\ *""", re.VERBOSE
 )
 
 

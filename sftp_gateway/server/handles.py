@@ -20,7 +20,7 @@ _HANDLE: Final = Struct(">I")
 _MAX_PIECES: Final = 256
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class FileHandle:
     """An open file, and what was served of it."""
 
@@ -32,7 +32,6 @@ class FileHandle:
     served: int = 0
     #: Reads that are under way or wait for a thread; the file is closed behind the last of them.
     pending: int = 0
-    closing: bool = False
     #: Every byte before this was served.
     _contiguous: int = 0
     _pieces: dict[int, int] = field(default_factory=dict)
@@ -47,8 +46,8 @@ class FileHandle:
                 self._pieces[offset] = max(end, self._pieces.get(offset, 0))
             return
         self._contiguous = max(self._contiguous, end)
-        while self._pieces and self._contiguous in self._pieces:
-            self._contiguous = max(self._contiguous, self._pieces.pop(self._contiguous))
+        while self._pieces and (first := min(self._pieces)) <= self._contiguous:
+            self._contiguous = max(self._contiguous, self._pieces.pop(first))
 
     @property
     def whole(self) -> bool:
@@ -87,7 +86,11 @@ class HandleTable:
             raise TooManyHandles(f"{self.capacity} handles are open")
 
     def add(self, opened: FileHandle | FolderHandle) -> bytes:
-        """Enter what was opened; return its handle, four bytes that are not used again soon."""
+        """Enter what was opened; return its handle, four bytes that are not used again soon.
+
+        Raises TooManyHandles: others may have come in since `check_room` found a place.
+        """
+        self.check_room()
         while (handle := _HANDLE.pack(self._next)) in self._open:
             self._next = (self._next + 1) & 0xFFFFFFFF
         self._next = (self._next + 1) & 0xFFFFFFFF

@@ -85,14 +85,14 @@ class ShareMonitor:
 
         This is what `df` shows for a mount of the home folder. None before the first look.
         """
-        found = [
-            self._file_systems[share.name]
+        # By device: f_fsid is 0 for all of FUSE and NFS.
+        distinct = {
+            share.device: self._file_systems[share.name]
             for share in tree.shares
             if share.name in self._file_systems
-        ]
-        if not found:
+        }.values()
+        if not distinct:
             return None
-        distinct = {result.f_fsid: result for result in found}.values()
 
         def blocks(count: str) -> int:
             return sum(getattr(r, count) * r.f_frsize // _BLOCK for r in distinct)

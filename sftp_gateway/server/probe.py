@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 import asyncssh
@@ -15,6 +16,8 @@ async def handshake(host: str, port: int, *, seconds: float) -> str:
     Raises TimeoutError after `seconds`, OSError where nothing listens, and ConnectionError where
     something does that is no SSH server.
     """
+    # asyncssh's client asks for the user's name, and a container's user may have none.
+    os.environ.setdefault("LOGNAME", "sftp-gateway")
     async with asyncio.timeout(seconds):
         try:
             key = await asyncssh.get_server_host_key(host, port, config=None)
@@ -28,5 +31,6 @@ async def handshake(host: str, port: int, *, seconds: float) -> str:
 def same_key(public_line: str, public_file: Path) -> bool:
     """Whether the key is the one in `public_file`; comments do not count."""
     with contextlib.suppress(OSError):
-        return public_file.read_text(encoding="utf-8").split()[:2] == public_line.split()[:2]
+        text = public_file.read_text(encoding="utf-8", errors="replace")
+        return text.split()[:2] == public_line.split()[:2]
     return False

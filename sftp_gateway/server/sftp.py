@@ -33,10 +33,11 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_READ_LENGTH, StatusCode
 from sftp_gateway.protocol.framing import FrameReader
-from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name, refusal
+from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.status import refusal
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
@@ -105,6 +106,8 @@ class SftpSession:
         self._pending = 0
         self._slow_reads = 0
         self._waiting_reads: deque[tuple[rq.ReadRequest, FileHandle, float]] = deque()
+        #: Closed by the client while reads that it asked for before are still owed.
+        self._closing: set[FileHandle] = set()
         self._writing_paused = False
         self._reading_paused = False
         self._pumping = False
@@ -133,6 +136,7 @@ class SftpSession:
     def resume_writing(self) -> None:
         """They have room again."""
         self._writing_paused = False
+        self._start_slow_reads()
         self.pump()
 
     def connection_lost(self) -> None:
@@ -141,8 +145,9 @@ class SftpSession:
         self._backlog.clear()
         self._waiting_reads.clear()
         self._out.clear()
-        for opened in self._handles.drain():
+        for opened in (*self._handles.drain(), *self._closing):
             self._release(opened, result="aborted")
+        self._closing.clear()
 
     # Stopping
 
@@ -233,7 +238,7 @@ class SftpSession:
             return
         try:
             operation = self._dispatcher.plan(request)
-        except FileSystemError as error:
+        except Exception as error:  # whatever happens, the client gets an answer
             self._refuse(request, error, started)
             return
         try:
@@ -249,17 +254,20 @@ class SftpSession:
         self, request: rq.Request, operation: Operation, result: Any, started: float
     ) -> None:
         try:
-            packet = operation.finish(result).encode()
-        except Exception as error:  # whatever happens, the client gets an answer
+            response = operation.finish(result)
+            packet = response.encode()
+        except Exception as error:
+            operation.discard(result)
             self._refuse(request, error, started)
             return
         self._send(packet)
+        end = isinstance(response, rs.StatusResponse) and response.code is StatusCode.EOF
         self._recorder.request(
             operation_name(request),
             share=operation.share,
             path=operation.path,
             started=started,
-            result="ok",
+            result="eof" if end else "ok",
         )
 
     def _refuse(self, request: rq.Request, error: Exception, started: float) -> None:
@@ -361,7 +369,10 @@ class SftpSession:
             self._answer_read(request, opened, data, count, started)
 
     def _start_slow_reads(self) -> None:
-        while self._waiting_reads and self._slow_reads < MAX_SLOW_READS:
+        # Not while the channel is full: each of them would add its bytes to what waits there.
+        while (
+            self._waiting_reads and self._slow_reads < MAX_SLOW_READS and not self._writing_paused
+        ):
             request, opened, started = self._waiting_reads.popleft()
             self._slow_reads += 1
             self._lanes.submit(
@@ -391,7 +402,8 @@ class SftpSession:
         else:
             data, count = future.result()
             self._answer_read(request, opened, data, count, started)
-        if opened.closing and not opened.pending:
+        if opened in self._closing and not opened.pending:
+            self._closing.remove(opened)
             self._release(opened, result="ok")
         self._start_slow_reads()
         self._after_thread()
@@ -404,7 +416,7 @@ class SftpSession:
         count: int,
         started: float,
     ) -> None:
-        if count:
+        if count or not request.length:  # who asks for nothing gets it, and not the end of file
             self._send(data)
             opened.note_read(request.offset, count)
             result = "ok"
@@ -430,7 +442,7 @@ class SftpSession:
     def _close_handle(self, opened: FileHandle | FolderHandle) -> None:
         """CLOSE took `opened` out of the table; reads that were asked before it are still owed."""
         if isinstance(opened, FileHandle) and opened.pending:
-            opened.closing = True
+            self._closing.add(opened)
             return
         self._release(opened, result="ok")
         if isinstance(opened, FolderHandle):
@@ -463,6 +475,7 @@ class SftpSession:
         self._flush()
         self._failed(error)
         self._backlog.clear()
+        self._waiting_reads.clear()
         if not self._closed:
             self._closed = True
             self._channel.close()

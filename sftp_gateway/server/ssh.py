@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 
 import asyncssh
 
-from sftp_gateway.auth.authenticator import Authenticator, Decision
+from sftp_gateway.auth.authenticator import Authenticator, Decision, Reason
+from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.events import Session
@@ -94,12 +95,14 @@ class Connection(asyncssh.SSHServerConnection):
         self, username: str, key_data: bytes, msg: bytes, signature: bytes
     ) -> bool:
         """Whether the key is allowed and, where there is one, its signature right."""
+        guest, key = self.gateway_owner, fingerprint(key_data)
         if signature and _signature_algorithm(signature) not in algorithms.SIGNATURES:
-            self.gateway_owner.refuse_login(username, "publickey", "signature_algorithm")
+            guest.refuse_login(username, "publickey", "signature_algorithm", key=key)
             return False
+        guest.forget_decision()
         valid = await super().validate_public_key(username, key_data, msg, signature)
-        if signature and not valid:
-            self.gateway_owner.signature_refused(username)
+        if not valid:
+            guest.key_refused(username, key)
         return valid
 
 
@@ -183,17 +186,22 @@ class Guest(asyncssh.SSHServer):
     def _decided(self, user: str, method: str, decision: Decision) -> bool:
         self._decision, self._method = decision, method
         if not decision.accepted:
-            self.refuse_login(user, method, decision.reason.value)
+            self.refuse_login(user, method, decision.reason.value, key=decision.fingerprint)
         return decision.accepted
 
-    def signature_refused(self, user: str) -> None:
-        """The signature of an allowed key was wrong."""
-        if self._decision is not None and self._decision.accepted:
-            self.refuse_login(user, "publickey", "bad_signature")
+    def forget_decision(self) -> None:
+        """Another key is tried."""
+        self._decision = None
 
-    def refuse_login(self, user: str, method: str, reason: str) -> None:
+    def key_refused(self, user: str, key: str) -> None:
+        """A key came to nothing: if it was not decided here, asyncssh has refused it."""
+        if self._decision is None:  # a certificate, or a kind of key that is not served
+            self.refuse_login(user, "publickey", Reason.KEY_NOT_AUTHORIZED.value, key=key)
+        elif self._decision.accepted:
+            self.refuse_login(user, "publickey", "bad_signature", key=key)
+
+    def refuse_login(self, user: str, method: str, reason: str, *, key: str | None) -> None:
         """Log a refused attempt; raise DisconnectError after too many."""
-        key = self._decision.fingerprint if self._decision and method == "publickey" else None
         self.recorder.login_refused(user=user, method=method, key=key, reason=reason)
         self._refused += 1
         if self._refused >= self._server.limits.max_auth_tries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
@@ -190,10 +189,8 @@ class OpenDirectory:
             name = os.fsencode(found.name)
             if name in self._hidden:
                 continue
-            # A name that is gone again, or leads nowhere, is left out.
-            with contextlib.suppress(FileNotFoundError):
-                attributes = self._show(found)
-                if attributes is not None:
-                    return Entry(name, attributes)
+            attributes = self._show(found)
+            if attributes is not None:
+                return Entry(name, attributes)
         self._scan = None
         return None

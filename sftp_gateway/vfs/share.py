@@ -80,6 +80,11 @@ class Share:
         self._device = os.fstat(self._root).st_dev
         self._local = _is_local(self._root)
 
+    @property
+    def device(self) -> int:
+        """st_dev of the file system that the share's folder is on."""
+        return self._device
+
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
         os.close(self._root)
@@ -200,15 +205,15 @@ class Share:
             return self.show(os.fstat(pinned))
 
     def _show_entry(self, folder: bytes, entry: os.DirEntry[str]) -> Attributes | None:
-        """What is shown for an entry of `folder`; None or FileNotFoundError where it is hidden."""
+        """What is shown for an entry of `folder`; None where it is hidden, or gone again."""
         try:
             if self.links is Links.DEREFERENCE and entry.is_symlink():
                 path = folder + b"/" + os.fsencode(entry.name)
                 return self._attributes(path.lstrip(b"/"), follow=True, wait=True)
             return self._presentation.show(entry.stat(follow_symlinks=False))
-        except (NotFound, Denied):
+        except (NotFound, Denied, FileNotFoundError):
             return None
-        except PermissionError:
+        except OSError:  # one bad entry (a folder not to be searched, a dead mount) hides no other
             return _show_kind(entry)
 
     @contextmanager
@@ -235,7 +240,7 @@ class Share:
 
 
 def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
-    """What is shown in a folder that can be listed but not searched: only kinds are known."""
+    """What is shown of an entry that cannot be looked at: only its kind is known."""
     if entry.is_dir(follow_symlinks=False):
         kind = stat.S_IFDIR
     elif entry.is_symlink():

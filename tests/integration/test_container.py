@@ -81,7 +81,7 @@ class Deployment(Gateway):
 
     def inspect(self) -> dict[str, Any]:
         """What the engine says of the container that serves."""
-        container = self.compose("ps", "-q", "sftp-gateway").strip()
+        container = self.compose("ps", "--all", "-q", "sftp-gateway").strip()
         found: list[dict[str, Any]] = json.loads(
             _run("docker", "inspect", container, env=self.environment)
         )
@@ -113,8 +113,9 @@ class Deployment(Gateway):
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         logs = self.compose("logs", "--no-color", "--no-log-prefix", "sftp-gateway")
-        lines = [f"{line}\n" for line in logs.splitlines() if line.startswith("{")]
-        (self.folder / "access.log").write_text("".join(lines))
+        # Compose v2 puts a terminal's control sequence before each line.
+        lines = [line[line.index("{") :] for line in logs.splitlines() if '{"time"' in line]
+        (self.folder / "access.log").write_text("".join(f"{line}\n" for line in lines))
         return super().events(name, **fields)
 
 
@@ -137,6 +138,9 @@ def image(docker_host: str) -> Iterator[str]:
     yield name
     _run("docker", "tag", name, CACHE_IMAGE, env=environment)
     _run("docker", "image", "rm", name, env=environment)
+    # The run before left its image without a name.
+    ours = "label=org.opencontainers.image.title=sftp-gateway"
+    _run("docker", "image", "prune", "--force", "--filter", ours, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_a_stop_does_not_wait_for_a_disk_that_never_answers(
         slow_gateway.process.send_signal(signal.SIGTERM)
         slow_gateway.wait_event("server_stopped")
         for reader in readers:
-            with pytest.raises(OSError, match=r"mnt|slow|error"):
+            with pytest.raises(OSError, match=r"Errno"):
                 reader.result()
         # The kernel keeps a process until its reads have ended, whatever kills it.
         gate.unlink()

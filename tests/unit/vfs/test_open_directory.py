@@ -93,15 +93,6 @@ def test_what_is_not_shown_is_left_out(three: Path) -> None:
     assert sorted(names(folder)) == [b"a", b"c"]
 
 
-def test_a_name_that_is_gone_when_it_is_looked_at_is_left_out(three: Path) -> None:
-    def show(entry: os.DirEntry[str]) -> Attributes:
-        if entry.name == "b":
-            raise FileNotFoundError(errno.ENOENT, "gone")
-        return SHOWN
-
-    assert sorted(names(Folder(three, show=show).folder)) == [b"a", b"c"]
-
-
 def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
     failed: list[str] = []
 

@@ -174,17 +174,22 @@ def test_an_open_folder_is_listed_even_when_it_was_moved(either: Share, root: Pa
 # Operations that may not wait
 
 
-def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> None:
-    (memory / "folder").mkdir()
-    (memory / "folder" / "file").write_bytes(b"cached")
-    (memory / "link").symlink_to("folder/file")
-    share = Share(
+def local(folder: Path) -> Share:
+    """A share of which the caches can be asked: only openat2 can."""
+    return Share(
         name="share",
-        root=memory,
+        root=folder,
         links=Links.INSIDE,
         presentation=Presentation(),
         finder=Openat2(),
     )
+
+
+def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> None:
+    (memory / "folder").mkdir()
+    (memory / "folder" / "file").write_bytes(b"cached")
+    (memory / "link").symlink_to("folder/file")
+    share = local(memory)
     try:
         assert share.lstat(b"folder/file", wait=False) == share.lstat(b"folder/file", wait=True)
         assert share.stat(b"link", wait=False).size == 6
@@ -212,6 +217,15 @@ def test_without_waiting_an_escape_is_not_told_from_a_mount(either: Share, root:
     for path in (b"out/secret", b".."):
         with pytest.raises(BlockingIOError):
             either.stat(path, wait=False)
+
+
+def test_a_file_opened_without_waiting_waits_for_its_reads(memory: Path) -> None:
+    (memory / "file").touch()
+    share = local(memory)
+    file = share.open_file(b"file", wait=False)
+    assert os.get_blocking(file._descriptor)
+    file.close()
+    share.close()
 
 
 #: Holds a lease on the file argv[1], as Samba does for its clients, until its input ends.
@@ -309,3 +323,19 @@ def open_and_close_file(share: Share) -> None:
 
 def open_and_close_folder(share: Share) -> None:
     share.open_directory(b"folder", wait=True).close()
+
+
+def test_names_that_are_gone_when_they_are_looked_at_are_left_out(
+    either: Share, root: Path
+) -> None:
+    gone = root / "crowd"
+    gone.mkdir()
+    for number in range(50):
+        (gone / str(number)).touch()
+    folder = either.open_directory(b"crowd", wait=True)
+    for _ in range(3):  # `.`, `..`, and one that makes the folder's names be read
+        assert folder.take() is not None
+    for path in gone.iterdir():
+        path.unlink()
+    assert folder.take() is None
+    folder.close()

@@ -71,6 +71,18 @@ def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
         share.lstat(b"version", wait=False)
 
 
+def test_files_are_read_inline_from_the_file_system_that_was_taken_over(
+    either: Share, root: Path, memory: Path
+) -> None:
+    (memory / "file").touch()
+    root.rename(root.parent / "old")
+    root.symlink_to(memory)
+    either.check()
+    file = either.open_file(b"file", wait=True)
+    assert file.inline
+    file.close()
+
+
 def test_a_folder_that_is_gone_fails_the_check(either: Share, root: Path) -> None:
     root.rename(root.parent / "old")
     before = descriptors()

@@ -1,0 +1,36 @@
+"""The gateway that the conformance tests talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gateway import Gateway, fill, running
+
+#: What the one share of these tests holds, besides the folder `many`.
+BIG = bytes(range(256)) * 4096 + b"end"
+MANY = 5_000
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One gateway for all: no test can change anything, and each has sessions of its own."""
+    folder = tmp_path_factory.mktemp("gateway")
+    share = folder / "shared/share"
+    fill(share, {"big": BIG, "small": b"small\n", "empty": b"", "folder/file": b"below\n"})
+    (share / "link").symlink_to("small")
+    (share / "out").symlink_to("/etc/passwd")
+    (share / "many").mkdir()
+    for number in range(MANY):
+        (share / "many" / f"{number:04d} {'n' * (number % 240)}").touch()
+    config = f"""
+        [shares.share]
+        path = "{share}"
+        [shares.others]
+        path = "{folder}"
+        [users.gvpocr]
+        shares = ["share"]
+    """
+    with running(folder, config, SFTP_GATEWAY_MAX_HANDLES="100") as gateway:
+        yield gateway

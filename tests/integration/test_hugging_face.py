@@ -1,0 +1,160 @@
+"""A Hugging Face cache, made by huggingface_hub itself, is opened through a mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_hub import fake_hub
+from tests.support.gateway import Gateway
+
+pytestmark = pytest.mark.integration
+
+REPOSITORY = "test-org/tiny-model"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FOLDER = "models--test-org--tiny-model"
+
+
+def _safetensors(data: bytes) -> bytes:
+    """One tensor of bytes, in the format of safetensors: header's length, JSON header, data."""
+    header = {"weight": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+FILES = {
+    "config.json": b'{"model_type": "tiny", "hidden_size": 7}\n',
+    "model.safetensors": _safetensors(random.Random(9).randbytes(2_000_003)),
+    "tokenizer/vocab.txt": "नमस्ते\nworld\n".encode(),
+}
+
+#: What a worker does: everything from the cache, nothing from the network.
+WORKER = """
+import json, mmap, struct, sys
+from pathlib import Path
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+
+repository, commit, copy_to = sys.argv[1:]
+config = hf_hub_download(repository, "config.json", local_files_only=True)
+assert json.load(open(config)) == {"model_type": "tiny", "hidden_size": 7}
+assert Path(hf_hub_download(repository, "config.json")).samefile(config)
+assert try_to_load_from_cache(repository, "config.json") == config
+snapshot = Path(snapshot_download(repository, local_files_only=True))
+assert snapshot.name == commit, snapshot
+assert Path(snapshot_download(repository, revision=commit, local_files_only=True)) == snapshot
+with open(snapshot / "model.safetensors", "rb") as file:
+    weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    length = struct.unpack("<Q", weights[:8])[0]
+    [start, end] = json.loads(weights[8 : 8 + length])["weight"]["data_offsets"]
+    assert (start, 8 + length + end) == (0, len(weights))
+for path in snapshot.rglob("*"):
+    if path.is_file():
+        copy = Path(copy_to, path.relative_to(snapshot))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+"""
+
+
+def _run(code: str, *arguments: str, **variables: str) -> None:
+    """Run a program that uses huggingface_hub, with nothing of this machine's own settings."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**inherited, "HF_HUB_DISABLE_TELEMETRY": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache as huggingface_hub makes it; with a link that leads nowhere, as a broken one has."""
+    folder = tmp_path_factory.mktemp("huggingface")
+    with fake_hub(REPOSITORY, COMMIT, FILES) as endpoint:
+        _run(
+            "import sys, huggingface_hub\n"
+            "huggingface_hub.snapshot_download(sys.argv[1], cache_dir=sys.argv[2])",
+            REPOSITORY,
+            str(folder / "hub"),
+            HF_ENDPOINT=endpoint,
+            HF_HOME=str(folder / "home"),
+        )
+    snapshot = folder / "hub" / FOLDER / "snapshots" / COMMIT
+    assert os.readlink(snapshot / "config.json").startswith("../../blobs/")
+    (snapshot / "gone.bin").symlink_to("../../blobs/gone")
+    return folder / "hub"
+
+
+def _with_links() -> list[str]:
+    """sshfs options that let links with `..` through: newer ones refuse them by default."""
+    told = subprocess.run(["sshfs", "--help"], capture_output=True, text=True)
+    return ["no_contain_symlinks"] if "no_contain_symlinks" in told.stdout + told.stderr else []
+
+
+@pytest.fixture(params=["dereference", "inside"])
+def mount(
+    request: pytest.FixtureRequest,
+    make_gateway: Callable[..., Gateway],
+    cache: Path,
+    tmp_path: Path,
+) -> Iterator[Path]:
+    """The cache, served each way, through a mount of the home folder."""
+    gateway = make_gateway(
+        f'[shares.".cache/huggingface/hub"]\npath = "{cache}"\nlinks = "{request.param}"\n'
+    ).start()
+    options = _with_links() if request.param == "inside" else []
+    with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", *options) as home:
+        yield home / ".cache/huggingface/hub"
+
+
+def test_a_worker_opens_the_model_offline(mount: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    _run(
+        WORKER,
+        REPOSITORY,
+        COMMIT,
+        str(copies),
+        HF_HUB_OFFLINE="1",
+        HF_HUB_CACHE=str(mount),
+        HF_HOME=str(tmp_path / "home"),
+    )
+    assert {
+        str(path.relative_to(copies)): path.read_bytes()
+        for path in copies.rglob("*")
+        if path.is_file()
+    } == FILES
+
+
+@pytest.mark.parametrize("mount", ["dereference"], indirect=True)
+def test_a_dereferenced_share_shows_no_link_at_all(mount: Path) -> None:
+    entries = list(mount.rglob("*"))
+    assert len(entries) > 10
+    assert [entry for entry in entries if entry.is_symlink()] == []
+    snapshot = mount / FOLDER / "snapshots" / COMMIT
+    assert {*os.listdir(snapshot)} == {"config.json", "model.safetensors", "tokenizer"}
+    assert not os.path.lexists(snapshot / "gone.bin")
+    with pytest.raises(OSError, match=r"Invalid argument|Operation not permitted"):
+        os.readlink(snapshot / "config.json")
+    status = os.lstat(snapshot / "model.safetensors")
+    assert status.st_size == len(FILES["model.safetensors"])
+
+
+@pytest.mark.parametrize("mount", ["inside"], indirect=True)
+def test_a_share_with_its_links_shows_them_relative_and_working(mount: Path) -> None:
+    snapshot = mount / FOLDER / "snapshots" / COMMIT
+    for name, content in FILES.items():
+        assert (snapshot / name).is_symlink()
+        assert os.readlink(snapshot / name).startswith("../" * (2 + name.count("/")) + "blobs/")
+        assert (snapshot / name).read_bytes() == content
+    assert os.readlink(snapshot / "gone.bin") == "../../blobs/gone"
+    assert not (snapshot / "gone.bin").exists()

@@ -1,0 +1,319 @@
+"""An SFTP session without SSH: a real tree of shares, and a channel that the test holds in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sftp_gateway.observability import AccessLog, Metrics, events
+from sftp_gateway.server.dispatch import Dispatcher
+from sftp_gateway.server.handles import HandleTable
+from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp import SftpSession
+from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.beneath import choose_finder
+from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.share import Links, Share
+from sftp_gateway.vfs.tree import Tree
+from tests.support import sftp_wire as wire
+from tests.support.gateway import PATIENCE
+
+T = TypeVar("T")
+
+HOME = b"/home/worker/"
+
+
+class GatedShare(Share):
+    """A real share whose disk is slow on demand.
+
+    What `cold` names ("read", "open_file", "open_directory", "lstat") goes to a thread and waits
+    there until `gate` is set; everything else is answered at once. `failure` is raised by "lstat"
+    and "read", if it is set.
+    """
+
+    def __init__(self, root: Path, name: str = "share") -> None:
+        super().__init__(
+            name=name,
+            root=root,
+            links=Links.INSIDE,
+            presentation=Presentation(),
+            finder=choose_finder(),
+        )
+        self.cold: set[str] = set()
+        self.gate = threading.Event()
+        self.failure: Exception | None = None
+        self._arrived = threading.Semaphore(0)
+
+    def pass_gate(self, operation: str, *, wait: bool) -> None:
+        if operation in self.cold:
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, "cold")
+            self._arrived.release()
+            assert self.gate.wait(PATIENCE)
+        if self.failure is not None and operation in ("lstat", "read"):
+            raise self.failure
+
+    async def arrivals(self, count: int) -> None:
+        """Wait until so many threads (more) have come to the gate."""
+        with ThreadPoolExecutor(1) as pool:
+            for _ in range(count):
+                assert await asyncio.get_running_loop().run_in_executor(
+                    pool, self._arrived.acquire, True, PATIENCE
+                )
+
+    def lstat(self, path: bytes, *, wait: bool) -> Attributes:
+        self.pass_gate("lstat", wait=wait)
+        return super().lstat(path, wait=True)
+
+    def open_file(self, path: bytes, *, wait: bool) -> OpenFile:
+        self.pass_gate("open_file", wait=wait)
+        file = super().open_file(path, wait=True)
+        return _GatedFile(
+            share=self, descriptor=file._descriptor, size=file.size, inline=file.inline
+        )
+
+    def open_directory(
+        self, path: bytes, *, extra: Sequence[Entry] = (), wait: bool
+    ) -> OpenDirectory:
+        self.pass_gate("open_directory", wait=wait)
+        return super().open_directory(path, extra=extra, wait=True)
+
+
+class _GatedFile(OpenFile):
+    """Its reads come to the gate where the disk would be: while they hold the descriptor."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, *, share: GatedShare, **options: Any) -> None:
+        super().__init__(**options)
+        self._share = share
+
+    def _fill(self, descriptor: int, view: memoryview, offset: int, flags: int) -> int:
+        self._share.pass_gate("read", wait=not flags)
+        return super()._fill(descriptor, view, offset, 0)
+
+
+class WatchedLanes(Lanes):
+    """Lanes that tell when nothing is under way any more, and all of it was reported."""
+
+    def __init__(self, shares: Sequence[str]) -> None:
+        super().__init__(shares)
+        self._done = asyncio.Event()
+
+    def submit(
+        self,
+        share: str,
+        lane: Lane,
+        work: Callable[[], T],
+        done: Callable[[asyncio.Future[T]], None],
+    ) -> None:
+        def reported(future: asyncio.Future[T]) -> None:
+            done(future)
+            self._done.set()
+
+        super().submit(share, lane, work, reported)
+
+    def close(self) -> None:
+        super().close()
+        for executor in self._executors.values():
+            executor.shutdown(wait=True)
+
+    async def idle(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while any(self.depths().values()):
+                self._done.clear()
+                await self._done.wait()
+
+
+class MemoryChannel:
+    """Keeps what is written. After `room` bytes it says that it is full, as a client's window."""
+
+    def __init__(self) -> None:
+        self.session: SftpSession
+        self.writes: list[bytes] = []
+        self.room: int | None = None
+        self.reading = True
+        self.closed = False
+        self.changed = asyncio.Event()
+
+    @property
+    def written(self) -> int:
+        return sum(map(len, self.writes))
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "written to a closed channel"
+        self.writes.append(data)
+        self.changed.set()
+        if self.room is not None and self.written >= self.room:
+            self.session.pause_writing()
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def close(self) -> None:
+        assert not self.closed, "closed a second time"
+        self.closed = True
+        self.changed.set()
+
+
+class Lines:
+    """A sink that keeps the access log's lines."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def write(self, lines: bytes) -> None:
+        self.events.extend(map(json.loads, lines.splitlines()))
+
+    def close(self) -> None:
+        pass
+
+
+class Served:
+    """A session, with the client's side of it."""
+
+    def __init__(self, shares: Sequence[Share], *, capacity: int = 1024) -> None:
+        self.lines = Lines()
+        self.log = AccessLog(sinks=[self.lines], level="requests")
+        self.metrics = Metrics(version="test")
+        self.recorder = Recorder(
+            session=events.Session(session="0" * 16, client_ip="192.0.2.1", client_port=1),
+            log=self.log,
+            metrics=self.metrics,
+        )
+        self.lanes = WatchedLanes([share.name for share in shares])
+        self.handles = HandleTable(capacity=capacity)
+        self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
+        self.channel = MemoryChannel()
+        self.congested = False
+        self.failures: list[Exception] = []
+        self.session = SftpSession(
+            channel=self.channel,
+            handles=self.handles,
+            make_dispatcher=functools.partial(
+                Dispatcher,
+                tree=self.tree,
+                handles=self.handles,
+                made_up_statvfs=lambda tree: None,
+            ),
+            lanes=self.lanes,
+            recorder=self.recorder,
+            log_congested=lambda: self.congested,
+            failed=self.failures.append,
+        )
+        self.channel.session = self.session
+        self._client = wire.RawClient()
+        self._taken = 0
+        #: Every response so far.
+        self.replies: list[wire.Reply] = []
+
+    def close(self) -> None:
+        self.session.connection_lost()
+        self.lanes.close()
+        self.log.close(PATIENCE)
+
+    # The client
+
+    def feed(self, *packets: bytes) -> None:
+        """Send packets in one piece."""
+        self.session.data_received(b"".join(packets))
+
+    def begin(self) -> None:
+        self.feed(wire.encode_init())
+
+    def send(self, encode: Callable[..., bytes], *values: Any) -> int:
+        """Send a request; return its id."""
+        request_id, packet = self._client.request(encode, *values)
+        self.feed(packet)
+        return request_id
+
+    def prepare(self, encode: Callable[..., bytes], *values: Any) -> tuple[int, bytes]:
+        """The id and the packet of a request that is sent later."""
+        return self._client.request(encode, *values)
+
+    def receive(self) -> list[wire.Reply]:
+        """Take what was written; give all replies so far."""
+        writes = self.channel.writes
+        for data in writes[self._taken :]:
+            self.replies += self._client.receive(data)
+        self._taken = len(writes)
+        return self.replies
+
+    def answer(self, request_id: int) -> wire.Reply | None:
+        """The answer to a request, if it is there; no request has two."""
+        found = [r for r in self.receive() if getattr(r, "request_id", None) == request_id]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    async def answered(self, request_id: int) -> Any:
+        """Wait for the answer to a request."""
+        async with asyncio.timeout(PATIENCE):
+            while (reply := self.answer(request_id)) is None:
+                self.channel.changed.clear()
+                await self.channel.changed.wait()
+        return reply
+
+    async def all_answered(self, request_ids: Sequence[int]) -> list[Any]:
+        return [await self.answered(request_id) for request_id in request_ids]
+
+    async def ask(self, encode: Callable[..., bytes], *values: Any) -> Any:
+        """Send a request and wait for its answer."""
+        return await self.answered(self.send(encode, *values))
+
+    async def open(self, path: bytes) -> bytes:
+        """Open a file; return the handle."""
+        reply = await self.ask(wire.encode_open, HOME + path)
+        assert isinstance(reply, wire.HandleReply), reply
+        return reply.handle
+
+    async def opendir(self, path: bytes) -> bytes:
+        """Open a folder; return the handle."""
+        reply = await self.ask(wire.encode_opendir, HOME + path)
+        assert isinstance(reply, wire.HandleReply), reply
+        return reply.handle
+
+    # What it tells
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The access log's lines of one kind; ends the log."""
+        self.log.close(PATIENCE)
+        return [line for line in self.lines.events if line["event"] == name]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in self.metrics.render()[1].decode().splitlines():
+            head, _, value = line.rpartition(" ")
+            if head.partition("{")[0] == name and all(
+                f'{key}="{word}"' in head for key, word in labels.items()
+            ):
+                total += float(value)
+        return total
+
+
+@contextmanager
+def served(*shares: Share, capacity: int = 1024) -> Iterator[Served]:
+    """A session that has begun; it is over, with all that it has open, at the end."""
+    made = Served(shares, capacity=capacity)
+    try:
+        made.begin()
+        yield made
+    finally:
+        for share in shares:
+            if isinstance(share, GatedShare):
+                share.gate.set()
+        made.close()

@@ -1,0 +1,50 @@
+"""A share whose disk is slow on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.session import GatedShare
+from tests.unit.vfs.helpers import descriptors as all_descriptors
+
+MakeShare = Callable[[str], GatedShare]
+
+
+@pytest.fixture
+def make_share(tmp_path: Path) -> Iterator[MakeShare]:
+    """Makes a share of a new folder, which has the share's name."""
+    made: list[GatedShare] = []
+
+    def make(name: str) -> GatedShare:
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(GatedShare(folder, name))
+        return made[-1]
+
+    yield make
+    for share in made:
+        share.close()
+
+
+@pytest.fixture
+def share(make_share: MakeShare) -> GatedShare:
+    return make_share("share")
+
+
+@pytest.fixture
+def root(share: GatedShare, tmp_path: Path) -> Path:
+    """The folder of `share`."""
+    return tmp_path / "share"
+
+
+@pytest.fixture
+def descriptors(tmp_path: Path) -> Callable[[], int]:
+    """Counts the descriptors that this process has of files and folders of the test."""
+
+    def count() -> int:
+        return sum(target.startswith(str(tmp_path)) for target in all_descriptors().values())
+
+    return count

@@ -1,0 +1,216 @@
+"""What a session has open: handles of its own, so many at once, and how much was served of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from sftp_gateway.errors import InvalidHandle, TooManyHandles
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.vfs.files import OpenDirectory, OpenFile
+from tests.support.session import GatedShare
+
+Open = Callable[[int], FileHandle]
+KB = 1024
+
+
+@pytest.fixture
+def opened(share: GatedShare, root: Path) -> Iterator[Open]:
+    """Opens a file of so many bytes."""
+    files: list[OpenFile] = []
+
+    def make(size: int) -> FileHandle:
+        with open(root / "file", "wb") as file:
+            file.truncate(size)
+        files.append(share.open_file(b"file", wait=True))
+        return FileHandle(file=files[-1], share=share, path=b"/file", opened=0.0)
+
+    yield make
+    for file in files:
+        file.close()
+
+
+def folder() -> FolderHandle:
+    return FolderHandle(directory=OpenDirectory(first=()), share=None, path=b"/", opened=0.0)
+
+
+def note(handle: FileHandle, pieces: Sequence[tuple[int, int]]) -> FileHandle:
+    for offset, length in pieces:
+        handle.note_read(offset, length)
+    return handle
+
+
+# How much was served
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(0, 100)],
+        [(0, 50), (50, 50)],
+        [(50, 50), (0, 50)],
+        [(75, 25), (50, 25), (25, 25), (0, 25)],
+        [(50, 50), (50, 50), (0, 50)],
+        [(50, 10), (50, 50), (0, 50)],
+        [(50, 50), (50, 10), (0, 50)],
+        [(0, 60), (40, 60)],
+        [(40, 60), (0, 60)],
+        [(60, 40), (30, 60), (0, 40)],
+        [(10, 90), (90, 10), (0, 10)],
+        [(20, 1), (10, 90), (0, 15)],
+        [(0, 1), (2, 98), (1, 1)],
+        [(0, 100), (0, 100)],
+    ],
+)
+def test_a_file_is_whole_when_every_byte_was_served(
+    opened: Open, pieces: list[tuple[int, int]]
+) -> None:
+    handle = note(opened(100), pieces)
+    assert handle.whole
+    assert handle.reads == len(pieces)
+    assert handle.served == sum(length for _, length in pieces)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [(0, 99)],
+        [(1, 99)],
+        [(0, 50), (51, 49)],
+        [(51, 49), (0, 50)],
+        [(0, 50), (0, 50)],
+        [(50, 50), (25, 50)],
+    ],
+)
+def test_a_file_with_a_byte_missing_is_not_whole(
+    opened: Open, pieces: list[tuple[int, int]]
+) -> None:
+    assert not note(opened(100), pieces).whole
+
+
+def test_an_empty_file_is_whole_without_a_read(opened: Open) -> None:
+    assert opened(0).whole
+
+
+def test_a_file_that_grew_is_whole_with_the_bytes_that_it_had(opened: Open) -> None:
+    handle = note(opened(100), [(0, 100)])
+    assert handle.whole
+    assert note(handle, [(100, 1000)]).whole
+    assert note(opened(100), [(50, 1000), (0, 50)]).whole
+
+
+def test_a_file_that_shrank_is_not_whole(opened: Open, root: Path) -> None:
+    handle = opened(100)
+    os.truncate(root / "file", 40)
+    assert not note(handle, [(0, 40)]).whole
+
+
+def test_256_pieces_out_of_order_are_remembered_and_no_more(opened: Open) -> None:
+    ahead = [(piece * KB, KB) for piece in range(256, 0, -1)]
+    handle = note(opened(257 * KB), ahead)
+    assert not handle.whole
+    assert note(handle, [(0, KB)]).whole
+    # One more is served, and not remembered: a random reader is not asked further.
+    many = [(piece * KB, KB) for piece in range(1, 258)]
+    handle = note(opened(258 * KB), [*many, (0, KB)])
+    assert not handle.whole
+    assert handle.served == 258 * KB
+    assert note(handle, [(257 * KB, KB)]).whole
+
+
+def test_a_piece_that_was_overtaken_takes_no_place(opened: Open) -> None:
+    handle = opened(10 * KB)
+    for _ in range(2):
+        note(handle, [(KB + piece, 1) for piece in range(250)])
+        note(handle, [(0, 2 * KB)])
+    note(handle, [(3 * KB + 4 * piece, 4) for piece in range(256)])
+    assert note(handle, [(0, 3 * KB), (4 * KB, 6 * KB)]).whole
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(0, 60),
+    st.lists(st.tuples(st.integers(0, 70), st.integers(1, 30)), max_size=60),
+)
+@example(10, [(5, 5), (0, 7)])
+def test_whole_is_whether_the_pieces_cover_the_file(
+    opened: Open, size: int, pieces: list[tuple[int, int]]
+) -> None:
+    covered = {byte for offset, length in pieces for byte in range(offset, offset + length)}
+    assert note(opened(size), pieces).whole == (covered >= set(range(size)))
+
+
+# The table
+
+
+def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> None:
+    table = HandleTable(capacity=10)
+    file, listed = opened(1), folder()
+    of_file, of_folder = table.add(file), table.add(listed)
+    assert table.file(of_file) is table.get(of_file) is file
+    assert table.folder(of_folder) is table.get(of_folder) is listed
+    assert len(table) == 2
+    with pytest.raises(InvalidHandle):
+        table.file(of_folder)
+    with pytest.raises(InvalidHandle):
+        table.folder(of_file)
+
+
+@pytest.mark.parametrize("handle", [b"", b"\0", b"\0\0\0\1", b"\0\0\0\0\0", b"\xff" * 256])
+def test_what_is_no_handle_is_refused(handle: bytes) -> None:
+    table = HandleTable(capacity=10)
+    table.add(folder())
+    for ask in (table.file, table.folder, table.get, table.remove):
+        with pytest.raises(InvalidHandle):
+            ask(handle)
+
+
+def test_a_handle_that_was_closed_is_not_used_again() -> None:
+    table = HandleTable(capacity=10)
+    seen = set()
+    for _ in range(1000):
+        handle = table.add(folder())
+        assert handle not in seen
+        seen.add(handle)
+        table.remove(handle)
+        with pytest.raises(InvalidHandle):
+            table.get(handle)
+
+
+def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() -> None:
+    table = HandleTable(capacity=10)
+    first = table.add(folder())
+    table._next = 0xFFFFFFFF
+    assert table.add(folder()) == b"\xff\xff\xff\xff"
+    third = table.add(folder())
+    assert third not in (first, b"\xff\xff\xff\xff")
+    assert len(table) == 3
+
+
+def test_a_full_table_takes_no_more_until_one_is_closed() -> None:
+    table = HandleTable(capacity=3)
+    handles = []
+    for _ in range(3):
+        table.check_room()
+        handles.append(table.add(folder()))
+    for ask in (table.check_room, lambda: table.add(folder())):
+        with pytest.raises(TooManyHandles):
+            ask()
+    assert len(table) == 3
+    table.remove(handles[0])
+    table.add(folder())
+
+
+def test_draining_takes_everything_out() -> None:
+    table = HandleTable(capacity=10)
+    entered = [folder() for _ in range(5)]
+    for each in entered:
+        table.add(each)
+    assert {id(each) for each in table.drain()} == {id(each) for each in entered}
+    assert len(table) == 0

@@ -1,0 +1,132 @@
+"""Work that waits for one share's disk holds up no other share, and no other kind of work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sftp_gateway.server.lanes import Lane, Lanes
+from tests.support.gateway import PATIENCE
+
+Occupy = Callable[[str, Lane, int], None]
+
+
+@pytest.fixture
+def gate() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def lanes(gate: threading.Event) -> Iterator[Lanes]:
+    made = Lanes(["a", "b"])
+    yield made
+    gate.set()
+    made.close()
+
+
+@pytest.fixture
+def occupy(lanes: Lanes, gate: threading.Event) -> Occupy:
+    """Submits work that waits for the gate."""
+
+    def submit(share: str, lane: Lane, count: int) -> None:
+        for _ in range(count):
+            lanes.submit(share, lane, lambda: gate.wait(PATIENCE), lambda future: None)
+
+    return submit
+
+
+async def ran(lanes: Lanes, share: str, lane: Lane, work: Callable[[], object]) -> object:
+    """Submit work; return its result or raise its error, as `done` is given them."""
+    told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def done(future: asyncio.Future[object]) -> None:
+        assert future.done()
+        if (error := future.exception()) is not None:
+            told.set_exception(error)
+        else:
+            told.set_result(future.result())
+
+    lanes.submit(share, lane, work, done)
+    async with asyncio.timeout(PATIENCE):
+        return await told
+
+
+async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(lanes: Lanes) -> None:
+    reported: asyncio.Future[threading.Thread] = asyncio.get_running_loop().create_future()
+    lanes.submit(
+        "a",
+        Lane.READ,
+        threading.current_thread,
+        lambda future: reported.set_result(threading.current_thread()),
+    )
+    assert await reported is threading.current_thread()
+    worker = await ran(lanes, "a", Lane.READ, threading.current_thread)
+    assert worker is not threading.current_thread()
+    assert isinstance(worker, threading.Thread)
+    assert worker.name.startswith("a read")
+
+
+async def test_an_error_is_reported_as_one(lanes: Lanes) -> None:
+    def broken() -> None:
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        await ran(lanes, "a", Lane.READ, broken)
+
+
+@pytest.mark.parametrize(
+    ("share", "lane"), [("a", Lane.METADATA), ("b", Lane.READ), ("b", Lane.METADATA)]
+)
+async def test_a_lane_that_is_full_holds_up_no_other(
+    lanes: Lanes, occupy: Occupy, share: str, lane: Lane
+) -> None:
+    occupy("a", Lane.READ, 100)
+    assert await ran(lanes, share, lane, lambda: "served") == "served"
+
+
+async def test_work_behind_a_full_lane_runs_when_there_is_room(
+    lanes: Lanes, occupy: Occupy, gate: threading.Event
+) -> None:
+    occupy("a", Lane.METADATA, 100)
+    behind = asyncio.create_task(ran(lanes, "a", Lane.METADATA, lambda: "served"))
+    await ran(lanes, "a", Lane.READ, lambda: None)
+    assert not behind.done()
+    gate.set()
+    assert await behind == "served"
+
+
+async def test_depths_count_what_is_under_way_and_what_waits(
+    lanes: Lanes, occupy: Occupy, gate: threading.Event
+) -> None:
+    nothing = {(share, lane): 0 for share in ("a", "b") for lane in ("read", "metadata")}
+    assert lanes.depths() == nothing
+    occupy("a", Lane.READ, 20)
+    occupy("b", Lane.METADATA, 3)
+    assert lanes.depths() == {**nothing, ("a", "read"): 20, ("b", "metadata"): 3}
+    gate.set()
+    # Both lanes are emptied in order, each by several threads: so many at the end pass the rest.
+    await asyncio.gather(
+        *(ran(lanes, "a", Lane.READ, threading.Barrier(16).wait) for _ in "x" * 16)
+    )
+    await asyncio.gather(
+        *(ran(lanes, "b", Lane.METADATA, threading.Barrier(8).wait) for _ in "x" * 8)
+    )
+    assert lanes.depths() == nothing
+
+
+async def test_closed_lanes_wait_for_nobody_and_cancel_what_has_not_begun(
+    lanes: Lanes, occupy: Occupy
+) -> None:
+    occupy("a", Lane.METADATA, 8)
+    cancelled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    lanes.submit(
+        "a",
+        Lane.METADATA,
+        lambda: None,
+        lambda future: cancelled.set_result(future.cancelled()),
+    )
+    lanes.close()
+    assert await cancelled
