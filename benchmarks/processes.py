@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+#: Seconds without any change after which a server counts as idle.
+_QUIET = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> Memory:
-    """Memory of the family of `pid` (proc(5) smaps_rollup)."""
+    """Memory of the family of `pid` (proc(5) smaps_rollup), once it has come to rest.
+
+    The process that sshd made for a connection that was just closed does not count any more.
+    """
+    before = None
+    while before != (now := (family(pid), cpu_seconds(pid))):
+        before = now
+        time.sleep(_QUIET)
     kib = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
     for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -26,6 +26,7 @@ from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
 from sftp_gateway.process.runner import StopSignal, run
 from sftp_gateway.process.sockets import bind
+from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
@@ -173,6 +174,7 @@ class Gateway:
             recorder=recorder,
             log_congested=lambda: self._log.congested,
             failed=functools.partial(_failed, recorder),
+            max_read_length=_max_read_length(recorder.session.client_version or ""),
         )
 
     def _tree_of(self, user: str) -> Tree:
@@ -255,6 +257,15 @@ def _build() -> dict[str, str]:
         "asyncssh": version("asyncssh"),
         "cryptography": version("cryptography"),
     }
+
+
+def _max_read_length(client_version: str) -> int:
+    """How much one READ is answered with at most.
+
+    OpenSSH's own clients end the connection over a packet of more than 256 KiB, header included,
+    and yet ask for 256 KiB if told to (`sftp -B 262144`).
+    """
+    return ANNOUNCED_READ_LENGTH if "OpenSSH" in client_version else MAX_READ_LENGTH
 
 
 def _failed(recorder: Recorder, error: Exception) -> None:

@@ -79,8 +79,9 @@ class ShareSettings(_Model):
         "inside",
         description=(
             "`inside`: symbolic links are served as links, and followed only inside the share. "
-            "`dereference`: they are served as what they lead to, as a Hugging Face cache needs "
-            "with sshfs 3.7.6 and later."
+            "`dereference`: they are served as what they lead to. Current sshfs (3.7.6, and "
+            "Debian's updates of 3.7.3) refuses to follow links with `..` as a Hugging Face cache "
+            "has them, unless it is mounted with `follow_symlinks`."
         ),
     )
 

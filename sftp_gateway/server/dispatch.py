@@ -100,7 +100,6 @@ class Dispatcher:
             rq.StatRequest: self._stat,
             rq.FstatRequest: self._fstat,
             rq.OpendirRequest: self._opendir,
-            rq.ReaddirRequest: self._readdir,
             rq.RealpathRequest: self._realpath,
             rq.ReadlinkRequest: self._readlink,
             rq.StatvfsRequest: self._statvfs,
@@ -113,7 +112,7 @@ class Dispatcher:
         }
 
     def plan(self, request: rq.Request) -> Operation:
-        """What is to be done for `request` (READ is the session's own business).
+        """What is to be done for `request` (READ and READDIR are the session's own business).
 
         Raises FileSystemError where that is clear without looking at a disk.
         """
@@ -268,8 +267,8 @@ class Dispatcher:
             return self._tree.open_made_up(children)
         return place.share.open_directory(place.relative, extra=children, wait=wait)
 
-    def _readdir(self, request: rq.ReaddirRequest) -> Operation:
-        opened = self._handles.folder(request.handle)
+    def readdir(self, request: rq.ReaddirRequest, opened: FolderHandle) -> Operation:
+        """The next names of `opened`; one operation of a folder at a time."""
 
         def run(wait: bool) -> list[rs.NameEntry]:
             if not wait and opened.share is not None:

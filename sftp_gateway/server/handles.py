@@ -55,7 +55,7 @@ class FileHandle:
         return self._contiguous >= self.file.size
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class FolderHandle:
     """An open folder. READDIRs wait in `queue` while one is `busy`: their answers have an order."""
 

@@ -67,3 +67,11 @@ class Lanes:
         """Take no more work; threads that hang in a disk are left behind."""
         for executor in self._executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def error_of(future: asyncio.Future[T]) -> Exception | None:
+    """The error of a finished future; a cancelled one (the lanes were closed) counts as one."""
+    if future.cancelled():
+        return OSError("the gateway is stopping")
+    error = future.exception()
+    return error if error is None or isinstance(error, Exception) else OSError(str(error))

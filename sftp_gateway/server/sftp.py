@@ -31,21 +31,18 @@ from typing import Any, Final, Protocol
 from sftp_gateway.errors import Denied, FileSystemError, ProtocolError
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
-from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_READ_LENGTH, StatusCode
+from sftp_gateway.protocol.constants import MAX_READ_LENGTH, StatusCode
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
-from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.status import refusal
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
 MAX_PENDING: Final = 128
-
-#: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
-#: leaves threads to the others.
-MAX_SLOW_READS: Final = 8
 
 #: Bytes of responses that a session makes before it lets the others have their turn.
 TURN_BYTES: Final = 512 * 1024
@@ -89,6 +86,7 @@ class SftpSession:
         recorder: Recorder,
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
+        max_read_length: int = MAX_READ_LENGTH,
     ) -> None:
         """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs."""
         self._channel = channel
@@ -104,10 +102,16 @@ class SftpSession:
         self._out: list[bytes | bytearray] = []
         self._out_bytes = 0
         self._pending = 0
-        self._slow_reads = 0
-        self._waiting_reads: deque[tuple[rq.ReadRequest, FileHandle, float]] = deque()
-        #: Closed by the client while reads that it asked for before are still owed.
-        self._closing: set[FileHandle] = set()
+        self._reads = Reads(
+            lanes=lanes,
+            recorder=recorder,
+            send=self._send,
+            refuse=self._refuse,
+            done=self._slow_read_done,
+            max_length=max_read_length,
+        )
+        #: Closed by the client while something that it asked for before is still owed.
+        self._closing: set[FileHandle | FolderHandle] = set()
         self._writing_paused = False
         self._reading_paused = False
         self._pumping = False
@@ -132,18 +136,19 @@ class SftpSession:
     def pause_writing(self) -> None:
         """The channel or the socket has as much to send as it should hold."""
         self._writing_paused = True
+        self._reads.pause()
 
     def resume_writing(self) -> None:
         """They have room again."""
         self._writing_paused = False
-        self._start_slow_reads()
+        self._reads.resume()
         self.pump()
 
     def connection_lost(self) -> None:
         """The channel is gone: let go of everything."""
         self._closed = True
         self._backlog.clear()
-        self._waiting_reads.clear()
+        self._reads.close()
         self._out.clear()
         for opened in (*self._handles.drain(), *self._closing):
             self._release(opened, result="aborted")
@@ -162,7 +167,7 @@ class SftpSession:
         self._close_when_answered()
 
     def _close_when_answered(self) -> None:
-        if self._closed or self._pending or self._backlog:
+        if self._closed or self._owed or self._backlog:
             return
         if self._finishing or (self._draining and not len(self._handles)):
             self._closed = True
@@ -196,8 +201,13 @@ class SftpSession:
                 break
         self._flush()
 
+    @property
+    def _owed(self) -> int:
+        """Requests that are with the threads or wait for them."""
+        return self._pending + self._reads.pending
+
     def _must_wait(self) -> bool:
-        return self._writing_paused or self._pending >= MAX_PENDING or self._log_congested()
+        return self._writing_paused or self._owed >= MAX_PENDING or self._log_congested()
 
     def _schedule_turn(self) -> None:
         if not self._turn_scheduled:
@@ -229,22 +239,33 @@ class SftpSession:
             raise ProtocolError("a request before INIT")
         elif isinstance(request, rq.ReadRequest):
             self._serve_read(request)
+        elif isinstance(request, rq.ReaddirRequest):
+            self._serve_readdir(request)
         else:
             self._serve_operation(request)
 
     def _serve_operation(self, request: rq.Request) -> None:
         started = time.perf_counter()
-        if isinstance(request, rq.ReaddirRequest) and self._queued(request):
-            return
         try:
             operation = self._dispatcher.plan(request)
         except Exception as error:  # whatever happens, the client gets an answer
             self._refuse(request, error, started)
-            return
+        else:
+            self._run(request, operation, started)
+
+    def _run(
+        self,
+        request: rq.Request,
+        operation: Operation,
+        started: float,
+        *,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Answer `request`; `then` is called behind an answer that took a thread."""
         try:
             result = operation.run(False)
         except BlockingIOError:
-            self._run_on_thread(request, operation, started)
+            self._run_on_thread(request, operation, started, then)
         except Exception as error:
             self._refuse(request, error, started)
         else:
@@ -286,7 +307,13 @@ class SftpSession:
 
     # On threads
 
-    def _run_on_thread(self, request: rq.Request, operation: Operation, started: float) -> None:
+    def _run_on_thread(
+        self,
+        request: rq.Request,
+        operation: Operation,
+        started: float,
+        then: Callable[[], None],
+    ) -> None:
         if operation.share is None:
             raise AssertionError("only a share's disk can make a request wait")
         self._pending += 1
@@ -294,7 +321,7 @@ class SftpSession:
             operation.share.name,
             Lane.METADATA,
             lambda: operation.run(True),
-            lambda future: self._ran(request, operation, started, future),
+            lambda future: self._ran(request, operation, started, then, future),
         )
 
     def _ran(
@@ -302,10 +329,11 @@ class SftpSession:
         request: rq.Request,
         operation: Operation,
         started: float,
+        then: Callable[[], None],
         future: asyncio.Future[Any],
     ) -> None:
         self._pending -= 1
-        error = _error_of(future)
+        error = error_of(future)
         if self._closed:
             if error is None:
                 operation.discard(future.result())
@@ -314,141 +342,64 @@ class SftpSession:
             self._refuse(request, error, started)
         else:
             self._answer(request, operation, future.result(), started)
-        if isinstance(request, rq.ReaddirRequest):
-            self._serve_next_readdir(request.handle)
+        then()
         self._after_thread()
 
     def _after_thread(self) -> None:
         self._flush()
         self.pump()
 
-    def _queued(self, request: rq.ReaddirRequest) -> bool:
-        """Whether a READDIR has to wait for one before it, whose answer must go out first."""
-        try:
-            opened = self._handles.folder(request.handle)
-        except FileSystemError:
-            return False
-        if opened.busy:
-            self._pending += 1
-            opened.queue.append(request)
-            return True
-        opened.busy = opened.share is not None
-        return False
-
-    def _serve_next_readdir(self, handle: bytes) -> None:
-        try:
-            opened = self._handles.folder(handle)
-        except FileSystemError:
-            return  # closed meanwhile: what waited was answered then
-        opened.busy = False
-        if opened.queue:
-            self._pending -= 1
-            self._serve_operation(opened.queue.popleft())
-
-    # READ: the hot path goes around dispatch and the dataclasses of responses, so that the bytes
-    # of a file are read to their place behind the DATA header and are not copied to be framed.
+    # Reading files and folders
 
     def _serve_read(self, request: rq.ReadRequest) -> None:
-        started = time.perf_counter()
         try:
             opened = self._handles.file(request.handle)
         except FileSystemError as error:
-            self._refuse(request, error, started)
-            return
-        try:
-            data, count = _read(opened, request, wait=False)
-        except BlockingIOError:
-            self._recorder.slow_read(opened.share)
-            self._pending += 1
-            opened.pending += 1
-            self._waiting_reads.append((request, opened, started))
-            self._start_slow_reads()
-        except Exception as error:
-            self._refuse(request, error, started)
+            self._refuse(request, error, time.perf_counter())
         else:
-            self._answer_read(request, opened, data, count, started)
+            self._reads.serve(request, opened)
 
-    def _start_slow_reads(self) -> None:
-        # Not while the channel is full: each of them would add its bytes to what waits there.
-        while (
-            self._waiting_reads and self._slow_reads < MAX_SLOW_READS and not self._writing_paused
-        ):
-            request, opened, started = self._waiting_reads.popleft()
-            self._slow_reads += 1
-            self._lanes.submit(
-                opened.share.name,
-                Lane.READ,
-                lambda o=opened, r=request: _read(o, r, wait=True),  # type: ignore[misc]
-                lambda future, o=opened, r=request, s=started: self._slow_read_done(  # type: ignore[misc]
-                    r, o, s, future
-                ),
-            )
-
-    def _slow_read_done(
-        self,
-        request: rq.ReadRequest,
-        opened: FileHandle,
-        started: float,
-        future: asyncio.Future[tuple[bytearray, int]],
-    ) -> None:
-        self._slow_reads -= 1
-        self._pending -= 1
-        opened.pending -= 1
-        error = _error_of(future)
-        if self._closed:
-            return
-        if error is not None:
-            self._refuse(request, error, started)
-        else:
-            data, count = future.result()
-            self._answer_read(request, opened, data, count, started)
+    def _slow_read_done(self, opened: FileHandle) -> None:
         if opened in self._closing and not opened.pending:
             self._closing.remove(opened)
             self._release(opened, result="ok")
-        self._start_slow_reads()
         self._after_thread()
 
-    def _answer_read(
-        self,
-        request: rq.ReadRequest,
-        opened: FileHandle,
-        data: bytearray,
-        count: int,
-        started: float,
-    ) -> None:
-        if count or not request.length:  # who asks for nothing gets it, and not the end of file
-            self._send(data)
-            opened.note_read(request.offset, count)
-            result = "ok"
+    def _serve_readdir(self, request: rq.ReaddirRequest) -> None:
+        try:
+            opened = self._handles.folder(request.handle)
+        except FileSystemError as error:
+            self._refuse(request, error, time.perf_counter())
+            return
+        if opened.busy:  # the answer of the one before has to go out first
+            self._pending += 1
+            opened.queue.append(request)
         else:
-            # §6.4: "If an error occurs or EOF is encountered before reading any data, the server
-            # will respond with SSH_FXP_STATUS."
-            end = rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
-            self._send(end.encode())
-            result = "eof"
-        self._recorder.request(
-            "read",
-            share=opened.share,
-            path=opened.path,
-            started=started,
-            result=result,
-            sent=count,
-            offset=request.offset,
-            length=request.length,
-        )
+            self._list(request, opened)
+
+    def _list(self, request: rq.ReaddirRequest, opened: FolderHandle) -> None:
+        started = time.perf_counter()
+        operation = self._dispatcher.readdir(request, opened)
+        opened.busy = operation.share is not None
+        self._run(request, operation, started, then=lambda: self._listed(opened))
+
+    def _listed(self, opened: FolderHandle) -> None:
+        opened.busy = False
+        if opened.queue:
+            self._pending -= 1
+            self._list(opened.queue.popleft(), opened)
+        elif opened in self._closing:
+            self._closing.remove(opened)
+            self._release(opened, result="ok")
 
     # Handles
 
     def _close_handle(self, opened: FileHandle | FolderHandle) -> None:
-        """CLOSE took `opened` out of the table; reads that were asked before it are still owed."""
-        if isinstance(opened, FileHandle) and opened.pending:
+        """CLOSE took `opened` out of the table; what was asked of it before is still owed."""
+        if opened.pending if isinstance(opened, FileHandle) else opened.busy:
             self._closing.add(opened)
-            return
-        self._release(opened, result="ok")
-        if isinstance(opened, FolderHandle):
-            while opened.queue:
-                self._pending -= 1
-                self._serve_operation(opened.queue.popleft())
+        else:
+            self._release(opened, result="ok")
 
     def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
         if isinstance(opened, FileHandle):
@@ -475,27 +426,7 @@ class SftpSession:
         self._flush()
         self._failed(error)
         self._backlog.clear()
-        self._waiting_reads.clear()
+        self._reads.close()
         if not self._closed:
             self._closed = True
             self._channel.close()
-
-
-def _read(opened: FileHandle, request: rq.ReadRequest, *, wait: bool) -> tuple[bytearray, int]:
-    """The DATA packet for `request`, and how many bytes of the file it holds."""
-    length = min(request.length, MAX_READ_LENGTH)
-    packet = bytearray(DATA_HEADER_LENGTH + length)
-    with memoryview(packet) as whole, whole[DATA_HEADER_LENGTH:] as place:
-        count = opened.file.read_into(place, request.offset, wait=wait)
-    if count < length:
-        del packet[DATA_HEADER_LENGTH + count :]
-    rs.write_data_header(packet, request.request_id, count)
-    return packet, count
-
-
-def _error_of(future: asyncio.Future[Any]) -> Exception | None:
-    """The error of a finished future; a cancelled one (the lanes were closed) counts as one."""
-    if future.cancelled():
-        return OSError("the gateway is stopping")
-    error = future.exception()
-    return error if error is None or isinstance(error, Exception) else OSError(str(error))

@@ -157,7 +157,7 @@ def test_reget_asks_only_for_what_is_missing(gateway: Gateway, tmp_path: Path) -
 def test_the_largest_buffer_with_many_requests_brings_the_same_bytes(
     gateway: Gateway, tmp_path: Path
 ) -> None:
-    options = [*gateway.ssh_options(), "-B", "261120", "-R", "256"]
+    options = [*gateway.ssh_options(), "-B", "262144", "-R", "256"]
     ran = gateway.sftp(f"get Bhushanji/sizes/* {tmp_path}", options=options)
     assert ran.returncode == 0, ran.stderr
     assert read_tree(tmp_path) == below(b"sizes/", TREE)

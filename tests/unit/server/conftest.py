@@ -1,14 +1,17 @@
-"""A share whose disk is slow on demand."""
+"""A session, and a share whose disk is slow on demand."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.session import GatedShare
+from tests.support.session import GatedShare, Served, served
 from tests.unit.vfs.helpers import descriptors as all_descriptors
+
+CONTENT = os.urandom(100_000)
 
 MakeShare = Callable[[str], GatedShare]
 
@@ -38,6 +41,14 @@ def share(make_share: MakeShare) -> GatedShare:
 def root(share: GatedShare, tmp_path: Path) -> Path:
     """The folder of `share`."""
     return tmp_path / "share"
+
+
+@pytest.fixture
+def at(share: GatedShare, root: Path) -> Iterator[Served]:
+    """A session that has begun, on `share` with the file `file` of CONTENT."""
+    (root / "file").write_bytes(CONTENT)
+    with served(share) as session:
+        yield session
 
 
 @pytest.fixture

@@ -107,13 +107,10 @@ async def test_depths_count_what_is_under_way_and_what_waits(
     occupy("b", Lane.METADATA, 3)
     assert lanes.depths() == {**nothing, ("a", "read"): 20, ("b", "metadata"): 3}
     gate.set()
-    # Both lanes are emptied in order, each by several threads: so many at the end pass the rest.
-    await asyncio.gather(
-        *(ran(lanes, "a", Lane.READ, threading.Barrier(16).wait) for _ in "x" * 16)
-    )
-    await asyncio.gather(
-        *(ran(lanes, "b", Lane.METADATA, threading.Barrier(8).wait) for _ in "x" * 8)
-    )
+    # Work that needs all threads of a lane at once is behind everything that was there before.
+    for share, lane, threads in [("a", Lane.READ, 16), ("b", Lane.METADATA, 8)]:
+        together = threading.Barrier(threads, timeout=PATIENCE)
+        await asyncio.gather(*(ran(lanes, share, lane, together.wait) for _ in range(threads)))
     assert lanes.depths() == nothing
 
 

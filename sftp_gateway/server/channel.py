@@ -1,0 +1,148 @@
+"""One session channel: SFTP, an `echo` that is answered, or a refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import asyncssh
+
+from sftp_gateway.server import command
+from sftp_gateway.server.sftp import SftpSession
+
+if TYPE_CHECKING:
+    from sftp_gateway.server.guest import Guest
+    from sftp_gateway.server.ssh import SshServer
+
+#: Bytes that wait in a channel for the client's window before the session makes no more. A 2 MiB
+#: window of a stock client is kept full across a long link.
+_CHANNEL_BUFFER: Final = 1024 * 1024
+
+
+class ChannelSession(asyncssh.SSHServerSession[bytes]):
+    """A session channel; also the side of it that an SftpSession writes to."""
+
+    def __init__(self, guest: Guest, server: SshServer) -> None:
+        self._guest = guest
+        self._server = server
+        self._sftp: SftpSession | None = None
+        self._command: str | None = None
+        self._window_full = False
+        self._socket_full = False
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        """The channel is open."""
+        self._channel = chan
+        chan.set_write_buffer_limits(high=_CHANNEL_BUFFER)
+        self._guest.channels.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The channel is closed."""
+        self._guest.channels.discard(self)
+        if self._sftp is not None:
+            self._sftp.connection_lost()
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        """`sftp` is served, nothing else."""
+        if subsystem == "sftp":
+            self._sftp = self._server.open_sftp(self, self._guest.recorder)
+            return True
+        self._guest.recorder.command_refused("subsystem", subsystem)
+        return False
+
+    def exec_requested(self, command: str) -> bool:
+        """Taken, so that there is a channel to refuse it on."""
+        self._command = command
+        return True
+
+    def shell_requested(self) -> bool:
+        """Taken, so that there is a channel to refuse it on."""
+        return True
+
+    def session_started(self) -> None:
+        """Answer a command or a shell."""
+        if self._sftp is not None:
+            return
+        recorder = self._guest.recorder
+        words = command.answer(self._command) if self._command is not None else None
+        if words is not None and self._command is not None:
+            recorder.command_answered(self._command)
+            self._channel.write(words.encode())
+            self._channel.exit(0)
+        else:
+            kind = "shell" if self._command is None else "exec"
+            recorder.command_refused(kind, self._command)
+            self._channel.write_stderr(command.REFUSAL.encode())
+            self._channel.exit(1)
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Bytes of the client."""
+        if self._sftp is not None:
+            self._sftp.data_received(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; what it asked is still answered."""
+        if self._sftp is not None:
+            self._sftp.finish()
+        return True
+
+    def pause_writing(self) -> None:
+        """The client's window is full."""
+        self._window_full = True
+        self._tell_room()
+
+    def resume_writing(self) -> None:
+        """It has room again."""
+        self._window_full = False
+        self._tell_room()
+
+    def socket_full(self, full: bool) -> None:
+        """The connection's socket has enough to send, or room again."""
+        self._socket_full = full
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._sftp is None:
+            return
+        if self._window_full or self._socket_full:
+            self._sftp.pause_writing()
+        else:
+            self._sftp.resume_writing()
+
+    def pump(self) -> None:
+        """The access log has room again."""
+        if self._sftp is not None:
+            self._sftp.pump()
+
+    def drain(self) -> None:
+        """Close once nothing is open."""
+        if self._sftp is not None:
+            self._sftp.drain()
+        else:
+            self._channel.close()
+
+    def finish(self) -> None:
+        """Close once what was asked is answered."""
+        if self._sftp is not None:
+            self._sftp.finish()
+        else:
+            self._channel.close()
+
+    # What SftpSession needs of a channel
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, unless the client has closed the channel meanwhile."""
+        if not self._channel.is_closing():
+            self._channel.write(data)
+
+    def pause_reading(self) -> None:
+        """Take no more from the client."""
+        self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take more again."""
+        self._channel.resume_reading()
+
+    def close(self) -> None:
+        """Close the channel when everything is sent; exit status 0, as sftp-server's."""
+        if not self._channel.is_closing():
+            self._channel.exit(0)
