@@ -17,7 +17,9 @@ from sftp_gateway.auth import (
     private_key_mistakes,
     public_file_mistakes,
 )
+from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
+from sftp_gateway.server import algorithms
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
@@ -42,6 +44,10 @@ async def inspect(settings: Settings) -> Findings:
     for name, share in settings.shares.items():
         _inspect_share(name, share.path, findings)
     _inspect_access_log(settings.access_log, findings)
+    try:
+        algorithms.ciphers(settings.ciphers, has_aes=True)
+    except ConfigurationError as error:
+        findings.mistakes += error.mistakes
     return findings
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway.errors import ConfigurationError
+
 KEY_EXCHANGES: Final = (
     "mlkem768x25519-sha256",
     "curve25519-sha256",
@@ -42,8 +44,16 @@ def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
 
     RFC 4253 §7.1 lets the client's order decide, and stock clients put chacha20-poly1305 first:
     the only way to the faster AES-GCM is not to offer anything that the client would put before.
+
+    Raises ConfigurationError for a name that is none of those that may be offered.
     """
     if isinstance(choice, tuple):
+        allowed = _GCM + _CHACHA + _CTR
+        unknown = [name for name in choice if name not in allowed]
+        if unknown:
+            raise ConfigurationError(
+                [f"ciphers: {', '.join(unknown)} cannot be offered; choose of {', '.join(allowed)}"]
+            )
         return choice
     if choice == "fast":
         return _GCM if has_aes else _CHACHA + _GCM

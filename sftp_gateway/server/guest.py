@@ -17,6 +17,8 @@ from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.recorder import Recorder
 
 if TYPE_CHECKING:
+    from asyncssh.packet import SSHPacketLogger
+
     from sftp_gateway.server.ssh import SshServer
 
 _log = logging.getLogger(__name__)
@@ -36,9 +38,9 @@ class Connection(asyncssh.SSHServerConnection):
     """A connection that tells its sessions when the socket is full, and what logins came to.
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
-    Protocol callbacks, of which asyncssh ignores the last two), `reload_config` (there is no
-    configuration file to read again at each login) and `validate_public_key` (the only place
-    that sees the signature).
+    Protocol callbacks, of which asyncssh ignores the last two), `send_packet`, `reload_config`
+    (there is no configuration file to read again at each login) and `validate_public_key` (the
+    only place that sees the signature).
     """
 
     gateway_owner: Guest
@@ -57,6 +59,17 @@ class Connection(asyncssh.SSHServerConnection):
         """The socket has room again."""
         for channel in tuple(self.gateway_owner.channels):
             channel.socket_full(False)
+
+    def send_packet(
+        self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
+    ) -> None:
+        """Send a packet, but not the empty MSG_IGNORE that asyncssh puts before every other.
+
+        Those hide the first block of a packet from who can choose its text, against CBC ciphers
+        (RFC 4251 §9.3.1), of which none can be offered; and they double the number of packets.
+        """
+        if pkttype != asyncssh.constants.MSG_IGNORE:
+            super().send_packet(pkttype, *args, handler=handler)
 
     async def reload_config(self) -> None:
         """Nothing to read again."""

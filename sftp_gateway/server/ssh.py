@@ -61,7 +61,7 @@ class SshServer:
         metrics: Metrics,
         open_sftp: Callable[[ChannelSession, Recorder], SftpSession],
     ) -> None:
-        """Raises ConfigurationError for host keys and ciphers that cannot be used."""
+        """Raises ConfigurationError for host keys that cannot be read."""
         self.limits = limits
         self.authenticator = authenticator
         self.access_log = access_log
@@ -141,29 +141,26 @@ def _options(
         keys = [asyncssh.read_private_key(path) for path in host_keys]
     except (OSError, asyncssh.KeyImportError) as error:
         raise ConfigurationError([f"keys_dir: a host key cannot be read: {error}"]) from error
-    try:
-        return asyncssh.SSHServerConnectionOptions(
-            config=None,
-            server_factory=lambda: Guest(server),
-            server_version=SOFTWARE_VERSION,
-            server_host_keys=keys,
-            gss_host=None,
-            x509_trusted_certs=None,
-            kex_algs=algorithms.KEY_EXCHANGES,
-            encryption_algs=ciphers,
-            mac_algs=algorithms.MACS,
-            signature_algs=algorithms.SIGNATURES,
-            compression_algs=["none", "zlib@openssh.com"],
-            host_based_auth=False,
-            kbdint_auth=False,
-            allow_pty=False,
-            agent_forwarding=False,
-            x11_forwarding=False,
-            line_editor=False,
-            encoding=None,
-            login_timeout=server.limits.login_grace_time,
-            keepalive_interval=server.limits.keepalive_interval,
-            keepalive_count_max=server.limits.keepalive_count_max,
-        )
-    except ValueError as error:
-        raise ConfigurationError([f"ciphers: {error}"]) from error
+    return asyncssh.SSHServerConnectionOptions(
+        config=None,
+        server_factory=lambda: Guest(server),
+        server_version=SOFTWARE_VERSION,
+        server_host_keys=keys,
+        gss_host=None,
+        x509_trusted_certs=None,
+        kex_algs=algorithms.KEY_EXCHANGES,
+        encryption_algs=ciphers,
+        mac_algs=algorithms.MACS,
+        signature_algs=algorithms.SIGNATURES,
+        compression_algs=["none", "zlib@openssh.com"],
+        host_based_auth=False,
+        kbdint_auth=False,
+        allow_pty=False,
+        agent_forwarding=False,
+        x11_forwarding=False,
+        line_editor=False,
+        encoding=None,
+        login_timeout=server.limits.login_grace_time,
+        keepalive_interval=server.limits.keepalive_interval,
+        keepalive_count_max=server.limits.keepalive_count_max,
+    )

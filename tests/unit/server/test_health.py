@@ -1,0 +1,317 @@
+"""The monitor says which shares can be read, and sums up the disks that they are on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.server import health
+from sftp_gateway.server.health import ShareMonitor
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.beneath import choose_finder
+from sftp_gateway.vfs.share import Links, Share
+from sftp_gateway.vfs.tree import Tree
+from tests.support.gateway import PATIENCE
+from tests.support.session import WatchedLanes
+
+
+class Watched(Share):
+    """A real share; a look at it waits for `gate`, and finds `figures` where they are set."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        super().__init__(
+            name=name,
+            root=root,
+            links=Links.INSIDE,
+            presentation=Presentation(),
+            finder=choose_finder(),
+        )
+        self.gate = threading.Event()
+        self.gate.set()
+        self.looks = 0
+        self.figures: tuple[int, ...] | None = None
+
+    def check(self) -> os.statvfs_result:
+        self.looks += 1
+        assert self.gate.wait(PATIENCE)
+        found = super().check()
+        return found if self.figures is None else os.statvfs_result(self.figures)
+
+
+Make = Callable[[str, Path], Watched]
+
+
+class Told:
+    """What the monitor told of shares, in order."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+
+    def add(self, name: str, up: bool) -> None:
+        self._queue.put_nowait((name, up))
+
+    async def next(self) -> tuple[str, bool]:
+        async with asyncio.timeout(PATIENCE):
+            return await self._queue.get()
+
+    def of(self, name: str) -> list[bool]:
+        """All that is known of a share; may be asked once."""
+        told = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return [up for share, up in told if share == name]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    shares: list[Watched] = []
+
+    def watched(name: str, parent: Path) -> Watched:
+        (parent / name).mkdir()
+        shares.append(Watched(parent / name, name))
+        return shares[-1]
+
+    yield watched
+    for share in shares:
+        share.gate.set()
+        share.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on another file system than tmp_path's."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
+    all_lanes: list[WatchedLanes] = []
+    all_shares: list[Watched] = []
+
+    def watch(*shares: Watched) -> ShareMonitor:
+        all_lanes.append(WatchedLanes([share.name for share in shares]))
+        all_shares.extend(shares)
+        return ShareMonitor(
+            shares=shares,
+            lanes=all_lanes[-1],
+            changed=told.add,
+        )
+
+    yield watch
+    for share in all_shares:
+        share.gate.set()
+    for lanes in all_lanes:
+        lanes.close()
+
+
+def tree(*shares: Share) -> Tree:
+    return Tree(user="u", shares=shares, presentation=Presentation(), time=0)
+
+
+# States
+
+
+async def test_no_share_counts_as_good_before_the_first_look(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    assert all(watching.problems.values())
+    assert watching.statvfs_of(tree(share)) is None
+    assert told.of("a") == []
+
+
+async def test_a_share_that_can_be_read_has_no_problem(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+) -> None:
+    watching = monitor(make("a", tmp_path), make("b", tmp_path))
+    await watching.look()
+    assert watching.problems == {"a": "", "b": ""}
+    assert {await told.next(), await told.next()} == {("a", True), ("b", True)}
+
+
+async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+) -> None:
+    watching = monitor(make("a", tmp_path), make("b", tmp_path))
+    await watching.look()
+    (tmp_path / "a").rename(tmp_path / "away")
+    await watching.look()
+    assert watching.problems == {"a": os.strerror(errno.ENOENT), "b": ""}
+    (tmp_path / "away").rename(tmp_path / "a")
+    await watching.look()
+    assert watching.problems == {"a": "", "b": ""}
+    assert told.of("a") == [True, False, True]
+
+
+async def test_another_folder_at_the_path_of_a_share_is_taken_over(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    (tmp_path / "a").rename(tmp_path / "old")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "new").touch()
+    await watching.look()
+    assert share.lstat(b"new", wait=True)
+
+
+async def test_what_is_asked_for_cannot_be_changed_by_who_asks(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
+) -> None:
+    watching = monitor(make("a", tmp_path))
+    watching.problems.clear()
+    assert list(watching.problems) == ["a"]
+
+
+async def test_a_share_that_hangs_is_reported_and_holds_one_thread_until_it_is_back(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    share.gate.clear()
+    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    for _ in range(5):
+        await watching.look()
+        assert watching.problems == {"a": "its disk does not answer"}
+    assert share.looks == 1
+    share.gate.set()
+    monkeypatch.setattr(health, "PATIENCE", PATIENCE)
+    await watching.look()
+    assert watching.problems == {"a": ""}
+    await watching.look()
+    assert watching.problems == {"a": ""}
+    assert watching.statvfs_of(tree(share)) is not None
+
+
+async def test_an_error_that_comes_late_is_found_by_the_next_look(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    share.gate.clear()
+    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    await watching.look()
+    (tmp_path / "a").rmdir()
+    share.gate.set()
+    monkeypatch.setattr(health, "PATIENCE", PATIENCE)
+    await watching.look()
+    assert watching.problems == {"a": os.strerror(errno.ENOENT)}
+
+
+async def test_a_share_that_hangs_does_not_hold_up_the_look_at_others(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    told: Told,
+) -> None:
+    hanging, good = make("a", tmp_path), make("b", tmp_path)
+    hanging.gate.clear()
+    watching = monitor(hanging, good)
+    looking = asyncio.create_task(watching.look())
+    assert await told.next() == ("b", True)
+    assert not looking.done()
+    hanging.gate.set()
+    await looking
+    assert watching.problems == {"a": "", "b": ""}
+
+
+async def test_the_monitor_looks_again_and_again_until_it_is_cancelled(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "INTERVAL", 0.0)
+    running = asyncio.create_task(monitor(make("a", tmp_path)).run())
+    for _ in range(3):
+        assert await told.next() == ("a", True)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert running.cancelled()
+
+
+# Sums
+
+#: f_bsize, f_frsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail, f_flag, f_namemax;
+#: without an f_fsid, as FUSE and NFS tell none.
+SMALL = (4096, 4096, 100, 50, 40, 10, 5, 4, 0, 255)
+LARGE = (65536, 65536, 1000, 500, 400, 100, 50, 40, 0, 143)
+
+
+async def test_one_file_system_is_counted_once(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
+) -> None:
+    shares = [make(name, tmp_path) for name in "abc"]
+    watching = monitor(*shares)
+    shares[0].figures = shares[1].figures = shares[2].figures = SMALL
+    await watching.look()
+    told = watching.statvfs_of(tree(*shares))
+    assert told is not None
+    assert (told.f_blocks, told.f_bfree, told.f_bavail) == (100, 50, 40)
+    assert (told.f_files, told.f_ffree, told.f_favail) == (10, 5, 4)
+
+
+async def test_two_file_systems_are_summed_up_in_blocks_of_one_size(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, memory: Path
+) -> None:
+    small, large = make("a", tmp_path), make("b", memory)
+    watching = monitor(small, large)
+    small.figures, large.figures = SMALL, LARGE
+    await watching.look()
+    told = watching.statvfs_of(tree(small, large))
+    assert told is not None
+    assert told == os.statvfs_result((4096, 4096, 16_100, 8_050, 6_440, 110, 55, 44, 0, 143, 0))
+    assert told.f_fsid == 0
+    alone = watching.statvfs_of(tree(large))
+    assert alone is not None
+    assert alone.f_blocks == 16_000
+
+
+async def test_the_sum_is_of_the_shares_that_the_user_has(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, memory: Path
+) -> None:
+    mine, other = make("a", tmp_path), make("b", memory)
+    watching = monitor(mine, other)
+    await watching.look()
+    told, real = watching.statvfs_of(tree(mine)), os.statvfs(tmp_path)
+    assert told is not None
+    assert told.f_blocks * told.f_frsize == real.f_blocks * real.f_frsize
+    assert watching.statvfs_of(tree()) is None
+
+
+async def test_the_figures_of_a_share_that_hangs_are_those_that_were_found_last(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    await watching.look()
+    before = watching.statvfs_of(tree(share))
+    assert before is not None
+    share.gate.clear()
+    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    await watching.look()
+    assert watching.statvfs_of(tree(share)) == before

@@ -1,0 +1,416 @@
+"""The first start makes what is missing, touches nothing else, and gives it to the right user."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftp_gateway.auth import parse_authorized_keys
+from sftp_gateway.first_start import Owner, set_up
+from sftp_gateway.settings import Settings, ShareSettings, UserSettings
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+#: Numbers that nobody has here.
+GATEWAY = Owner(54321, 54322)
+HOST = Owner(54331, 54332)
+
+#: What a first start with nothing configured makes, with its modes.
+MADE = {
+    "keys": 0o755,
+    "keys/ssh_host_ed25519_key": 0o600,
+    "keys/ssh_host_ed25519_key.pub": 0o644,
+    "keys/worker_ed25519": 0o600,
+    "keys/worker_ed25519.pub": 0o644,
+    "keys/authorized_keys": 0o755,
+    "keys/authorized_keys/gvpocr": 0o644,
+    "shared": 0o755,
+    "shared/Bhushanji": 0o755,
+    "shared/Bhushanji/README.txt": 0o644,
+    "shared/huggingface": 0o755,
+    "shared/huggingface/hub": 0o755,
+    "shared/huggingface/hub/README.txt": 0o644,
+    "shared/models": 0o755,
+    "shared/models/README.txt": 0o644,
+    "shared/newsletters": 0o755,
+    "shared/newsletters/README.txt": 0o644,
+}
+
+SetUp = Callable[..., list[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a gateway that was never started."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+@pytest.fixture
+def start(folder: Path) -> SetUp:
+    """Sets up, as often as it is called; returns what was said."""
+
+    def run(*, gateway: Owner | None = None, **options: Any) -> list[str]:
+        said: list[str] = []
+        set_up(Settings(**options), gateway=gateway, say=said.append)
+        return said
+
+    return run
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o777], ids="umask {:03o}".format)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Of each file its bytes, its inode and the time of its last change."""
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes() if path.is_file() else b"",
+            path.lstat().st_ino,
+            path.lstat().st_ctime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def owner(path: Path) -> Owner:
+    status = path.lstat()
+    return Owner(status.st_uid, status.st_gid)
+
+
+def public_of(private: Path) -> list[str]:
+    """The type and blob of a private key's public half, as ssh-keygen tells."""
+    ran = subprocess.run(["ssh-keygen", "-y", "-f", str(private)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()[:2]
+
+
+# What is made
+
+
+@pytest.mark.usefixtures("umask")
+def test_everything_is_made_with_its_mode_whatever_the_umask(start: SetUp, folder: Path) -> None:
+    start()
+    assert modes(folder) == MADE
+
+
+def test_the_pairs_are_real_and_the_workers_may_log_in(start: SetUp, folder: Path) -> None:
+    said = start()
+    keys = folder / "keys"
+    for name in ("ssh_host_ed25519_key", "worker_ed25519"):
+        line = (keys / f"{name}.pub").read_text()
+        assert line.endswith("\n")
+        assert line.split()[:2] == public_of(keys / name)
+    listed = (keys / "authorized_keys/gvpocr").read_text()
+    assert listed == (keys / "worker_ed25519.pub").read_text()
+    parsed = parse_authorized_keys(listed, source="file")
+    assert (len(parsed.keys), parsed.mistakes) == (1, ())
+    for told in ("ssh_host_ed25519_key", "worker_ed25519", "gvpocr", "Bhushanji", "models"):
+        assert any(told in line for line in said)
+    private = (keys / "worker_ed25519").read_text()
+    assert not any(line in private for line in said if line)
+
+
+def test_the_text_in_a_share_has_its_name(start: SetUp, folder: Path) -> None:
+    start()
+    assert '".cache/huggingface/hub"' in (folder / "shared/huggingface/hub/README.txt").read_text()
+
+
+def test_the_first_user_gets_the_workers_key(start: SetUp, folder: Path) -> None:
+    start(users={"ana": UserSettings(), "ben": UserSettings()})
+    assert [path.name for path in (folder / "keys/authorized_keys").iterdir()] == ["ana"]
+
+
+def test_a_folder_of_keys_elsewhere_is_made_with_those_on_the_way(
+    start: SetUp, folder: Path
+) -> None:
+    start(keys_dir=folder / "a/b/keys")
+    assert (folder / "a/b/keys/ssh_host_ed25519_key").exists()
+    assert not (folder / "keys").exists()
+
+
+# What is left alone
+
+
+def test_a_second_start_changes_nothing_and_says_nothing(start: SetUp, folder: Path) -> None:
+    start()
+    before = contents(folder)
+    assert start() == []
+    assert contents(folder) == before
+
+
+def test_what_is_there_is_never_written_over(start: SetUp, folder: Path) -> None:
+    for path in ("keys/authorized_keys", "shared/models"):
+        (folder / path).mkdir(parents=True)
+    there = {
+        "keys/ssh_host_ed25519_key": b"an old server's",
+        "keys/authorized_keys/gvpocr": b"somebody's",
+        "shared/models/README.txt": b"mine",
+    }
+    for name, content in there.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o640)
+    start()
+    for name, content in there.items():
+        assert (folder / name).read_bytes() == content
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o640
+    assert not (folder / "keys/ssh_host_ed25519_key.pub").exists()
+    assert not (folder / "keys/worker_ed25519").exists()
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        UserSettings(password_hash="$argon2id$x"),  # type: ignore[arg-type]
+        UserSettings(password_hash_file=Path("/run/secrets/x")),
+    ],
+    ids=["hash", "file"],
+)
+def test_where_somebody_can_log_in_already_no_key_is_made(
+    start: SetUp, folder: Path, user: UserSettings
+) -> None:
+    start(users={"ana": user, "ben": UserSettings()})
+    assert not (folder / "keys/worker_ed25519").exists()
+    assert not (folder / "keys/authorized_keys").exists()
+
+
+def test_the_key_file_of_any_user_counts_as_a_login(start: SetUp, folder: Path) -> None:
+    (folder / "keys/authorized_keys").mkdir(parents=True)
+    (folder / "keys/authorized_keys/ben").touch()
+    start(users={"ana": UserSettings(), "ben": UserSettings()})
+    assert not (folder / "keys/worker_ed25519").exists()
+
+
+def test_without_a_user_no_key_is_made(start: SetUp, folder: Path) -> None:
+    start(users={})
+    assert not (folder / "keys/worker_ed25519").exists()
+
+
+def test_shares_of_the_configuration_are_not_made(start: SetUp, folder: Path) -> None:
+    start(
+        shares={
+            "data": ShareSettings(path=folder / "data"),
+            "models": ShareSettings(path=folder / "elsewhere"),
+        }
+    )
+    assert not (folder / "data").exists()
+    assert not (folder / "elsewhere").exists()
+    assert not (folder / "shared").exists()
+
+
+def test_a_default_share_that_is_configured_again_is_made(start: SetUp, folder: Path) -> None:
+    start(shares={"models": ShareSettings(path=Path("shared/models"))})
+    assert os.listdir(folder / "shared") == ["models"]
+
+
+def test_a_share_that_is_empty_at_the_first_start_gets_its_text_and_later_does_not(
+    start: SetUp, folder: Path
+) -> None:
+    (folder / "shared/models").mkdir(parents=True)
+    start()
+    text = folder / "shared/models/README.txt"
+    assert text.exists()
+    text.unlink()
+    start()
+    assert not text.exists()
+
+
+def test_a_share_that_has_something_gets_no_text(start: SetUp, folder: Path) -> None:
+    (folder / "shared/models").mkdir(parents=True)
+    (folder / "shared/models/.hidden").touch()
+    start()
+    assert os.listdir(folder / "shared/models") == [".hidden"]
+
+
+def test_a_share_that_was_taken_away_is_made_again(start: SetUp, folder: Path) -> None:
+    start()
+    (folder / "shared/models/README.txt").unlink()
+    (folder / "shared/models").rmdir()
+    (said,) = start()
+    assert "shared/models" in said
+    assert (folder / "shared/models/README.txt").exists()
+
+
+# Half of a pair, and links
+
+
+@pytest.mark.parametrize("name", ["ssh_host_ed25519_key", "worker_ed25519"])
+def test_a_public_half_without_a_private_one_is_replaced_by_a_pair(
+    start: SetUp, folder: Path, name: str
+) -> None:
+    (folder / "keys").mkdir()
+    (folder / f"keys/{name}.pub").write_text("ssh-ed25519 half " + "x" * 1000)
+    start()
+    line = (folder / f"keys/{name}.pub").read_text()
+    assert line.split()[:2] == public_of(folder / "keys" / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssh_host_ed25519_key",
+        "ssh_host_ed25519_key.pub",
+        "worker_ed25519",
+        "worker_ed25519.pub",
+        "authorized_keys/gvpocr",
+    ],
+)
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "dangling"])
+def test_a_link_in_the_place_of_a_key_is_never_written_through(
+    start: SetUp, folder: Path, tmp_path: Path, name: str, there: bool
+) -> None:
+    target = tmp_path / "target"
+    if there:
+        target.write_bytes(b"precious")
+    link = folder / "keys" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target)
+    try:
+        start()
+    except OSError as error:
+        assert error.filename is not None
+        assert Path(error.filename).name == link.name
+    assert link.is_symlink()
+    assert (target.read_bytes() == b"precious") if there else (not target.exists())
+
+
+def test_what_cannot_be_made_is_an_error_with_the_paths_name(start: SetUp, folder: Path) -> None:
+    (folder / "keys").write_bytes(b"a file")
+    with pytest.raises(OSError, match="keys"):
+        start()
+
+
+# Owners
+
+
+@as_root
+def test_for_a_gateway_of_another_user_the_host_key_is_its_and_the_rest_the_folders(
+    start: SetUp, folder: Path
+) -> None:
+    os.chown(folder, HOST.uid, HOST.gid)
+    start(gateway=GATEWAY)
+    owners = {name: owner(folder / name) for name in MADE}
+    assert owners.pop("keys/ssh_host_ed25519_key") == GATEWAY
+    assert set(owners.values()) == {HOST}
+
+
+@as_root
+def test_for_a_gateway_of_this_user_the_host_key_is_its_own(start: SetUp, folder: Path) -> None:
+    os.chown(folder, HOST.uid, HOST.gid)
+    start()
+    assert owner(folder / "keys/ssh_host_ed25519_key") == Owner(os.geteuid(), os.getegid())
+    assert owner(folder / "keys/worker_ed25519") == HOST
+
+
+@as_root
+def test_a_text_belongs_to_whoever_has_the_share(start: SetUp, folder: Path) -> None:
+    (folder / "shared/models").mkdir(parents=True)
+    os.chown(folder / "shared/models", HOST.uid, HOST.gid)
+    start(gateway=GATEWAY)
+    assert owner(folder / "shared/models/README.txt") == HOST
+
+
+@as_root
+def test_a_second_start_for_the_same_gateway_changes_nothing(start: SetUp, folder: Path) -> None:
+    start(gateway=GATEWAY)
+    before = contents(folder)
+    assert start(gateway=GATEWAY) == []
+    assert contents(folder) == before
+
+
+def as_gateway(path: Path, owner: Owner) -> bool:
+    """Whether a process of the gateway's user can read the file, or list what is in the folder."""
+    ran = subprocess.run(
+        ["cat", str(path)],
+        user=owner.uid,
+        group=owner.gid,
+        extra_groups=[],
+        capture_output=True,
+    )
+    return ran.returncode == 0
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can come to, unlike pytest's own."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+@as_root
+def test_the_gateways_user_can_read_what_a_strict_umask_has_closed(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reachable)
+    before = os.umask(0o077)
+    try:
+        for name in ("keys/authorized_keys", "config"):
+            (reachable / name).mkdir(parents=True)
+        for name in (
+            "keys/ssh_host_rsa_key", "keys/authorized_keys/gvpocr", "config/sftp-gateway.toml",
+            "config/hash", "config/other",
+        ):  # fmt: skip
+            (reachable / name).write_bytes(b"content")
+        for path in (reachable / "keys", *(reachable / "keys").rglob("*")):
+            os.chown(path, HOST.uid, HOST.gid)
+        settings = Settings(users={"gvpocr": UserSettings(password_hash_file=Path("config/hash"))})
+        set_up(settings, gateway=GATEWAY, say=lambda line: None)
+    finally:
+        os.umask(before)
+    for name in (
+        "keys/ssh_host_ed25519_key", "keys/ssh_host_rsa_key", "keys/authorized_keys/gvpocr",
+        "config/sftp-gateway.toml", "config/hash",
+    ):  # fmt: skip
+        assert as_gateway(reachable / name, GATEWAY), name
+        assert not as_gateway(reachable / name, Owner(54399, 54399)), name
+    assert not as_gateway(reachable / "config/other", GATEWAY)
+    assert modes(reachable)["keys/ssh_host_rsa_key"] == 0o600
+
+
+@as_root
+def test_links_are_left_alone_where_the_gateways_user_is_let_in(
+    start: SetUp, folder: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    target.chmod(0o600)
+    start()
+    for name in ("authorized_keys/ben", "ssh_host_rsa_key"):
+        (folder / "keys" / name).symlink_to(target)
+    start(gateway=GATEWAY)
+    assert owner(target) == Owner(0, 0)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+@as_root
+def test_a_secret_that_its_group_may_use_is_not_opened_to_others(
+    start: SetUp, folder: Path
+) -> None:
+    secret = folder / "hash"
+    secret.write_bytes(b"secret")
+    secret.chmod(0o640)
+    start(gateway=GATEWAY, users={"ana": UserSettings(password_hash_file=secret)})
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o640
+    assert owner(secret) == Owner(0, 0)

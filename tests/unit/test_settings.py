@@ -1,0 +1,445 @@
+"""Every option can be set in the file and in the environment, and every mistake is told by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sftp_gateway.auth import hash_password
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings import (
+    AccessLogSettings,
+    Settings,
+    ShareSettings,
+    UserSettings,
+    load_settings,
+    variable,
+)
+
+Load = Callable[..., Settings]
+Mistakes = Callable[..., tuple[str, ...]]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("SFTP_GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the settings from the text of a file, if one is given, and from variables."""
+
+    def from_text(text: str | None = None, **variables: str) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        file = None
+        if text is not None:
+            file = tmp_path / "given.toml"
+            file.write_text(text)
+        return load_settings(file, os.environ)
+
+    return from_text
+
+
+@pytest.fixture
+def mistakes(load: Load) -> Mistakes:
+    """What is said of a configuration that is wrong."""
+
+    def of(text: str | None = None, **variables: str) -> tuple[str, ...]:
+        with pytest.raises(ConfigurationError) as raised:
+            load(text, **variables)
+        assert str(raised.value) == "\n".join(raised.value.mistakes)
+        return raised.value.mistakes
+
+    return of
+
+
+#: Of each option another value than the default: its text in the environment, and what it means.
+OPTIONS: dict[str, tuple[str, Any]] = {
+    "host": ("192.0.2.1", "192.0.2.1"),
+    "port": ("2022", 2022),
+    "public_host": ("files.example.org", "files.example.org"),
+    "public_port": ("22", 22),
+    "keys_dir": ("/srv/keys", Path("/srv/keys")),
+    "auto_setup": ("false", False),
+    "users": (
+        '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana"}}',
+        {"ana": UserSettings(shares=("models",), password_hash_file=Path("/run/secrets/ana"))},
+    ),
+    "shares": (
+        '{"a/b": {"path": "/srv/b", "links": "dereference"}}',
+        {"a/b": ShareSettings(path=Path("/srv/b"), links="dereference")},
+    ),
+    "show_uid": ("1000", 1000),
+    "show_gid": ("1001", 1001),
+    "access_log": ('{"capacity": 200}', AccessLogSettings(capacity=200)),
+    "access_log.level": ("requests", "requests"),
+    "access_log.stdout": ("false", False),
+    "access_log.file": ("/var/log/access.log", Path("/var/log/access.log")),
+    "access_log.overflow": ("drop", "drop"),
+    "access_log.capacity": ("500", 500),
+    "metrics_host": ("0.0.0.0", "0.0.0.0"),
+    "metrics_port": ("9999", 9999),
+    "ciphers": ('["aes256-ctr", "aes128-ctr"]', ("aes256-ctr", "aes128-ctr")),
+    "login_grace_time": ("12.5", 12.5),
+    "max_auth_tries": ("2", 2),
+    "keepalive_interval": ("7.5", 7.5),
+    "keepalive_count_max": ("9", 9),
+    "max_handles": ("64", 64),
+    "drain_timeout": ("0", 0.0),
+}
+
+
+def value_of(settings: BaseModel, option: str) -> Any:
+    value: Any = settings
+    for part in option.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def as_toml(value: Any) -> str:
+    """The value in TOML; our JSON is TOML too, but for its objects."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
+
+
+def plain(option: str) -> Any:
+    """The option's other value as a plain value of TOML."""
+    text, value = OPTIONS[option]
+    return text if isinstance(value, str | Path) else json.loads(text)
+
+
+# Sources
+
+
+def test_every_option_is_tried() -> None:
+    names = set(Settings.model_fields)
+    names |= {f"access_log.{name}" for name in AccessLogSettings.model_fields}
+    assert set(OPTIONS) == names
+    for option, (_, other) in OPTIONS.items():
+        assert value_of(Settings(), option) != other
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_can_be_set_in_the_environment(load: Load, option: str) -> None:
+    text, value = OPTIONS[option]
+    shares = {"SFTP_GATEWAY_SHARES": '{"models": {"path": "m"}}'} if option == "users" else {}
+    assert value_of(load(**{variable(option): text}, **shares), option) == value
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_can_be_set_in_the_file(load: Load, option: str) -> None:
+    table, _, name = option.rpartition(".")
+    text = f"{f'[{table}]' if table else ''}\n{name} = {as_toml(plain(option))}\n"
+    assert value_of(load(text), option) == OPTIONS[option][1]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_variables_may_be_written_in_any_case(load: Load, option: str) -> None:
+    text, value = OPTIONS[option]
+    assert value_of(load(**{variable(option).lower(): text}), option) == value
+
+
+def test_the_environment_goes_before_the_file(load: Load) -> None:
+    text = 'port = 1\nhost = "file"\n[access_log]\nlevel = "requests"\ncapacity = 300\n'
+    settings = load(text, SFTP_GATEWAY_PORT="2", SFTP_GATEWAY_ACCESS_LOG__CAPACITY="400")
+    assert (settings.port, settings.host) == (2, "file")
+    assert (settings.access_log.level, settings.access_log.capacity) == ("requests", 400)
+
+
+def test_a_password_of_the_environment_joins_a_user_of_the_file(load: Load) -> None:
+    settings = load(
+        '[users.ana]\nshares = ["models"]\n', SFTP_GATEWAY_USERS__ANA__PASSWORD_HASH="$argon2id$x"
+    )
+    user = settings.users["ana"]
+    assert user.shares == ("models",)
+    assert user.password_hash is not None
+    assert user.password_hash.get_secret_value() == "$argon2id$x"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_empty_variable_is_as_if_it_were_not_there(load: Load, option: str) -> None:
+    text = f"max_auth_tries = {Settings().max_auth_tries}\n"
+    assert load(text, **{variable(option): ""}).model_dump() == Settings().model_dump()
+
+
+def test_without_a_file_there_are_the_defaults(load: Load) -> None:
+    assert load().model_dump() == Settings().model_dump()
+    assert list(Settings().users) == ["gvpocr"]
+    assert Settings().users["gvpocr"].shares == "*"
+    shares = Settings().shares
+    assert list(shares) == ["Bhushanji", "newsletters", "models", ".cache/huggingface/hub"]
+    assert [share.links for share in shares.values()] == [*["inside"] * 3, "dereference"]
+
+
+def test_the_file_of_the_default_name_is_read_where_there_is_one(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/sftp-gateway.toml").write_text("port = 5\n")
+    assert load().port == 5
+
+
+def test_a_variable_names_another_file_and_an_argument_goes_before_it(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "other.toml").write_text("port = 6\n")
+    assert load(SFTP_GATEWAY_CONFIG="other.toml").port == 6
+    assert load("port = 7\n").port == 7
+
+
+def test_naming_users_or_shares_replaces_the_default_ones(load: Load) -> None:
+    settings = load('[users.ana]\n[shares.data]\npath = "d"\n')
+    assert list(settings.users) == ["ana"]
+    assert list(settings.shares) == ["data"]
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().users["gvpocr"].shares = ()  # type: ignore[misc]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("port", "ssh"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("public_port", "1.5"),
+        ("auto_setup", "perhaps"),
+        ("show_uid", "-1"),
+        ("show_gid", "4294967296"),
+        ("access_log.level", "everything"),
+        ("access_log.stdout", "2"),
+        ("access_log.overflow", "wait"),
+        ("access_log.capacity", "99"),
+        ("metrics_port", "http"),
+        ("ciphers", "aes256-ctr"),
+        ("ciphers", "[]"),
+        ("ciphers", "[1]"),
+        ("login_grace_time", "0"),
+        ("login_grace_time", "nan"),
+        ("max_auth_tries", "0"),
+        ("keepalive_interval", "inf"),
+        ("keepalive_count_max", "101"),
+        ("max_handles", "15"),
+        ("drain_timeout", "-0.1"),
+    ],
+)
+def test_a_mistake_has_the_options_name_and_its_variables(
+    mistakes: Mistakes, option: str, text: str
+) -> None:
+    for said in mistakes(**{variable(option): text}):
+        assert said.startswith(f"{option} (environment: {variable(option)}): ")
+
+
+def test_a_mistake_says_what_would_be_right_and_what_is_there(mistakes: Mistakes) -> None:
+    (said,) = mistakes('[access_log]\nlevel = "everything"\n')
+    assert "'files' or 'requests'" in said
+    assert said.endswith("(it is 'everything')")
+    (said,) = mistakes("max_handles = 1000000\n")
+    assert "less than or equal to 65536" in said
+    assert said.endswith("(it is 1000000)")
+
+
+def test_all_mistakes_are_told_at_once(mistakes: Mistakes) -> None:
+    said = mistakes(
+        'port = "x"\nunknown = 1\n[shares.a]\nlinks = "no"\n[users."a b"]\n',
+        SFTP_GATEWAY_MAX_HANDLES="1",
+        SFTP_GATEWAY_NONSENSE="1",
+    )
+    told = [each.split(":")[0].split(" (")[0] for each in said]
+    assert sorted(told) == sorted(
+        [
+            "SFTP_GATEWAY_NONSENSE",
+            "port",
+            "unknown",
+            "shares.a.path",
+            "shares.a.links",
+            "users.a b",
+            "max_handles",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("prot = 1\n", "prot"),
+        ("[access_log]\nfiel = 1\n", "access_log.fiel"),
+        ("[users.ana]\npassword = 1\n", "users.ana.password"),
+        ('[shares.a]\npath = "x"\nreadonly = true\n', "shares.a.readonly"),
+        ("[metrics]\nport = 1\n", "metrics"),
+    ],
+)
+def test_an_unknown_option_of_the_file_is_told(mistakes: Mistakes, text: str, option: str) -> None:
+    assert mistakes(text) == (f"{option}: there is no such option; see docs/configuration.md",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SFTP_GATEWAY_PROT",
+        "SFTP_GATEWAY_",
+        "sftp_gateway_prot",
+        "SFTP_GATEWAY_PORT__X",
+        "SFTP_GATEWAY_CONFIG__X",
+        "SFTP_GATEWAY_ACCESSLOG__LEVEL",
+        "SFTP_GATEWAY___PORT",
+    ],
+)
+def test_an_unknown_variable_is_told(mistakes: Mistakes, name: str) -> None:
+    assert mistakes(**{name: "1"}) == (
+        f"{name}: there is no such option; see docs/configuration.md",
+    )
+
+
+def test_an_unknown_part_of_a_variable_is_told(mistakes: Mistakes) -> None:
+    (said,) = mistakes(SFTP_GATEWAY_ACCESS_LOG__LEVL="requests")
+    assert said.startswith("access_log.levl: there is no such option")
+
+
+def test_other_variables_are_nobodys_business(load: Load) -> None:
+    load(SFTP_GATEWAYPORT="x", SFTP="y", MY_SFTP_GATEWAY_PROT="z")
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str) -> None:
+    said = mistakes(SFTP_GATEWAY_CONFIG=name)
+    assert f"{Path(name)}: there is no such configuration file" in said
+
+
+@pytest.mark.parametrize(
+    "content", [b"port = \n", b"port = 1\nport = 2\n", b"[users\n", b"host = '\xff'\n"]
+)
+def test_a_file_that_is_not_toml_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"bad\.toml: (not valid TOML|cannot be read)"):
+        load_settings(tmp_path / "bad.toml", os.environ)
+
+
+def test_a_variable_that_should_hold_json_and_does_not_is_told(mistakes: Mistakes) -> None:
+    (said,) = mistakes(SFTP_GATEWAY_SHARES="a=/srv/a")
+    assert said.startswith("environment: ")
+    assert '"shares"' in said
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["gvpocr", "_", "a", "A-b.c_9", "a" * 32])
+def test_a_user_name_is_taken(load: Load, name: str) -> None:
+    assert list(load(f"[users.{json.dumps(name)}]\n").users) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a b", "a/b", "..", ".a", "-a", "9a", "a" * 33, "a\nb", "a\n", "é", "a:b", "a\0"],
+)
+def test_a_user_name_that_could_harm_is_refused(mistakes: Mistakes, name: str) -> None:
+    (said,) = mistakes(f"[users.{json.dumps(name)}]\n")
+    assert f"{name!r} is not a user name: give a letter" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["models", ".cache/huggingface/hub", "a b", "एक", "a.b", "...", "a[b]", "x" * 255]
+)
+def test_a_share_name_is_taken(load: Load, name: str) -> None:
+    assert list(load(f'[shares.{json.dumps(name)}]\npath = "x"\n').shares) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\nb", "a\x1bb", "x" * 256, "a\0"],
+)
+def test_a_share_name_that_is_no_relative_path_is_refused(mistakes: Mistakes, name: str) -> None:
+    (said,) = mistakes(f'[shares.{json.dumps(name)}]\npath = "x"\n')
+    assert f"{name!r} is not a share name" in said
+
+
+@pytest.mark.parametrize("option", ["path", "links"])
+def test_a_mistake_in_a_share_has_the_shares_name(mistakes: Mistakes, option: str) -> None:
+    said = mistakes('[shares."a[b]/c"]\nlinks = "no"\n')
+    assert any(each.startswith(f"shares.a[b]/c.{option}: ") for each in said)
+
+
+def test_a_user_cannot_be_given_a_share_that_is_not_there(mistakes: Mistakes) -> None:
+    (said,) = mistakes('[users.ana]\nshares = ["models", "modles"]\n')
+    assert said.startswith("users.ana.shares names modles, which is not one of the shares: ")
+    assert "models" in said
+
+
+@pytest.mark.parametrize("shares", ["modles", "", "**"])
+def test_the_shares_of_a_user_are_a_list_or_all(mistakes: Mistakes, shares: str) -> None:
+    (said,) = mistakes(f"[users.ana]\nshares = {json.dumps(shares)}\n")
+    assert said.startswith("users.ana.shares: ")
+
+
+def test_a_bad_name_in_a_list_of_shares_is_told_as_such(mistakes: Mistakes) -> None:
+    (said,) = mistakes('[users.ana]\nshares = ["models", "a/../b"]\n')
+    assert said.startswith("users.ana.shares: 'a/../b' is not a share name")
+
+
+def test_a_user_may_have_no_shares(load: Load) -> None:
+    assert load("[users.ana]\nshares = []\n").users["ana"].shares == ()
+
+
+# Secrets
+
+HASH = hash_password("correct horse")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'users = "SECRET"\n',
+        'users = ["SECRET"]\n',
+        'users = {ana = "SECRET"}\n',
+        'users = {ana = ["SECRET"]}\n',
+        '[users.ana]\npassword = "SECRET"\n',
+        '[users.ana]\npassword_hash = ["SECRET"]\n',
+        '[users.ana]\npassword_hash = {a = "SECRET"}\n',
+        '[users.ana]\npassword_hash = "SECRET"\npassword_hash_file = "x"\n',
+        '[users.ana]\npassword_hash = "SECRET"\nshares = ["none"]\n',
+        '[users.ana]\nshares = "SECRET"\n',
+        '[users.ana]\npassword_hash = "SECRET\n',
+        'password_hash = "SECRET"\n',
+    ],
+)
+@pytest.mark.parametrize("secret", ["hunter2", HASH], ids=["password", "hash"])
+def test_what_may_be_a_secret_is_in_no_message(mistakes: Mistakes, text: str, secret: str) -> None:
+    assert secret not in "\n".join(mistakes(text.replace("SECRET", secret)))
+
+
+@pytest.mark.parametrize(
+    "name", ["SFTP_GATEWAY_USERS", "SFTP_GATEWAY_USERS__ANA", "SFTP_GATEWAY_USERS__ANA__SHARES"]
+)
+@pytest.mark.parametrize("text", ["hunter2", '"hunter2"', '{"ana": {"password_hash": "hunter2"'])
+def test_what_may_be_a_secret_in_the_environment_is_in_no_message(
+    mistakes: Mistakes, name: str, text: str
+) -> None:
+    assert "hunter2" not in "\n".join(mistakes(**{name: text}))
+
+
+def test_a_secret_is_masked_wherever_settings_are_shown(load: Load) -> None:
+    settings = load(f'[users.ana]\npassword_hash = "{HASH}"\n')
+    assert settings.users["ana"].password_hash is not None
+    assert settings.users["ana"].password_hash.get_secret_value() == HASH
+    for shown in (repr(settings), str(settings), json.dumps(settings.model_dump(mode="json"))):
+        assert HASH not in shown
+        assert "**********" in shown
