@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import socket
 from collections.abc import Sequence
 
@@ -26,6 +26,10 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
             [f"host (environment: SFTP_GATEWAY_HOST): {host!r} is no address here: {error}"]
         ) from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(
+                [f"host (environment: SFTP_GATEWAY_HOST): {host} is no address of this machine"]
+            ) from error
         raise ConfigurationError(
             [
                 f"port (environment: SFTP_GATEWAY_PORT): cannot listen on port {port} of "
@@ -36,8 +40,11 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
 
 def _bind_all(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):
+        try:
             return _bound(socket.AF_INET6, ("::", port), dual_stack=True)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise  # IPv4 alone would be half of what was asked for
     return _bound(socket.AF_INET, ("0.0.0.0", port))
 
 

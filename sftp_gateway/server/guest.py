@@ -15,6 +15,7 @@ from sftp_gateway.observability.events import Session
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.transport import GatheringTransport
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacketLogger
@@ -47,8 +48,9 @@ class Connection(asyncssh.SSHServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=_SOCKET_BUFFER)
-        super().connection_made(transport)
+        socket = cast(asyncio.Transport, transport)
+        socket.set_write_buffer_limits(high=_SOCKET_BUFFER)
+        super().connection_made(GatheringTransport(socket))
 
     def pause_writing(self) -> None:
         """The socket has enough to send."""

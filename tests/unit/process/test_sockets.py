@@ -1,0 +1,107 @@
+"""The sockets that the gateway listens on, or one sentence that says why there are none."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.process.sockets import bind
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on, on every address."""
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+        yield other.getsockname()[1]
+
+
+def mistake(host: str, port: int) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        bind(host, port)
+    (said,) = raised.value.mistakes
+    return said
+
+
+def test_without_a_host_one_socket_serves_ipv4_and_ipv6() -> None:
+    (bound,) = bind("", 0)
+    with bound:
+        bound.listen()
+        port = bound.getsockname()[1]
+        assert port
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port)).close()
+
+
+def test_on_a_machine_without_ipv6_it_is_a_socket_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    (bound,) = bind("", 0)
+    with bound:
+        assert bound.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("::", "::")],
+)
+def test_a_host_is_bound_alone(host: str, address: str) -> None:
+    (bound,) = bind(host, 0)
+    with bound:
+        assert bound.getsockname()[0] == address
+        assert bound.getblocking() is False
+        if bound.family == socket.AF_INET6:
+            assert bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_a_name_is_looked_up() -> None:
+    (bound,) = bind("localhost", 0)
+    with bound:
+        assert bound.getsockname()[0] in ("127.0.0.1", "::1")
+
+
+def test_a_port_can_be_bound_again_right_after_its_last_connection() -> None:
+    (bound,) = bind("127.0.0.1", 0)
+    with bound:
+        bound.listen()
+        port = bound.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            bound.setblocking(True)
+            bound.accept()[0].close()  # the server's side waits for the last of it
+    (again,) = bind("127.0.0.1", port)
+    again.close()
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "0.0.0.0"])
+def test_a_port_that_is_taken_is_told_with_both_options_names(taken: int, host: str) -> None:
+    said = mistake(host, taken)
+    assert said.startswith("port (environment: SFTP_GATEWAY_PORT): cannot listen on port ")
+    assert str(taken) in said
+    assert (host or "all addresses") in said
+    assert "Address already in use" in said
+
+
+def test_a_port_that_is_taken_for_ipv6_alone_is_not_served_by_halves() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as other:
+        assert "Address already in use" in mistake("", other.getsockname()[1])
+
+
+def test_an_address_of_another_machine_is_a_mistake_of_the_host() -> None:
+    # RFC 5737: nobody has it.
+    said = mistake("192.0.2.1", 0)
+    assert said == (
+        "host (environment: SFTP_GATEWAY_HOST): 192.0.2.1 is no address of this machine"
+    )
+
+
+def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = mistake("no.such.host", 0)
+    assert said.startswith(
+        "host (environment: SFTP_GATEWAY_HOST): 'no.such.host' is no address here: "
+    )
+    assert "Name or service not known" in said

@@ -1,0 +1,287 @@
+"""Everything that the settings point to is looked at, and each mistake is said in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from sftp_gateway.auth import generate_ed25519, hash_password
+from sftp_gateway.first_start import set_up
+from sftp_gateway.inspection import Findings, inspect
+from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HASH = hash_password("correct horse")
+NOBODY = 65534
+
+Inspect = Callable[..., Findings]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a gateway that has been set up."""
+    monkeypatch.chdir(tmp_path)
+    set_up(Settings(), gateway=None, say=lambda line: None)
+    return tmp_path
+
+
+@pytest.fixture
+def found(folder: Path) -> Inspect:
+    """What is found with some options."""
+
+    def run(**options: Any) -> Findings:
+        return asyncio.run(inspect(Settings(**options)))
+
+    return run
+
+
+def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
+    findings = found()
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert findings.host_keys == [Path("keys/ssh_host_ed25519_key")]
+    (credentials,) = findings.credentials
+    assert (credentials.user, credentials.password_hash) == ("gvpocr", None)
+    assert [key.comment for key in credentials.keys.keys] == ["sftp-gateway worker gvpocr"]
+
+
+def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").chmod(0o644)
+    (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
+    findings = found(
+        users={"gvpocr": UserSettings(password_hash=SecretStr("hunter2"))},
+        shares={"a": ShareSettings(path=folder / "missing")},
+        access_log=AccessLogSettings(file=folder / "missing/access.log"),
+    )
+    assert len(findings.mistakes) == 5
+    for said in findings.mistakes:
+        assert "hunter2" not in said
+        assert "\n" not in said
+
+
+# Host keys
+
+
+def test_without_a_host_key_nothing_starts(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    (said,) = found().mistakes
+    assert said.startswith("keys_dir: there is no host key keys/ssh_host_ed25519_key; ")
+    assert "sftp-gateway init" in said
+
+
+@pytest.mark.parametrize("name", ["ssh_host_rsa_key", "ssh_host_ecdsa_key"])
+def test_the_host_keys_of_an_old_server_are_used_too(
+    found: Inspect, folder: Path, name: str
+) -> None:
+    (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
+    (folder / "keys" / name).chmod(0o600)
+    assert found().host_keys == [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    findings = found()
+    assert findings.mistakes == []
+    assert findings.host_keys == [Path("keys") / name]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
+def test_a_host_key_that_others_can_read_is_refused(
+    found: Inspect, folder: Path, mode: int
+) -> None:
+    (folder / "keys/ssh_host_ed25519_key").chmod(mode)
+    (said,) = found().mistakes
+    assert f"mode {mode:04o}" in said
+    assert "chmod 600" in said
+
+
+def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    (folder / "keys/ssh_host_ed25519_key").mkdir()
+    (said,) = found().mistakes
+    assert "is not a regular file" in said
+
+
+# Users
+
+
+def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
+    findings = found(users={"gvpocr": UserSettings(), "ana": UserSettings()})
+    assert findings.mistakes == []
+    (said,) = findings.warnings
+    assert said.startswith("users.ana: nothing lets this user log in; ")
+    assert "keys/authorized_keys/ana" in said
+    assert "password_hash" in said
+    assert [each.user for each in findings.credentials] == ["gvpocr", "ana"]
+
+
+def test_a_password_is_enough(found: Inspect) -> None:
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(f" {HASH}\n"))})
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert findings.credentials[0].password_hash == HASH
+
+
+def test_a_password_may_be_in_a_file(found: Inspect, folder: Path) -> None:
+    (folder / "secret").write_text(f"{HASH}\n")
+    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert findings.credentials[0].password_hash == HASH
+
+
+@pytest.mark.parametrize("text", ["hunter2", "", "$argon2i$v=19$m=8,t=1,p=1$x$y", HASH + "x" * 90])
+def test_what_is_no_argon2id_hash_is_a_mistake_that_does_not_repeat_it(
+    found: Inspect, text: str
+) -> None:
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(text))})
+    (said,) = findings.mistakes
+    assert said.startswith("users.ana.password_hash: ")
+    assert "sftp-gateway hash-password" in said
+    assert not text or text not in said
+    assert findings.credentials[0].password_hash is None
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "not text"])
+def test_a_file_of_a_password_that_cannot_be_read_is_a_mistake(
+    found: Inspect, folder: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (folder / "secret").write_bytes(content)
+    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    (said,) = findings.mistakes
+    assert said.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
+def test_a_file_of_keys_that_others_can_write_is_refused_and_lets_nobody_in(
+    found: Inspect, folder: Path, mode: int
+) -> None:
+    (folder / "keys/authorized_keys/gvpocr").chmod(mode)
+    findings = found()
+    (said,) = findings.mistakes
+    assert "chmod go-w" in said
+    assert findings.credentials[0].keys.keys == ()
+
+
+def test_a_line_that_is_no_key_is_a_warning_and_the_others_count(
+    found: Inspect, folder: Path
+) -> None:
+    path = folder / "keys/authorized_keys/gvpocr"
+    path.write_bytes(path.read_bytes() + b"nonsense \xff\n" + path.read_bytes())
+    findings = found()
+    assert findings.mistakes == []
+    (said,) = findings.warnings
+    assert "keys/authorized_keys/gvpocr" in said
+    assert "2" in said
+    assert len(findings.credentials[0].keys.keys) == 2
+
+
+def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
+    (folder / "keys/authorized_keys/gvpocr").unlink()
+    (folder / "keys/authorized_keys/gvpocr").mkdir()
+    (said,) = found().mistakes
+    assert "is not a regular file" in said
+
+
+# Shares and the log
+
+
+def test_a_share_without_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
+    (folder / "file").touch()
+    findings = found(
+        shares={
+            "a/b": ShareSettings(path=folder / "missing"),
+            "c": ShareSettings(path=folder / "file"),
+            "d": ShareSettings(path=folder / "file/below"),
+            "good": ShareSettings(path=folder),
+        }
+    )
+    assert [said.split(";")[0] for said in findings.mistakes] == [
+        f"shares.a/b.path: there is no folder {folder}/missing",
+        f"shares.c.path: there is no folder {folder}/file",
+        f"shares.d.path: there is no folder {folder}/file/below",
+    ]
+
+
+def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
+    assert found(access_log=AccessLogSettings(file=folder / "log")).mistakes == []
+    (said,) = found(access_log=AccessLogSettings(file=folder / "no/log")).mistakes
+    assert said.startswith(f"access_log.file: there is no folder {folder}/no; ")
+
+
+def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> None:
+    assert found(access_log=AccessLogSettings(stdout=False, file=folder / "log")).warnings == []
+    (said,) = found(access_log=AccessLogSettings(stdout=False)).warnings
+    assert "no access will be logged" in said
+
+
+# As a user whom permission bits stop
+
+PROGRAM = """
+import asyncio, json, os, sys
+from sftp_gateway.inspection import inspect
+from sftp_gateway.settings import Settings, UserSettings, ShareSettings, AccessLogSettings
+from pathlib import Path
+settings = Settings(
+    users={"gvpocr": UserSettings(), "ana": UserSettings(password_hash_file=Path("secret"))},
+    shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
+    access_log=AccessLogSettings(file=Path("closed/below/log")),
+)
+asyncio.run(inspect(settings))  # imports the last of what it needs
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print(json.dumps(asyncio.run(inspect(settings)).mistakes))
+"""
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can come to, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def mistakes_of_nobody(folder: Path) -> list[str]:
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    mistakes: list[str] = json.loads(told.stdout)
+    return mistakes
+
+
+@as_root
+def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reachable)
+    set_up(Settings(), gateway=None, say=lambda line: None)
+    (reachable / "keys/authorized_keys").chmod(0o700)
+    (reachable / "closed/below").mkdir(parents=True)
+    (reachable / "closed").chmod(0o700)
+    (reachable / "secret").write_text(HASH)
+    (reachable / "secret").chmod(0o600)
+    said = "\n".join(mistakes_of_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be read by user 65534" in said
+    assert "keys/authorized_keys/gvpocr cannot be looked at (Permission denied)" in said
+    assert "keys/authorized_keys/ana cannot be looked at (Permission denied)" in said
+    assert "users.ana.password_hash_file: secret cannot be read" in said
+    assert "shares.a.path: the folder closed cannot be read by this user (uid 65534)" in said
+    assert "shares.b.path: there is no folder closed/below" in said
+    assert "access_log.file: there is no folder closed/below" in said
+    (reachable / "keys").chmod(0o700)
+    said = "\n".join(mistakes_of_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be looked at (Permission denied)" in said
+    assert "there is no host key" not in said
