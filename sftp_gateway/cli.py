@@ -125,7 +125,11 @@ def _hash_password(_: argparse.Namespace) -> int:
     if not password:
         _say("error: the password is empty")
         return 1
-    print(hash_password(password))
+    try:
+        print(hash_password(password))
+    except ValueError as error:
+        _say(f"error: {error}")
+        return 1
     return 0
 
 

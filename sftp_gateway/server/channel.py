@@ -37,9 +37,9 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
-        self._guest.channels.discard(self)
         if self._sftp is not None:
             self._sftp.connection_lost()
+        self._guest.channel_closed(self)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         """`sftp` is served, nothing else."""

@@ -248,6 +248,12 @@ class Guest(asyncssh.SSHServer):
 
     # Stopping
 
+    def channel_closed(self, channel: ChannelSession) -> None:
+        """A channel is gone. A client that has no other is not waited for when the server stops."""
+        self.channels.discard(channel)
+        if self._server.stopping and not self.channels:
+            self.connection.close()
+
     def drain(self) -> None:
         """Let the files that are being read come to their end, then close."""
         if not self.channels:

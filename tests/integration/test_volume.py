@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +79,7 @@ def test_tar_of_ten_thousand_oddly_named_files_is_the_same_through_a_mount(
     _make_tree(os.fsencode(source))
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr/Bhushanji") as mount:
         assert _tar_digest(mount) == _tar_digest(source)
+    gateway.wait_event("session_end")
     served = {event["path"] for event in gateway.events("file_closed") if event["size"]}
     assert any(r"\xff\xfe latin-1 \xe9" in path for path in served)
     assert any("भूषणजी" in path for path in served)
@@ -110,7 +111,7 @@ def test_two_hundred_clients_read_at_once_without_an_error(
         _, errors = client.communicate(timeout=150)
         assert client.returncode == 0, errors
         assert (tmp_path / f"got{number}").read_bytes() == content
-    gateway.wait_event("session_end")
+    wait_for(lambda: len(gateway.events("session_end")) == CLIENTS, "every session's end")
     assert len(gateway.events("login_accepted")) == CLIENTS
     assert len(gateway.events("file_closed", whole=True, bytes=len(content))) == CLIENTS
     assert not gateway.events("login_refused")

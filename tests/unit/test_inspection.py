@@ -110,6 +110,15 @@ def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) ->
     assert "is not a regular file" in said
 
 
+@pytest.mark.parametrize("name", ["rot13", "aes128-cbc", ""])
+def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
+    found: Inspect, name: str
+) -> None:
+    (said,) = found(ciphers=("aes256-ctr", name)).mistakes
+    assert said.startswith(f"ciphers: {name} cannot be offered; choose of ")
+    assert "aes128-gcm@openssh.com" in said
+
+
 # Users
 
 

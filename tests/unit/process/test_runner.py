@@ -97,7 +97,7 @@ def test_an_error_of_the_program_is_raised(start: Start) -> None:
 
 def test_the_event_loop_is_uvloops(start: Start) -> None:
     process = start("print(isinstance(asyncio.get_running_loop(), uvloop.Loop))")
-    assert process.communicate(timeout=PATIENCE) == ("True\n", "")
+    assert said(process) == "True"
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(start: Start) -> None:
@@ -106,4 +106,4 @@ def test_as_many_files_may_be_open_as_the_system_allows(start: Start) -> None:
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))",
         options=("prlimit", f"--nofile=200:{min(hard, 1000)}"),
     )
-    assert process.communicate(timeout=PATIENCE) == (f"{min(hard, 1000)} {min(hard, 1000)}\n", "")
+    assert said(process) == f"{min(hard, 1000)} {min(hard, 1000)}"

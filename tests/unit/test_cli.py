@@ -1,0 +1,280 @@
+"""The commands: their exit statuses, what they print where, and nothing that should be secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway import __version__, cli
+from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
+from sftp_gateway.cli import main
+from tests.support.gateway import environment, free_port
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with nothing in it and nothing configured."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("SFTP_GATEWAY_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+
+    def ran(*arguments: str) -> Ran:
+        try:
+            status = main(arguments)
+        except SystemExit as ended:  # argparse's way
+            status = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return ran
+
+
+COMMANDS = ("serve", "check", "healthcheck", "init", "hash-password")
+
+
+# Help and usage
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version") == Ran(0, f"sftp-gateway {__version__}\n", "")
+
+
+def test_the_help_names_every_command(run: Run) -> None:
+    ran = run("--help")
+    assert (ran.status, ran.err) == (0, "")
+    assert all(command in ran.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_help(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(f"usage: sftp-gateway {command} ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nonsense",),
+        ("serve", "--nonsense"),
+        ("hash-password", "hunter2"),
+        ("init", "--owner", "root"),
+        ("init", "--owner", "10001"),
+        ("init", "--owner", "10001:"),
+        ("init", "--owner", "-1:-1"),
+        ("init", "--owner", "1:2:3"),
+    ],
+)
+def test_what_is_no_command_is_a_usage_error(
+    run: Run, folder: Path, arguments: tuple[str, ...]
+) -> None:
+    ran = run(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("usage: ")
+    assert list(folder.iterdir()) == []
+
+
+def test_the_module_is_the_program(folder: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "sftp_gateway", "--version"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout) == (0, f"sftp-gateway {__version__}\n")
+
+
+# check and init
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "healthcheck", "init"])
+def test_mistakes_are_told_and_nothing_is_done(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (folder / "bad.toml").write_text('port = "x"\nprot = 1\n')
+    ran = run(command, "--config", "bad.toml")
+    assert (ran.status, ran.out) == (2, "")
+    said = ran.err.splitlines()
+    assert len(said) == 2
+    assert all(line.startswith("error: ") for line in said)
+    assert os.listdir(folder) == ["bad.toml"]
+
+
+def test_init_makes_what_is_missing_and_is_told_once(run: Run, folder: Path) -> None:
+    first = run("init")
+    assert (first.status, first.out) == (0, "")
+    assert "keys/ssh_host_ed25519_key" in first.err
+    assert (folder / "keys/worker_ed25519").exists()
+    assert run("init") == Ran(0, "", "")
+
+
+def test_init_that_cannot_make_something_says_what(run: Run, folder: Path) -> None:
+    (folder / "keys").touch()
+    ran = run("init")
+    assert ran.status == 2
+    assert ran.err.startswith("error: keys")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_init_gives_the_host_key_to_its_owner(run: Run, folder: Path) -> None:
+    assert run("init", "--owner", "54321:54322").status == 0
+    status = (folder / "keys/ssh_host_ed25519_key").stat()
+    assert (status.st_uid, status.st_gid) == (54321, 54322)
+
+
+def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    monkeypatch.setenv("SFTP_GATEWAY_PORT", "2022")
+    ran = run("check")
+    assert ran.status == 0
+    assert ran.err == "The configuration is good.\n"
+    told = json.loads(ran.out)
+    assert told["port"] == 2022
+    assert told["shares"]["models"] == {"path": "shared/models", "links": "inside"}
+
+
+def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
+    (folder / "good.toml").write_text('[users.ana]\n[shares.a]\npath = "none"\n')
+    ran = run("check", "--config", "good.toml")
+    assert ran.status == 2
+    assert json.loads(ran.out)["users"]["ana"]["shares"] == "*"
+    warning, *errors = ran.err.splitlines()
+    assert warning.startswith("warning: users.ana: nothing lets this user log in")
+    assert [line.split(":")[:2] for line in errors] == [
+        ["error", " keys_dir"],
+        ["error", " shares.a.path"],
+    ]
+    assert os.listdir(folder) == ["good.toml"]
+
+
+def test_check_prints_no_secret(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("init")
+    secret = hash_password("correct horse")
+    monkeypatch.setenv("SFTP_GATEWAY_USERS__GVPOCR__PASSWORD_HASH", secret)
+    ran = run("check")
+    assert ran.status == 0
+    assert secret not in ran.out + ran.err
+    assert '"password_hash": "**********"' in ran.out
+
+
+def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
+    (folder / "config.toml").write_text('auto_setup = false\n[shares.a]\npath = "none"\n')
+    ran = run("serve", "--config", "config.toml")
+    assert (ran.status, ran.out) == (2, "")
+    assert [line.split(":")[1] for line in ran.err.splitlines()] == [" keys_dir", " shares.a.path"]
+
+
+def test_serve_says_what_it_cannot_set_up(run: Run, folder: Path) -> None:
+    (folder / "keys").touch()
+    ran = run("serve")
+    assert ran.status == 2
+    assert "auto_setup = false" in ran.err
+
+
+# hash-password
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what comes from standard input: a pipe's text, or what is typed at a terminal."""
+
+    def give(*lines: str, terminal: bool = False) -> None:
+        class Input(io.StringIO):
+            def isatty(self) -> bool:
+                return terminal
+
+        monkeypatch.setattr(sys, "stdin", Input("".join(lines)))
+        answers = iter(lines)
+        monkeypatch.setattr(cli.getpass, "getpass", lambda prompt: next(answers))
+
+    return give
+
+
+@pytest.mark.parametrize("lines", [("hunter2\n",), ("hunter2",), ("hunter2\n", "more\n")])
+def test_the_password_of_a_pipe_is_hashed(
+    run: Run, typed: Callable[..., None], lines: tuple[str, ...]
+) -> None:
+    typed(*lines)
+    ran = run("hash-password")
+    assert (ran.status, ran.err) == (0, "")
+    text = ran.out.removesuffix("\n")
+    check_hash(text)
+    assert PasswordVerifier([text]).verify(text, "hunter2")
+    assert "hunter2" not in ran.out
+
+
+def test_spaces_belong_to_a_password(run: Run, typed: Callable[..., None]) -> None:
+    typed(" a b \n")
+    text = run("hash-password").out.strip()
+    assert PasswordVerifier([text]).verify(text, " a b ")
+
+
+def test_a_password_that_is_typed_twice_is_hashed(run: Run, typed: Callable[..., None]) -> None:
+    typed("hunter2", "hunter2", terminal=True)
+    text = run("hash-password").out.strip()
+    assert PasswordVerifier([text]).verify(text, "hunter2")
+
+
+@pytest.mark.parametrize(
+    ("lines", "terminal", "said"),
+    [
+        (("hunter2", "hunter3"), True, "error: the two are not the same\n"),
+        (("", ""), True, "error: the password is empty\n"),
+        ((), False, "error: the password is empty\n"),
+        (("\n",), False, "error: the password is empty\n"),
+        (("x" * 1025 + "\n",), False, "error: a password has 1 to 1024 bytes\n"),
+    ],
+)
+def test_what_is_no_password_is_refused(
+    run: Run, typed: Callable[..., None], lines: tuple[str, ...], terminal: bool, said: str
+) -> None:
+    typed(*lines, terminal=terminal)
+    assert run("hash-password") == Ran(1, "", said)
+
+
+# healthcheck
+
+
+def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("SFTP_GATEWAY_PORT", str(port))
+    ran = run("healthcheck")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"127.0.0.1 port {port}: ")
+
+
+def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(settings: object, say: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "serve", interrupted)
+    assert run("serve") == Ran(130, "", "")
