@@ -38,10 +38,9 @@ DOCS = Path(__file__).parents[3] / "docs"
 ACCESS_LOG = (DOCS / "access-log.md").read_text()
 METRICS = (DOCS / "metrics.md").read_text()
 
-NEW = Session(
-    session="9f86d081884c7d65",
-    client_ip="192.0.2.17",
-    client_port=50122,
+UNKNOWN = Session(session="9f86d081884c7d65", client_ip="192.0.2.17", client_port=50122)
+NEW = dataclasses.replace(
+    UNKNOWN,
     client_version="SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7",
     cipher="aes128-gcm@openssh.com",
 )
@@ -55,7 +54,7 @@ HOME = "/home/gvpocr"
 SCAN = f"{HOME}/Bhushanji/भूषण जी/पत्र १९८५.tif".encode()
 
 EXAMPLES = [
-    Connection(time=1767225600.104211, session=NEW),
+    Connection(time=1767225600.104211, session=UNKNOWN),
     LoginAccepted(time=1767225600.118934, session=BY_KEY),
     LoginRefused(
         time=1767225600.118934,
