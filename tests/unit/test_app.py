@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import urllib.error
 import urllib.request
@@ -30,14 +29,10 @@ from tests.support.gateway import PATIENCE, free_port
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(unconfigured: Path) -> Path:
     """The working directory of a gateway that has been set up."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.upper().startswith("SFTP_GATEWAY_"):
-            monkeypatch.delenv(name)
     set_up(Settings(), gateway=None, say=lambda line: None)
-    return tmp_path
+    return unconfigured
 
 
 class Running:

@@ -30,13 +30,9 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(unconfigured: Path) -> Path:
     """The working directory, with nothing in it and nothing configured."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.upper().startswith("SFTP_GATEWAY_"):
-            monkeypatch.delenv(name)
-    return tmp_path
+    return unconfigured
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,9 @@ SetUp = Callable[..., list[str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(unconfigured: Path) -> Path:
     """The working directory of a gateway that was never started."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    return here
+    return unconfigured
 
 
 @pytest.fixture
@@ -346,14 +342,6 @@ def as_gateway(path: Path, owner: Owner) -> bool:
         capture_output=True,
     )
     return ran.returncode == 0
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that every user can come to, unlike pytest's own."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
 
 
 @as_root

@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,10 @@ Inspect = Callable[..., Findings]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(unconfigured: Path) -> Path:
     """The working directory of a gateway that has been set up."""
-    monkeypatch.chdir(tmp_path)
     set_up(Settings(), gateway=None, say=lambda line: None)
-    return tmp_path
+    return unconfigured
 
 
 @pytest.fixture
@@ -249,14 +247,6 @@ os.setgid(65534)
 os.setuid(65534)
 print(json.dumps(asyncio.run(inspect(settings)).mistakes))
 """
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that every user can come to, unlike pytest's own."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
 
 
 def mistakes_of_nobody(folder: Path) -> list[str]:

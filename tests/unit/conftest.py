@@ -1,0 +1,65 @@
+"""A machine on which nothing is configured, and settings read there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings import Settings, load_settings
+
+Load = Callable[..., Settings]
+Mistakes = Callable[..., tuple[str, ...]]
+
+
+@pytest.fixture
+def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, which is empty; no variable is set."""
+    folder = tmp_path / "unconfigured"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in list(os.environ):
+        if name.upper().startswith("SFTP_GATEWAY_"):
+            monkeypatch.delenv(name)
+    return folder
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can come to, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def load(unconfigured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the settings from the text of a file, if one is given, and from variables."""
+
+    def from_text(text: str | None = None, **variables: str) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        file = None
+        if text is not None:
+            file = tmp_path / "given.toml"
+            file.write_text(text)
+        return load_settings(file, os.environ)
+
+    return from_text
+
+
+@pytest.fixture
+def mistakes(load: Load) -> Mistakes:
+    """What is said of a configuration that is wrong."""
+
+    def of(text: str | None = None, **variables: str) -> tuple[str, ...]:
+        with pytest.raises(ConfigurationError) as raised:
+            load(text, **variables)
+        assert str(raised.value) == "\n".join(raised.value.mistakes)
+        return raised.value.mistakes
+
+    return of

@@ -1,0 +1,115 @@
+"""Names that could harm are refused, and what may be a secret is never repeated."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftp_gateway.auth import hash_password
+from tests.unit.conftest import Load, Mistakes
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["gvpocr", "_", "a", "A-b.c_9", "a" * 32])
+def test_a_user_name_is_taken(load: Load, name: str) -> None:
+    assert list(load(f"[users.{json.dumps(name)}]\n").users) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a b", "a/b", "..", ".a", "-a", "9a", "a" * 33, "a\nb", "a\n", "é", "a:b", "a\0"],
+)
+def test_a_user_name_that_could_harm_is_refused(mistakes: Mistakes, name: str) -> None:
+    (said,) = mistakes(f"[users.{json.dumps(name)}]\n")
+    assert f"{name!r} is not a user name: give a letter" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["models", ".cache/huggingface/hub", "a b", "एक", "a.b", "...", "a[b]", "x" * 255]
+)
+def test_a_share_name_is_taken(load: Load, name: str) -> None:
+    assert list(load(f'[shares.{json.dumps(name)}]\npath = "x"\n').shares) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\nb", "a\x1bb", "x" * 256, "a\0"],
+)
+def test_a_share_name_that_is_no_relative_path_is_refused(mistakes: Mistakes, name: str) -> None:
+    (said,) = mistakes(f'[shares.{json.dumps(name)}]\npath = "x"\n')
+    assert f"{name!r} is not a share name" in said
+
+
+@pytest.mark.parametrize("option", ["path", "links"])
+def test_a_mistake_in_a_share_has_the_shares_name(mistakes: Mistakes, option: str) -> None:
+    said = mistakes('[shares."a[b]/c"]\nlinks = "no"\n')
+    assert any(each.startswith(f"shares.a[b]/c.{option}: ") for each in said)
+
+
+def test_a_user_cannot_be_given_a_share_that_is_not_there(mistakes: Mistakes) -> None:
+    (said,) = mistakes('[users.ana]\nshares = ["models", "modles"]\n')
+    assert said.startswith("users.ana.shares names modles, which is not one of the shares: ")
+    assert "models" in said
+
+
+@pytest.mark.parametrize("shares", ["modles", "", "**"])
+def test_the_shares_of_a_user_are_a_list_or_all(mistakes: Mistakes, shares: str) -> None:
+    (said,) = mistakes(f"[users.ana]\nshares = {json.dumps(shares)}\n")
+    assert said.startswith("users.ana.shares: ")
+
+
+def test_a_bad_name_in_a_list_of_shares_is_told_as_such(mistakes: Mistakes) -> None:
+    (said,) = mistakes('[users.ana]\nshares = ["models", "a/../b"]\n')
+    assert said.startswith("users.ana.shares: 'a/../b' is not a share name")
+
+
+def test_a_user_may_have_no_shares(load: Load) -> None:
+    assert load("[users.ana]\nshares = []\n").users["ana"].shares == ()
+
+
+# Secrets
+
+HASH = hash_password("correct horse")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'users = "SECRET"\n',
+        'users = ["SECRET"]\n',
+        'users = {ana = "SECRET"}\n',
+        'users = {ana = ["SECRET"]}\n',
+        '[users.ana]\npassword = "SECRET"\n',
+        '[users.ana]\npassword_hash = ["SECRET"]\n',
+        '[users.ana]\npassword_hash = {a = "SECRET"}\n',
+        '[users.ana]\npassword_hash = "SECRET"\npassword_hash_file = "x"\n',
+        '[users.ana]\npassword_hash = "SECRET"\nshares = ["none"]\n',
+        '[users.ana]\nshares = "SECRET"\n',
+        '[users.ana]\npassword_hash = "SECRET\n',
+        'password_hash = "SECRET"\n',
+    ],
+)
+@pytest.mark.parametrize("secret", ["hunter2", HASH], ids=["password", "hash"])
+def test_what_may_be_a_secret_is_in_no_message(mistakes: Mistakes, text: str, secret: str) -> None:
+    assert secret not in "\n".join(mistakes(text.replace("SECRET", secret)))
+
+
+@pytest.mark.parametrize(
+    "name", ["SFTP_GATEWAY_USERS", "SFTP_GATEWAY_USERS__ANA", "SFTP_GATEWAY_USERS__ANA__SHARES"]
+)
+@pytest.mark.parametrize("text", ["hunter2", '"hunter2"', '{"ana": {"password_hash": "hunter2"'])
+def test_what_may_be_a_secret_in_the_environment_is_in_no_message(
+    mistakes: Mistakes, name: str, text: str
+) -> None:
+    assert "hunter2" not in "\n".join(mistakes(**{name: text}))
+
+
+def test_a_secret_is_masked_wherever_settings_are_shown(load: Load) -> None:
+    settings = load(f'[users.ana]\npassword_hash = "{HASH}"\n')
+    assert settings.users["ana"].password_hash is not None
+    assert settings.users["ana"].password_hash.get_secret_value() == HASH
+    for shown in (repr(settings), str(settings), json.dumps(settings.model_dump(mode="json"))):
+        assert HASH not in shown
+        assert "**********" in shown
