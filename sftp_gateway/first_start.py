@@ -49,8 +49,8 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
         say(f"made the host key {keys / HOST_KEY}")
     if not _has_logins(settings):
         _make_worker_key(settings, say)
+    default = Settings.model_fields["shares"].get_default(call_default_factory=True)
     for name, share in settings.shares.items():
-        default = Settings.model_fields["shares"].get_default(call_default_factory=True)
         if name in default and share.path == default[name].path:
             _make_share(name, share.path, first=first, say=say)
     if gateway is not None:

@@ -7,7 +7,6 @@ on the event loop, where the session's state lives.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Place, Tree
+from sftp_gateway.vfs.waiting import would_wait
 
 T = TypeVar("T")
 
@@ -147,9 +147,7 @@ class Dispatcher:
 
         def finish(file: Any) -> rs.Response:
             opened = FileHandle(file=file, share=share, path=place.path, opened=time.monotonic())
-            handle = self._handles.add(opened)
-            self._opened(opened)
-            return rs.HandleResponse(request.request_id, handle)
+            return self._enter(request, opened)
 
         return Operation(
             run=lambda wait: share.open_file(place.relative, wait=wait),
@@ -158,6 +156,11 @@ class Dispatcher:
             path=place.path,
             discard=lambda file: file.close(),
         )
+
+    def _enter(self, request: rq.Request, opened: FileHandle | FolderHandle) -> rs.Response:
+        handle = self._handles.add(opened)
+        self._opened(opened)
+        return rs.HandleResponse(request.request_id, handle)
 
     def _close(self, request: rq.CloseRequest) -> Operation:
         opened = self._handles.get(request.handle)
@@ -226,15 +229,17 @@ class Dispatcher:
         path = request.path
         if path.startswith(b"~"):
             user, slash, rest = path[1:].partition(b"/")
-            if user not in (b"", self._tree.home.rpartition(b"/")[2]):
-                raise errors.NotFound("another user's home")
-            path = self._tree.home + slash + rest
+            path = self._home_of(user) + slash + rest
         return _immediate(_one_name(request.request_id, self._tree.canonical(path)))
 
     def _home_directory(self, request: rq.HomeDirectoryRequest) -> Operation:
-        if request.username not in (b"", self._tree.home.rpartition(b"/")[2]):
+        return _immediate(_one_name(request.request_id, self._home_of(request.username)))
+
+    def _home_of(self, user: bytes) -> bytes:
+        """The home folder of the session's user, who may be named or not; of nobody else."""
+        if user not in (b"", self._tree.home.rpartition(b"/")[2]):
             raise errors.NotFound("another user's home")
-        return _immediate(_one_name(request.request_id, self._tree.home))
+        return self._tree.home
 
     # Folders
 
@@ -249,9 +254,7 @@ class Dispatcher:
                 path=place.path,
                 opened=time.monotonic(),
             )
-            handle = self._handles.add(opened)
-            self._opened(opened)
-            return rs.HandleResponse(request.request_id, handle)
+            return self._enter(request, opened)
 
         return Operation(
             run=lambda wait: self._open_directory(place, wait),
@@ -274,7 +277,7 @@ class Dispatcher:
             if not wait and opened.share is not None:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise would_wait()
             return _page(opened.directory)
 
         def finish(page: list[rs.NameEntry]) -> rs.Response:
@@ -332,7 +335,7 @@ def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
 
     def run(wait: bool) -> T:
         if not wait and not file.inline:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise would_wait()
         return ask()
 
     return run

@@ -36,6 +36,15 @@ class FileHandle:
     _contiguous: int = 0
     _pieces: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def owed(self) -> bool:
+        """Whether something that was asked of it is still unanswered."""
+        return self.pending > 0
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.file.close()
+
     def note_read(self, offset: int, length: int) -> None:
         """Account for `length` bytes served from `offset` on."""
         self.reads += 1
@@ -67,6 +76,15 @@ class FolderHandle:
     complete: bool = False
     busy: bool = False
     queue: deque[ReaddirRequest] = field(default_factory=deque)
+
+    @property
+    def owed(self) -> bool:
+        """Whether something that was asked of it is still unanswered."""
+        return self.busy
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.directory.close()
 
 
 class HandleTable:

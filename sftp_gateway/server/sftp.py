@@ -267,7 +267,7 @@ class SftpSession:
         except BlockingIOError:
             self._run_on_thread(request, operation, started, then)
         except Exception as error:
-            self._refuse(request, error, started)
+            self._refuse(request, error, started, operation)
         else:
             self._answer(request, operation, result, started)
 
@@ -279,7 +279,7 @@ class SftpSession:
             packet = response.encode()
         except Exception as error:
             operation.discard(result)
-            self._refuse(request, error, started)
+            self._refuse(request, error, started, operation)
             return
         self._send(packet)
         end = isinstance(response, rs.StatusResponse) and response.code is StatusCode.EOF
@@ -291,18 +291,29 @@ class SftpSession:
             result="eof" if end else "ok",
         )
 
-    def _refuse(self, request: rq.Request, error: Exception, started: float) -> None:
+    def _refuse(
+        self,
+        request: rq.Request,
+        error: Exception,
+        started: float,
+        operation: Operation | None = None,
+    ) -> None:
+        """Answer with an error. What is asked for and not there is common: `operation`, if it was
+        planned, knows the place, which then need not be found again for the log."""
         response = refusal(request.request_id, error)
         self._send(response.encode())
-        operation = operation_name(request)
-        share, path = self._dispatcher.place_of(request)
+        name = operation_name(request)
+        if operation is None:
+            share, path = self._dispatcher.place_of(request)
+        else:
+            share, path = operation.share, operation.path
         if isinstance(error, Denied):
             target = getattr(request, "target", None)
-            self._recorder.denied(operation, error, share=share, path=path, target=target)
+            self._recorder.denied(name, error, share=share, path=path, target=target)
         elif not isinstance(error, FileSystemError):
             self._failed(error)
         self._recorder.request(
-            operation, share=share, path=path, started=started, result=response.code.name.lower()
+            name, share=share, path=path, started=started, result=response.code.name.lower()
         )
 
     # On threads
@@ -339,7 +350,7 @@ class SftpSession:
                 operation.discard(future.result())
             return
         if error is not None:
-            self._refuse(request, error, started)
+            self._refuse(request, error, started, operation)
         else:
             self._answer(request, operation, future.result(), started)
         then()
@@ -360,9 +371,7 @@ class SftpSession:
             self._reads.serve(request, opened)
 
     def _slow_read_done(self, opened: FileHandle) -> None:
-        if opened in self._closing and not opened.pending:
-            self._closing.remove(opened)
-            self._release(opened, result="ok")
+        self._release_if_done(opened)
         self._after_thread()
 
     def _serve_readdir(self, request: rq.ReaddirRequest) -> None:
@@ -388,24 +397,23 @@ class SftpSession:
         if opened.queue:
             self._pending -= 1
             self._list(opened.queue.popleft(), opened)
-        elif opened in self._closing:
-            self._closing.remove(opened)
-            self._release(opened, result="ok")
+        else:
+            self._release_if_done(opened)
 
     # Handles
 
     def _close_handle(self, opened: FileHandle | FolderHandle) -> None:
         """CLOSE took `opened` out of the table; what was asked of it before is still owed."""
-        if opened.pending if isinstance(opened, FileHandle) else opened.busy:
-            self._closing.add(opened)
-        else:
+        self._closing.add(opened)
+        self._release_if_done(opened)
+
+    def _release_if_done(self, opened: FileHandle | FolderHandle) -> None:
+        if opened in self._closing and not opened.owed:
+            self._closing.remove(opened)
             self._release(opened, result="ok")
 
     def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
-        if isinstance(opened, FileHandle):
-            opened.file.close()
-        else:
-            opened.directory.close()
+        opened.close()
         self._recorder.closed(opened, result=result)
 
     # Output

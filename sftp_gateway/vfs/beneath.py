@@ -14,6 +14,8 @@ import os
 import stat
 from typing import Final, Protocol
 
+from sftp_gateway.vfs.waiting import would_wait
+
 # linux/openat2.h
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_XDEV: Final = 0x01
@@ -96,7 +98,7 @@ class Openat2:
             if not wait and code in (errno.EAGAIN, errno.EXDEV, errno.EINVAL):
                 # EXDEV may be an escape or only another mount: the waiting call tells them apart.
                 # EINVAL: Linux before 5.12 knows no RESOLVE_CACHED.
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise would_wait()
             if code not in (errno.EAGAIN, errno.EINTR):
                 raise OSError(code, os.strerror(code))
         raise OSError(errno.EXDEV, "renames kept racing with the path")
@@ -112,7 +114,7 @@ class Walk:
     def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """See Finder. Without openat2 nothing tells whether a look-up would wait."""
         if not wait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise would_wait()
         if len(path) >= _PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         pending = _components(path)

@@ -12,6 +12,7 @@ from typing import Final
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
+from sftp_gateway.vfs.waiting import would_wait
 
 _OFFSET_MAX: Final = (1 << 63) - 1
 
@@ -48,14 +49,14 @@ class OpenFile:
             view = view[: max(0, _OFFSET_MAX - offset)]
             offset = min(offset, _OFFSET_MAX)
         if not wait and not self._nowait:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise would_wait()
         descriptor = self._acquire()
         try:
             return self._fill(descriptor, view, offset, 0 if wait else os.RWF_NOWAIT)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP and not wait:
                 self._nowait = False  # FUSE, NFS: the file system cannot tell
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+                raise would_wait() from None
             raise
         finally:
             self._release()
@@ -68,7 +69,7 @@ class OpenFile:
             if count == 0:
                 if flags and os.fstat(descriptor).st_size > offset + done:
                     # Some file systems answer RWF_NOWAIT with nothing instead of EAGAIN.
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                    raise would_wait()
                 break
             done += count
         return done

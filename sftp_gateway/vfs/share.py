@@ -22,6 +22,7 @@ from sftp_gateway.errors import (
 from sftp_gateway.vfs.attributes import Attributes, Presentation
 from sftp_gateway.vfs.beneath import Finder, reopen
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.waiting import would_wait
 
 #: statfs(2) `f_type` of file systems on which a look-up that the dentry cache answers never
 #: waits. On any other (NFS, CIFS, FUSE, 9p) even fstat(2) may ask a server.
@@ -77,13 +78,9 @@ class Share:
         self._presentation = presentation
         self._finder = finder
         self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._device = os.fstat(self._root).st_dev
+        #: st_dev of the file system that the share's folder is on.
+        self.device = os.fstat(self._root).st_dev
         self._local = _is_local(self._root)
-
-    @property
-    def device(self) -> int:
-        """st_dev of the file system that the share's folder is on."""
-        return self._device
 
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
@@ -102,7 +99,7 @@ class Share:
                 # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the
                 # old folder or in the new one, never in a third.
                 os.dup2(fresh, self._root, inheritable=False)
-                self._device = found.st_dev
+                self.device = found.st_dev
                 self._local = _is_local(self._root)
             return os.fstatvfs(fresh)
         finally:
@@ -135,7 +132,7 @@ class Share:
             descriptor = reopen(pinned, os.O_RDONLY | (0 if wait else os.O_NONBLOCK))
             if not wait:
                 os.set_blocking(descriptor, True)  # that was for the open alone
-        inline = self._local and status.st_dev == self._device
+        inline = self._local and status.st_dev == self.device
         return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline)
 
     def open_directory(
@@ -220,7 +217,7 @@ class Share:
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> Iterator[int]:
         """An O_PATH descriptor of `path`, with errors turned into the gateway's own."""
         if not wait and not self._local:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise would_wait()
         try:
             pinned = self._finder.find(self._root, path, follow=follow, wait=wait)
             try:

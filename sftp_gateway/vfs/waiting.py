@@ -1,0 +1,11 @@
+"""How a function that was told not to wait says that it would have to."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+def would_wait() -> BlockingIOError:
+    """The error to raise; the caller repeats the call on a thread, with `wait=True`."""
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
