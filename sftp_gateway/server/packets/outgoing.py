@@ -72,8 +72,10 @@ class Outgoing:
     def places(self, start: int, length: int) -> Sequence[memoryview]:
         """Where the `length` bytes from byte `start` on belong: one piece for each packet.
 
-        Nothing counts until `length` of the object says so.
+        Nothing counts until `length` of the object says so. Raises ValueError over CAPACITY.
         """
+        if start + length > CAPACITY:
+            raise ValueError(f"{start + length} bytes are more than are laid out at once")
         memory = self.memory
         index, offset = divmod(start, self.payload)
         at = index * self.stride + HEADER + offset
