@@ -62,7 +62,7 @@ def test_there_is_room_for_the_capacity(payload: int) -> None:
 
 def test_more_than_the_capacity_is_refused_rather_than_cut() -> None:
     outgoing = Outgoing(MAX_PAYLOAD)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="more than are laid out"):
         outgoing.put(bytes(2 * CAPACITY))
     outgoing.clear()
 
