@@ -13,7 +13,7 @@ from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
-from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType, OpenFlags
+from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType
 from sftp_gateway.protocol.wire import Cursor
 
 
@@ -47,9 +47,9 @@ class HandleRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest(PathRequest):
-    """§6.3."""
+    """§6.3; `pflags` are bits of OpenFlags."""
 
-    pflags: OpenFlags
+    pflags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ class UnknownRequest(Request):
 
 AnyRequest = InitRequest | Request
 
+_INIT: Final = int(MessageType.INIT)
+
 
 def decode_request(frame: bytes) -> AnyRequest:
     """Decode one packet (without its length field).
@@ -159,10 +161,11 @@ def decode_request(frame: bytes) -> AnyRequest:
     """
     cursor = Cursor(frame)
     message_type = cursor.byte()
-    if message_type == MessageType.INIT:
+    number = cursor.uint32()
+    if message_type == _INIT:
         # §4: extension pairs may follow the version.
-        return InitRequest(cursor.uint32())
-    request_id = cursor.uint32()
+        return InitRequest(number)
+    request_id = number
     decode = _DECODERS.get(message_type)
     if decode is None:
         return UnknownRequest(request_id, f"type {message_type}")
@@ -180,7 +183,7 @@ def _handle(cursor: Cursor) -> bytes:
 
 
 def _open(request_id: int, cursor: Cursor) -> Request:
-    request = OpenRequest(request_id, cursor.string(), OpenFlags(cursor.uint32() & 0x3F))
+    request = OpenRequest(request_id, cursor.string(), cursor.uint32() & 0x3F)
     skip_attributes(cursor)
     return request
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, error
 from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 
 UINT32: Final = Struct(">I")
 UINT64: Final = Struct(">Q")
+_BYTE: Final = Struct("B")
 
 
 class Cursor:
@@ -27,29 +28,38 @@ class Cursor:
 
     def byte(self) -> int:
         """One byte, 0 to 255."""
-        return self._take(1)[0]
+        return self._number(_BYTE)
 
     def uint32(self) -> int:
         """Four bytes, big-endian."""
-        value: int = UINT32.unpack(self._take(4))[0]
-        return value
+        return self._number(UINT32)
 
     def uint64(self) -> int:
         """Eight bytes, big-endian."""
-        value: int = UINT64.unpack(self._take(8))[0]
-        return value
+        return self._number(UINT64)
 
     def string(self) -> bytes:
         """A uint32 length and that many bytes."""
-        return self._take(self.uint32())
-
-    def _take(self, length: int) -> bytes:
+        length = self._number(UINT32)
         start = self._offset
         stop = start + length
         if stop > self._end:
-            raise ProtocolError(f"packet ends {stop - self._end} bytes short")
+            raise self._short(stop)
         self._offset = stop
         return self._data[start:stop]
+
+    def _number(self, form: Struct) -> int:
+        start = self._offset
+        stop = start + form.size
+        try:
+            value: int = form.unpack_from(self._data, start)[0]
+        except error:
+            raise self._short(stop) from None
+        self._offset = stop
+        return value
+
+    def _short(self, stop: int) -> ProtocolError:
+        return ProtocolError(f"packet ends {stop - self._end} bytes short")
 
 
 def string(value: bytes) -> bytes:

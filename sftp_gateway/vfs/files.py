@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Final, NamedTuple
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.waiting import would_wait
 
 _OFFSET_MAX: Final = (1 << 63) - 1
+_NOWAIT: Final = os.RWF_NOWAIT
 
 
 class OpenFile:
@@ -41,6 +41,7 @@ class OpenFile:
         """Fill `view` from `offset` on; return how many bytes, fewer only at the end of the file.
 
         sshfs takes a short read for the end of the file, so a read is whole or the file ends.
+        With `wait`, call it from any thread; without, from the one that calls `close`.
 
         Raises BlockingIOError where the page cache does not hold all of it and `wait` is false;
         OSError as preadv(2) does; InvalidHandle when the file was closed.
@@ -48,24 +49,34 @@ class OpenFile:
         if offset + len(view) > _OFFSET_MAX:  # preadv would refuse: no file goes beyond
             view = view[: max(0, _OFFSET_MAX - offset)]
             offset = min(offset, _OFFSET_MAX)
-        if not wait and not self._nowait:
-            raise would_wait()
+        if not wait:
+            return self._read_cached(view, offset)
         descriptor = self._acquire()
         try:
-            return self._fill(descriptor, view, offset, 0 if wait else os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP and not wait:
-                self._nowait = False  # FUSE, NFS: the file system cannot tell
-                raise would_wait() from None
-            raise
+            return self._fill(descriptor, view, offset, 0)
         finally:
             self._release()
 
+    def _read_cached(self, view: memoryview, offset: int) -> int:
+        # `close` cannot come in between, as it is called where this is: nothing to hold.
+        if self._closed:
+            raise InvalidHandle("the file is closed")
+        if not self._nowait:
+            raise would_wait()
+        try:
+            return self._fill(self._descriptor, view, offset, _NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self._nowait = False  # FUSE, NFS: the file system cannot tell
+                raise would_wait() from None
+            raise
+
     @staticmethod
     def _fill(descriptor: int, view: memoryview, offset: int, flags: int) -> int:
-        done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:]], offset + done, flags)
+        done, length = 0, len(view)
+        while done < length:
+            rest = view[done:] if done else view
+            count = os.preadv(descriptor, [rest], offset + done, flags)
             if count == 0:
                 if flags and os.fstat(descriptor).st_size > offset + done:
                     # Some file systems answer RWF_NOWAIT with nothing instead of EAGAIN.
@@ -115,8 +126,7 @@ class OpenFile:
             os.close(self._descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name in a folder with what is shown of it."""
 
     name: bytes
@@ -134,34 +144,38 @@ class OpenDirectory:
         self,
         *,
         first: Iterable[Entry],
-        scan: Iterator[os.DirEntry[str]] | None = None,
-        show: Callable[[os.DirEntry[str]], Attributes | None] | None = None,
+        scan: Iterable[os.DirEntry[str]] = (),
+        show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: None,
         hidden: frozenset[bytes] = frozenset(),
         close: Callable[[], None] = lambda: None,
     ) -> None:
         """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name."""
-        self._ready = deque(first)
-        self._scan = scan
+        #: Whether what is left needs no disk.
+        self.at_hand = scan == ()
         self._show = show
         self._hidden = hidden
+        # Not a generator, which an error would end: the entries behind a bad one are listed.
+        self._left = chain(first, filter(None, map(self._entry, scan)))
         self._close = close
         self._lock = threading.Lock()
         self._taking = False
         self._closed = False
 
-    def take(self) -> Entry | None:
-        """The next entry, or None at the end.
+    def take_while(self, accept: Callable[[Entry], bool]) -> None:
+        """Hand entries to `accept` until it refuses one, which stays the next, or to the end.
 
         Raises OSError as readdir(3) does; InvalidHandle when the folder was closed.
         """
         with self._lock:
             if self._closed:
                 raise InvalidHandle("the folder is closed")
-            if self._ready:
-                return self._ready.popleft()
             self._taking = True
         try:
-            return self._next()
+            for entry in self._left:
+                if not accept(entry):
+                    self._left = chain((entry,), self._left)
+                    return
+            self.at_hand = True
         finally:
             with self._lock:
                 self._taking = False
@@ -169,12 +183,8 @@ class OpenDirectory:
             if last:
                 self._close()
 
-    def put_back(self, entry: Entry) -> None:
-        """Make `entry` the next one again: it did not fit."""
-        self._ready.appendleft(entry)
-
     def close(self) -> None:
-        """Let go of the folder, once a `take` that is under way has ended; never waits for it."""
+        """Let go of the folder, once a `take_while` under way has ended; never waits for it."""
         with self._lock:
             if self._closed:
                 return
@@ -183,15 +193,9 @@ class OpenDirectory:
         if last:
             self._close()
 
-    def _next(self) -> Entry | None:
-        if self._scan is None or self._show is None:
+    def _entry(self, found: os.DirEntry[str]) -> Entry | None:
+        name = os.fsencode(found.name)
+        if name in self._hidden:
             return None
-        for found in self._scan:
-            name = os.fsencode(found.name)
-            if name in self._hidden:
-                continue
-            attributes = self._show(found)
-            if attributes is not None:
-                return Entry(name, attributes)
-        self._scan = None
-        return None
+        attributes = self._show(found)
+        return None if attributes is None else Entry(name, attributes)

@@ -20,7 +20,7 @@ from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
-from tests.unit.vfs.helpers import unread
+from tests.unit.vfs.helpers import entries, unread
 
 Identity = tuple[int, int]
 
@@ -191,15 +191,11 @@ def ask_content(share: Share, path: bytes) -> object:
 
 def ask_names(share: Share, path: bytes) -> object:
     """The names of a folder; each is shown exactly as LSTAT of it would show it."""
-    folder = share.open_directory(path, wait=True)
-    try:
-        entries = [entry for entry in iter(folder.take, None) if entry is not None]
-    finally:
-        folder.close()
-    for entry in entries[2:]:
+    found = entries(share.open_directory(path, wait=True))
+    for entry in found[2:]:
         inner = path + b"/" + entry.name if path else entry.name
         assert unread(share.lstat(inner, wait=True)) == unread(entry.attributes)
-    return sorted(entry.name for entry in entries)
+    return sorted(entry.name for entry in found)
 
 
 def ask_target(share: Share, path: bytes) -> object:
