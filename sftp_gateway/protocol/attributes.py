@@ -45,9 +45,9 @@ def longname(file: FileAttributes, filename: bytes, now: float) -> bytes:
     """
     size, uid, gid, permissions, _, mtime = file
     if 0 <= now - mtime < _RECENT:
-        stamp = _time_of_minute(_clamped(mtime) // 60)
+        stamp = _time_of_minute(mtime // 60)
     else:
-        stamp = _date_of_day(_clamped(mtime) // 86400)
+        stamp = _date_of_day(mtime // 86400)
     return b"%s %8d %s %s" % (_mode_and_owner(permissions, uid, gid), size, stamp, filename)
 
 
@@ -59,12 +59,12 @@ def _mode_and_owner(permissions: int, uid: int, gid: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _time_of_minute(minute: int) -> bytes:
-    return time.strftime("%b %e %H:%M", time.gmtime(minute * 60)).encode()
+    return time.strftime("%b %e %H:%M", time.gmtime(_clamped(minute * 60))).encode()
 
 
 @lru_cache(maxsize=1024)
 def _date_of_day(day: int) -> bytes:
-    return time.strftime("%b %e  %Y", time.gmtime(day * 86400)).encode()
+    return time.strftime("%b %e  %Y", time.gmtime(_clamped(day * 86400))).encode()
 
 
 def _clamped(seconds: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from sftp_gateway.errors import ProtocolError
@@ -151,6 +152,8 @@ class UnknownRequest(Request):
 AnyRequest = InitRequest | Request
 
 _INIT: Final = int(MessageType.INIT)
+_HEAD: Final = Struct(">BI")
+_OFFSET_AND_LENGTH: Final = Struct(">QI")
 
 
 def decode_request(frame: bytes) -> AnyRequest:
@@ -160,12 +163,10 @@ def decode_request(frame: bytes) -> AnyRequest:
     are ignored, as OpenSSH's own server ignores them.
     """
     cursor = Cursor(frame)
-    message_type = cursor.byte()
-    number = cursor.uint32()
+    message_type, request_id = cursor.fields(_HEAD)
     if message_type == _INIT:
-        # §4: extension pairs may follow the version.
-        return InitRequest(number)
-    request_id = number
+        # §4: the version stands where others have their id; extension pairs may follow it.
+        return InitRequest(request_id)
     decode = _DECODERS.get(message_type)
     if decode is None:
         return UnknownRequest(request_id, f"type {message_type}")
@@ -189,7 +190,7 @@ def _open(request_id: int, cursor: Cursor) -> Request:
 
 
 def _read(request_id: int, cursor: Cursor) -> Request:
-    return ReadRequest(request_id, _handle(cursor), cursor.uint64(), cursor.uint32())
+    return ReadRequest(request_id, _handle(cursor), *cursor.fields(_OFFSET_AND_LENGTH))
 
 
 def _path(cls: type[PathRequest]) -> _Decoder:

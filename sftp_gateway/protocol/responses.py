@@ -95,7 +95,8 @@ def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | No
     Without attributes for REALPATH and READLINK, which send a dummy ATTRS value (§6.11).
     """
     attrs = _NO_ATTRIBUTES if attributes is None else encode_attributes(attributes)
-    return string(filename) + string(longname) + attrs
+    pack = UINT32.pack
+    return pack(len(filename)) + filename + pack(len(longname)) + longname + attrs
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,19 +28,19 @@ class Cursor:
 
     def byte(self) -> int:
         """One byte, 0 to 255."""
-        return self._number(_BYTE)
+        return self.fields(_BYTE)[0]
 
     def uint32(self) -> int:
         """Four bytes, big-endian."""
-        return self._number(UINT32)
+        return self.fields(UINT32)[0]
 
     def uint64(self) -> int:
         """Eight bytes, big-endian."""
-        return self._number(UINT64)
+        return self.fields(UINT64)[0]
 
     def string(self) -> bytes:
         """A uint32 length and that many bytes."""
-        length = self._number(UINT32)
+        (length,) = self.fields(UINT32)
         start = self._offset
         stop = start + length
         if stop > self._end:
@@ -48,15 +48,16 @@ class Cursor:
         self._offset = stop
         return self._data[start:stop]
 
-    def _number(self, form: Struct) -> int:
+    def fields(self, form: Struct) -> tuple[int, ...]:
+        """Several numbers at once, as `form` has them."""
         start = self._offset
         stop = start + form.size
         try:
-            value: int = form.unpack_from(self._data, start)[0]
+            values: tuple[int, ...] = form.unpack_from(self._data, start)
         except error:
             raise self._short(stop) from None
         self._offset = stop
-        return value
+        return values
 
     def _short(self, stop: int) -> ProtocolError:
         return ProtocolError(f"packet ends {stop - self._end} bytes short")

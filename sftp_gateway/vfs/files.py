@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -15,6 +16,7 @@ from sftp_gateway.vfs.waiting import would_wait
 
 _OFFSET_MAX: Final = (1 << 63) - 1
 _NOWAIT: Final = os.RWF_NOWAIT
+_ENCODING: Final = sys.getfilesystemencoding()
 
 
 class OpenFile:
@@ -194,7 +196,7 @@ class OpenDirectory:
             self._close()
 
     def _entry(self, found: os.DirEntry[str]) -> Entry | None:
-        name = os.fsencode(found.name)
+        name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
         if name in self._hidden:
             return None
         attributes = self._show(found)

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -162,7 +163,7 @@ class Share:
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
-            show=lambda entry: self._show_entry(path, entry),
+            show=partial(self._show_entry, path),
             hidden=frozenset(entry.name for entry in extra),
             close=close,
         )
