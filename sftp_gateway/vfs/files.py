@@ -16,6 +16,12 @@ from sftp_gateway.vfs.waiting import would_wait
 
 _OFFSET_MAX: Final = (1 << 63) - 1
 _NOWAIT: Final = os.RWF_NOWAIT
+
+#: After so many misses of the page cache in a row, each within so many bytes of the one before,
+#: the file is being read from end to end. Clients' reads overtake each other, and those between
+#: two misses were read ahead.
+_MISSES: Final = 4
+_STRIDE: Final = 1024 * 1024
 _ENCODING: Final = sys.getfilesystemencoding()
 
 
@@ -27,7 +33,17 @@ class OpenFile:
     is still under way.
     """
 
-    __slots__ = ("_closed", "_descriptor", "_lock", "_nowait", "_users", "inline", "size")
+    __slots__ = (
+        "_closed",
+        "_descriptor",
+        "_lock",
+        "_missed",
+        "_misses",
+        "_nowait",
+        "_users",
+        "inline",
+        "size",
+    )
 
     def __init__(self, *, descriptor: int, size: int, inline: bool) -> None:
         """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network."""
@@ -36,6 +52,8 @@ class OpenFile:
         self._users = 0
         self._closed = False
         self._nowait = True
+        self._misses = 0
+        self._missed = 0
         self.size = size
         self.inline = inline
 
@@ -67,11 +85,23 @@ class OpenFile:
             raise would_wait()
         try:
             return self._fill(self._descriptor, view, offset, _NOWAIT)
+        except BlockingIOError:
+            self._note_miss(offset)
+            raise
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._nowait = False  # FUSE, NFS: the file system cannot tell
                 raise would_wait() from None
             raise
+
+    def _note_miss(self, offset: int) -> None:
+        """Have the kernel read twice as far ahead in a file that is read from end to end."""
+        near = abs(offset - self._missed) <= _STRIDE
+        self._misses = self._misses + 1 if near else 0
+        self._missed = offset
+        if self._misses == _MISSES:
+            # It sets a number in the open file, and waits for nothing.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @staticmethod
     def _fill(descriptor: int, view: memoryview, offset: int, flags: int) -> int:

@@ -272,3 +272,30 @@ def test_a_path_behind_a_canonical_one_means_the_same_as_behind_the_path_itself(
     # An empty first path is the home folder; joined to `/` it would be the root.
     assume(first)
     assert tree.canonical(first + b"/" + second) == tree.canonical(behind)
+
+
+#: Paths with few names below the home folder, so that many are of one folder.
+HOME_PATHS = st.lists(
+    st.sampled_from([b"data", b"sub", b"x", b"y", b"a", b"..", b".", b"", b"n\0", b"\xff"]),
+    max_size=6,
+).map(lambda parts: b"/".join([b"/home/u", *parts]))
+
+
+def place_in(tree: Tree, path: bytes) -> object:
+    """The place, or what is raised instead of it."""
+    try:
+        return tree.locate(path)
+    except (NotFound, Denied) as error:
+        return type(error), str(error)
+
+
+@settings(deadline=None)
+@given(paths=st.lists(HOME_PATHS | CLIENT_PATHS, max_size=30))
+def test_a_tree_that_remembers_folders_says_what_one_says_that_was_asked_nothing_before(
+    tree: Tree, paths: list[bytes]
+) -> None:
+    for path in paths:
+        fresh = Tree(
+            user="u", shares=tree.shares, withheld=["sub"], presentation=Presentation(), time=0
+        )
+        assert place_in(tree, path) == place_in(fresh, path)
