@@ -11,8 +11,9 @@ import re
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from json import JSONEncoder
-from typing import Final, TypeAlias
+from json.encoder import encode_basestring
+from math import isfinite
+from typing import Final
 
 from sftp_gateway.observability.events import EVENTS, Event, Session, SessionEvent
 
@@ -20,9 +21,6 @@ from sftp_gateway.observability.events import EVENTS, Event, Session, SessionEve
 #: paths and commands in bytes. Linux itself takes no path over PATH_MAX, 4,096 bytes.
 MAX_TEXT_LENGTH: Final = 512
 MAX_BYTES_LENGTH: Final = 4096
-
-_Json: TypeAlias = str | int | float
-_Fields: TypeAlias = dict[str, _Json]
 
 # DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
 # embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
@@ -39,8 +37,6 @@ _OWN_FIELDS: Final = {
 # Keys of the context that an event has itself: a line never has one key twice.
 _SHADOWED: Final = {kind: frozenset(_CONTEXT_FIELDS) & {*own} for kind, own in _OWN_FIELDS.items()}
 
-_to_json: Final = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
 
 def encode(event: Event) -> bytes:
     """The event as one line of JSON, with its line feed.
@@ -50,20 +46,15 @@ def encode(event: Event) -> bytes:
     keys it was cut in.
     """
     kind = type(event)
-    own: _Fields = {}
     cut: list[str] = []
     context = ""
     if isinstance(event, SessionEvent):
         context, cut_in_context = _encode_session(event.session, _SHADOWED[kind])
         cut.extend(cut_in_context)
-    for name in _OWN_FIELDS[kind]:
-        _put(own, cut, name, getattr(event, name))
-    text = f'"time":"{_timestamp(event.time)}","event":"{event.name}"{context}'
-    if own:
-        text += _members(own)
-    if cut:
-        text += ',"truncated":' + _to_json(cut)
-    return f"{{{text}}}\n".encode()
+    own = "".join([_member(name, getattr(event, name), cut) for name in _OWN_FIELDS[kind]])
+    truncated = ',"truncated":["' + '","'.join(cut) + '"]' if cut else ""
+    start = f'{{"time":"{_timestamp(event.time)}","event":"{event.name}"'
+    return f"{start}{context}{_safe(own)}{truncated}}}\n".encode()
 
 
 def escape_path(path: bytes) -> str:
@@ -92,35 +83,48 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 # Ten thousand requests of a session share its context, so its JSON is made once.
 @lru_cache(maxsize=4096)
 def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    context: _Fields = {}
     cut: list[str] = []
-    for name in _CONTEXT_FIELDS:
-        if name not in without:
-            _put(context, cut, name, getattr(session, name))
-    return _members(context), tuple(cut)
+    names = [name for name in _CONTEXT_FIELDS if name not in without]
+    members = "".join([_member(name, getattr(session, name), cut) for name in names])
+    return _safe(members), tuple(cut)
 
 
-def _members(members: _Fields) -> str:
-    """The fields as they follow others in a JSON object, safe to show."""
-    return "," + _UNSAFE.sub(_escape, _to_json(members)[1:-1])
-
-
-def _put(into: _Fields, cut: list[str], name: str, value: object) -> None:
+def _member(name: str, value: object, cut: list[str]) -> str:
+    """A field as it follows others in a JSON object; nothing for None."""
+    # By hand: a JSONEncoder sets itself up for each call, for longer than all of this takes.
     if name == "command" and isinstance(value, str):
         # Commands come as text or as bytes; in the log they have one form.
         value = value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
         if len(value) > MAX_BYTES_LENGTH:
             cut.append(name)
-        into[name] = escape_path(value[:MAX_BYTES_LENGTH])
+        json = encode_basestring(escape_path(value[:MAX_BYTES_LENGTH]))
     elif isinstance(value, str):
         if len(value) > MAX_TEXT_LENGTH:
             cut.append(name)
-        into[name] = value[:MAX_TEXT_LENGTH]
-    elif isinstance(value, float):
-        into[name] = _timestamp(value) if name == "since" else round(value, 6)
+        json = encode_basestring(value[:MAX_TEXT_LENGTH])
+    elif isinstance(value, bool):
+        json = "true" if value else "false"
     elif isinstance(value, int):
-        into[name] = value
+        json = int.__repr__(value)
+    elif isinstance(value, float):
+        json = f'"{_timestamp(value)}"' if name == "since" else _seconds(value)
+    else:
+        return ""
+    return f',"{name}":{json}'
+
+
+def _seconds(value: float) -> str:
+    if not isfinite(value):
+        raise ValueError(f"no JSON for {value}")
+    return repr(round(value, 6))
+
+
+def _safe(json: str) -> str:
+    """`json` with every character escaped that does more than show."""
+    if json.isascii() and "\x7f" not in json:
+        return json
+    return _UNSAFE.sub(_escape, json)
 
 
 def _timestamp(seconds: float) -> str:

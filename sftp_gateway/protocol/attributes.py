@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import stat
 import time
-from dataclasses import dataclass
-from struct import Struct
-from typing import Final
+from functools import lru_cache
+from struct import Struct, error
+from typing import Final, TypeAlias
 
 from sftp_gateway.protocol.constants import AttributeFlags
 from sftp_gateway.protocol.wire import Cursor
 
-_ALL: Final = (
+#: All attributes of one file, in the order that §5 has them: size in bytes, uid, gid, whole mode
+#: word, and the times of the last access and change in seconds since 1970.
+FileAttributes: TypeAlias = tuple[int, int, int, int, int, int]
+
+_ALL: Final = int(
     AttributeFlags.SIZE
     | AttributeFlags.UIDGID
     | AttributeFlags.PERMISSIONS
@@ -23,47 +27,48 @@ _UINT32_MAX: Final = 0xFFFFFFFF
 _RECENT: Final = 365 * 24 * 3600 // 2
 
 
-@dataclass(frozen=True, slots=True)
-class FileAttributes:
-    """All attributes of one file: size in bytes, times in seconds since 1970, whole mode word."""
+def encode_attributes(file: FileAttributes) -> bytes:
+    """The ATTRS structure; times outside 1970-2106 are clamped, as uint32 cannot hold them."""
+    try:
+        return _ALL_FIELDS.pack(_ALL, *file)
+    except error:
+        size, uid, gid, permissions, atime, mtime = file
+        owners = uid & _UINT32_MAX, gid & _UINT32_MAX
+        return _ALL_FIELDS.pack(_ALL, size, *owners, permissions, _clamped(atime), _clamped(mtime))
 
-    size: int
-    uid: int
-    gid: int
-    permissions: int
-    atime: int
-    mtime: int
 
-    def encode(self) -> bytes:
-        """The ATTRS structure; times outside 1970-2106 are clamped, as uint32 cannot hold them."""
-        return _ALL_FIELDS.pack(
-            _ALL,
-            self.size,
-            self.uid & _UINT32_MAX,
-            self.gid & _UINT32_MAX,
-            self.permissions,
-            min(max(self.atime, 0), _UINT32_MAX),
-            min(max(self.mtime, 0), _UINT32_MAX),
-        )
+def longname(file: FileAttributes, filename: bytes, now: float) -> bytes:
+    """The line of `ls -l` for a file, in the format that §7 recommends.
 
-    def longname(self, filename: bytes, now: float) -> bytes:
-        """The line of `ls -l` for this file, in the format that §7 recommends.
+    Nothing that the entry does not say already is looked up: the link count is 1 and owner and
+    group are numbers. The files of a folder have much in common: what they have is made once.
+    """
+    size, uid, gid, permissions, _, mtime = file
+    if 0 <= now - mtime < _RECENT:
+        stamp = _time_of_minute(mtime // 60)
+    else:
+        stamp = _date_of_day(mtime // 86400)
+    return b"%s %8d %s %s" % (_mode_and_owner(permissions, uid, gid), size, stamp, filename)
 
-        Nothing that the entry does not say already is looked up: the link count is 1 and owner
-        and group are numbers.
-        """
-        when = time.gmtime(min(max(self.mtime, 0), _UINT32_MAX))
-        recent = 0 <= now - self.mtime < _RECENT
-        stamp = time.strftime("%b %e %H:%M" if recent else "%b %e  %Y", when)
-        return b"%s %3d %-8d %-8d %8d %s %s" % (
-            stat.filemode(self.permissions).encode(),
-            1,
-            self.uid & _UINT32_MAX,
-            self.gid & _UINT32_MAX,
-            self.size,
-            stamp.encode(),
-            filename,
-        )
+
+@lru_cache(maxsize=1024)
+def _mode_and_owner(permissions: int, uid: int, gid: int) -> bytes:
+    mode = stat.filemode(permissions).encode()
+    return b"%s %3d %-8d %-8d" % (mode, 1, uid & _UINT32_MAX, gid & _UINT32_MAX)
+
+
+@lru_cache(maxsize=1024)
+def _time_of_minute(minute: int) -> bytes:
+    return time.strftime("%b %e %H:%M", time.gmtime(_clamped(minute * 60))).encode()
+
+
+@lru_cache(maxsize=1024)
+def _date_of_day(day: int) -> bytes:
+    return time.strftime("%b %e  %Y", time.gmtime(_clamped(day * 86400))).encode()
+
+
+def _clamped(seconds: int) -> int:
+    return min(max(seconds, 0), _UINT32_MAX)
 
 
 def skip_attributes(cursor: Cursor) -> None:
@@ -72,6 +77,8 @@ def skip_attributes(cursor: Cursor) -> None:
     Raises ProtocolError where it is not well formed.
     """
     flags = cursor.uint32()
+    if not flags:
+        return
     if flags & AttributeFlags.SIZE:
         cursor.uint64()
     if flags & AttributeFlags.UIDGID:

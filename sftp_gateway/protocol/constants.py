@@ -66,8 +66,8 @@ class OpenFlags(IntFlag):
     EXCL = 0x20
 
 
-#: Any of these asks for more than reading.
-WRITING_FLAGS: Final = (
+#: Any of these asks for more than reading. (An int: IntFlag makes an object for each operation.)
+WRITING_FLAGS: Final = int(
     OpenFlags.WRITE | OpenFlags.APPEND | OpenFlags.CREAT | OpenFlags.TRUNC | OpenFlags.EXCL
 )
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
-from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType, OpenFlags
+from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType
 from sftp_gateway.protocol.wire import Cursor
 
 
@@ -48,9 +48,9 @@ class HandleRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest(PathRequest):
-    """§6.3."""
+    """§6.3; `pflags` are bits of OpenFlags."""
 
-    pflags: OpenFlags
+    pflags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,10 @@ class UnknownRequest(Request):
 
 AnyRequest = InitRequest | Request
 
+_INIT: Final = int(MessageType.INIT)
+_HEAD: Final = Struct(">BI")
+_OFFSET_AND_LENGTH: Final = Struct(">QI")
+
 
 def decode_request(frame: bytes) -> AnyRequest:
     """Decode one packet (without its length field).
@@ -159,11 +163,10 @@ def decode_request(frame: bytes) -> AnyRequest:
     are ignored, as OpenSSH's own server ignores them.
     """
     cursor = Cursor(frame)
-    message_type = cursor.byte()
-    if message_type == MessageType.INIT:
-        # §4: extension pairs may follow the version.
-        return InitRequest(cursor.uint32())
-    request_id = cursor.uint32()
+    message_type, request_id = cursor.fields(_HEAD)
+    if message_type == _INIT:
+        # §4: the version stands where others have their id; extension pairs may follow it.
+        return InitRequest(request_id)
     decode = _DECODERS.get(message_type)
     if decode is None:
         return UnknownRequest(request_id, f"type {message_type}")
@@ -198,13 +201,13 @@ def _handle(cursor: Cursor) -> bytes:
 
 
 def _open(request_id: int, cursor: Cursor) -> Request:
-    request = OpenRequest(request_id, cursor.string(), OpenFlags(cursor.uint32() & 0x3F))
+    request = OpenRequest(request_id, cursor.string(), cursor.uint32() & 0x3F)
     skip_attributes(cursor)
     return request
 
 
 def _read(request_id: int, cursor: Cursor) -> Request:
-    return ReadRequest(request_id, _handle(cursor), cursor.uint64(), cursor.uint32())
+    return ReadRequest(request_id, _handle(cursor), *cursor.fields(_OFFSET_AND_LENGTH))
 
 
 def _path(cls: type[PathRequest]) -> _Decoder:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
-from sftp_gateway.protocol.attributes import FileAttributes
+from sftp_gateway.protocol.attributes import FileAttributes, encode_attributes
 from sftp_gateway.protocol.constants import (
     ANNOUNCED_READ_LENGTH,
     DATA_HEADER_LENGTH,
@@ -25,9 +26,9 @@ from sftp_gateway.protocol.wire import UINT32, string
 
 _HEADER: Final = Struct(">IBI")
 _DATA_HEADER: Final = Struct(">IBII")
-_ENTRY_OVERHEAD: Final = 8
 _STATVFS: Final = Struct(">11Q")
 _LIMITS: Final = Struct(">4Q")
+_NO_ATTRIBUTES: Final = UINT32.pack(0)
 
 #: What the server answers to INIT: the extensions that it serves, with their versions.
 EXTENSIONS: Final = (
@@ -67,8 +68,13 @@ class StatusResponse:
 
     def encode(self) -> bytes:
         """The whole packet; the language tag is empty."""
-        payload = UINT32.pack(self.code) + string(self.message.encode("ascii")) + string(b"")
-        return _packet(MessageType.STATUS, self.request_id, payload)
+        return _packet(MessageType.STATUS, self.request_id, _status(self.code, self.message))
+
+
+# There are few of them, and all are texts of ours.
+@lru_cache(maxsize=64)
+def _status(code: StatusCode, message: str) -> bytes:
+    return UINT32.pack(code) + string(message.encode("ascii")) + string(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +89,30 @@ class HandleResponse:
         return _packet(MessageType.HANDLE, self.request_id, string(self.handle))
 
 
-@dataclass(frozen=True, slots=True)
-class NameEntry:
-    """One file of a NAME response."""
+def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | None) -> bytes:
+    """One file of a NAME response.
 
-    filename: bytes
-    longname: bytes
-    attributes: FileAttributes | None
-
-    @property
-    def length(self) -> int:
-        """Bytes that the entry takes at most in a packet."""
-        return len(self.filename) + len(self.longname) + _ENTRY_OVERHEAD + 32
-
-    def encode(self) -> bytes:
-        """The entry; without attributes for REALPATH, which sends a dummy ATTRS value (§6.11)."""
-        attributes = UINT32.pack(0) if self.attributes is None else self.attributes.encode()
-        return string(self.filename) + string(self.longname) + attributes
+    Without attributes for REALPATH and READLINK, which send a dummy ATTRS value (§6.11).
+    """
+    attrs = _NO_ATTRIBUTES if attributes is None else encode_attributes(attributes)
+    pack = UINT32.pack
+    return pack(len(filename)) + filename + pack(len(longname)) + longname + attrs
 
 
 @dataclass(frozen=True, slots=True)
 class NameResponse:
-    """§7: the answer to READDIR, REALPATH and READLINK."""
+    """§7: the answer to READDIR, REALPATH and READLINK; `entries` are made by `name_entry`.
+
+    A folder's entries are encoded where they are read, on a thread: there are many of them.
+    """
 
     request_id: int
-    entries: Sequence[NameEntry]
+    entries: Sequence[bytes]
 
     def encode(self) -> bytes:
         """The whole packet."""
-        body = b"".join([entry.encode() for entry in self.entries])
-        return _packet(MessageType.NAME, self.request_id, UINT32.pack(len(self.entries)) + body)
+        payload = UINT32.pack(len(self.entries)) + b"".join(self.entries)
+        return _packet(MessageType.NAME, self.request_id, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class AttrsResponse:
 
     def encode(self) -> bytes:
         """The whole packet."""
-        return _packet(MessageType.ATTRS, self.request_id, self.attributes.encode())
+        return _packet(MessageType.ATTRS, self.request_id, encode_attributes(self.attributes))
 
 
 @dataclass(frozen=True, slots=True)

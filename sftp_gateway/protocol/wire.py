@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, error
 from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 
 UINT32: Final = Struct(">I")
 UINT64: Final = Struct(">Q")
+_BYTE: Final = Struct("B")
 
 
 class Cursor:
@@ -27,29 +28,39 @@ class Cursor:
 
     def byte(self) -> int:
         """One byte, 0 to 255."""
-        return self._take(1)[0]
+        return self.fields(_BYTE)[0]
 
     def uint32(self) -> int:
         """Four bytes, big-endian."""
-        value: int = UINT32.unpack(self._take(4))[0]
-        return value
+        return self.fields(UINT32)[0]
 
     def uint64(self) -> int:
         """Eight bytes, big-endian."""
-        value: int = UINT64.unpack(self._take(8))[0]
-        return value
+        return self.fields(UINT64)[0]
 
     def string(self) -> bytes:
         """A uint32 length and that many bytes."""
-        return self._take(self.uint32())
-
-    def _take(self, length: int) -> bytes:
+        (length,) = self.fields(UINT32)
         start = self._offset
         stop = start + length
         if stop > self._end:
-            raise ProtocolError(f"packet ends {stop - self._end} bytes short")
+            raise self._short(stop)
         self._offset = stop
         return self._data[start:stop]
+
+    def fields(self, form: Struct) -> tuple[int, ...]:
+        """Several numbers at once, as `form` has them."""
+        start = self._offset
+        stop = start + form.size
+        try:
+            values: tuple[int, ...] = form.unpack_from(self._data, start)
+        except error:
+            raise self._short(stop) from None
+        self._offset = stop
+        return values
+
+    def _short(self, stop: int) -> ProtocolError:
+        return ProtocolError(f"packet ends {stop - self._end} bytes short")
 
 
 def string(value: bytes) -> bytes:

@@ -11,12 +11,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sftp_gateway import errors
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
-from sftp_gateway.protocol.attributes import FileAttributes
+from sftp_gateway.protocol.attributes import longname
 from sftp_gateway.protocol.constants import (
     MAX_NAME_LENGTH,
     STATVFS_NOSUID,
@@ -26,7 +26,7 @@ from sftp_gateway.protocol.constants import (
 )
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.vfs.attributes import Attributes
-from sftp_gateway.vfs.files import OpenDirectory, OpenFile
+from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Place, Tree
 from sftp_gateway.vfs.waiting import would_wait
@@ -178,7 +178,7 @@ class Dispatcher:
         file, share = opened.file, opened.share
         return Operation(
             run=_on_file(file, lambda: share.show(file.stat())),
-            finish=lambda attributes: rs.AttrsResponse(request.request_id, _shown(attributes)),
+            finish=lambda attributes: rs.AttrsResponse(request.request_id, attributes),
             share=share,
             path=opened.path,
         )
@@ -203,7 +203,7 @@ class Dispatcher:
 
         return Operation(
             run=run,
-            finish=lambda attributes: rs.AttrsResponse(request.request_id, _shown(attributes)),
+            finish=lambda attributes: rs.AttrsResponse(request.request_id, attributes),
             share=share,
             path=place.path,
         )
@@ -273,19 +273,19 @@ class Dispatcher:
     def readdir(self, request: rq.ReaddirRequest, opened: FolderHandle) -> Operation:
         """The next names of `opened`; one operation of a folder at a time."""
 
-        def run(wait: bool) -> list[rs.NameEntry]:
-            if not wait and opened.share is not None:
+        def run(wait: bool) -> _Page:
+            if not wait and not opened.directory.at_hand:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
                 raise would_wait()
             return _page(opened.directory)
 
-        def finish(page: list[rs.NameEntry]) -> rs.Response:
-            if not page:
+        def finish(page: _Page) -> rs.Response:
+            if not page.entries:
                 opened.complete = True
                 return rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
-            opened.entries += sum(entry.filename not in (b".", b"..") for entry in page)
-            return rs.NameResponse(request.request_id, page)
+            opened.entries += page.named
+            return rs.NameResponse(request.request_id, page.entries)
 
         return Operation(run=run, finish=finish, share=opened.share, path=opened.path)
 
@@ -345,34 +345,35 @@ def _immediate(response: rs.Response) -> Operation:
     return Operation(run=lambda wait: None, finish=lambda _: response)
 
 
-def _shown(attributes: Attributes) -> FileAttributes:
-    return FileAttributes(
-        attributes.size,
-        attributes.uid,
-        attributes.gid,
-        attributes.mode,
-        attributes.atime,
-        attributes.mtime,
-    )
-
-
 def _one_name(request_id: int, name: bytes) -> rs.NameResponse:
-    return rs.NameResponse(request_id, [rs.NameEntry(name, name, None)])
+    return rs.NameResponse(request_id, [rs.name_entry(name, name, None)])
 
 
-def _page(directory: OpenDirectory) -> list[rs.NameEntry]:
+class _Page(NamedTuple):
+    """Entries of one NAME response, and how many of them are not `.` and `..`."""
+
+    entries: list[bytes]
+    named: int
+
+
+def _page(directory: OpenDirectory) -> _Page:
     """As many entries as fit one NAME response; none at the end of the folder."""
-    page: list[rs.NameEntry] = []
-    room, now = MAX_NAME_LENGTH, time.time()
-    while (entry := directory.take()) is not None:
-        attributes = _shown(entry.attributes)
-        name = rs.NameEntry(entry.name, attributes.longname(entry.name, now), attributes)
-        room -= name.length
+    page: list[bytes] = []
+    room, dots, now = MAX_NAME_LENGTH, 0, time.time()
+
+    def take(entry: Entry) -> bool:
+        nonlocal room, dots
+        name, attributes = entry
+        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
+        room -= len(encoded)
         if room < 0 and page:
-            directory.put_back(entry)
-            break
-        page.append(name)
-    return page
+            return False
+        page.append(encoded)
+        dots += name in (b".", b"..")
+        return True
+
+    directory.take_while(take)
+    return _Page(page, len(page) - dots)
 
 
 def _statvfs(request_id: int, result: os.statvfs_result | None) -> rs.StatvfsResponse:

@@ -269,16 +269,18 @@ class SftpSession:
         started: float,
         *,
         then: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Answer `request`; `then` is called behind an answer that took a thread."""
+    ) -> bool:
+        """Answer `request` and give True; or have a thread do it, and call `then` behind that."""
         try:
             result = operation.run(False)
         except BlockingIOError:
             self._run_on_thread(request, operation, started, then)
+            return False
         except Exception as error:
             self._refuse(request, error, started, operation)
         else:
             self._answer(request, operation, result, started)
+        return True
 
     def _answer(
         self, request: rq.Request, operation: Operation, result: Any, started: float
@@ -398,16 +400,15 @@ class SftpSession:
     def _list(self, request: rq.ReaddirRequest, opened: FolderHandle) -> None:
         started = time.perf_counter()
         operation = self._dispatcher.readdir(request, opened)
-        opened.busy = operation.share is not None
-        self._run(request, operation, started, then=lambda: self._listed(opened))
+        answered = self._run(request, operation, started, then=lambda: self._listed(opened))
+        opened.busy = not answered
 
     def _listed(self, opened: FolderHandle) -> None:
         opened.busy = False
-        if opened.queue:
+        while opened.queue and not opened.busy:
             self._pending -= 1
             self._list(opened.queue.popleft(), opened)
-        else:
-            self._release_if_done(opened)
+        self._release_if_done(opened)
 
     # Handles
 

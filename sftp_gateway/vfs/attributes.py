@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """Attributes of a file as they are shown: size in bytes, times in seconds since 1970."""
+class Attributes(NamedTuple):
+    """Attributes of a file as they are shown: size in bytes, times in seconds since 1970.
+
+    A tuple, in the order that SFTP sends them: a listing makes one for each name.
+    """
 
     size: int
     uid: int
@@ -33,7 +36,7 @@ class Presentation:
         they say what is true here: folders and files can be read by all, nothing can be written,
         and what is executable stays so.
         """
-        mode = status.st_mode
+        mode, _, _, _, uid, gid, size, atime, mtime, _ = status
         if stat.S_ISREG(mode):
             shown = stat.S_IFREG | 0o444 | (mode & 0o111)
         elif stat.S_ISDIR(mode):
@@ -43,12 +46,12 @@ class Presentation:
         else:
             return None
         return Attributes(
-            status.st_size,
-            status.st_uid if self.uid is None else self.uid,
-            status.st_gid if self.gid is None else self.gid,
+            size,
+            uid if self.uid is None else self.uid,
+            gid if self.gid is None else self.gid,
             shown,
-            int(status.st_atime),
-            int(status.st_mtime),
+            int(atime),
+            int(mtime),
         )
 
     def folder(self, time: int) -> Attributes:

@@ -46,6 +46,9 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+_SIZE_OF_HOW: Final = ctypes.sizeof(_OpenHow)
+
+
 class Finder(Protocol):
     """How a path is found below a directory; `Openat2` where the kernel has it, else `Walk`."""
 
@@ -65,16 +68,19 @@ class Openat2:
     """Lets the kernel confine: RESOLVE_BENEATH and no magic links (Linux 5.6 and later)."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._syscall = libc.syscall
-        self._syscall.restype = ctypes.c_long
-        self._syscall.argtypes = (
-            ctypes.c_long,
-            ctypes.c_int,
-            ctypes.c_char_p,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-        )
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        # What never waits keeps Python's global lock: another thread would take it meanwhile, and
+        # the event loop would have to wait for that.
+        self._syscall_cached = ctypes.PyDLL(None, use_errno=True).syscall
+        for function in (self._syscall, self._syscall_cached):
+            function.restype = ctypes.c_long
+            function.argtypes = (
+                ctypes.c_long,
+                ctypes.c_int,
+                ctypes.c_char_p,
+                ctypes.c_void_p,
+                ctypes.c_size_t,
+            )
         # Made once: the kernel only reads them. Keyed by (follow, wait).
         self._how = {
             (follow, wait): _OpenHow(
@@ -88,10 +94,9 @@ class Openat2:
     def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """See Finder."""
         how = ctypes.byref(self._how[follow, wait])
+        syscall = self._syscall if wait else self._syscall_cached
         for _ in range(_RACE_RETRIES):
-            descriptor: int = self._syscall(
-                _SYS_OPENAT2, root, path or b".", how, ctypes.sizeof(_OpenHow)
-            )
+            descriptor: int = syscall(_SYS_OPENAT2, root, path or b".", how, _SIZE_OF_HOW)
             if descriptor >= 0:
                 return descriptor
             code = ctypes.get_errno()
@@ -191,4 +196,4 @@ def reopen(pinned: int, flags: int) -> int:
 
     /proc/self/fd leads to the pinned file itself, not to its name: nothing can come between.
     """
-    return os.open(f"/proc/self/fd/{pinned}", flags | os.O_CLOEXEC | os.O_NOCTTY)
+    return os.open(b"/proc/self/fd/%d" % pinned, flags | os.O_CLOEXEC | os.O_NOCTTY)

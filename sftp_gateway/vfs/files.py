@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Final, NamedTuple
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.waiting import would_wait
 
 _OFFSET_MAX: Final = (1 << 63) - 1
+_NOWAIT: Final = os.RWF_NOWAIT
+
+#: After so many misses of the page cache in a row, each within so many bytes of the one before,
+#: the file is being read from end to end. Clients' reads overtake each other, and those between
+#: two misses were read ahead.
+_MISSES: Final = 4
+_STRIDE: Final = 1024 * 1024
+_ENCODING: Final = sys.getfilesystemencoding()
 
 
 class OpenFile:
@@ -25,7 +33,17 @@ class OpenFile:
     is still under way.
     """
 
-    __slots__ = ("_closed", "_descriptor", "_lock", "_nowait", "_users", "inline", "size")
+    __slots__ = (
+        "_closed",
+        "_descriptor",
+        "_lock",
+        "_missed",
+        "_misses",
+        "_nowait",
+        "_users",
+        "inline",
+        "size",
+    )
 
     def __init__(self, *, descriptor: int, size: int, inline: bool) -> None:
         """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network."""
@@ -34,6 +52,8 @@ class OpenFile:
         self._users = 0
         self._closed = False
         self._nowait = True
+        self._misses = 0
+        self._missed = 0
         self.size = size
         self.inline = inline
 
@@ -53,19 +73,31 @@ class OpenFile:
     def read_cached(self, places: Sequence[memoryview], offset: int) -> int:
         """As `read`, but raises BlockingIOError where the page cache does not hold all of it.
 
-        Only for the thread that calls `close`: it does without the count of users.
+        Only for the thread that calls `close`, which then cannot come in between.
         """
-        if not self._nowait:
-            raise would_wait()
         if self._closed:
             raise InvalidHandle("the file is closed")
+        if not self._nowait:
+            raise would_wait()
         try:
-            return self._fill(self._descriptor, places, offset, os.RWF_NOWAIT)
+            return self._fill(self._descriptor, places, offset, _NOWAIT)
+        except BlockingIOError:
+            self._note_miss(offset)
+            raise
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._nowait = False  # FUSE, NFS: the file system cannot tell
                 raise would_wait() from None
             raise
+
+    def _note_miss(self, offset: int) -> None:
+        """Have the kernel read twice as far ahead in a file that is read from end to end."""
+        near = abs(offset - self._missed) <= _STRIDE
+        self._misses = self._misses + 1 if near else 0
+        self._missed = offset
+        if self._misses == _MISSES:
+            # It sets a number in the open file, and waits for nothing.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @staticmethod
     def _fill(descriptor: int, places: Sequence[memoryview], offset: int, flags: int) -> int:
@@ -137,8 +169,7 @@ def _behind(places: Iterable[memoryview], start: int, stop: int) -> Sequence[mem
     return left
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name in a folder with what is shown of it."""
 
     name: bytes
@@ -156,34 +187,38 @@ class OpenDirectory:
         self,
         *,
         first: Iterable[Entry],
-        scan: Iterator[os.DirEntry[str]] | None = None,
-        show: Callable[[os.DirEntry[str]], Attributes | None] | None = None,
+        scan: Iterable[os.DirEntry[str]] = (),
+        show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: None,
         hidden: frozenset[bytes] = frozenset(),
         close: Callable[[], None] = lambda: None,
     ) -> None:
         """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name."""
-        self._ready = deque(first)
-        self._scan = scan
+        #: Whether what is left needs no disk.
+        self.at_hand = scan == ()
         self._show = show
         self._hidden = hidden
+        # Not a generator, which an error would end: the entries behind a bad one are listed.
+        self._left = chain(first, filter(None, map(self._entry, scan)))
         self._close = close
         self._lock = threading.Lock()
         self._taking = False
         self._closed = False
 
-    def take(self) -> Entry | None:
-        """The next entry, or None at the end.
+    def take_while(self, accept: Callable[[Entry], bool]) -> None:
+        """Hand entries to `accept` until it refuses one, which stays the next, or to the end.
 
         Raises OSError as readdir(3) does; InvalidHandle when the folder was closed.
         """
         with self._lock:
             if self._closed:
                 raise InvalidHandle("the folder is closed")
-            if self._ready:
-                return self._ready.popleft()
             self._taking = True
         try:
-            return self._next()
+            for entry in self._left:
+                if not accept(entry):
+                    self._left = chain((entry,), self._left)
+                    return
+            self.at_hand = True
         finally:
             with self._lock:
                 self._taking = False
@@ -191,12 +226,8 @@ class OpenDirectory:
             if last:
                 self._close()
 
-    def put_back(self, entry: Entry) -> None:
-        """Make `entry` the next one again: it did not fit."""
-        self._ready.appendleft(entry)
-
     def close(self) -> None:
-        """Let go of the folder, once a `take` that is under way has ended; never waits for it."""
+        """Let go of the folder, once a `take_while` under way has ended; never waits for it."""
         with self._lock:
             if self._closed:
                 return
@@ -205,15 +236,9 @@ class OpenDirectory:
         if last:
             self._close()
 
-    def _next(self) -> Entry | None:
-        if self._scan is None or self._show is None:
+    def _entry(self, found: os.DirEntry[str]) -> Entry | None:
+        name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
+        if name in self._hidden:
             return None
-        for found in self._scan:
-            name = os.fsencode(found.name)
-            if name in self._hidden:
-                continue
-            attributes = self._show(found)
-            if attributes is not None:
-                return Entry(name, attributes)
-        self._scan = None
-        return None
+        attributes = self._show(found)
+        return None if attributes is None else Entry(name, attributes)

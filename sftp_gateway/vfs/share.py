@@ -6,9 +6,9 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -163,7 +163,7 @@ class Share:
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
-            show=lambda entry: self._show_entry(path, entry),
+            show=partial(self._show_entry, path),
             hidden=frozenset(entry.name for entry in extra),
             close=close,
         )
@@ -213,27 +213,42 @@ class Share:
         except OSError:  # one bad entry (a folder not to be searched, a dead mount) hides no other
             return _show_kind(entry)
 
-    @contextmanager
-    def _found(self, path: bytes, *, follow: bool, wait: bool) -> Iterator[int]:
-        """An O_PATH descriptor of `path`, with errors turned into the gateway's own."""
+    def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
+        """`path`, pinned; to be entered, as a context, at once."""
         if not wait and not self._local:
             raise would_wait()
         try:
-            pinned = self._finder.find(self._root, path, follow=follow, wait=wait)
-            try:
-                yield pinned
-            finally:
-                os.close(pinned)
-        except BlockingIOError:
-            raise
+            return _Pinned(self._finder.find(self._root, path, follow=follow, wait=wait))
         except OSError as error:
-            if error.errno in _NOT_FOUND:
-                raise NotFound(os.strerror(error.errno)) from error
-            if error.errno == errno.EXDEV:
-                raise Denied("link_leads_out") from error
-            if error.errno in (errno.EACCES, errno.EPERM):
-                raise Denied("unreadable") from error
+            _raise_own(error)
             raise
+
+
+class _Pinned:
+    """A context with an O_PATH descriptor, in which errors are turned into the gateway's own."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        os.close(self._descriptor)
+        if isinstance(error, OSError):
+            _raise_own(error)
+
+
+def _raise_own(error: OSError) -> None:
+    """Raise the gateway's own error for one of a look-up, if there is one."""
+    if error.errno in _NOT_FOUND:
+        raise NotFound(os.strerror(error.errno)) from error
+    if error.errno == errno.EXDEV:
+        raise Denied("link_leads_out") from error
+    if error.errno in (errno.EACCES, errno.EPERM):
+        raise Denied("unreadable") from error
 
 
 def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from sftp_gateway.errors import Denied, NotFound
 from sftp_gateway.vfs.attributes import Attributes, Presentation
 from sftp_gateway.vfs.files import Entry, OpenDirectory
 from sftp_gateway.vfs.share import Share
+
+#: Folders that a tree remembers the share of, and bytes of the longest path of one.
+_FOLDERS: Final = 64
+_FOLDER_LENGTH: Final = 1024
 
 
 @dataclass(slots=True)
@@ -24,8 +29,7 @@ class Node:
     share: Share | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a path leads: `relative` below `share`, or to a made-up folder where that is None.
 
     `path` is canonical, from the root of the tree; `node` is set where the path is a folder of
@@ -39,7 +43,7 @@ class Place:
 
 
 class Tree:
-    """The tree of one user; immutable once made."""
+    """The tree of one user; immutable once made, but for what it remembers of its own text."""
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Tree:
         self._shares = tuple(shares)
         self._folder = presentation.folder(time)
         self._root = Node()
+        #: Canonical paths of folders in shares, with what stands before the names in them.
+        self._folders: dict[bytes, tuple[Share, bytes]] = {}
         self._add(_parts(self.home))
         for share in self._shares:
             self._add(_parts(self.home) + _parts(share.name.encode())).share = share
@@ -92,6 +98,14 @@ class Tree:
 
         Raises NotFound, and Denied (hidden) for a path out of the user's shares.
         """
+        folder, _, name = path.rpartition(b"/")
+        known = self._folders.get(folder)
+        if known is None or name in (b"", b".", b"..") or b"\0" in name:
+            return self._walk(path)
+        share, before = known
+        return Place(path, share, before + name, None)
+
+    def _walk(self, path: bytes) -> Place:
         canonical = self.canonical(path)
         parts = _parts(canonical)
         node, share, depth = self._root, None, 0
@@ -107,7 +121,21 @@ class Tree:
             return Place(canonical, node.share, b"", node)
         if share is None:
             raise self._missing(path, parts, depth)
-        return Place(canonical, share, b"/".join(parts[share_depth:]), None)
+        relative = b"/".join(parts[share_depth:])
+        if not node.children or len(parts) > depth + 1:
+            self._remember(canonical, share, relative)
+        return Place(canonical, share, relative, None)
+
+    def _remember(self, path: bytes, share: Share, relative: bytes) -> None:
+        """Keep what `path` says of its folder: clients ask for many names of one.
+
+        It is text alone and stays true: the tree has nothing of its own in that folder.
+        """
+        folder, _, name = path.rpartition(b"/")
+        if len(folder) <= _FOLDER_LENGTH:
+            if len(self._folders) >= _FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = share, relative.removesuffix(name)
 
     def attributes(self) -> Attributes:
         """What is shown for every made-up folder."""

@@ -20,7 +20,7 @@ from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
-from tests.unit.vfs.helpers import unread
+from tests.unit.vfs.helpers import entries, unread
 
 Identity = tuple[int, int]
 
@@ -191,15 +191,11 @@ def ask_content(share: Share, path: bytes) -> object:
 
 def ask_names(share: Share, path: bytes) -> object:
     """The names of a folder; each is shown exactly as LSTAT of it would show it."""
-    folder = share.open_directory(path, wait=True)
-    try:
-        entries = [entry for entry in iter(folder.take, None) if entry is not None]
-    finally:
-        folder.close()
-    for entry in entries[2:]:
+    found = entries(share.open_directory(path, wait=True))
+    for entry in found[2:]:
         inner = path + b"/" + entry.name if path else entry.name
         assert unread(share.lstat(inner, wait=True)) == unread(entry.attributes)
-    return sorted(entry.name for entry in entries)
+    return sorted(entry.name for entry in found)
 
 
 def ask_target(share: Share, path: bytes) -> object:
@@ -276,3 +272,30 @@ def test_a_path_behind_a_canonical_one_means_the_same_as_behind_the_path_itself(
     # An empty first path is the home folder; joined to `/` it would be the root.
     assume(first)
     assert tree.canonical(first + b"/" + second) == tree.canonical(behind)
+
+
+#: Paths with few names below the home folder, so that many are of one folder.
+HOME_PATHS = st.lists(
+    st.sampled_from([b"data", b"sub", b"x", b"y", b"a", b"..", b".", b"", b"n\0", b"\xff"]),
+    max_size=6,
+).map(lambda parts: b"/".join([b"/home/u", *parts]))
+
+
+def place_in(tree: Tree, path: bytes) -> object:
+    """The place, or what is raised instead of it."""
+    try:
+        return tree.locate(path)
+    except (NotFound, Denied) as error:
+        return type(error), str(error)
+
+
+@settings(deadline=None)
+@given(paths=st.lists(HOME_PATHS | CLIENT_PATHS, max_size=30))
+def test_a_tree_that_remembers_folders_says_what_one_says_that_was_asked_nothing_before(
+    tree: Tree, paths: list[bytes]
+) -> None:
+    for path in paths:
+        fresh = Tree(
+            user="u", shares=tree.shares, withheld=["sub"], presentation=Presentation(), time=0
+        )
+        assert place_in(tree, path) == place_in(fresh, path)

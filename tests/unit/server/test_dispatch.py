@@ -31,7 +31,7 @@ VALUES: dict[str, Any] = {
     "request_id": 7,
     "path": b"/",
     "handle": b"none",
-    "pflags": rq.OpenFlags.READ,
+    "pflags": 1,
     "offset": 0,
     "length": 1,
     "username": b"",

@@ -131,3 +131,28 @@ async def test_made_up_folders_are_listed_without_a_thread(at: Served) -> None:
     assert isinstance(end, wire.StatusReply)
     assert end.code == wire.Status.EOF
     assert [line["result"] for line in at.events("request")] == ["ok", "ok", "eof"]
+
+
+async def test_readdirs_behind_the_end_of_a_folder_are_answered_at_once(at: Served) -> None:
+    """sshfs has several under way, and all but the first are for the end."""
+    handle = await at.opendir(b"share")
+    assert isinstance(await at.ask(wire.encode_readdir, handle), wire.NameReply)
+    ends = [at.send(wire.encode_readdir, handle) for _ in range(4)]
+    assert not any(at.lanes.depths().values())
+    assert [at.answer(request_id).code for request_id in ends] == [wire.Status.EOF] * 4
+    assert isinstance(await at.ask(wire.encode_close, handle), wire.StatusReply)
+    (line,) = at.events("folder_listed")
+    assert (line["entries"], line["complete"]) == (1, True)
+
+
+async def test_readdirs_that_came_together_take_one_turn_on_a_thread(at: Served) -> None:
+    handle = await at.opendir(b"share")
+    asked = [at.send(wire.encode_readdir, handle) for _ in range(5)]
+    closing = at.send(wire.encode_close, handle)
+    assert at.lanes.depths()["share", "metadata"] == 1
+    first, *rest = await at.all_answered(asked)
+    assert sorted(name.filename for name in first.names) == [b".", b"..", b"file"]
+    assert [reply.code for reply in rest] == [wire.Status.EOF] * 4
+    assert (await at.answered(closing)).code == wire.Status.OK
+    await at.lanes.idle()
+    assert at.metric("sftp_gateway_open_handles") == 0

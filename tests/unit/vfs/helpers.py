@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Callable
@@ -44,9 +43,23 @@ def read(share: Share, path: bytes, *, wait: bool = True) -> bytes:
 def entries(folder: OpenDirectory) -> list[Entry]:
     """All that is left of an open folder, which is then closed."""
     try:
-        return list(iter(folder.take, None))
+        return taken(folder)
     finally:
         folder.close()
+
+
+def taken(folder: OpenDirectory, limit: int = 1 << 62) -> list[Entry]:
+    """The next entries of an open folder, at most `limit`."""
+    found: list[Entry] = []
+
+    def take(entry: Entry) -> bool:
+        if len(found) == limit:
+            return False
+        found.append(entry)
+        return True
+
+    folder.take_while(take)
+    return found
 
 
 def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
@@ -58,7 +71,7 @@ def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
 
 def unread(attributes: Attributes) -> Attributes:
     """`attributes` without the time of the last read, which a listing changes."""
-    return dataclasses.replace(attributes, atime=0)
+    return attributes._replace(atime=0)
 
 
 def descriptors() -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,66 @@ def test_what_the_disk_reports_is_passed_on(
     for wait in (True, False):
         with pytest.raises(OSError, match="broken disk"):
             read(file, 0, 10, wait=wait)
+
+
+# Reading ahead
+
+
+@pytest.fixture
+def advised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the kernel is told of open files, which it is then told."""
+    told: list[int] = []
+    real = os.posix_fadvise
+
+    def tell(descriptor: int, offset: int, length: int, advice: int) -> None:
+        told.append(advice)
+        real(descriptor, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", tell)
+    return told
+
+
+def miss(file: OpenFile, monkeypatch: pytest.MonkeyPatch, offsets: Iterable[int]) -> None:
+    """Read where nothing is in the page cache."""
+
+    def nothing(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not in the page cache")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", nothing)
+        for offset in offsets:
+            with pytest.raises(BlockingIOError):
+                read(file, offset, 32_768, wait=False)
+
+
+def test_a_file_that_is_read_from_end_to_end_is_read_further_ahead(
+    opened: Open, path: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four are under way at once, and overtake each other.
+    offsets = [at * 32_768 for at in (0, 2, 1, 3, 6, 5, 4, 7, 16, 17, 40, 64)]
+    miss(opened(path), monkeypatch, offsets)
+    assert advised == [os.POSIX_FADV_SEQUENTIAL]
+
+
+@pytest.mark.parametrize("steps", [(0, 9 << 20), (5 << 20, 1 << 30, 3 << 20), (7 << 20,) * 20])
+def test_a_file_that_is_read_here_and_there_is_not(
+    opened: Open, path: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    offsets = accumulate(steps)
+    miss(opened(path), monkeypatch, (each for at in offsets for each in (at, at + 4096)))
+    assert advised == []
+
+
+def test_what_the_page_cache_holds_is_read_without_a_word(
+    opened: Open, memory: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (memory / "file").write_bytes(CONTENT)
+    file = opened(memory / "file")
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *arguments: real(*arguments[:3]))
+    for offset in range(0, SIZE, 32_768):
+        assert read(file, offset, 32_768, wait=False) == CONTENT[offset : offset + 32_768]
+    assert advised == []
 
 
 # Closing a file

@@ -13,7 +13,7 @@ import pytest
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
-from tests.unit.vfs.helpers import DEADLINE, entries
+from tests.unit.vfs.helpers import DEADLINE, entries, taken
 
 SHOWN = Attributes(1, 2, 3, 4, 5, 6)
 
@@ -68,23 +68,32 @@ def test_hidden_names_are_left_out_of_the_disks_but_not_of_the_first(three: Path
     ]
 
 
-def test_an_entry_that_was_put_back_comes_again(three: Path) -> None:
+def test_an_entry_that_was_refused_is_the_next_one(three: Path) -> None:
     folder = Folder(three).folder
-    taken = [folder.take(), folder.take()]
-    last = taken[-1]
-    assert last is not None
-    folder.put_back(last)
+    refused: list[Entry] = []
+    folder.take_while(lambda entry: bool(refused.append(entry)))
+    folder.take_while(lambda entry: bool(refused.append(entry)))
     rest = entries(folder)
-    assert rest[0] is last
-    assert len(rest) == 2
+    assert refused == [rest[0], rest[0]]
+    assert sorted(entry.name for entry in rest) == [b"a", b"b", b"c"]
 
 
-def test_the_last_entry_can_be_put_back_and_the_end_stays_the_end(three: Path) -> None:
+def test_the_last_entry_can_be_refused_and_the_end_stays_the_end(three: Path) -> None:
     folder = Folder(three).folder
-    taken = [entry for entry in iter(folder.take, None) if entry is not None]
-    folder.put_back(taken[-1])
-    assert folder.take() is taken[-1]
-    assert [folder.take() for _ in range(3)] == [None, None, None]
+    first = taken(folder, 2)
+    last = taken(folder)
+    assert sorted(entry.name for entry in first + last) == [b"a", b"b", b"c"]
+    assert [taken(folder) for _ in range(3)] == [[], [], []]
+    folder.close()
+
+
+def test_what_is_left_is_at_hand_once_the_disk_has_told_its_last_name(three: Path) -> None:
+    folder = Folder(three, first=(Entry(b".", SHOWN),)).folder
+    assert not folder.at_hand
+    taken(folder, 3)
+    assert not folder.at_hand
+    taken(folder)
+    assert folder.at_hand
     folder.close()
 
 
@@ -104,12 +113,13 @@ def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
 
     folder = Folder(three, show=show).folder
     with pytest.raises(OSError, match="broken disk"):
-        folder.take()
+        taken(folder)
     assert sorted([*names(folder), os.fsencode(failed[0])]) == [b"a", b"b", b"c"]
 
 
 def test_a_made_up_folder_has_only_its_first_entries() -> None:
     folder = OpenDirectory(first=[Entry(b".", SHOWN), Entry(b"x", SHOWN)])
+    assert folder.at_hand
     assert names(folder) == [b".", b"x"]
 
 
@@ -124,13 +134,12 @@ def test_a_closed_folder_is_an_invalid_handle_whatever_was_left_to_show(three: P
     made = Folder(three, first=(Entry(b".", SHOWN),))
     made.folder.close()
     with pytest.raises(InvalidHandle):
-        made.folder.take()
+        taken(made.folder)
 
 
 def test_a_folder_at_its_end_is_let_go_only_by_closing_it(three: Path) -> None:
     made = Folder(three)
-    while made.folder.take() is not None:
-        pass
+    assert len(taken(made.folder)) == 3
     assert made.closed == 0
     made.folder.close()
     assert made.closed == 1
@@ -145,8 +154,8 @@ def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> No
         return SHOWN
 
     made = Folder(three, show=show)
-    found: list[Entry | None] = []
-    lister = threading.Thread(target=lambda: found.append(made.folder.take()))
+    found: list[Entry] = []
+    lister = threading.Thread(target=lambda: found.extend(taken(made.folder, 1)))
     lister.start()
     assert looking.wait(DEADLINE)
     closer = threading.Thread(target=made.folder.close)
@@ -162,4 +171,4 @@ def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> No
     assert made.closed == 1
     assert len(found) == 1
     with pytest.raises(InvalidHandle):
-        made.folder.take()
+        taken(made.folder)
