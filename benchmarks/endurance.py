@@ -96,7 +96,7 @@ CONDITIONS = (
     Condition(
         name="aes128-ctr etm", weight=0.5, cipher="aes128-ctr", mac="hmac-sha2-512-etm@openssh.com"
     ),
-    Condition(name="compression", weight=0.25, compression=True),
+    Condition(name="compression", weight=0.5, compression=True),
     Condition(name="workers restart", weight=2, rekeys=frozenset(), restarts=True),
 )
 
