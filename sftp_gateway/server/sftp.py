@@ -6,7 +6,8 @@ as long as the session may go on:
     | it waits for                      | until                                  |
     |-----------------------------------|----------------------------------------|
     | the channel or the socket to take | they call `resume_writing`             |
-    | what was already written          |                                        |
+    | what was already written, or for  |                                        |
+    | a key exchange to end             |                                        |
     | a thread, with MAX_PENDING        | one of them is answered                |
     | requests unanswered               |                                        |
     | the access log to find room       | the log says so                        |
@@ -116,6 +117,7 @@ class SftpSession:
         self._reading_paused = False
         self._pumping = False
         self._turn_scheduled = False
+        self._turn_bytes = 0
         self._draining = False
         self._finishing = False
         self._closed = False
@@ -190,15 +192,10 @@ class SftpSession:
         self._close_when_answered()
 
     def _serve_backlog(self) -> None:
-        turn = 0
         while self._backlog and not self._must_wait():
             self._serve(self._backlog.popleft())
             if self._out_bytes >= TURN_BYTES // 4:
-                turn += self._out_bytes
                 self._flush()
-            if turn >= TURN_BYTES:
-                self._schedule_turn()
-                break
         self._flush()
 
     @property
@@ -207,15 +204,24 @@ class SftpSession:
         return self._pending + self._reads.pending
 
     def _must_wait(self) -> bool:
-        return self._writing_paused or self._owed >= MAX_PENDING or self._log_congested()
+        return (
+            self._writing_paused
+            or self._turn_scheduled
+            or self._owed >= MAX_PENDING
+            or self._log_congested()
+        )
 
-    def _schedule_turn(self) -> None:
-        if not self._turn_scheduled:
+    def _count_turn(self, sent: int) -> None:
+        # Counted over all that one turn of the event loop brings: each of many small packets of a
+        # client is delivered by itself, before the socket can say that it is full.
+        self._turn_bytes += sent
+        if self._turn_bytes >= TURN_BYTES and not self._turn_scheduled:
             self._turn_scheduled = True
             asyncio.get_running_loop().call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn_scheduled = False
+        self._turn_bytes = 0
         self.pump()
 
     def _balance_reading(self) -> None:
@@ -427,6 +433,7 @@ class SftpSession:
         if self._out and not self._closed:
             data = b"".join(self._out)
             self._out.clear()
+            self._count_turn(self._out_bytes)
             self._out_bytes = 0
             self._channel.write(data)
 

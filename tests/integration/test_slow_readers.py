@@ -1,11 +1,12 @@
-"""Clients that ask and never read cost bounded memory, and the others go on being served."""
+"""Clients that ask and do not read cost bounded memory, and the others go on being served."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ from benchmarks.processes import memory
 from benchmarks.raw_sftp import LONGEST_READ, RawSftp, SilentReader, silence
 from benchmarks.slow_readers import Sizes, beside_bulk_readers, beside_silent_readers, make_data
 from tests.support.gateway import PATIENCE, Gateway, fill
+from tests.support.record_client import Terms, Transcript, channel
+from tests.support.sftp_wire import encode_open, encode_read
 
 pytestmark = pytest.mark.integration
 
 MIB = 1024 * 1024
 
 _READERS = 50
+_HOSTILE = 4
 
 #: What one session holds at its worst: docs/architecture.md, "Backpressure", has the sum.
 _SESSION_BYTES = 3 * MIB
@@ -77,6 +81,33 @@ def test_those_who_never_read_cost_bounded_memory_and_disturb_nobody(
             assert copied.stdout == _BIG
         assert not silence(readers), "they are being read after all"
     served.wait_event("session_end")
+
+
+@pytest.mark.parametrize("rekey_limit", [1024**3, MIB], ids=["same keys", "unanswered KEXINIT"])
+def test_a_window_without_end_costs_bounded_memory(
+    make_gateway: Callable[..., Gateway], rekey_limit: int
+) -> None:
+    """The window is no bound then, and while new keys are awaited the socket is none either."""
+    gateway = make_gateway(SFTP_GATEWAY_REKEY_LIMIT=str(rekey_limit)).start()
+    fill(gateway.folder / "shared", {"models/big": _BIG})
+    assert gateway.process is not None
+    stack = contextlib.AsyncExitStack()
+
+    async def opened() -> tuple[Transcript, bytes]:
+        session = await stack.enter_async_context(channel(gateway, Terms(window=2**31 - 1)))
+        stack.callback(session.channel.get_connection().abort)
+        return session, await session.handle(encode_open, b"models/big")
+
+    with asyncio.Runner() as runner:
+        sessions = [runner.run(opened()) for _ in range(_HOSTILE)]
+        before = memory(gateway.process.pid)
+        # The event loop of these clients runs no more: they answer to nothing from here on.
+        for session, handle in sessions:
+            for number in range(4096):
+                session.send(encode_read(number, handle, 0, 256 * 1024))
+        after = memory(gateway.process.pid)
+        runner.run(stack.aclose())
+    assert (after.anonymous - before.anonymous) * 1024 < _HOSTILE * _SESSION_BYTES
 
 
 def test_what_the_others_notice_can_be_measured(tmp_path: Path) -> None:
