@@ -49,9 +49,10 @@ MAX_PENDING: Final = 128
 TURN_BYTES: Final = 512 * 1024
 
 #: Packets in the backlog over which nothing more is taken off the channel, and under which it is
-#: taken again.
+#: taken again; and bytes of them, because a packet of a client may have 256 KiB.
 _BACKLOG_HIGH: Final = 256
 _BACKLOG_LOW: Final = 64
+_BACKLOG_BYTES: Final = 256 * 1024
 
 
 class Channel(Protocol):
@@ -227,10 +228,11 @@ class SftpSession:
     def _balance_reading(self) -> None:
         if self._closed:
             return
-        if not self._reading_paused and len(self._backlog) > _BACKLOG_HIGH:
+        packets, size = len(self._backlog), sum(map(len, self._backlog))
+        if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
             self._reading_paused = True
             self._channel.pause_reading()
-        elif self._reading_paused and len(self._backlog) < _BACKLOG_LOW:
+        elif self._reading_paused and packets < _BACKLOG_LOW and size <= _BACKLOG_BYTES:
             self._reading_paused = False
             self._channel.resume_reading()
 

@@ -17,7 +17,7 @@ from benchmarks.raw_sftp import LONGEST_READ, RawSftp, SilentReader, silence
 from benchmarks.slow_readers import Sizes, beside_bulk_readers, beside_silent_readers, make_data
 from tests.support.gateway import PATIENCE, Gateway, fill
 from tests.support.record_client import Terms, Transcript, channel
-from tests.support.sftp_wire import encode_open, encode_read
+from tests.support.sftp_wire import encode_open, encode_read, encode_write
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +27,7 @@ _READERS = 50
 _HOSTILE = 4
 
 #: What one session holds at its worst: docs/architecture.md, "Backpressure", has the sum.
-_SESSION_BYTES = 3 * MIB
+_SESSION_BYTES = 4 * MIB
 
 _BIG = os.urandom(16 * MIB)
 
@@ -108,6 +108,27 @@ def test_a_window_without_end_costs_bounded_memory(
         after = memory(gateway.process.pid)
         runner.run(stack.aclose())
     assert (after.anonymous - before.anonymous) * 1024 < _HOSTILE * _SESSION_BYTES
+
+
+async def test_big_requests_that_wait_cost_bounded_memory(gateway: Gateway) -> None:
+    """What may wait is counted in bytes too: a request has up to 256 KiB."""
+    fill(gateway.folder / "shared", {"models/big": _BIG})
+    assert gateway.process is not None
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(channel(gateway, Terms(window=64 * 1024)))
+        stack.callback(session.channel.get_connection().abort)
+        handle = await session.handle(encode_open, b"models/big")
+        before = memory(gateway.process.pid)
+        # The client opens its window no more, so that the answers wait, and then the requests.
+        session.channel.pause_reading()
+        session.send(*(encode_read(number, handle, 0, 256 * 1024) for number in range(20)))
+        session.send(*(encode_write(1, handle, 0, bytes(250 * 1024)) for _ in range(250)))
+        unsent = -1
+        while unsent != session.channel.get_write_buffer_size():
+            unsent = session.channel.get_write_buffer_size()
+            after = await asyncio.to_thread(memory, gateway.process.pid)  # once it is at rest
+    assert unsent > 0, "all was taken"
+    assert (after.anonymous - before.anonymous) * 1024 < _SESSION_BYTES
 
 
 def test_what_the_others_notice_can_be_measured(tmp_path: Path) -> None:
