@@ -32,6 +32,7 @@ from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
 from sftp_gateway.server.lanes import Lanes
+from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
@@ -107,6 +108,7 @@ class Gateway:
         self._server = SshServer(
             host_keys=findings.host_keys,
             ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
+            own_record_layer=settings.record_layer == "own" and not compatibility.changed(),
             limits=Limits(
                 login_grace_time=settings.login_grace_time,
                 max_auth_tries=settings.max_auth_tries,

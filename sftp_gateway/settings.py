@@ -234,6 +234,14 @@ class Settings(BaseSettings):
             "also come once an hour."
         ),
     )
+    record_layer: Literal["own", "asyncssh"] = Field(
+        "own",
+        description=(
+            "Who seals and opens SSH packets: the gateway itself, or asyncssh, which is slower. "
+            "The gateway leaves them to asyncssh by itself where it does not know the installed "
+            "version; this is for finding out whether a fault is in the gateway's own way."
+        ),
+    )
     login_grace_time: float = Field(
         30.0, gt=0, le=3600, description="Seconds in which a client must have logged in."
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from sftp_gateway.errors import ProtocolError
@@ -169,6 +170,23 @@ def decode_request(frame: bytes) -> AnyRequest:
     return decode(request_id, cursor)
 
 
+#: The fields of a ReadRequest, without the object: request id, handle, offset, length.
+PlainRead = tuple[int, bytes, int, int]
+
+
+def decode_plain_read(frame: bytes) -> PlainRead | None:
+    """Decode a READ with a handle of four bytes, as ours are.
+
+    None for every other packet; `decode_request` tells what that is.
+    """
+    if len(frame) != _READ.size or frame[0] != MessageType.READ:
+        return None
+    _, request_id, handle_length, handle, offset, length = _READ.unpack(frame)
+    return (request_id, handle, offset, length) if handle_length == _READ_HANDLE_LENGTH else None
+
+
+_READ: Final = Struct(">BII4sQI")
+_READ_HANDLE_LENGTH: Final = 4
 _Decoder = Callable[[int, Cursor], Request]
 
 

@@ -1,8 +1,8 @@
 """The responses that the server sends, and encoding them (draft-ietf-secsh-filexfer-02 §7).
 
-`encode()` of each gives the whole packet with its length field. DATA has no class: its header is
-written in front of the place that the file's bytes are read into (`write_data_header`), so that
-they are never copied to be framed.
+`encode()` of each gives the whole packet with its length field. DATA has no class: its header
+(`data_header`) is put before the place that the file's bytes are read into, so that they are
+never copied to be framed.
 """
 
 from __future__ import annotations
@@ -186,8 +186,6 @@ Response = (
 )
 
 
-def write_data_header(buffer: bytearray, request_id: int, length: int) -> None:
-    """Write the header of a DATA packet of `length` file bytes at the start of `buffer`."""
-    _DATA_HEADER.pack_into(
-        buffer, 0, length + DATA_HEADER_LENGTH - 4, MessageType.DATA, request_id, length
-    )
+def data_header(request_id: int, length: int) -> bytes:
+    """The header of a DATA packet, which `length` bytes of a file follow."""
+    return _DATA_HEADER.pack(length + DATA_HEADER_LENGTH - 4, MessageType.DATA, request_id, length)

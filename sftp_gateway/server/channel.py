@@ -34,6 +34,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """The channel is open."""
         self._channel = chan
         chan.set_write_buffer_limits(high=_CHANNEL_BUFFER)
+        self.outgoing = self._guest.connection.outgoing_of(chan)
         self._guest.channels.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -135,10 +136,12 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     # What SftpSession needs of a channel
 
-    def write(self, data: bytes) -> None:
-        """Send `data`, unless the client has closed the channel meanwhile."""
-        if not self._channel.is_closing():
-            self._channel.write(data)
+    def flush(self) -> None:
+        """Send what is in `outgoing`, unless the client has closed the channel meanwhile."""
+        if self._channel.is_closing():
+            self.outgoing.clear()
+        else:
+            self._guest.connection.send_data(self._channel, self.outgoing)
 
     def pause_reading(self) -> None:
         """Take no more from the client."""

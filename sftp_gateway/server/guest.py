@@ -14,6 +14,7 @@ from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.observability.events import Session
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.transport import GatheringTransport
 
@@ -35,7 +36,7 @@ _SOCKET_BUFFER: Final = 512 * 1024
 _MAX_CHANNELS: Final = 10
 
 
-class Connection(asyncssh.SSHServerConnection):
+class Connection(PacketConnection):
     """A connection that tells its sessions when the socket is full, and what logins came to.
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's

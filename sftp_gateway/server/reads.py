@@ -1,7 +1,7 @@
 """The READs of one session: from the page cache at once, or on threads, a few at a time.
 
-READ is the hot path. It goes around dispatch and the dataclasses of responses, so that the bytes
-of a file are read to their place behind the DATA header and are not copied to be framed.
+READ is the hot path. It goes around dispatch and the dataclasses of responses: what the page cache
+holds is read to its place in the SSH packets that are sent.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
-from sftp_gateway.protocol.requests import ReadRequest, Request
-from sftp_gateway.protocol.responses import StatusResponse, write_data_header
+from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
+from sftp_gateway.protocol.responses import StatusResponse, data_header
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
 
 #: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
@@ -26,38 +27,44 @@ MAX_SLOW_READS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """One READ; `started` in time.perf_counter()."""
+class _SlowRead:
+    """A READ that the page cache could not answer; `started` in time.perf_counter()."""
 
-    request: ReadRequest
+    read: PlainRead
     opened: FileHandle
+    length: int
     started: float
+
+    def run(self) -> memoryview:
+        """Wait for the bytes."""
+        place = memoryview(bytearray(self.length))
+        return place[: self.opened.file.read([place], self.read[2])]
 
 
 class Reads:
-    """Answers READs; used on the event loop, of which only `_read` leaves it."""
+    """Answers READs; used on the event loop, of which only `_SlowRead.run` leaves it."""
 
     def __init__(
         self,
         *,
         lanes: Lanes,
         recorder: Recorder,
-        send: Callable[[bytes | bytearray], None],
+        outgoing: Outgoing,
         refuse: Callable[[Request, Exception, float], None],
         done: Callable[[FileHandle], None],
         max_length: int,
     ) -> None:
-        """`send` and `refuse` answer; `done` is told of each answer that took a thread.
+        """Answers go to `outgoing` and `refuse`; `done` is told of each that took a thread.
 
         A READ of more than `max_length` bytes is answered with so many.
         """
         self._lanes = lanes
         self._recorder = recorder
-        self._send = send
+        self._outgoing = outgoing
         self._refuse = refuse
         self._done = done
         self._max_length = max_length
-        self._waiting: deque[_Read] = deque()
+        self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
         self._paused = False
         self._closed = False
@@ -67,20 +74,31 @@ class Reads:
         """READs that are on threads or wait for one."""
         return self._on_threads + len(self._waiting)
 
-    def serve(self, request: ReadRequest, opened: FileHandle) -> None:
-        """Answer `request` now, or once a thread has read the bytes."""
+    def serve(self, read: PlainRead, opened: FileHandle) -> None:
+        """Answer `read` now, or once a thread has got the bytes."""
         started = time.perf_counter()
+        request_id, _, offset, length = read
+        length = min(length, self._max_length)
+        outgoing = self._outgoing
+        start = outgoing.length
         try:
-            data, count = self._read(opened, request, wait=False)
+            count = opened.file.read_cached(
+                outgoing.places(start + DATA_HEADER_LENGTH, length), offset
+            )
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
             opened.pending += 1
-            self._waiting.append(_Read(request, opened, started))
+            self._waiting.append(_SlowRead(read, opened, length, started))
             self._start()
         except Exception as error:  # whatever happens, the client gets an answer
-            self._refuse(request, error, started)
+            self._refuse(ReadRequest(*read), error, started)
         else:
-            self._answer(_Read(request, opened, started), data, count)
+            if count or not length:
+                outgoing.write(start, data_header(request_id, count))
+                outgoing.length = start + DATA_HEADER_LENGTH + count
+            else:
+                self._send_end(request_id)
+            self._answered(read, opened, count, started)
 
     def pause(self) -> None:
         """Start no more: each would add its bytes to a channel that is full."""
@@ -101,59 +119,49 @@ class Reads:
             self._on_threads += 1
             self._submit(self._waiting.popleft())
 
-    def _submit(self, read: _Read) -> None:
+    def _submit(self, slow: _SlowRead) -> None:
         self._lanes.submit(
-            read.opened.share.name,
+            slow.opened.share.name,
             Lane.READ,
-            lambda: self._read(read.opened, read.request, wait=True),
-            lambda future: self._finish(read, future),
+            slow.run,
+            lambda future: self._finish(slow, future),
         )
 
-    def _finish(self, read: _Read, future: asyncio.Future[tuple[bytearray, int]]) -> None:
+    def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
         self._on_threads -= 1
-        read.opened.pending -= 1
+        slow.opened.pending -= 1
         error = error_of(future)
         if self._closed:
             return
         if error is not None:
-            self._refuse(read.request, error, read.started)
+            self._refuse(ReadRequest(*slow.read), error, slow.started)
         else:
-            self._answer(read, *future.result())
+            data, request_id = future.result(), slow.read[0]
+            if data or not slow.length:
+                self._outgoing.put(data_header(request_id, len(data)))
+                self._outgoing.put(data)
+            else:
+                self._send_end(request_id)
+            self._answered(slow.read, slow.opened, len(data), slow.started)
         self._start()
-        self._done(read.opened)
+        self._done(slow.opened)
 
-    def _answer(self, read: _Read, data: bytearray, count: int) -> None:
-        request, opened = read.request, read.opened
-        if count or not request.length:  # who asks for nothing gets it, and not the end of file
-            self._send(data)
-            opened.note_read(request.offset, count)
-            result = "ok"
-        else:
-            # §6.4: "If an error occurs or EOF is encountered before reading any data, the server
-            # will respond with SSH_FXP_STATUS."
-            end = StatusResponse(request.request_id, StatusCode.EOF, "End of file")
-            self._send(end.encode())
-            result = "eof"
+    def _send_end(self, request_id: int) -> None:
+        # §6.4: "If an error occurs or EOF is encountered before reading any data, the server will
+        # respond with SSH_FXP_STATUS." Who asks for nothing gets that, and not the end of file.
+        self._outgoing.put(StatusResponse(request_id, StatusCode.EOF, "End of file").encode())
+
+    def _answered(self, read: PlainRead, opened: FileHandle, count: int, started: float) -> None:
+        _, _, offset, length = read
+        if count:
+            opened.note_read(offset, count)
         self._recorder.request(
             "read",
             share=opened.share,
             path=opened.path,
-            started=read.started,
-            result=result,
+            started=started,
+            result="ok" if count or not length else "eof",
             sent=count,
-            offset=request.offset,
-            length=request.length,
+            offset=offset,
+            length=length,
         )
-
-    def _read(
-        self, opened: FileHandle, request: ReadRequest, *, wait: bool
-    ) -> tuple[bytearray, int]:
-        """The DATA packet for `request`, and how many bytes of the file it holds."""
-        length = min(request.length, self._max_length)
-        packet = bytearray(DATA_HEADER_LENGTH + length)
-        with memoryview(packet) as whole, whole[DATA_HEADER_LENGTH:] as place:
-            count = opened.file.read_into(place, request.offset, wait=wait)
-        if count < length:
-            del packet[DATA_HEADER_LENGTH + count :]
-        write_data_header(packet, request.request_id, count)
-        return packet, count

@@ -37,6 +37,7 @@ from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.status import refusal
@@ -45,8 +46,10 @@ from sftp_gateway.server.status import refusal
 #: under way at once.
 MAX_PENDING: Final = 128
 
-#: Bytes of responses that a session makes before it lets the others have their turn.
+#: Bytes of responses that a session makes before it lets the others have their turn, and before
+#: it sends them: while the client works on a piece, the next is made.
 TURN_BYTES: Final = 512 * 1024
+FLUSH_BYTES: Final = 128 * 1024
 
 #: Packets in the backlog over which nothing more is taken off the channel, and under which it is
 #: taken again; and bytes of them, because a packet of a client may have 256 KiB.
@@ -58,8 +61,11 @@ _BACKLOG_BYTES: Final = 256 * 1024
 class Channel(Protocol):
     """What a session needs of its SSH channel."""
 
-    def write(self, data: bytes) -> None:
-        """Send `data`; may call the session's `pause_writing` before it returns."""
+    #: Where the session lays out what it sends.
+    outgoing: Outgoing
+
+    def flush(self) -> None:
+        """Send what is in `outgoing`; may call the session's `pause_writing` meanwhile."""
         ...
 
     def pause_reading(self) -> None:
@@ -101,13 +107,12 @@ class SftpSession:
         self._frames = FrameReader()
         self._backlog: deque[bytes] = deque()
         self._initialised = False
-        self._out: list[bytes | bytearray] = []
-        self._out_bytes = 0
+        self._outgoing = channel.outgoing
         self._pending = 0
         self._reads = Reads(
             lanes=lanes,
             recorder=recorder,
-            send=self._send,
+            outgoing=channel.outgoing,
             refuse=self._refuse,
             done=self._slow_read_done,
             max_length=max_read_length,
@@ -152,7 +157,7 @@ class SftpSession:
         self._closed = True
         self._backlog.clear()
         self._reads.close()
-        self._out.clear()
+        self._outgoing.clear()
         for opened in (*self._handles.drain(), *self._closing):
             self._release(opened, result="aborted")
         self._closing.clear()
@@ -195,7 +200,7 @@ class SftpSession:
     def _serve_backlog(self) -> None:
         while self._backlog and not self._must_wait():
             self._serve(self._backlog.popleft())
-            if self._out_bytes >= TURN_BYTES // 4:
+            if self._outgoing.length >= FLUSH_BYTES:
                 self._flush()
         self._flush()
 
@@ -237,6 +242,10 @@ class SftpSession:
             self._channel.resume_reading()
 
     def _serve(self, frame: bytes) -> None:
+        read = rq.decode_plain_read(frame)
+        if read is not None and self._initialised:
+            self._serve_read(read)
+            return
         request = rq.decode_request(frame)
         if isinstance(request, rq.InitRequest):
             if self._initialised:
@@ -246,7 +255,7 @@ class SftpSession:
         elif not self._initialised:
             raise ProtocolError("a request before INIT")
         elif isinstance(request, rq.ReadRequest):
-            self._serve_read(request)
+            self._serve_read((request.request_id, request.handle, request.offset, request.length))
         elif isinstance(request, rq.ReaddirRequest):
             self._serve_readdir(request)
         else:
@@ -370,13 +379,13 @@ class SftpSession:
 
     # Reading files and folders
 
-    def _serve_read(self, request: rq.ReadRequest) -> None:
+    def _serve_read(self, read: rq.PlainRead) -> None:
         try:
-            opened = self._handles.file(request.handle)
+            opened = self._handles.file(read[1])
         except FileSystemError as error:
-            self._refuse(request, error, time.perf_counter())
+            self._refuse(rq.ReadRequest(*read), error, time.perf_counter())
         else:
-            self._reads.serve(request, opened)
+            self._reads.serve(read, opened)
 
     def _slow_read_done(self, opened: FileHandle) -> None:
         self._release_if_done(opened)
@@ -426,18 +435,14 @@ class SftpSession:
 
     # Output
 
-    def _send(self, packet: bytes | bytearray) -> None:
-        self._out.append(packet)
-        self._out_bytes += len(packet)
+    def _send(self, packet: bytes) -> None:
+        self._outgoing.put(packet)
 
     def _flush(self) -> None:
-        """Write the responses made so far as one piece, so that SSH packets are full ones."""
-        if self._out and not self._closed:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._count_turn(self._out_bytes)
-            self._out_bytes = 0
-            self._channel.write(data)
+        """Send the responses made so far together, so that SSH packets are full ones."""
+        if self._outgoing.length and not self._closed:
+            self._count_turn(self._outgoing.length)
+            self._channel.flush()
 
     def _protocol_error(self, error: ProtocolError) -> None:
         self._flush()

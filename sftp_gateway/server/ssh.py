@@ -56,13 +56,18 @@ class SshServer:
         *,
         host_keys: Sequence[Path],
         ciphers: Sequence[str],
+        own_record_layer: bool,
         limits: Limits,
         authenticator: Authenticator,
         access_log: AccessLog,
         metrics: Metrics,
         open_sftp: Callable[[ChannelSession, Recorder], SftpSession],
     ) -> None:
-        """Raises ConfigurationError for host keys that cannot be read."""
+        """`own_record_layer`: whether connections seal and open packets themselves.
+
+        Raises ConfigurationError for host keys that cannot be read.
+        """
+        self._own_record_layer = own_record_layer
         self.limits = limits
         self.authenticator = authenticator
         self.access_log = access_log
@@ -83,7 +88,9 @@ class SshServer:
         self.access_log.add_room_callback(self._log_has_room)
         for each in sockets:
             listener = await loop.create_server(
-                lambda: Connection(loop, self._options), sock=each, backlog=1024
+                lambda: Connection(loop, self._options, fast=self._own_record_layer),
+                sock=each,
+                backlog=1024,
             )
             self._listeners.append(listener)
 

@@ -1,8 +1,10 @@
-"""Gathers what is written to a socket in one turn of the event loop into one write."""
+"""A transport for a protocol that writes many small pieces at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from typing import Any
 
 
@@ -10,8 +12,8 @@ class GatheringTransport(asyncio.Transport):
     """A transport around another one, for a protocol that writes many small pieces at a time.
 
     asyncssh writes each SSH packet by itself, and each such write would be a system call and a
-    wake-up of the peer. Here they wait for the end of the turn, in which a session makes a bounded
-    amount of responses.
+    wake-up of the peer. With `write` they wait for the end of the turn of the event loop; what is
+    one big piece already goes out at once with `write_now`.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -19,6 +21,8 @@ class GatheringTransport(asyncio.Transport):
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._gathered: list[bytes] = []
+        socket = transport.get_extra_info("socket")
+        self._descriptor = -1 if socket is None else socket.fileno()
 
     def write(self, data: Any) -> None:
         """Send `data` at the end of this turn."""
@@ -26,9 +30,22 @@ class GatheringTransport(asyncio.Transport):
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
 
+    def write_now(self, data: memoryview) -> None:
+        """Send `data`, which the caller may overwrite afterwards."""
+        if self._gathered:
+            self._flush()
+        if self._transport.is_closing():
+            return
+        sent = 0
+        if not self._transport.get_write_buffer_size():
+            with suppress(OSError):  # no room, or broken: the transport finds out and says so
+                sent = os.write(self._descriptor, data)
+        if sent < len(data):
+            self._transport.write(bytes(data[sent:]))
+
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, []
-        if not self._transport.is_closing():
+        if gathered and not self._transport.is_closing():
             self._transport.writelines(gathered)
 
     def abort(self) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,35 +37,46 @@ class OpenFile:
         self.size = size
         self.inline = inline
 
-    def read_into(self, view: memoryview, offset: int, *, wait: bool) -> int:
-        """Fill `view` from `offset` on; return how many bytes, fewer only at the end of the file.
+    def read(self, places: Sequence[memoryview], offset: int) -> int:
+        """Fill `places` from `offset` on; return how many bytes, fewer only at the end of the file.
 
         sshfs takes a short read for the end of the file, so a read is whole or the file ends.
 
-        Raises BlockingIOError where the page cache does not hold all of it and `wait` is false;
-        OSError as preadv(2) does; InvalidHandle when the file was closed.
+        Raises OSError as preadv(2) does; InvalidHandle when the file was closed.
         """
-        if offset + len(view) > _OFFSET_MAX:  # preadv would refuse: no file goes beyond
-            view = view[: max(0, _OFFSET_MAX - offset)]
-            offset = min(offset, _OFFSET_MAX)
-        if not wait and not self._nowait:
-            raise would_wait()
         descriptor = self._acquire()
         try:
-            return self._fill(descriptor, view, offset, 0 if wait else os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP and not wait:
-                self._nowait = False  # FUSE, NFS: the file system cannot tell
-                raise would_wait() from None
-            raise
+            return self._fill(descriptor, places, offset, 0)
         finally:
             self._release()
 
+    def read_cached(self, places: Sequence[memoryview], offset: int) -> int:
+        """As `read`, but raises BlockingIOError where the page cache does not hold all of it.
+
+        Only for the thread that calls `close`: it does without the count of users.
+        """
+        if not self._nowait:
+            raise would_wait()
+        if self._closed:
+            raise InvalidHandle("the file is closed")
+        try:
+            return self._fill(self._descriptor, places, offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self._nowait = False  # FUSE, NFS: the file system cannot tell
+                raise would_wait() from None
+            raise
+
     @staticmethod
-    def _fill(descriptor: int, view: memoryview, offset: int, flags: int) -> int:
+    def _fill(descriptor: int, places: Sequence[memoryview], offset: int, flags: int) -> int:
+        wanted = sum(map(len, places))
+        if offset + wanted > _OFFSET_MAX:  # preadv would refuse: no file goes beyond
+            wanted = max(0, _OFFSET_MAX - offset)
+            offset, places = min(offset, _OFFSET_MAX), _behind(places, 0, wanted)
         done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:]], offset + done, flags)
+        while done < wanted:
+            left = _behind(places, done, wanted) if done else places
+            count = os.preadv(descriptor, left, offset + done, flags)
             if count == 0:
                 if flags and os.fstat(descriptor).st_size > offset + done:
                     # Some file systems answer RWF_NOWAIT with nothing instead of EAGAIN.
@@ -113,6 +124,17 @@ class OpenFile:
             last = self._closed and self._users == 0
         if last:
             os.close(self._descriptor)
+
+
+def _behind(places: Iterable[memoryview], start: int, stop: int) -> Sequence[memoryview]:
+    """The bytes of `places` from number `start` on and before number `stop`."""
+    left = []
+    for place in places:
+        piece = place[max(0, start) : max(0, stop)]
+        if piece:
+            left.append(piece)
+        start, stop = start - len(place), stop - len(place)
+    return left
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.integration
 KIB, MIB = 1024, 1024 * 1024
 
 #: Options of the gateway, by the name of the record layer that they choose.
-RECORD_LAYERS: Mapping[str, Mapping[str, str]] = {"asyncssh": {}}
+RECORD_LAYERS: Mapping[str, Mapping[str, str]] = {
+    name: {"SFTP_GATEWAY_RECORD_LAYER": name} for name in ("own", "asyncssh")
+}
 
 _CONTENT = random.Random(4253).randbytes(3 * MIB + 17)
 _PATH = b"models/content"

@@ -182,7 +182,7 @@ def ask_content(share: Share, path: bytes) -> object:
     file = share.open_file(path, wait=True)
     try:
         buffer = bytearray(100)
-        content = bytes(buffer[: file.read_into(memoryview(buffer), 0, wait=True)])
+        content = bytes(buffer[: file.read([memoryview(buffer)], 0)])
         assert content == b"public"
         return content
     finally:

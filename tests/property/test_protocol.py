@@ -14,7 +14,6 @@ from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol import requests as ours
 from sftp_gateway.protocol.attributes import FileAttributes
 from sftp_gateway.protocol.constants import (
-    DATA_HEADER_LENGTH,
     MAX_PACKET_LENGTH,
     OpenFlags,
     StatusCode,
@@ -29,7 +28,7 @@ from sftp_gateway.protocol.responses import (
     StatusResponse,
     StatvfsResponse,
     VersionResponse,
-    write_data_header,
+    data_header,
 )
 from tests.support import sftp_wire as wire
 
@@ -252,9 +251,8 @@ def test_the_client_sees_the_handle(request_id, handle):
 @unhurried
 @given(request_ids, st.binary(max_size=2000))
 def test_the_client_sees_the_files_bytes(request_id, data):
-    buffer = bytearray(DATA_HEADER_LENGTH) + data
-    write_data_header(buffer, request_id, len(data))
-    assert received(bytes(buffer)) == wire.DataReply(request_id, data)
+    packet = data_header(request_id, len(data)) + data
+    assert received(packet) == wire.DataReply(request_id, data)
 
 
 @unhurried

@@ -17,6 +17,7 @@ from sftp_gateway.observability import AccessLog, Metrics, events
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.vfs.attributes import Attributes, Presentation
@@ -97,9 +98,9 @@ class _GatedFile(OpenFile):
         super().__init__(**options)
         self._share = share
 
-    def _fill(self, descriptor: int, view: memoryview, offset: int, flags: int) -> int:
+    def _fill(self, descriptor: int, places: Sequence[memoryview], offset: int, flags: int) -> int:
         self._share.pass_gate("read", wait=not flags)
-        return super()._fill(descriptor, view, offset, 0)
+        return super()._fill(descriptor, places, offset, 0)
 
 
 class WatchedLanes(Lanes):
@@ -135,10 +136,11 @@ class WatchedLanes(Lanes):
 
 
 class MemoryChannel:
-    """Keeps what is written. After `room` bytes it says that it is full, as a client's window."""
+    """Keeps what is sent. After `room` bytes it says that it is full, as a client's window."""
 
     def __init__(self) -> None:
         self.session: SftpSession
+        self.outgoing = Outgoing(32 * 1024)
         self.writes: list[bytes] = []
         self.room: int | None = None
         self.reading = True
@@ -149,9 +151,10 @@ class MemoryChannel:
     def written(self) -> int:
         return sum(map(len, self.writes))
 
-    def write(self, data: bytes) -> None:
-        assert not self.closed, "written to a closed channel"
-        self.writes.append(data)
+    def flush(self) -> None:
+        assert not self.closed, "sent on a closed channel"
+        self.writes.append(self.outgoing.taken(0))
+        self.outgoing.clear()
         self.changed.set()
         if self.room is not None and self.written >= self.room:
             self.session.pause_writing()

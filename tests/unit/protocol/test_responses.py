@@ -26,7 +26,7 @@ from sftp_gateway.protocol.responses import (
     StatusResponse,
     StatvfsResponse,
     VersionResponse,
-    write_data_header,
+    data_header,
 )
 from tests.support import sftp_wire as wire
 
@@ -38,10 +38,8 @@ FILE_HEX = "0000000f 0000000100000005 000003e8 000003e9 000081a4 5f5e1000 5f5e10
 
 
 def data_packet(request_id: int, data: bytes) -> SimpleNamespace:
-    """A DATA packet as the session makes it: the header in front of bytes already in place."""
-    buffer = bytearray(DATA_HEADER_LENGTH) + data
-    write_data_header(buffer, request_id, len(data))
-    return SimpleNamespace(encode=lambda: bytes(buffer))
+    """A DATA packet as the session makes it: the header, then the bytes of the file."""
+    return SimpleNamespace(encode=lambda: data_header(request_id, len(data)) + data)
 
 
 #: name: (the packet by hand, what the package encodes, what the client's codec decodes).
@@ -228,11 +226,10 @@ def test_every_status_code_has_the_drafts_number(code):
     assert reply == wire.StatusReply(1, wire.Status[code.name], code.name, b"")
 
 
-def test_a_data_header_leaves_the_bytes_behind_it_alone():
-    buffer = bytearray(b"\xaa" * 32)
-    write_data_header(buffer, 7, 19)
-    assert buffer[:DATA_HEADER_LENGTH] == bytes.fromhex("0000001c 67 00000007 00000013")
-    assert buffer[DATA_HEADER_LENGTH:] == b"\xaa" * 19
+def test_a_data_header_has_the_length_that_places_are_reserved_for():
+    header = data_header(7, 19)
+    assert header == bytes.fromhex("0000001c 67 00000007 00000013")
+    assert len(header) == DATA_HEADER_LENGTH
 
 
 def test_an_entry_is_never_longer_than_it_says():

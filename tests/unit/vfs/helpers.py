@@ -36,7 +36,7 @@ def read(share: Share, path: bytes, *, wait: bool = True) -> bytes:
     file = share.open_file(path, wait=wait)
     try:
         buffer = bytearray(4096)
-        return bytes(buffer[: file.read_into(memoryview(buffer), 0, wait=True)])
+        return bytes(buffer[: file.read([memoryview(buffer)], 0)])
     finally:
         file.close()
 

@@ -39,7 +39,7 @@ def test_what_is_open_stays_open_when_the_folder_is_replaced(either: Share, root
     root.mkdir()
     either.check()
     buffer = bytearray(7)
-    assert file.read_into(memoryview(buffer), 0, wait=True) == 7
+    assert file.read([memoryview(buffer)], 0) == 7
     assert buffer == b"content"
     assert [entry.name for entry in entries(folder)][2:] == [b"inner"]
     file.close()

@@ -1,0 +1,216 @@
+"""An SSH connection that seals what a session sends, and opens what it gets, by itself.
+
+asyncssh handles everything until a session is under way, and everything else after that: key
+exchanges, logins, requests, closing. Only two kinds of packet take the short way here, which are
+nearly all of them: CHANNEL_DATA in both directions and the client's CHANNEL_WINDOW_ADJUST. What
+is not plain sailing (a cipher that `ciphers` does not have, compression, a key exchange under way
+or due, a full window, a closing channel, a malformed packet) is left to asyncssh, from one packet
+to the next: both ways use the same cipher objects and sequence numbers.
+
+This is the one module that leans on asyncssh's inside; `compatibility` lists what it leans on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import asyncssh
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
+
+from sftp_gateway.server.packets.ciphers import (
+    LENGTH,
+    TAG,
+    AesGcm,
+    ChaCha20Poly1305,
+    PacketCipher,
+)
+from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, Outgoing
+from sftp_gateway.server.transport import GatheringTransport
+
+if TYPE_CHECKING:
+    Channel = asyncssh.SSHServerChannel[bytes]
+
+_DATA_HEADER: Final = Struct(">IBBII")  # HEADER bytes, as `outgoing` lays them out
+_CHANNEL_HEADER: Final = Struct(">BBII")  # padding_length, type, recipient, length or bytes to add
+_BLOCK: Final = 16  # of AES; a multiple of the 8 that chacha20-poly1305 asks for
+_LEAST_PADDING: Final = 4
+
+#: RFC 4253 §6: padding "SHOULD consist of random bytes". Under an AEAD cipher nothing hangs on
+#: that, so the same ones do for all packets.
+_PADDING: Final = os.urandom(MAX_PADDING)
+
+#: What is sealed waits here for the socket to take it, which it does before anything else is
+#: sealed. Twice the capacity is more than headers and tags of the smallest packets need.
+_sealed = memoryview(bytearray(2 * CAPACITY))
+
+
+class PacketConnection(asyncssh.SSHServerConnection):
+    """A connection whose record layer is ours."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        *,
+        fast: bool,
+    ) -> None:
+        """`fast`: whether to go the short way at all; if not, asyncssh does everything."""
+        super().__init__(loop, options)
+        self._fast = fast
+        self._heard = 0.0
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        """Take new keys into use; with ciphers that last, where there are such."""
+        super().send_newkeys(k, h)
+        if self._fast:
+            self._send_encryption = _lasting(self._send_encryption)
+            self._next_recv_encryption = _lasting(self._next_recv_encryption)
+
+    # Sending
+
+    def outgoing_of(self, channel: Channel) -> Outgoing:
+        """Where to lay out what is sent on `channel`."""
+        return Outgoing(channel._send_pktsize)
+
+    def send_data(self, channel: Channel, outgoing: Outgoing) -> None:
+        """Send what is laid out in `outgoing` on `channel`, and clear it."""
+        sealed = 0
+        if self._may_seal(channel, outgoing):
+            sealed = min(outgoing.length, channel._send_window)
+        # Taken first: padding is written over what follows the last byte that is sealed.
+        rest = outgoing.taken(sealed) if sealed < outgoing.length else b""
+        if sealed:
+            self._seal(channel, outgoing, sealed)
+        channel.write(rest)
+        outgoing.clear()
+
+    def _may_seal(self, channel: Channel, outgoing: Outgoing) -> bool:
+        return (
+            isinstance(self._send_encryption, PacketCipher)
+            and self._compressor is None
+            and self._kex_complete
+            and self._rekey_bytes_sent < self._rekey_bytes
+            and not (self._rekey_seconds and time.monotonic() >= self._rekey_time)
+            # What asyncssh holds back for the client's window has to go out first.
+            and not channel._send_buf
+            and channel._send_state == "open"
+            and channel._send_pktsize >= outgoing.payload
+        )
+
+    def _seal(self, channel: Channel, outgoing: Outgoing, length: int) -> None:
+        """Seal and send the first `length` bytes."""
+        cipher = cast(PacketCipher, self._send_encryption)
+        memory, payload = outgoing.memory, outgoing.payload
+        seq, at, end = self._send_seq, 0, 0
+        for start in range(0, length, payload):
+            size = min(payload, length - start)
+            # RFC 4253 §6: padding makes the packet a multiple of the block, without its length
+            # field where that is not encrypted with the rest.
+            padding = -(HEADER - LENGTH + size) % _BLOCK
+            if padding < _LEAST_PADDING:
+                padding += _BLOCK
+            filled = at + HEADER + size
+            stop = filled + padding
+            memory[filled:stop] = _PADDING[:padding]
+            _DATA_HEADER.pack_into(
+                memory,
+                at,
+                stop - at - LENGTH,
+                padding,
+                MSG_CHANNEL_DATA,
+                channel._send_chan,
+                size,
+            )
+            begin, end = end, end + stop - at + TAG
+            cipher.seal(seq, memory[at:stop], _sealed[begin:end])
+            seq = (seq + 1) & 0xFFFFFFFF
+            at += outgoing.stride
+        self._send_seq = seq
+        self._rekey_bytes_sent += end
+        channel._send_window -= length
+        cast(GatheringTransport, self._transport).write_now(_sealed[:end])
+
+    # Receiving
+
+    def _reset_keepalive_timer(self) -> None:
+        """Something came; noted rather than acted on, as a new timer each time would be dear."""
+        self._heard = self._loop.time()
+
+    def _keepalive_timer_callback(self) -> None:
+        """Ask the client whether it is there, if it was silent for the whole interval."""
+        rest = self._heard + self._keepalive_interval - self._loop.time()
+        if rest > 0:
+            self._keepalive_timer = self._loop.call_later(rest, self._keepalive_timer_callback)
+        else:
+            super()._keepalive_timer_callback()
+
+    def _recv_pkthdr(self) -> bool:
+        """Asked by asyncssh to go on at the beginning of a packet, which may be ours."""
+        if (
+            isinstance(self._recv_encryption, PacketCipher)
+            and self._auth_complete
+            and self._decompressor is None
+            and not self._open_packets(self._recv_encryption)
+        ):
+            return False
+        return super()._recv_pkthdr()
+
+    def _open_packets(self, cipher: PacketCipher) -> bool:
+        """Open packets until the input ends (False), or one comes that is asyncssh's (True)."""
+        data = self._inpbuf
+        sealed, start, end = memoryview(data), 0, len(data)
+        foreign = False
+        while end - start >= LENGTH:
+            seq = self._recv_seq
+            length = cipher.length(seq, data[start : start + LENGTH])
+            stop = start + LENGTH + length + TAG
+            if stop > end:
+                foreign = length > self._max_recv_pktlen
+                break
+            packet = cipher.open(seq, sealed[start:stop])
+            if packet is None or not self._take(packet):
+                foreign = True
+                break
+            if self._transport is None:  # closed over what came
+                return False
+            cipher.opened()
+            self._recv_seq = (seq + 1) & 0xFFFFFFFF
+            start = stop
+        self._inpbuf = data[start:]
+        return foreign
+
+    def _take(self, packet: bytes) -> bool:
+        """Take a packet, from its padding_length on, if it is one that goes the short way."""
+        if len(packet) < _CHANNEL_HEADER.size:
+            return False
+        padding, kind, recipient, number = _CHANNEL_HEADER.unpack_from(packet)
+        channel = self._channels.get(recipient)
+        if channel is None or channel._recv_state != "open":
+            return False
+        end = len(packet) - padding
+        if kind == MSG_CHANNEL_DATA:
+            if _CHANNEL_HEADER.size + number != end or number > channel._recv_window:
+                return False
+            channel._accept_data(packet[_CHANNEL_HEADER.size : end])
+            return True
+        if kind == MSG_CHANNEL_WINDOW_ADJUST and end == _CHANNEL_HEADER.size:
+            channel._send_window += number
+            if channel._send_buf:
+                channel._flush_send_buf()
+            return True
+        return False
+
+
+def _lasting(encryption: Encryption | None) -> Any:
+    """The same cipher in the same state, set up once for all packets, where we have it."""
+    match encryption:
+        case GCMEncryption():
+            return AesGcm(encryption._cipher._key, encryption._cipher._iv)
+        case ChachaEncryption():
+            return ChaCha20Poly1305(encryption._cipher._key + encryption._cipher._adkey)
+    return encryption

@@ -1,0 +1,116 @@
+"""Our ciphers and asyncssh's make the same packets, and either goes on where the other stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from asyncssh.encryption import Encryption, get_encryption
+
+from sftp_gateway.server.packets.ciphers import (
+    LENGTH,
+    TAG,
+    AesGcm,
+    ChaCha20Poly1305,
+    PacketCipher,
+)
+
+KEY = os.urandom(64)
+IV = os.urandom(12)
+
+Make = Callable[[bytes], PacketCipher]
+
+CIPHERS = {
+    b"aes128-gcm@openssh.com": lambda iv: AesGcm(KEY[:16], iv),
+    b"aes256-gcm@openssh.com": lambda iv: AesGcm(KEY[:32], iv),
+    b"chacha20-poly1305@openssh.com": lambda iv: ChaCha20Poly1305(KEY),
+}
+KEY_LENGTHS = {
+    b"aes128-gcm@openssh.com": 16,
+    b"aes256-gcm@openssh.com": 32,
+    b"chacha20-poly1305@openssh.com": 64,
+}
+
+every_cipher = pytest.mark.parametrize("name", CIPHERS, ids=lambda name: name.decode())
+
+
+def theirs(name: bytes, iv: bytes = IV) -> Encryption:
+    return get_encryption(name, KEY[: KEY_LENGTHS[name]], iv)
+
+
+def packet(length: int) -> tuple[bytes, bytes]:
+    """`packet_length`, and a packet of that length."""
+    return length.to_bytes(LENGTH, "big"), os.urandom(length)
+
+
+def seal(cipher: PacketCipher, seq: int, header: bytes, body: bytes) -> bytes:
+    sealed = bytearray(len(header) + len(body) + TAG)
+    cipher.seal(seq, memoryview(header + body), memoryview(sealed))
+    return bytes(sealed)
+
+
+@every_cipher
+@pytest.mark.parametrize("length", [16, 48, 32_784, 262_144])
+def test_a_packet_is_sealed_as_asyncssh_seals_it(name: bytes, length: int) -> None:
+    ours, other = CIPHERS[name](IV), theirs(name)
+    for seq in (0, 1, 2, 3):
+        header, body = packet(length)
+        assert seal(ours, seq, header, body) == b"".join(other.encrypt_packet(seq, header, body))
+
+
+@every_cipher
+def test_what_asyncssh_seals_is_opened(name: bytes) -> None:
+    ours, other = CIPHERS[name](IV), theirs(name)
+    for seq in (7, 8, 0xFFFFFFFF, 0):
+        header, body = packet(64)
+        sealed = b"".join(other.encrypt_packet(seq, header, body))
+        assert ours.length(seq, sealed) == len(body)
+        assert ours.open(seq, memoryview(sealed)) == body
+        assert ours.open(seq, memoryview(sealed)) == body  # asyncssh may have to open it again
+        ours.opened()
+
+
+@every_cipher
+def test_asyncssh_calls_the_same_object_as_its_own(name: bytes) -> None:
+    """Sealing by its methods and by ours in turn, and opening so on the other side."""
+    sender, receiver, other = CIPHERS[name](IV), CIPHERS[name](IV), theirs(name)
+    for seq in range(6):
+        header, body = packet(32)
+        if seq % 2:
+            sealed = seal(sender, seq, header, body)
+        else:
+            sealed = b"".join(sender.encrypt_packet(seq, header, body))
+        block = 8 if name.startswith(b"chacha") else 16
+        for opener in (receiver, other):
+            first, length = opener.decrypt_header(seq, sealed[:block], LENGTH)
+            assert length == header
+            rest, tag = sealed[block:-TAG], sealed[-TAG:]
+            assert opener.decrypt_packet(seq, first, rest, LENGTH, tag) == body
+
+
+@every_cipher
+@pytest.mark.parametrize("place", [0, 5, 40, -1])
+def test_a_packet_that_was_changed_is_not_opened(name: bytes, place: int) -> None:
+    header, body = packet(48)
+    sealed = bytearray(seal(CIPHERS[name](IV), 3, header, body))
+    sealed[place] ^= 1
+    assert CIPHERS[name](IV).open(3, memoryview(sealed)) is None
+
+
+@every_cipher
+def test_a_packet_is_not_opened_in_another_ones_place(name: bytes) -> None:
+    header, body = packet(48)
+    sender, receiver = CIPHERS[name](IV), CIPHERS[name](IV)
+    seal(sender, 0, header, body)
+    second = seal(sender, 1, header, body)
+    assert receiver.open(0, memoryview(second)) is None
+
+
+def test_the_count_of_packets_starts_again_at_its_end() -> None:
+    """RFC 5647 §7.1: the invocation counter is "treated as a 64-bit unsigned integer"."""
+    iv = IV[:4] + b"\xff" * 8
+    ours, other = AesGcm(KEY[:16], iv), theirs(b"aes128-gcm@openssh.com", iv)
+    for seq in range(3):
+        header, body = packet(16)
+        assert seal(ours, seq, header, body) == b"".join(other.encrypt_packet(seq, header, body))
