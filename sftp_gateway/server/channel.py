@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: window of a stock client is kept full across a long link.
 _CHANNEL_BUFFER: Final = 1024 * 1024
 
+#: The same for channel and socket each, while the budget of all sessions is spent.
+_TIGHT_BUFFER: Final = 32 * 1024
+
 
 class ChannelSession(asyncssh.SSHServerSession[bytes]):
     """A session channel; also the side of it that an SftpSession writes to."""
@@ -29,6 +32,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._window_full = False
         self._socket_full = False
         self._keys_awaited = False
+        self._held = 0
+        self._tight = False
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         """The channel is open."""
@@ -39,6 +44,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
+        self._server.budget.held -= self._held
+        self._held = 0
         if self._sftp is not None:
             self._sftp.connection_lost()
         self._guest.channel_closed(self)
@@ -142,6 +149,18 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
             self.outgoing.clear()
         else:
             self._guest.connection.send_data(self._channel, self.outgoing)
+            self._account()
+
+    def _account(self) -> None:
+        """Count what the client has not taken, and give or take room as the budget says."""
+        budget, connection = self._server.budget, self._guest.connection
+        held = self._channel.get_write_buffer_size() + connection.write_buffer_size
+        budget.held += held - self._held
+        self._held = held
+        if budget.spent != self._tight:
+            self._tight = not self._tight
+            self._channel.set_write_buffer_limits(_TIGHT_BUFFER if self._tight else _CHANNEL_BUFFER)
+            connection.limit_write_buffer(_TIGHT_BUFFER if self._tight else None)
 
     def pause_reading(self) -> None:
         """Take no more from the client."""

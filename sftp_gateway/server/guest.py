@@ -49,9 +49,18 @@ class Connection(PacketConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        socket = cast(asyncio.Transport, transport)
-        socket.set_write_buffer_limits(high=_SOCKET_BUFFER)
-        super().connection_made(GatheringTransport(socket))
+        self._socket = cast(asyncio.Transport, transport)
+        self.limit_write_buffer(None)
+        super().connection_made(GatheringTransport(self._socket))
+
+    @property
+    def write_buffer_size(self) -> int:
+        """Bytes that wait for the network to take them."""
+        return self._socket.get_write_buffer_size()
+
+    def limit_write_buffer(self, high: int | None) -> None:
+        """Bytes that may wait there before the sessions are told; None: as many as usual."""
+        self._socket.set_write_buffer_limits(high=high or _SOCKET_BUFFER)
 
     def pause_writing(self) -> None:
         """The socket has enough to send."""

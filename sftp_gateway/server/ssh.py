@@ -22,6 +22,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.server import algorithms
+from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.guest import Connection, Guest
 from sftp_gateway.server.recorder import Recorder
@@ -73,6 +74,7 @@ class SshServer:
         self.access_log = access_log
         self.metrics = metrics
         self.open_sftp = open_sftp
+        self.budget = Budget()
         self.stopping = False
         self.password_threads = ThreadPoolExecutor(_PASSWORD_THREADS, "password")
         self._guests: set[Guest] = set()

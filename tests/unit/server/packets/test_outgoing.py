@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_NAME_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PAYLOAD, Outgoing
+from sftp_gateway.server.sftp import FLUSH_BYTES
 
 payloads = st.sampled_from([1024, 1025, 4096, 32_768])
 
@@ -60,9 +62,14 @@ def test_there_is_room_for_the_capacity(payload: int) -> None:
     outgoing.clear()
 
 
+def test_the_longest_response_fits_behind_what_is_not_sent_yet() -> None:
+    assert FLUSH_BYTES + DATA_HEADER_LENGTH + MAX_READ_LENGTH <= CAPACITY
+    assert FLUSH_BYTES + 2 * MAX_NAME_LENGTH <= CAPACITY
+
+
 def test_more_than_the_capacity_is_refused_rather_than_cut() -> None:
     outgoing = Outgoing(MAX_PAYLOAD)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="more than are laid out"):
         outgoing.put(bytes(2 * CAPACITY))
     outgoing.clear()
 
