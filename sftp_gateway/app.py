@@ -114,6 +114,7 @@ class Gateway:
                 max_auth_tries=settings.max_auth_tries,
                 keepalive_interval=settings.keepalive_interval,
                 keepalive_count_max=settings.keepalive_count_max,
+                rekey_limit=settings.rekey_limit,
             ),
             authenticator=Authenticator(findings.credentials, clock=lambda: datetime.now(UTC)),
             access_log=self._log,

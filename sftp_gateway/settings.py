@@ -36,6 +36,8 @@ ENV_PREFIX: Final = "SFTP_GATEWAY_"
 CONFIG_VARIABLE: Final = "SFTP_GATEWAY_CONFIG"
 DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
 
+_GIB: Final = 1024**3
+
 _USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 
@@ -220,6 +222,16 @@ class Settings(BaseSettings):
             "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
             "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
             "offers chacha20-poly1305 and AES-CTR too, for old clients; or a list of names."
+        ),
+    )
+    rekey_limit: int = Field(
+        _GIB,
+        ge=1024 * 1024,
+        le=64 * _GIB,  # RFC 4344 §3.2: no more than 2**32 blocks of 16 bytes with one key
+        description=(
+            "Bytes sent to a client after which the gateway asks for new keys. What it receives "
+            "does not count: requests are small, and clients have limits of their own. New keys "
+            "also come once an hour."
         ),
     )
     record_layer: Literal["own", "asyncssh"] = Field(

@@ -31,6 +31,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._command: str | None = None
         self._window_full = False
         self._socket_full = False
+        self._keys_awaited = False
         self._held = 0
         self._tight = False
 
@@ -108,10 +109,15 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._socket_full = full
         self._tell_room()
 
+    def keys_awaited(self, awaited: bool) -> None:
+        """A key exchange has begun, during which nothing can be sent, or has ended."""
+        self._keys_awaited = awaited
+        self._tell_room()
+
     def _tell_room(self) -> None:
         if self._sftp is None:
             return
-        if self._window_full or self._socket_full:
+        if self._window_full or self._socket_full or self._keys_awaited:
             self._sftp.pause_writing()
         else:
             self._sftp.resume_writing()

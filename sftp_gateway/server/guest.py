@@ -81,7 +81,23 @@ class Connection(PacketConnection):
         (RFC 4251 §9.3.1), of which none can be offered; and they double the number of packets.
         """
         if pkttype != asyncssh.constants.MSG_IGNORE:
+            self._watch_keys(pkttype)
             super().send_packet(pkttype, *args, handler=handler)
+
+    def _watch_keys(self, pkttype: int) -> None:
+        """Let the sessions wait while keys are exchanged.
+
+        asyncssh keeps what it may not send meanwhile (RFC 4253 §7.1), and a client that does not
+        answer would have it keep all that its window allows.
+        """
+        if pkttype in (asyncssh.constants.MSG_KEXINIT, asyncssh.constants.MSG_NEWKEYS):
+            self._keys_awaited = pkttype == asyncssh.constants.MSG_KEXINIT
+            # Behind what asyncssh has kept, which may make it ask for new keys again.
+            asyncio.get_running_loop().call_soon(self._tell_keys)
+
+    def _tell_keys(self) -> None:
+        for channel in tuple(self.gateway_owner.channels):
+            channel.keys_awaited(self._keys_awaited)
 
     async def reload_config(self) -> None:
         """Nothing to read again."""

@@ -6,7 +6,8 @@ as long as the session may go on:
     | it waits for                      | until                                  |
     |-----------------------------------|----------------------------------------|
     | the channel or the socket to take | they call `resume_writing`             |
-    | what was already written          |                                        |
+    | what was already written, or for  |                                        |
+    | a key exchange to end             |                                        |
     | a thread, with MAX_PENDING        | one of them is answered                |
     | requests unanswered               |                                        |
     | the access log to find room       | the log says so                        |
@@ -51,9 +52,10 @@ TURN_BYTES: Final = 512 * 1024
 FLUSH_BYTES: Final = 128 * 1024
 
 #: Packets in the backlog over which nothing more is taken off the channel, and under which it is
-#: taken again.
+#: taken again; and bytes of them, because a packet of a client may have 256 KiB.
 _BACKLOG_HIGH: Final = 256
 _BACKLOG_LOW: Final = 64
+_BACKLOG_BYTES: Final = 256 * 1024
 
 
 class Channel(Protocol):
@@ -121,6 +123,7 @@ class SftpSession:
         self._reading_paused = False
         self._pumping = False
         self._turn_scheduled = False
+        self._turn_bytes = 0
         self._draining = False
         self._finishing = False
         self._closed = False
@@ -195,15 +198,10 @@ class SftpSession:
         self._close_when_answered()
 
     def _serve_backlog(self) -> None:
-        turn = 0
         while self._backlog and not self._must_wait():
             self._serve(self._backlog.popleft())
             if self._outgoing.length >= FLUSH_BYTES:
-                turn += self._outgoing.length
                 self._flush()
-            if turn >= TURN_BYTES:
-                self._schedule_turn()
-                break
         self._flush()
 
     @property
@@ -212,24 +210,34 @@ class SftpSession:
         return self._pending + self._reads.pending
 
     def _must_wait(self) -> bool:
-        return self._writing_paused or self._owed >= MAX_PENDING or self._log_congested()
+        return (
+            self._writing_paused
+            or self._turn_scheduled
+            or self._owed >= MAX_PENDING
+            or self._log_congested()
+        )
 
-    def _schedule_turn(self) -> None:
-        if not self._turn_scheduled:
+    def _count_turn(self, sent: int) -> None:
+        # Counted over all that one turn of the event loop brings: each of many small packets of a
+        # client is delivered by itself, before the socket can say that it is full.
+        self._turn_bytes += sent
+        if self._turn_bytes >= TURN_BYTES and not self._turn_scheduled:
             self._turn_scheduled = True
             asyncio.get_running_loop().call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn_scheduled = False
+        self._turn_bytes = 0
         self.pump()
 
     def _balance_reading(self) -> None:
         if self._closed:
             return
-        if not self._reading_paused and len(self._backlog) > _BACKLOG_HIGH:
+        packets, size = len(self._backlog), sum(map(len, self._backlog))
+        if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
             self._reading_paused = True
             self._channel.pause_reading()
-        elif self._reading_paused and len(self._backlog) < _BACKLOG_LOW:
+        elif self._reading_paused and packets < _BACKLOG_LOW and size <= _BACKLOG_BYTES:
             self._reading_paused = False
             self._channel.resume_reading()
 
@@ -434,6 +442,7 @@ class SftpSession:
     def _flush(self) -> None:
         """Send the responses made so far together, so that SSH packets are full ones."""
         if self._outgoing.length and not self._closed:
+            self._count_turn(self._outgoing.length)
             self._channel.flush()
 
     def _protocol_error(self, error: ProtocolError) -> None:

@@ -46,6 +46,7 @@ class Limits:
     max_auth_tries: int
     keepalive_interval: float
     keepalive_count_max: int
+    rekey_limit: int
 
 
 class SshServer:
@@ -169,6 +170,7 @@ def _options(
         x11_forwarding=False,
         line_editor=False,
         encoding=None,
+        rekey_bytes=server.limits.rekey_limit,
         login_timeout=server.limits.login_grace_time,
         keepalive_interval=server.limits.keepalive_interval,
         keepalive_count_max=server.limits.keepalive_count_max,

@@ -156,9 +156,25 @@ async def test_a_channel_that_fills_again_and_again_gets_everything_once(
     while any(at.answer(request_id) is None for request_id in asked):
         before = at.channel.written
         at.session.resume_writing()
+        await asyncio.sleep(0)
         assert 0 < at.channel.written - before <= TURN_BYTES + REPLY
         steps += 1
     assert steps >= 10
+    assert all_data(await at.all_answered(asked))
+
+
+async def test_packets_that_come_one_by_one_are_served_no_further_than_all_at_once(
+    at: Served, root: Path
+) -> None:
+    sparse(root, 30)
+    handle = await at.open(b"share/sparse")
+    await asyncio.sleep(0)
+    before = at.channel.written
+    asked = [
+        at.send(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
+        for piece in range(30)
+    ]
+    assert before < at.channel.written <= before + TURN_BYTES + REPLY
     assert all_data(await at.all_answered(asked))
 
 
