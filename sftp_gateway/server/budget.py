@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from typing import Final, Protocol
 
 #: Bytes that wait for clients in one process before sessions get less room.
 BUDGET: Final = 128 * 1024 * 1024
+
+#: Seconds between two times that everything is counted again.
+_RECOUNT_INTERVAL: Final = 0.1
+
+
+class Holder(Protocol):
+    """A session, as far as the budget goes."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that it has made and its client has not taken."""
+        ...
 
 
 class Budget:
@@ -13,9 +26,32 @@ class Budget:
 
     def __init__(self, limit: int = BUDGET) -> None:
         self._limit = limit
-        self.held = 0
+        self._held: dict[Holder, int] = {}
+        self._sum = 0
+        self._recounted = 0.0
+
+    def count(self, holder: Holder) -> None:
+        """`holder` has made more."""
+        held = holder.held
+        self._sum += held - self._held.pop(holder, 0)
+        if held:
+            self._held[holder] = held
+
+    def forget(self, holder: Holder) -> None:
+        """`holder` is gone."""
+        self._sum -= self._held.pop(holder, 0)
 
     @property
     def spent(self) -> bool:
         """Whether every session has to do with little room now."""
-        return self.held >= self._limit
+        if self._sum >= self._limit:
+            self._recount()
+        return self._sum >= self._limit
+
+    def _recount(self) -> None:
+        # Buffers get empty without a word.
+        now = time.monotonic()
+        if now >= self._recounted + _RECOUNT_INTERVAL:
+            self._recounted = now
+            for holder in tuple(self._held):
+                self.count(holder)

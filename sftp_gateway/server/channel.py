@@ -32,7 +32,6 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._window_full = False
         self._socket_full = False
         self._keys_awaited = False
-        self._held = 0
         self._tight = False
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -44,8 +43,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
-        self._server.budget.held -= self._held
-        self._held = 0
+        self._server.budget.forget(self)
         if self._sftp is not None:
             self._sftp.connection_lost()
         self._guest.channel_closed(self)
@@ -153,14 +151,17 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def _account(self) -> None:
         """Count what the client has not taken, and give or take room as the budget says."""
-        budget, connection = self._server.budget, self._guest.connection
-        held = self._channel.get_write_buffer_size() + connection.write_buffer_size
-        budget.held += held - self._held
-        self._held = held
+        budget = self._server.budget
+        budget.count(self)
         if budget.spent != self._tight:
             self._tight = not self._tight
             self._channel.set_write_buffer_limits(_TIGHT_BUFFER if self._tight else _CHANNEL_BUFFER)
-            connection.limit_write_buffer(_TIGHT_BUFFER if self._tight else None)
+            self._guest.connection.limit_write_buffer(_TIGHT_BUFFER if self._tight else None)
+
+    @property
+    def held(self) -> int:
+        """Bytes that were sent and wait for the client's window or for the network."""
+        return self._channel.get_write_buffer_size() + self._guest.connection.write_buffer_size
 
     def pause_reading(self) -> None:
         """Take no more from the client."""
