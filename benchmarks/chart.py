@@ -44,7 +44,7 @@ def as_svg(run: Run) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}">',
             f"<title>{escape(_words(bars))}</title>",
             f"<style>{_STYLE}</style>",
-            f'<text class="title" x="16" y="24">sftp-gateway, where {run.baseline} is 1 '
+            f'<text class="title" x="16" y="24">sftp-gateway, where OpenSSH is 1 '
             "(more is faster)</text>",
             f'<text class="small" x="16" y="42">{escape(_facts(run))}</text>',
             *_axis(len(bars)),
@@ -97,7 +97,8 @@ def _bar(row: int, label: str, found: Spread) -> Iterator[str]:
         yield f'<path class="{kind}" d="M{end:.1f} {top}l10 10l-10 10z"/>'
     else:
         yield f'<path class="spread" d="M{_x(found.min):.1f} {middle}H{_x(found.max):.1f}"/>'
-    value_x = (end if cut else max(end, _x(found.max))) + (16 if cut else 6)
+    # Behind all that is drawn, the line of the 1 too.
+    value_x = end + 16 if cut else max(end, _x(found.max), _x(1)) + 6
     yield f'<text class="value" x="{value_x:.1f}" y="{middle + 5}">{found.median:.2f}</text>'
 
 

@@ -135,11 +135,16 @@ class _Contest:
         self.failures.append(Failure(peer.name, workload, number, said))
 
 
+def make_keys(folder: Path) -> Keys:
+    """New keys of host and client in that folder."""
+    return Keys(_make_key(folder / "host_key"), _make_key(folder / "client_key"))
+
+
 def _prepare(plan: Plan, folder: Path, sizes: Sizes, say: Callable[[str], None]) -> _Contest:
     say("making the data")
     data = Data(folder / "data", sizes)
     data.build()
-    keys = Keys(_make_key(folder / "host_key"), _make_key(folder / "client_key"))
+    keys = make_keys(folder)
     peers = [
         make(folder=folder / make.name, data=data.root, keys=keys)
         for make in plan.peers
