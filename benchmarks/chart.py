@@ -44,7 +44,7 @@ def as_svg(run: Run) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}">',
             f"<title>{escape(_words(bars))}</title>",
             f"<style>{_STYLE}</style>",
-            f'<text class="title" x="16" y="24">sftp-gateway, where OpenSSH is 1 '
+            '<text class="title" x="16" y="24">sftp-gateway, where OpenSSH is 1 '
             "(more is faster)</text>",
             f'<text class="small" x="16" y="42">{escape(_facts(run))}</text>',
             *_axis(len(bars)),
