@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmarks.peers import GATEWAY, PEERS
 from benchmarks.report import Measurement, Run, Spread
@@ -53,8 +54,7 @@ def _facts(run: Run) -> Iterator[str]:
     yield f"- load average (1 min) {loads[0][0]} before, {loads[-1][0]} after{took}"
 
 
-def _sizes(sizes: object) -> str:
-    assert isinstance(sizes, dict)
+def _sizes(sizes: Mapping[str, Any]) -> str:
     parts = [
         f"big file {sizes['big_bytes'] // 2**20} MiB",
         f"{sizes['small_files']} small files of {sizes['small_bytes'] // 1024} KiB",

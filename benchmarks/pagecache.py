@@ -17,10 +17,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
-class NotEvictable(Exception):
-    """The file's pages stay in memory whatever is said: it is on a tmpfs, for instance."""
-
-
 def resident(path: Path) -> float:
     """The part of the file that the page cache holds, from 0 to 1 (mincore(2)); 1 if empty."""
     size = path.stat().st_size
@@ -51,10 +47,17 @@ def fill(path: Path) -> None:
                 pass
 
 
+def evictable(path: Path) -> bool:
+    """Whether pages of the file leave memory when told to: those of a tmpfs, for one, do not."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return resident(path) < 1
+
+
 def drop(path: Path) -> None:
     """Empty the page cache of a file that is not being written, and see that it is empty.
 
-    Needs no privileges (posix_fadvise(2)). Raises NotEvictable.
+    Needs no privileges (posix_fadvise(2)). Raises RuntimeError if some of it stays.
     """
     deadline = time.monotonic() + _PATIENCE
     with open(path, "rb") as file:
@@ -64,5 +67,5 @@ def drop(path: Path) -> None:
             if left == 0:
                 return
             if time.monotonic() > deadline:
-                raise NotEvictable(f"{left:.1%} of {path.name} stays in the page cache")
+                raise RuntimeError(f"{left:.1%} of {path.name} stays in the page cache")
             time.sleep(0.05)

@@ -15,7 +15,6 @@ from benchmarks import delay
 from benchmarks.clients import Clients
 from benchmarks.data import QUICK, Data, Sizes
 from benchmarks.machine import load_average, machine, versions
-from benchmarks.pagecache import NotEvictable
 from benchmarks.peers import BASELINE, Keys, Peer
 from benchmarks.report import Failure, Measurement, Run
 from benchmarks.server import running
@@ -28,7 +27,7 @@ _OTHERS_ROUNDS = 3
 _CHANCES = 2
 
 #: What a workload raises when it does not get through.
-_FAILURES = (RuntimeError, AssertionError, NotEvictable, OSError, subprocess.SubprocessError)
+_FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
 
 #: Characters of an error that are told.
 _ERROR_LENGTH = 300

@@ -62,7 +62,7 @@ WORKLOADS = (
         run=mounts_8,
         metrics=(
             rate("mounts_8", "8 mounts at once, sshfs", "MB/s"),
-            metric("mounts_8_cpu", "server CPU during it", "s/GB"),
+            metric("mounts_8_cpu", "server CPU of 8 mounts", "s/GB"),
         ),
         for_all=True,
     ),
@@ -79,7 +79,7 @@ WORKLOADS = (
             for number in _GROWTH
             for each in (
                 rate(f"growth_{number}", f"{number} sessions at once, ssh -s sftp", "MB/s"),
-                metric(f"growth_{number}_cpu", "server CPU during it", "s/GB"),
+                metric(f"growth_{number}_cpu", f"server CPU of {number} sessions", "s/GB"),
             )
         ),
     ),

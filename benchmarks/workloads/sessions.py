@@ -84,7 +84,7 @@ WORKLOADS = (
             metric("memory_idle_rss", "memory (RSS) before any session", "MiB"),
             metric("memory_sessions", "memory (PSS) with idle sessions", "MiB"),
             metric("memory_session", "memory (PSS) for an idle session", "KiB"),
-            metric("memory_session_anonymous", "anonymous part of that", "KiB"),
+            metric("memory_session_anonymous", "anonymous memory for an idle session", "KiB"),
         ),
         for_all=True,
     ),
@@ -103,7 +103,7 @@ WORKLOADS = (
         run=logins,
         metrics=(
             rate("logins", "key logins, all at once", "logins/s"),
-            metric("logins_refused", "of these refused", "logins"),
+            metric("logins_refused", "logins refused", "logins"),
         ),
         for_all=True,
     ),
