@@ -40,8 +40,9 @@ def _facts(run: Run) -> Iterator[str]:
     yield f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}"
     for name, facts in run.peers.items():
         yield f"- {name}: {facts['setup']}; {facts['cipher']}"
+    rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
     yield (
-        f"- {run.rounds} rounds, the servers in turn; medians, in brackets least and greatest "
+        f"- {rounds}, the servers in turn; medians, in brackets least and greatest "
         "(of ratios: of the rounds' own)"
     )
     yield f"- {_sizes(sizes)}"

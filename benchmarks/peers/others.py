@@ -14,6 +14,36 @@ from benchmarks.peers import asyncssh_server
 from benchmarks.peers.base import Peer, program, required
 
 _PROFTPD_MODULES = Path("/usr/lib/proftpd")
+_PROFTPD_CONFIG = """\
+ModulePath {modules}
+LoadModule mod_sftp.c
+ServerType standalone
+ServerName benchmark
+DefaultAddress 127.0.0.1
+SocketBindTight on
+UseIPv6 off
+UseReverseDNS off
+Port {port}
+User {user}
+Group {group}
+PidFile {folder}/pid
+ScoreboardFile {folder}/scoreboard
+SystemLog {folder}/system.log
+TransferLog none
+WtmpLog off
+AuthOrder mod_auth_file.c
+AuthUserFile {folder}/passwd
+AuthGroupFile {folder}/group
+RootLogin on
+SFTPEngine on
+SFTPLog {folder}/sftp.log
+SFTPHostKey {host_key}
+SFTPAuthMethods publickey
+SFTPAuthorizedUserKeys file:{folder}/authorized_keys
+<Limit WRITE>
+  DenyAll
+</Limit>
+"""
 
 
 class Asyncssh(Peer):
@@ -83,36 +113,15 @@ class ProFtpd(Peer):
         (self.folder / "group").write_text(f"{group}:x:{os.getgid()}:\n")
         for name in ("passwd", "group"):
             (self.folder / name).chmod(0o600)  # proftpd insists on it
-        (self.folder / "proftpd.conf").write_text(f"""\
-ModulePath {_PROFTPD_MODULES}
-LoadModule mod_sftp.c
-ServerType standalone
-ServerName benchmark
-DefaultAddress 127.0.0.1
-SocketBindTight on
-UseIPv6 off
-UseReverseDNS off
-Port {self.port}
-User {user}
-Group {group}
-PidFile {self.folder}/pid
-ScoreboardFile {self.folder}/scoreboard
-SystemLog {self.folder}/system.log
-TransferLog none
-WtmpLog off
-AuthOrder mod_auth_file.c
-AuthUserFile {self.folder}/passwd
-AuthGroupFile {self.folder}/group
-RootLogin on
-SFTPEngine on
-SFTPLog {self.folder}/sftp.log
-SFTPHostKey {self.keys.host}
-SFTPAuthMethods publickey
-SFTPAuthorizedUserKeys file:{self.folder}/authorized_keys
-<Limit WRITE>
-  DenyAll
-</Limit>
-""")
+        config = _PROFTPD_CONFIG.format(
+            modules=_PROFTPD_MODULES,
+            folder=self.folder,
+            port=self.port,
+            user=user,
+            group=group,
+            host_key=self.keys.host,
+        )
+        (self.folder / "proftpd.conf").write_text(config)
 
     def command(self) -> Sequence[str]:
         config = str(self.folder / "proftpd.conf")
