@@ -28,6 +28,8 @@ User {user}
 Group {group}
 PidFile {folder}/pid
 ScoreboardFile {folder}/scoreboard
+DelayTable {folder}/delay
+ControlsEngine off
 SystemLog {folder}/system.log
 TransferLog none
 WtmpLog off
