@@ -9,37 +9,44 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.peers import DEFAULT_PEERS, PEERS, REPOSITORY
-from benchmarks.report import Run, as_json, as_markdown
+from benchmarks.chart import as_svg
+from benchmarks.markdown import as_markdown
+from benchmarks.peers import GATEWAY, PEERS, REPOSITORY
+from benchmarks.report import Run, as_json, from_json
 from benchmarks.runner import Plan, run
 from benchmarks.workloads import WORKLOADS
 
-_RESULTS = REPOSITORY / "benchmarks/results/first"
+_RESULTS = REPOSITORY / "benchmarks/results/speed"
 
 
 def main() -> int:
-    """Run what the command line asks for; the exit status."""
+    """Do what the command line asks for. The exit status is 1 if the gateway failed somewhere."""
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, _leave)  # so that servers, mounts and data are cleared away
+    if options.render is not None:
+        _draw(from_json(json.loads(options.render.read_text())), options.output or options.render)
+        return 0
     plan = Plan(
-        peers=[peer for peer in PEERS if peer.name in options.peers],
+        peers=[peer for peer in PEERS if peer.name in (options.peers or [peer.name])],
         workloads=[each for each in WORKLOADS if each.name in (options.only or [each.name])],
-        rounds=options.rounds or (2 if options.quick else 5),
+        rounds=options.rounds or (1 if options.quick else 5),
         quick=options.quick,
         folder=options.folder,
     )
     done = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
     print(as_markdown(done))
-    output = options.output or (None if options.quick or options.only else _RESULTS)
+    partial = options.quick or options.only or options.peers
+    output = options.output or (None if partial else _RESULTS)
     if output is not None:
-        _write(done, output)
-    return 0
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.with_suffix(".json").write_text(json.dumps(as_json(done), indent=2) + "\n")
+        _draw(done, output)
+    return int(any(failure.peer == GATEWAY for failure in done.failures))
 
 
-def _write(done: Run, stem: Path) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(as_json(done), indent=2) + "\n")
+def _draw(done: Run, stem: Path) -> None:
     stem.with_suffix(".md").write_text(as_markdown(done))
+    stem.with_suffix(".svg").write_text(as_svg(done))
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
@@ -60,22 +67,27 @@ def _parser() -> argparse.ArgumentParser:
         "--peers",
         nargs="+",
         choices=peers,
-        default=DEFAULT_PEERS,
         metavar="PEER",
-        help=f"{' '.join(peers)} (default: {' '.join(DEFAULT_PEERS)})",
+        help=f"{' '.join(peers)} (default: all that are installed)",
     )
-    parser.add_argument("--rounds", type=int, help="default: 5, or 2 of --quick")
+    parser.add_argument("--rounds", type=int, help="default: 5, or 1 of --quick")
     parser.add_argument(
         "--quick", action="store_true", help="little data, to see whether it works at all"
     )
     parser.add_argument(
-        "--folder", type=Path, help="where the data is made, 1.3 GB (default: TMPDIR or /tmp)"
+        "--folder", type=Path, help="where the data is made, 2.4 GB (default: TMPDIR or /tmp)"
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="write OUTPUT.json and OUTPUT.md (default: "
-        f"{_RESULTS.relative_to(REPOSITORY)}, or nothing with --quick or --only)",
+        help="write OUTPUT.json, OUTPUT.md and OUTPUT.svg (default: "
+        f"{_RESULTS.relative_to(REPOSITORY)}, or nothing with --quick, --only or --peers)",
+    )
+    parser.add_argument(
+        "--render",
+        type=Path,
+        metavar="FILE.json",
+        help="measure nothing: write .md and .svg of these results anew, beside them",
     )
     return parser
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers import Gateway, Keys
+from benchmarks.peers.base import Keys
+from benchmarks.peers.gateway import Gateway
 from benchmarks.server import PATIENCE, POLL, Server, running
 
 _BYTES_SENT = re.compile(r"^sftp_gateway_bytes_sent_total\{[^}]*\} (\S+)$", re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -12,24 +13,24 @@ from pathlib import Path
 
 from benchmarks.peers import Peer
 from benchmarks.server import PATIENCE, POLL
+from benchmarks.streams import Session
 
 _CIPHER = re.compile(r"kex: server->client cipher: (\S+)")
-
-#: draft-ietf-secsh-filexfer-02 §4: length, SSH_FXP_INIT, version 3.
-_INIT = bytes((0, 0, 0, 5, 1, 0, 0, 0, 3))
 
 
 class Clients:
     """Clients of `peer`, with all their options left at their defaults but those of the login."""
 
     def __init__(self, peer: Peer, folder: Path) -> None:
-        """`folder` is made, for the mount point and for known_hosts."""
+        """`folder` is made, for mount points and for known_hosts."""
         self._peer = peer
-        self._mount = folder / "mnt"
-        self._mount.mkdir(parents=True)
+        self._folder = folder
+        self._numbers = itertools.count()
+        folder.mkdir(parents=True)
         known_hosts = folder / "known_hosts"
         key = Path(f"{peer.keys.host}.pub").read_text().split()[:2]
-        known_hosts.write_text(f"[127.0.0.1]:{peer.port} {' '.join(key)}\n")
+        # Any port: a delaying proxy has one of its own.
+        known_hosts.write_text(f"[127.0.0.1]:* {' '.join(key)}\n")
         self._options = {
             "UserKnownHostsFile": str(known_hosts),
             "StrictHostKeyChecking": "yes",
@@ -52,31 +53,25 @@ class Clients:
         port = str(self._peer.port)
         return subprocess.Popen(
             ["ssh", *self._ssh_options, "-p", port, "-s", self._address, "sftp"],
+            bufsize=0,
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.DEVNULL,
         )
 
     @contextlib.contextmanager
-    def idle_sessions(self, number: int) -> Iterator[None]:
-        """Keep `number` SFTP sessions open in which nothing happens any more."""
-        sessions: list[subprocess.Popen[bytes]] = []
+    def sessions(self, number: int) -> Iterator[Sequence[Session]]:
+        """`number` SFTP sessions that got their VERSION and in which nothing else happened."""
+        started: list[subprocess.Popen[bytes]] = []
         try:
             for _ in range(number):
-                sessions.append(self.ssh_sftp(stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-            for session in sessions:
-                if session.stdin is None or session.stdout is None:
-                    raise AssertionError("both are pipes")
-                session.stdin.write(_INIT)
-                session.stdin.flush()
-                if len(session.stdout.read(9)) < 9:
-                    raise RuntimeError("a session ended before its VERSION")
-            yield
+                started.append(self.ssh_sftp(stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            yield [Session(process) for process in started]
         finally:
-            for session in sessions:
-                session.terminate()
-            for session in sessions:
-                session.communicate()
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.communicate()
 
     def sftp(self, *commands: str) -> None:
         """Run `commands` in a batch of the `sftp` program; raises CalledProcessError."""
@@ -89,23 +84,29 @@ class Clients:
         )
 
     @contextlib.contextmanager
-    def mounted(self) -> Iterator[Path]:
-        """A fresh mount of the data by sshfs with its default options."""
-        at = self._mount
+    def mounted(self, *options: str, port: int | None = None) -> Iterator[Path]:
+        """A fresh mount of the data by sshfs; its options are the defaults, and `options`."""
+        at = self._folder / f"mnt{next(self._numbers)}"
+        at.mkdir()
+        ssh_options = (f"{name}={value}" for name, value in self._options.items())
         command = [
-            "sshfs", "-f", "-p", str(self._peer.port), f"{self._address}:{self._peer.remote}",
-            str(at), *(f"-o{name}={value}" for name, value in self._options.items()),
+            "sshfs", "-f", "-p", str(port or self._peer.port),
+            f"{self._address}:{self._peer.remote}", str(at),
+            *(f"-o{option}" for option in (*ssh_options, *options)),
         ]  # fmt: skip
         deadline = time.monotonic() + PATIENCE
-        sshfs = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        log = at.with_suffix(".log")
+        with open(log, "wb") as said:
+            sshfs = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=said)
         try:
             while not os.path.ismount(at):
                 if sshfs.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"sshfs could not mount {self._peer.name}")
+                    raise RuntimeError(f"sshfs could not mount: {log.read_text(errors='replace')}")
                 time.sleep(POLL)
             yield at
         finally:
             _unmount(at, sshfs)
+            at.rmdir()
 
     def cipher(self) -> str:
         """The cipher that server and stock client agree on for what the server sends."""

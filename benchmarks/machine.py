@@ -9,7 +9,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.peers import REPOSITORY, sshd
+from benchmarks.peers import REPOSITORY, program
 from sftp_gateway import __version__
 
 _LIBRARIES = ("asyncssh", "cryptography", "uvloop")
@@ -27,13 +27,15 @@ def machine() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that takes part. Raises FileNotFoundError for what is missing."""
+    """Versions of everything that may take part; "unknown" for what is missing."""
     return {
         "sftp-gateway": _commit() or __version__,
         "sshfs": _said(r"SSHFS version (\S+)", "sshfs", "--version"),
         "OpenSSH client": _said(r"(OpenSSH_[^,]+)", "ssh", "-V"),
         # An sshd that does not know -V says its version before its usage.
-        "OpenSSH server": _said(r"(OpenSSH_[^,]+)", sshd(), "-V"),
+        "OpenSSH server": _said(r"(OpenSSH_[^,]+)", "sshd", "-V"),
+        "rclone": _said(r"rclone v?(\S+)", "rclone", "version"),
+        "ProFTPD": _said(r"ProFTPD Version (\S+)", "proftpd", "-v"),
         "Python": platform.python_version(),
         **{library: version(library) for library in _LIBRARIES},
     }
@@ -53,9 +55,11 @@ def _field(file: Path, name: str, separator: str = ":") -> str:
     return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
-def _said(pattern: str, *command: str) -> str:
+def _said(pattern: str, name: str, *options: str) -> str:
+    if (path := program(name)) is None:
+        return "unknown"
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [path, *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     found = re.search(pattern, done.stdout + done.stderr)
     return found[1].strip() if found else "unknown"

@@ -12,8 +12,10 @@ from pathlib import Path
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-#: Seconds without any change after which a server counts as idle.
+#: Seconds without any change after which a server counts as idle, and after which one that does
+#: something now and then is taken as it is.
 _QUIET = 0.25
+_RESTLESS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +34,34 @@ class Memory:
 
 def family(pid: int) -> list[int]:
     """The process `pid` and everything below it that is alive now."""
-    children: dict[int, list[int]] = {}
-    for child, fields in _stats():
-        children.setdefault(int(fields[1]), []).append(child)
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
+    return list(_family(pid))
 
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of the family of `pid`, with children that have ended (proc(5) stat).
 
     A child's time is in its own entry while it lives and in its parent's once it was waited for,
-    so nothing is counted twice. Resolution: one clock tick, 10 ms.
+    so nothing is counted twice, and nothing is lost when a worker is replaced by another.
+    Resolution: one clock tick, 10 ms.
     """
-    members = set(family(pid))
-    ticks = sum(sum(map(int, fields[11:15])) for each, fields in _stats() if each in members)
-    return ticks / _TICKS
+    return sum(sum(map(int, fields[11:15])) for fields in _family(pid).values()) / _TICKS
 
 
 def memory(pid: int) -> Memory:
-    """Memory of the family of `pid` (proc(5) smaps_rollup), once it has come to rest.
+    """Memory of the family of `pid`, once it has come to rest.
 
     The process that sshd made for a connection that was just closed does not count any more.
     """
     before = None
-    while before != (now := (family(pid), cpu_seconds(pid))):
+    deadline = time.monotonic() + _RESTLESS
+    while before != (now := (family(pid), cpu_seconds(pid))) and time.monotonic() < deadline:
         before = now
         time.sleep(_QUIET)
+    return memory_now(pid)
+
+
+def memory_now(pid: int) -> Memory:
+    """Memory of the family of `pid` at this moment (proc(5) smaps_rollup)."""
     kib = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
     for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -69,6 +70,18 @@ def memory(pid: int) -> Memory:
                 if name in kib:
                     kib[name] += int(value.split()[0])
     return Memory(*kib.values())
+
+
+def _family(pid: int) -> dict[int, list[str]]:
+    """Fields of `pid` and everything below it, from one look at all processes."""
+    stats = dict(_stats())
+    children: dict[int, list[int]] = {}
+    for child, fields in stats.items():
+        children.setdefault(int(fields[1]), []).append(child)
+    members = [pid]
+    for each in members:
+        members += children.get(each, [])
+    return {each: stats[each] for each in members if each in stats}
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:

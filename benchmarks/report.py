@@ -1,17 +1,16 @@
-"""Turns what was measured into JSON and a Markdown table."""
+"""A run's numbers: kept, summed up, written as JSON and read from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.data import Sizes
-from benchmarks.workloads import Metric, Workload
+from benchmarks.workloads import Metric
 
-#: By metric and peer: one number for each round.
-Measured = dict[str, dict[str, list[float]]]
+#: One number for each round; None where the peer did not take part in it or failed.
+Rounds = list[float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,126 +23,158 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one metric of a workload came to, by peer."""
+
+    workload: str
+    metric: Metric
+    peers: dict[str, Rounds] = field(default_factory=dict)
+
+    def spread(self, peer: str) -> Spread | None:
+        """The peer's rounds summed up; None if it has no number."""
+        return spread(self._numbers(peer))
+
+    def ratio(self, peer: str, baseline: str) -> Spread | None:
+        """A peer's numbers by another's: of the medians, and the spread over pairs of a round.
+
+        None where there is no pair, or the other has a zero.
+        """
+        pairs = [
+            (one, other)
+            for one, other in zip(
+                self.peers.get(peer, ()), self.peers.get(baseline, ()), strict=False
+            )
+            if one is not None and other is not None
+        ]
+        if not pairs or not all(other for _, other in pairs):
+            return None
+        ratios = [one / other for one, other in pairs]
+        medians = median(self._numbers(peer)) / median(self._numbers(baseline))
+        return Spread(median=medians, min=min(ratios), max=max(ratios))
+
+    def _numbers(self, peer: str) -> list[float]:
+        return [value for value in self.peers.get(peer, ()) if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A workload that a peer did not get through, in round `round` (from 1; 0: before all)."""
+
+    peer: str
+    workload: str
+    round: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything about one run; times of day in UTC."""
 
     date: str
+    #: Minutes that all of it took.
+    minutes: float
     quick: bool
-    sizes: Sizes
-    machine: Mapping[str, object]
+    #: What baseline and subject of the ratios are called.
+    baseline: str
+    sizes: Mapping[str, Any]
+    machine: Mapping[str, Any]
     versions: Mapping[str, str]
     #: One entry before each round and one after the last: averages over 1, 5 and 15 minutes.
     load_averages: Sequence[Sequence[float]]
-    #: By peer: `cipher` and `setup`. Ratios are to the last peer.
+    #: The delaying proxy: `round_trip` in ms, and MB/s (`rate`) that it carries without delay.
+    link: Mapping[str, float] | None
+    #: By peer: `cipher` and `setup`.
     peers: Mapping[str, Mapping[str, str]]
-    workloads: Sequence[Workload]
-    measured: Measured
-
-    @property
-    def baseline(self) -> str:
-        """The peer that the others are compared with."""
-        return list(self.peers)[-1]
+    #: By peer that did not take part: why.
+    left_out: Mapping[str, str]
+    failures: Sequence[Failure]
+    measurements: Sequence[Measurement]
 
     @property
     def rounds(self) -> int:
-        """How often each workload was run against each peer."""
+        """How often each workload was run against each main peer."""
         return len(self.load_averages) - 1
 
+    def measurement(self, metric: str) -> Measurement | None:
+        """That of a metric, if it was measured."""
+        return next((each for each in self.measurements if each.metric.name == metric), None)
 
-def spread(values: Sequence[float]) -> Spread:
-    """Sum up the rounds of one measurement."""
-    return Spread(median=median(values), min=min(values), max=max(values))
+    def failed(self, peer: str, workload: str) -> int:
+        """In how many rounds a peer did not get through."""
+        return sum((each.peer, each.workload) == (peer, workload) for each in self.failures)
 
 
-def ratio(values: Sequence[float], baseline: Sequence[float]) -> Spread | None:
-    """`values` by those of the baseline: of the medians, and the spread over pairs of a round.
-
-    None where the baseline has a zero in it.
-    """
-    if not all(baseline):
+def spread(values: Sequence[float]) -> Spread | None:
+    """Sum up the rounds of one measurement; None if there are none."""
+    if not values:
         return None
-    pairs = [value / base for value, base in zip(values, baseline, strict=True)]
-    return Spread(median=median(values) / median(baseline), min=min(pairs), max=max(pairs))
+    return Spread(median=median(values), min=min(values), max=max(values))
 
 
 def as_json(run: Run) -> dict[str, Any]:
     """The whole run, with the numbers of every round."""
     return {
-        "schema": 1,
+        "schema": 2,
         "date": run.date,
+        "minutes": run.minutes,
         "quick": run.quick,
         "rounds": run.rounds,
-        "sizes": asdict(run.sizes),
+        "sizes": dict(run.sizes),
         "machine": dict(run.machine),
         "versions": dict(run.versions),
         "load_averages": [list(each) for each in run.load_averages],
+        "link": run.link and dict(run.link),
         "peers": {name: dict(facts) for name, facts in run.peers.items()},
+        "left_out": dict(run.left_out),
         "baseline": run.baseline,
-        "measurements": [
-            _measurement(run, workload, metric)
-            for workload in run.workloads
-            for metric in workload.metrics
-        ],
+        "failures": [asdict(each) for each in run.failures],
+        "measurements": [_measurement_as_json(run, each) for each in run.measurements],
     }
 
 
-def _measurement(run: Run, workload: Workload, metric: Metric) -> dict[str, Any]:
-    by_peer = run.measured[metric.name]
+def _measurement_as_json(run: Run, measurement: Measurement) -> dict[str, Any]:
     peers: dict[str, Any] = {}
-    for peer, values in by_peer.items():
-        peers[peer] = {"rounds": values, **asdict(spread(values))}
-        compared = ratio(values, by_peer[run.baseline]) if run.baseline in by_peer else None
+    for peer, rounds in measurement.peers.items():
+        peers[peer] = {"rounds": rounds}
+        if (found := measurement.spread(peer)) is not None:
+            peers[peer] |= asdict(found)
+        compared = measurement.ratio(peer, run.baseline)
         if peer != run.baseline and compared is not None:
             peers[peer]["ratio"] = asdict(compared)
-    return {"workload": workload.name, **asdict(metric), "peers": peers}
+    return {"workload": measurement.workload, **asdict(measurement.metric), "peers": peers}
 
 
-def as_markdown(run: Run) -> str:
-    """The table for readers, under what it was measured on."""
-    others = [peer for peer in run.peers if peer != run.baseline]
-    header = ["", "unit", *run.peers, *(f"{peer} / {run.baseline}" for peer in others), "better"]
-    rows = [_row(run, metric, others) for workload in run.workloads for metric in workload.metrics]
-    table = [header, ["---", "---", *["---:"] * (len(header) - 3), "---"], *rows]
-    return "\n".join([*_facts(run), "", *(f"| {' | '.join(row)} |" for row in table), ""])
+def from_json(document: Mapping[str, Any]) -> Run:
+    """The run that `as_json` told of; sums and ratios are worked out anew.
 
-
-def _facts(run: Run) -> list[str]:
-    machine, loads = run.machine, run.load_averages
-    sizes = run.sizes
-    versions = ", ".join(f"{name} {number}" for name, number in run.versions.items())
-    peers = [f"- {name}: {facts['setup']}; {facts['cipher']}" for name, facts in run.peers.items()]
-    return [
-        f"# Benchmark of {run.date}" + (" (quick: too small to mean anything)" * run.quick),
-        "",
-        f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
-        f"Linux {machine['kernel']}, {machine['system']}; servers and clients on loopback",
-        f"- {versions}",
-        *peers,
-        f"- {run.rounds} rounds, the servers in turn; medians, in brackets least and greatest "
-        "(of ratios: of the rounds' own)",
-        f"- big file {sizes.big_bytes // 2**20} MiB; {sizes.small_files} small files of "
-        f"{sizes.small_bytes // 1024} KiB; tree of {sizes.entries} entries; {sizes.random_reads} "
-        f"random reads; {sizes.idle_sessions} idle sessions; {sizes.logins} logins at once",
-        f"- load average (1 min) {loads[0][0]} before, {loads[-1][0]} after",
-    ]
-
-
-def _row(run: Run, metric: Metric, others: Sequence[str]) -> list[str]:
-    by_peer = run.measured[metric.name]
-    cells = [_cell(spread(by_peer[peer])) if peer in by_peer else "-" for peer in run.peers]
-    for peer in others:
-        both = peer in by_peer and run.baseline in by_peer
-        compared = ratio(by_peer[peer], by_peer[run.baseline]) if both else None
-        cells.append(_cell(compared) if compared else "-")
-    return [metric.title, metric.unit, *cells, "more" if metric.higher_is_better else "less"]
-
-
-def _cell(of: Spread) -> str:
-    return f"**{_number(of.median)}** ({_number(of.min)}-{_number(of.max)})"
-
-
-def _number(value: float) -> str:
-    """Three digits that count, or all of a greater number."""
-    if abs(value) >= 100 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    Results of schema 1 lack what that did not have. Raises KeyError and ValueError for others.
+    """
+    if document["schema"] not in (1, 2):
+        raise ValueError(f"results of schema {document['schema']} cannot be read")
+    return Run(
+        date=document["date"],
+        minutes=document.get("minutes", 0),
+        quick=document["quick"],
+        baseline=document["baseline"],
+        sizes=document["sizes"],
+        machine=document["machine"],
+        versions=document["versions"],
+        load_averages=document["load_averages"],
+        link=document.get("link"),
+        peers=document["peers"],
+        left_out=document.get("left_out", {}),
+        failures=[Failure(**each) for each in document.get("failures", ())],
+        measurements=[
+            Measurement(
+                workload=each["workload"],
+                metric=Metric(
+                    name=each["name"],
+                    title=each["title"],
+                    unit=each["unit"],
+                    higher_is_better=each["higher_is_better"],
+                ),
+                peers={peer: numbers["rounds"] for peer, numbers in each["peers"].items()},
+            )
+            for each in document["measurements"]
+        ],
+    )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks import processes
 from benchmarks.peers import Peer
 
 #: Seconds after which a server, or a client, is given up.
 PATIENCE = 120.0
+
+#: Seconds that a server may run at all. Its end ends clients that hang, on a mount for instance.
+_LIFETIME = 300.0
 
 #: Between two looks at something that is about to happen: the resolution of the times measured.
 POLL = 0.001
@@ -45,11 +51,14 @@ def running(peer: Peer) -> Iterator[Server]:
             stdout=out,
             stderr=e,
         )
+    watchdog = threading.Timer(_LIFETIME, _kill, [process.pid])
+    watchdog.start()
     try:
         banner_after = _wait_banner(process, peer, started)
         ready_after = _wait_ready(process, peer, started)
         yield Server(peer=peer, pid=process.pid, banner_after=banner_after, ready_after=ready_after)
     finally:
+        watchdog.cancel()
         _end(process)
 
 
@@ -87,10 +96,16 @@ def _pause(process: subprocess.Popen[bytes], peer: Peer, started: float) -> None
     time.sleep(POLL)
 
 
+def _kill(pid: int) -> None:
+    for member in processes.family(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill(process.pid)
         process.wait()

@@ -1,0 +1,47 @@
+"""This project's server."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+from benchmarks.peers.base import REPOSITORY, Peer, free_port
+
+
+class Gateway(Peer):
+    """This project's server, as its first start sets it up, with one share."""
+
+    name = "sftp-gateway"
+    setup = "defaults; one share; access log (level files) to a file"
+    main = True
+    remote = "/home/bench/data"
+
+    def prepare(self) -> None:
+        self._metrics_port = free_port()
+        keys = self.folder / "keys"
+        (keys / "authorized_keys").mkdir(parents=True)
+        for suffix in ("", ".pub"):
+            source = self.keys.host.with_name(self.keys.host.name + suffix)
+            shutil.copy(source, keys / f"ssh_host_ed25519_key{suffix}")
+        shutil.copy(f"{self.keys.client}.pub", keys / "authorized_keys" / self.user)
+        (self.folder / "config").mkdir()
+        (self.folder / "config/sftp-gateway.toml").write_text(
+            f"""\
+host = "127.0.0.1"
+port = {self.port}
+metrics_port = {self._metrics_port}
+[users.{self.user}]
+[shares.data]
+path = "{self.data}"
+"""
+        )
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "sftp_gateway", "serve"]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(REPOSITORY)}
+
+    def ready_url(self) -> str | None:
+        return f"http://127.0.0.1:{self._metrics_port}/readyz"
