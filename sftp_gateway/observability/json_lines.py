@@ -90,8 +90,12 @@ def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tup
 
 
 def _member(name: str, value: object, cut: list[str]) -> str:
-    """A field as it follows others in a JSON object; nothing for None."""
-    # By hand: a JSONEncoder sets itself up for each call, for longer than all of this takes.
+    """A field as it follows others in a JSON object; nothing for None.
+
+    By hand: a JSONEncoder sets itself up for each call, for longer than all of this takes.
+    """
+    if type(value) is int:  # as most are
+        return f',"{name}":{value}'
     if name == "command" and isinstance(value, str):
         # Commands come as text or as bytes; in the log they have one form.
         value = value.encode("utf-8", "surrogatepass")
@@ -103,10 +107,8 @@ def _member(name: str, value: object, cut: list[str]) -> str:
         if len(value) > MAX_TEXT_LENGTH:
             cut.append(name)
         json = encode_basestring(value[:MAX_TEXT_LENGTH])
-    elif isinstance(value, bool):
-        json = "true" if value else "false"
     elif isinstance(value, int):
-        json = int.__repr__(value)
+        json = str(value).lower()  # true, false
     elif isinstance(value, float):
         json = f'"{_timestamp(value)}"' if name == "since" else _seconds(value)
     else:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sftp_gateway import errors
@@ -25,7 +26,6 @@ from sftp_gateway.protocol.constants import (
     StatusCode,
 )
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
-from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Place, Tree
@@ -62,13 +62,13 @@ def operation_name(request: rq.Request) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Operation:
-    """What is to be done for one request: `finish(run(wait))` is the response.
+    """What is to be done for one request: `finish(run(wait=...))` is the response.
 
     `share` is None where no file system is touched; `run` then never raises BlockingIOError.
     `discard` lets go of what `run` gave when nobody is there to take it any more.
     """
 
-    run: Callable[[bool], Any]
+    run: Callable[..., Any]
     finish: Callable[[Any], rs.Response]
     share: Share | None = None
     path: bytes | None = None
@@ -150,7 +150,7 @@ class Dispatcher:
             return self._enter(request, opened)
 
         return Operation(
-            run=lambda wait: share.open_file(place.relative, wait=wait),
+            run=partial(share.open_file, place.relative),
             finish=finish,
             share=share,
             path=place.path,
@@ -178,7 +178,7 @@ class Dispatcher:
         file, share = opened.file, opened.share
         return Operation(
             run=_on_file(file, lambda: share.show(file.stat())),
-            finish=lambda attributes: rs.AttrsResponse(request.request_id, attributes),
+            finish=partial(rs.AttrsResponse, request.request_id),
             share=share,
             path=opened.path,
         )
@@ -194,16 +194,13 @@ class Dispatcher:
     def _attributes(self, request: rq.Request, path: bytes, *, follow: bool) -> Operation:
         place = self._tree.locate(path)
         share = place.share
-
-        def run(wait: bool) -> Attributes:
-            if share is None:
-                return self._tree.attributes()
-            look = share.stat if follow else share.lstat
-            return look(place.relative, wait=wait)
-
+        if share is None:
+            return _immediate(
+                rs.AttrsResponse(request.request_id, self._tree.attributes()), place.path
+            )
         return Operation(
-            run=run,
-            finish=lambda attributes: rs.AttrsResponse(request.request_id, attributes),
+            run=partial(share.stat if follow else share.lstat, place.relative),
+            finish=partial(rs.AttrsResponse, request.request_id),
             share=share,
             path=place.path,
         )
@@ -214,7 +211,7 @@ class Dispatcher:
         if share is None:
             raise errors.NotALink("a made-up folder")
         return Operation(
-            run=lambda wait: share.readlink(place.relative, wait=wait),
+            run=partial(share.readlink, place.relative),
             finish=lambda target: _one_name(request.request_id, target),
             share=share,
             path=place.path,
@@ -257,14 +254,14 @@ class Dispatcher:
             return self._enter(request, opened)
 
         return Operation(
-            run=lambda wait: self._open_directory(place, wait),
+            run=partial(self._open_directory, place),
             finish=finish,
             share=place.share,
             path=place.path,
             discard=lambda directory: directory.close(),
         )
 
-    def _open_directory(self, place: Place, wait: bool) -> OpenDirectory:
+    def _open_directory(self, place: Place, *, wait: bool) -> OpenDirectory:
         children = tuple(self._tree.entries_of(place.node)) if place.node else ()
         if place.share is None:
             return self._tree.open_made_up(children)
@@ -294,15 +291,12 @@ class Dispatcher:
     def _statvfs(self, request: rq.StatvfsRequest) -> Operation:
         place = self._tree.locate(request.path)
         share = place.share
-
-        def run(wait: bool) -> os.statvfs_result | None:
-            if share is None:
-                return self._made_up_statvfs(self._tree)
-            return share.statvfs(place.relative, wait=wait)
-
+        if share is None:
+            response = _statvfs(request.request_id, self._made_up_statvfs(self._tree))
+            return _immediate(response, place.path)
         return Operation(
-            run=run,
-            finish=lambda result: _statvfs(request.request_id, result),
+            run=partial(share.statvfs, place.relative),
+            finish=partial(_statvfs, request.request_id),
             share=share,
             path=place.path,
         )
@@ -313,7 +307,7 @@ class Dispatcher:
             return self._statvfs(rq.StatvfsRequest(request.request_id, opened.path))
         return Operation(
             run=_on_file(opened.file, opened.file.statvfs),
-            finish=lambda result: _statvfs(request.request_id, result),
+            finish=partial(_statvfs, request.request_id),
             share=opened.share,
             path=opened.path,
         )
@@ -341,8 +335,8 @@ def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
     return run
 
 
-def _immediate(response: rs.Response) -> Operation:
-    return Operation(run=lambda wait: None, finish=lambda _: response)
+def _immediate(response: rs.Response, path: bytes | None = None) -> Operation:
+    return Operation(run=lambda wait: None, finish=lambda _: response, path=path)
 
 
 def _one_name(request_id: int, name: bytes) -> rs.NameResponse:

@@ -280,7 +280,7 @@ class SftpSession:
     ) -> bool:
         """Answer `request` and give True; or have a thread do it, and call `then` behind that."""
         try:
-            result = operation.run(False)
+            result = operation.run(wait=False)
         except BlockingIOError:
             self._run_on_thread(request, operation, started, then)
             return False
@@ -350,7 +350,7 @@ class SftpSession:
         self._lanes.submit(
             operation.share.name,
             Lane.METADATA,
-            lambda: operation.run(True),
+            lambda: operation.run(wait=True),
             lambda future: self._ran(request, operation, started, then, future),
         )
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -195,10 +196,8 @@ class OpenDirectory:
         """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name."""
         #: Whether what is left needs no disk.
         self.at_hand = scan == ()
-        self._show = show
-        self._hidden = hidden
         # Not a generator, which an error would end: the entries behind a bad one are listed.
-        self._left = chain(first, filter(None, map(self._entry, scan)))
+        self._left = chain(first, filter(None, map(partial(_entry, show, hidden), scan)))
         self._close = close
         self._lock = threading.Lock()
         self._taking = False
@@ -236,9 +235,14 @@ class OpenDirectory:
         if last:
             self._close()
 
-    def _entry(self, found: os.DirEntry[str]) -> Entry | None:
-        name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
-        if name in self._hidden:
-            return None
-        attributes = self._show(found)
-        return None if attributes is None else Entry(name, attributes)
+
+def _entry(
+    show: Callable[[os.DirEntry[str]], Attributes | None],
+    hidden: frozenset[bytes],
+    found: os.DirEntry[str],
+) -> Entry | None:
+    name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
+    if name in hidden:
+        return None
+    attributes = show(found)
+    return None if attributes is None else Entry(name, attributes)
