@@ -94,6 +94,8 @@ DENIAL_REASONS: Final = frozenset(
 
 COMMAND_KINDS: Final = frozenset({"exec", "shell", "pty", "subsystem", "forwarding"})
 
+CONNECTION_REFUSALS: Final = frozenset({"max_connections", "workers_busy"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
@@ -106,6 +108,7 @@ class Vocabulary:
     login_reasons: AbstractSet[str] = LOGIN_REASONS
     denial_reasons: AbstractSet[str] = DENIAL_REASONS
     command_kinds: AbstractSet[str] = COMMAND_KINDS
+    connection_refusals: AbstractSet[str] = CONNECTION_REFUSALS
 
 
 def known(word: str, words: AbstractSet[str]) -> str:
