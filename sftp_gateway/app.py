@@ -176,6 +176,7 @@ class Gateway:
         self._settings = settings = configuration.settings
         findings = configuration.findings
         self._log = _access_log(settings)
+        self._values = values
         self._metrics = Metrics(values)
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
@@ -231,6 +232,7 @@ class Gateway:
         """Let go of everything; the access log is written out first."""
         self._log.close(observer.LOG_PATIENCE)
         self._metrics.publish()
+        self._values.close()
         self._lanes.close()
 
     def _open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:

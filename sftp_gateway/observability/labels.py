@@ -94,6 +94,7 @@ DENIAL_REASONS: Final = frozenset(
 
 COMMAND_KINDS: Final = frozenset({"exec", "shell", "pty", "subsystem", "forwarding"})
 
+#: Our own words: nothing here comes from a client.
 CONNECTION_REFUSALS: Final = frozenset({"max_connections", "workers_busy"})
 
 
@@ -108,7 +109,6 @@ class Vocabulary:
     login_reasons: AbstractSet[str] = LOGIN_REASONS
     denial_reasons: AbstractSet[str] = DENIAL_REASONS
     command_kinds: AbstractSet[str] = COMMAND_KINDS
-    connection_refusals: AbstractSet[str] = CONNECTION_REFUSALS
 
 
 def known(word: str, words: AbstractSet[str]) -> str:

@@ -70,6 +70,13 @@ class SharedValues:
                 before = file.read_value(key)[0]
                 file.write_value(key, before + change if add else change, 0.0)
 
+    def close(self) -> None:
+        """Let go of the files, whose numbers stay."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
 
 class _Shared:
     def __init__(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
+
+from sftp_gateway.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
 
 #: prctl(2): the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG: Final = 1
@@ -50,6 +55,8 @@ def _be_child(parent: int, work: Callable[[], None]) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         work()
         status = 0
+    except ConfigurationError as error:
+        _log.error("%s", error)
     except BaseException:
         traceback.print_exc()
     finally:
