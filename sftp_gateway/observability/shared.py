@@ -64,11 +64,19 @@ class SharedValues:
         with self._lock:
             file = self._files.get(kind)
             if file is None:
-                path = self._folder / f"{kind}_{self._writer}.db"
-                file = self._files[kind] = MmapedDict(str(path))
+                file = self._files[kind] = self._open(f"{kind}_{self._writer}")
             for key, change in changes.items():
                 before = file.read_value(key)[0]
                 file.write_value(key, before + change if add else change, 0.0)
+
+    def _open(self, name: str) -> MmapedDict:
+        path = self._folder / f"{name}.db"
+        if not path.exists():
+            # A reader must not find a file that is empty yet.
+            unfinished = self._folder / f"{name}.new"
+            MmapedDict(str(unfinished)).close()
+            unfinished.rename(path)
+        return MmapedDict(str(path))
 
     def close(self) -> None:
         """Let go of the files, whose numbers stay."""

@@ -48,6 +48,9 @@ from sftp_gateway.settings import Settings
 #: Seconds that processes which have nothing left to do get to end.
 _END_PATIENCE: Final = 1.0
 
+#: Characters of mistakes in an event, which has to fit into a datagram.
+_LONGEST_MISTAKES: Final = 4096
+
 _log = logging.getLogger(__name__)
 
 
@@ -173,10 +176,13 @@ class Supervisor(Generic[AnyPlan]):
 
     # Children
 
-    def _fork(self, work: Callable[[], None]) -> int:
-        return fork(lambda: self._be_child(work))
+    def _fork(self, work: Callable[[], None], *, serves_http: bool = False) -> int:
+        return fork(lambda: self._be_child(work, serves_http))
 
-    def _be_child(self, work: Callable[[], None]) -> None:
+    def _be_child(self, work: Callable[[], None], serves_http: bool) -> None:
+        """Let go of everything that is the supervisor's; then work."""
+        if not serves_http:
+            self._http_listener.close()
         self._loop.abandon()
         self._workers.abandon()
         self._messenger.close()
@@ -189,7 +195,6 @@ class Supervisor(Generic[AnyPlan]):
         """Fork a worker."""
 
         def work() -> None:
-            self._http_listener.close()
             values = SharedValues(self._metrics, _writer(number))
             self._program.work(self._plan, control, values)
 
@@ -205,7 +210,7 @@ class Supervisor(Generic[AnyPlan]):
                 self._program.observe(self._plan, control, self._http_listener, self._metrics)
 
             try:
-                self._observer = self._fork(observe)
+                self._observer = self._fork(observe, serves_http=True)
             except OSError as error:
                 _log.error("the observer cannot be started: %s", error)
                 self._observer_ended(1)
@@ -327,7 +332,7 @@ class Supervisor(Generic[AnyPlan]):
         for mistake in mistakes:
             self._program.say(f"error: {mistake}")
         self._program.say("The configuration is not taken; the old one stays.")
-        self.emit(events.ConfigurationRefused(mistakes="; ".join(mistakes)))
+        self.emit(events.ConfigurationRefused(mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]))
 
     def _commit(self) -> None:
         """A worker serves with the new configuration: there is no way back."""

@@ -59,19 +59,23 @@ class Trial(Generic[Plan]):
         return result
 
     def _too_late(self) -> None:
-        self._finish([f"it could not be read and looked at within {PATIENCE:.0f} seconds"])
+        self.close()
+        self._done([f"it could not be read and looked at within {PATIENCE:.0f} seconds"])
 
     def _finish(self, result: Plan | list[str]) -> None:
-        self.close()
+        self._let_go()
         self._done(result)
 
     def close(self) -> None:
         """End it without a result."""
-        self._timer.cancel()
-        self._loop.unwatch(self._socket)
-        self.abandon()
+        self._let_go()
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        self._timer.cancel()
+        self._loop.unwatch(self._socket)
+        self._socket.close()
 
     def abandon(self) -> None:
         """In another child: close what was the parent's."""

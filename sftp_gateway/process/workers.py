@@ -24,6 +24,9 @@ from sftp_gateway.process.admission import Admission
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.restarts import Restarts
 
+#: Seconds in which a worker must be ready: one look at each share takes at most 4.
+START_PATIENCE: Final = 30.0
+
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
 
@@ -147,6 +150,7 @@ class Workers:
             self._wait(0.0)
             return None
         self._loop.watch(ours, lambda: self._receive(worker))
+        worker.deadline = self._loop.later(START_PATIENCE, lambda: self._never_ready(worker))
         self._owner.emit(WorkerStarted(worker=number, pid=worker.pid))
         return worker
 
@@ -156,15 +160,23 @@ class Workers:
         self._not_before = time.monotonic() + delay
         self._loop.later(delay, self.reconcile)
 
+    def _never_ready(self, worker: Worker) -> None:
+        worker.mistakes.append(f"a worker was not ready within {START_PATIENCE:.0f} seconds")
+        self._kill(worker)
+
     def _drain(self, worker: Worker) -> None:
         worker.stage = Stage.DRAINING
         if worker.control is not None:
             with suppress(OSError):  # it is stuck, or gone: the deadline counts
                 worker.control.send(messages.encode("drain", self._drain_seconds))
-        worker.deadline = self._loop.later(
-            self._drain_seconds + DRAIN_MARGIN, lambda: self._kill(worker)
-        )
+        longest = self._drain_seconds + DRAIN_MARGIN
+        self._set_deadline(worker, self._loop.later(longest, lambda: self._kill(worker)))
         self._owner.workers_changed()
+
+    def _set_deadline(self, worker: Worker, timer: Timer | None) -> None:
+        if worker.deadline is not None:
+            worker.deadline.cancel()
+        worker.deadline = timer
 
     def _kill(self, worker: Worker) -> None:
         with suppress(ProcessLookupError):
@@ -189,6 +201,7 @@ class Workers:
         match message:
             case ["ready"] if worker.stage is Stage.STARTING:
                 worker.stage = Stage.SERVING
+                self._set_deadline(worker, None)
                 self.reconcile()
             case ["ended", int(number)]:
                 self._admission.leave(number)
@@ -216,10 +229,10 @@ class Workers:
         worker = next((w for w in self._workers.values() if w.pid == pid), None)
         if worker is None:
             return False
+        worker.stopped = True  # and its pid may be another's
         self._receive(worker)  # its last words
         self._hang_up(worker)
-        if worker.deadline is not None:
-            worker.deadline.cancel()
+        self._set_deadline(worker, None)
         del self._workers[worker.number]
         expected = worker.stage is Stage.DRAINING
         self._owner.emit(

@@ -90,6 +90,8 @@ class SshServer:
             accepted.close()
             self._tell_ended(connection)
             raise
+        if self.stopping:  # nobody else would close it: `drain` may have been here already
+            connection.abort()
 
     def _tell_ended(self, connection: asyncssh.SSHServerConnection) -> None:
         tell = self._ended.pop(connection, None)
