@@ -6,12 +6,16 @@ import asyncio
 import functools
 import logging
 import platform
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from sftp_gateway import __version__
@@ -19,13 +23,15 @@ from sftp_gateway.auth import Authenticator
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
 from sftp_gateway.inspection import Findings, inspect
-from sftp_gateway.observability import events
+from sftp_gateway.observability import http
 from sftp_gateway.observability.access_log import AccessLog
-from sftp_gateway.observability.http import Health, ObservabilityServer
+from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.metrics import Metrics
+from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.process.runner import StopSignal, run
-from sftp_gateway.process.sockets import bind
+from sftp_gateway.process import observer, sockets, worker
+from sftp_gateway.process.runner import raise_descriptor_limit
+from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.dispatch import Dispatcher
@@ -44,18 +50,30 @@ from sftp_gateway.vfs.tree import Tree
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that the event loop may take to answer a health check.
-_HEALTH_PATIENCE: Final = 2.0
-
-#: Seconds that a stopping gateway gives the access log to be written.
-_LOG_PATIENCE: Final = 5.0
+#: Options of what the supervisor has open for as long as it lives.
+_FIXED: Final = ("host", "port", "metrics_host", "metrics_port")
 
 
-def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
-    """Serve until a signal says stop; ends the process with status 0.
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings, and what was found where they point to."""
 
-    `say` gets lines for people. Raises ConfigurationError before a port is bound.
+    settings: Settings
+    findings: Findings
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know of it."""
+        return self.findings.warnings
+
+
+def serve(load: Callable[[], Settings], *, say: Callable[[str], None]) -> None:
+    """Serve until a signal says stop.
+
+    `load` reads the settings, now and again when a signal asks for it; `say` gets lines for
+    people. Raises ConfigurationError before anything is served.
     """
+    settings = load()
     if settings.auto_setup:
         try:
             set_up(settings, gateway=None, say=say)
@@ -66,36 +84,101 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> None:
                     "to start without making anything"
                 ]
             ) from error
+    configuration = _inspected(settings)
+    for warning in configuration.warnings:
+        say(f"warning: {warning}")
+    raise_descriptor_limit()
+    with (
+        sockets.listen(settings.host, settings.port) as listener,
+        http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
+        _metrics_folder() as metrics,
+    ):
+        Supervisor(
+            program=Program(load=load, say=say),
+            plan=configuration,
+            listener=listener,
+            http_listener=http_listener,
+            metrics=metrics,
+        ).run()
+
+
+def _inspected(settings: Settings) -> Configuration:
     findings = asyncio.run(inspect(settings))
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)
-    for warning in findings.warnings:
-        say(f"warning: {warning}")
-    run(lambda stop: _serve(settings, findings, stop, say))
+    return Configuration(settings, findings)
 
 
-async def _serve(
-    settings: Settings, findings: Findings, stop: StopSignal, say: Callable[[str], None]
-) -> None:
-    gateway = Gateway(settings, findings)
+@contextmanager
+def _metrics_folder() -> Iterator[Path]:
     try:
-        port = await gateway.start()
-        for line in mount_help(settings, port):
-            say(line)
-        await stop.wait()
-        await gateway.stop(stop.name)
-    finally:
-        gateway.close()
+        folder = tempfile.TemporaryDirectory(prefix="sftp-gateway-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigurationError(
+            [f"there is no folder for temporary files (TMPDIR): {error.strerror}"]
+        ) from error
+    with folder as path:
+        yield Path(path)
+
+
+class Program:
+    """What the processes of a gateway do."""
+
+    def __init__(self, *, load: Callable[[], Settings], say: Callable[[str], None]) -> None:
+        self._load = load
+        self.say = say
+
+    def load(self, running: Settings) -> Configuration:
+        """The configuration as it is now; what needs a start to change stays as it runs."""
+        loaded = self._load()
+        kept = {name: getattr(running, name) for name in _FIXED}
+        changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
+        configuration = _inspected(loaded.model_copy(update=kept))
+        configuration.findings.warnings += [
+            f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
+        ]
+        return configuration
+
+    def greet(self, configuration: Configuration, port: int) -> None:
+        """Tell people how to mount what is served."""
+        for line in mount_help(configuration.settings, port):
+            self.say(line)
+
+    def work(
+        self, configuration: Configuration, control: socket.socket, values: SharedValues
+    ) -> None:
+        """Be a worker."""
+        worker.work(control, lambda: Gateway(configuration, values))
+
+    def observe(
+        self,
+        configuration: Configuration,
+        control: socket.socket,
+        listener: socket.socket,
+        metrics: Path,
+    ) -> None:
+        """Be the observer."""
+        observer.observe(
+            control,
+            listener=listener,
+            access_log=_access_log(configuration.settings),
+            values=SharedValues(metrics, observer.OBSERVER),
+            make_exposition=functools.partial(
+                Exposition, folder=metrics, version=__version__, build=_build()
+            ),
+        )
 
 
 class Gateway:
-    """A whole gateway in this process. Made on the event loop that it runs on."""
+    """What serves in one worker. Made on the event loop that it runs on."""
 
-    def __init__(self, settings: Settings, findings: Findings) -> None:
+    def __init__(self, configuration: Configuration, values: SharedValues) -> None:
         """Raises ConfigurationError for what can be told only by trying."""
-        self._settings = settings
+        self._settings = settings = configuration.settings
+        findings = configuration.findings
         self._log = _access_log(settings)
-        self._metrics = Metrics(version=__version__, build=_build())
+        self._values = values
+        self._metrics = Metrics(values)
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
@@ -121,43 +204,38 @@ class Gateway:
             metrics=self._metrics,
             open_sftp=self._open_sftp,
         )
-        self._http: ObservabilityServer | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._monitoring: asyncio.Task[None] | None = None
 
-    async def start(self) -> int:
-        """Begin to serve; return the port. Raises ConfigurationError where a port is taken."""
-        settings = self._settings
-        sockets = bind(settings.host, settings.port)
+    async def start(self) -> None:
+        """Get ready for connections."""
         await self._monitor.look()
-        loop = asyncio.get_running_loop()
-        self._http = ObservabilityServer(
-            host=settings.metrics_host,
-            port=settings.metrics_port,
-            metrics=self._metrics,
-            probe=functools.partial(self._probe, loop),
-        )
-        self._http.start()
-        await self._server.listen(sockets)
-        self._tasks.append(asyncio.create_task(self._monitor.run()))
-        address, port = sockets[0].getsockname()[:2]
-        self._log.emit(events.ServerStarted(version=__version__, address=address, port=port))
-        return int(port)
+        self._monitoring = asyncio.create_task(self._monitor.run())
 
-    async def stop(self, signal: str) -> None:
+    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+        """Serve a connection, as SshServer.adopt tells."""
+        await self._server.adopt(connection, ended)
+
+    async def drain(self, seconds: float) -> None:
         """Stop serving, as SshServer.drain tells."""
-        self._log.emit(events.ServerStopping(signal=signal))
-        await self._server.drain(self._settings.drain_timeout)
-        for task in self._tasks:
-            task.cancel()
+        await self._server.drain(seconds)
+        if self._monitoring is not None:
+            self._monitoring.cancel()
             with suppress(asyncio.CancelledError):
-                await task
-        self._log.emit(events.ServerStopped())
+                await self._monitoring
+
+    def publish(self) -> None:
+        """Hand on the metrics."""
+        self._metrics.publish()
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with the shares that cannot be read, by name."""
+        return {name: problem for name, problem in self._monitor.problems.items() if problem}
 
     def close(self) -> None:
         """Let go of everything; the access log is written out first."""
-        if self._http is not None:
-            self._http.close()
-        self._log.close(_LOG_PATIENCE)
+        self._log.close(observer.LOG_PATIENCE)
+        self._metrics.publish()
+        self._values.close()
         self._lanes.close()
 
     def _open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
@@ -189,18 +267,6 @@ class Gateway:
             withheld=[s.name for s in self._shares if s not in shares],
             presentation=self._presentation,
             time=self._started,
-        )
-
-    def _probe(self, loop: asyncio.AbstractEventLoop) -> Health:
-        """The health, asked of the event loop by another thread; raises TimeoutError."""
-        return asyncio.run_coroutine_threadsafe(self._health(), loop).result(_HEALTH_PATIENCE)
-
-    async def _health(self) -> Health:
-        problems = self._monitor.problems
-        return Health(
-            alive=True,
-            ready=not self._server.stopping and not any(problems.values()),
-            details={name: problem or "ok" for name, problem in problems.items()},
         )
 
 

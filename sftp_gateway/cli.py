@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    serve(_settings(options), say=_say)
+    serve(lambda: _settings(options), say=_say)
     return 0
 
 

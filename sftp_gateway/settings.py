@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -62,9 +63,19 @@ def _share_name(name: str) -> str:
     return name
 
 
+def _workers(given: object) -> object:
+    """One sentence about what is neither, where pydantic would say one for each type."""
+    if given == "auto" or (str(given).isdecimal() and 1 <= int(str(given)) <= _MAX_WORKERS):
+        return given
+    raise ValueError(f"give auto, or a number from 1 to {_MAX_WORKERS}")
+
+
 UserName = Annotated[str, AfterValidator(_user_name)]
 ShareName = Annotated[str, AfterValidator(_share_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+#: Many more than there are processors would only cost memory.
+_MAX_WORKERS: Final = 64
+WorkerCount = Annotated[int, Field(ge=1, le=_MAX_WORKERS)]
 #: An empty list would mean asyncssh's own choice.
 CipherNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -254,6 +265,23 @@ class Settings(BaseSettings):
     keepalive_count_max: int = Field(
         3, ge=1, le=100, description="Unanswered questions after which a client is given up."
     )
+    workers: Annotated[Literal["auto"] | WorkerCount, BeforeValidator(_workers)] = Field(
+        "auto",
+        description=(
+            "Processes that serve clients. `auto` takes one for each processor that the gateway "
+            "may use (its CPU set and its container's CPU limit), at most 8. A client is served "
+            "by one of them, and sshfs with `max_conns=N` by several."
+        ),
+    )
+    max_connections: int = Field(
+        2000,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Connections that may be open at once, over all workers and logged in or not. "
+            "Further ones are closed at once."
+        ),
+    )
     max_handles: int = Field(
         1024,
         ge=16,
@@ -310,7 +338,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
             return env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     try:
-        settings = FromFile()
+        loaded = FromFile()
     except ValidationError as error:
         mistakes += [_sentence(detail) for detail in error.errors() if not _is_echo(detail)]
     except tomllib.TOMLDecodeError as error:
@@ -321,7 +349,10 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
         mistakes.append(f"environment: {error}")
     if mistakes:
         raise ConfigurationError(mistakes)
-    return settings
+    # A plain Settings, which another process can be handed: a local class cannot be pickled.
+    return Settings.model_construct(
+        **{name: getattr(loaded, name) for name in Settings.model_fields}
+    )
 
 
 def variable(option: str) -> str:

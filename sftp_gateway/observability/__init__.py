@@ -4,7 +4,10 @@ from sftp_gateway.observability.access_log import AccessLog, Level, Overflow
 from sftp_gateway.observability.events import (
     CommandAnswered,
     CommandRefused,
+    ConfigurationRefused,
+    ConfigurationReloaded,
     Connection,
+    ConnectionsRefused,
     Denied,
     Event,
     FileClosed,
@@ -20,11 +23,16 @@ from sftp_gateway.observability.events import (
     Session,
     SessionEnded,
     SessionEvent,
+    WorkerExited,
+    WorkerStarted,
 )
-from sftp_gateway.observability.http import Health, ObservabilityServer, Probe
+from sftp_gateway.observability.exposition import Exposition
+from sftp_gateway.observability.fleet import Fleet, WorkerState, health
+from sftp_gateway.observability.http import Health, ObservabilityServer, Probe, listen
 from sftp_gateway.observability.json_lines import encode, escape_path, unescape_path
 from sftp_gateway.observability.labels import NO_SHARE, Vocabulary
 from sftp_gateway.observability.metrics import HandleKind, LaneDepths, Metrics
+from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
 
 __all__ = [
@@ -32,12 +40,17 @@ __all__ = [
     "AccessLog",
     "CommandAnswered",
     "CommandRefused",
+    "ConfigurationRefused",
+    "ConfigurationReloaded",
     "Connection",
+    "ConnectionsRefused",
     "Denied",
     "Event",
+    "Exposition",
     "FileClosed",
     "FileOpened",
     "FileSink",
+    "Fleet",
     "FolderListed",
     "HandleKind",
     "Health",
@@ -57,10 +70,16 @@ __all__ = [
     "Session",
     "SessionEnded",
     "SessionEvent",
+    "SharedValues",
     "Sink",
     "StreamSink",
     "Vocabulary",
+    "WorkerExited",
+    "WorkerStarted",
+    "WorkerState",
     "encode",
     "escape_path",
+    "health",
+    "listen",
     "unescape_path",
 ]

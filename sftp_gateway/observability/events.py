@@ -191,7 +191,7 @@ class LogDropped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStarted(Event):
-    """The gateway listens."""
+    """Every worker serves."""
 
     name: ClassVar[str] = "server_started"
 
@@ -216,6 +216,63 @@ class ServerStopped(Event):
     name: ClassVar[str] = "server_stopped"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(Event):
+    """A worker process was started; `worker` is its number, which its successor takes over."""
+
+    name: ClassVar[str] = "worker_started"
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerExited(Event):
+    """A worker process ended: by itself with `status`, or by `signal`."""
+
+    name: ClassVar[str] = "worker_exited"
+
+    worker: int
+    pid: int
+    status: int | None = None
+    signal: str | None = None
+    connections: int  # that were open, and broke
+    expected: bool  # it was told to end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionsRefused(Event):
+    """`count` connections were closed unserved since the last such line, or since `since`."""
+
+    name: ClassVar[str] = "connections_refused"
+
+    reason: str
+    count: int
+    since: float
+    client_ip: str  # of the last of them
+    open: int
+    busiest_ip: str | None = None
+    busiest_open: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationReloaded(Event):
+    """All workers have the configuration that SIGHUP asked to read."""
+
+    name: ClassVar[str] = "configuration_reloaded"
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationRefused(Event):
+    """The configuration that SIGHUP asked to read is wrong; the old one stays."""
+
+    name: ClassVar[str] = "configuration_refused"
+
+    mistakes: str
+
+
 #: Every kind of event.
 EVENTS: Final[tuple[type[Event], ...]] = (
     Connection,
@@ -233,4 +290,9 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     ServerStarted,
     ServerStopping,
     ServerStopped,
+    WorkerStarted,
+    WorkerExited,
+    ConnectionsRefused,
+    ConfigurationReloaded,
+    ConfigurationRefused,
 )

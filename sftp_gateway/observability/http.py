@@ -1,8 +1,8 @@
 """The HTTP endpoint for Prometheus and health checks, on threads of its own.
 
-The event loop serves no HTTP, and so a scrape never delays a READ. But a thread that answers by
-itself would make a stuck event loop look healthy: health is asked of `probe`, which asks the loop
-and raises TimeoutError when the loop does not answer.
+It is served by a process of its own, and so a scrape never delays a READ. But a process that
+answers by itself would make stuck ones look healthy: health is asked of `probe`, which knows when
+each of them spoke last, and raises TimeoutError when one of them has fallen silent.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from socketserver import TCPServer
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability.metrics import Metrics
 
 #: Seconds for a request to arrive, and again for its answer to be taken.
 REQUEST_TIMEOUT: Final = 5.0
@@ -34,7 +32,7 @@ MAX_REQUESTS: Final = 16
 _MAX_HEAD_LENGTH: Final = 8192
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_NO_ANSWER: Final = "the event loop does not answer"
+_NO_ANSWER: Final = "a process does not answer"
 _INDEX: Final = b"""<!doctype html>
 <html lang="en"><title>sftp-gateway</title>
 <ul><li><a href="/metrics">metrics</a><li><a href="/healthz">healthz</a>\
@@ -46,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`alive`: the event loop works. `ready`: new clients can be served.
+    """`alive`: clients are served. `ready`: new ones can be, and every share.
 
     `details` has one entry per share: "ok", or why it is not.
     """
@@ -67,19 +65,22 @@ class Page:
 
 Probe: TypeAlias = Callable[[], Health]
 
+#: Gives the content type and the body of the metrics.
+Render: TypeAlias = Callable[[], tuple[str, bytes]]
+
 
 class Site:
     """What each path answers; knows nothing of sockets."""
 
-    def __init__(self, *, metrics: Metrics, probe: Probe) -> None:
-        self._metrics = metrics
+    def __init__(self, *, render: Render, probe: Probe) -> None:
+        self._render = render
         self._probe = probe
 
     def page(self, path: str) -> Page:
         """The answer to a GET of `path`, which may carry a query."""
         match path.partition("?")[0]:
             case "/metrics":
-                return Page(HTTPStatus.OK, *self._metrics.render())
+                return Page(HTTPStatus.OK, *self._render())
             case "/healthz":
                 return self._healthz()
             case "/readyz":
@@ -119,63 +120,56 @@ class Site:
             return "the probe failed"
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens for the endpoint; port 0 takes any free one.
+
+    Raises ConfigurationError when the address cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=MAX_REQUESTS)
+    except OSError as error:
+        raise ConfigurationError(
+            [
+                f"SFTP_GATEWAY_METRICS_PORT: cannot listen on {host} port {port}:"
+                f" {error.strerror or error}; choose a port that is free, and an address of"
+                " this machine for SFTP_GATEWAY_METRICS_HOST"
+            ]
+        ) from error
+
+
 class ObservabilityServer:
-    """Serves metrics and health over HTTP on `host`:`port`; port 0 takes any free one."""
+    """Serves metrics and health over HTTP on a listening socket."""
 
-    def __init__(self, *, host: str, port: int, metrics: Metrics, probe: Probe) -> None:
-        self._host = host
-        self._port = port
-        self._site = Site(metrics=metrics, probe=probe)
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def port(self) -> int:
-        """The port listened on; before `start`, the one that was asked for."""
-        return self._server.server_port if self._server else self._port
-
-    def start(self) -> None:
-        """Listen and answer. Raises ConfigurationError when the address cannot be had."""
-        try:
-            self._server = _Server(self._host, self._port, self._site)
-        except OSError as error:
-            raise ConfigurationError(
-                [
-                    f"SFTP_GATEWAY_METRICS_PORT: cannot listen on {self._host} port {self._port}:"
-                    f" {error.strerror or error}; choose a port that is free, and an address of"
-                    " this machine for SFTP_GATEWAY_METRICS_HOST"
-                ]
-            ) from error
+    def __init__(self, *, listener: socket.socket, render: Render, probe: Probe) -> None:
+        self._server = _Server(listener, Site(render=render, probe=probe))
         self._thread = threading.Thread(
             target=self._server.serve, name="observability", daemon=True
         )
+
+    def start(self) -> None:
+        """Begin to answer."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening. Requests that are running get no more time."""
-        if self._server and self._thread:
-            self._server.stop()
+        """Stop listening, in every process that has the socket. Running requests get no time."""
+        self._server.stop()
+        if self._thread.is_alive():
             self._thread.join()
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # Python 3.13 sets this, and a port in use would then be shared without a word.
-    allow_reuse_port = False
-    request_queue_size = MAX_REQUESTS
 
-    def __init__(self, host: str, port: int, site: Site) -> None:
+    def __init__(self, listener: socket.socket, site: Site) -> None:
         self.site = site
         self._free = threading.BoundedSemaphore(MAX_REQUESTS)
         self._stopping = threading.Event()
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]
-        super().__init__(found[0][4][:2], _Handler)  # type: ignore[arg-type]
-
-    def server_bind(self) -> None:
-        """Bind without looking up our own name, as HTTPServer does: that may take seconds."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
 
     def serve(self) -> None:
         """Answer until `stop`, without the twice-a-second poll of `serve_forever`."""

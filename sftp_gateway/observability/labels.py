@@ -94,6 +94,9 @@ DENIAL_REASONS: Final = frozenset(
 
 COMMAND_KINDS: Final = frozenset({"exec", "shell", "pty", "subsystem", "forwarding"})
 
+#: Our own words: nothing here comes from a client.
+CONNECTION_REFUSALS: Final = frozenset({"max_connections", "workers_busy"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:

@@ -1,22 +1,18 @@
-"""The metrics of one gateway process, in a registry of their own.
+"""What one process of the gateway counts.
 
 `docs/metrics.md` is the reference for readers; a test holds the two together. Methods are named
-after what happened, and none of them lets a client's words become a label.
+after what happened, and none of them lets a client's words become a label. What is counted here
+is read, for all processes at once, by `exposition.py`.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Literal, TypeAlias
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
 
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import Vocabulary, known
+from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.tally import RequestTally
 
 HandleKind: TypeAlias = Literal["file", "folder"]
@@ -24,56 +20,43 @@ HandleKind: TypeAlias = Literal["file", "folder"]
 #: (share, lane) -> requests that wait or run in it.
 LaneDepths: TypeAlias = Mapping[tuple[str, str], int]
 
-_NAMESPACE: Final = "sftp_gateway"
-
 
 class Metrics:
-    """What the gateway counts.
+    """The counts of a process that serves clients.
 
-    `build` holds further labels of `build_info`, as the versions of libraries. Share names come
-    from the configuration, `labels.NO_SHARE` for what belongs to no share; all other label values
-    are words of `vocabulary`, or `other`.
+    Share names come from the configuration, `labels.NO_SHARE` for what belongs to no share; all
+    other label values are words of `vocabulary`, or `other`.
     """
 
-    def __init__(
-        self,
-        *,
-        version: str,
-        build: Mapping[str, str] | None = None,
-        vocabulary: Vocabulary | None = None,
-    ) -> None:
+    def __init__(self, values: SharedValues, vocabulary: Vocabulary | None = None) -> None:
         self._words = vocabulary or Vocabulary()
-        self._registry = registry = _Registry()
-        self._requests = RequestTally(self._words)
-        registry.register(self._requests)
-        ProcessCollector(registry=registry)
-
-        def counter(name: str, help_text: str, *labels: str) -> Counter:
-            return Counter(name, help_text, labels, namespace=_NAMESPACE, registry=registry)
-
-        def gauge(name: str, help_text: str, *labels: str) -> Gauge:
-            return Gauge(name, help_text, labels, namespace=_NAMESPACE, registry=registry)
-
-        self._connections = gauge("connections", "Open connections, logged in or not.")
-        self._accepted = counter("connections_accepted", "Connections accepted.")
-        self._sessions = gauge("sessions", "Open sessions that are logged in.")
-        self._logins = counter(
+        self._requests = RequestTally(self._words, values)
+        self._watched: list[Callable[[], None]] = []
+        self._values = values
+        self._connections = values.gauge("connections", "Open connections, logged in or not.")
+        self._accepted = values.counter("connections_accepted", "Connections accepted.")
+        self._sessions = values.gauge("sessions", "Open sessions that are logged in.")
+        self._logins = values.counter(
             "logins", "Attempts to log in, by outcome.", "result", "method", "reason"
         )
-        self._handles = gauge("open_handles", "Files and folders that clients have open.", "kind")
-        self._denied = counter("denied", "Requests denied, by reason.", "reason")
-        self._commands = counter(
+        self._handles = values.gauge(
+            "open_handles", "Files and folders that clients have open.", "kind"
+        )
+        self._denied = values.counter("denied", "Requests denied, by reason.", "reason")
+        self._commands = values.counter(
             "commands_refused", "Requests for anything but SFTP refused, by kind.", "kind"
         )
-        self._slow_reads = counter(
+        self._slow_reads = values.counter(
             "slow_reads", "Reads that the page cache could not answer at once.", "share"
         )
-        self._share_up = gauge("share_up", "1 while the root of the share is readable.", "share")
-        Info("build", "What is running.", namespace=_NAMESPACE, registry=registry).info(
-            {**(build or {}), "version": version, "python": platform.python_version()}
+        self._share_up = values.gauge(
+            "share_up", "1 while the root of the share is readable.", "share", mode="livemin"
         )
+        for gauge in (self._connections, self._sessions):
+            gauge.set(0)
         for kind in ("file", "folder"):
-            self._handles.labels(kind)
+            self._handles.set(0, kind)
+        self._accepted.inc(by=0)
 
     def connection_opened(self) -> None:
         """A client connected."""
@@ -82,7 +65,7 @@ class Metrics:
 
     def connection_closed(self) -> None:
         """A connection, logged in or not, ended."""
-        self._connections.dec()
+        self._connections.inc(by=-1)
 
     def session_opened(self) -> None:
         """A client logged in."""
@@ -90,15 +73,15 @@ class Metrics:
 
     def session_closed(self) -> None:
         """The connection of a client that was logged in ended."""
-        self._sessions.dec()
+        self._sessions.inc(by=-1)
 
     def login(self, result: str, method: str, reason: str) -> None:
         """One attempt to log in was decided."""
-        self._logins.labels(
+        self._logins.inc(
             known(result, self._words.login_results),
             known(method, self._words.login_methods),
             known(reason, self._words.login_reasons),
-        ).inc()
+        )
 
     def request_done(
         self, share: str, operation: str, result: str, seconds: float, bytes_sent: int = 0
@@ -108,83 +91,72 @@ class Metrics:
 
     def slow_read(self, share: str) -> None:
         """A read had to go to a thread."""
-        self._slow_reads.labels(share).inc()
+        self._slow_reads.inc(share)
 
     def handle_opened(self, kind: HandleKind) -> None:
         """A client opened a file or a folder."""
-        self._handles.labels(kind).inc()
+        self._handles.inc(kind)
 
     def handle_closed(self, kind: HandleKind) -> None:
         """A file or a folder was closed, by the client or with its session."""
-        self._handles.labels(kind).dec()
+        self._handles.inc(kind, by=-1)
 
     def denied(self, reason: str) -> None:
         """A request was denied."""
-        self._denied.labels(known(reason, self._words.denial_reasons)).inc()
+        self._denied.inc(known(reason, self._words.denial_reasons))
 
     def command_refused(self, kind: str) -> None:
         """A command, a shell, a forwarding or the like was refused."""
-        self._commands.labels(known(kind, self._words.command_kinds)).inc()
+        self._commands.inc(known(kind, self._words.command_kinds))
 
     def share_up(self, share: str, up: bool) -> None:
         """The root of the share was found to be readable, or not."""
-        self._share_up.labels(share).set(up)
+        self._share_up.set(up, share)
 
     def watch_access_log(self, log: AccessLog) -> None:
-        """Report the access log's own counts, read whenever metrics are."""
-        self._registry.register(_AccessLogCollector(log))
+        """Publish the access log's own counts too."""
+        self._watched.append(AccessLogCounts(self._values, log).publish)
 
     def watch_lanes(self, depths: Callable[[], LaneDepths]) -> None:
-        """Report `depths()`, called on the thread that renders, whenever metrics are read."""
-        self._registry.register(_LaneCollector(depths))
+        """Publish `depths()` too."""
+        gauge = self._values.gauge(
+            "slow_lane_depth", "Requests that wait or run on threads.", "share", "lane"
+        )
 
-    def render(self) -> tuple[str, bytes]:
-        """Content type and body of the metrics, in Prometheus' text format 0.0.4."""
-        return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+        def publish() -> None:
+            for (share, lane), depth in depths().items():
+                gauge.set(depth, share, lane)
+
+        self._watched.append(publish)
+
+    def publish(self) -> None:
+        """Hand on what is only counted in this process; called twice a second and at its end."""
+        self._requests.publish()
+        for publish in self._watched:
+            publish()
 
 
-class _Registry(CollectorRegistry):
-    """Leaves out the `_created` series, which double the output and tell only the start time."""
+class AccessLogCounts:
+    """The counts that an access log keeps itself."""
 
-    def collect(self) -> Iterator[Metric]:
-        for metric in super().collect():
-            created = metric.name + "_created"
-            metric.samples = [sample for sample in metric.samples if sample.name != created]
-            yield metric
-
-
-class _AccessLogCollector(Collector):
-    def __init__(self, log: AccessLog) -> None:
+    def __init__(self, values: SharedValues, log: AccessLog) -> None:
         self._log = log
+        self._depth = values.gauge("access_log_queue_depth", "Events that wait to be written.")
+        self._counters = {
+            name: values.counter(f"access_log_{name}", help_text)
+            for name, help_text in (
+                ("dropped", "Events that the queue had no room for."),
+                ("write_errors", "Batches of lines that a sink failed to write."),
+                ("lines_lost", "Lines that a sink failed to write."),
+            )
+        }
+        self._told = dict.fromkeys(self._counters, 0)
+        self.publish()
 
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            f"{_NAMESPACE}_access_log_queue_depth",
-            "Events that wait to be written.",
-            value=self._log.depth,
-        )
-        for name, help_text, value in (
-            ("dropped", "Events that the queue had no room for.", self._log.dropped),
-            (
-                "write_errors",
-                "Batches of lines that a sink failed to write.",
-                self._log.write_errors,
-            ),
-            ("lines_lost", "Lines that a sink failed to write.", self._log.lines_lost),
-        ):
-            yield CounterMetricFamily(f"{_NAMESPACE}_access_log_{name}", help_text, value=value)
-
-
-class _LaneCollector(Collector):
-    def __init__(self, depths: Callable[[], LaneDepths]) -> None:
-        self._depths = depths
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            f"{_NAMESPACE}_slow_lane_depth",
-            "Requests that wait or run on threads.",
-            labels=["share", "lane"],
-        )
-        for (share, lane), depth in self._depths().items():
-            family.add_metric([share, lane], depth)
-        yield family
+    def publish(self) -> None:
+        """Hand on what was counted since the last time."""
+        self._depth.set(self._log.depth)
+        for name, counter in self._counters.items():
+            count: int = getattr(self._log, name)
+            counter.inc(by=count - self._told[name])
+            self._told[name] = count

@@ -1,22 +1,18 @@
 """The count of SFTP requests, which every request passes through.
 
 It does what three metrics of prometheus_client would do, for one lock, one look-up and one
-`bisect`, rather than three locks, three look-ups and a search through the buckets in Python.
+`bisect`, rather than three locks, three look-ups and a search through the buckets in Python. The
+numbers are the process's own until `publish` hands them on, twice a second.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator
-from itertools import accumulate
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from sftp_gateway.observability.labels import OTHER, Vocabulary, known
+from sftp_gateway.observability.shared import SharedValues
 
 #: Upper bounds in seconds: from an answer out of the page cache to a disk that has to spin up.
 BUCKETS: Final = (
@@ -40,16 +36,27 @@ BUCKETS: Final = (
 )
 
 
-class RequestTally(Collector):
+class RequestTally:
     """Requests, their durations and the file bytes they sent, by share and operation.
 
-    `add` may be called from any thread; `collect` reads beside it without holding it up.
+    Both methods may be called from any thread.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, values: SharedValues) -> None:
         self._vocabulary = vocabulary
         self._cells: dict[tuple[str, str], _Cell] = {}
         self._lock = threading.Lock()
+        self._requests = values.counter(
+            "requests", "SFTP requests answered.", "share", "operation", "result"
+        )
+        self._durations = values.histogram(
+            "request_duration_seconds",
+            "Time from a request's arrival to its answer.",
+            "share",
+            "operation",
+            bounds=BUCKETS,
+        )
+        self._sent = values.counter("bytes_sent", "Bytes of files sent in READ answers.", "share")
 
     def add(self, share: str, operation: str, result: str, seconds: float, bytes_sent: int) -> None:
         """Count one answered request."""
@@ -66,36 +73,16 @@ class RequestTally(Collector):
         key = share, known(operation, self._vocabulary.operations)
         return self._cells.setdefault(key, _Cell(self._vocabulary))
 
-    def collect(self) -> Iterator[Metric]:
-        """The metric families `requests`, `request_duration_seconds` and `bytes_sent`."""
-        # dict.copy is one step for Python's global lock; the cells themselves only ever grow.
-        cells = self._cells.copy()
-        requests = CounterMetricFamily(
-            "sftp_gateway_requests",
-            "SFTP requests answered.",
-            labels=["share", "operation", "result"],
-        )
-        durations = HistogramMetricFamily(
-            "sftp_gateway_request_duration_seconds",
-            "Time from a request's arrival to its answer.",
-            labels=["share", "operation"],
-        )
-        sent = CounterMetricFamily(
-            "sftp_gateway_bytes_sent", "Bytes of files sent in READ answers.", labels=["share"]
-        )
-        sent_by_share: Counter[str] = Counter()
-        bounds = [*map(str, BUCKETS), "+Inf"]
+    def publish(self) -> None:
+        """Hand on what was counted since the last time."""
+        with self._lock:
+            cells, self._cells = self._cells, {}
         for (share, operation), cell in cells.items():
             for result, count in cell.results.items():
                 if count:
-                    requests.add_metric([share, operation, result], count)
-            counts = accumulate(cell.buckets.copy())
-            buckets = list(zip(bounds, map(float, counts), strict=True))
-            durations.add_metric([share, operation], buckets, cell.seconds)
-            sent_by_share[share] += cell.bytes_sent
-        for share, count in sent_by_share.items():
-            sent.add_metric([share], count)
-        yield from (requests, durations, sent)
+                    self._requests.inc(share, operation, result, by=count)
+            self._durations.add(share, operation, counts=cell.buckets, total=cell.seconds)
+            self._sent.inc(share, by=cell.bytes_sent)
 
 
 class _Cell:

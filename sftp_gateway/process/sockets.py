@@ -1,16 +1,19 @@
-"""Binds the listening sockets."""
+"""Makes the listening socket."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from typing import Final
 
 from sftp_gateway.errors import ConfigurationError
 
+#: Connections that may wait to be accepted; the kernel takes no more than net.core.somaxconn.
+_BACKLOG: Final = 1024
 
-def bind(host: str, port: int) -> Sequence[socket.socket]:
-    """Sockets that are bound to `host` and `port`, not listening yet.
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host` and `port`, and does not block.
 
     An empty host means every address, IPv6 and IPv4 by one socket where the machine has both.
 
@@ -18,9 +21,10 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
     """
     try:
         if not host:
-            return [_bind_all(port)]
+            return _listen_to_all(port)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return [_bound(family, address) for family, _, _, _, address in found[:1]]
+        family, _, _, _, address = found[0]
+        return _listening(family, address)
     except socket.gaierror as error:
         raise ConfigurationError(
             [f"host (environment: SFTP_GATEWAY_HOST): {host!r} is no address here: {error}"]
@@ -38,25 +42,28 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
         ) from error
 
 
-def _bind_all(port: int) -> socket.socket:
+def _listen_to_all(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
-            return _bound(socket.AF_INET6, ("::", port), dual_stack=True)
+            return _listening(socket.AF_INET6, ("::", port), dual_stack=True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise  # IPv4 alone would be half of what was asked for
-    return _bound(socket.AF_INET, ("0.0.0.0", port))
+    return _listening(socket.AF_INET, ("0.0.0.0", port))
 
 
-def _bound(family: int, address: tuple[object, ...], *, dual_stack: bool = False) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
+def _listening(
+    family: int, address: tuple[object, ...], *, dual_stack: bool = False
+) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-        bound.setblocking(False)
-        bound.bind(address)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
     except BaseException:
-        bound.close()
+        listener.close()
         raise
-    return bound
+    return listener

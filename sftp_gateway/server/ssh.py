@@ -1,4 +1,4 @@
-"""The SSH server on asyncssh's transport: listening, keeping account of clients, and stopping.
+"""The SSH server on asyncssh's transport: taking connections, keeping account of them, stopping.
 
 Here and in guest.py and channel.py, asyncssh is used by its public API: the callbacks of
 `SSHServer` and `SSHServerSession`, and methods of `SSHServerConnection` that have public names
@@ -50,7 +50,7 @@ class Limits:
 
 
 class SshServer:
-    """Listens, and keeps account of the connections."""
+    """Takes connections that were accepted elsewhere, and keeps account of them."""
 
     def __init__(
         self,
@@ -80,21 +80,31 @@ class SshServer:
         self._guests: set[Guest] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._listeners: list[asyncio.Server] = []
+        self._ended: dict[asyncssh.SSHServerConnection, Callable[[], None]] = {}
+        self._loop = asyncio.get_running_loop()
         self._options = _options(self, host_keys, ciphers)
+        access_log.add_room_callback(self._log_has_room)
 
-    async def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Serve connections of bound sockets."""
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self.access_log.add_room_callback(self._log_has_room)
-        for each in sockets:
-            listener = await loop.create_server(
-                lambda: Connection(loop, self._options, fast=self._own_record_layer),
-                sock=each,
-                backlog=1024,
-            )
-            self._listeners.append(listener)
+    async def adopt(self, accepted: socket.socket, ended: Callable[[], None]) -> None:
+        """Serve a connection; call `ended` once it has ended, also where it fails at once.
+
+        Raises OSError where it is gone already.
+        """
+        connection = Connection(self._loop, self._options, fast=self._own_record_layer)
+        self._ended[connection] = ended
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except BaseException:
+            accepted.close()
+            self._tell_ended(connection)
+            raise
+        if self.stopping:  # nobody else would close it: `drain` may have been here already
+            connection.abort()
+
+    def _tell_ended(self, connection: asyncssh.SSHServerConnection) -> None:
+        tell = self._ended.pop(connection, None)
+        if tell is not None:
+            tell()
 
     def entered(self, guest: Guest) -> None:
         """A connection was made."""
@@ -104,6 +114,7 @@ class SshServer:
     def left(self, guest: Guest) -> None:
         """A connection is gone."""
         self._guests.discard(guest)
+        self._tell_ended(guest.connection)
         if not self._guests:
             self._empty.set()
 
@@ -113,8 +124,6 @@ class SshServer:
         After that, what was asked so far is answered, and every connection is closed.
         """
         self.stopping = True
-        for listener in self._listeners:
-            listener.close()
         for guest in tuple(self._guests):
             guest.drain()
         if not await self._emptied(timeout):

@@ -216,12 +216,12 @@ async def test_sessions_that_end_leave_nothing_open(gateway: Gateway) -> None:
         reads = [encode_read(number, uint32(0), 0, 262_144) for number in range(50)]
         session.send(*reads)
     wait_for(lambda: gateway.metric("sftp_gateway_open_handles") == 0, "all handles to be closed")
-    assert gateway.process is not None
     shares = str(gateway.folder / "shared/share/")
     open_there = [
         target
-        for name in os.listdir(f"/proc/{gateway.process.pid}/fd")
-        if (target := _readlink(f"/proc/{gateway.process.pid}/fd/{name}")).startswith(shares + "/")
+        for pid in gateway.pids
+        for name in os.listdir(f"/proc/{pid}/fd")
+        if (target := _readlink(f"/proc/{pid}/fd/{name}")).startswith(shares + "/")
     ]
     assert open_there == []
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.measured import metric_in
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 #: Seconds after which a test gives up waiting for something that has to happen.
@@ -44,6 +46,15 @@ def environment(**options: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SFTP_GATEWAY_")}
     python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {**inherited, "PYTHONPATH": python_path, **options}
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` has made and that are not waited for yet."""
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 class Gateway:
@@ -137,6 +148,12 @@ class Gateway:
             self.process.kill()
             self.process.wait(PATIENCE)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes, the supervisor's first."""
+        assert self.process is not None
+        return [self.process.pid, *children_of(self.process.pid)]
+
     # What it says
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
@@ -170,14 +187,7 @@ class Gateway:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
-        total = 0.0
-        for line in self.http("/metrics")[1].splitlines():
-            head, _, value = line.rpartition(" ")
-            if head.partition("{")[0] == name and all(
-                f'{key}="{word}"' in head for key, word in labels.items()
-            ):
-                total += float(value)
-        return total
+        return metric_in(self.http("/metrics")[1], name, **labels)
 
     # Real clients
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sftp_gateway.observability import AccessLog, Metrics, events
+from sftp_gateway.observability import AccessLog, events
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
@@ -27,6 +27,7 @@ from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
 from tests.support.gateway import PATIENCE
+from tests.support.measured import Measured
 
 T = TypeVar("T")
 
@@ -192,7 +193,8 @@ class Served:
     def __init__(self, shares: Sequence[Share], *, capacity: int = 1024) -> None:
         self.lines = Lines()
         self.log = AccessLog(sinks=[self.lines], level="requests")
-        self.metrics = Metrics(version="test")
+        self._measured = Measured()
+        self.metrics = self._measured.metrics
         self.recorder = Recorder(
             session=events.Session(session="0" * 16, client_ip="192.0.2.1", client_port=1),
             log=self.log,
@@ -228,6 +230,7 @@ class Served:
         self.session.connection_lost()
         self.lanes.close()
         self.log.close(PATIENCE)
+        self._measured.close()
 
     # The client
 
@@ -298,14 +301,7 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
-        total = 0.0
-        for line in self.metrics.render()[1].decode().splitlines():
-            head, _, value = line.rpartition(" ")
-            if head.partition("{")[0] == name and all(
-                f'{key}="{word}"' in head for key, word in labels.items()
-            ):
-                total += float(value)
-        return total
+        return self._measured.metric(name, **labels)
 
 
 @contextmanager

@@ -1,12 +1,9 @@
-"""Settings become a running gateway in this process, and a gateway lets go of its ports."""
+"""Settings become a running gateway in this process: what serves in one worker."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,18 @@ import uvloop
 from pydantic import SecretStr
 
 from sftp_gateway import __version__
-from sftp_gateway.app import Gateway, mount_help
+from sftp_gateway.app import Configuration, Gateway, mount_help
 from sftp_gateway.auth import hash_password
 from sftp_gateway.cli import main
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
+from sftp_gateway.observability import SharedValues
+from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.probe import handshake, same_key
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
-from tests.support.gateway import PATIENCE, free_port
+from tests.support.gateway import PATIENCE
+from tests.support.measured import Measured
 
 
 @pytest.fixture
@@ -36,33 +36,38 @@ def folder(unconfigured: Path) -> Path:
 
 
 class Running:
-    """A gateway that was started here."""
+    """A gateway that was started here, and what accepts its connections."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, port: int) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
-        self.port = port
-        self._settings = settings
+        self.ended = 0
+        self._drain_seconds = settings.drain_timeout
+        self._measured = measured
         self._stopped = False
+        self._listener = listen(settings.host, settings.port)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def _accept(self) -> None:
+        def ended() -> None:
+            self.ended += 1
+
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            await self.gateway.adopt(connection, ended)
 
     async def stop(self) -> None:
         if not self._stopped:
             self._stopped = True
-            await self.gateway.stop("SIGTERM")
+            self._accepting.cancel()
+            self._listener.close()
+            await self.gateway.drain(self._drain_seconds)
             await asyncio.to_thread(self.gateway.close)
+            self._measured.close()
 
-    async def http(self, path: str) -> tuple[int, str]:
-        """Status and body of a GET."""
-
-        def get() -> tuple[int, str]:
-            url = f"http://127.0.0.1:{self._settings.metrics_port}{path}"
-            try:
-                with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-                    return answer.status, answer.read().decode()
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.code, error.read().decode()
-
-        return await asyncio.to_thread(get)
+    def metric(self, name: str, **labels: str) -> float:
+        self.gateway.publish()
+        return self._measured.metric(name, **labels)
 
     async def connect(self, **options: Any) -> asyncssh.SSHClientConnection:
         login = {"username": "gvpocr", "client_keys": ["keys/worker_ed25519"], **options}
@@ -78,41 +83,41 @@ class Running:
 Start = Callable[..., Awaitable[Running]]
 
 
+async def begin(measured: Measured, **options: Any) -> Running:
+    """A gateway with some options, on a free port."""
+    settings = Settings(
+        **{
+            "host": "127.0.0.1",
+            "port": 0,
+            "drain_timeout": 0.0,
+            "access_log": AccessLogSettings(stdout=False, file=Path("access.log")),
+            **options,
+        }
+    )
+    findings = await inspect(settings)
+    assert findings.mistakes == []
+    gateway = Gateway(Configuration(settings, findings), measured.values)
+    await gateway.start()
+    return Running(gateway, settings, measured)
+
+
 @pytest.fixture
 async def start(folder: Path) -> AsyncIterator[Start]:
-    """Starts gateways with some options, each on free ports; they end with the test."""
+    """Starts gateways, which end with the test."""
     started: list[Running] = []
 
     async def run(**options: Any) -> Running:
-        settings = Settings(
-            **{
-                "host": "127.0.0.1",
-                "port": 0,
-                "metrics_port": free_port(),
-                "drain_timeout": 0.0,
-                "access_log": AccessLogSettings(stdout=False, file=Path("access.log")),
-                **options,
-            }
-        )
-        findings = await inspect(settings)
-        assert findings.mistakes == []
-        gateway = Gateway(settings, findings)
+        measured = Measured()
         try:
-            port = await gateway.start()
+            started.append(await begin(measured, **options))
         except BaseException:
-            gateway.close()
+            measured.close()
             raise
-        started.append(Running(gateway, settings, port))
         return started[-1]
 
     yield run
     for running in started:
         await running.stop()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 # Serving
@@ -133,16 +138,11 @@ async def test_a_gateway_serves_a_file_to_the_worker_that_the_first_start_made(
     # The connection may be seen to end before or after the gateway is told to stop.
     events = {event["event"]: event for event in running.events()}
     assert [name for name in events if name != "session_end"] == [
-        "server_started",
         "connection",
         "login_accepted",
         "file_opened",
         "file_closed",
-        "server_stopping",
-        "server_stopped",
     ]
-    started = events["server_started"]
-    assert (started["version"], started["port"]) == (__version__, running.port)
     assert events["file_closed"]["whole"] is True
     assert events["session_end"]["files"] == 1
 
@@ -178,15 +178,30 @@ async def test_owners_are_shown_as_configured(start: Start) -> None:
             assert (attributes.uid, attributes.gid) == (1234, 5678)
 
 
-async def test_health_and_metrics_are_served_beside(start: Start, folder: Path) -> None:
+async def test_what_it_serves_is_counted(start: Start) -> None:
     running = await start()
-    assert await running.http("/healthz") == (200, "ok\n")
-    status, body = await running.http("/readyz")
-    assert status == 200
-    assert json.loads(body)["shares"]["models"] == "ok"
-    _, metrics = await running.http("/metrics")
-    assert 'sftp_gateway_share_up{share="models"} 1.0' in metrics
-    assert f'version="{__version__}"' in metrics
+    assert running.gateway.problems() == {}
+    assert running.metric("sftp_gateway_share_up", share="models") == 1
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.stat("models")
+        assert running.metric("sftp_gateway_sessions") == 1
+        assert running.metric("sftp_gateway_requests_total", operation="stat", share="models") == 1
+    await running.stop()
+    assert running.ended == 1
+
+
+async def test_the_end_of_every_connection_is_told_once(start: Start) -> None:
+    running = await start()
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.transport.abort()  # with a reset, maybe before it is served
+    async with await running.connect():
+        pass
+    async with asyncio.timeout(PATIENCE):
+        while running.ended < 4:
+            await asyncio.sleep(0)
+    await running.stop()
+    assert running.ended == 4
 
 
 async def test_a_healthcheck_knows_its_own_gateway(
@@ -206,11 +221,7 @@ async def test_a_healthcheck_knows_its_own_gateway(
     assert await asyncio.to_thread(main, ["healthcheck"]) == 0
     await running.stop()
     # A healthcheck is worth no line.
-    assert {event["event"] for event in running.events()} == {
-        "server_started",
-        "server_stopping",
-        "server_stopped",
-    }
+    assert running.events() == []
 
 
 # Starting and stopping
@@ -225,32 +236,12 @@ def run_on(factory: Callable[[], asyncio.AbstractEventLoop], work: Awaitable[Non
 def test_a_gateway_starts_and_stops_on_either_event_loop(
     folder: Path, factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    settings = Settings(
-        host="127.0.0.1",
-        port=0,
-        metrics_port=free_port(),
-        drain_timeout=0.0,
-        access_log=AccessLogSettings(stdout=False, file=Path("access.log")),
-    )
+    async def once() -> None:
+        running = await begin(Measured())
+        await handshake("127.0.0.1", running.port, seconds=PATIENCE)
+        await running.stop()
 
-    async def once(port: int | None) -> int:
-        wanted = settings if port is None else settings.model_copy(update={"port": port})
-        gateway = Gateway(wanted, await inspect(wanted))
-        try:
-            served = await gateway.start()
-            assert listens(served)
-            assert listens(settings.metrics_port)
-            await gateway.stop("SIGTERM")
-        finally:
-            gateway.close()
-        assert not listens(served)
-        assert not listens(settings.metrics_port)
-        return served
-
-    async def twice() -> None:
-        await once(await once(None))  # the same ports are free again
-
-    run_on(factory, twice())
+    run_on(factory, once())
 
 
 async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start: Start) -> None:
@@ -261,8 +252,8 @@ async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start
     async with asyncio.timeout(PATIENCE):
         await running.stop()
         await connection.wait_closed()
-    assert running.events()[-2]["event"] == "session_end"
-    assert running.events()[-2]["reason"] == "server_stopping"
+    assert running.events()[-1]["event"] == "session_end"
+    assert running.events()[-1]["reason"] == "server_stopping"
 
 
 async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) -> None:
@@ -295,21 +286,13 @@ async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
     assert [e["result"] for e in running.events() if e["event"] == "file_closed"] == ["aborted"]
 
 
-async def test_a_share_that_goes_away_makes_the_gateway_unready(start: Start, folder: Path) -> None:
+async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -> None:
     running = await start()
     (folder / "shared/models").rename(folder / "shared/away")
     await running.gateway._monitor.look()
-    status, body = await running.http("/readyz")
-    assert status == 503
-    assert json.loads(body)["shares"]["models"] == "No such file or directory"
-    assert json.loads(body)["shares"]["newsletters"] == "ok"
-    assert (await running.http("/healthz"))[0] == 200
-
-
-async def test_a_port_that_is_taken_is_told(start: Start) -> None:
-    running = await start()
-    with pytest.raises(ConfigurationError, match="SFTP_GATEWAY_PORT"):
-        await start(port=running.port, access_log=AccessLogSettings(stdout=False))
+    assert running.gateway.problems() == {"models": "No such file or directory"}
+    assert running.metric("sftp_gateway_share_up", share="models") == 0
+    assert running.metric("sftp_gateway_share_up", share="newsletters") == 1
 
 
 async def test_a_log_that_cannot_be_written_is_told(start: Start) -> None:
@@ -328,8 +311,10 @@ async def test_a_share_that_is_gone_since_it_was_looked_at_is_told(folder: Path)
     findings = await inspect(settings)
     (folder / "shared/models/README.txt").unlink()
     (folder / "shared/models").rmdir()
+    values = SharedValues(folder, "test")
     with pytest.raises(ConfigurationError, match=r"shares\.models\.path: shared/models cannot be"):
-        Gateway(settings, findings)
+        Gateway(Configuration(settings, findings), values)
+    values.close()
 
 
 # The line that mounts

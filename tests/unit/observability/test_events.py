@@ -36,6 +36,11 @@ def test_the_names_in_the_log_are_these():
         "server_started",
         "server_stopping",
         "server_stopped",
+        "worker_started",
+        "worker_exited",
+        "connections_refused",
+        "configuration_reloaded",
+        "configuration_refused",
     ]
 
 

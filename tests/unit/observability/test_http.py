@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability import Health, Metrics, ObservabilityServer
+from sftp_gateway.observability import Health, ObservabilityServer, listen
 from sftp_gateway.observability.http import MAX_REQUESTS
 
 HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
@@ -34,11 +34,22 @@ def gateway():
     return Gateway()
 
 
+def render():
+    return "text/plain; version=0.0.4; charset=utf-8", b"# metrics\nsftp_gateway_sessions 0.0\n"
+
+
+class Server(ObservabilityServer):
+    """One that knows its port, and listens to begin with."""
+
+    def __init__(self, *, probe, host="127.0.0.1", port=0, render=render):
+        self.listener = listen(host, port)
+        self.port = self.listener.getsockname()[1]
+        super().__init__(listener=self.listener, render=render, probe=probe)
+
+
 @pytest.fixture
 def server(gateway):
-    server = ObservabilityServer(
-        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
-    )
+    server = Server(probe=gateway.probe)
     server.start()
     yield server
     server.close()
@@ -68,19 +79,19 @@ def test_metrics_are_served_in_the_format_of_prometheus(server):
         assert b"\nsftp_gateway_sessions 0.0\n" in response.read()
 
 
-def test_healthz_is_ok_while_the_loop_answers(server):
+def test_healthz_is_ok_while_every_process_speaks(server):
     status, headers, body = get(server, "/healthz")
     assert (status, body) == (200, b"ok\n")
     assert headers["Cache-Control"] == "no-store"
 
 
-def test_healthz_fails_when_the_loop_does_not_answer(server, gateway):
+def test_healthz_fails_when_a_process_does_not_answer(server, gateway):
     gateway.error = TimeoutError()
     status, _headers, body = get(server, "/healthz")
-    assert (status, body) == (503, b"the event loop does not answer\n")
+    assert (status, body) == (503, b"a process does not answer\n")
 
 
-def test_healthz_fails_when_the_loop_says_that_it_is_not_alive(server, gateway):
+def test_healthz_fails_when_nobody_serves(server, gateway):
     gateway.health = Health(alive=False, ready=True)
     assert get(server, "/healthz")[0] == 503
 
@@ -99,7 +110,7 @@ def test_readyz_tells_each_share(server):
     assert json.loads(body) == {"ready": True, "shares": {"Bhushanji": "ok"}}
 
 
-def test_readyz_fails_when_the_loop_does_not_answer_or_is_not_alive(server, gateway):
+def test_readyz_fails_when_a_process_does_not_answer_or_is_not_alive(server, gateway):
     gateway.health = Health(alive=False, ready=True)
     assert get(server, "/readyz")[0] == 503
     gateway.error = TimeoutError()
@@ -108,7 +119,7 @@ def test_readyz_fails_when_the_loop_does_not_answer_or_is_not_alive(server, gate
     assert json.loads(body) == {
         "ready": False,
         "shares": {},
-        "error": "the event loop does not answer",
+        "error": "a process does not answer",
     }
 
 
@@ -121,9 +132,7 @@ def test_a_probe_that_fails_is_a_finding_whose_details_go_to_our_log_only(server
 
 
 def test_metrics_that_cannot_be_rendered_are_an_internal_error(gateway, caplog):
-    metrics = Metrics(version="1")
-    metrics.watch_lanes(lambda: {}["missing"])
-    server = ObservabilityServer(host="127.0.0.1", port=0, metrics=metrics, probe=gateway.probe)
+    server = Server(render=lambda: {}["missing"], probe=gateway.probe)
     server.start()
     with caplog.at_level(logging.ERROR):
         assert get(server, "/metrics")[0] == 500
@@ -214,9 +223,7 @@ def test_more_requests_than_threads_are_turned_away_and_served_again_later(gatew
         assert leave.wait(60)
         return HEALTHY
 
-    server = ObservabilityServer(
-        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=probe
-    )
+    server = Server(probe=probe)
     server.start()
     with ExitStack() as stack:
         waiting = [
@@ -237,33 +244,24 @@ def test_more_requests_than_threads_are_turned_away_and_served_again_later(gatew
     server.close()
 
 
-def test_a_port_in_use_is_a_mistake_that_names_the_option(server, gateway):
-    second = ObservabilityServer(
-        host="127.0.0.1", port=server.port, metrics=Metrics(version="1"), probe=gateway.probe
-    )
+def test_a_port_in_use_is_a_mistake_that_names_the_option(server):
     with pytest.raises(ConfigurationError) as raised:
-        second.start()
+        listen("127.0.0.1", server.port)
     (mistake,) = raised.value.mistakes
     assert mistake.startswith(
         f"SFTP_GATEWAY_METRICS_PORT: cannot listen on 127.0.0.1 port {server.port}:"
         " Address already in use"
     )
-    second.close()
 
 
-def test_an_address_of_another_machine_is_a_mistake_too(gateway):
-    server = ObservabilityServer(
-        host="192.0.2.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
-    )
+def test_an_address_of_another_machine_is_a_mistake_too():
     with pytest.raises(ConfigurationError, match="SFTP_GATEWAY_METRICS_HOST"):
-        server.start()
+        listen("192.0.2.1", 0)
 
 
 @pytest.mark.parametrize("host", ["::1", "localhost", "0.0.0.0"])
 def test_it_listens_on_either_family_and_by_name(gateway, host):
-    server = ObservabilityServer(
-        host=host, port=0, metrics=Metrics(version="1"), probe=gateway.probe
-    )
+    server = Server(host=host, probe=gateway.probe)
     server.start()
     to = "127.0.0.1" if host == "0.0.0.0" else host
     connection = http.client.HTTPConnection(to, server.port, timeout=60)
@@ -274,29 +272,29 @@ def test_it_listens_on_either_family_and_by_name(gateway, host):
 
 
 def test_after_close_nobody_listens_and_the_port_is_free(gateway):
-    def make(port):
-        return ObservabilityServer(
-            host="127.0.0.1", port=port, metrics=Metrics(version="1"), probe=gateway.probe
-        )
-
-    first = make(0)
+    first = Server(probe=gateway.probe)
     first.start()
-    port = first.port
     assert get(first, "/healthz")[0] == 200
     first.close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=60)
-    again = make(port)
+        socket.create_connection(("127.0.0.1", first.port), timeout=60)
+    again = Server(port=first.port, probe=gateway.probe)
     again.start()
     assert get(again, "/healthz")[0] == 200
     again.close()
 
 
-def test_close_before_start_and_twice_does_nothing(gateway):
-    server = ObservabilityServer(
-        host="127.0.0.1", port=0, metrics=Metrics(version="1"), probe=gateway.probe
-    )
+def test_a_request_waits_for_who_serves_the_socket_next(gateway):
+    listener = listen("127.0.0.1", 0)
+    with socket.create_connection(listener.getsockname(), timeout=60) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        server = ObservabilityServer(listener=listener, render=render, probe=gateway.probe)
+        server.start()
+        with connection.makefile("rb") as stream:
+            assert stream.read().endswith(b"ok\n")
     server.close()
-    server.start()
+
+
+def test_close_twice_does_nothing(server):
     server.close()
     server.close()

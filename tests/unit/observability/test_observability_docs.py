@@ -11,7 +11,10 @@ from sftp_gateway.observability import (
     AccessLog,
     CommandAnswered,
     CommandRefused,
+    ConfigurationRefused,
+    ConfigurationReloaded,
     Connection,
+    ConnectionsRefused,
     Denied,
     FileClosed,
     FileOpened,
@@ -19,7 +22,6 @@ from sftp_gateway.observability import (
     LogDropped,
     LoginAccepted,
     LoginRefused,
-    Metrics,
     Request,
     ServerStarted,
     ServerStopped,
@@ -27,12 +29,15 @@ from sftp_gateway.observability import (
     Session,
     SessionEnded,
     Vocabulary,
+    WorkerExited,
+    WorkerStarted,
     encode,
     json_lines,
 )
 from sftp_gateway.observability.events import EVENTS
-from sftp_gateway.observability.labels import OTHER
+from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER
 from sftp_gateway.observability.tally import BUCKETS
+from tests.support.measured import Measured
 
 DOCS = Path(__file__).parents[3] / "docs"
 ACCESS_LOG = (DOCS / "access-log.md").read_text()
@@ -124,6 +129,25 @@ EXAMPLES = [
     ServerStarted(time=1767225500.0, version="0.1.0", address="0.0.0.0", port=2222),
     ServerStopping(time=1767312000.0, signal="SIGTERM"),
     ServerStopped(time=1767312004.5),
+    WorkerStarted(time=1767225499.9, worker=0, pid=8),
+    WorkerExited(
+        time=1767247200.0, worker=0, pid=8, signal="SIGKILL", connections=3, expected=False
+    ),
+    ConnectionsRefused(
+        time=1767250805.0,
+        reason="max_connections",
+        count=41,
+        since=1767250800.1,
+        client_ip="192.0.2.99",
+        open=2000,
+        busiest_ip="192.0.2.99",
+        busiest_open=1960,
+    ),
+    ConfigurationReloaded(time=1767254400.0, workers=2),
+    ConfigurationRefused(
+        time=1767254400.0,
+        mistakes="shares.models.path: there is no folder /srv/models; make it, or name another",
+    ),
 ]
 
 TYPES = {
@@ -211,14 +235,16 @@ def test_the_words_of_reasons_are_on_the_page():
         ("### `login_refused`", words.login_reasons - {"accepted"}),
         ("### `command_refused`", words.command_kinds),
         ("### `request`", words.results),
+        ("### `connections_refused`", CONNECTION_REFUSALS),
     ):
         on_page = set(re.findall(r"`([\w-]+)`", section(ACCESS_LOG, heading)))
         assert known <= on_page, heading
 
 
 def metrics_in_full():
-    """Metrics in which every series has come into being."""
-    metrics = Metrics(version="0.1.0")
+    """A page of metrics in which every series has come into being."""
+    measured = Measured()
+    metrics = measured.metrics
     log = AccessLog(sinks=[])
     log.close(60)
     metrics.watch_access_log(log)
@@ -229,15 +255,17 @@ def metrics_in_full():
     metrics.denied("read_only")
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
-    return metrics
+    page = measured.render()[1].decode()
+    measured.close()
+    return page
 
 
 def described():
     """Name -> type and labels, of everything that the real output has."""
-    _content_type, body = metrics_in_full().render()
-    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body.decode(), re.MULTILINE))
+    page = metrics_in_full()
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
     labels = {name: set() for name in types}
-    for name, text in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", body.decode(), re.MULTILINE):
+    for name, text in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", page, re.MULTILINE):
         family = name if name in types else re.sub(r"_(bucket|count|sum)$", "", name)
         labels[family] |= set(re.findall(r'(\w+)="', text)) - {"le"}
     return {name: (types[name], labels[name]) for name in types}
@@ -245,7 +273,7 @@ def described():
 
 def test_the_metrics_page_names_every_metric_with_its_type_and_labels_and_no_other():
     on_page = {}
-    for heading in ("## The gateway", "## The process"):
+    for heading in ("## The gateway", "## The processes"):
         for name, kind, labels, *_meaning in rows(section(METRICS, heading)):
             on_page[name.strip("`")] = (kind, set(re.findall(r"`(\w+)`", labels)))
     assert on_page == described()
@@ -267,6 +295,11 @@ def test_the_metrics_page_names_every_word_of_a_label(label, words):
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
     expected = getattr(Vocabulary(), words) | {OTHER}
     assert set(re.findall(r"`([\w-]+)`", on_page[label])) == expected
+
+
+def test_the_metrics_page_names_why_connections_are_refused():
+    on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
+    assert set(re.findall(r"`(\w+)`", on_page["`reason` of connections"])) == CONNECTION_REFUSALS
 
 
 def test_every_metric_that_a_query_on_the_page_uses_is_there():

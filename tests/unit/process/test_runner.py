@@ -1,109 +1,59 @@
-"""The process runs until a signal says stop, and then ends whatever hangs."""
+"""A serving process runs its event loop to the end of its work, and ends whatever hangs."""
 
 from __future__ import annotations
 
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.support.gateway import PATIENCE, REPOSITORY
 
 PROGRAM = """
-import asyncio, resource, sys, threading, time, uvloop
-from sftp_gateway.process.runner import run
+import asyncio, resource, threading
+import uvloop
+from sftp_gateway.process.runner import raise_descriptor_limit, run
 
-async def main(stop):
-    print("ready", flush=True)
+async def main():
     {body}
 
+raise_descriptor_limit()
 run(main)
 """
 
-Start = Callable[..., subprocess.Popen[str]]
 
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a program whose `main` is this; gives it when it runs."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*body: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*options, sys.executable, "-c", PROGRAM.format(body="\n    ".join(body))],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    """What it says next."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_says_stop_and_the_process_ends_well(start: Start, number: signal.Signals) -> None:
-    process = start("await stop.wait()", "print('stopped by', stop.name)")
-    process.send_signal(number)
-    out, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out, errors) == (0, f"stopped by {number.name}\n", "")
-
-
-def test_a_second_signal_ends_the_process_at_once(start: Start) -> None:
-    process = start(
-        "await stop.wait()",
-        "print('stopping', flush=True)",
-        "await asyncio.Event().wait()",
+def ran(*body: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """What a program came to whose `main` is this."""
+    return subprocess.run(
+        [*options, sys.executable, "-c", PROGRAM.format(body="\n    ".join(body))],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
-    process.terminate()
-    assert said(process) == "stopping"
-    process.terminate()
-    assert process.wait(PATIENCE) == 1
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process(start: Start) -> None:
-    process = start(
+def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
+    process = ran(
         "asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)",
-        "await stop.wait()",
         "print('stopped')",
     )
-    process.terminate()
-    assert process.communicate(timeout=PATIENCE) == ("stopped\n", "")
-    assert process.returncode == 0
+    assert (process.returncode, process.stdout, process.stderr) == (0, "stopped\n", "")
 
 
-def test_an_error_of_the_program_is_raised(start: Start) -> None:
-    process = start("raise RuntimeError('broken')")
-    _, errors = process.communicate(timeout=PATIENCE)
+def test_an_error_of_the_program_is_raised() -> None:
+    process = ran("raise RuntimeError('broken')")
     assert process.returncode == 1
-    assert "RuntimeError: broken" in errors
+    assert "RuntimeError: broken" in process.stderr
 
 
-def test_the_event_loop_is_uvloops(start: Start) -> None:
-    process = start("print(isinstance(asyncio.get_running_loop(), uvloop.Loop))")
-    assert said(process) == "True"
+def test_the_event_loop_is_uvloops() -> None:
+    assert ran("print(isinstance(asyncio.get_running_loop(), uvloop.Loop))").stdout == "True\n"
 
 
-def test_as_many_files_may_be_open_as_the_system_allows(start: Start) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    process = start(
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1000)
+    process = ran(
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))",
-        options=("prlimit", f"--nofile=200:{min(hard, 1000)}"),
+        options=("prlimit", f"--nofile=200:{hard}"),
     )
-    assert said(process) == f"{min(hard, 1000)} {min(hard, 1000)}"
+    assert process.stdout == f"{hard} {hard}\n"

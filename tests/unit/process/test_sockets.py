@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.process.sockets import bind
+from sftp_gateway.process.sockets import listen
 
 
 @pytest.fixture
@@ -20,16 +20,15 @@ def taken() -> Iterator[int]:
 
 def mistake(host: str, port: int) -> str:
     with pytest.raises(ConfigurationError) as raised:
-        bind(host, port)
+        listen(host, port)
     (said,) = raised.value.mistakes
     return said
 
 
 def test_without_a_host_one_socket_serves_ipv4_and_ipv6() -> None:
-    (bound,) = bind("", 0)
-    with bound:
-        bound.listen()
-        port = bound.getsockname()[1]
+    listener = listen("", 0)
+    with listener:
+        port = listener.getsockname()[1]
         assert port
         for address in ("127.0.0.1", "::1"):
             socket.create_connection((address, port)).close()
@@ -37,39 +36,38 @@ def test_without_a_host_one_socket_serves_ipv4_and_ipv6() -> None:
 
 def test_on_a_machine_without_ipv6_it_is_a_socket_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
-    (bound,) = bind("", 0)
-    with bound:
-        assert bound.getsockname()[0] == "0.0.0.0"
+    listener = listen("", 0)
+    with listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
 
 
 @pytest.mark.parametrize(
     ("host", "address"),
     [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("::", "::")],
 )
-def test_a_host_is_bound_alone(host: str, address: str) -> None:
-    (bound,) = bind(host, 0)
-    with bound:
-        assert bound.getsockname()[0] == address
-        assert bound.getblocking() is False
-        if bound.family == socket.AF_INET6:
-            assert bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+def test_a_host_is_listened_to_alone(host: str, address: str) -> None:
+    listener = listen(host, 0)
+    with listener:
+        assert listener.getsockname()[0] == address
+        assert listener.getblocking() is False
+        if listener.family == socket.AF_INET6:
+            assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def test_a_name_is_looked_up() -> None:
-    (bound,) = bind("localhost", 0)
-    with bound:
-        assert bound.getsockname()[0] in ("127.0.0.1", "::1")
+    listener = listen("localhost", 0)
+    with listener:
+        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
-def test_a_port_can_be_bound_again_right_after_its_last_connection() -> None:
-    (bound,) = bind("127.0.0.1", 0)
-    with bound:
-        bound.listen()
-        port = bound.getsockname()[1]
+def test_a_port_can_be_had_again_right_after_its_last_connection() -> None:
+    listener = listen("127.0.0.1", 0)
+    with listener:
+        port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
-            bound.setblocking(True)
-            bound.accept()[0].close()  # the server's side waits for the last of it
-    (again,) = bind("127.0.0.1", port)
+            listener.setblocking(True)
+            listener.accept()[0].close()  # the server's side waits for the last of it
+    again = listen("127.0.0.1", port)
     again.close()
 
 

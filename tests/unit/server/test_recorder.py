@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from sftp_gateway.errors import Denied
-from sftp_gateway.observability import NO_SHARE, AccessLog, Level, Metrics, events
+from sftp_gateway.observability import NO_SHARE, AccessLog, Level, events
 from sftp_gateway.server.handles import FileHandle, FolderHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.vfs.files import OpenDirectory
 from tests.support.gateway import PATIENCE
+from tests.support.measured import Measured
 from tests.support.session import GatedShare, Lines
 
 
@@ -24,7 +25,8 @@ class Recorded:
     def __init__(self, level: Level) -> None:
         self._lines = Lines()
         self._log = AccessLog(sinks=[self._lines], level=level)
-        self.metrics = Metrics(version="test")
+        self._measured = Measured()
+        self.metrics = self._measured.metrics
         self.recorder = Recorder(
             session=events.Session(session="f" * 16, client_ip="192.0.2.1", client_port=5),
             log=self._log,
@@ -36,9 +38,13 @@ class Recorded:
         self._log.close(PATIENCE)
         return [line for line in self._lines.events if name in (None, line["event"])]
 
+    def close(self) -> None:
+        self._log.close(PATIENCE)
+        self._measured.close()
+
     def metric(self, sample: str) -> float:
         """The value of the sample that begins so; 0 where there is none."""
-        lines = self.metrics.render()[1].decode().splitlines()
+        lines = self._measured.render()[1].decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample))
 
 
@@ -55,7 +61,7 @@ def make() -> Iterator[Make]:
 
     yield record
     for each in made:
-        each.lines()
+        each.close()
 
 
 @pytest.fixture

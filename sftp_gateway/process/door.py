@@ -1,0 +1,143 @@
+"""Accepts connections, and passes each to a worker or closes it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from time import time as unix_time
+from typing import Final
+
+from sftp_gateway.observability.events import ConnectionsRefused, Event
+from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.workers import Workers
+
+#: Connections accepted in one turn: signals and workers have theirs in between.
+_BATCH: Final = 16
+
+#: Seconds of rest when no connection can be accepted for want of descriptors or memory.
+_REST: Final = 0.5
+
+#: Seconds between two lines of the access log about refused connections.
+_QUIET: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Untold:
+    """Refused connections that the access log has not told of; reason and source of the last."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reason = self.source = ""
+        self.since = 0.0
+
+    def add(self, reason: str, source: str) -> None:
+        self.since = self.since or unix_time()
+        self.count += 1
+        self.reason, self.source = reason, source
+
+
+class Door:
+    """The listening socket. While no worker serves, connections wait in its backlog."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        listener: socket.socket,
+        workers: Workers,
+        admission: Admission,
+        limit: Callable[[], int],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._workers = workers
+        self._admission = admission
+        self._limit = limit
+        self._emit = emit
+        self._open = self._resting = self._closed = False
+        self.refused: Counter[str] = Counter()
+        self._untold = _Untold()
+        self._quiet = False
+
+    def update(self) -> None:
+        """Accept or not, as there are workers or not."""
+        wanted = bool(self._workers.candidates()) and not self._resting and not self._closed
+        if wanted and not self._open:
+            self._loop.watch(self._listener, self._accept_some)
+        elif self._open and not wanted:
+            self._loop.unwatch(self._listener)
+        self._open = wanted
+
+    def close(self) -> None:
+        """Accept no more: who comes now is refused by the kernel."""
+        self._closed = True
+        self.update()
+        self._listener.close()
+
+    def _accept_some(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                _log.error("connections cannot be accepted: %s", error)
+                self._rest()
+                return
+            with connection:
+                self._let_in(connection, _plain(address[0]))
+
+    def _let_in(self, connection: socket.socket, source: str) -> None:
+        if self._admission.total >= self._limit():
+            self._refuse("max_connections", source)
+            return
+        for worker in self._admission.in_turn(self._workers.candidates()):
+            number = self._admission.enter(worker, source)
+            if self._workers.pass_on(worker, number, connection):
+                return
+            self._admission.leave(number)
+        self._refuse("workers_busy", source)
+
+    def _rest(self) -> None:
+        def awake() -> None:
+            self._resting = False
+            self.update()
+
+        self._resting = True
+        self.update()
+        self._loop.later(_REST, awake)
+
+    def _refuse(self, reason: str, source: str) -> None:
+        """Count, and tell: the first at once, what follows in one line every few seconds."""
+        self.refused[reason] += 1
+        self._untold.add(reason, source)
+        if not self._quiet:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._quiet = bool(self._untold.count)
+        if self._quiet:
+            busiest, most = self._admission.busiest()
+            self._emit(
+                ConnectionsRefused(
+                    reason=self._untold.reason,
+                    count=self._untold.count,
+                    since=self._untold.since,
+                    client_ip=self._untold.source,
+                    open=self._admission.total,
+                    busiest_ip=busiest,
+                    busiest_open=most,
+                )
+            )
+            self._untold = _Untold()
+            self._loop.later(_QUIET, self._tell)
+
+
+def _plain(address: str) -> str:
+    """An IPv4 client's address as such, where the socket serves both (RFC 4291 §2.5.5.2)."""
+    return address.removeprefix("::ffff:") if "." in address else address

@@ -1,0 +1,58 @@
+"""What the supervisor and a worker say to each other: datagrams of JSON, some with a descriptor.
+
+JSON, because a worker is what clients attack: what comes from it must not be able to run code in
+the supervisor. (Between the supervisor and the observer, which clients never reach, events are
+pickled.)
+
+| from       | message                      | meaning                                             |
+|------------|------------------------------|-----------------------------------------------------|
+| supervisor | `["connection", number]`     | serve this connection; its descriptor comes along   |
+| supervisor | `["drain", seconds]`         | take no more, finish within so many seconds, end    |
+| worker     | `["ready"]`                  | connections may come                                |
+| worker     | `["failed", [mistake, ...]]` | the configuration is wrong; the worker ends         |
+| worker     | `["ended", number]`          | this connection has ended                           |
+| worker     | `["status", {share: text}]`  | the event loop works; these shares cannot be read   |
+| worker     | `["stopped"]`                | everything is closed and written; the worker ends   |
+
+The end of the stream is the end of the other process.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+#: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
+_LONGEST: Final = 1 << 18
+
+#: Messages taken in one turn: others have theirs in between.
+_BATCH: Final = 64
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends, which never block."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+def encode(*message: Any) -> bytes:
+    """A message as a datagram."""
+    return json.dumps(message).encode()
+
+
+def received(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
+    """The messages that are there, with their descriptors. Raises EOFError at the end."""
+    for _ in range(_BATCH):
+        try:
+            data, descriptors, _, _ = socket.recv_fds(end, _LONGEST, 1)
+        except BlockingIOError:
+            return
+        except ConnectionError as error:  # it ended with something of ours unread
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        yield json.loads(data), descriptors

@@ -1,0 +1,124 @@
+"""The observer process: the HTTP endpoint, and the access log of the supervisor's own events.
+
+So the supervisor never waits for a log or a scraper. What clients of the shares send does not
+come here, and nothing of the shares or the keys is needed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.events import Event, LogDropped
+from sftp_gateway.observability.exposition import Exposition
+from sftp_gateway.observability.fleet import Fleet, health
+from sftp_gateway.observability.http import ObservabilityServer
+from sftp_gateway.observability.metrics import AccessLogCounts
+from sftp_gateway.observability.shared import SharedValues
+
+#: The observer's name among the writers of metrics.
+OBSERVER: Final = "observer"
+
+#: Seconds that the access log has to be written at the end.
+LOG_PATIENCE: Final = 5.0
+
+#: Events that wait for an observer which is just being replaced.
+_MOST_WAITING: Final = 1000
+
+#: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
+_LONGEST: Final = 1 << 18
+
+
+def observe(
+    control: socket.socket,
+    *,
+    listener: socket.socket,
+    access_log: AccessLog,
+    values: SharedValues,
+    make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
+) -> None:
+    """Be the observer at this end of the supervisor's socket, until the other is closed."""
+    fleet: Fleet | None = None
+    counts = AccessLogCounts(values, access_log)
+    exposition = make_exposition(lambda: fleet)
+    server = ObservabilityServer(
+        listener=listener,
+        render=exposition.render,
+        probe=lambda: health(fleet, time.monotonic()),
+    )
+    server.start()
+    control.setblocking(True)
+    while data := control.recv(_LONGEST):
+        message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
+        if isinstance(message, Event):
+            access_log.emit(message)
+        else:
+            fleet = message
+            counts.publish()
+    if fleet is not None and fleet.stopping:
+        server.close()
+    access_log.close(LOG_PATIENCE)
+
+
+class Messenger:
+    """The supervisor's side: tells the observer, and never waits for it."""
+
+    def __init__(self) -> None:
+        self._control: socket.socket | None = None
+        self._waiting: deque[Event] = deque()
+        self._dropped = 0
+        self._dropped_since = 0.0
+
+    def connect(self) -> socket.socket:
+        """A new observer's end."""
+        self.close()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setblocking(False)
+        return theirs
+
+    def close(self) -> None:
+        """Let the observer write what it has, and end."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def emit(self, event: Event) -> None:
+        """Have an event logged."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(event)
+        else:
+            self._dropped_since = self._dropped_since if self._dropped else event.time
+            self._dropped += 1
+        self._send_waiting()
+
+    def show(self, fleet: Fleet) -> None:
+        """Tell how things stand."""
+        if self._send_waiting():
+            self._send(fleet)
+
+    def _send_waiting(self) -> bool:
+        """Whether everything that waited is sent."""
+        while self._waiting:
+            if not self._send(self._waiting[0]):
+                return False
+            self._waiting.popleft()
+        if self._dropped:
+            since, count = self._dropped_since, self._dropped
+            if not self._send(LogDropped(count=count, since=since, reason="queue_full")):
+                return False
+            self._dropped = 0
+        return True
+
+    def _send(self, message: Any) -> bool:
+        # An error: it is busy, or has ended. The next one gets what waits.
+        with suppress(OSError):
+            if self._control is not None:
+                self._control.send(pickle.dumps(message))
+                return True
+        return False

@@ -1,0 +1,383 @@
+"""The first process: binds nothing itself, serves nobody, and keeps all others going.
+
+    supervisor ── accepts connections, counts them, passes each to a worker
+      ├── observer ── metrics, health, the access log's lines of the supervisor
+      ├── worker 0 ── SSH sessions
+      └── worker 1 ── ...
+
+It has one thread and never waits for anything but its loop, so it can fork at any moment.
+
+| signal          | what happens                                                             |
+|-----------------|--------------------------------------------------------------------------|
+| SIGTERM, SIGINT | accept no more, let workers finish, end; the second time: end at once    |
+| SIGHUP          | read the configuration in a child; if it is good, replace the workers    |
+| SIGCHLD         | a child has ended: a worker or the observer is replaced                  |
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar
+
+from sftp_gateway import __version__
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability import events
+from sftp_gateway.observability.fleet import Fleet
+from sftp_gateway.observability.shared import SharedValues, forget_gauges
+from sftp_gateway.process import cpus
+from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.children import ended_children, fork
+from sftp_gateway.process.door import Door
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.restarts import Restarts
+from sftp_gateway.process.trial import Trial
+from sftp_gateway.process.worker import REPORT_INTERVAL
+from sftp_gateway.process.workers import DRAIN_MARGIN, Worker, Workers
+from sftp_gateway.settings import Settings
+
+#: Seconds that processes which have nothing left to do get to end.
+_END_PATIENCE: Final = 1.0
+
+#: Characters of mistakes in an event, which has to fit into a datagram.
+_LONGEST_MISTAKES: Final = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(Protocol):
+    """A configuration that was looked at and found good; can be pickled."""
+
+    @property
+    def settings(self) -> Settings:
+        """The options."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know of it."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+class Program(Protocol[AnyPlan]):
+    """What the processes do; and `say`, which tells people."""
+
+    say: Callable[[str], None]
+
+    def load(self, running: Settings) -> AnyPlan:
+        """Read the configuration again, in a child. Raises ConfigurationError."""
+
+    def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
+        """Be a worker at this end of the supervisor's socket."""
+
+    def observe(
+        self, plan: AnyPlan, control: socket.socket, listener: socket.socket, metrics: Path
+    ) -> None:
+        """Be the observer, which reads the metrics in that folder."""
+
+    def greet(self, plan: AnyPlan, port: int) -> None:
+        """Every worker serves: tell people."""
+
+
+class Supervisor(Generic[AnyPlan]):
+    """The supervisor, which owns both listening sockets."""
+
+    def __init__(
+        self,
+        *,
+        program: Program[AnyPlan],
+        plan: AnyPlan,
+        listener: socket.socket,
+        http_listener: socket.socket,
+        metrics: Path,
+    ) -> None:
+        """`metrics` is an empty folder."""
+        self._program = program
+        self._plan = plan
+        self._generation = 0
+        self._fallback: tuple[AnyPlan, int] | None = None
+        self._listener = listener
+        self._http_listener = http_listener
+        self._metrics = metrics
+        self._loop = Loop()
+        self._messenger = Messenger()
+        self._observer = 0  # its pid
+        self._observer_started = 0.0
+        self._observer_restarts = Restarts()
+        self._trial: Trial[AnyPlan] | None = None
+        self._reload_wanted = False
+        self._busy = True  # until every worker that is wanted serves
+        self._started = self._stopping = self._held = self._finished = False
+        self._mistakes: Sequence[str] | None = None
+        admission = Admission()
+        self._workers = Workers(loop=self._loop, admission=admission, owner=self)
+        self._door = Door(
+            loop=self._loop,
+            listener=listener,
+            workers=self._workers,
+            admission=admission,
+            limit=lambda: self._plan.settings.max_connections,
+            emit=self._messenger.emit,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal says stop.
+
+        Raises ConfigurationError where the workers say that they cannot serve like this, and
+        SystemExit where they end before they serve.
+        """
+        gc.collect()
+        gc.freeze()  # so that no collection in a child copies the pages that are shared
+        self._loop.on_signals(
+            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD), self._signalled
+        )
+        try:
+            self._start_observer()
+            self._want_workers()
+            self._tick()
+            self._loop.run()
+        finally:
+            self._kill_all()
+        if self._mistakes:
+            raise ConfigurationError(self._mistakes)
+        if self._mistakes is not None:
+            raise SystemExit(1)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number == signal.SIGHUP:
+            self._reload_wanted = True
+            self._reload()
+        elif self._stopping:
+            raise SystemExit(1)
+        else:
+            self._stop(number.name)
+
+    def _reap(self) -> None:
+        for pid, code in ended_children():
+            if not self._workers.ended(pid, code) and pid == self._observer:
+                self._observer_ended(code)
+
+    def _tick(self) -> None:
+        """What is said and looked at now and then, for as long as the gateway lives."""
+        self.workers_changed()
+        self._loop.later(REPORT_INTERVAL, self._tick)
+
+    # Children
+
+    def _fork(self, work: Callable[[], None], *, serves_http: bool = False) -> int:
+        return fork(lambda: self._be_child(work, serves_http))
+
+    def _be_child(self, work: Callable[[], None], serves_http: bool) -> None:
+        """Let go of everything that is the supervisor's; then work."""
+        if not serves_http:
+            self._http_listener.close()
+        self._loop.abandon()
+        self._workers.abandon()
+        self._messenger.close()
+        self._listener.close()
+        if self._trial is not None:
+            self._trial.abandon()
+        work()
+
+    def start_worker(self, number: int, control: socket.socket) -> int:
+        """Fork a worker."""
+
+        def work() -> None:
+            values = SharedValues(self._metrics, _writer(number))
+            self._program.work(self._plan, control, values)
+
+        return self._fork(work)
+
+    def _start_observer(self) -> None:
+        if self._finished:
+            return
+        self._observer_started = time.monotonic()
+        with self._messenger.connect() as control:
+
+            def observe() -> None:
+                self._program.observe(self._plan, control, self._http_listener, self._metrics)
+
+            try:
+                self._observer = self._fork(observe, serves_http=True)
+            except OSError as error:
+                _log.error("the observer cannot be started: %s", error)
+                self._observer_ended(1)
+        self._show()
+
+    def _observer_ended(self, code: int) -> None:
+        self._observer = 0
+        forget_gauges(self._metrics, OBSERVER)
+        if code:
+            _log.warning("the observer ended with status %d", code)
+        if self._finished:
+            self._loop.stop()
+            return
+        lived = time.monotonic() - self._observer_started
+        self._loop.later(self._observer_restarts.delay_after(lived), self._start_observer)
+
+    # Workers
+
+    def _want_workers(self) -> None:
+        settings = self._plan.settings
+        self._busy = True
+        self._workers.want(
+            cpus.workers(settings.workers),
+            generation=self._generation,
+            drain_seconds=settings.drain_timeout,
+        )
+
+    def emit(self, event: events.Event) -> None:
+        """Have an event logged."""
+        self._messenger.emit(event)
+
+    def workers_changed(self) -> None:
+        """See what follows from it."""
+        if self._stopping:
+            if self._workers.ended_all:
+                self._finish()
+            elif self._workers.stopped and not self._held:
+                # The kernel may hold their processes, in a disk: they are not waited for.
+                self._held = True
+                self._loop.later(_END_PATIENCE, self._finish)
+        elif self._busy and self._workers.settled:
+            self._busy = False
+            self._settled()
+        elif self._fallback is not None and self._workers.serves(self._generation):
+            self._commit()
+        self._door.update()
+        self._show()
+
+    def worker_ended(self, worker: Worker) -> None:
+        """Give up what has not worked yet: the start, or a new configuration."""
+        forget_gauges(self._metrics, _writer(worker.number))
+        if self._stopping:
+            return
+        if not self._started:
+            self._mistakes = worker.mistakes
+            self._loop.stop()
+        elif self._fallback is not None and worker.generation == self._generation:
+            self._plan, self._generation = self._fallback
+            self._fallback = None
+            self._refuse(worker.mistakes or ["a worker that had it did not start"])
+            self._want_workers()
+
+    def _settled(self) -> None:
+        """Every worker has the newest configuration, and serves."""
+        if self._started:
+            self._commit()
+            self.emit(events.ConfigurationReloaded(workers=self._workers.wanted))
+        else:
+            self._started = True
+            address, port = self._listener.getsockname()[:2]
+            self._program.greet(self._plan, port)
+            self.emit(events.ServerStarted(version=__version__, address=address, port=port))
+        self._reload()
+
+    def _show(self) -> None:
+        self._messenger.show(
+            Fleet(
+                time=time.monotonic(),
+                pid=os.getpid(),
+                workers=self._workers.states(),
+                wanted=self._workers.wanted,
+                shares=tuple(self._plan.settings.shares),
+                stopping=self._stopping,
+                restarts=self._workers.restarts,
+                refused=dict(self._door.refused),
+            )
+        )
+
+    # A new configuration
+
+    def _reload(self) -> None:
+        """Try the configuration, if that is wanted and nothing else is going on."""
+        if self._reload_wanted and not (self._busy or self._trial or self._stopping):
+            self._reload_wanted = False
+            try:
+                self._trial = Trial(
+                    loop=self._loop,
+                    fork=self._fork,
+                    load=functools.partial(self._program.load, self._plan.settings),
+                    done=self._tried,
+                )
+            except OSError as error:
+                self._refuse([f"it cannot be read: {error}"])
+
+    def _tried(self, found: AnyPlan | list[str]) -> None:
+        self._trial = None
+        if isinstance(found, list):
+            self._refuse(found)
+            self._reload()
+            return
+        for warning in found.warnings:
+            self._program.say(f"warning: {warning}")
+        self._fallback = self._plan, self._generation
+        self._plan = found
+        self._generation += 1
+        self._want_workers()
+
+    def _refuse(self, mistakes: Sequence[str]) -> None:
+        for mistake in mistakes:
+            self._program.say(f"error: {mistake}")
+        self._program.say("The configuration is not taken; the old one stays.")
+        self.emit(events.ConfigurationRefused(mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]))
+
+    def _commit(self) -> None:
+        """A worker serves with the new configuration: there is no way back."""
+        if self._fallback is not None:
+            old, _ = self._fallback
+            self._fallback = None
+            if old.settings.access_log != self._plan.settings.access_log:
+                self._messenger.close()  # it ends, and its successor has the new one
+
+    # The end
+
+    def _stop(self, name: str) -> None:
+        self._stopping = True
+        self.emit(events.ServerStopping(signal=name))
+        self._door.close()
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
+        self._workers.drain_all()
+        longest = self._plan.settings.drain_timeout + DRAIN_MARGIN + _END_PATIENCE
+        self._loop.later(longest, self._finish)
+        self.workers_changed()
+
+    def _finish(self) -> None:
+        """Everything is served and written but our own last line."""
+        if self._finished:
+            return
+        self._finished = True
+        self.emit(events.ServerStopped())
+        self._show()
+        self._messenger.close()
+        if self._observer:
+            self._loop.later(LOG_PATIENCE + _END_PATIENCE, self._loop.stop)
+        else:
+            self._loop.stop()
+
+    def _kill_all(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+        self._workers.kill_all()
+        if self._observer:
+            with suppress(ProcessLookupError):
+                os.kill(self._observer, signal.SIGKILL)
+
+
+def _writer(worker: int) -> str:
+    """The name of a worker among the writers of metrics."""
+    return f"worker{worker}"

@@ -1,0 +1,119 @@
+"""A worker process: serves the connections that the supervisor passes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.process import messages
+from sftp_gateway.process.runner import run
+
+#: Seconds between two reports of a worker: its metrics, and that it is alive.
+REPORT_INTERVAL: Final = 0.5
+
+
+class Serving(Protocol):
+    """What serves in a worker. Made on the event loop that it runs on."""
+
+    async def start(self) -> None:
+        """Get ready for connections."""
+
+    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+        """Serve a connection; call `ended` once when it has ended, however that is."""
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is being read within so many seconds, and close all connections."""
+
+    def publish(self) -> None:
+        """Hand on the metrics."""
+
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong with the shares that cannot be read, by name."""
+
+    def close(self) -> None:
+        """Let go of everything; may wait for the access log to be written."""
+
+
+def work(control: socket.socket, make: Callable[[], Serving]) -> None:
+    """Be a worker at this end of the supervisor's socket; ends the process."""
+    run(lambda: Worker(control).work(make))
+
+
+class Worker:
+    """The worker's side of the supervisor's socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._unsent: deque[bytes] = deque()
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._drain = asyncio.Event()
+        self._drain_seconds = 0.0
+
+    async def work(self, make: Callable[[], Serving]) -> None:
+        """Serve until the supervisor says that it is enough."""
+        try:
+            serving = make()
+        except ConfigurationError as error:
+            self._control.setblocking(True)
+            self._control.send(messages.encode("failed", error.mistakes))
+            os._exit(1)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._control, self._receive, serving)
+        async with asyncio.TaskGroup() as tasks:
+            await serving.start()
+            self._tell("ready")
+            reports = tasks.create_task(self._report(serving))
+            await self._drain.wait()
+            await serving.drain(self._drain_seconds)
+            reports.cancel()
+        await asyncio.to_thread(serving.close)
+        self._tell("stopped")
+
+    async def _report(self, serving: Serving) -> None:
+        while True:
+            serving.publish()
+            self._tell("status", dict(serving.problems()))
+            await asyncio.sleep(REPORT_INTERVAL)
+
+    def _receive(self, serving: Serving) -> None:
+        try:
+            for (kind, argument), descriptors in messages.received(self._control):
+                if kind == "connection":
+                    self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
+                elif kind == "drain":
+                    self._drain_seconds = argument
+                    self._drain.set()
+        except EOFError:
+            os._exit(1)  # the supervisor is gone
+
+    def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
+        async def adopt() -> None:
+            # An error means a client that is gone again already.
+            with suppress(OSError):
+                await serving.adopt(connection, lambda: self._tell("ended", number))
+
+        task = asyncio.get_running_loop().create_task(adopt())
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _tell(self, *message: object) -> None:
+        """Send, if need be later: nothing is lost, and nobody waits."""
+        if not self._unsent:
+            with suppress(BlockingIOError):
+                self._control.send(messages.encode(*message))
+                return
+            asyncio.get_running_loop().add_writer(self._control, self._send_rest)
+        self._unsent.append(messages.encode(*message))
+
+    def _send_rest(self) -> None:
+        with suppress(BlockingIOError):
+            while self._unsent:
+                self._control.send(self._unsent[0])
+                self._unsent.popleft()
+            asyncio.get_running_loop().remove_writer(self._control)

@@ -1,0 +1,324 @@
+"""The supervisor's side of its workers: starting, replacing and ending them.
+
+A worker goes STARTING -> SERVING -> DRAINING, and may end at any time. One that ends before it was
+told to is replaced. To replace all, a new generation is wanted: new workers are started one by
+one, and for each that serves, one of an older generation is drained.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, Protocol
+
+from sftp_gateway.observability.events import Event, WorkerExited, WorkerStarted
+from sftp_gateway.observability.fleet import PATIENCE, WorkerState
+from sftp_gateway.process import messages
+from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.loop import Loop, Timer
+from sftp_gateway.process.restarts import Restarts
+
+#: Seconds in which a worker must be ready: one look at each share takes at most 4.
+START_PATIENCE: Final = 30.0
+
+#: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
+DRAIN_MARGIN: Final = 12.0
+
+_log = logging.getLogger(__name__)
+
+
+class Stage(Enum):
+    """Where a worker's life has got to."""
+
+    STARTING = auto()
+    SERVING = auto()
+    DRAINING = auto()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Worker:
+    """One worker process. `number` is its own until it has ended, and then a successor's."""
+
+    number: int
+    pid: int
+    control: socket.socket | None
+    generation: int
+    started: float
+    seen: float
+    stage: Stage = Stage.STARTING
+    stopped: bool = False  # it has closed and written everything; only its process is left
+    problems: dict[str, str] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+    deadline: Timer | None = None
+
+
+class Owner(Protocol):
+    """What the supervisor does for its workers."""
+
+    def start_worker(self, number: int, control: socket.socket) -> int:
+        """Fork a worker with this end of a socket; give its pid. Raises OSError."""
+
+    def emit(self, event: Event) -> None:
+        """Log an event."""
+
+    def workers_changed(self) -> None:
+        """Something about the workers is different."""
+
+    def worker_ended(self, worker: Worker) -> None:
+        """A worker has ended; what is wanted from now on may be something else."""
+
+
+class Workers:
+    """All workers that have not ended."""
+
+    def __init__(self, *, loop: Loop, admission: Admission, owner: Owner) -> None:
+        self._loop = loop
+        self._admission = admission
+        self._owner = owner
+        self._workers: dict[int, Worker] = {}
+        self._restarts = Restarts()
+        self._not_before = 0.0
+        self._generation = 0
+        self._drain_seconds = 0.0
+        self.wanted = 0
+        self.restarts = 0
+
+    # What is wanted
+
+    def want(self, count: int, *, generation: int, drain_seconds: float) -> None:
+        """There should be so many workers, all of this generation; others are drained."""
+        self.wanted, self._generation = count, generation
+        self._drain_seconds = drain_seconds
+        self._not_before = 0.0
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Take the next steps towards what is wanted."""
+        current, old = self._by_generation()
+        while len(current) < self.wanted and time.monotonic() >= self._not_before:
+            if old and any(worker.stage is Stage.STARTING for worker in current):
+                break  # one by one
+            started = self._start()
+            if started is None:
+                break
+            current.append(started)
+        serving = sum(worker.stage is Stage.SERVING for worker in current)
+        for worker in old[: max(0, serving + len(old) - self.wanted)]:
+            self._drain(worker)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that are wanted serve, and all others are on their way out."""
+        current, old = self._by_generation()
+        serving = sum(worker.stage is Stage.SERVING for worker in current)
+        return serving == len(current) == self.wanted and not old
+
+    def _by_generation(self) -> tuple[list[Worker], list[Worker]]:
+        """Those that are wanted, and those that are to be replaced."""
+        staying = [w for w in self._workers.values() if w.stage is not Stage.DRAINING]
+        current = [w for w in staying if w.generation == self._generation]
+        return current, [w for w in staying if w.generation != self._generation]
+
+    # Their lives
+
+    def _start(self) -> Worker | None:
+        number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
+        ours, theirs = messages.pair()
+        now = time.monotonic()
+        worker = Worker(
+            number=number,
+            pid=0,
+            control=ours,
+            generation=self._generation,
+            started=now,
+            seen=now,
+        )
+        self._workers[number] = worker  # before the fork: the child closes its copy of `ours`
+        try:
+            with theirs:
+                worker.pid = self._owner.start_worker(number, theirs)
+        except OSError as error:
+            _log.error("a worker cannot be started: %s", error)
+            del self._workers[number]
+            ours.close()
+            self._wait(0.0)
+            return None
+        self._loop.watch(ours, lambda: self._receive(worker))
+        worker.deadline = self._loop.later(START_PATIENCE, lambda: self._never_ready(worker))
+        self._owner.emit(WorkerStarted(worker=number, pid=worker.pid))
+        return worker
+
+    def _wait(self, lived: float) -> None:
+        """Start no worker for a while, after one that lived so many seconds."""
+        delay = self._restarts.delay_after(lived)
+        self._not_before = time.monotonic() + delay
+        self._loop.later(delay, self.reconcile)
+
+    def _never_ready(self, worker: Worker) -> None:
+        worker.mistakes.append(f"a worker was not ready within {START_PATIENCE:.0f} seconds")
+        self._kill(worker)
+
+    def _drain(self, worker: Worker) -> None:
+        worker.stage = Stage.DRAINING
+        if worker.control is not None:
+            with suppress(OSError):  # it is stuck, or gone: the deadline counts
+                worker.control.send(messages.encode("drain", self._drain_seconds))
+        longest = self._drain_seconds + DRAIN_MARGIN
+        self._set_deadline(worker, self._loop.later(longest, lambda: self._kill(worker)))
+        self._owner.workers_changed()
+
+    def _set_deadline(self, worker: Worker, timer: Timer | None) -> None:
+        if worker.deadline is not None:
+            worker.deadline.cancel()
+        worker.deadline = timer
+
+    def _kill(self, worker: Worker) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+
+    def _receive(self, worker: Worker) -> None:
+        if worker.control is None:
+            return
+        try:
+            for message, _ in messages.received(worker.control):
+                self._heed(worker, message)
+        except EOFError:
+            self._hang_up(worker)
+            if not worker.stopped:
+                self._kill(worker)  # it cannot be told anything any more
+        except (ValueError, TypeError):
+            _log.exception("worker %d does not speak as workers do", worker.number)
+            self._kill(worker)
+
+    def _heed(self, worker: Worker, message: list[object]) -> None:
+        worker.seen = time.monotonic()
+        match message:
+            case ["ready"] if worker.stage is Stage.STARTING:
+                worker.stage = Stage.SERVING
+                self._set_deadline(worker, None)
+                self.reconcile()
+            case ["ended", int(number)]:
+                self._admission.leave(number)
+                return
+            case ["status", dict(problems)]:
+                worker.problems = {str(share): str(text) for share, text in problems.items()}
+            case ["failed", list(mistakes)]:
+                worker.mistakes = [str(mistake) for mistake in mistakes]
+            case ["stopped"]:
+                worker.stopped = True
+            case ["ready"]:
+                pass  # told to drain before it was
+            case _:
+                raise ValueError(message)
+        self._owner.workers_changed()
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.control is not None:
+            self._loop.unwatch(worker.control)
+            worker.control.close()
+            worker.control = None
+
+    def ended(self, pid: int, code: int) -> bool:
+        """The process `pid` has ended; whether it was a worker."""
+        worker = next((w for w in self._workers.values() if w.pid == pid), None)
+        if worker is None:
+            return False
+        worker.stopped = True  # and its pid may be another's
+        self._receive(worker)  # its last words
+        self._hang_up(worker)
+        self._set_deadline(worker, None)
+        del self._workers[worker.number]
+        expected = worker.stage is Stage.DRAINING
+        self._owner.emit(
+            WorkerExited(
+                worker=worker.number,
+                pid=pid,
+                status=code if code >= 0 else None,
+                signal=signal.Signals(-code).name if code < 0 else None,
+                connections=self._admission.worker_ended(worker.number),
+                expected=expected,
+            )
+        )
+        self._owner.worker_ended(worker)
+        if not expected and worker.generation <= self._generation:
+            _log.warning("worker %d (pid %d) ended with status %d", worker.number, pid, code)
+            self.restarts += 1
+            self._wait(time.monotonic() - worker.started)
+        self.reconcile()
+        self._owner.workers_changed()
+        return True
+
+    # What they are good for
+
+    def serves(self, generation: int) -> bool:
+        """Whether any of this generation has got so far."""
+        return any(
+            w.generation == generation and w.stage is Stage.SERVING for w in self._workers.values()
+        )
+
+    def candidates(self) -> list[int]:
+        """Who may get a connection: the newest generation, and none that seems stuck."""
+        serving = [w for w in self._workers.values() if w.stage is Stage.SERVING]
+        newest = max((w.generation for w in serving), default=0)
+        now = time.monotonic()
+        best = [w for w in serving if w.generation == newest]
+        return [w.number for w in best if now - w.seen <= PATIENCE] or [w.number for w in best]
+
+    def pass_on(self, number: int, connection_number: int, connection: socket.socket) -> bool:
+        """Give the connection to a worker; False where that cannot take it now."""
+        worker = self._workers.get(number)
+        if worker is None or worker.control is None:
+            return False
+        message = messages.encode("connection", connection_number)
+        with suppress(OSError):
+            socket.send_fds(worker.control, [message], [connection.fileno()])
+            return True
+        return False
+
+    def states(self) -> tuple[WorkerState, ...]:
+        """What the observer is told of them."""
+        return tuple(
+            WorkerState(
+                pid=worker.pid,
+                ready=worker.stage is not Stage.STARTING and not worker.stopped,
+                seen=worker.seen,
+                problems=worker.problems,
+            )
+            for worker in self._workers.values()
+        )
+
+    # The end
+
+    def drain_all(self) -> None:
+        """Tell all to finish and end; none is started any more."""
+        self.wanted = 0
+        for worker in tuple(self._workers.values()):
+            if worker.stage is not Stage.DRAINING:
+                self._drain(worker)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether none has anything left to do. Some may be held by the kernel, in a disk."""
+        return all(worker.stopped for worker in self._workers.values())
+
+    @property
+    def ended_all(self) -> bool:
+        """Whether none is left."""
+        return not self._workers
+
+    def kill_all(self) -> None:
+        """End them without a word."""
+        for worker in self._workers.values():
+            self._kill(worker)
+
+    def abandon(self) -> None:
+        """In a child: close what was the parent's."""
+        for worker in self._workers.values():
+            if worker.control is not None:
+                worker.control.close()

@@ -1,0 +1,383 @@
+"""Several processes serve as one: they are replaced, counted and limited together."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import Gateway, children_of, fill, free_port, wait_for
+
+pytestmark = pytest.mark.integration
+
+SIZE = 3_000_000
+
+
+@pytest.fixture
+def two(make_gateway: Callable[..., Gateway]) -> Gateway:
+    """A gateway with two workers and a file for each of several readers."""
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_PORT=str(free_port())).start()
+    fill(gateway.folder / "shared/models", {f"{n}.bin": content(n) for n in range(4)})
+    return gateway
+
+
+def content(number: int) -> bytes:
+    return hashlib.shake_128(bytes([number])).digest(SIZE)
+
+
+def workers(gateway: Gateway) -> dict[int, int]:
+    """The pids of the workers that should be alive, by number."""
+    alive: dict[int, int] = {}
+    for event in gateway.events():
+        if event["event"] == "worker_started":
+            alive[event["worker"]] = event["pid"]
+        elif event["event"] == "worker_exited":
+            del alive[event["worker"]]
+    return alive
+
+
+def observer(gateway: Gateway) -> int:
+    (pid,) = set(children_of(gateway.pids[0])) - set(workers(gateway).values())
+    return pid
+
+
+def connections(pid: int, port: int) -> int:
+    """How many TCP connections of the gateway's port the process has."""
+    sockets = {
+        line.split()[9]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if int(line.split()[1].rpartition(":")[2], 16) == port and line.split()[3] == "01"
+    }
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(descriptor).removeprefix("socket:[").removesuffix("]") in sockets
+    return found
+
+
+class Reader:
+    """Reads a file of a mount again and again, until told to stop."""
+
+    def __init__(self, path: Path, expected: bytes) -> None:
+        self.errors: list[OSError] = []
+        self.wrong = 0
+        self.rounds = 0
+        self._path = path
+        self._expected = expected
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.wrong += self._path.read_bytes() != self._expected
+            except OSError as error:
+                self.errors.append(error)
+            else:
+                self.rounds += 1
+
+    def read_more(self) -> None:
+        """Wait until it has read the file again, all of it since now."""
+        seen = self.rounds
+        wait_for(lambda: self.rounds >= seen + 2, f"{self._path} to be read again")
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def reading(gateway: Gateway, at: Path, *numbers: int) -> Iterator[list[Reader]]:
+    """Mounts with `reconnect`, each with a reader of a file of its own."""
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for number in numbers:
+            mount = stack.enter_context(
+                gateway.mounted(at / f"mnt{number}", "/home/gvpocr", "reconnect", "direct_io")
+            )
+            reader = Reader(mount / f"models/{number}.bin", content(number))
+            stack.callback(reader.stop)
+            readers.append(reader)
+        for reader in readers:
+            reader.read_more()
+        yield readers
+
+
+def hold(gateway: Gateway, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Connections that are open, and greeted by a worker."""
+    held = []
+    for _ in range(count):
+        connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
+        stack.enter_context(connection)
+        assert connection.recv(8) == b"SSH-2.0-"
+        held.append(connection)
+    return held
+
+
+# Spread and limits
+
+
+def test_eight_connections_are_four_for_each_of_two_workers(two: Gateway) -> None:
+    with contextlib.ExitStack() as stack:
+        hold(two, 8, stack)
+        spread = [connections(pid, two.port) for pid in workers(two).values()]
+    assert spread == [4, 4]
+
+
+def test_connections_are_limited_over_all_workers(make_gateway: Callable[..., Gateway]) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_MAX_CONNECTIONS="5").start()
+    with contextlib.ExitStack() as stack:
+        held = hold(gateway, 5, stack)
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", gateway.port), 10) as refused:
+                assert refused.recv(8) == b""
+        event = gateway.wait_event("connections_refused")
+        assert event["reason"] == "max_connections"
+        assert (event["count"], event["open"]) == (1, 5)
+        assert (event["client_ip"], event["busiest_ip"]) == ("127.0.0.1", "127.0.0.1")
+        wait_for(
+            lambda: gateway.metric("sftp_gateway_connections_refused_total") == 3,
+            "the refusals to be counted",
+        )
+        held.pop().close()
+        wait_for(lambda: gateway.ssh("echo hello").stdout == "hello\n", "a place to be free")
+
+
+def test_auto_is_a_worker_for_each_processor(gateway: Gateway) -> None:
+    assert gateway.metric("sftp_gateway_workers") >= 1
+    assert len(workers(gateway)) <= len(os.sched_getaffinity(0))
+
+
+# Workers that end
+
+
+def test_a_worker_that_is_killed_is_replaced_and_others_do_not_notice(
+    two: Gateway, tmp_path: Path
+) -> None:
+    with reading(two, tmp_path, 0, 1) as readers:
+        before = workers(two)
+        assert [connections(pid, two.port) for pid in before.values()] == [1, 1]
+        os.kill(before[0], signal.SIGKILL)
+        exited = two.wait_event("worker_exited", worker=0)
+        assert exited["signal"] == "SIGKILL"
+        assert (exited["pid"], exited["connections"], exited["expected"]) == (before[0], 1, False)
+        for reader in readers:
+            reader.read_more()
+        undisturbed = [reader for reader in readers if not reader.errors]
+        assert len(undisturbed) >= 1
+        assert [reader.wrong for reader in readers] == [0, 0]
+    after = workers(two)
+    assert after[1] == before[1]
+    assert after[0] != before[0]
+    assert two.metric("sftp_gateway_worker_restarts_total") == 1
+    assert two.metric("sftp_gateway_workers") == 2
+    assert two.http("/readyz")[0] == 200
+
+
+def test_the_only_worker_is_replaced_too_and_clients_wait_for_it(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
+    (pid,) = workers(gateway).values()
+    os.kill(pid, signal.SIGKILL)
+    assert gateway.ssh("echo hello").stdout == "hello\n"
+    assert workers(gateway) != {0: pid}
+
+
+def test_counters_go_on_over_workers_that_end(two: Gateway) -> None:
+    def sent() -> float:
+        return two.metric("sftp_gateway_bytes_sent_total", share="models")
+
+    for number in range(2):
+        assert two.sftp(f"get models/{number}.bin /dev/null").returncode == 0
+    wait_for(lambda: sent() == 2 * SIZE, "what both workers have sent")
+    logins = two.metric("sftp_gateway_logins_total", result="accepted")
+    spent = two.metric("process_cpu_seconds_total")
+    for pid in workers(two).values():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: two.metric("sftp_gateway_worker_restarts_total") == 2, "both to be replaced")
+    wait_for(lambda: two.metric("sftp_gateway_workers") == 2, "both to serve")
+    assert sent() == 2 * SIZE
+    assert two.metric("sftp_gateway_connections") == 0
+    assert two.sftp("get models/2.bin /dev/null").returncode == 0
+    wait_for(lambda: sent() == 3 * SIZE, "the third file to be counted")
+    assert two.metric("sftp_gateway_logins_total", result="accepted") == logins + 1
+    assert two.metric("process_cpu_seconds_total") >= spent
+
+
+def test_a_worker_that_is_stuck_makes_the_gateway_unhealthy_and_gets_no_connections(
+    two: Gateway,
+) -> None:
+    pid = workers(two)[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: two.http("/healthz")[0] == 503, "the stuck worker to be noticed")
+        for _ in range(3):
+            assert two.ssh("echo hello").stdout == "hello\n"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: two.http("/healthz")[0] == 200, "the gateway to be healthy again")
+
+
+# The other processes
+
+
+def test_an_observer_that_is_killed_is_replaced(two: Gateway) -> None:
+    before = observer(two)
+    os.kill(before, signal.SIGKILL)
+    assert two.sftp("ls models").returncode == 0
+    wait_for(lambda: two.http("/healthz") == (200, "ok\n"), "another observer")
+    assert observer(two) != before
+    assert two.metric("sftp_gateway_connections_accepted_total") >= 1
+    assert two.stop() == 0
+    assert two.events()[-1]["event"] == "server_stopped"
+
+
+def test_nothing_survives_a_supervisor_that_is_killed(two: Gateway) -> None:
+    pids = two.pids
+    assert len(pids) == 4
+    two.stop(signal.SIGKILL)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "all processes to end")
+
+
+def test_a_second_signal_ends_everything_at_once(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_DRAIN_TIMEOUT="600").start()
+    fill(gateway.folder / "shared/models", {"0.bin": content(0)})
+    with gateway.mounted(tmp_path / "mnt") as mount:
+        file = os.open(mount / "models/0.bin", os.O_RDONLY)
+        pids = gateway.pids
+        assert gateway.process is not None
+        gateway.process.terminate()
+        gateway.wait_event("server_stopping", signal="SIGTERM")
+        assert gateway.stop() == 1
+        with contextlib.suppress(OSError):  # there is nobody to tell
+            os.close(file)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "all processes to end")
+
+
+def test_a_signal_to_all_processes_stops_as_one_to_the_first(two: Gateway) -> None:
+    for pid in reversed(two.pids):
+        os.kill(pid, signal.SIGINT)
+    assert two.process is not None
+    assert two.process.wait(30) == 0
+    assert two.events()[-1]["event"] == "server_stopped"
+    assert all(event["status"] == 0 for event in two.events("worker_exited"))
+
+
+# A new configuration
+
+
+def hang_up(gateway: Gateway) -> None:
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+
+
+def test_sighup_replaces_the_workers_and_readers_read_on(two: Gateway, tmp_path: Path) -> None:
+    config = two.folder / "config/sftp-gateway.toml"
+    with reading(two, tmp_path, 0, 1, 2, 3) as readers:
+        before = workers(two)
+        fill(tmp_path / "fresh", {"file": b"fresh"})
+        config.write_text(
+            f'max_handles = 99\n[shares.models]\npath = "{two.folder}/shared/models"\n'
+            f'[shares.fresh]\npath = "{tmp_path}/fresh"\n'
+        )
+        hang_up(two)
+        two.wait_event("configuration_reloaded", workers=2)
+        for pid in before.values():
+            exited = two.wait_event("worker_exited", pid=pid)
+            assert (exited["expected"], exited.get("status")) == (True, 0)
+        for reader in readers:
+            reader.read_more()
+        assert [reader.wrong for reader in readers] == [0, 0, 0, 0]
+        assert not set(workers(two).values()) & set(before.values())
+        fresh = tmp_path / "mnt0/fresh/file"
+        wait_for(fresh.exists, "the new share to be seen")
+        assert fresh.read_bytes() == b"fresh"
+    assert set(json.loads(two.http("/readyz")[1])["shares"]) == {"models", "fresh"}
+    assert two.metric("sftp_gateway_worker_restarts_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("max_handles = 'x'\n", "max_handles"),
+        ("this is no TOML\n", "not valid TOML"),
+        ('[shares.models]\npath = "/nowhere"\n', "there is no folder /nowhere"),
+    ],
+)
+def test_sighup_with_a_wrong_configuration_changes_nothing_and_is_told(
+    two: Gateway, config: str, said: str
+) -> None:
+    before = workers(two)
+    (two.folder / "config/sftp-gateway.toml").write_text(config)
+    hang_up(two)
+    refused = two.wait_event("configuration_refused")
+    assert said in refused["mistakes"]
+    assert said in two.stderr
+    assert "the old one stays" in two.stderr
+    assert "Traceback" not in two.stderr
+    assert workers(two) == before
+    assert two.sftp("ls models").returncode == 0
+    # Once it is mended, it is taken.
+    (two.folder / "config/sftp-gateway.toml").write_text("workers = 2\n")
+    hang_up(two)
+    two.wait_event("configuration_reloaded")
+
+
+def test_a_configuration_that_no_worker_can_start_with_is_not_taken(two: Gateway) -> None:
+    before = workers(two)
+    # Whether a log file can be opened is told only by trying.
+    (two.folder / "config/sftp-gateway.toml").write_text('[access_log]\nfile = "shared"\n')
+    hang_up(two)
+    refused = two.wait_event("configuration_refused")
+    assert "cannot append to shared" in refused["mistakes"]
+    still = workers(two)
+    assert {number: still[number] for number in before} == before
+    assert two.metric("sftp_gateway_worker_restarts_total") == 0
+    assert two.sftp("ls models").returncode == 0
+
+
+def test_the_number_of_workers_and_the_log_may_change_while_ports_stay(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway("workers = 2\n").start()
+    config = gateway.folder / "config/sftp-gateway.toml"
+    config.write_text('workers = 3\nkeys_dir = "keys"\n[access_log]\nfile = "second.log"\n')
+    hang_up(gateway)
+    gateway.wait_event("configuration_reloaded", workers=3)
+    wait_for(lambda: gateway.metric("sftp_gateway_workers") == 3, "three workers")
+    assert gateway.ssh("echo hello").stdout == "hello\n"
+    second = gateway.folder / "second.log"
+    wait_for(lambda: b"configuration_reloaded" in second.read_bytes(), "the new log")
+    config.write_text("workers = 1\nmetrics_host = '127.0.0.2'\n")
+    hang_up(gateway)
+    gateway.wait_event("configuration_reloaded", workers=1)
+    assert "metrics_host: stays '127.0.0.1' until" in gateway.stderr
+    wait_for(lambda: gateway.metric("sftp_gateway_workers") == 1, "one worker")
+    assert gateway.http("/healthz")[0] == 200
+    assert Counter(e["event"] for e in gateway.events())["configuration_refused"] == 0
+
+
+# The start
+
+
+def test_what_only_a_worker_can_tell_ends_the_start(make_gateway: Callable[..., Gateway]) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="shared")
+    assert gateway.run("init").returncode == 0
+    ran = gateway.run("serve")
+    assert ran.returncode == 2
+    assert "error: SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to shared" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert gateway.events("server_started") == []

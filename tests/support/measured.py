@@ -1,0 +1,65 @@
+"""The metrics of the test's own process, shown as the observer shows those of all workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sftp_gateway.observability import Exposition, Fleet, Metrics, SharedValues
+
+
+def fleet(**changed: Any) -> Fleet:
+    """A gateway of no process but this one."""
+    return Fleet(
+        **{
+            "time": time.monotonic(),
+            "pid": os.getpid(),
+            "workers": (),
+            "wanted": 0,
+            "shares": (),
+            "stopping": False,
+            "restarts": 0,
+            "refused": {},
+            **changed,
+        }
+    )
+
+
+class Measured:
+    """`metrics` to count with, and what they come to."""
+
+    def __init__(self, *, build: Mapping[str, str] | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temporary.name)
+        self.values = SharedValues(self.folder, "test")
+        self.metrics = Metrics(self.values)
+        self._exposition = Exposition(fleet, folder=self.folder, version="1.2.3", build=build)
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and body of the page, up to date."""
+        self.metrics.publish()
+        return self._exposition.render()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return metric_in(self.render()[1].decode(), name, **labels)
+
+    def close(self) -> None:
+        self.values.close()
+        self._temporary.cleanup()
+
+
+def metric_in(page: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples on a page that have these labels."""
+    total = 0.0
+    for line in page.splitlines():
+        head, _, value = line.rpartition(" ")
+        if head.partition("{")[0] == name and all(
+            f'{key}="{word}"' in head for key, word in labels.items()
+        ):
+            total += float(value)
+    return total

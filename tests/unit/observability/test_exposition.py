@@ -1,0 +1,87 @@
+"""What the page says of the processes themselves."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.observability import Exposition, Fleet, WorkerState
+from tests.support.measured import fleet, metric_in
+
+Page = Callable[..., str]
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Page:
+    """The page for a fleet; one exposition for all of a test."""
+    shown: list[Fleet | None] = []
+    exposition = Exposition(
+        lambda: shown[-1], folder=tmp_path, version="1.2.3", build={"asyncssh": "2.24.1"}
+    )
+
+    def page(state: Fleet | None) -> str:
+        shown.append(state)
+        return exposition.render()[1].decode()
+
+    return page
+
+
+def worker(pid: int, *, ready: bool = True) -> WorkerState:
+    return WorkerState(pid=pid, ready=ready, seen=0.0, problems={})
+
+
+def test_build_info_tells_the_versions(show: Page) -> None:
+    labels = {"version": "1.2.3", "python": platform.python_version(), "asyncssh": "2.24.1"}
+    assert metric_in(show(None), "sftp_gateway_build_info", **labels) == 1
+
+
+def test_workers_and_refusals_are_told(show: Page) -> None:
+    own = os.getpid()
+    page = show(
+        fleet(
+            workers=(worker(own), worker(own), worker(own, ready=False)),
+            wanted=3,
+            restarts=7,
+            refused={"max_connections": 5},
+        )
+    )
+    assert metric_in(page, "sftp_gateway_workers") == 2
+    assert metric_in(page, "sftp_gateway_workers_wanted") == 3
+    assert metric_in(page, "sftp_gateway_worker_restarts_total") == 7
+    refused = "sftp_gateway_connections_refused_total"
+    assert metric_in(page, refused, reason="max_connections") == 5
+    assert f'{refused}{{reason="workers_busy"}} 0.0' in page
+
+
+def test_processes_are_measured_together(show: Page) -> None:
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    try:
+        alone, both = show(fleet()), show(fleet(workers=(worker(pid),)))
+        virtual = "process_virtual_memory_bytes"
+        assert metric_in(both, virtual) > metric_in(alone, virtual) > 0
+        for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds"):
+            assert metric_in(both, f"process_{name}") > 0
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def test_a_process_that_is_gone_is_left_out_and_cpu_time_never_falls(show: Page) -> None:
+    own = os.getpid()
+    before = metric_in(show(fleet(workers=(worker(own),) * 3)), "process_cpu_seconds_total")
+    page = show(fleet(workers=(worker(2**22 + 1),)))
+    assert metric_in(page, "process_cpu_seconds_total") >= before
+    assert metric_in(page, "process_start_time_seconds") > 0
+
+
+def test_before_the_supervisor_has_spoken_there_are_no_processes(show: Page) -> None:
+    page = show(None)
+    assert "process_" not in page
+    assert "sftp_gateway_workers" not in page

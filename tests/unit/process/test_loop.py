@@ -1,0 +1,103 @@
+"""The supervisor's loop: what is readable, what is due, and which signals came."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from sftp_gateway.process.loop import Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    loop = Loop()
+    yield loop
+    loop.abandon()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_timers_are_called_in_the_order_of_their_times(loop: Loop) -> None:
+    called: list[int] = []
+    for number in (3, 1, 2):
+        loop.later(number / 1000, lambda number=number: called.append(number))  # type: ignore[misc]
+    loop.later(0.004, loop.stop)
+    loop.run()
+    assert called == [1, 2, 3]
+
+
+def test_a_cancelled_timer_is_not_called(loop: Loop) -> None:
+    called: list[str] = []
+    loop.later(0.0, lambda: called.append("cancelled")).cancel()
+    loop.later(0.001, loop.stop)
+    loop.run()
+    assert called == []
+
+
+def test_what_is_readable_is_told_until_it_is_unwatched(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    theirs.send(b"ab")
+    received: list[bytes] = []
+
+    def readable() -> None:
+        received.append(ours.recv(1))
+        if len(received) == 2:
+            loop.unwatch(ours)
+            theirs.send(b"c")
+            loop.later(0.001, loop.stop)
+
+    loop.watch(ours, readable)
+    loop.run()
+    assert received == [b"a", b"b"]
+
+
+def test_what_an_earlier_callback_of_the_turn_let_go_of_is_not_told(loop: Loop) -> None:
+    pairs = [socket.socketpair() for _ in range(2)]
+    told: list[socket.socket] = []
+
+    def readable(own: socket.socket, other: socket.socket) -> None:
+        told.append(own)
+        loop.unwatch(own)
+        loop.unwatch(other)
+        other.close()
+        loop.stop()
+
+    (one, to_one), (two, to_two) = pairs
+    loop.watch(one, lambda: readable(one, two))
+    loop.watch(two, lambda: readable(two, one))
+    to_one.send(b"x")
+    to_two.send(b"x")
+    loop.run()
+    assert len(told) == 1
+    for end in (one, two, to_one, to_two):
+        end.close()
+
+
+def test_signals_are_told_from_the_loop_once_for_each_kind(loop: Loop) -> None:
+    came: list[signal.Signals] = []
+
+    def told(number: signal.Signals) -> None:
+        came.append(number)
+        if len(came) == 2:
+            loop.stop()
+
+    loop.on_signals((signal.SIGUSR1, signal.SIGUSR2), told)
+    for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+    loop.run()
+    assert came == [signal.SIGUSR1, signal.SIGUSR2]

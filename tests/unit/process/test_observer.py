@@ -1,0 +1,81 @@
+"""The supervisor's events reach the observer, or the next one, and it never waits for them."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from typing import Any
+
+from sftp_gateway.observability import LogDropped, WorkerStarted
+from sftp_gateway.process.observer import Messenger
+from tests.support.measured import fleet
+
+
+def unpickled(data: bytes) -> Any:
+    return pickle.loads(data)  # noqa: S301 - this test's own
+
+
+def taken(end: socket.socket) -> list[Any]:
+    """Everything that was sent to this end so far."""
+    end.setblocking(False)
+    found = []
+    while True:
+        try:
+            data = end.recv(1 << 18)
+        except BlockingIOError:
+            return found
+        if not data:
+            return found
+        found.append(unpickled(data))
+
+
+def event(number: int) -> WorkerStarted:
+    return WorkerStarted(time=0.0, worker=number, pid=number)
+
+
+def test_events_and_states_are_sent_at_once() -> None:
+    messenger = Messenger()
+    with messenger.connect() as end:
+        messenger.emit(event(1))
+        state = fleet()
+        messenger.show(state)
+        assert taken(end) == [event(1), state]
+    messenger.close()
+
+
+def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
+    messenger = Messenger()
+    messenger.emit(event(1))
+    messenger.connect().close()  # one that ends at once
+    messenger.emit(event(2))
+    with messenger.connect() as end:
+        messenger.show(fleet())
+        assert taken(end)[:2] == [event(1), event(2)]
+    messenger.close()
+
+
+def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_told() -> None:
+    messenger = Messenger()
+    with messenger.connect() as end:
+        for number in range(3000):
+            messenger.emit(event(number))
+        heard: list[Any] = []
+        while not any(isinstance(each, LogDropped) for each in heard):
+            heard += taken(end)
+            messenger.show(fleet())
+        events = [each for each in heard if isinstance(each, WorkerStarted)]
+        lost = [each for each in heard if isinstance(each, LogDropped)]
+        assert [each.worker for each in events] == list(range(len(events)))
+        assert [each.count for each in lost] == [3000 - len(events)]
+        assert len(events) > 1000
+    messenger.close()
+
+
+def test_the_observer_sees_the_end_when_the_supervisor_lets_go() -> None:
+    messenger = Messenger()
+    with messenger.connect() as end:
+        messenger.emit(event(1))
+        messenger.close()
+        end.setblocking(True)
+        assert unpickled(end.recv(1 << 18)).worker == 1
+        assert end.recv(1 << 18) == b""
