@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Final
 
 #: The version that stock sshfs and the OpenSSH clients speak; we never answer a higher one.
@@ -55,8 +55,8 @@ class StatusCode(IntEnum):
     OP_UNSUPPORTED = 8
 
 
-class OpenFlags(IntFlag):
-    """§6.3: `pflags` of OPEN."""
+class OpenFlags(IntEnum):
+    """§6.3: bits of `pflags` of OPEN. (No IntFlag, which makes an object for each operation.)"""
 
     READ = 0x01
     WRITE = 0x02
@@ -66,13 +66,13 @@ class OpenFlags(IntFlag):
     EXCL = 0x20
 
 
-#: Any of these asks for more than reading. (An int: IntFlag makes an object for each operation.)
-WRITING_FLAGS: Final = int(
+#: Any of these asks for more than reading.
+WRITING_FLAGS: Final = (
     OpenFlags.WRITE | OpenFlags.APPEND | OpenFlags.CREAT | OpenFlags.TRUNC | OpenFlags.EXCL
 )
 
 
-class AttributeFlags(IntFlag):
+class AttributeFlags(IntEnum):
     """§5: which fields an ATTRS structure holds."""
 
     SIZE = 0x00000001

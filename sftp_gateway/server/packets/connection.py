@@ -33,6 +33,8 @@ from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, 
 from sftp_gateway.server.transport import GatheringTransport
 
 if TYPE_CHECKING:
+    from asyncssh.channel import SSHChannel
+
     Channel = asyncssh.SSHServerChannel[bytes]
 
 _DATA_HEADER: Final = Struct(">IBBII")  # HEADER bytes, as `outgoing` lays them out
@@ -165,6 +167,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         data = self._inpbuf
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
+        batch = _Batch()
         while end - start >= LENGTH:
             seq = self._recv_seq
             length = cipher.length(seq, data[start : start + LENGTH])
@@ -173,18 +176,18 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 foreign = length > self._max_recv_pktlen
                 break
             packet = cipher.open(seq, sealed[start:stop])
-            if packet is None or not self._take(packet):
+            if packet is None or not self._take(packet, batch):
                 foreign = True
                 break
-            if self._transport is None:  # closed over what came
-                return False
             cipher.opened()
             self._recv_seq = (seq + 1) & 0xFFFFFFFF
             start = stop
         self._inpbuf = data[start:]
-        return foreign
+        batch.deliver()
+        # Closed over what came, or waiting for a request: then asyncssh is not to go on.
+        return foreign and self._transport is not None
 
-    def _take(self, packet: bytes) -> bool:
+    def _take(self, packet: bytes, batch: _Batch) -> bool:
         """Take a packet, from its padding_length on, if it is one that goes the short way."""
         if len(packet) < _CHANNEL_HEADER.size:
             return False
@@ -194,16 +197,47 @@ class PacketConnection(asyncssh.SSHServerConnection):
             return False
         end = len(packet) - padding
         if kind == MSG_CHANNEL_DATA:
-            if _CHANNEL_HEADER.size + number != end or number > channel._recv_window:
+            if _CHANNEL_HEADER.size + number != end:
                 return False
-            channel._accept_data(packet[_CHANNEL_HEADER.size : end])
-            return True
+            return batch.add(channel, packet[_CHANNEL_HEADER.size : end])
         if kind == MSG_CHANNEL_WINDOW_ADJUST and end == _CHANNEL_HEADER.size:
             channel._send_window += number
             if channel._send_buf:
                 channel._flush_send_buf()
             return True
         return False
+
+
+class _Batch:
+    """Data of one channel from several packets that came together, to be delivered as one.
+
+    A client that asks for much sends many small packets. Served together, they are answered with
+    full packets and one write.
+    """
+
+    __slots__ = ("_channel", "_length", "_pieces")
+
+    def __init__(self) -> None:
+        self._channel: SSHChannel[bytes] | None = None
+        self._length = 0
+        self._pieces: list[bytes] = []
+
+    def add(self, channel: SSHChannel[bytes], data: bytes) -> bool:
+        """Take `data`; False where the channel's window has no room for it."""
+        if channel is not self._channel:
+            self.deliver()
+            self._channel = channel
+        if self._length + len(data) > channel._recv_window:
+            return False
+        self._length += len(data)
+        self._pieces.append(data)
+        return True
+
+    def deliver(self) -> None:
+        """Give the channel what there is for it."""
+        pieces, self._pieces, self._length = self._pieces, [], 0
+        if pieces and self._channel is not None and self._channel._recv_state == "open":
+            self._channel._accept_data(b"".join(pieces))
 
 
 def _lasting(encryption: Encryption | None) -> Any:
