@@ -325,20 +325,8 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     if named is not None and not named.is_file():
         mistakes.append(f"{named}: there is no such configuration file")
 
-    class FromFile(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, TomlConfigSettingsSource(settings_cls, file)
-
     try:
-        loaded = FromFile()
+        loaded = _from_file(file)()
     except ValidationError as error:
         mistakes += [_sentence(detail) for detail in error.errors() if not _is_echo(detail)]
     except tomllib.TOMLDecodeError as error:
@@ -353,6 +341,24 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     return Settings.model_construct(
         **{name: getattr(loaded, name) for name in Settings.model_fields}
     )
+
+
+def _from_file(file: Path) -> type[Settings]:
+    """Settings that take from `file` what the environment does not say."""
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    return FromFile
 
 
 def variable(option: str) -> str:

@@ -43,11 +43,12 @@ class Admission:
         self._latest[worker] = number
         return number
 
-    def leave(self, number: int) -> None:
-        """The connection has ended. One that is not known is none: its worker has ended."""
-        worker, source = self._connections.pop(number, (None, None))
-        if worker is None or source is None:
+    def leave(self, number: int, worker: int) -> None:
+        """`worker` says that its connection has ended. What is not its own counts for nothing."""
+        owner, source = self._connections.get(number, (None, ""))
+        if owner != worker:
             return
+        del self._connections[number]
         self._by_worker[worker] -= 1
         self._by_source[source] -= 1
         if not self._by_source[source]:
@@ -57,7 +58,7 @@ class Admission:
         """All connections of `worker` have ended with it; how many these were."""
         numbers = [n for n, (owner, _) in self._connections.items() if owner == worker]
         for number in numbers:
-            self.leave(number)
+            self.leave(number, worker)
         del self._by_worker[worker]
         self._latest.pop(worker, None)
         return len(numbers)

@@ -100,7 +100,7 @@ class Door:
             number = self._admission.enter(worker, source)
             if self._workers.pass_on(worker, number, connection):
                 return
-            self._admission.leave(number)
+            self._admission.leave(number, worker)
         self._refuse("workers_busy", source)
 
     def _rest(self) -> None:

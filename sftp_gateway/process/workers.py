@@ -204,7 +204,7 @@ class Workers:
                 self._set_deadline(worker, None)
                 self.reconcile()
             case ["ended", int(number)]:
-                self._admission.leave(number)
+                self._admission.leave(number, worker.number)
                 return
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}

@@ -149,6 +149,8 @@ def test_connections_are_limited_over_all_workers(make_gateway: Callable[..., Ga
             lambda: gateway.metric("sftp_gateway_connections_refused_total") == 3,
             "the refusals to be counted",
         )
+        # The others share a line.
+        assert gateway.wait_event("connections_refused", count=2)["client_ip"] == "127.0.0.1"
         held.pop().close()
         wait_for(lambda: gateway.ssh("echo hello").stdout == "hello\n", "a place to be free")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def test_the_environment_goes_before_the_file(load: Load) -> None:
     settings = load(text, SFTP_GATEWAY_PORT="2", SFTP_GATEWAY_ACCESS_LOG__CAPACITY="400")
     assert (settings.port, settings.host) == (2, "file")
     assert (settings.access_log.level, settings.access_log.capacity) == ("requests", 400)
+
+
+def test_settings_can_be_handed_to_another_process(load: Load) -> None:
+    settings = load('[users.ana]\npassword_hash = "secret"\n', SFTP_GATEWAY_WORKERS="2")
+    copy = pickle.loads(pickle.dumps(settings))  # noqa: S301 - this test's own
+    assert copy == settings
+    assert type(copy) is Settings
+    assert copy.users["ana"].password_hash.get_secret_value() == "secret"
 
 
 def test_a_password_of_the_environment_joins_a_user_of_the_file(load: Load) -> None:

@@ -33,7 +33,7 @@ def test_the_worker_with_the_fewest_is_next(admission: Admission) -> None:
     taken = [let_in(admission, [0, 1]) for _ in range(4)]
     for worker, number in taken:
         if worker == 1:
-            admission.leave(number)
+            admission.leave(number, worker)
     assert [let_in(admission, [0, 1])[0] for _ in range(2)] == [1, 1]
 
 
@@ -42,7 +42,7 @@ def test_short_connections_go_round(admission: Admission) -> None:
     for _ in range(6):
         worker, number = let_in(admission, [0, 1, 2])
         served.append(worker)
-        admission.leave(number)
+        admission.leave(number, worker)
     assert served == [0, 1, 2, 0, 1, 2]
 
 
@@ -50,10 +50,17 @@ def test_a_worker_that_ends_takes_its_connections_with_it(admission: Admission) 
     taken = [let_in(admission, [0, 1]) for _ in range(5)]
     assert admission.worker_ended(0) == 3
     assert admission.total == 2
-    for _, number in taken:  # those of the ended worker are known no more
-        admission.leave(number)
+    for worker, number in taken:  # those of the ended worker are known no more
+        admission.leave(number, worker)
     assert admission.total == admission.of_worker(0) == admission.of_worker(1) == 0
     assert admission.busiest() == (None, 0)
+
+
+def test_a_worker_cannot_end_what_is_not_its_own(admission: Admission) -> None:
+    number = admission.enter(0, "192.0.2.1")
+    admission.leave(number, 1)
+    admission.leave(number + 1, 0)
+    assert admission.total == admission.of_worker(0) == 1
 
 
 def test_the_busiest_source_is_known(admission: Admission) -> None:
@@ -68,8 +75,8 @@ def test_totals_are_those_of_what_is_open(steps: list[tuple[int, str, bool]]) ->
     model: dict[int, tuple[int, str]] = {}
     for worker, source, ends in steps:
         if ends and model:
-            admission.leave(number := next(iter(model)))
-            del model[number]
+            number = next(iter(model))
+            admission.leave(number, model.pop(number)[0])
         elif ends:
             admission.worker_ended(worker)
         else:
