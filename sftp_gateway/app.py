@@ -64,7 +64,20 @@ class Configuration:
     @property
     def warnings(self) -> Sequence[str]:
         """What people should know of it."""
-        return self.findings.warnings
+        unknown = compatibility.changed() if self.settings.record_layer == "own" else ()
+        if not unknown:
+            return self.findings.warnings
+        return [
+            *self.findings.warnings,
+            f"record_layer: asyncssh {version('asyncssh')} is not a version whose inside is known "
+            f"({', '.join(unknown)}); it handles all SSH packets itself, which is slower, until a "
+            "newer gateway knows it",
+        ]
+
+    @property
+    def record_layer(self) -> str:
+        """Who seals and opens SSH packets: "own" or "asyncssh"."""
+        return "asyncssh" if compatibility.changed() else self.settings.record_layer
 
 
 def serve(load: Callable[[], Settings], *, say: Callable[[str], None]) -> None:
@@ -179,6 +192,7 @@ class Gateway:
         self._log = _access_log(settings)
         self._values = values
         self._metrics = Metrics(values)
+        self._metrics.own_record_layer(configuration.record_layer == "own")
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
@@ -191,7 +205,7 @@ class Gateway:
         self._server = SshServer(
             host_keys=findings.host_keys,
             ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
-            own_record_layer=settings.record_layer == "own" and not compatibility.changed(),
+            own_record_layer=configuration.record_layer == "own",
             limits=Limits(
                 login_grace_time=settings.login_grace_time,
                 max_auth_tries=settings.max_auth_tries,

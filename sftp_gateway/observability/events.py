@@ -198,6 +198,7 @@ class ServerStarted(Event):
     version: str
     address: str
     port: int
+    record_layer: str  # "own" or "asyncssh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,11 @@ class Metrics:
         self._share_up = values.gauge(
             "share_up", "1 while the root of the share is readable.", "share", mode="livemin"
         )
+        self._own_record_layer = values.gauge(
+            "own_record_layer",
+            "1 while the gateway seals and opens SSH packets itself.",
+            mode="livemin",
+        )
         for gauge in (self._connections, self._sessions):
             gauge.set(0)
         for kind in ("file", "folder"):
@@ -112,6 +117,10 @@ class Metrics:
     def share_up(self, share: str, up: bool) -> None:
         """The root of the share was found to be readable, or not."""
         self._share_up.set(up, share)
+
+    def own_record_layer(self, own: bool) -> None:
+        """Whether the gateway handles SSH packets itself, or leaves them to asyncssh."""
+        self._own_record_layer.set(own)
 
     def watch_access_log(self, log: AccessLog) -> None:
         """Publish the access log's own counts too."""

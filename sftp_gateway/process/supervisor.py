@@ -65,6 +65,10 @@ class Plan(Protocol):
     def warnings(self) -> Sequence[str]:
         """What people should know of it."""
 
+    @property
+    def record_layer(self) -> str:
+        """Who seals and opens SSH packets, for the access log."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
@@ -282,7 +286,14 @@ class Supervisor(Generic[AnyPlan]):
             self._started = True
             address, port = self._listener.getsockname()[:2]
             self._program.greet(self._plan, port)
-            self.emit(events.ServerStarted(version=__version__, address=address, port=port))
+            self.emit(
+                events.ServerStarted(
+                    version=__version__,
+                    address=address,
+                    port=port,
+                    record_layer=self._plan.record_layer,
+                )
+            )
         self._reload()
 
     def _show(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.observability import SharedValues
 from sftp_gateway.process.sockets import listen
+from sftp_gateway.server.budget import Budget
+from sftp_gateway.server.packets import compatibility
+from sftp_gateway.server.packets.connection import PacketConnection
+from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.probe import handshake, same_key
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
 from tests.support.gateway import PATIENCE
@@ -359,3 +364,62 @@ def test_the_help_says_how_many_shares_there_are() -> None:
     assert mount_help(Settings(shares=shares), 1)[0] == (
         f"sftp-gateway {__version__} serves 2 shares. Mount them with:"
     )
+
+
+# The record layer
+
+
+async def download(running: Running) -> bytes:
+    """Read a file of many packets by asyncssh's client."""
+    async with (
+        await running.connect() as connection,
+        connection.start_sftp_client() as sftp,
+        sftp.open("models/big.bin", "rb") as file,
+    ):
+        return bytes(await file.read(-1))
+
+
+@pytest.mark.parametrize("unknown", [(), ("SSHConnection.send_packet",)])
+async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, unknown: tuple[str, ...]
+) -> None:
+    content = os.urandom(3_000_000)
+    (folder / "shared/models/big.bin").write_bytes(content)
+    monkeypatch.setattr(compatibility, "changed", lambda: unknown)
+    sealed: list[int] = []
+    seal = PacketConnection._seal
+
+    def counted(self: PacketConnection, channel: Any, outgoing: Outgoing, length: int) -> None:
+        sealed.append(length)
+        seal(self, channel, outgoing, length)
+
+    monkeypatch.setattr(PacketConnection, "_seal", counted)
+    running = await start()
+    assert await download(running) == content
+    assert (sum(sealed) > len(content)) is not bool(unknown)
+    own = running.metric("sftp_gateway_own_record_layer")
+    assert own == (0 if unknown else 1)
+
+
+async def test_an_asyncssh_that_is_not_known_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = Configuration(Settings(), await inspect(Settings()))
+    assert configuration.record_layer == "own"
+    before = list(configuration.warnings)
+    monkeypatch.setattr(compatibility, "changed", lambda: ("SSHConnection.send_packet",))
+    assert configuration.record_layer == "asyncssh"
+    (told,) = [warning for warning in configuration.warnings if warning not in before]
+    assert "(SSHConnection.send_packet)" in told
+    chosen = Configuration(Settings(record_layer="asyncssh"), configuration.findings)
+    assert list(chosen.warnings) == before  # whoever chose it knows
+
+
+async def test_everything_is_served_where_clients_have_little_room(
+    start: Start, folder: Path
+) -> None:
+    content = os.urandom(5_000_000)
+    (folder / "shared/models/big.bin").write_bytes(content)
+    running = await start()
+    running.gateway._server.budget = Budget(0)
+    assert await download(running) == content

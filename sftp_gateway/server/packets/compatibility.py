@@ -16,15 +16,16 @@ right, until somebody has read the change and put the new digests here
 |                                     | _channels                                               |
 | a connection, keeping alive         | _keepalive_timer _keepalive_interval _loop              |
 | a channel                           | _send_chan _send_state _send_window _send_pktsize       |
-|                                     | _send_buf _recv_state _recv_window                      |
+|                                     | _send_buf _send_buf_len _recv_state _recv_window        |
 | a cipher                            | _key _iv _adkey                                         |
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from asyncssh.channel import SSHChannel
@@ -103,10 +104,11 @@ _KNOWN: Final[Mapping[str, str]] = {
 }
 
 
-def changed() -> list[str]:
+@functools.cache
+def changed() -> Sequence[str]:
     """What is not as it was when it was read; empty where this asyncssh is known."""
     found = digests()
-    return [name for name in found if found[name] != _KNOWN.get(name)]
+    return tuple(name for name in found if found[name] != _KNOWN.get(name))
 
 
 def digests() -> dict[str, str]:

@@ -82,7 +82,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
     def send_data(self, channel: Channel, outgoing: Outgoing) -> None:
         """Send what is laid out in `outgoing` on `channel`, and clear it."""
         sealed = 0
-        if self._may_seal(channel, outgoing):
+        # What asyncssh holds back for the client's window has to go out first.
+        if not channel._send_buf and self._may_seal(channel, outgoing):
             sealed = min(outgoing.length, channel._send_window)
         # Taken first: padding is written over what follows the last byte that is sealed.
         rest = outgoing.taken(sealed) if sealed < outgoing.length else b""
@@ -91,20 +92,36 @@ class PacketConnection(asyncssh.SSHServerConnection):
         channel.write(rest)
         outgoing.clear()
 
-    def _may_seal(self, channel: Channel, outgoing: Outgoing) -> bool:
+    def _send_held(self, channel: SSHChannel[bytes]) -> None:
+        """The client's window has room for some of what asyncssh holds back."""
+        held = channel._send_buf
+        outgoing = Outgoing(channel._send_pktsize)
+        while held and channel._send_window and self._may_seal(channel, outgoing):
+            data, datatype = held[0]
+            if datatype is not None:  # standard error
+                break
+            count = min(len(data), channel._send_window, CAPACITY)
+            outgoing.put(bytes(data[:count]))
+            self._seal(channel, outgoing, count)
+            outgoing.clear()
+            channel._send_buf_len -= count
+            del data[:count]
+            if not data:
+                del held[0]
+        channel._flush_send_buf()  # tells the session of the room, and closes what is to be closed
+
+    def _may_seal(self, channel: SSHChannel[bytes], outgoing: Outgoing) -> bool:
         return (
             isinstance(self._send_encryption, PacketCipher)
             and self._compressor is None
             and self._kex_complete
             and self._rekey_bytes_sent < self._rekey_bytes
             and not (self._rekey_seconds and time.monotonic() >= self._rekey_time)
-            # What asyncssh holds back for the client's window has to go out first.
-            and not channel._send_buf
             and channel._send_state == "open"
             and channel._send_pktsize >= outgoing.payload
         )
 
-    def _seal(self, channel: Channel, outgoing: Outgoing, length: int) -> None:
+    def _seal(self, channel: SSHChannel[bytes], outgoing: Outgoing, length: int) -> None:
         """Seal and send the first `length` bytes."""
         cipher = cast(PacketCipher, self._send_encryption)
         memory, payload = outgoing.memory, outgoing.payload
@@ -203,7 +220,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         if kind == MSG_CHANNEL_WINDOW_ADJUST and end == _CHANNEL_HEADER.size:
             channel._send_window += number
             if channel._send_buf:
-                channel._flush_send_buf()
+                self._send_held(channel)
             return True
         return False
 

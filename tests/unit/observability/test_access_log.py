@@ -59,7 +59,7 @@ class MemorySink:
 
 
 def numbered(number):
-    return ServerStarted(version=str(number), address="", port=number)
+    return ServerStarted(version=str(number), address="", port=number, record_layer="own")
 
 
 def request():

@@ -126,7 +126,9 @@ EXAMPLES = [
         reason="closed",
     ),
     LogDropped(time=1767225700.0, count=312, since=1767225699.25, reason="queue_full"),
-    ServerStarted(time=1767225500.0, version="0.1.0", address="0.0.0.0", port=2222),
+    ServerStarted(
+        time=1767225500.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own"
+    ),
     ServerStopping(time=1767312000.0, signal="SIGTERM"),
     ServerStopped(time=1767312004.5),
     WorkerStarted(time=1767225499.9, worker=0, pid=8),
@@ -255,6 +257,7 @@ def metrics_in_full():
     metrics.denied("read_only")
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
+    metrics.own_record_layer(True)
     page = measured.render()[1].decode()
     measured.close()
     return page
