@@ -166,6 +166,8 @@ def _read_through_restarts(
         if not _poll(functools.partial(_have_ended, mount, number)):
             outcome.problems.append("a restart did not reach the mount's connection")
             return
+        # What is sent before sshfs has noticed fails: sshfs does not repeat a request.
+        _poll(readers.opens)
 
 
 class _Readers:
@@ -177,6 +179,14 @@ class _Readers:
         self._mount = mount
         self._noise = [random.Random(number) for number in range(READERS)]
         self._lock = threading.Lock()
+
+    def opens(self) -> bool:
+        """Whether the mount opens a file."""
+        try:
+            with _opened(self._mount.at / self._pattern.names[0]):
+                return True
+        except OSError:
+            return False
 
     def run(self, size: int, *, halfway: Callable[[], None] = lambda: None) -> None:
         """Verify `size` bytes; `halfway` is called once, while all read."""
