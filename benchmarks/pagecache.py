@@ -1,4 +1,4 @@
-"""Which part of a file the page cache holds: asked, filled, emptied."""
+"""Which part of a file the page cache holds: asked, filled, emptied; and room for more."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def fill(path: Path) -> None:
         with open(path, "rb", buffering=0) as file:
             while file.readinto(block):
                 pass
+
+
+def touch_free_memory(size: int) -> None:
+    """Use `size` bytes of free memory for a moment.
+
+    What a virtual machine has free may be back with its host: whoever is given it next waits for
+    the host to find some, which says nothing of any server.
+    """
+    with mmap.mmap(-1, size) as memory:
+        memory[:: mmap.PAGESIZE] = bytes(-(-size // mmap.PAGESIZE))
 
 
 def evictable(path: Path) -> bool:

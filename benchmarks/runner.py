@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import delay
+from benchmarks import delay, pagecache
 from benchmarks.clients import Clients
 from benchmarks.data import QUICK, Data, Sizes
 from benchmarks.machine import load_average, machine, versions
@@ -124,6 +124,8 @@ class _Contest:
 
     def _stage(self, workload: Workload, peer: Peer) -> Mapping[str, float]:
         self.data.warm()
+        # As much as a client's page cache takes in any workload, and some more.
+        pagecache.touch_free_memory(self.data.sizes.big_bytes * 5 // 4)
         with running(peer) as server:
             clients = self.clients[peer.name]
             return workload.run(Stage(server=server, clients=clients, data=self.data))
