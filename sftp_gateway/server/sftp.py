@@ -437,6 +437,8 @@ class SftpSession:
     # Output
 
     def _send(self, packet: bytes) -> None:
+        if self._outgoing.length >= FLUSH_BYTES:  # there is room for one more, however long
+            self._flush()
         self._outgoing.put(packet)
 
     def _flush(self) -> None:
