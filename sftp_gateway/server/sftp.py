@@ -49,7 +49,7 @@ MAX_PENDING: Final = 128
 #: Bytes of responses that a session makes before it lets the others have their turn, and before
 #: it sends them: while the client works on a piece, the next is made.
 TURN_BYTES: Final = 512 * 1024
-FLUSH_BYTES: Final = 128 * 1024
+FLUSH_BYTES: Final = 64 * 1024
 
 #: Packets in the backlog over which nothing more is taken off the channel, and under which it is
 #: taken again; and bytes of them, because a packet of a client may have 256 KiB.
