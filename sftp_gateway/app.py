@@ -267,7 +267,7 @@ class Gateway:
             ),
             lanes=self._lanes,
             recorder=recorder,
-            log_congested=lambda: self._log.congested,
+            log_congested=self._log.congested,
             failed=functools.partial(_failed, recorder),
             max_read_length=_max_read_length(recorder.session.client_version or ""),
         )

@@ -92,7 +92,6 @@ class AccessLog:
         if not self._wake.is_set():
             self._wake.set()
 
-    @property
     def congested(self) -> bool:
         """Whether clients should be kept waiting: from `capacity` until under half of it."""
         return self._congested

@@ -31,6 +31,8 @@ class Metrics:
     def __init__(self, values: SharedValues, vocabulary: Vocabulary | None = None) -> None:
         self._words = vocabulary or Vocabulary()
         self._requests = RequestTally(self._words, values)
+        #: Count one answered request; from any thread.
+        self.request_done = self._requests.add
         self._watched: list[Callable[[], None]] = []
         self._values = values
         self._connections = values.gauge("connections", "Open connections, logged in or not.")
@@ -87,12 +89,6 @@ class Metrics:
             known(method, self._words.login_methods),
             known(reason, self._words.login_reasons),
         )
-
-    def request_done(
-        self, share: str, operation: str, result: str, seconds: float, bytes_sent: int = 0
-    ) -> None:
-        """One request was answered; `bytes_sent` are bytes of a file. From any thread."""
-        self._requests.add(share, operation, result, seconds, bytes_sent)
 
     def slow_read(self, share: str) -> None:
         """A read had to go to a thread."""

@@ -58,8 +58,10 @@ class RequestTally:
         )
         self._sent = values.counter("bytes_sent", "Bytes of files sent in READ answers.", "share")
 
-    def add(self, share: str, operation: str, result: str, seconds: float, bytes_sent: int) -> None:
-        """Count one answered request."""
+    def add(
+        self, share: str, operation: str, result: str, seconds: float, bytes_sent: int = 0
+    ) -> None:
+        """Count one answered request; `bytes_sent` are bytes of a file."""
         with self._lock:
             cell = self._cells.get((share, operation)) or self._cell(share, operation)
             if result not in cell.results:

@@ -30,12 +30,13 @@ class Budget:
         self._sum = 0
         self._recounted = 0.0
 
-    def count(self, holder: Holder) -> None:
-        """`holder` has made more."""
+    def count(self, holder: Holder) -> bool:
+        """`holder` has made more; return whether it holds anything."""
         held = holder.held
         self._sum += held - self._held.pop(holder, 0)
         if held:
             self._held[holder] = held
+        return held > 0
 
     def forget(self, holder: Holder) -> None:
         """`holder` is gone."""

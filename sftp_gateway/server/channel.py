@@ -32,6 +32,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._window_full = False
         self._socket_full = False
         self._keys_awaited = False
+        self._counted = False
         self._tight = False
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -145,14 +146,13 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """Send what is in `outgoing`, unless the client has closed the channel meanwhile."""
         if self._channel.is_closing():
             self.outgoing.clear()
-        else:
-            self._guest.connection.send_data(self._channel, self.outgoing)
+        elif not self._guest.connection.send_data(self._channel, self.outgoing) or self._counted:
             self._account()
 
     def _account(self) -> None:
         """Count what the client has not taken, and give or take room as the budget says."""
         budget = self._server.budget
-        budget.count(self)
+        self._counted = budget.count(self)
         if budget.spent != self._tight:
             self._tight = not self._tight
             self._channel.set_write_buffer_limits(_TIGHT_BUFFER if self._tight else _CHANNEL_BUFFER)

@@ -16,7 +16,6 @@ from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.transport import GatheringTransport
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacketLogger
@@ -51,7 +50,7 @@ class Connection(PacketConnection):
         """A client connected."""
         self._socket = cast(asyncio.Transport, transport)
         self.limit_write_buffer(None)
-        super().connection_made(GatheringTransport(self._socket))
+        super().connection_made(transport)
 
     @property
     def write_buffer_size(self) -> int:

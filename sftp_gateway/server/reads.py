@@ -66,13 +66,10 @@ class Reads:
         self._max_length = max_length
         self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
+        #: READs that are on threads or wait for one.
+        self.pending = 0
         self._paused = False
         self._closed = False
-
-    @property
-    def pending(self) -> int:
-        """READs that are on threads or wait for one."""
-        return self._on_threads + len(self._waiting)
 
     def serve(self, read: PlainRead, opened: FileHandle) -> None:
         """Answer `read` now, or once a thread has got the bytes."""
@@ -88,6 +85,7 @@ class Reads:
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
             opened.pending += 1
+            self.pending += 1
             self._waiting.append(_SlowRead(read, opened, length, started))
             self._start()
         except Exception as error:  # whatever happens, the client gets an answer
@@ -112,6 +110,7 @@ class Reads:
     def close(self) -> None:
         """Nobody is there to be answered any more."""
         self._closed = True
+        self.pending -= len(self._waiting)
         self._waiting.clear()
 
     def _start(self) -> None:
@@ -129,6 +128,7 @@ class Reads:
 
     def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
         self._on_threads -= 1
+        self.pending -= 1
         slow.opened.pending -= 1
         error = error_of(future)
         if self._closed:

@@ -175,9 +175,9 @@ class SftpSession:
         self._close_when_answered()
 
     def _close_when_answered(self) -> None:
-        if self._closed or self._owed or self._backlog:
+        if not (self._finishing or self._draining) or self._closed or self._owed or self._backlog:
             return
-        if self._finishing or (self._draining and not len(self._handles)):
+        if self._finishing or not len(self._handles):
             self._closed = True
             self._channel.close()
 
@@ -213,7 +213,7 @@ class SftpSession:
         return (
             self._writing_paused
             or self._turn_scheduled
-            or self._owed >= MAX_PENDING
+            or self._pending + self._reads.pending >= MAX_PENDING
             or self._log_congested()
         )
 
@@ -231,7 +231,7 @@ class SftpSession:
         self.pump()
 
     def _balance_reading(self) -> None:
-        if self._closed:
+        if self._closed or not (self._backlog or self._reading_paused):
             return
         packets, size = len(self._backlog), sum(map(len, self._backlog))
         if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):

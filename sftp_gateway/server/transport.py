@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from typing import Any
 
 
@@ -30,18 +29,25 @@ class GatheringTransport(asyncio.Transport):
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
 
-    def write_now(self, data: memoryview) -> None:
-        """Send `data`, which the caller may overwrite afterwards."""
+    def write_now(self, data: memoryview) -> bool:
+        """Send `data`, which the caller may overwrite afterwards.
+
+        Returns whether the network has taken all of it, or nobody is there to take it.
+        """
         if self._gathered:
             self._flush()
         if self._transport.is_closing():
-            return
+            return True
         sent = 0
         if not self._transport.get_write_buffer_size():
-            with suppress(OSError):  # no room, or broken: the transport finds out and says so
+            try:
                 sent = os.write(self._descriptor, data)
-        if sent < len(data):
-            self._transport.write(bytes(data[sent:]))
+            except OSError:  # no room, or broken: the transport finds out and says so
+                sent = 0
+        if sent == len(data):
+            return True
+        self._transport.write(bytes(data[sent:]))
+        return False
 
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, []

@@ -25,6 +25,7 @@ from sftp_gateway.observability import SharedValues
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.packets import compatibility
+from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.probe import handshake, same_key
@@ -389,9 +390,11 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
     sealed: list[int] = []
     seal = PacketConnection._seal
 
-    def counted(self: PacketConnection, channel: Any, outgoing: Outgoing, length: int) -> None:
+    def counted(
+        self: PacketConnection, cipher: PacketCipher, channel: Any, outgoing: Outgoing, length: int
+    ) -> bool:
         sealed.append(length)
-        seal(self, channel, outgoing, length)
+        return seal(self, cipher, channel, outgoing, length)
 
     monkeypatch.setattr(PacketConnection, "_seal", counted)
     running = await start()

@@ -44,12 +44,12 @@ class PacketCipher:
     def open(self, seq: int, sealed: memoryview) -> bytes | None:
         """The packet from `padding_length` to the padding, or None where the tag is wrong.
 
-        Says nothing of the next packet: `opened` does that, so that a packet may be opened twice.
+        Once it was opened the next one is expected, unless it is `put_back`.
         """
         raise NotImplementedError
 
-    def opened(self) -> None:
-        """The packet that was opened last is done with; the next one is expected."""
+    def put_back(self) -> None:
+        """The packet that was opened last is going to be opened again."""
         raise NotImplementedError
 
     # What asyncssh calls
@@ -68,9 +68,7 @@ class PacketCipher:
         self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes
     ) -> bytes | None:
         """The packet from `padding_length` on, or None where the tag is wrong."""
-        packet = self.open(seq, memoryview(first + rest + mac))
-        self.opened()
-        return packet
+        return self.open(seq, memoryview(first + rest + mac))
 
 
 class AesGcm(PacketCipher):
@@ -101,13 +99,15 @@ class AesGcm(PacketCipher):
         """See PacketCipher."""
         nonce = self._fixed + self._invocation.to_bytes(8, "big")
         try:
-            return self._cipher.decrypt(nonce, sealed[LENGTH:], sealed[:LENGTH])
+            packet = self._cipher.decrypt(nonce, sealed[LENGTH:], sealed[:LENGTH])
         except InvalidTag:
             return None
-
-    def opened(self) -> None:
-        """See PacketCipher."""
         self._invocation = (self._invocation + 1) & _INVOCATION_MASK
+        return packet
+
+    def put_back(self) -> None:
+        """See PacketCipher."""
+        self._invocation = (self._invocation - 1) & _INVOCATION_MASK
 
 
 _BLOCK: Final = bytes(64)
@@ -152,7 +152,7 @@ class ChaCha20Poly1305(PacketCipher):
             return None
         return self._main.update(sealed[LENGTH:-TAG])
 
-    def opened(self) -> None:
+    def put_back(self) -> None:
         """See PacketCipher; the sequence number says it all."""
 
 

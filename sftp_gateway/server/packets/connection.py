@@ -65,6 +65,12 @@ class PacketConnection(asyncssh.SSHServerConnection):
         super().__init__(loop, options)
         self._fast = fast
         self._heard = 0.0
+        self._batch = _Batch()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._gathering = GatheringTransport(cast(asyncio.Transport, transport))
+        super().connection_made(self._gathering)
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
         """Take new keys into use; with ciphers that last, where there are such."""
@@ -79,30 +85,40 @@ class PacketConnection(asyncssh.SSHServerConnection):
         """Where to lay out what is sent on `channel`."""
         return Outgoing(channel._send_pktsize)
 
-    def send_data(self, channel: Channel, outgoing: Outgoing) -> None:
-        """Send what is laid out in `outgoing` on `channel`, and clear it."""
-        sealed = 0
+    def send_data(self, channel: Channel, outgoing: Outgoing) -> bool:
+        """Send what is laid out in `outgoing` on `channel`, and clear it.
+
+        Returns whether the network has taken all of it, so that nothing of the channel waits.
+        """
+        length = outgoing.length
         # What asyncssh holds back for the client's window has to go out first.
-        if not channel._send_buf and self._may_seal(channel, outgoing):
-            sealed = min(outgoing.length, channel._send_window)
+        cipher = None if channel._send_buf else self._sealing(channel, outgoing)
+        sealed = min(length, channel._send_window) if cipher else 0
         # Taken first: padding is written over what follows the last byte that is sealed.
-        rest = outgoing.taken(sealed) if sealed < outgoing.length else b""
-        if sealed:
-            self._seal(channel, outgoing, sealed)
-        channel.write(rest)
+        rest = outgoing.taken(sealed) if sealed < length else None
+        taken = True
+        if cipher and sealed:
+            taken = self._seal(cipher, channel, outgoing, sealed)
+        if rest:
+            channel.write(rest)
+            taken = False
         outgoing.clear()
+        return taken
 
     def _send_held(self, channel: SSHChannel[bytes]) -> None:
         """The client's window has room for some of what asyncssh holds back."""
         held = channel._send_buf
         outgoing = Outgoing(channel._send_pktsize)
-        while held and channel._send_window and self._may_seal(channel, outgoing):
+        while held and channel._send_window:
+            cipher = self._sealing(channel, outgoing)
+            if cipher is None:
+                break
             data, datatype = held[0]
             if datatype is not None:  # standard error
                 break
             count = min(len(data), channel._send_window, CAPACITY)
             outgoing.put(bytes(data[:count]))
-            self._seal(channel, outgoing, count)
+            self._seal(cipher, channel, outgoing, count)
             outgoing.clear()
             channel._send_buf_len -= count
             del data[:count]
@@ -110,20 +126,25 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 del held[0]
         channel._flush_send_buf()  # tells the session of the room, and closes what is to be closed
 
-    def _may_seal(self, channel: SSHChannel[bytes], outgoing: Outgoing) -> bool:
-        return (
-            isinstance(self._send_encryption, PacketCipher)
+    def _sealing(self, channel: SSHChannel[bytes], outgoing: Outgoing) -> PacketCipher | None:
+        """The cipher to seal with; None where asyncssh has to send."""
+        cipher = self._send_encryption
+        if (
+            isinstance(cipher, PacketCipher)
             and self._compressor is None
             and self._kex_complete
             and self._rekey_bytes_sent < self._rekey_bytes
             and not (self._rekey_seconds and time.monotonic() >= self._rekey_time)
             and channel._send_state == "open"
             and channel._send_pktsize >= outgoing.payload
-        )
+        ):
+            return cipher
+        return None
 
-    def _seal(self, channel: SSHChannel[bytes], outgoing: Outgoing, length: int) -> None:
-        """Seal and send the first `length` bytes."""
-        cipher = cast(PacketCipher, self._send_encryption)
+    def _seal(
+        self, cipher: PacketCipher, channel: SSHChannel[bytes], outgoing: Outgoing, length: int
+    ) -> bool:
+        """Seal and send the first `length` bytes; return whether the network has taken them."""
         memory, payload = outgoing.memory, outgoing.payload
         seq, at, end = self._send_seq, 0, 0
         for start in range(0, length, payload):
@@ -152,7 +173,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         self._send_seq = seq
         self._rekey_bytes_sent += end
         channel._send_window -= length
-        cast(GatheringTransport, self._transport).write_now(_sealed[:end])
+        return self._gathering.write_now(_sealed[:end])
 
     # Receiving
 
@@ -184,7 +205,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         data = self._inpbuf
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
-        batch = _Batch()
+        batch = self._batch
         while end - start >= LENGTH:
             seq = self._recv_seq
             length = cipher.length(seq, data[start : start + LENGTH])
@@ -193,10 +214,13 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 foreign = length > self._max_recv_pktlen
                 break
             packet = cipher.open(seq, sealed[start:stop])
-            if packet is None or not self._take(packet, batch):
+            if packet is None:
                 foreign = True
                 break
-            cipher.opened()
+            if not self._take(packet, batch):
+                cipher.put_back()
+                foreign = True
+                break
             self._recv_seq = (seq + 1) & 0xFFFFFFFF
             start = stop
         self._inpbuf = data[start:]
@@ -252,9 +276,12 @@ class _Batch:
 
     def deliver(self) -> None:
         """Give the channel what there is for it."""
-        pieces, self._pieces, self._length = self._pieces, [], 0
-        if pieces and self._channel is not None and self._channel._recv_state == "open":
-            self._channel._accept_data(b"".join(pieces))
+        channel, pieces = self._channel, self._pieces
+        if channel is None:
+            return
+        self._channel, self._pieces, self._length = None, [], 0
+        if pieces and channel._recv_state == "open":
+            channel._accept_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
 def _lasting(encryption: Encryption | None) -> Any:

@@ -160,7 +160,7 @@ def test_drop_counts_what_has_no_room_and_says_so_in_the_log(held):
         log.emit(numbered(number))
     log.emit(ServerStopping(time=1.5, signal="SIGTERM"))
     log.emit(numbered(5))
-    assert (log.depth, log.dropped, log.emitted, log.congested) == (3, 2, 4, False)
+    assert (log.depth, log.dropped, log.emitted, log.congested()) == (3, 2, 4, False)
     sink.gate.set()
     assert log.close(FOREVER) == 0
     assert [line["port"] for line in sink.lines[:4]] == [0, 1, 2, 3]
@@ -201,9 +201,9 @@ def test_block_is_congested_from_capacity_until_under_half_of_it(held):
     log, sink = held(overflow="block", capacity=100)
     for number in range(1, 100):
         log.emit(numbered(number))
-    assert not log.congested
+    assert not log.congested()
     log.emit(numbered(100))
-    assert log.congested
+    assert log.congested()
     room = threading.Event()
     depths = []
 
@@ -215,7 +215,7 @@ def test_block_is_congested_from_capacity_until_under_half_of_it(held):
     assert not room.is_set()
     sink.gate.set()
     assert room.wait(FOREVER)
-    assert not log.congested
+    assert not log.congested()
     assert depths[0] < 50
     log.close(FOREVER)
     assert [line["port"] for line in sink.lines] == list(range(101))
@@ -229,10 +229,10 @@ def test_room_is_told_each_time_and_to_everyone(held):
     for _ in range(3):
         log.emit(numbered(1))
         log.emit(numbered(2))
-        assert log.congested
+        assert log.congested()
         sink.gate.set()
         assert all(semaphore.acquire(timeout=FOREVER) for semaphore in told)
-        assert not log.congested
+        assert not log.congested()
         sink.gate.clear()
         sink.arrived.clear()
         log.emit(numbered(3))
@@ -249,7 +249,7 @@ def test_a_callback_that_fails_stops_neither_the_others_nor_the_log(held, caplog
     log.add_room_callback(fail)
     log.add_room_callback(room.set)
     log.emit(numbered(1))
-    assert log.congested
+    assert log.congested()
     with caplog.at_level(logging.ERROR):
         sink.gate.set()
         assert room.wait(FOREVER)
