@@ -29,6 +29,7 @@ from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.server.transport import GatheringTransport
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
@@ -378,6 +379,27 @@ async def download(running: Running) -> bytes:
         sftp.open("models/big.bin", "rb") as file,
     ):
         return bytes(await file.read(-1))
+
+
+async def test_what_comes_is_acknowledged_at_once_until_the_login(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged = 0
+    acknowledge = GatheringTransport.acknowledge
+
+    def counted(self: GatheringTransport) -> None:
+        nonlocal acknowledged
+        acknowledged += 1
+        acknowledge(self)
+
+    monkeypatch.setattr(GatheringTransport, "acknowledge", counted)
+    running = await start()
+    async with await running.connect() as connection:
+        until_login = acknowledged
+        assert until_login >= 4  # the client's version, its keys and its request, at least
+        async with connection.start_sftp_client() as sftp:
+            await sftp.listdir("models")
+    assert acknowledged == until_login
 
 
 @pytest.mark.parametrize("unknown", [(), ("SSHConnection.send_packet",)])

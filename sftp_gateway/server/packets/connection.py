@@ -180,6 +180,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
     def _reset_keepalive_timer(self) -> None:
         """Something came; noted rather than acted on, as a new timer each time would be dear."""
         self._heard = self._loop.time()
+        if not self._auth_complete:
+            self._gathering.acknowledge()
 
     def _keepalive_timer_callback(self) -> None:
         """Ask the client whether it is there, if it was silent for the whole interval."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 from sftp_gateway.server.transport import GatheringTransport
@@ -14,7 +15,8 @@ class Recording(asyncio.Transport):
     """Keeps what it is told to write."""
 
     def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.1", 22)})
+        nothing = SimpleNamespace(fileno=lambda: -1)
+        super().__init__({"peername": ("192.0.2.1", 22), "socket": nothing})
         self.batches: list[list[Any]] = []
         self.closed = False
 
@@ -90,3 +92,27 @@ async def test_a_real_socket_gets_every_byte_in_order() -> None:
     assert await reader.read() == b"".join(sent)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_peer_that_asks_and_is_answered_is_told_at_once_what_has_come() -> None:
+    """Linux holds an acknowledgement back, to send it with the answer, once it has seen one."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    theirs = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    listener.close()
+    inner, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    gathering = GatheringTransport(inner)
+
+    def at_once() -> int:
+        return ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+    for _ in range(4):
+        theirs.sendall(b"question")
+        await asyncio.sleep(0.01)
+        gathering.write_now(memoryview(b"answer"))
+        theirs.recv(6)
+    assert not at_once()
+    gathering.acknowledge()
+    assert at_once()
+    gathering.close()
+    theirs.close()
