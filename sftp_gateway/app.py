@@ -197,7 +197,7 @@ class Gateway:
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
         self._started = int(time.time())
-        self._lanes = Lanes(share.name for share in self._shares)
+        self._lanes = Lanes((share.name for share in self._shares), timeout=settings.disk_timeout)
         self._metrics.watch_lanes(self._lanes.depths)
         self._monitor = ShareMonitor(
             shares=self._shares, lanes=self._lanes, changed=self._metrics.share_up

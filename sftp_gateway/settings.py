@@ -282,6 +282,17 @@ class Settings(BaseSettings):
             "Further ones are closed at once."
         ),
     )
+    disk_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description=(
+            "Seconds that a request may wait for a share's disk, and for others that wait for it "
+            "too. Then it is answered with a failure, and what the disk says later is thrown away. "
+            "The default is longer than a disk takes to spin up, or Linux to give up a SCSI "
+            "command and try again (30 s); a share on NFS whose server fails over may need more."
+        ),
+    )
     max_handles: int = Field(
         1024,
         ge=16,

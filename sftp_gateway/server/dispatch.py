@@ -7,6 +7,7 @@ on the event loop, where the session's state lives.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -65,7 +66,8 @@ class Operation:
     """What is to be done for one request: `finish(run(wait=...))` is the response.
 
     `share` is None where no file system is touched; `run` then never raises BlockingIOError.
-    `discard` lets go of what `run` gave when nobody is there to take it any more.
+    `discard` lets go of what `run` gave when nobody is there to take it any more; `give_up` is
+    called when it takes too long and may still be running.
     """
 
     run: Callable[..., Any]
@@ -73,6 +75,7 @@ class Operation:
     share: Share | None = None
     path: bytes | None = None
     discard: Callable[[Any], None] = lambda result: None
+    give_up: Callable[[], None] = lambda: None
 
 
 class Dispatcher:
@@ -271,6 +274,8 @@ class Dispatcher:
         """The next names of `opened`; one operation of a folder at a time."""
 
         def run(wait: bool) -> _Page:
+            if opened.broken:
+                raise OSError(errno.EIO, "names of the folder were lost")
             if not wait and not opened.directory.at_hand:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
@@ -284,7 +289,9 @@ class Dispatcher:
             opened.entries += page.named
             return rs.NameResponse(request.request_id, page.entries)
 
-        return Operation(run=run, finish=finish, share=opened.share, path=opened.path)
+        return Operation(
+            run=run, finish=finish, share=opened.share, path=opened.path, give_up=opened.lose
+        )
 
     # File systems and limits
 

@@ -75,12 +75,18 @@ class FolderHandle:
     entries: int = 0
     complete: bool = False
     busy: bool = False
+    #: The disk did not give a page of names in time: whoever lists on would miss them.
+    broken: bool = False
     queue: deque[ReaddirRequest] = field(default_factory=deque)
 
     @property
     def owed(self) -> bool:
         """Whether something that was asked of it is still unanswered."""
         return self.busy
+
+    def lose(self) -> None:
+        """Names were lost: answer no further READDIR."""
+        self.broken = True
 
     def close(self) -> None:
         """Let go of the folder."""

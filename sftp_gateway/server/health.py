@@ -77,7 +77,7 @@ class ShareMonitor:
                 else:
                     waiting.set_result(future.result())
 
-            self._lanes.submit(share.name, Lane.METADATA, share.check, done)
+            self._lanes.submit(share.name, Lane.METADATA, share.check, done, patient=True)
         return asked
 
     def statvfs_of(self, tree: Tree) -> os.statvfs_result | None:

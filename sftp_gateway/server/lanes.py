@@ -2,15 +2,24 @@
 
 A share whose disk hangs fills only its own lanes; and its reads leave the lane of its other
 requests free, so that folders can be listed while big files are read slowly.
+
+What a disk has not answered in time is given up: whoever asked is told so, and what comes later is
+let go. Nothing ends a thread that the kernel keeps waiting, so it stays; but a lane has a fixed
+number of them, and while all of them are kept like that, new work is given up at once instead of
+queueing behind them. All work has the same time, so the oldest is always the next to be given up,
+and one timer does for all lanes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -26,16 +35,37 @@ class Lane(StrEnum):
 _THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8}
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Work:
+    """Something that a thread does or will do; `deadline` in the event loop's time."""
+
+    key: tuple[str, Lane]
+    running: Future[Any]
+    deadline: float
+    done: Callable[[asyncio.Future[Any]], None]
+    late: Callable[[Any], None]
+    patient: bool
+    given_up: bool = False
+    stuck: bool = False
+
+
 class Lanes:
     """The lanes of all shares."""
 
-    def __init__(self, shares: Iterable[str]) -> None:
+    def __init__(self, shares: Iterable[str], *, timeout: float = float("inf")) -> None:
+        """`timeout`: seconds after which work that is not done is given up."""
         self._executors = {
             (share, lane): ThreadPoolExecutor(_THREADS[lane], thread_name_prefix=f"{share} {lane}")
             for share in shares
             for lane in Lane
         }
         self._depth = dict.fromkeys(self._executors, 0)
+        self._timeout = timeout
+        #: What is not done and not given up, the oldest first (a dict keeps the order).
+        self._work: dict[_Work, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        #: Threads that have been waiting for longer than `timeout`.
+        self._stuck = dict.fromkeys(self._executors, 0)
 
     def submit(
         self,
@@ -43,21 +73,73 @@ class Lanes:
         lane: Lane,
         work: Callable[[], T],
         done: Callable[[asyncio.Future[T]], None],
+        *,
+        late: Callable[[T], None] = lambda result: None,
+        patient: bool = False,
     ) -> None:
         """Run `work` on a thread of the lane; then call `done` on the event loop.
 
         Called on the event loop. `done` gets a finished future, which holds the result or the
-        error.
+        error: TimeoutError where the disk did not answer in time. A result that comes after that
+        is given to `late`. `patient` work is never given up; whoever submits it sees to it that
+        there is little of it.
         """
         key = (share, lane)
-        self._depth[key] += 1
-
-        def finished(future: asyncio.Future[T]) -> None:
-            self._depth[key] -= 1
-            done(future)
-
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._executors[key], work).add_done_callback(finished)
+        if self._stuck[key] >= _THREADS[lane] and not patient:
+            loop.call_soon(done, _given_up(loop))
+            return
+        running = self._executors[key].submit(work)
+        item = _Work(
+            key=key,
+            running=running,
+            deadline=loop.time() + self._timeout,
+            done=done,
+            late=late,
+            patient=patient,
+        )
+        self._depth[key] += 1
+        self._work[item] = None
+        asyncio.wrap_future(running, loop=loop).add_done_callback(
+            lambda future: self._finished(item, future)
+        )
+        if self._timer is None and self._timeout != float("inf"):
+            self._timer = loop.call_at(item.deadline, self._give_up_old)
+
+    def let_go(self, share: str, close: Callable[[], None]) -> None:
+        """Have a thread call `close`: on FUSE, close(2) waits for the file system's answer."""
+        with suppress(RuntimeError):  # the lanes are closed, and so will be what is open
+            self.submit(share, Lane.METADATA, close, lambda future: None, patient=True)
+
+    def _finished(self, item: _Work, future: asyncio.Future[Any]) -> None:
+        self._depth[item.key] -= 1
+        self._work.pop(item, None)
+        self._stuck[item.key] -= item.stuck
+        if not item.given_up:
+            item.done(future)
+        elif error_of(future) is None:
+            item.late(future.result())
+
+    def _give_up_old(self) -> None:
+        """Give up what is due, and set the timer for what is the oldest then."""
+        loop = asyncio.get_running_loop()
+        while self._work:
+            item = next(iter(self._work))
+            if item.deadline > loop.time():
+                self._timer = loop.call_at(item.deadline, self._give_up_old)
+                return
+            del self._work[item]
+            self._give_up(item, loop)
+        self._timer = None
+
+    def _give_up(self, item: _Work, loop: asyncio.AbstractEventLoop) -> None:
+        if item.running.done():  # its result is on its way here
+            return
+        item.stuck = item.patient or not item.running.cancel()
+        self._stuck[item.key] += item.stuck
+        if not item.patient:
+            item.given_up = True
+            loop.call_soon(item.done, _given_up(loop))
 
     def depths(self) -> Mapping[tuple[str, str], int]:
         """By share and lane: how many operations are under way or wait there."""
@@ -65,8 +147,19 @@ class Lanes:
 
     def close(self) -> None:
         """Take no more work; threads that hang in a disk are left behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for executor in self._executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _given_up(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+    """What `done` is told of work that was given up."""
+    future = loop.create_future()
+    future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
+    future.exception()  # whoever gets it need not look
+    return future
 
 
 def error_of(future: asyncio.Future[T]) -> Exception | None:

@@ -27,6 +27,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import Denied, FileSystemError, ProtocolError
@@ -352,6 +353,7 @@ class SftpSession:
             Lane.METADATA,
             lambda: operation.run(wait=True),
             lambda future: self._ran(request, operation, started, then, future),
+            late=partial(self._discard_later, operation),
         )
 
     def _ran(
@@ -369,11 +371,17 @@ class SftpSession:
                 operation.discard(future.result())
             return
         if error is not None:
+            if isinstance(error, TimeoutError):
+                operation.give_up()
             self._refuse(request, error, started, operation)
         else:
             self._answer(request, operation, future.result(), started)
         then()
         self._after_thread()
+
+    def _discard_later(self, operation: Operation, result: Any) -> None:
+        if operation.share is not None:
+            self._lanes.let_go(operation.share.name, partial(operation.discard, result))
 
     def _after_thread(self) -> None:
         self._flush()
@@ -431,7 +439,10 @@ class SftpSession:
             self._release(opened, result="ok")
 
     def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
-        opened.close()
+        if isinstance(opened, FileHandle) and not opened.file.inline:
+            self._lanes.let_go(opened.share.name, opened.close)
+        else:
+            opened.close()
         self._recorder.closed(opened, result=result)
 
     # Output

@@ -23,6 +23,7 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode, str], ...]] = (
 )
 _STATUS_OF_ERRNO: Final = {
     errno.EIO: (StatusCode.FAILURE, "Input/output error"),
+    errno.ETIMEDOUT: (StatusCode.FAILURE, "The disk does not answer"),
     errno.ESTALE: (StatusCode.FAILURE, "Stale file"),
     errno.EMFILE: (StatusCode.FAILURE, "Too many open files"),
     errno.ENFILE: (StatusCode.FAILURE, "Too many open files"),

@@ -107,8 +107,8 @@ class _GatedFile(OpenFile):
 class WatchedLanes(Lanes):
     """Lanes that tell when nothing is under way any more, and all of it was reported."""
 
-    def __init__(self, shares: Sequence[str]) -> None:
-        super().__init__(shares)
+    def __init__(self, shares: Sequence[str], *, timeout: float = float("inf")) -> None:
+        super().__init__(shares, timeout=timeout)
         self._done = asyncio.Event()
 
     def submit(
@@ -117,12 +117,19 @@ class WatchedLanes(Lanes):
         lane: Lane,
         work: Callable[[], T],
         done: Callable[[asyncio.Future[T]], None],
+        *,
+        late: Callable[[T], None] = lambda result: None,
+        patient: bool = False,
     ) -> None:
         def reported(future: asyncio.Future[T]) -> None:
             done(future)
             self._done.set()
 
-        super().submit(share, lane, work, reported)
+        def come(result: T) -> None:
+            late(result)
+            self._done.set()
+
+        super().submit(share, lane, work, reported, late=come, patient=patient)
 
     def close(self) -> None:
         super().close()
@@ -190,7 +197,9 @@ class Lines:
 class Served:
     """A session, with the client's side of it."""
 
-    def __init__(self, shares: Sequence[Share], *, capacity: int = 1024) -> None:
+    def __init__(
+        self, shares: Sequence[Share], *, capacity: int = 1024, timeout: float = float("inf")
+    ) -> None:
         self.lines = Lines()
         self.log = AccessLog(sinks=[self.lines], level="requests")
         self._measured = Measured()
@@ -200,7 +209,7 @@ class Served:
             log=self.log,
             metrics=self.metrics,
         )
-        self.lanes = WatchedLanes([share.name for share in shares])
+        self.lanes = WatchedLanes([share.name for share in shares], timeout=timeout)
         self.handles = HandleTable(capacity=capacity)
         self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
         self.channel = MemoryChannel()
@@ -305,9 +314,9 @@ class Served:
 
 
 @contextmanager
-def served(*shares: Share, capacity: int = 1024) -> Iterator[Served]:
+def served(*shares: Share, capacity: int = 1024, timeout: float = float("inf")) -> Iterator[Served]:
     """A session that has begun; it is over, with all that it has open, at the end."""
-    made = Served(shares, capacity=capacity)
+    made = Served(shares, capacity=capacity, timeout=timeout)
     try:
         made.begin()
         yield made

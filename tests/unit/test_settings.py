@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
         {"a/b": ShareSettings(path=Path("/srv/b"), links="dereference")},
     ),
     "show_uid": ("1000", 1000),
+    "disk_timeout": ("1.5", 1.5),
     "show_gid": ("1001", 1001),
     "access_log": ('{"capacity": 200}', AccessLogSettings(capacity=200)),
     "access_log.level": ("requests", "requests"),

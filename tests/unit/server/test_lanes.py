@@ -13,6 +13,9 @@ from tests.support.gateway import PATIENCE
 
 Occupy = Callable[[str, Lane, int], None]
 
+#: Seconds; what is to be given up here waits for a gate that opens later.
+SOON = 0.05
+
 
 @pytest.fixture
 def gate() -> threading.Event:
@@ -127,3 +130,108 @@ async def test_closed_lanes_wait_for_nobody_and_cancel_what_has_not_begun(
     )
     lanes.close()
     assert await cancelled
+
+
+# A disk that does not answer
+
+
+@pytest.fixture
+def hurried(gate: threading.Event) -> Iterator[Lanes]:
+    """Lanes that give work up soon."""
+    made = Lanes(["a", "b"], timeout=SOON)
+    yield made
+    gate.set()
+    made.close()
+
+
+async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
+    hurried: Lanes, gate: threading.Event
+) -> None:
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[BaseException | None] = loop.create_future()
+    late: asyncio.Future[str] = loop.create_future()
+
+    def work() -> str:
+        assert gate.wait(PATIENCE)
+        return "too late"
+
+    hurried.submit(
+        "a",
+        Lane.READ,
+        work,
+        lambda future: told.set_result(future.exception()),  # a second call would raise
+        late=late.set_result,
+    )
+    async with asyncio.timeout(PATIENCE):
+        assert isinstance(await told, TimeoutError)
+        assert not late.done()
+        assert hurried.depths()["a", "read"] == 1
+        gate.set()
+        assert await late == "too late"
+    assert hurried.depths()["a", "read"] == 0
+
+
+async def test_what_waits_behind_a_hanging_lane_is_given_up_and_never_runs(
+    hurried: Lanes, gate: threading.Event
+) -> None:
+    ran_after_all = []
+    waiting = [
+        ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+    ]
+    behind = ran(hurried, "a", Lane.METADATA, lambda: ran_after_all.append(1))
+    ended = await asyncio.gather(*waiting, behind, return_exceptions=True)
+    assert all(isinstance(each, TimeoutError) for each in ended)
+    gate.set()
+    await _recovered(hurried)
+    assert not ran_after_all
+
+
+async def test_while_all_threads_hang_new_work_is_given_up_at_once(
+    hurried: Lanes, gate: threading.Event
+) -> None:
+    hanging = [
+        ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+    ]
+    await asyncio.gather(*hanging, return_exceptions=True)
+    for _ in range(1000):
+        with pytest.raises(TimeoutError):
+            await ran(hurried, "a", Lane.METADATA, lambda: None)
+        assert hurried.depths()["a", "metadata"] == _METADATA, "it waits behind them"
+    assert await ran(hurried, "a", Lane.READ, lambda: "served") == "served"
+    assert await ran(hurried, "b", Lane.METADATA, lambda: "served") == "served"
+    gate.set()
+    await _recovered(hurried)
+
+
+async def test_patient_work_is_never_given_up(hurried: Lanes, gate: threading.Event) -> None:
+    told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    hurried.submit(
+        "a",
+        Lane.METADATA,
+        lambda: gate.wait(PATIENCE),
+        lambda future: told.set_result(future.result()),
+        patient=True,
+    )
+    # Everything that came behind it has been given up, and so it would have been too.
+    with pytest.raises(TimeoutError):
+        await ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE))
+    assert not told.done()
+    gate.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await told is True
+
+
+async def test_work_that_is_done_in_time_is_not_given_up_later(hurried: Lanes) -> None:
+    for number in range(50):
+        assert await ran(hurried, "a", Lane.READ, lambda number=number: number) == number
+
+
+_METADATA = 8
+
+
+async def _recovered(lanes: Lanes) -> None:
+    """Wait until the lane's threads have come back; then it serves again."""
+    async with asyncio.timeout(PATIENCE):
+        while lanes.depths()["a", "metadata"]:
+            await asyncio.sleep(0)
+    assert await ran(lanes, "a", Lane.METADATA, lambda: "served") == "served"

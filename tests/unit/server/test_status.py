@@ -26,6 +26,7 @@ CASES = [
     (errors.TooManyHandles("/secret"), StatusCode.FAILURE, "Too many open handles"),
     (errors.Unsupported("secret"), StatusCode.OP_UNSUPPORTED, "Operation unsupported"),
     (OSError(errno.EIO, "secret"), StatusCode.FAILURE, "Input/output error"),
+    (TimeoutError(errno.ETIMEDOUT, "secret"), StatusCode.FAILURE, "The disk does not answer"),
     (OSError(errno.ESTALE, "secret"), StatusCode.FAILURE, "Stale file"),
     (OSError(errno.EMFILE, "secret"), StatusCode.FAILURE, "Too many open files"),
     (OSError(errno.ENFILE, "secret"), StatusCode.FAILURE, "Too many open files"),

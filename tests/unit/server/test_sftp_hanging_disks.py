@@ -1,0 +1,113 @@
+"""What a disk does not answer in time is answered with a failure; what it says later is let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import sftp_wire as wire
+from tests.support.session import HOME, GatedShare, Served, served
+from tests.unit.server.conftest import CONTENT
+
+#: Seconds; what is to be given up here waits for a gate that opens later.
+SOON = 0.05
+
+
+@pytest.fixture
+def hurried(share: GatedShare, root: Path) -> Iterator[Served]:
+    """A session whose requests wait for a disk for a moment only."""
+    (root / "file").write_bytes(CONTENT)
+    with served(share, timeout=SOON) as session:
+        yield session
+
+
+def failure(reply: object) -> str:
+    assert isinstance(reply, wire.StatusReply), reply
+    assert reply.code is wire.Status.FAILURE
+    return reply.message
+
+
+async def test_a_read_that_hangs_fails_and_is_not_answered_again(
+    hurried: Served, share: GatedShare
+) -> None:
+    handle = await hurried.open(b"share/file")
+    share.cold = {"read"}
+    asked = [hurried.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
+    for reply in await hurried.all_answered(asked):
+        assert failure(reply) == "The disk does not answer"
+    share.gate.set()
+    await hurried.lanes.idle()
+    assert (await hurried.ask(wire.encode_read, handle, 5, 10)).data == CONTENT[5:15]
+    assert len(hurried.receive()) == len({reply.request_id for reply in hurried.receive()[1:]}) + 1
+    assert hurried.metric("sftp_gateway_requests_total", result="failure") == 50
+
+
+async def test_a_file_that_is_closed_while_its_read_hangs_is_let_go_when_the_read_ends(
+    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await hurried.open(b"share/file")
+    share.cold = {"read"}
+    failure(await hurried.ask(wire.encode_read, handle, 0, 10))
+    assert (await hurried.ask(wire.encode_close, handle)).code is wire.Status.OK
+    assert descriptors() == before + 1, "its number could mean another file to the read"
+    share.gate.set()
+    await hurried.lanes.idle()
+    assert descriptors() == before
+
+
+async def test_a_file_that_is_opened_too_late_is_closed(
+    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    share.cold = {"open_file", "open_directory"}
+    failure(await hurried.ask(wire.encode_open, HOME + b"share/file"))
+    failure(await hurried.ask(wire.encode_opendir, HOME + b"share"))
+    share.gate.set()
+    await hurried.lanes.idle()
+    assert descriptors() == before
+    assert len(hurried.handles) == 0
+
+
+async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
+    hurried: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await hurried.opendir(b"share")
+    directory = hurried.handles.folder(handle).directory
+    take = directory.take_while
+
+    def slow(accept: Callable[..., bool]) -> None:
+        assert share.gate.wait(60)
+        take(accept)
+
+    monkeypatch.setattr(directory, "take_while", slow)
+    asked = [hurried.send(wire.encode_readdir, handle) for _ in range(3)]
+    for reply in await hurried.all_answered(asked):
+        failure(reply)
+    share.gate.set()
+    await hurried.lanes.idle()
+    failure(await hurried.ask(wire.encode_readdir, handle))
+    assert (await hurried.ask(wire.encode_close, handle)).code is wire.Status.OK
+    again = await hurried.opendir(b"share")
+    names = (await hurried.ask(wire.encode_readdir, again)).names
+    assert {name.filename for name in names} == {b".", b"..", b"file"}
+
+
+async def test_a_session_that_ends_while_its_requests_hang_leaves_nothing_open(
+    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await hurried.open(b"share/file")
+    share.cold = {"read", "open_file"}
+    asked = [
+        hurried.send(wire.encode_read, handle, 0, 10),
+        hurried.send(wire.encode_open, HOME + b"share/file"),
+    ]
+    await share.arrivals(2)
+    hurried.session.connection_lost()
+    assert not any(hurried.answer(request_id) for request_id in asked)
+    share.gate.set()
+    await hurried.lanes.idle()
+    assert descriptors() == before
