@@ -31,6 +31,13 @@ _MAX_PACKET: Final = 32 * 1024
 #: Bytes that wait in a socket for the network before the sessions make no more.
 _SOCKET_BUFFER: Final = 512 * 1024
 
+#: Bytes of a connection that wait for it to be read on, and for the network to take them, over
+#: which nothing more is read. The first is more than the longest packet, and many come together
+#: while a login is being decided; the second, more than sessions ever leave there: only answers
+#: that have no window, such as those to global requests, come to so much.
+_MAX_UNREAD: Final = 512 * 1024
+_MAX_UNTAKEN: Final = 4 * 1024 * 1024
+
 #: Channels of one connection, as sshd's MaxSessions.
 _MAX_CHANNELS: Final = 10
 
@@ -39,12 +46,14 @@ class Connection(PacketConnection):
     """A connection that tells its sessions when the socket is full, and what logins came to.
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
-    Protocol callbacks, of which asyncssh ignores the last two), `send_packet`, `reload_config`
-    (there is no configuration file to read again at each login) and `validate_public_key` (the
-    only place that sees the signature).
+    Protocol callbacks, of which asyncssh ignores the last two), `_recv_data` (called whenever
+    there is something to read), `send_packet`, `reload_config` (there is no configuration file to
+    read again at each login) and `validate_public_key` (the only place that sees the signature).
     """
 
     gateway_owner: Guest
+    _writing_paused = False
+    _reading_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
@@ -63,13 +72,39 @@ class Connection(PacketConnection):
 
     def pause_writing(self) -> None:
         """The socket has enough to send."""
+        self._writing_paused = True
         for channel in tuple(self.gateway_owner.channels):
             channel.socket_full(True)
 
     def resume_writing(self) -> None:
         """The socket has room again."""
+        self._writing_paused = False
+        self._balance_reading()
         for channel in tuple(self.gateway_owner.channels):
             channel.socket_full(False)
+
+    def _recv_data(self) -> None:
+        """Read what came, and no more where too much of it is left or too much was answered.
+
+        asyncssh keeps both without a bound: what comes while it waits for the decision about a
+        login, and what it answers to a client that does not read.
+        """
+        super()._recv_data()
+        if self._writing_paused or self._reading_paused or len(self._inpbuf) > _MAX_UNREAD:
+            self._balance_reading()
+
+    def _balance_reading(self) -> None:
+        if self._transport is None or self._socket.is_closing():
+            return
+        wait = len(self._inpbuf) > _MAX_UNREAD or (
+            self._writing_paused and self.write_buffer_size > _MAX_UNTAKEN
+        )
+        if wait != self._reading_paused:
+            self._reading_paused = wait
+            if wait:
+                self._socket.pause_reading()
+            else:
+                self._socket.resume_reading()
 
     def send_packet(
         self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
@@ -131,6 +166,8 @@ class Guest(asyncssh.SSHServer):
         self._decision: Decision | None = None
         self._method: str | None = None
         self.channels: set[ChannelSession] = set()
+        #: Channels that were asked for and are not gone: asyncssh opens them a little later.
+        self._granted = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         """A client connected."""
@@ -234,8 +271,9 @@ class Guest(asyncssh.SSHServer):
 
     def session_requested(self) -> Any:
         """A session channel: SFTP, or a command that is refused."""
-        if len(self.channels) >= _MAX_CHANNELS or self._server.stopping:
+        if self._granted >= _MAX_CHANNELS or self._server.stopping:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
+        self._granted += 1
         channel = self.connection.create_server_channel(
             encoding=None, window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET
         )
@@ -275,6 +313,7 @@ class Guest(asyncssh.SSHServer):
 
     def channel_closed(self, channel: ChannelSession) -> None:
         """A channel is gone. A client that has no other is not waited for when the server stops."""
+        self._granted -= 1
         self.channels.discard(channel)
         if self._server.stopping and not self.channels:
             self.connection.close()
@@ -309,7 +348,7 @@ def _reason(error: Exception | None) -> str:
             error.code == asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE
         ):
             return "too_many_login_attempts"
-        case asyncssh.DisconnectError():
+        case asyncssh.DisconnectError() | ValueError():  # what asyncssh failed to decode
             return "protocol_error"
     _log.error("a connection ended with an unexpected error", exc_info=error)
     return "error"

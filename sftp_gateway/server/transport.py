@@ -57,7 +57,7 @@ class GatheringTransport(asyncio.Transport):
         OpenSSH's client turns Nagle's algorithm off only once it is logged in. Before that, what
         it sends next waits for this, and Linux would take 40 ms over it, twice in each login.
         """
-        with suppress(OSError):  # no TCP, or gone
+        with suppress(OSError, ValueError):  # no TCP, or gone
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _flush(self) -> None:

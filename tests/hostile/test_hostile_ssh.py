@@ -1,0 +1,455 @@
+"""Attacks below SFTP: on the banner, the packets, the windows and the keys of SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
+    MSG_NEWKEYS,
+    MSG_USERAUTH_REQUEST,
+    MSG_USERAUTH_SUCCESS,
+)
+from asyncssh.packet import Boolean, Byte, String, UInt32
+
+from tests.hostile.conftest import INSIDE, Target, in_thread
+from tests.support.gateway import PATIENCE, wait_for
+from tests.support.live import Live, connected, open_live
+from tests.support.record_client import KeyExchanges
+from tests.support.sftp_wire import AttrsReply, DataReply, encode_open, encode_read, encode_stat
+
+pytestmark = pytest.mark.integration
+
+SHARE = b"/home/gvpocr/share/"
+
+#: KiB that one client may have the server hold before anything of it is taken.
+_ONE_CLIENT = 12 * 1024
+
+_HELLO = b"SSH-2.0-OpenSSH_9.9\r\n"
+
+
+@contextlib.contextmanager
+def _dialled(gateway: Target) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as connection:
+        yield connection
+
+
+def _is_shut(connection: socket.socket) -> None:
+    """The server ends the connection, whatever it says first."""
+    with contextlib.suppress(ConnectionResetError):
+        while connection.recv(65536):
+            pass
+
+
+# Before the keys
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"\0" * 65_536, os.urandom(100_000), b"GET / HTTP/1.0\r\n\r\n", b"SSH-1.5-old\r\n",
+        b"SSH-2.0", b"SSH-3.0-new\r\n", b"SSH-2.0-" + b"x" * 100_000, b"x" * 100_000,
+        b"SSH-2.0-\xff\xfe\xfd\r\n", b"\r\n" * 5000, b"SSH-2.0-\0\0\r\n\0\0\0\0",
+        _HELLO + os.urandom(50_000),
+        _HELLO + struct.pack(">I", 2**32 - 1) + b"\0" * 100,
+        _HELLO + struct.pack(">I", 0) + b"\0" * 100,
+        _HELLO + struct.pack(">I", 1) + b"\0" * 100,
+        _HELLO + struct.pack(">IB", 12, 255) + b"\0" * 100,
+        _HELLO + struct.pack(">IBB", 12, 10, 20) + b"\0" * 100,  # KEXINIT of one byte
+    ],
+)  # fmt: skip
+def test_what_is_no_ssh_ends_the_connection(attacked: Target, first: bytes) -> None:
+    with _dialled(attacked) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(first)
+            connection.shutdown(socket.SHUT_WR)
+        _is_shut(connection)
+
+
+def test_a_banner_without_an_end_costs_little_and_ends_the_connection(attacked: Target) -> None:
+    with _dialled(attacked) as connection:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100_000_000:
+                sent += connection.send(b"x" * 1000)
+        assert sent < 100_000_000
+
+
+@pytest.mark.parametrize("length", [2**32 - 1, 2**31, 256 * 1024 + 1])
+def test_a_packet_longer_than_any_ends_the_connection_before_it_comes(
+    attacked: Target, length: int
+) -> None:
+    with _dialled(attacked) as connection:
+        connection.sendall(_HELLO + struct.pack(">I", length) + b"\0" * 28)
+        _is_shut(connection)
+
+
+# Keys
+
+
+class _Tampering:
+    """A proxy that puts a packet of its own into the client's stream while that is in the clear."""
+
+    def __init__(self, port: int, packet: bytes) -> None:
+        self._port = port
+        self._packet = packet
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            await asyncio.gather(*self._tasks)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.append(asyncio.create_task(self._carry(reader, writer)))
+
+    async def _carry(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        # From an address that is not this machine's own for the log, as the health check's is.
+        server, to_server = await asyncio.open_connection(
+            "127.0.0.1", self._port, local_addr=("127.0.0.2", 0)
+        )
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await asyncio.gather(self._up(client, to_server), _carry(server, to_client))
+
+    async def _up(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        with contextlib.closing(to_server):
+            to_server.write(await client.readline())
+            length = await client.readexactly(4)  # KEXINIT
+            to_server.write(length + await client.readexactly(int.from_bytes(length, "big")))
+            to_server.write(self._packet)
+            await _carry(client, to_server)
+
+
+async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.closing(target):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+
+
+async def _logs_in_through(gateway: Target, packet: bytes, cipher: str) -> bool:
+    async with _Tampering(gateway.port, packet).listening() as port:
+        try:
+            async with asyncssh.connect(
+                "127.0.0.1", port, username="gvpocr", client_keys=[str(gateway.key)],
+                known_hosts=None, config=None, agent_path=None, encryption_algs=[cipher],
+            ):  # fmt: skip
+                return True
+        except (asyncssh.Error, OSError):
+            return False
+
+
+@pytest.mark.parametrize(
+    "kind", [MSG_IGNORE, 3, 4], ids=["MSG_IGNORE", "MSG_UNIMPLEMENTED", "MSG_DEBUG"]
+)
+async def test_nothing_can_be_put_in_before_the_keys_to_hide_what_is_cut_out_behind_them(
+    attacked: Target, kind: int
+) -> None:
+    """Terrapin (CVE-2023-48795): with strict key exchange, a packet too many ends the connection.
+
+    The cipher that counts no packets is taken: any other would notice by itself.
+    """
+    packet = struct.pack(">IBB", 28, 8, kind) + bytes(18) + bytes(8)
+    assert len(packet) % 8 == 0
+    cipher = "aes128-gcm@openssh.com"
+    assert await _logs_in_through(attacked, b"", cipher), "it is the proxy"
+    ended = len(attacked.events("session_end", reason="protocol_error"))
+    assert not await _logs_in_through(attacked, packet, cipher)
+    await asyncio.to_thread(
+        wait_for,
+        lambda: len(attacked.events("session_end", reason="protocol_error")) == ended + 1,
+        "the server to end it",
+    )
+
+
+async def test_asking_for_new_keys_all_the_time_is_served(attacked: Target) -> None:
+    with KeyExchanges().counting() as exchanges:
+        async with asyncssh.connect(
+            "127.0.0.1", attacked.port, username="gvpocr", client_keys=[str(attacked.key)],
+            known_hosts=None, config=None, agent_path=None, rekey_bytes=1,
+        ) as connection:  # fmt: skip
+            session = await open_live(connection)
+            await session.init()
+            for _ in range(100):
+                assert isinstance(await session.ask(encode_stat, SHARE + b"small"), AttrsReply)
+    assert exchanges.completed > 50
+
+
+@pytest.mark.parametrize("message", ["KEXINIT", "NEWKEYS", "KEX"])
+async def test_key_exchanges_that_make_no_sense_end_the_connection(
+    attacked: Target, message: str
+) -> None:
+    async with _client(attacked) as connection:
+        await _live(connection)
+        for _ in range(10_000):
+            match message:
+                case "KEXINIT":
+                    connection._send_kexinit()
+                case "NEWKEYS":
+                    connection.send_packet(MSG_NEWKEYS)
+                case _:
+                    connection.send_packet(30, String(os.urandom(32)))
+        await _ends(connection)
+    await in_thread(attacked)
+
+
+# Windows and channels
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 1023, 2**32 - 1])
+@pytest.mark.parametrize("window", [0, 1, 2**32 - 1])
+async def test_any_packet_size_and_window_that_a_client_names_are_kept_to(
+    attacked: Target, size: int, window: int
+) -> None:
+    async with _client(attacked) as connection:
+        connection.send_packet(
+            MSG_CHANNEL_OPEN, String("session"), UInt32(77), UInt32(window), UInt32(size)
+        )
+        for kind, rest in (("subsystem", [String("sftp")]), ("exec", [String("echo hi")])):
+            connection.send_packet(
+                MSG_CHANNEL_REQUEST, UInt32(0), String(kind), Boolean(True), *rest
+            )
+        init = bytes([0, 0, 0, 5, 1, 0, 0, 0, 3])
+        connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(init))
+        connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(encode_open(1, SHARE + b"big")))
+        for number in range(8):
+            read = encode_read(number, bytes(4), 0, 8192)
+            connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(read))
+        await in_thread(attacked)
+        connection.abort()
+
+
+async def test_a_window_that_overflows_is_no_way_in_and_no_way_to_memory(attacked: Target) -> None:
+    async with _client(attacked) as connection:
+        session = await _live(connection)
+        for _ in range(1000):
+            connection.send_packet(
+                MSG_CHANNEL_WINDOW_ADJUST, UInt32(session.channel._send_chan), UInt32(2**32 - 1)
+            )
+        handle = await session.handle(encode_open, SHARE + b"big")
+        reply = await session.ask(encode_read, handle, 0, 100)
+        assert isinstance(reply, DataReply)
+        assert reply.data == INSIDE["big"][:100]
+
+
+async def test_data_beyond_our_window_ends_the_connection_or_is_served(attacked: Target) -> None:
+    """The client takes no answers, so that requests wait here, and goes on sending."""
+    async with _client(attacked) as connection:
+        session = await _live(connection, window=64 * 1024)
+        handle = await session.handle(encode_open, SHARE + b"big")
+        session.channel.pause_reading()
+        burst = b"".join(encode_read(number, handle, 0, 256 * 1024) for number in range(800))
+        for _ in range(200):  # 6 MiB where 512 KiB are allowed
+            connection.send_packet(
+                MSG_CHANNEL_DATA, UInt32(session.channel._send_chan), String(burst[: 32 * 1024])
+            )
+        await _ends(connection)
+
+
+@pytest.mark.parametrize("kind", ["unknown channel", "closed twice", "adjust", "stderr"])
+async def test_messages_for_channels_that_are_not_open_end_the_connection_at_most(
+    attacked: Target, kind: str
+) -> None:
+    async with _client(attacked) as connection:
+        session = await _live(connection)
+        number = session.channel._send_chan
+        for _ in range(1000):
+            match kind:
+                case "unknown channel":
+                    connection.send_packet(MSG_CHANNEL_DATA, UInt32(2**32 - 1), String(b"x"))
+                case "closed twice":
+                    connection.send_packet(MSG_CHANNEL_CLOSE, UInt32(number))
+                case "adjust":
+                    connection.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 5), UInt32(1))
+                case _:
+                    connection.send_packet(
+                        MSG_CHANNEL_EXTENDED_DATA, UInt32(number), UInt32(1), String(b"x" * 100)
+                    )
+        await in_thread(attacked)
+        connection.abort()
+
+
+async def test_a_burst_of_channels_gives_ten(attacked: Target) -> None:
+    """All in one piece, so that none is open when the next is asked for."""
+    async with _client(attacked) as connection:
+        for number in range(1000):
+            connection.send_packet(
+                MSG_CHANNEL_OPEN, String("session"), UInt32(number), UInt32(2**20), UInt32(2**15)
+            )
+        for number in range(1000):
+            connection.send_packet(
+                MSG_CHANNEL_REQUEST, UInt32(number), String("subsystem"), Boolean(False),
+                String("sftp"),
+            )  # fmt: skip
+            if number >= 9:
+                break
+        await in_thread(attacked)
+        assert attacked.metric("sftp_gateway_sftp_sessions") <= 10
+        connection.abort()
+
+
+async def test_a_hundred_channels_are_ten_and_refusals(attacked: Target) -> None:
+    async with connected(attacked) as connection:
+        opened = await asyncio.gather(
+            *(open_live(connection) for _ in range(100)), return_exceptions=True
+        )
+        sessions = [each for each in opened if isinstance(each, Live)]
+        assert len(sessions) == 10
+        assert all(
+            isinstance(each, asyncssh.ChannelOpenError)
+            for each in opened
+            if not isinstance(each, Live)
+        )
+        for session in sessions:
+            await session.init()
+
+
+# Floods whose answers nobody takes
+
+
+@pytest.mark.parametrize("flood", ["global requests", "channel opens", "unknown", "environment"])
+async def test_answers_that_nobody_takes_cost_bounded_memory(attacked: Target, flood: str) -> None:
+    """Behind a login: SSH has answers without any window, and asyncssh keeps what it sends."""
+    async with _client(attacked) as connection:
+        session = await _live(connection)
+        connection._transport.pause_reading()
+        one = {
+            "global requests": (MSG_GLOBAL_REQUEST, String("keepalive@x"), Boolean(True)),
+            "channel opens": (
+                MSG_CHANNEL_OPEN, String("x11"), UInt32(1), UInt32(1), UInt32(1000),
+            ),
+            "unknown": (191, Byte(0)),
+            "environment": (
+                MSG_CHANNEL_REQUEST, UInt32(session.channel._send_chan), String("x"),
+                Boolean(True),
+            ),
+        }[flood]  # fmt: skip
+        await _flood(attacked, connection, one)
+
+
+async def test_answers_that_nobody_takes_cost_bounded_memory_before_a_login_too(
+    attacked: Target,
+) -> None:
+    async with _client(attacked, log_in=False) as connection:
+        connection._transport.pause_reading()  # of the answers
+        none = (
+            MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("none"),
+        )  # fmt: skip
+        await _flood(attacked, connection, none)
+
+
+async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
+    attacked: Target,
+) -> None:
+    """asyncssh keeps all that comes while it waits for an answer to a login."""
+    async with _client(attacked, log_in=False) as connection:
+        connection._transport.pause_reading()
+        blob = asyncssh.read_public_key(f"{attacked.key}.pub").public_data
+        ask = (
+            MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("publickey"),
+            Boolean(False), String("ssh-ed25519"), String(blob),
+        )  # fmt: skip
+        await _flood(attacked, connection, ask)
+
+
+async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
+    async with _client(attacked, log_in=False) as connection:
+        connection.send_packet(MSG_USERAUTH_SUCCESS)
+        await _ends(connection)
+    assert not attacked.events("login_accepted", user="nobody")
+
+
+async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> None:
+    """Send as much as the server takes, up to 64 MiB; it must not hold much of that."""
+    before = gateway.memory_now()
+    transport, sent, most = connection._transport, 0, 0
+    for _ in range(400):
+        if connection._transport is None or transport.is_closing():
+            break
+        for _ in range(2500):
+            connection.send_packet(*packet)
+        sent += 2500
+        await asyncio.sleep(0)
+        most = max(most, gateway.memory_now() - before)
+        if transport.get_write_buffer_size() > 8 * 1024 * 1024:
+            break  # the server takes no more
+    assert most < _ONE_CLIENT, f"{most} KiB behind {sent} packets"
+    await in_thread(gateway)
+    connection.abort()
+
+
+# Clients
+
+
+@contextlib.asynccontextmanager
+async def _client(gateway: Target, *, log_in: bool = True) -> AsyncIterator[Any]:
+    """A connection whose packets the test makes itself; of a user that can log in, or does not."""
+    if log_in:
+        connection = await asyncssh.connect(
+            "127.0.0.1", gateway.port, username="gvpocr", client_keys=[str(gateway.key)],
+            known_hosts=None, config=None, agent_path=None, keepalive_interval=0,
+        )  # fmt: skip
+    else:
+        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        class Undecided(asyncssh.SSHClient):
+            def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+                self.made = conn
+
+            async def public_key_auth_requested(self) -> None:
+                if not waiting.done():
+                    waiting.set_result(self.made)
+                await asyncio.Event().wait()
+
+        async def connect() -> None:
+            await asyncssh.connect(
+                "127.0.0.1", gateway.port, username="gvpocr", client_factory=Undecided,
+                client_keys=None, known_hosts=None, config=None, agent_path=None,
+                preferred_auth="publickey", login_timeout=0,
+            )  # fmt: skip
+
+        connecting = asyncio.create_task(connect())
+        async with asyncio.timeout(PATIENCE):
+            connection = await waiting
+    try:
+        yield connection
+    finally:
+        connection.abort()
+        if not log_in:
+            with contextlib.suppress(asyncssh.Error, OSError, asyncio.CancelledError):
+                connecting.cancel()
+                await connecting
+
+
+async def _live(connection: Any, window: int = 2 * 1024 * 1024) -> Live:
+    _, session = await connection.create_session(
+        Live, subsystem="sftp", encoding=None, window=window
+    )
+    await session.init()
+    assert isinstance(session, Live)
+    return session
+
+
+async def _ends(connection: Any) -> None:
+    """Wait for the server to end the connection."""
+    async with asyncio.timeout(PATIENCE):
+        await connection.wait_closed()
