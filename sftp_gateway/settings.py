@@ -288,7 +288,9 @@ class Settings(BaseSettings):
         le=86_400,
         description=(
             "Seconds that a request may wait for a share's disk, and for others that wait for it "
-            "too. Then it is answered with a failure, and what the disk says later is thrown away. "
+            "too. Then it fails, and what the disk says later is thrown away. A read that fails so "
+            "ends its session, because sshfs takes a failed read for the end of the file; a mount "
+            "with `reconnect` gets an I/O error and comes back. "
             "The default is longer than a disk takes to spin up, or Linux to give up a SCSI "
             "command and try again (30 s); a share on NFS whose server fails over may need more."
         ),

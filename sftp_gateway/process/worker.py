@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import resource
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,6 +15,12 @@ from typing import Final, Protocol
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
 from sftp_gateway.process.runner import run
+
+_log = logging.getLogger(__name__)
+
+#: This part of the descriptors is kept from new connections, so that those that are there can open
+#: files.
+_RESERVE: Final = 8
 
 #: Seconds between two reports of a worker: its metrics, and that it is alive.
 REPORT_INTERVAL: Final = 0.5
@@ -85,7 +93,10 @@ class Worker:
         try:
             for (kind, argument), descriptors in messages.received(self._control):
                 if kind == "connection":
-                    self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
+                    if descriptors:
+                        self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
+                    else:  # there was none free to take it
+                        self._tell("ended", argument)
                 elif kind == "drain":
                     self._drain_seconds = argument
                     self._drain.set()
@@ -93,6 +104,14 @@ class Worker:
             os._exit(1)  # the supervisor is gone
 
     def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
+        # The kernel gives the lowest number that is free: a high one means that most are taken.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if connection.fileno() >= limit - limit // _RESERVE:
+            _log.warning("a connection was closed: %s descriptors are too few for more", limit)
+            connection.close()
+            self._tell("ended", number)
+            return
+
         async def adopt() -> None:
             # An error means a client that is gone again already.
             with suppress(OSError):

@@ -52,9 +52,11 @@ class Reads:
         outgoing: Outgoing,
         refuse: Callable[[Request, Exception, float], None],
         done: Callable[[FileHandle], None],
+        hung: Callable[[Exception], None],
         max_length: int,
     ) -> None:
-        """Answers go to `outgoing` and `refuse`; `done` is told of each that took a thread.
+        """Answers go to `outgoing` and `refuse`; `done` is told of each that took a thread,
+        and `hung` of one that the disk did not answer in time.
 
         A READ of more than `max_length` bytes is answered with so many.
         """
@@ -63,6 +65,7 @@ class Reads:
         self._outgoing = outgoing
         self._refuse = refuse
         self._done = done
+        self._hung = hung
         self._max_length = max_length
         self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
@@ -132,6 +135,11 @@ class Reads:
         slow.opened.pending -= 1
         error = error_of(future)
         if self._closed:
+            return
+        if isinstance(error, TimeoutError):
+            # To sshfs (3.7), a READ that fails is the end of the file, and the reader believes that
+            # the file is short. The end of the session is an I/O error to it.
+            self._hung(error)
             return
         if error is not None:
             self._refuse(ReadRequest(*slow.read), error, slow.started)

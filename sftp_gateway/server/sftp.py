@@ -116,6 +116,7 @@ class SftpSession:
             outgoing=channel.outgoing,
             refuse=self._refuse,
             done=self._slow_read_done,
+            hung=self._end,
             max_length=max_read_length,
         )
         #: Closed by the client while something that it asked for before is still owed.
@@ -138,7 +139,7 @@ class SftpSession:
         try:
             self._backlog.extend(self._frames.feed(data))
         except ProtocolError as error:
-            self._protocol_error(error)
+            self._end(error)
             return
         self.pump()
 
@@ -192,7 +193,7 @@ class SftpSession:
         try:
             self._serve_backlog()
         except ProtocolError as error:
-            self._protocol_error(error)
+            self._end(error)
         finally:
             self._pumping = False
         self._balance_reading()
@@ -458,7 +459,8 @@ class SftpSession:
             self._count_turn(self._outgoing.length)
             self._channel.flush()
 
-    def _protocol_error(self, error: ProtocolError) -> None:
+    def _end(self, error: Exception) -> None:
+        """Close the channel over something that cannot be answered."""
         self._flush()
         self._failed(error)
         self._backlog.clear()

@@ -1,14 +1,17 @@
 """A file system whose reads hang: a folder shown through FUSE, each read held back by a gate.
 
 `python -m tests.support.slow_disk FOLDER MOUNT GATE` serves it in the foreground; reads wait for as
-long as the file GATE exists. libfuse answers ten requests at once: with that many reads held back,
-nothing else of the file system is answered either.
+long as the file GATE exists and is empty, and fail with EIO while it says so. libfuse answers ten
+requests at once: with that many reads held back, nothing else of the file system is answered
+either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,9 +22,29 @@ from typing import Any
 from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
 
 
+class Disk:
+    """The slow disk's process, which can be stopped: then nothing of it answers at all."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def hang(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+
 @contextlib.contextmanager
 def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
     """Show `folder` at `mount`; reads wait for as long as the file `gate` exists."""
+    with failing_disk(folder, mount, gate):
+        yield mount
+
+
+@contextlib.contextmanager
+def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
+    """The same, as something that can be told to fail."""
     mount.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.slow_disk", str(folder), str(mount), str(gate)],
@@ -35,8 +58,9 @@ def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
 
     try:
         wait_for(ready, "the slow disk")
-        yield mount
+        yield Disk(process)
     finally:
+        process.send_signal(signal.SIGCONT)
         gate.unlink(missing_ok=True)
         unmount(mount, process)
 
@@ -69,7 +93,13 @@ def _serve(folder: str, mount: str, gate: str) -> None:
             return os.open(self._real(path), os.O_RDONLY)
 
         def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-            while os.path.exists(gate):
+            while True:
+                try:
+                    with open(gate) as said:
+                        if said.read() == "EIO":
+                            raise fuse.FuseOSError(errno.EIO)
+                except FileNotFoundError:
+                    break
                 time.sleep(0.01)
             return os.pread(fh, size, offset)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import sftp_wire as wire
+from tests.support.gateway import PATIENCE
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
@@ -29,33 +31,24 @@ def failure(reply: object) -> str:
     return reply.message
 
 
-async def test_a_read_that_hangs_fails_and_is_not_answered_again(
-    hurried: Served, share: GatedShare
-) -> None:
-    handle = await hurried.open(b"share/file")
-    share.cold = {"read"}
-    asked = [hurried.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
-    for reply in await hurried.all_answered(asked):
-        assert failure(reply) == "The disk does not answer"
-    share.gate.set()
-    await hurried.lanes.idle()
-    assert (await hurried.ask(wire.encode_read, handle, 5, 10)).data == CONTENT[5:15]
-    assert len(hurried.receive()) == len({reply.request_id for reply in hurried.receive()[1:]}) + 1
-    assert hurried.metric("sftp_gateway_requests_total", result="failure") == 50
-
-
-async def test_a_file_that_is_closed_while_its_read_hangs_is_let_go_when_the_read_ends(
+async def test_a_read_that_hangs_ends_the_session_where_a_failure_would_be_the_files_end(
     hurried: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
     handle = await hurried.open(b"share/file")
     share.cold = {"read"}
-    failure(await hurried.ask(wire.encode_read, handle, 0, 10))
-    assert (await hurried.ask(wire.encode_close, handle)).code is wire.Status.OK
+    asked = [hurried.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
+    async with asyncio.timeout(PATIENCE):
+        while not hurried.channel.closed:
+            hurried.channel.changed.clear()
+            await hurried.channel.changed.wait()
+    hurried.session.connection_lost()
     assert descriptors() == before + 1, "its number could mean another file to the read"
     share.gate.set()
     await hurried.lanes.idle()
     assert descriptors() == before
+    assert not any(hurried.answer(request_id) for request_id in asked)
+    assert [type(failure) for failure in hurried.failures] == [TimeoutError]
 
 
 async def test_a_file_that_is_opened_too_late_is_closed(

@@ -1,0 +1,458 @@
+"""Disks that fail, files that change and clients that fall silent: others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.processes import memory, memory_now
+from tests.support.gateway import PATIENCE, Gateway, fill, free_port, wait_for
+from tests.support.record_client import Proxy
+from tests.support.slow_disk import Disk, failing_disk
+
+pytestmark = pytest.mark.integration
+
+GOOD = b"x" * 100_000
+BIG = bytes(range(256)) * 256 * 64
+
+#: Threads that one share has in one worker: server/lanes.py.
+_THREADS = 24
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """What the bad disk does: see tests/support/slow_disk.py."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def disk(tmp_path: Path, gate: Path) -> Iterator[Disk]:
+    fill(tmp_path / "behind", {"folder/a": b"a" * 1000, "b": b"b" * 300_000})
+    with failing_disk(tmp_path / "behind", tmp_path / "bad", gate) as disk:
+        yield disk
+
+
+@pytest.fixture
+def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) -> Iterator[Gateway]:
+    """One worker with a share `bad` on a disk that fails, and a share `good`."""
+    fill(tmp_path / "good", {"file": GOOD})
+    gateway = make_gateway(
+        f'[shares.bad]\npath = "{tmp_path}/bad"\n[shares.good]\npath = "{tmp_path}/good"\n',
+        SFTP_GATEWAY_WORKERS="1",
+        SFTP_GATEWAY_DISK_TIMEOUT="1",
+    ).start()
+    yield gateway
+    disk.go_on()  # the kernel keeps a process until its reads have ended
+    gateway.close()
+
+
+def _pid(gateway: Gateway) -> int:
+    (pid,) = {event["pid"] for event in gateway.events("worker_started")}
+    return int(pid)
+
+
+def _fails(mount: Path, name: str) -> bool:
+    try:
+        (mount / name).read_bytes()
+    except OSError:
+        return True
+    return False
+
+
+def _reads(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+# Disks
+
+
+def test_a_disk_that_hangs_altogether_is_an_error_for_its_readers_and_nothing_to_others(
+    gateway: Gateway, tmp_path: Path, disk: Disk
+) -> None:
+    pid = _pid(gateway)
+    with (
+        gateway.mounted(tmp_path / "a", "/home/gvpocr", "direct_io", "reconnect") as own,
+        gateway.mounted(tmp_path / "b", "/home/gvpocr", "direct_io", "reconnect") as other,
+        open(own / "bad/b", "rb") as held,
+    ):
+        assert os.pread(held.fileno(), 10, 0) == b"b" * 10
+        disk.hang()
+        with pytest.raises(OSError, match="Errno"):
+            os.pread(
+                held.fileno(), 1000, 290_000
+            )  # and not the end of the file, as a failure would be
+        asked: list[Callable[[], object]] = [
+            (own / "bad/folder/a").read_bytes,
+            (own / "bad/folder/a").stat,
+            lambda: os.listdir(own / "bad/folder"),
+            lambda: os.statvfs(own / "bad"),
+        ]
+        for ask in asked * 3:
+            with contextlib.suppress(OSError):  # some is still in a cache
+                ask()
+        wait_for(lambda: _reads(own / "good/file") == GOOD, "the mount to be back")
+        for mount in (own, other):
+            assert (mount / "good/file").read_bytes() == GOOD
+        assert gateway.sftp("get good/file /dev/null").returncode == 0
+        assert gateway.http("/healthz") == (200, "ok\n")
+        assert gateway.metric("sftp_gateway_slow_lane_depth", share="bad") <= _THREADS
+        assert gateway.metric("sftp_gateway_requests_total", result="failure") > 0
+        assert (other / "good/file").read_bytes() == GOOD
+        disk.go_on()
+        wait_for(lambda: _reads(own / "bad/b") == b"b" * 300_000, "the disk to be back")
+    assert _pid(gateway) == pid
+
+
+def test_more_clients_of_a_hanging_disk_than_it_has_threads_cost_no_more_threads(
+    gateway: Gateway, tmp_path: Path, disk: Disk
+) -> None:
+    pid = _pid(gateway)
+    before = len(os.listdir(f"/proc/{pid}/task"))
+    disk.hang()
+    with ThreadPoolExecutor(40) as pool:
+        results = list(
+            pool.map(lambda _: gateway.sftp("get bad/b /dev/null").returncode, range(40))
+        )
+    assert all(results), "a hanging disk gave a file"
+    assert len(os.listdir(f"/proc/{pid}/task")) <= before + _THREADS
+    wait_for(
+        lambda: gateway.metric("sftp_gateway_slow_lane_depth", share="bad") <= _THREADS,
+        "the others to be given up",
+    )
+    assert gateway.sftp("get good/file /dev/null").returncode == 0
+    disk.go_on()
+    wait_for(lambda: gateway.sftp("get bad/b /dev/null").returncode == 0, "the disk to be back")
+    wait_for(lambda: gateway.metric("sftp_gateway_slow_lane_depth") == 0, "its threads to be back")
+
+
+def test_a_disk_with_bad_blocks_fails_their_reads_only(
+    gateway: Gateway, tmp_path: Path, gate: Path
+) -> None:
+    with gateway.mounted(tmp_path / "a", "/home/gvpocr", "direct_io", "cache=no") as mount:
+        gate.write_text("EIO")
+        got = gateway.sftp(f"get bad/b {tmp_path}/got")
+        assert got.returncode != 0
+        assert b"Failure" in got.stderr
+        assert os.listdir(mount / "bad/folder") == ["a"]
+        assert (mount / "good/file").read_bytes() == GOOD
+        gate.unlink()
+        assert (mount / "bad/b").read_bytes() == b"b" * 300_000
+    assert "Input/output error" in gateway.stderr
+
+
+def test_a_disk_that_is_unmounted_and_mounted_again_is_served_again(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    share = tmp_path / "tmpfs"
+    share.mkdir()
+
+    def mount() -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "test", share], check=True)
+        fill(share, {"file": GOOD})
+
+    mount()
+    try:
+        fill(tmp_path / "good", {"file": GOOD})
+        gateway = make_gateway(
+            f'[shares.gone]\npath = "{share}"\n[shares.good]\npath = "{tmp_path}/good"\n'
+        ).start()
+        with gateway.mounted(tmp_path / "a", "/home/gvpocr", "direct_io", "cache=no") as own:
+            with open(own / "gone/file", "rb") as held:
+                assert held.read(10) == GOOD[:10]
+                subprocess.run(["umount", "-l", share], check=True)
+                share.rmdir()
+                wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
+                assert held.read() == GOOD[10:], "what was open is whole"
+            assert (own / "good/file").read_bytes() == GOOD
+            assert gateway.http("/healthz")[0] == 200
+            share.mkdir()
+            mount()
+            wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be back")
+            assert (own / "gone/file").read_bytes() == GOOD
+    finally:
+        subprocess.run(["umount", "-l", share], check=False)
+
+
+# Files
+
+
+def test_files_that_are_truncated_replaced_and_deleted_while_they_are_read(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    fill(good, dict.fromkeys(("cut", "replaced", "deleted"), BIG))
+    with (
+        gateway.mounted(tmp_path / "a", "/home/gvpocr", "direct_io", "cache=no") as mount,
+        open(mount / "good/cut", "rb", buffering=0) as cut,
+        open(mount / "good/replaced", "rb", buffering=0) as replaced,
+        open(mount / "good/deleted", "rb", buffering=0) as deleted,
+    ):
+        for file in (cut, replaced, deleted):
+            assert file.read(4096) == BIG[:4096]
+        os.truncate(good / "cut", 10_000)
+        (good / "new").write_bytes(b"new")
+        (good / "new").rename(good / "replaced")
+        (good / "deleted").unlink()
+        assert _rest(cut) == BIG[4096:10_000]
+        assert _rest(replaced) == BIG[4096:], "a mixture of both"
+        assert _rest(deleted) == BIG[4096:]
+        assert (mount / "good/replaced").read_bytes() == b"new"
+        assert _fails(mount, "good/deleted")
+    gateway.wait_event("file_closed", path="/home/gvpocr/good/cut", whole=False, result="ok")
+
+
+def _rest(file: object) -> bytes:
+    pieces = []
+    while piece := file.read(65536):  # type: ignore[attr-defined]
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+# Processes
+
+
+def test_a_mount_lives_through_a_killed_worker_and_a_restart_under_load(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port()), SFTP_GATEWAY_WORKERS="1").start()
+    fill(gateway.folder / "shared/models", {"big": BIG})
+    with gateway.mounted(
+        tmp_path / "mnt", "/home/gvpocr", "reconnect", "direct_io", "cache=no"
+    ) as mount:
+        wrong, rounds, stop = [], [], threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                seen = _reads(mount / "models/big")
+                if seen is not None:
+                    rounds.append(time.monotonic())
+                    if seen != BIG:
+                        wrong.append(len(seen))
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        try:
+            wait_for(lambda: len(rounds) > 5, "the readers to read")
+            for fault in ("killed worker", "restart"):
+                broken = time.monotonic()
+                if fault == "restart":
+                    gateway.stop()
+                    gateway.start()
+                else:
+                    os.kill(gateway.events("worker_started")[-1]["pid"], signal.SIGKILL)
+                wait_for(lambda: rounds[-1] > broken + 0.01, f"reads behind a {fault}")  # noqa: B023
+                record_property(f"seconds behind a {fault}", round(rounds[-1] - broken, 2))
+                reached = len(rounds)
+                wait_for(lambda: len(rounds) > reached + 3, "more reads")  # noqa: B023
+        finally:
+            stop.set()
+            for reader in readers:
+                reader.join()
+        assert not wrong, "a read that was not refused brought other bytes"
+
+
+# The log
+
+
+def test_a_full_log_disk_is_told_and_does_not_stop_the_serving(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "test", logs], check=True)
+    try:
+        gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE=str(logs / "access.log")).start()
+        (logs / "filler").write_bytes(bytes(4096))
+        with contextlib.suppress(OSError), open(logs / "filler", "ab", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        for _ in range(20):
+            assert gateway.sftp("ls Bhushanji").returncode == 0
+        wait_for(
+            lambda: len(gateway.events("login_accepted")) == 20, "every line in the other sink"
+        )
+        assert "No space left" in gateway.stderr
+        (logs / "filler").unlink()
+        assert gateway.sftp("ls models").returncode == 0
+        wait_for(
+            lambda: '"session_end"' in (logs / "access.log").read_text().splitlines()[-1],
+            "lines in the file again",
+        )
+    finally:
+        gateway.close()
+        subprocess.run(["umount", "-l", logs], check=False)
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop"])
+def test_a_standard_output_that_nobody_reads(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, overflow: str
+) -> None:
+    """`block` waits and loses nothing; `drop` serves and counts what is lost."""
+    gateway = make_gateway(
+        SFTP_GATEWAY_ACCESS_LOG__OVERFLOW=overflow,
+        SFTP_GATEWAY_ACCESS_LOG__CAPACITY="100",
+        SFTP_GATEWAY_ACCESS_LOG__LEVEL="requests",
+        SFTP_GATEWAY_WORKERS="1",
+        SFTP_GATEWAY_PORT=str(free_port()),
+    )
+    gateway.start(runner=_with_pipe(tmp_path / "go on"))
+    fill(gateway.folder / "shared/models", {f"{n}": b"x" for n in range(300)})
+    client = subprocess.Popen(
+        [
+            "sftp", "-q", *gateway.ssh_options(), "-P", str(gateway.port), "-b", "-",
+            "gvpocr@127.0.0.1",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert client.stdin is not None
+    client.stdin.write(f"get -r models {tmp_path}/got\n".encode() * 3)
+    client.stdin.close()
+    if overflow == "drop":
+        assert client.wait(PATIENCE) == 0
+        assert gateway.metric("sftp_gateway_access_log_dropped_total") > 0
+    else:
+        wait_for(
+            lambda: gateway.metric("sftp_gateway_access_log_queue_depth") >= 100, "a full queue"
+        )
+        assert client.poll() is None
+        assert gateway.http("/healthz") == (200, "ok\n")
+        assert gateway.metric("sftp_gateway_access_log_dropped_total") == 0
+    (tmp_path / "go on").touch()
+    assert client.wait(PATIENCE) == 0
+    if overflow == "block":
+        gateway.wait_event("session_end")
+        assert len(gateway.events("file_closed", result="ok")) >= 900
+
+
+def _with_pipe(go_on: Path) -> list[str]:
+    """A runner whose output goes through a small pipe, of which nothing is taken for a time.
+
+    It takes what is there until the gateway has started, and then no more until `go_on` exists.
+    """
+    script = f"""
+import fcntl, os, subprocess, sys, time
+reading, writing = os.pipe()
+fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+if os.fork() == 0:
+    os.close(writing)
+    started = False
+    while not started:
+        data = os.read(reading, 65536)
+        os.write(1, data)
+        started = b"server_started" in data
+    while not os.path.exists({str(go_on)!r}):
+        time.sleep(0.02)
+    while data := os.read(reading, 65536):
+        os.write(1, data)
+    os._exit(0)
+os.close(reading)
+os.dup2(writing, 1)
+os.close(writing)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    return ["python3", "-c", script]
+
+
+# Connections
+
+
+def test_a_gateway_without_descriptors_refuses_the_new_and_serves_the_old(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start(runner=["prlimit", "--nofile=64:64"])
+    fill(gateway.folder / "shared/models", {"file": GOOD})
+    with (
+        gateway.mounted(tmp_path / "mnt", "/home/gvpocr", "direct_io", "cache=no") as mount,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+        wait_for(lambda: "descriptors" in gateway.stderr, "connections to be refused")
+        assert (mount / "models/file").stat().st_size == len(GOOD)
+        stack.close()
+        wait_for(lambda: gateway.sftp("ls models").returncode == 0, "new clients to be taken")
+        assert (mount / "models/file").read_bytes() == GOOD
+    assert len(gateway.events("worker_started")) == 1
+
+
+async def test_a_peer_that_falls_silent_is_given_up(make_gateway: Callable[..., Gateway]) -> None:
+    """As one whose link is down: its TCP connection stays, and nothing comes on it any more."""
+    gateway = make_gateway(
+        SFTP_GATEWAY_KEEPALIVE_INTERVAL="0.3", SFTP_GATEWAY_KEEPALIVE_COUNT_MAX="3"
+    ).start()
+    proxy = Proxy(gateway.port)
+    async with proxy.listening() as port:
+        client = subprocess.Popen(
+            [
+                "ssh", *gateway.ssh_options(StrictHostKeyChecking="no", HostKeyAlias="proxy"), "-p",
+                str(port), "-s", "gvpocr@127.0.0.1", "sftp",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await _in_thread(gateway.wait_event, "login_accepted")
+            proxy.up.hold()
+            proxy.down.hold()
+            await _in_thread(gateway.wait_event, "session_end", reason="not_responding")
+        finally:
+            client.kill()
+            client.communicate()
+    assert gateway.metric("sftp_gateway_connections") == 0
+
+
+async def _in_thread(function: Callable[..., object], *arguments: object, **more: object) -> object:
+    return await asyncio.to_thread(function, *arguments, **more)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"SSH-2.0-x\r\n\0\0\1"], ids=["nothing", "a header"])
+def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
+    make_gateway: Callable[..., Gateway], beginning: bytes
+) -> None:
+    count = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * count, 2 * count))
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * count, hard))
+    gateway = make_gateway(
+        SFTP_GATEWAY_MAX_CONNECTIONS=str(2 * count), SFTP_GATEWAY_LOGIN_GRACE_TIME="25"
+    ).start()
+    assert gateway.process is not None
+    before = memory(gateway.process.pid).anonymous
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            source = (f"127.0.1.{1 + number % 200}", 0)
+            connection = socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, source)
+            stack.enter_context(connection)
+            # One after another: more than the workers take at once are refused.
+            assert connection.recv(8) == b"SSH-2.0-"
+            if beginning:
+                connection.send(beginning)
+        held = memory_now(gateway.process.pid).anonymous - before
+        assert held < count * 32, f"{held / count} KiB for each"
+        assert gateway.sftp("ls models").returncode == 0
+        wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone", 60)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert gateway.sftp("ls models").returncode == 0
+    assert all(
+        event["reason"] == "login_timeout" for event in gateway.events("session_end")[:count]
+    )
