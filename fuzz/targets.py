@@ -1,0 +1,89 @@
+"""What is fuzzed: each target accepts its input, or raises the one error that it documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from sftp_gateway.auth.authorized_keys import parse_authorized_keys
+from sftp_gateway.auth.blobs import read_blob
+from sftp_gateway.auth.key_options import parse_options
+from sftp_gateway.errors import ProtocolError
+from sftp_gateway.process import messages
+from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH
+from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.protocol.requests import decode_plain_read, decode_request
+
+Target = Callable[[bytes], None]
+
+
+def framing(data: bytes) -> None:
+    """The stream cut into packets, in pieces whose lengths the input names."""
+    reader, rest, out = FrameReader(), data[1:], b""
+    step = data[0] + 1 if data else 1
+    try:
+        while rest:
+            frames = reader.feed(rest[:step])
+            out += b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
+            rest = rest[step:]
+            assert len(reader._buffer) <= MAX_PACKET_LENGTH + 4 + step
+    except ProtocolError:
+        return
+    assert data[1:].startswith(out), "bytes came out that did not go in"
+
+
+def requests(data: bytes) -> None:
+    """Every request's decoder; the short way of READ says what the long one does."""
+    short = decode_plain_read(data)
+    try:
+        request = decode_request(data)
+    except ProtocolError:
+        assert short is None
+        return
+    if short is not None:
+        fields = ("request_id", "handle", "offset", "length")
+        assert short == tuple(getattr(request, field) for field in fields)
+
+
+def authorized_keys(data: bytes) -> None:
+    """A file of keys, which never raises."""
+    found = parse_authorized_keys(data.decode("utf-8", "replace"), source="file")
+    assert len(found.keys) + len(found.mistakes) <= data.count(b"\n") + 1 + len(data)
+
+
+def key_options(data: bytes) -> None:
+    """The options before a key."""
+    try:
+        parse_options(data.decode("utf-8", "replace"))
+    except ValueError as error:
+        assert not isinstance(error, UnicodeError)
+
+
+def key_blobs(data: bytes) -> None:
+    """A public key as SSH sends it."""
+    try:
+        read_blob(data)
+    except ValueError as error:
+        assert not isinstance(error, UnicodeError)
+
+
+def worker_messages(data: bytes) -> None:
+    """What a worker says to the supervisor, as far as it is read before anything is done."""
+    ours, theirs = messages.pair()
+    with ours, theirs:
+        if not data:
+            return
+        theirs.send(data[:65536])
+        try:
+            for message, descriptors in messages.received(ours):
+                assert not descriptors
+                json.dumps(message)
+        except (ValueError, RecursionError):  # the supervisor ends the worker over it
+            pass
+
+
+TARGETS: Final[dict[str, Target]] = {
+    each.__name__: each
+    for each in (framing, requests, authorized_keys, key_options, key_blobs, worker_messages)
+}
