@@ -79,7 +79,7 @@ def worker_messages(data: bytes) -> None:
             for message, descriptors in messages.received(ours):
                 assert not descriptors
                 json.dumps(message)
-        except (ValueError, RecursionError):  # the supervisor ends the worker over it
+        except ValueError:  # the supervisor ends the worker over it
             pass
 
 

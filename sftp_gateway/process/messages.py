@@ -45,7 +45,10 @@ def encode(*message: Any) -> bytes:
 
 
 def received(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
-    """The messages that are there, with their descriptors. Raises EOFError at the end."""
+    """The messages that are there, with their descriptors. Raises EOFError at the end.
+
+    Raises ValueError for what is no message.
+    """
     for _ in range(_BATCH):
         try:
             data, descriptors, _, _ = socket.recv_fds(end, _LONGEST, 1)
@@ -55,4 +58,8 @@ def received(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
             raise EOFError from error
         if not data:
             raise EOFError
-        yield json.loads(data), descriptors
+        try:
+            message = json.loads(data)
+        except RecursionError as error:  # brackets in brackets in brackets
+            raise ValueError("not a message") from error
+        yield message, descriptors

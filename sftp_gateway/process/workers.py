@@ -192,7 +192,7 @@ class Workers:
             self._hang_up(worker)
             if not worker.stopped:
                 self._kill(worker)  # it cannot be told anything any more
-        except (ValueError, TypeError, RecursionError):  # the last: brackets in brackets
+        except (ValueError, TypeError):
             _log.exception("worker %d does not speak as workers do", worker.number)
             self._kill(worker)
 
