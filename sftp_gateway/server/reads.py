@@ -137,8 +137,8 @@ class Reads:
         if self._closed:
             return
         if isinstance(error, TimeoutError):
-            # To sshfs (3.7), a READ that fails is the end of the file, and the reader believes that
-            # the file is short. The end of the session is an I/O error to it.
+            # To sshfs (3.7), a READ that fails is the end of the file, also where the connection
+            # is lost; but after that loss, all further reads of the file, and closing it, fail.
             self._hung(error)
             return
         if error is not None:
