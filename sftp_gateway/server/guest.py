@@ -36,7 +36,7 @@ _SOCKET_BUFFER: Final = 512 * 1024
 #: while a login is being decided; the second, more than sessions ever leave there: only answers
 #: that have no window, such as those to global requests, come to so much.
 _MAX_UNREAD: Final = 512 * 1024
-_MAX_UNTAKEN: Final = 4 * 1024 * 1024
+_MAX_UNTAKEN: Final = 2 * 1024 * 1024
 
 #: Channels of one connection, as sshd's MaxSessions.
 _MAX_CHANNELS: Final = 10
