@@ -23,6 +23,7 @@ from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.observability import SharedValues
 from sftp_gateway.process.sockets import listen
+from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
@@ -48,6 +49,8 @@ class Running:
     def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
         self.ended = 0
+        self.misdeeds: list[str | None] = []
+        self.users: list[str] = []
         self._drain_seconds = settings.drain_timeout
         self._measured = measured
         self._stopped = False
@@ -56,12 +59,14 @@ class Running:
         self._accepting = asyncio.create_task(self._accept())
 
     async def _accept(self) -> None:
-        def ended() -> None:
+        def ended(kind: str | None) -> None:
             self.ended += 1
+            self.misdeeds.append(kind)
 
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            await self.gateway.adopt(connection, ended)
+            account = Account(logged_in=self.users.append, ended=ended)
+            await self.gateway.adopt(connection, account)
 
     async def stop(self) -> None:
         if not self._stopped:
