@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -310,9 +311,15 @@ def test_a_user_logs_in_from_allowed_addresses_only_and_is_not_told_why(
     right = told(BAD, None)
     assert any("Permission denied" in line for line in right)
     assert right == told(BAD, wrong_key)
-    refused = wait_for(lambda: gateway.events("login_refused", client_ip=BAD)[1:], "both refusals")
-    assert refused[0]["reason"] == "key_not_authorized"
-    assert gateway.events("login_refused", reason="user_address_not_allowed", client_ip=BAD)
+    refused = wait_for(
+        lambda: _both(gateway.events("login_refused", client_ip=BAD)), "both refusals"
+    )
+    reasons = {event["reason"] for event in refused}
+    assert reasons == {"user_address_not_allowed", "key_not_authorized"}
+
+
+def _both(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return events if len(events) >= 2 else []
 
 
 # Numbers

@@ -453,3 +453,39 @@ async def test_everything_is_served_where_clients_have_little_room(
     running = await start()
     running.gateway._server.budget = Budget(0)
     assert await download(running) == content
+
+
+# What is told of connections
+
+
+async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection:
+        assert running.users == ["gvpocr"]
+        assert running.misdeeds == []
+        await connection.run("echo in")
+    await running.stop()
+    assert running.misdeeds == [None]
+
+
+async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    running = await start()
+    monkeypatch.setattr("sftp_gateway.auth.authenticator.Authenticator.check_key", broken)
+    with pytest.raises((asyncssh.Error, OSError)):
+        await running.connect()
+    await running.stop()
+    assert running.misdeeds == ["crash"]
+
+
+async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> None:
+    running = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    assert await reader.readexactly(8) == b"SSH-2.0-"
+    await running.stop()
+    assert running.misdeeds == [None]
+    writer.close()
