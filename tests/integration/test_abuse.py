@@ -419,6 +419,26 @@ def test_who_keeps_asking_is_not_idle(make_gateway: Callable[..., Gateway]) -> N
         assert not gateway.events("session_end", client_ip=GOOD)
 
 
+def test_a_peer_that_answers_nothing_any_more_is_given_up(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    """By default after 15 s * 3: the product of these options."""
+    gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
+    options = gateway.ssh_options(BindAddress=GOOD)
+    client = subprocess.Popen(
+        ["ssh", *options, "-p", str(gateway.port), "-s", "gvpocr@127.0.0.1", "sftp"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        gateway.wait_event("login_accepted", client_ip=GOOD)
+        client.send_signal(signal.SIGSTOP)
+        assert gateway.wait_event("session_end", client_ip=GOOD)["reason"] == "not_responding"
+    finally:
+        client.kill()
+        client.communicate(timeout=PATIENCE)
+    assert gateway.metric("sftp_gateway_penalties_total") == 0
+
+
 def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
