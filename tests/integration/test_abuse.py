@@ -456,8 +456,7 @@ def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(
         assert client.wait(120) == 0
     for name, content in contents.items():
         assert (tmp_path / name).read_bytes() == content
-    # 3 MB, of which each of two workers may send one at once.
-    times = sorted(event["time"] for event in gateway.events("file_closed"))
-    assert len(times) == 2
+    closed = wait_for(lambda: _both(gateway.events("file_closed")), "both files' lines")
+    assert [(event["bytes"], event["whole"]) for event in closed] == [(1_500_000, True)] * 2
     with gateway.mounted(tmp_path / "mnt") as mount:
         assert (mount / "models/a").read_bytes() == contents["a"]

@@ -91,6 +91,14 @@ def test_what_open_connections_do_meanwhile_makes_a_ban_longer() -> None:
     assert sum(isinstance(each, Banned) for each in penalties.news()) == 1
 
 
+def test_no_score_is_more_than_the_maximum() -> None:
+    penalties = Penalties(rules(maximum=100.0))
+    for _ in range(50):
+        ban(penalties)
+        assert penalties.score(HERE, 0.0) <= 100.0
+    assert penalties.check(HERE, 100.0) is Answer.ACCEPTED
+
+
 def test_each_ban_is_twice_as_long_as_the_one_before_up_to_the_maximum() -> None:
     penalties = Penalties(rules(maximum=100.0))
     now, lengths = 0.0, []
@@ -233,6 +241,20 @@ def test_trust_is_the_sources_own() -> None:
 
 
 # Bounds
+
+
+def test_trust_is_kept_for_so_many_sources_whose_sessions_have_ended() -> None:
+    penalties = Penalties(rules(max_sources=2))
+    hosts = [f"192.0.2.{host}" for host in range(10, 14)]
+    penalties.logged_in(hosts[0], 0.0)  # stays open
+    for host in hosts[1:]:
+        penalties.logged_in(host, 0.0)
+        penalties.logged_out(host, 0.0)
+    answers = []
+    for host in hosts:
+        ban(penalties, host)
+        answers.append(penalties.check(host, 0.0))
+    assert answers == [Answer.ACCEPTED, Answer.BANNED, Answer.ACCEPTED, Answer.ACCEPTED]
 
 
 def test_a_full_table_forgets_whose_time_is_up_first() -> None:
