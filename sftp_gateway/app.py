@@ -240,7 +240,8 @@ class Gateway:
     def has_part(self, user: str, part: float) -> None:
         """So much of the user's sessions, 0 to 1, is in this worker."""
         if user in self._bandwidths:
-            self._bandwidths[user].has_part(part)
+            rate = self._bandwidths[user].has_part(part)
+            self._metrics.bandwidth(user, rate)
 
     async def drain(self, seconds: float) -> None:
         """Stop serving, as SshServer.drain tells."""

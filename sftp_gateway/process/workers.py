@@ -188,7 +188,9 @@ class Workers:
         """Tell workers which part of a user's sessions they have, where that is another now."""
         parts = self._gate.parts()
         for worker in self._workers.values():
-            for user, part in parts.get(worker.number, {}).items():
+            now = parts.get(worker.number, {})
+            for user in worker.parts.keys() | now.keys():
+                part = now.get(user, 0.0)
                 if worker.parts.get(user) != part and self._tell(worker, "sessions", user, part):
                     worker.parts[user] = part
 

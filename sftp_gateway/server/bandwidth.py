@@ -20,10 +20,15 @@ class Bandwidth:
         self._clock = clock
         self._bucket = TokenBucket(rate=limit, capacity=limit, now=clock())
 
-    def has_part(self, part: float) -> None:
-        """Only so much of the limit, more than 0 to 1, is ours: the user has sessions elsewhere."""
-        rate = max(1.0, self._limit * part)
+    def has_part(self, part: float) -> float:
+        """Only so much of the limit, 0 to 1, is ours: the user has sessions elsewhere.
+
+        Returns it in bytes a second. Without any session there is nothing to share, and the next
+        one begins with all of it.
+        """
+        rate = self._limit * (part or 1.0)
         self._bucket.change(rate=rate, capacity=rate, now=self._clock())
+        return self._limit * part
 
     def sent(self, count: int) -> None:
         """So many bytes were sent."""

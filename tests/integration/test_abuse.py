@@ -460,3 +460,18 @@ def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(
     assert [(event["bytes"], event["whole"]) for event in closed] == [(1_500_000, True)] * 2
     with gateway.mounted(tmp_path / "mnt") as mount:
         assert (mount / "models/a").read_bytes() == contents["a"]
+
+
+def test_a_bandwidth_limit_is_shared_out_over_the_workers(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway("workers = 2\n[users.gvpocr]\nbandwidth_limit = 1_000_000\n").start()
+
+    def rate() -> float:
+        return gateway.metric("sftp_gateway_bandwidth_bytes", user="gvpocr")
+
+    with session(gateway, GOOD):
+        wait_for(lambda: rate() == 1_000_000, "all of it to be one worker's")
+        with session(gateway, BAD), session(gateway, EXEMPT):
+            wait_for(lambda: rate() == pytest.approx(1_000_000), "each to have its part")
+    wait_for(lambda: rate() == 0, "nobody to have any")

@@ -271,6 +271,7 @@ def metrics_in_full():
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
     metrics.own_record_layer(True)
+    metrics.bandwidth("gvpocr", 1e6)
     page = measured.render()[1].decode()
     measured.close()
     return page

@@ -55,7 +55,7 @@ class Fleet:
         self.ends[worker].send(message)
 
     def until(self, look: Callable[[], object]) -> None:
-        """Let the loop run until there is something true to see."""
+        """Let the loop run until there is something true to see; once, as it cannot run again."""
         given_up = []
 
         def again() -> None:
@@ -152,10 +152,15 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
     make: Callable[..., Fleet],
 ) -> None:
     fleet = make(2, users={"gvpocr": UserSettings(bandwidth_limit=1_000_000)})
-    for worker in (0, 0, 0, 1):
-        fleet.say(worker, messages.encode("login", fleet.connect(worker), "gvpocr"))
+    numbers = [fleet.connect(worker) for worker in (0, 0, 0, 1)]
+    for worker, number in zip((0, 0, 0, 1), numbers, strict=True):
+        fleet.say(worker, messages.encode("login", number, "gvpocr"))
     fleet.until(lambda: fleet.gate.admission.waiting == 0)
     for _ in range(2):
         fleet.workers.tell_parts()
     heard = [[said for said, _ in messages.received(end)] for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
+    fleet.gate.left(numbers[3], 1, None)
+    fleet.workers.tell_parts()
+    heard = [[said for said, _ in messages.received(end)] for end in fleet.ends]
+    assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]

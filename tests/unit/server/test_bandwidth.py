@@ -54,10 +54,12 @@ def test_what_one_session_sends_the_others_wait_for(clock: Clock, bandwidth: Ban
 def test_a_part_of_the_sessions_has_that_part_of_the_limit(
     clock: Clock, bandwidth: Bandwidth
 ) -> None:
-    bandwidth.has_part(0.25)
+    assert bandwidth.has_part(0.25) == LIMIT / 4
     bandwidth.sent(LIMIT)
     assert bandwidth.delay() == 3.0
     bandwidth.has_part(1.0)
+    assert bandwidth.delay() == 0.75
+    assert bandwidth.has_part(0.0) == 0
     assert bandwidth.delay() == 0.75
 
 
