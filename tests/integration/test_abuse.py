@@ -419,6 +419,21 @@ def test_who_keeps_asking_is_not_idle(make_gateway: Callable[..., Gateway]) -> N
         assert not gateway.events("session_end", client_ip=GOOD)
 
 
+def test_who_waits_for_an_answer_is_not_idle(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    """The first answer takes the bandwidth of four seconds."""
+    gateway = make_gateway("idle_timeout = 1\n[users.gvpocr]\nbandwidth_limit = 65_536\n").start()
+    content = os.urandom(300_000)
+    fill(gateway.folder / "shared/models", {"a": content})
+    got = subprocess.run(
+        ["sftp", *gateway.ssh_options(), "-P", str(gateway.port), "-q", "-B", "250000",
+         "gvpocr@127.0.0.1:models/a", str(tmp_path / "a")], timeout=120
+    )  # fmt: skip
+    assert got.returncode == 0
+    assert (tmp_path / "a").read_bytes() == content
+
+
 def test_a_peer_that_answers_nothing_any_more_is_given_up(
     make_gateway: Callable[..., Gateway],
 ) -> None:
