@@ -34,6 +34,8 @@ from sftp_gateway.process.runner import raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server import algorithms
+from sftp_gateway.server.account import Account
+from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
@@ -196,6 +198,11 @@ class Gateway:
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
+        self._bandwidths = {
+            name: Bandwidth(user.bandwidth_limit)
+            for name, user in settings.users.items()
+            if user.bandwidth_limit is not None
+        }
         self._started = int(time.time())
         self._lanes = Lanes(share.name for share in self._shares)
         self._metrics.watch_lanes(self._lanes.depths)
@@ -212,6 +219,7 @@ class Gateway:
                 keepalive_interval=settings.keepalive_interval,
                 keepalive_count_max=settings.keepalive_count_max,
                 rekey_limit=settings.rekey_limit,
+                idle_timeout=settings.idle_timeout,
             ),
             authenticator=Authenticator(findings.credentials, clock=lambda: datetime.now(UTC)),
             access_log=self._log,
@@ -225,9 +233,15 @@ class Gateway:
         await self._monitor.look()
         self._monitoring = asyncio.create_task(self._monitor.run())
 
-    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+    async def adopt(self, connection: socket.socket, account: Account) -> None:
         """Serve a connection, as SshServer.adopt tells."""
-        await self._server.adopt(connection, ended)
+        await self._server.adopt(connection, account)
+
+    def has_part(self, user: str, part: float) -> None:
+        """So much of the user's sessions, 0 to 1, is in this worker."""
+        if user in self._bandwidths:
+            rate = self._bandwidths[user].has_part(part)
+            self._metrics.bandwidth(user, rate)
 
     async def drain(self, seconds: float) -> None:
         """Stop serving, as SshServer.drain tells."""
@@ -270,6 +284,7 @@ class Gateway:
             log_congested=self._log.congested,
             failed=functools.partial(_failed, recorder),
             max_read_length=_max_read_length(recorder.session.client_version or ""),
+            bandwidth=self._bandwidths.get(recorder.session.user or ""),
         )
 
     def _tree_of(self, user: str) -> Tree:

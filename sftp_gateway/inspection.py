@@ -12,6 +12,7 @@ import aiofiles
 from sftp_gateway.auth import (
     AuthorizedKeys,
     Credentials,
+    Networks,
     check_hash,
     parse_authorized_keys,
     private_key_mistakes,
@@ -81,7 +82,14 @@ async def _inspect_user(
             f"users.{name}: nothing lets this user log in; put public keys into "
             f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
         )
-    findings.credentials.append(Credentials(user=name, keys=keys, password_hash=password_hash))
+    findings.credentials.append(
+        Credentials(
+            user=name,
+            keys=keys,
+            password_hash=password_hash,
+            allow_from=Networks.parse(user.allow_from),
+        )
+    )
 
 
 async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:

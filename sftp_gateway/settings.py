@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings_limits import NetworkText, PenaltySettings, StartupsText
 
 ENV_PREFIX: Final = "SFTP_GATEWAY_"
 #: Names the configuration file; not an option itself, because it says where options are.
@@ -114,6 +115,28 @@ class UserSettings(_Model):
     )
     password_hash_file: Path | None = Field(
         None, description="A file that holds the hash instead, such as a Docker secret."
+    )
+    allow_from: tuple[NetworkText, ...] = Field(
+        (),
+        description=(
+            "Addresses and networks that the user may log in from; empty means all. To a client "
+            "elsewhere it looks as if its key or password were wrong."
+        ),
+    )
+    max_sessions: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Connections of this user at once, in place of `max_sessions_per_user`.",
+    )
+    bandwidth_limit: int | None = Field(
+        None,
+        ge=65_536,
+        le=1 << 40,
+        description=(
+            "Bytes a second that the user's sessions get, all together and over all workers. "
+            "Without it they get what the machine gives."
+        ),
     )
 
     @model_validator(mode="after")
@@ -282,6 +305,65 @@ class Settings(BaseSettings):
             "Further ones are closed at once."
         ),
     )
+    max_connections_per_source: int = Field(
+        1500,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Connections that may be open at once from one source: an IPv4 address, or a /64 of "
+            "IPv6."
+        ),
+    )
+    max_startups: StartupsText = Field(
+        "1000:30:1500",
+        description=(
+            "`start:rate:full`: once `start` connections are open that have not logged in, `rate` "
+            "of 100 further ones are refused at random, the more the more there are, and from "
+            "`full` on all (as MaxStartups of sshd)."
+        ),
+    )
+    max_startups_per_source: int = Field(
+        750,
+        ge=1,
+        le=1_000_000,
+        description="Connections of one source that may be open and not logged in.",
+    )
+    max_sessions_per_user: int = Field(
+        2000,
+        ge=1,
+        le=1_000_000,
+        description="Connections that one user may have at once, over all workers.",
+    )
+    source_ipv4_prefix: int = Field(
+        32, ge=0, le=32, description="Bits of an IPv4 address that make one source."
+    )
+    source_ipv6_prefix: int = Field(
+        64,
+        ge=0,
+        le=128,
+        description=(
+            "Bits of an IPv6 address that make one source: who has one address has its /64."
+        ),
+    )
+    allow_from: tuple[NetworkText, ...] = Field(
+        (),
+        description=(
+            "Addresses and networks that may connect; others are refused before anything is "
+            "said. Empty means all."
+        ),
+    )
+    penalties: PenaltySettings = Field(
+        default_factory=PenaltySettings, description="See the options below."
+    )
+    idle_timeout: float = Field(
+        0.0,
+        ge=0,
+        le=31_536_000,
+        description=(
+            "Seconds without an SFTP request after which a client that is logged in is "
+            "disconnected; 0 for never, since mounts are idle for days."
+        ),
+    )
     max_handles: int = Field(
         1024,
         ge=16,
@@ -367,7 +449,7 @@ def variable(option: str) -> str:
 
 
 #: Options that have parts of their own, behind `__`.
-_WITH_PARTS: Final = frozenset({"access_log", "users", "shares"})
+_WITH_PARTS: Final = frozenset({"access_log", "penalties", "users", "shares"})
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ from sftp_gateway.auth.keys import (
     public_file_mistakes,
 )
 from sftp_gateway.auth.passwords import HashCost, PasswordVerifier, check_hash, hash_password
+from sftp_gateway.auth.sources import Networks
 
 __all__ = [
     "AddressPatterns",
@@ -21,6 +22,7 @@ __all__ = [
     "Decision",
     "HashCost",
     "KeyPair",
+    "Networks",
     "PasswordVerifier",
     "Reason",
     "check_hash",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from sftp_gateway.auth.authorized_keys import AuthorizedKey, AuthorizedKeys
 from sftp_gateway.auth.blobs import fingerprint, too_weak
 from sftp_gateway.auth.passwords import PasswordVerifier
+from sftp_gateway.auth.sources import Networks
 
 
 class Reason(StrEnum):
@@ -19,6 +20,7 @@ class Reason(StrEnum):
     UNKNOWN_USER = "unknown_user"
     KEY_NOT_AUTHORIZED = "key_not_authorized"
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    USER_ADDRESS_NOT_ALLOWED = "user_address_not_allowed"
     KEY_EXPIRED = "key_expired"
     KEY_TOO_WEAK = "key_too_weak"
     WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a word for the log
@@ -27,11 +29,16 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What one user may log in with; `password_hash` is a PHC string, None for keys only."""
+    """What one user may log in with, and where from.
+
+    `password_hash` is a PHC string, None for keys only; without any `allow_from`, all addresses
+    are allowed.
+    """
 
     user: str
     keys: AuthorizedKeys
     password_hash: str | None = field(repr=False)
+    allow_from: Networks = Networks()  # noqa: RUF009 - it is frozen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +69,12 @@ class Authenticator:
         # secrets, and the signature that proves a key is checked elsewhere.
         self._keys: dict[str, dict[bytes, list[AuthorizedKey]]] = {}
         self._password_hashes: dict[str, str] = {}
+        self._allowed: dict[str, Networks] = {}
         for each in credentials:
             if each.user in self._keys:
                 raise ValueError(f"the user {each.user!r} is given twice; merge the two")
             entries = self._keys[each.user] = {}
+            self._allowed[each.user] = each.allow_from
             for key in each.keys.keys:
                 entries.setdefault(key.blob, []).append(key)
             if each.password_hash is not None:
@@ -91,7 +100,7 @@ class Authenticator:
         """Whether this is the user's password.
 
         Takes about 50 ms, the same for unknown users and those without a password: call it off
-        the event loop. `address` has no say: only keys have a `from=`. Never raises.
+        the event loop. Never raises.
         """
         password_hash = self._password_hashes.get(user)
         matched = self._passwords.verify(password_hash, password)
@@ -99,7 +108,9 @@ class Authenticator:
             return Decision(reason=Reason.UNKNOWN_USER)
         if password_hash is None:
             return Decision(reason=Reason.NO_PASSWORD)
-        return Decision(reason=Reason.ACCEPTED if matched else Reason.WRONG_PASSWORD)
+        if not matched:
+            return Decision(reason=Reason.WRONG_PASSWORD)
+        return Decision(reason=self._accepted_from(user, address))
 
     def _key_reason(self, user: str, blob: bytes, address: str) -> Reason:
         entries = self._keys.get(user)
@@ -108,11 +119,23 @@ class Authenticator:
         reasons = {self._entry_reason(key, address) for key in entries.get(blob, ())}
         # sshd tries each line of a key until one permits; if none does, the one that came
         # closest says why.
-        for reason in (Reason.ACCEPTED, Reason.ADDRESS_NOT_ALLOWED, Reason.KEY_EXPIRED):
+        if Reason.ACCEPTED in reasons:
+            return self._accepted_from(user, address)
+        for reason in (Reason.ADDRESS_NOT_ALLOWED, Reason.KEY_EXPIRED):
             if reason in reasons:
                 return reason
         # A weak key is never among the entries: its line was a mistake.
         return Reason.KEY_TOO_WEAK if too_weak(blob) else Reason.KEY_NOT_AUTHORIZED
+
+    def _accepted_from(self, user: str, address: str) -> Reason:
+        """The key or password is right; may it come from there?
+
+        Asked last, so that the log tells a stolen key from a wrong one.
+        """
+        allowed = self._allowed[user]
+        if allowed and not allowed.have(address):
+            return Reason.USER_ADDRESS_NOT_ALLOWED
+        return Reason.ACCEPTED
 
     def _entry_reason(self, key: AuthorizedKey, address: str) -> Reason:
         if key.expires is not None and self._clock() > key.expires:

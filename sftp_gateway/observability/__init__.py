@@ -23,6 +23,8 @@ from sftp_gateway.observability.events import (
     Session,
     SessionEnded,
     SessionEvent,
+    SourceBanned,
+    SourceUnbanned,
     WorkerExited,
     WorkerStarted,
 )
@@ -72,6 +74,8 @@ __all__ = [
     "SessionEvent",
     "SharedValues",
     "Sink",
+    "SourceBanned",
+    "SourceUnbanned",
     "StreamSink",
     "Vocabulary",
     "WorkerExited",

@@ -257,6 +257,30 @@ class ConnectionsRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBanned(Event):
+    """A source has gathered too many penalties; `effect` is "refused" or "throttled"."""
+
+    name: ClassVar[str] = "source_banned"
+
+    source: str  # an address or a network
+    reason: str  # the last of them
+    score: float
+    until: float
+    times: int
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUnbanned(Event):
+    """A source's ban is over."""
+
+    name: ClassVar[str] = "source_unbanned"
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
     """All workers have the configuration that SIGHUP asked to read."""
 
@@ -294,6 +318,8 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     WorkerStarted,
     WorkerExited,
     ConnectionsRefused,
+    SourceBanned,
+    SourceUnbanned,
     ConfigurationReloaded,
     ConfigurationRefused,
 )

@@ -59,6 +59,9 @@ class Metrics:
             "1 while the gateway seals and opens SSH packets itself.",
             mode="livemin",
         )
+        self._bandwidth = values.gauge(
+            "bandwidth_bytes", "Bytes a second that a limited user's sessions get.", "user"
+        )
         for gauge in (self._connections, self._sessions):
             gauge.set(0)
         for kind in ("file", "folder"):
@@ -113,6 +116,10 @@ class Metrics:
     def share_up(self, share: str, up: bool) -> None:
         """The root of the share was found to be readable, or not."""
         self._share_up.set(up, share)
+
+    def bandwidth(self, user: str, rate: float) -> None:
+        """So much of the limit of this user, who is in the configuration, is this process's."""
+        self._bandwidth.set(rate, user)
 
     def own_record_layer(self, own: bool) -> None:
         """Whether the gateway handles SSH packets itself, or leaves them to asyncssh."""

@@ -4,15 +4,20 @@ JSON, because a worker is what clients attack: what comes from it must not be ab
 the supervisor. (Between the supervisor and the observer, which clients never reach, events are
 pickled.)
 
-| from       | message                      | meaning                                             |
-|------------|------------------------------|-----------------------------------------------------|
-| supervisor | `["connection", number]`     | serve this connection; its descriptor comes along   |
-| supervisor | `["drain", seconds]`         | take no more, finish within so many seconds, end    |
-| worker     | `["ready"]`                  | connections may come                                |
-| worker     | `["failed", [mistake, ...]]` | the configuration is wrong; the worker ends         |
-| worker     | `["ended", number]`          | this connection has ended                           |
-| worker     | `["status", {share: text}]`  | the event loop works; these shares cannot be read   |
-| worker     | `["stopped"]`                | everything is closed and written; the worker ends   |
+| from       | message                            | meaning                                        |
+|------------|------------------------------------|------------------------------------------------|
+| supervisor | `["connection", number]`           | serve this one; its descriptor comes along     |
+| supervisor | `["dismiss", number]`              | close it: its user has too many sessions       |
+| supervisor | `["sessions", user, part]`         | so much of a user's sessions (0 to 1) is here  |
+| supervisor | `["drain", seconds]`               | take no more, finish in this time, end         |
+| worker     | `["ready"]`                        | connections may come                           |
+| worker     | `["failed", [mistake, ...]]`       | the configuration is wrong; the worker ends    |
+| worker     | `["login", number, user]`          | this connection is logged in                   |
+| worker     | `["ended", number, kind or null]`  | it has ended; what it is to be penalised for   |
+| worker     | `["status", {share: text}]`        | the loop works; these shares cannot be read    |
+| worker     | `["stopped"]`                      | everything is closed and written; it ends      |
+
+A worker names connections, never addresses: it can have nobody penalised but its own clients.
 
 The end of the stream is the end of the other process.
 """

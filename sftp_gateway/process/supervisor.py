@@ -34,9 +34,9 @@ from sftp_gateway.observability import events
 from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import SharedValues, forget_gauges
 from sftp_gateway.process import cpus
-from sftp_gateway.process.admission import Admission
 from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.door import Door
+from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
 from sftp_gateway.process.restarts import Restarts
@@ -123,14 +123,13 @@ class Supervisor(Generic[AnyPlan]):
         self._busy = True  # until every worker that is wanted serves
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
-        admission = Admission()
-        self._workers = Workers(loop=self._loop, admission=admission, owner=self)
+        self._gate = Gate(plan.settings, emit=self._messenger.emit)
+        self._workers = Workers(loop=self._loop, gate=self._gate, owner=self)
         self._door = Door(
             loop=self._loop,
             listener=listener,
             workers=self._workers,
-            admission=admission,
-            limit=lambda: self._plan.settings.max_connections,
+            gate=self._gate,
             emit=self._messenger.emit,
         )
 
@@ -175,6 +174,8 @@ class Supervisor(Generic[AnyPlan]):
 
     def _tick(self) -> None:
         """What is said and looked at now and then, for as long as the gateway lives."""
+        self._gate.tick()
+        self._workers.tell_parts()
         self.workers_changed()
         self._loop.later(REPORT_INTERVAL, self._tick)
 
@@ -236,6 +237,7 @@ class Supervisor(Generic[AnyPlan]):
     def _want_workers(self) -> None:
         settings = self._plan.settings
         self._busy = True
+        self._gate.configure(settings)
         self._workers.want(
             cpus.workers(settings.workers),
             generation=self._generation,
@@ -306,7 +308,9 @@ class Supervisor(Generic[AnyPlan]):
                 shares=tuple(self._plan.settings.shares),
                 stopping=self._stopping,
                 restarts=self._workers.restarts,
-                refused=dict(self._door.refused),
+                refused=dict(self._gate.refused),
+                banned=self._gate.banned,
+                penalties=dict(self._gate.penalties),
             )
         )
 

@@ -8,11 +8,12 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
 from sftp_gateway.process.runner import run
+from sftp_gateway.server.account import Account
 
 #: Seconds between two reports of a worker: its metrics, and that it is alive.
 REPORT_INTERVAL: Final = 0.5
@@ -24,8 +25,11 @@ class Serving(Protocol):
     async def start(self) -> None:
         """Get ready for connections."""
 
-    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
-        """Serve a connection; call `ended` once when it has ended, however that is."""
+    async def adopt(self, connection: socket.socket, account: Account) -> None:
+        """Serve a connection; tell `account` once when it has ended, however that is."""
+
+    def has_part(self, user: str, part: float) -> None:
+        """So much of the user's sessions, 0 to 1, is in this worker."""
 
     async def drain(self, seconds: float) -> None:
         """Finish what is being read within so many seconds, and close all connections."""
@@ -52,6 +56,7 @@ class Worker:
         self._control = control
         self._unsent: deque[bytes] = deque()
         self._adopting: set[asyncio.Task[None]] = set()
+        self._accounts: dict[int, Account] = {}
         self._drain = asyncio.Event()
         self._drain_seconds = 0.0
 
@@ -83,20 +88,37 @@ class Worker:
 
     def _receive(self, serving: Serving) -> None:
         try:
-            for (kind, argument), descriptors in messages.received(self._control):
-                if kind == "connection":
-                    self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
-                elif kind == "drain":
-                    self._drain_seconds = argument
-                    self._drain.set()
+            for message, descriptors in messages.received(self._control):
+                self._heed(serving, message, descriptors)
         except EOFError:
             os._exit(1)  # the supervisor is gone
 
+    def _heed(self, serving: Serving, message: list[Any], descriptors: list[int]) -> None:
+        match message:
+            case ["connection", number]:
+                self._adopt(serving, socket.socket(fileno=descriptors[0]), number)
+            case ["dismiss", number]:
+                if number in self._accounts:
+                    self._accounts[number].dismiss()
+            case ["sessions", user, part]:
+                serving.has_part(user, part)
+            case ["drain", seconds]:
+                self._drain_seconds = seconds
+                self._drain.set()
+
     def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
+        def ended(kind: str | None) -> None:
+            del self._accounts[number]
+            self._tell("ended", number, kind)
+
+        account = self._accounts[number] = Account(
+            logged_in=lambda user: self._tell("login", number, user), ended=ended
+        )
+
         async def adopt() -> None:
             # An error means a client that is gone again already.
             with suppress(OSError):
-                await serving.adopt(connection, lambda: self._tell("ended", number))
+                await serving.adopt(connection, account)
 
         task = asyncio.get_running_loop().create_task(adopt())
         self._adopting.add(task)

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Event, WorkerExited, WorkerStarted
 from sftp_gateway.observability.fleet import PATIENCE, WorkerState
 from sftp_gateway.process import messages
-from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.restarts import Restarts
 
@@ -29,6 +30,9 @@ START_PATIENCE: Final = 30.0
 
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
+
+#: Characters of a user's name.
+_LONGEST_NAME: Final = 32
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class Worker:
     problems: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     deadline: Timer | None = None
+    parts: dict[str, float] = field(default_factory=dict)  # that it was told of
 
 
 class Owner(Protocol):
@@ -77,9 +82,9 @@ class Owner(Protocol):
 class Workers:
     """All workers that have not ended."""
 
-    def __init__(self, *, loop: Loop, admission: Admission, owner: Owner) -> None:
+    def __init__(self, *, loop: Loop, gate: Gate, owner: Owner) -> None:
         self._loop = loop
-        self._admission = admission
+        self._gate = gate
         self._owner = owner
         self._workers: dict[int, Worker] = {}
         self._restarts = Restarts()
@@ -166,12 +171,28 @@ class Workers:
 
     def _drain(self, worker: Worker) -> None:
         worker.stage = Stage.DRAINING
-        if worker.control is not None:
-            with suppress(OSError):  # it is stuck, or gone: the deadline counts
-                worker.control.send(messages.encode("drain", self._drain_seconds))
+        self._tell(worker, "drain", self._drain_seconds)  # if it is stuck, the deadline counts
         longest = self._drain_seconds + DRAIN_MARGIN
         self._set_deadline(worker, self._loop.later(longest, lambda: self._kill(worker)))
         self._owner.workers_changed()
+
+    def _tell(self, worker: Worker, *message: object) -> bool:
+        """Whether it could be told: it may be stuck, or gone."""
+        with suppress(OSError):
+            if worker.control is not None:
+                worker.control.send(messages.encode(*message))
+                return True
+        return False
+
+    def tell_parts(self) -> None:
+        """Tell workers which part of a user's sessions they have, where that is another now."""
+        parts = self._gate.parts()
+        for worker in self._workers.values():
+            now = parts.get(worker.number, {})
+            for user in worker.parts.keys() | now.keys():
+                part = now.get(user, 0.0)
+                if worker.parts.get(user) != part and self._tell(worker, "sessions", user, part):
+                    worker.parts[user] = part
 
     def _set_deadline(self, worker: Worker, timer: Timer | None) -> None:
         if worker.deadline is not None:
@@ -203,8 +224,15 @@ class Workers:
                 worker.stage = Stage.SERVING
                 self._set_deadline(worker, None)
                 self.reconcile()
-            case ["ended", int(number)]:
-                self._admission.leave(number, worker.number)
+            case ["login", int(number), str(user)] if len(user) <= _LONGEST_NAME:
+                if not self._gate.logged_in(number, worker.number, user):
+                    self._tell(worker, "dismiss", number)
+                return
+            case ["ended", int(number), None]:
+                self._gate.left(number, worker.number, None)
+                return
+            case ["ended", int(number), str(kind)]:
+                self._gate.left(number, worker.number, Kind(kind))
                 return
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
@@ -241,7 +269,7 @@ class Workers:
                 pid=pid,
                 status=code if code >= 0 else None,
                 signal=signal.Signals(-code).name if code < 0 else None,
-                connections=self._admission.worker_ended(worker.number),
+                connections=self._gate.worker_ended(worker.number),
                 expected=expected,
             )
         )

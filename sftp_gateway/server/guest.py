@@ -11,9 +11,11 @@ import asyncssh
 
 from sftp_gateway.auth.authenticator import Decision, Reason
 from sftp_gateway.auth.blobs import fingerprint
+from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.idle import IdleWatch
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
 
@@ -128,6 +130,10 @@ class Guest(asyncssh.SSHServer):
     def __init__(self, server: SshServer) -> None:
         self._server = server
         self._refused = 0
+        self._unknown_user = False
+        self._logged_in = False
+        self._closed_for: str | None = None  # the reason where it is ours
+        self._idle: IdleWatch | None = None
         self._decision: Decision | None = None
         self._method: str | None = None
         self.channels: set[ChannelSession] = set()
@@ -151,9 +157,26 @@ class Guest(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._server.left(self)
+        reason = self._closed_for or ("server_stopping" if self._server.stopping else _reason(exc))
+        self._server.left(self, self._misdeed(reason))
         self._learn_versions()
-        self.recorder.ended("server_stopping" if self._server.stopping else _reason(exc))
+        if self._idle is not None:
+            self._idle.stop()
+        self.recorder.ended(reason)
+
+    def _misdeed(self, reason: str) -> str | None:
+        """What a connection that ended like this is penalised for."""
+        if reason == "error":
+            return Kind.CRASH.value
+        if self._logged_in or reason == "server_stopping":
+            return None
+        if reason == "login_timeout":
+            return Kind.GRACE_EXCEEDED.value
+        if self._unknown_user:
+            return Kind.UNKNOWN_USER.value
+        if self._refused:
+            return Kind.FAILED_LOGIN.value
+        return (Kind.PROTOCOL_ERROR if reason == "protocol_error" else Kind.NO_ATTEMPT).value
 
     def _learn_versions(self) -> None:
         self.recorder.learn(
@@ -214,6 +237,7 @@ class Guest(asyncssh.SSHServer):
         """Log a refused attempt; raise DisconnectError after too many."""
         self.recorder.login_refused(user=user, method=method, key=key, reason=reason)
         self._refused += 1
+        self._unknown_user = self._unknown_user or reason == Reason.UNKNOWN_USER.value
         if self._refused >= self._server.limits.max_auth_tries:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
@@ -221,14 +245,36 @@ class Guest(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         """The login was accepted, with what was decided last."""
+        user = self.connection.get_extra_info("username")
         self.recorder.learn(
-            user=self.connection.get_extra_info("username"),
+            user=user,
             auth=self._method,
             key=self._decision.fingerprint if self._decision else None,
         )
         self.recorder.login_accepted()
+        self._logged_in = True
+        self._server.logged_in(self, user)
         if self._server.stopping:
             self.connection.close()
+        elif self._server.limits.idle_timeout:
+            self._idle = IdleWatch(
+                seconds=self._server.limits.idle_timeout,
+                active=self._active,
+                expired=lambda: self._close_for("idle", "Idle for too long"),
+            )
+
+    def _active(self) -> int | None:
+        """How many requests were answered; None while the client waits for any."""
+        busy = any(channel.busy for channel in self.channels)
+        return None if busy else self.recorder.requests
+
+    def dismiss(self) -> None:
+        """The user has too many sessions."""
+        self._close_for("too_many_sessions", "Too many sessions")
+
+    def _close_for(self, reason: str, text: str) -> None:
+        self._closed_for = reason
+        self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, text)
 
     # Channels
 

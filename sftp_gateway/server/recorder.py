@@ -26,6 +26,11 @@ class Recorder:
         self._announced = False
         self._logged_in = False
 
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return self._requests
+
     def learn(self, **known: str | None) -> None:
         """Take up what has become known of the connection; the fields are Session's."""
         self.session = dataclasses.replace(self.session, **known)  # type: ignore[arg-type]

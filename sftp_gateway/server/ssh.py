@@ -22,6 +22,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.server import algorithms
+from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.guest import Connection, Guest
@@ -47,6 +48,7 @@ class Limits:
     keepalive_interval: float
     keepalive_count_max: int
     rekey_limit: int
+    idle_timeout: float = 0.0  # 0: never
 
 
 class SshServer:
@@ -80,41 +82,48 @@ class SshServer:
         self._guests: set[Guest] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._ended: dict[asyncssh.SSHServerConnection, Callable[[], None]] = {}
+        self._accounts: dict[asyncssh.SSHServerConnection, Account] = {}
         self._loop = asyncio.get_running_loop()
         self._options = _options(self, host_keys, ciphers)
         access_log.add_room_callback(self._log_has_room)
 
-    async def adopt(self, accepted: socket.socket, ended: Callable[[], None]) -> None:
-        """Serve a connection; call `ended` once it has ended, also where it fails at once.
+    async def adopt(self, accepted: socket.socket, account: Account) -> None:
+        """Serve a connection; tell `account` once it has ended, also where it fails at once.
 
         Raises OSError where it is gone already.
         """
         connection = Connection(self._loop, self._options, fast=self._own_record_layer)
-        self._ended[connection] = ended
+        self._accounts[connection] = account
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except BaseException:
             accepted.close()
-            self._tell_ended(connection)
+            self._tell_ended(connection, None)
             raise
         if self.stopping:  # nobody else would close it: `drain` may have been here already
             connection.abort()
 
-    def _tell_ended(self, connection: asyncssh.SSHServerConnection) -> None:
-        tell = self._ended.pop(connection, None)
-        if tell is not None:
-            tell()
+    def _tell_ended(self, connection: asyncssh.SSHServerConnection, misdeed: str | None) -> None:
+        account = self._accounts.pop(connection, None)
+        if account is not None:
+            account.ended(misdeed)
 
     def entered(self, guest: Guest) -> None:
         """A connection was made."""
         self._guests.add(guest)
         self._empty.clear()
+        self._accounts[guest.connection].dismiss = guest.dismiss
 
-    def left(self, guest: Guest) -> None:
-        """A connection is gone."""
+    def logged_in(self, guest: Guest, user: str) -> None:
+        """It is logged in."""
+        account = self._accounts.get(guest.connection)
+        if account is not None:
+            account.logged_in(user)
+
+    def left(self, guest: Guest, misdeed: str | None) -> None:
+        """A connection is gone; `misdeed` is what the client did wrong."""
         self._guests.discard(guest)
-        self._tell_ended(guest.connection)
+        self._tell_ended(guest.connection, misdeed)
         if not self._guests:
             self._empty.set()
 

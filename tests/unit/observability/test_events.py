@@ -39,6 +39,8 @@ def test_the_names_in_the_log_are_these():
         "worker_started",
         "worker_exited",
         "connections_refused",
+        "source_banned",
+        "source_unbanned",
         "configuration_reloaded",
         "configuration_refused",
     ]

@@ -28,6 +28,8 @@ from sftp_gateway.observability import (
     ServerStopping,
     Session,
     SessionEnded,
+    SourceBanned,
+    SourceUnbanned,
     Vocabulary,
     WorkerExited,
     WorkerStarted,
@@ -35,7 +37,7 @@ from sftp_gateway.observability import (
     json_lines,
 )
 from sftp_gateway.observability.events import EVENTS
-from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER
+from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER, PENALTY_KINDS
 from sftp_gateway.observability.tally import BUCKETS
 from tests.support.measured import Measured
 
@@ -145,6 +147,16 @@ EXAMPLES = [
         busiest_ip="192.0.2.99",
         busiest_open=1960,
     ),
+    SourceBanned(
+        time=1767254400.0,
+        source="2001:db8:7::/64",
+        reason="unknown_user",
+        score=30.0,
+        until=1767254460.0,
+        times=2,
+        effect="refused",
+    ),
+    SourceUnbanned(time=1767254460.2, source="2001:db8:7::/64", reason="expired"),
     ConfigurationReloaded(time=1767254400.0, workers=2),
     ConfigurationRefused(
         time=1767254400.0,
@@ -238,6 +250,7 @@ def test_the_words_of_reasons_are_on_the_page():
         ("### `command_refused`", words.command_kinds),
         ("### `request`", words.results),
         ("### `connections_refused`", CONNECTION_REFUSALS),
+        ("### `source_banned`", PENALTY_KINDS),
     ):
         on_page = set(re.findall(r"`([\w-]+)`", section(ACCESS_LOG, heading)))
         assert known <= on_page, heading
@@ -258,6 +271,7 @@ def metrics_in_full():
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
     metrics.own_record_layer(True)
+    metrics.bandwidth("gvpocr", 1e6)
     page = measured.render()[1].decode()
     measured.close()
     return page
@@ -303,6 +317,7 @@ def test_the_metrics_page_names_every_word_of_a_label(label, words):
 def test_the_metrics_page_names_why_connections_are_refused():
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
     assert set(re.findall(r"`(\w+)`", on_page["`reason` of connections"])) == CONNECTION_REFUSALS
+    assert set(re.findall(r"`(\w+)`", on_page["`kind` of penalties"])) == PENALTY_KINDS
 
 
 def test_every_metric_that_a_query_on_the_page_uses_is_there():
