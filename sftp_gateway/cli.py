@@ -20,7 +20,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import HOST_KEY, Owner, set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.server.probe import handshake, same_key
-from sftp_gateway.settings import Settings, load_settings
+from sftp_gateway.settings import Settings, config_path, load_settings
 
 #: Seconds that a health check waits for the handshake.
 _HANDSHAKE_PATIENCE: Final = 5.0
@@ -74,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    serve(lambda: _settings(options), say=_say)
+    serve(
+        lambda: _settings(options),
+        config_file=config_path(options.config, os.environ),
+        say=_say,
+    )
     return 0
 
 

@@ -10,7 +10,8 @@ It has one thread and never waits for anything but its loop, so it can fork at a
 | signal          | what happens                                                             |
 |-----------------|--------------------------------------------------------------------------|
 | SIGTERM, SIGINT | accept no more, let workers finish, end; the second time: end at once    |
-| SIGHUP          | read the configuration in a child; if it is good, replace the workers    |
+| SIGHUP          | read the configuration in a child; if it is good, let workers take it    |
+|                 | over, or replace them; the same where the observer sees files change     |
 | SIGCHLD         | a child has ended: a worker or the observer is replaced                  |
 """
 
@@ -20,13 +21,14 @@ import functools
 import gc
 import logging
 import os
+import pickle
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sftp_gateway import __version__
 from sftp_gateway.errors import ConfigurationError
@@ -41,6 +43,7 @@ from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
 from sftp_gateway.process.restarts import Restarts
 from sftp_gateway.process.trial import Trial
+from sftp_gateway.process.watch import Looks
 from sftp_gateway.process.worker import REPORT_INTERVAL
 from sftp_gateway.process.workers import DRAIN_MARGIN, Worker, Workers
 from sftp_gateway.settings import Settings
@@ -69,6 +72,17 @@ class Plan(Protocol):
     def record_layer(self) -> str:
         """Who seals and opens SSH packets, for the access log."""
 
+    @property
+    def seen(self) -> Looks:
+        """How the files that it was read from looked before."""
+
+    @property
+    def access(self) -> object:
+        """Who may log in: what running workers can take over. Can be pickled and compared."""
+
+    def needs_new_workers(self, running: Any) -> bool:
+        """Whether more than `access` is different."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
@@ -78,7 +92,7 @@ class Program(Protocol[AnyPlan]):
 
     say: Callable[[str], None]
 
-    def load(self, running: Settings) -> AnyPlan:
+    def load(self, running: AnyPlan) -> AnyPlan:
         """Read the configuration again, in a child. Raises ConfigurationError."""
 
     def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
@@ -114,12 +128,14 @@ class Supervisor(Generic[AnyPlan]):
         self._http_listener = http_listener
         self._metrics = metrics
         self._loop = Loop()
-        self._messenger = Messenger()
+        self._messenger = Messenger(loop=self._loop, changed=self._files_changed)
         self._observer = 0  # its pid
         self._observer_started = 0.0
         self._observer_restarts = Restarts()
         self._trial: Trial[AnyPlan] | None = None
-        self._reload_wanted = False
+        self._reload_wanted: str | None = None  # why: "signal" or "files"
+        self._reloading = "", ""  # why, and what is different
+        self._refused: Sequence[str] = ()  # the last mistakes
         self._busy = True  # until every worker that is wanted serves
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
@@ -161,7 +177,7 @@ class Supervisor(Generic[AnyPlan]):
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            self._reload_wanted = True
+            self._reload_wanted = "signal"
             self._reload()
         elif self._stopping:
             raise SystemExit(1)
@@ -175,6 +191,7 @@ class Supervisor(Generic[AnyPlan]):
 
     def _tick(self) -> None:
         """What is said and looked at now and then, for as long as the gateway lives."""
+        self._workers.remind()
         self.workers_changed()
         self._loop.later(REPORT_INTERVAL, self._tick)
 
@@ -281,7 +298,7 @@ class Supervisor(Generic[AnyPlan]):
         """Every worker has the newest configuration, and serves."""
         if self._started:
             self._commit()
-            self.emit(events.ConfigurationReloaded(workers=self._workers.wanted))
+            self._say_reloaded()
         else:
             self._started = True
             address, port = self._listener.getsockname()[:2]
@@ -315,12 +332,13 @@ class Supervisor(Generic[AnyPlan]):
     def _reload(self) -> None:
         """Try the configuration, if that is wanted and nothing else is going on."""
         if self._reload_wanted and not (self._busy or self._trial or self._stopping):
-            self._reload_wanted = False
+            self._reloading = self._reload_wanted, "nothing"
+            self._reload_wanted = None
             try:
                 self._trial = Trial(
                     loop=self._loop,
                     fork=self._fork,
-                    load=functools.partial(self._program.load, self._plan.settings),
+                    load=functools.partial(self._program.load, self._plan),
                     done=self._tried,
                 )
             except OSError as error:
@@ -332,25 +350,66 @@ class Supervisor(Generic[AnyPlan]):
             self._refuse(found)
             self._reload()
             return
-        for warning in found.warnings:
-            self._program.say(f"warning: {warning}")
+        running, cause = self._plan, self._reloading[0]
+        replace = found.needs_new_workers(running)
+        handed_over = not replace and found.access != running.access
+        self._refused = ()
+        if replace or handed_over or cause == "signal":
+            for warning in found.warnings:
+                self._program.say(f"warning: {warning}")
+        if replace:
+            self._reloading = cause, "all"
+            self._replace(found)
+            return
+        self._plan = found
+        if found.seen.keys() != running.seen.keys():
+            self._messenger.close()  # it ends, and its successor watches the others
+        if handed_over:
+            self._reloading = cause, "credentials"
+            self._busy = True
+            self._workers.hand_over(pickle.dumps(found.access))
+            self.workers_changed()
+            return
+        if cause == "signal":
+            self._say_reloaded()
+        self._reload()
+
+    def _files_changed(self) -> None:
+        self._reload_wanted = self._reload_wanted or "files"
+        self._reload()
+
+    def _say_reloaded(self) -> None:
+        cause, changed = self._reloading
+        self.emit(
+            events.ConfigurationReloaded(workers=self._workers.wanted, cause=cause, changed=changed)
+        )
+
+    def _replace(self, found: AnyPlan) -> None:
         self._fallback = self._plan, self._generation
         self._plan = found
         self._generation += 1
         self._want_workers()
 
     def _refuse(self, mistakes: Sequence[str]) -> None:
+        cause = self._reloading[0]
+        if cause == "files" and mistakes == self._refused:
+            return  # that was said, when a signal asked for it
+        self._refused = mistakes
         for mistake in mistakes:
             self._program.say(f"error: {mistake}")
         self._program.say("The configuration is not taken; the old one stays.")
-        self.emit(events.ConfigurationRefused(mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]))
+        self.emit(
+            events.ConfigurationRefused(
+                cause=cause, mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]
+            )
+        )
 
     def _commit(self) -> None:
         """A worker serves with the new configuration: there is no way back."""
         if self._fallback is not None:
             old, _ = self._fallback
             self._fallback = None
-            if old.settings.access_log != self._plan.settings.access_log:
+            if _for_observer(old) != _for_observer(self._plan):
                 self._messenger.close()  # it ends, and its successor has the new one
 
     # The end
@@ -387,6 +446,12 @@ class Supervisor(Generic[AnyPlan]):
         if self._observer:
             with suppress(ProcessLookupError):
                 os.kill(self._observer, signal.SIGKILL)
+
+
+def _for_observer(plan: Plan) -> object:
+    """What an observer is made with."""
+    settings = plan.settings
+    return settings.access_log, settings.auto_reload, plan.seen.keys()
 
 
 def _writer(worker: int) -> str:

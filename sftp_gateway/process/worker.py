@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
@@ -26,6 +27,9 @@ class Serving(Protocol):
 
     async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
         """Serve a connection; call `ended` once when it has ended, however that is."""
+
+    def take(self, access: Any) -> None:
+        """Let in who may come in by `access`, which was found good, from now on."""
 
     async def drain(self, seconds: float) -> None:
         """Finish what is being read within so many seconds, and close all connections."""
@@ -86,6 +90,10 @@ class Worker:
             for (kind, argument), descriptors in messages.received(self._control):
                 if kind == "connection":
                     self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
+                elif kind == "access":
+                    # From the process that forked this one, and only ever in this direction.
+                    serving.take(pickle.loads(messages.read_sealed(descriptors[0])))  # noqa: S301
+                    self._tell("taken", argument)
                 elif kind == "drain":
                     self._drain_seconds = argument
                     self._drain.set()

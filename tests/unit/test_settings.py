@@ -30,6 +30,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "public_port": ("22", 22),
     "keys_dir": ("/srv/keys", Path("/srv/keys")),
     "auto_setup": ("false", False),
+    "auto_reload": ("false", False),
+    "end_sessions_of_removed_keys": ("false", False),
     "users": (
         '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana"}}',
         {"ana": UserSettings(shares=("models",), password_hash_file=Path("/run/secrets/ana"))},
