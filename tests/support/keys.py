@@ -86,3 +86,16 @@ class Sha1Signer(asyncssh.SSHKeyPair):
 def _mpint(number: int) -> bytes:
     """RFC 4251 §5: big-endian, two's complement."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big")
+
+
+def certify(authority: Path, key: Path, *options: str, principals: str = "gvpocr") -> Path:
+    """A certificate of `key` that `authority` signs (ssh-keygen -s), where ssh looks for it.
+
+    `options` are further ones of ssh-keygen, such as `-V` or `-O`.
+    """
+    names = ["-n", principals] if principals else []
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", authority, *names, "-I", key.name, *options, f"{key}.pub"],
+        check=True,
+    )
+    return Path(f"{key}-cert.pub")
