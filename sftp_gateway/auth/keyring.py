@@ -62,16 +62,15 @@ def find(text: str, name: str) -> AuthorizedKey:
     is this. Raises ValueError where there is none, or more than one."""
     if not name:
         raise ValueError("give a key's fingerprint or comment")
-    keys = {key.blob: key for _, key in key_lines(text)}
-    found = [key for key in keys.values() if key.comment == name] or [
-        key for key in keys.values() if key.fingerprint.startswith((name, f"SHA256:{name}"))
+    keys = [key for _, key in key_lines(text)]
+    found = [key for key in keys if key.comment == name] or [
+        key for key in keys if key.fingerprint.startswith((name, f"SHA256:{name}"))
     ]
     if not found:
         raise ValueError(f"there is no key {name}")
-    if len(found) > 1:
-        raise ValueError(
-            f"{name} is more than one key: {', '.join(key.fingerprint for key in found)}"
-        )
+    fingerprints = dict.fromkeys(key.fingerprint for key in found)
+    if len(fingerprints) > 1:
+        raise ValueError(f"{name} is more than one key: {', '.join(fingerprints)}")
     return found[0]
 
 
