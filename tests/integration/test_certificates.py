@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from tests.integration.test_workers import Reader, content
 from tests.support.gateway import Gateway, fill, wait_for
-from tests.support.keys import certify, make_key
+from tests.support.keys import AnyCertificate, certify, make_key
 
 pytestmark = pytest.mark.integration
 
@@ -221,3 +223,59 @@ def test_a_mount_lives_on_its_certificate_until_it_is_revoked(
     revoked.write_text("nonsense\n")
     wait_for(lambda: len(gateway.events("configuration_refused")) == 2, "the list to be refused")
     assert not _log_in(gateway, key)
+
+
+# What no stock client would offer
+
+
+async def _offer(gateway: Gateway, blob: bytes, key: Path) -> bool:
+    pair = AnyCertificate(blob, asyncssh.read_private_key(key))
+    try:
+        async with asyncssh.connect(
+            "127.0.0.1", gateway.port, username="gvpocr", client_keys=[pair], known_hosts=None,
+            config=None, agent_path=None,
+        ):  # fmt: skip
+            return True
+    except asyncssh.PermissionDenied:
+        return False
+
+
+def _blob(certificate: Path) -> bytes:
+    return base64.b64decode(certificate.read_text().split()[1])
+
+
+async def test_a_certificate_is_worth_nothing_where_anything_of_it_was_changed(
+    gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "tampered", "ed25519")
+    blob = _blob(certify(authorities["trusted"], key, principals="gvpoc0"))
+    assert not await _offer(gateway, blob, key)
+    assert _refusal(gateway, key)["reason"] == "principal_not_listed"
+    assert not await _offer(gateway, blob.replace(b"gvpoc0", b"gvpocr"), key)
+    refused = _refusal(gateway, key)
+    assert refused["reason"] == "certificate_invalid"
+    assert "certificate" not in refused  # it is the forger who says what its key id is
+    # The vehicle of this test can be let in.
+    assert await _offer(gateway, _blob(certify(authorities["trusted"], key)), key)
+
+
+async def test_a_certificate_is_worth_nothing_without_its_key(
+    gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
+) -> None:
+    key, thief = (make_key(tmp_path / name, "ed25519") for name in ("owner", "thief"))
+    blob = _blob(certify(authorities["trusted"], key))
+    assert not await _offer(gateway, blob, thief)
+    refused = _refusal(gateway, key)
+    assert (refused["reason"], refused["certificate"]) == ("bad_signature", "owner")
+
+
+async def test_a_certificate_of_a_host_lets_nobody_in(
+    gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "host", "ed25519")
+    before = len(gateway.events("login_refused", reason="certificate_invalid"))
+    assert not await _offer(gateway, _blob(certify(authorities["trusted"], key, "-h")), key)
+    wait_for(
+        lambda: gateway.events("login_refused", reason="certificate_invalid")[before:],
+        "the refusal",
+    )

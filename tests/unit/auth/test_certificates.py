@@ -364,3 +364,17 @@ def test_a_login_by_password_is_ended_by_another_password() -> None:
 def test_certificates_can_be_compared() -> None:
     assert read_certificate(made()) == read_certificate(made())
     assert isinstance(read_certificate(made()), Certificate)
+
+
+def test_a_weak_key_stays_weak_in_a_certificate() -> None:
+    key = wire(b"ssh-rsa", b"\x01\x00\x01", b"\x00\x80" + bytes(126) + b"\x01")
+    head = wire(b"ssh-rsa-cert-v01@openssh.com", b"nonce", b"\x01\x00\x01")
+    modulus = wire(b"\x00\x80" + bytes(126) + b"\x01")
+    rest = made()[len(wire(b"ssh-ed25519-cert-v01@openssh.com", b"nonce", bytes(32))) :]
+    certificate = read_certificate(head + modulus + rest)
+    assert certificate.key == key
+    authenticator = Authenticator(
+        [Credentials(user="gvpocr", keys=keys(AUTHORITY), password_hash=None)], clock=lambda: NOW
+    )
+    decision = authenticator.check_certificate("gvpocr", certificate, HERE)
+    assert decision.reason is Reason.KEY_TOO_WEAK
