@@ -17,7 +17,6 @@ It has one thread and never waits for anything but its loop, so it can fork at a
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import os
@@ -41,8 +40,8 @@ from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.door import Door
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
-from sftp_gateway.process.trial import Trial
 from sftp_gateway.process.watch import Looks
 from sftp_gateway.process.worker import REPORT_INTERVAL
 from sftp_gateway.process.workers import DRAIN_MARGIN, Worker, Workers
@@ -50,9 +49,6 @@ from sftp_gateway.settings import Settings
 
 #: Seconds that processes which have nothing left to do get to end.
 _END_PATIENCE: Final = 1.0
-
-#: Characters of mistakes in an event, which has to fit into a datagram.
-_LONGEST_MISTAKES: Final = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -128,14 +124,19 @@ class Supervisor(Generic[AnyPlan]):
         self._http_listener = http_listener
         self._metrics = metrics
         self._loop = Loop()
-        self._messenger = Messenger(loop=self._loop, changed=self._files_changed)
+        self._messenger = Messenger(loop=self._loop, changed=lambda: self._ask("files"))
         self._observer = 0  # its pid
         self._observer_started = 0.0
         self._observer_restarts = Restarts()
-        self._trial: Trial[AnyPlan] | None = None
-        self._reload_wanted: str | None = None  # why: "signal" or "files"
-        self._reloading = "", ""  # why, and what is different
-        self._refused: Sequence[str] = ()  # the last mistakes
+        self._reloading: Reloading[AnyPlan] = Reloading(
+            loop=self._loop,
+            fork=self._fork,
+            load=lambda: self._program.load(self._plan),
+            take=self._take,
+            again=self._reload,
+            say=program.say,
+            emit=self._messenger.emit,
+        )
         self._busy = True  # until every worker that is wanted serves
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
@@ -177,8 +178,7 @@ class Supervisor(Generic[AnyPlan]):
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            self._reload_wanted = "signal"
-            self._reload()
+            self._ask("signal")
         elif self._stopping:
             raise SystemExit(1)
         else:
@@ -208,8 +208,7 @@ class Supervisor(Generic[AnyPlan]):
         self._workers.abandon()
         self._messenger.close()
         self._listener.close()
-        if self._trial is not None:
-            self._trial.abandon()
+        self._reloading.abandon()
         work()
 
     def start_worker(self, number: int, control: socket.socket) -> int:
@@ -291,14 +290,14 @@ class Supervisor(Generic[AnyPlan]):
         elif self._fallback is not None and worker.generation == self._generation:
             self._plan, self._generation = self._fallback
             self._fallback = None
-            self._refuse(worker.mistakes or ["a worker that had it did not start"])
+            self._reloading.refuse(worker.mistakes or ["a worker that had it did not start"])
             self._want_workers()
 
     def _settled(self) -> None:
         """Every worker has the newest configuration, and serves."""
         if self._started:
             self._commit()
-            self._say_reloaded()
+            self._reloading.tell(self._workers.wanted)
         else:
             self._started = True
             address, port = self._listener.getsockname()[:2]
@@ -329,80 +328,42 @@ class Supervisor(Generic[AnyPlan]):
 
     # A new configuration
 
+    def _ask(self, cause: str) -> None:
+        self._reloading.ask(cause)
+        self._reload()
+
     def _reload(self) -> None:
         """Try the configuration, if that is wanted and nothing else is going on."""
-        if self._reload_wanted and not (self._busy or self._trial or self._stopping):
-            self._reloading = self._reload_wanted, "nothing"
-            self._reload_wanted = None
-            try:
-                self._trial = Trial(
-                    loop=self._loop,
-                    fork=self._fork,
-                    load=functools.partial(self._program.load, self._plan),
-                    done=self._tried,
-                )
-            except OSError as error:
-                self._refuse([f"it cannot be read: {error}"])
+        if not (self._busy or self._stopping):
+            self._reloading.begin()
 
-    def _tried(self, found: AnyPlan | list[str]) -> None:
-        self._trial = None
-        if isinstance(found, list):
-            self._refuse(found)
-            self._reload()
-            return
-        running, cause = self._plan, self._reloading[0]
+    def _take(self, found: AnyPlan) -> None:
+        """A configuration is good: let the workers have what is different."""
+        running, asked = self._plan, self._reloading.cause == "signal"
         replace = found.needs_new_workers(running)
         handed_over = not replace and found.access != running.access
-        self._refused = ()
-        if replace or handed_over or cause == "signal":
+        if replace or handed_over or asked:
             for warning in found.warnings:
                 self._program.say(f"warning: {warning}")
         if replace:
-            self._reloading = cause, "all"
-            self._replace(found)
+            self._reloading.changed = "all"
+            self._fallback = running, self._generation
+            self._plan = found
+            self._generation += 1
+            self._want_workers()
             return
         self._plan = found
         if found.seen.keys() != running.seen.keys():
             self._messenger.close()  # it ends, and its successor watches the others
         if handed_over:
-            self._reloading = cause, "credentials"
+            self._reloading.changed = "credentials"
             self._busy = True
             self._workers.hand_over(pickle.dumps(found.access))
             self.workers_changed()
             return
-        if cause == "signal":
-            self._say_reloaded()
+        if asked:
+            self._reloading.tell(self._workers.wanted)
         self._reload()
-
-    def _files_changed(self) -> None:
-        self._reload_wanted = self._reload_wanted or "files"
-        self._reload()
-
-    def _say_reloaded(self) -> None:
-        cause, changed = self._reloading
-        self.emit(
-            events.ConfigurationReloaded(workers=self._workers.wanted, cause=cause, changed=changed)
-        )
-
-    def _replace(self, found: AnyPlan) -> None:
-        self._fallback = self._plan, self._generation
-        self._plan = found
-        self._generation += 1
-        self._want_workers()
-
-    def _refuse(self, mistakes: Sequence[str]) -> None:
-        cause = self._reloading[0]
-        if cause == "files" and mistakes == self._refused:
-            return  # that was said, when a signal asked for it
-        self._refused = mistakes
-        for mistake in mistakes:
-            self._program.say(f"error: {mistake}")
-        self._program.say("The configuration is not taken; the old one stays.")
-        self.emit(
-            events.ConfigurationRefused(
-                cause=cause, mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]
-            )
-        )
 
     def _commit(self) -> None:
         """A worker serves with the new configuration: there is no way back."""
@@ -418,9 +379,7 @@ class Supervisor(Generic[AnyPlan]):
         self._stopping = True
         self.emit(events.ServerStopping(signal=name))
         self._door.close()
-        if self._trial is not None:
-            self._trial.close()
-            self._trial = None
+        self._reloading.close()
         self._workers.drain_all()
         longest = self._plan.settings.drain_timeout + DRAIN_MARGIN + _END_PATIENCE
         self._loop.later(longest, self._finish)
@@ -440,8 +399,7 @@ class Supervisor(Generic[AnyPlan]):
             self._loop.stop()
 
     def _kill_all(self) -> None:
-        if self._trial is not None:
-            self._trial.close()
+        self._reloading.close()
         self._workers.kill_all()
         if self._observer:
             with suppress(ProcessLookupError):
