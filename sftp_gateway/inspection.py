@@ -12,15 +12,24 @@ import aiofiles
 from sftp_gateway.auth import (
     AuthorizedKeys,
     Credentials,
+    HostKey,
     Networks,
+    Trust,
     check_hash,
     parse_authorized_keys,
+    parse_revocations,
     private_key_mistakes,
     public_file_mistakes,
 )
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
-from sftp_gateway.server import algorithms
+from sftp_gateway.first_start import (
+    AUTHORIZED_KEYS,
+    HOST_KEY,
+    REVOKED_KEYS,
+    USER_CA_KEYS,
+    host_key_files,
+)
+from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
@@ -33,13 +42,17 @@ class Findings:
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     credentials: list[Credentials] = field(default_factory=list)
-    host_keys: list[Path] = field(default_factory=list)
+    trust: Trust = field(default_factory=Trust)
+    host_keys: list[HostKey] = field(default_factory=list)
+    roots: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each share's folder."""
 
 
 async def inspect(settings: Settings) -> Findings:
     """Look at keys, passwords, shares and files that `settings` name."""
     findings = Findings()
-    _inspect_host_keys(settings, findings)
+    await _inspect_host_keys(settings, findings)
+    await _inspect_trust(settings, findings)
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
     for name, share in settings.shares.items():
@@ -52,18 +65,60 @@ async def inspect(settings: Settings) -> Findings:
     return findings
 
 
-def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
-    own = settings.keys_dir / HOST_KEY
-    others = [settings.keys_dir / name for name in OTHER_HOST_KEYS]
-    found = [path for path in (own, *others) if _is_there(path)]
-    if not found:
+def watched_files(settings: Settings, config_file: Path) -> list[Path]:
+    """Files whose change is a new configuration or new credentials, whether they are there or
+    not."""
+    keys = settings.keys_dir
+    secrets = [user.password_hash_file for user in settings.users.values()]
+    return [
+        config_file,
+        *host_key_files(keys),
+        keys / USER_CA_KEYS,
+        keys / REVOKED_KEYS,
+        *(keys / AUTHORIZED_KEYS / name for name in settings.users),
+        *filter(None, secrets),
+    ]
+
+
+async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
+    found = [path for path in host_key_files(settings.keys_dir) if _is_there(path)]
+    if not any(path.suffix == "" for path in found):
         findings.mistakes.append(
-            f"keys_dir: there is no host key {own}; run `sftp-gateway init`, which makes one, "
-            "or put the old server's there"
+            f"keys_dir: there is no host key {settings.keys_dir / HOST_KEY}; run "
+            "`sftp-gateway init`, which makes one, or put the old server's there"
         )
-    for path in found:
-        findings.mistakes += private_key_mistakes(path)
-    findings.host_keys = found
+    mistakes = [mistake for path in found for mistake in private_key_mistakes(path)]
+    findings.mistakes += mistakes
+    if mistakes:
+        return
+    try:
+        for path in found:
+            async with aiofiles.open(path, "rb") as file:
+                findings.host_keys.append(HostKey(path=path, private=await file.read()))
+        host_keys.load(findings.host_keys)
+    except OSError as error:
+        findings.mistakes.append(f"{error.filename}: cannot be read: {error.strerror}")
+    except ConfigurationError as error:
+        findings.mistakes += error.mistakes
+
+
+async def _inspect_trust(settings: Settings, findings: Findings) -> None:
+    path = settings.keys_dir / USER_CA_KEYS
+    authorities = await _authorized_keys(path, findings)
+    if any(key.authority or key.principals for key in authorities.keys):
+        # It would let the authority say who anybody is, where a user's own line says for whom.
+        findings.mistakes.append(
+            f"{path}: cert-authority and principals= belong into a user's authorized_keys; each "
+            "key here is an authority already, for certificates that name the user as a principal"
+        )
+    path = settings.keys_dir / REVOKED_KEYS
+    revoked = Trust().revoked
+    if _is_safe(path, findings):
+        text = await _text(path, findings)
+        if text is not None:
+            revoked, mistakes = parse_revocations(text, source=str(path))
+            findings.mistakes += mistakes
+    findings.trust = Trust(authorities=authorities, revoked=revoked)
 
 
 async def _inspect_user(
@@ -77,7 +132,8 @@ async def _inspect_user(
         except ValueError as error:
             findings.mistakes.append(f"users.{name}.password_hash: {error}")
             password_hash = None
-    if not keys.keys and password_hash is None:
+    authorities = findings.trust.authorities.keys
+    if not keys.keys and not authorities and password_hash is None:
         findings.warnings.append(
             f"users.{name}: nothing lets this user log in; put public keys into "
             f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
@@ -95,14 +151,21 @@ async def _inspect_user(
 async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
     if not _is_safe(path, findings):
         return _NO_KEYS
-    try:
-        async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
-            keys = parse_authorized_keys(await file.read(), source=str(path))
-    except OSError as error:
-        findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
+    text = await _text(path, findings)
+    if text is None:
         return _NO_KEYS
+    keys = parse_authorized_keys(text, source=str(path))
     findings.warnings += keys.mistakes
     return keys
+
+
+async def _text(path: Path, findings: Findings) -> str | None:
+    try:
+        async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
+            return await file.read()
+    except OSError as error:
+        findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
+        return None
 
 
 def _is_there(path: Path) -> bool:
@@ -150,6 +213,9 @@ def _inspect_share(name: str, path: Path, findings: Findings) -> None:
             f"shares.{name}.path: the folder {path} cannot be read by this user "
             f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
         )
+    else:
+        status = os.stat(path)
+        findings.roots[name] = status.st_dev, status.st_ino
 
 
 def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:

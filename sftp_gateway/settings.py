@@ -207,7 +207,8 @@ class Settings(BaseSettings):
         Path("keys"),
         description=(
             "The folder of the host key (ssh_host_ed25519_key, and ssh_host_rsa_key if there is "
-            "one) and of authorized_keys/, which holds one file for each user."
+            "one), of authorized_keys/, which holds one file for each user, and of user_ca_keys "
+            "and revoked_keys, if there are any."
         ),
     )
     auto_setup: bool = Field(
@@ -215,6 +216,21 @@ class Settings(BaseSettings):
         description=(
             "Make a missing host key, a worker's key pair and missing folders of the default "
             "shares at the start."
+        ),
+    )
+    auto_reload: bool = Field(
+        True,
+        description=(
+            "Take changes of the configuration file, of keys and of password hash files by itself, "
+            "within a few seconds. Without it, SIGHUP is what asks for them."
+        ),
+    )
+    end_sessions_of_removed_keys: bool = Field(
+        True,
+        description=(
+            "When a key, a certificate's authority, a password or a user is taken away, or a key "
+            "or certificate is revoked, end the sessions that logged in with it. A key or "
+            "certificate that just expires ends none."
         ),
     )
     users: dict[UserName, UserSettings] = Field(
@@ -399,9 +415,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
 
     Raises ConfigurationError with every mistake at once.
     """
-    named = config_file or (
-        Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None
-    )
+    named = _named_file(config_file, environ)
     file = named or DEFAULT_CONFIG_FILE
     mistakes = _unknown_variables(environ)
     if named is not None and not named.is_file():
@@ -423,6 +437,16 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     return Settings.model_construct(
         **{name: getattr(loaded, name) for name in Settings.model_fields}
     )
+
+
+def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that `load_settings` reads, which need not be there."""
+    return _named_file(config_file, environ) or DEFAULT_CONFIG_FILE
+
+
+def _named_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(CONFIG_VARIABLE)
+    return config_file or (Path(named) if named else None)
 
 
 def _from_file(file: Path) -> type[Settings]:

@@ -31,6 +31,9 @@ class Session:
     user: str | None = None
     auth: str | None = None  # "publickey" or "password"
     key: str | None = None  # fingerprint, "SHA256:..."
+    ca: str | None = None  # fingerprint of who signed the certificate
+    certificate: str | None = None  # its key id
+    serial: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,18 @@ class LoginRefused(SessionEvent):
     user_tried: str
     method: str
     key: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    serial: int | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsRemoved(SessionEvent):
+    """The session ends: the login would not be accepted by the new credentials."""
+
+    name: ClassVar[str] = "credentials_removed"
+
     reason: str
 
 
@@ -282,19 +297,22 @@ class SourceUnbanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
-    """All workers have the configuration that SIGHUP asked to read."""
+    """All workers have the new configuration."""
 
     name: ClassVar[str] = "configuration_reloaded"
 
     workers: int
+    cause: str  # "signal" or "files"
+    changed: str  # "nothing", "credentials", which running workers took, or "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationRefused(Event):
-    """The configuration that SIGHUP asked to read is wrong; the old one stays."""
+    """The new configuration is wrong; the old one stays."""
 
     name: ClassVar[str] = "configuration_refused"
 
+    cause: str
     mistakes: str
 
 
@@ -303,6 +321,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     Connection,
     LoginAccepted,
     LoginRefused,
+    CredentialsRemoved,
     SessionEnded,
     FileOpened,
     FileClosed,

@@ -79,6 +79,12 @@ LOGIN_REASONS: Final = frozenset(
         "no_password",
         "bad_signature",
         "signature_algorithm",
+        "revoked",
+        "authority_not_trusted",
+        "certificate_invalid",
+        "certificate_expired",
+        "certificate_not_yet_valid",
+        "principal_not_listed",
     }
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -30,6 +31,9 @@ class Serving(Protocol):
 
     def has_part(self, user: str, part: float) -> None:
         """So much of the user's sessions, 0 to 1, is in this worker."""
+
+    def take(self, access: Any) -> None:
+        """Let in who may come in by `access`, which was found good, from now on."""
 
     async def drain(self, seconds: float) -> None:
         """Finish what is being read within so many seconds, and close all connections."""
@@ -102,6 +106,10 @@ class Worker:
                     self._accounts[number].dismiss()
             case ["sessions", user, part]:
                 serving.has_part(user, part)
+            case ["access", number]:
+                # From the process that forked this one, and only ever in this direction.
+                serving.take(pickle.loads(messages.read_sealed(descriptors[0])))  # noqa: S301
+                self._tell("taken", number)
             case ["drain", seconds]:
                 self._drain_seconds = seconds
                 self._drain.set()

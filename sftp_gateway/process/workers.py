@@ -28,6 +28,10 @@ from sftp_gateway.process.restarts import Restarts
 #: Seconds in which a worker must be ready: one look at each share takes at most 4.
 START_PATIENCE: Final = 30.0
 
+#: Seconds in which a worker must have taken over who may log in. One that has not is ended: it
+#: would go on to let in who was taken away.
+TAKE_PATIENCE: Final = 10.0
+
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
 
@@ -61,6 +65,8 @@ class Worker:
     mistakes: list[str] = field(default_factory=list)
     deadline: Timer | None = None
     parts: dict[str, float] = field(default_factory=dict)  # that it was told of
+    access: int = 0  # the number of what it decides by
+    sent: int = 0  # and of what it was sent
 
 
 class Owner(Protocol):
@@ -93,6 +99,8 @@ class Workers:
         self._drain_seconds = 0.0
         self.wanted = 0
         self.restarts = 0
+        self._access = 0
+        self._access_file: int | None = None
 
     # What is wanted
 
@@ -117,12 +125,38 @@ class Workers:
         for worker in old[: max(0, serving + len(old) - self.wanted)]:
             self._drain(worker)
 
+    def hand_over(self, access: bytes) -> None:
+        """Let all workers that are there decide by this; those that come have it already."""
+        if self._access_file is not None:
+            os.close(self._access_file)
+        self._access_file = messages.sealed(access)
+        self._access += 1
+        number = self._access
+        self.remind()
+        self._loop.later(TAKE_PATIENCE, lambda: self._end_those_without(number))
+
+    def remind(self) -> None:
+        """Send it to those who could not be sent it so far."""
+        for worker in self._workers.values():
+            if worker.sent < self._access and worker.control and self._access_file is not None:
+                message = messages.encode("access", self._access)
+                with suppress(OSError):  # it is stuck, or gone: the deadline counts
+                    socket.send_fds(worker.control, [message], [self._access_file])
+                    worker.sent = self._access
+
+    def _end_those_without(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.access < number and not worker.stopped:
+                _log.error("worker %d does not take over who may log in", worker.number)
+                self._kill(worker)
+
     @property
     def settled(self) -> bool:
         """Whether all that are wanted serve, and all others are on their way out."""
         current, old = self._by_generation()
         serving = sum(worker.stage is Stage.SERVING for worker in current)
-        return serving == len(current) == self.wanted and not old
+        taken = all(worker.access == self._access for worker in self._workers.values())
+        return serving == len(current) == self.wanted and not old and taken
 
     def _by_generation(self) -> tuple[list[Worker], list[Worker]]:
         """Those that are wanted, and those that are to be replaced."""
@@ -143,6 +177,8 @@ class Workers:
             generation=self._generation,
             started=now,
             seen=now,
+            access=self._access,
+            sent=self._access,
         )
         self._workers[number] = worker  # before the fork: the child closes its copy of `ours`
         try:
@@ -234,6 +270,8 @@ class Workers:
             case ["ended", int(number), str(kind)]:
                 self._gate.left(number, worker.number, Kind(kind))
                 return
+            case ["taken", int(number)] if number <= worker.sent:
+                worker.access = number
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
             case ["failed", list(mistakes)]:
@@ -347,6 +385,8 @@ class Workers:
 
     def abandon(self) -> None:
         """In a child: close what was the parent's."""
+        if self._access_file is not None:
+            os.close(self._access_file)
         for worker in self._workers.values():
             if worker.control is not None:
                 worker.control.close()

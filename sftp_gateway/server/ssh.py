@@ -12,16 +12,15 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import asyncssh
 
 from sftp_gateway.auth.authenticator import Authenticator
-from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.auth.keys import HostKey
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.metrics import Metrics
-from sftp_gateway.server import algorithms
+from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
@@ -57,16 +56,19 @@ class SshServer:
     def __init__(
         self,
         *,
-        host_keys: Sequence[Path],
+        keys: Sequence[HostKey],
         ciphers: Sequence[str],
         own_record_layer: bool,
         limits: Limits,
         authenticator: Authenticator,
+        end_sessions: bool,
         access_log: AccessLog,
         metrics: Metrics,
         open_sftp: Callable[[ChannelSession, Recorder], SftpSession],
     ) -> None:
         """`own_record_layer`: whether connections seal and open packets themselves.
+
+        `end_sessions` is as `take` tells.
 
         Raises ConfigurationError for host keys that cannot be read.
         """
@@ -78,13 +80,15 @@ class SshServer:
         self.open_sftp = open_sftp
         self.budget = Budget()
         self.stopping = False
+        self.end_sessions = end_sessions
         self.password_threads = ThreadPoolExecutor(_PASSWORD_THREADS, "password")
         self._guests: set[Guest] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._accounts: dict[asyncssh.SSHServerConnection, Account] = {}
         self._loop = asyncio.get_running_loop()
-        self._options = _options(self, host_keys, ciphers)
+        self._ciphers = ciphers
+        self._options = _options(self, keys, ciphers)
         access_log.add_room_callback(self._log_has_room)
 
     async def adopt(self, accepted: socket.socket, account: Account) -> None:
@@ -102,6 +106,21 @@ class SshServer:
             raise
         if self.stopping:  # nobody else would close it: `drain` may have been here already
             connection.abort()
+
+    def take(
+        self, *, authenticator: Authenticator, keys: Sequence[HostKey], end_sessions: bool
+    ) -> None:
+        """Decide by other credentials and prove oneself by other host keys from now on.
+
+        Connections go on as they are; with `end_sessions` those end whose users would not have
+        been let in by these credentials. Raises ConfigurationError for host keys that cannot be
+        read, and nothing is taken then.
+        """
+        self._options = _options(self, keys, self._ciphers)
+        self.authenticator = authenticator
+        self.end_sessions = end_sessions
+        for guest in tuple(self._guests):
+            guest.review()
 
     def _tell_ended(self, connection: asyncssh.SSHServerConnection, misdeed: str | None) -> None:
         account = self._accounts.pop(connection, None)
@@ -163,17 +182,14 @@ class SshServer:
 
 
 def _options(
-    server: SshServer, host_keys: Sequence[Path], ciphers: Sequence[str]
+    server: SshServer, keys: Sequence[HostKey], ciphers: Sequence[str]
 ) -> asyncssh.SSHServerConnectionOptions:
-    try:
-        keys = [asyncssh.read_private_key(path) for path in host_keys]
-    except (OSError, asyncssh.KeyImportError) as error:
-        raise ConfigurationError([f"keys_dir: a host key cannot be read: {error}"]) from error
     return asyncssh.SSHServerConnectionOptions(
         config=None,
         server_factory=lambda: Guest(server),
         server_version=SOFTWARE_VERSION,
-        server_host_keys=keys,
+        server_host_keys=host_keys.load(keys),
+        send_server_host_keys=True,
         gss_host=None,
         x509_trusted_certs=None,
         kex_algs=algorithms.KEY_EXCHANGES,

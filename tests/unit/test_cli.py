@@ -269,7 +269,7 @@ def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(settings: object, say: object) -> None:
+    def interrupted(load: object, config_file: object, say: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "serve", interrupted)

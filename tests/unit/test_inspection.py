@@ -48,7 +48,7 @@ def found(folder: Path) -> Inspect:
 def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
     findings = found()
     assert (findings.mistakes, findings.warnings) == ([], [])
-    assert findings.host_keys == [Path("keys/ssh_host_ed25519_key")]
+    assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
     (credentials,) = findings.credentials
     assert (credentials.user, credentials.password_hash) == ("gvpocr", None)
     assert [key.comment for key in credentials.keys.keys] == ["sftp-gateway worker gvpocr"]
@@ -84,11 +84,14 @@ def test_the_host_keys_of_an_old_server_are_used_too(
 ) -> None:
     (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
     (folder / "keys" / name).chmod(0o600)
-    assert found().host_keys == [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    assert [key.path for key in found().host_keys] == [
+        Path("keys/ssh_host_ed25519_key"),
+        Path("keys") / name,
+    ]
     (folder / "keys/ssh_host_ed25519_key").unlink()
     findings = found()
     assert findings.mistakes == []
-    assert findings.host_keys == [Path("keys") / name]
+    assert [key.path for key in findings.host_keys] == [Path("keys") / name]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])

@@ -31,6 +31,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "public_port": ("22", 22),
     "keys_dir": ("/srv/keys", Path("/srv/keys")),
     "auto_setup": ("false", False),
+    "auto_reload": ("false", False),
+    "end_sessions_of_removed_keys": ("false", False),
     "users": (
         '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana", '
         '"allow_from": ["192.0.2.0/24"], "max_sessions": 3, "bandwidth_limit": 1000000}}',

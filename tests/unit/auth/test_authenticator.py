@@ -181,6 +181,12 @@ def test_reasons_are_the_words_that_the_access_log_promises() -> None:
         "user_address_not_allowed",
         "key_expired",
         "key_too_weak",
+        "revoked",
+        "authority_not_trusted",
+        "certificate_invalid",
+        "certificate_expired",
+        "certificate_not_yet_valid",
+        "principal_not_listed",
         "wrong_password",
         "no_password",
     ]

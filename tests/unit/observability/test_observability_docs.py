@@ -15,6 +15,7 @@ from sftp_gateway.observability import (
     ConfigurationReloaded,
     Connection,
     ConnectionsRefused,
+    CredentialsRemoved,
     Denied,
     FileClosed,
     FileOpened,
@@ -71,6 +72,16 @@ EXAMPLES = [
         key="SHA256:pZk5XzgTQq8dWcUu1Yc1o3N9m0bVh2sJr7eLwA6tFiM",
         reason="unknown_user",
     ),
+    LoginAccepted(
+        time=1767225600.118934,
+        session=dataclasses.replace(
+            BY_KEY,
+            ca="SHA256:pZk5XzgTQq8dWcUu1Yc1o3N9m0bVh2sJr7eLwA6tFiM",
+            certificate="worker-17",
+            serial=42,
+        ),
+    ),
+    CredentialsRemoved(time=1767229200.0, session=BY_KEY, reason="key_not_authorized"),
     FileOpened(time=1767225601.5, session=BY_KEY, share="Bhushanji", path=SCAN, size=1048576),
     FileClosed(
         time=1767225601.523118,
@@ -157,9 +168,10 @@ EXAMPLES = [
         effect="refused",
     ),
     SourceUnbanned(time=1767254460.2, source="2001:db8:7::/64", reason="expired"),
-    ConfigurationReloaded(time=1767254400.0, workers=2),
+    ConfigurationReloaded(time=1767254400.0, workers=2, cause="files", changed="credentials"),
     ConfigurationRefused(
         time=1767254400.0,
+        cause="signal",
         mistakes="shares.models.path: there is no folder /srv/models; make it, or name another",
     ),
 ]
