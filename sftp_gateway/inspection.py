@@ -19,6 +19,7 @@ from sftp_gateway.auth import (
 )
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
+from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
@@ -44,6 +45,7 @@ async def inspect(settings: Settings) -> Findings:
     for name, share in settings.shares.items():
         _inspect_share(name, share.path, findings)
     _inspect_access_log(settings.access_log, findings)
+    _inspect_confinement(settings, findings)
     try:
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
@@ -153,4 +155,27 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
     if file is None and not options.stdout:
         findings.warnings.append(
             "access_log: stdout is off and no file is named; no access will be logged"
+        )
+
+
+def _inspect_confinement(settings: Settings, findings: Findings) -> None:
+    shortcomings = confinement.shortcomings(settings.landlock)
+    if settings.landlock == "require" and not confinement.version(settings.landlock):
+        findings.mistakes += shortcomings
+    else:
+        findings.warnings += shortcomings
+    file = settings.access_log.file
+    if file is None or settings.landlock == "off":
+        return
+    folder = file.parent.resolve()
+    named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    within = [
+        option
+        for option, path in {"keys_dir": settings.keys_dir, **named}.items()
+        if path.resolve().is_relative_to(folder)
+    ]
+    if within:
+        findings.warnings.append(
+            f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "
+            "workers write for the log; give it a folder of its own"
         )

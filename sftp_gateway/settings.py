@@ -253,6 +253,16 @@ class Settings(BaseSettings):
             "version; this is for finding out whether a fault is in the gateway's own way."
         ),
     )
+    landlock: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description=(
+            "Whether the kernel confines the processes too (Landlock), so that not even a fault in "
+            "the gateway reads anything but the shares, changes a file, executes a program or "
+            "makes a TCP connection. `auto` does as much as the kernel can and warns where that "
+            "is not all; `require` does not start where files cannot be confined; `off` leaves "
+            "it. docs/security.md has what it means."
+        ),
+    )
     login_grace_time: float = Field(
         30.0, gt=0, le=3600, description="Seconds in which a client must have logged in."
     )

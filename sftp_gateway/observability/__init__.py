@@ -24,6 +24,7 @@ from sftp_gateway.observability.events import (
     SessionEnded,
     SessionEvent,
     WorkerExited,
+    WorkerOutdated,
     WorkerStarted,
 )
 from sftp_gateway.observability.exposition import Exposition
@@ -75,6 +76,7 @@ __all__ = [
     "StreamSink",
     "Vocabulary",
     "WorkerExited",
+    "WorkerOutdated",
     "WorkerStarted",
     "WorkerState",
     "encode",

@@ -69,6 +69,10 @@ class Plan(Protocol):
     def record_layer(self) -> str:
         """Who seals and opens SSH packets, for the access log."""
 
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
@@ -292,6 +296,7 @@ class Supervisor(Generic[AnyPlan]):
                     address=address,
                     port=port,
                     record_layer=self._plan.record_layer,
+                    landlock=self._plan.landlock,
                 )
             )
         self._reload()

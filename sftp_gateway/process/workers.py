@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from sftp_gateway.observability.events import Event, WorkerExited, WorkerStarted
+from sftp_gateway.observability.events import Event, WorkerExited, WorkerOutdated, WorkerStarted
 from sftp_gateway.observability.fleet import PATIENCE, WorkerState
 from sftp_gateway.process import messages
 from sftp_gateway.process.admission import Admission
@@ -29,6 +29,9 @@ START_PATIENCE: Final = 30.0
 
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
+
+#: The generation of a worker that is to be replaced for a reason of its own.
+_OUTDATED: Final = -1
 
 _log = logging.getLogger(__name__)
 
@@ -208,6 +211,8 @@ class Workers:
                 return
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
+            case ["outdated", str(share)]:
+                self._replace(worker, share)
             case ["failed", list(mistakes)]:
                 worker.mistakes = [str(mistake) for mistake in mistakes]
             case ["stopped"]:
@@ -217,6 +222,13 @@ class Workers:
             case _:
                 raise ValueError(message)
         self._owner.workers_changed()
+
+    def _replace(self, worker: Worker, share: str) -> None:
+        """Drain it once another serves, as if a new generation were wanted."""
+        if worker.generation != _OUTDATED and worker.stage is Stage.SERVING:
+            worker.generation = _OUTDATED
+            self._owner.emit(WorkerOutdated(worker=worker.number, pid=worker.pid, share=share))
+            self._wait(time.monotonic() - worker.started)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.control is not None:
