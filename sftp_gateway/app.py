@@ -227,6 +227,8 @@ class Gateway:
         self._server = SshServer(
             host_keys=findings.host_keys,
             ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
+            macs=algorithms.macs(settings.ciphers),
+            signatures=algorithms.signatures(nist_curves=settings.nist_curves),
             own_record_layer=configuration.record_layer == "own",
             limits=Limits(
                 login_grace_time=settings.login_grace_time,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from sftp_gateway.auth import (
     public_file_mistakes,
 )
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
+from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, NIST_HOST_KEY, OTHER_HOST_KEYS
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
@@ -57,6 +57,12 @@ def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
     own = settings.keys_dir / HOST_KEY
     others = [settings.keys_dir / name for name in OTHER_HOST_KEYS]
     found = [path for path in (own, *others) if _is_there(path)]
+    if not settings.nist_curves:
+        for path in [path for path in found if path.name == NIST_HOST_KEY]:
+            found.remove(path)
+            findings.warnings.append(
+                f"{path}: is on a NIST curve and not used; delete it, or set nist_curves = true"
+            )
     if not found:
         findings.mistakes.append(
             f"keys_dir: there is no host key {own}; run `sftp-gateway init`, which makes one, "
@@ -70,7 +76,10 @@ def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
 async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
-    keys = await _authorized_keys(settings.keys_dir / AUTHORIZED_KEYS / name, findings)
+    path = settings.keys_dir / AUTHORIZED_KEYS / name
+    keys = await _authorized_keys(path, findings)
+    if not settings.nist_curves:
+        keys = _without_nist_curves(path, keys, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
         try:
@@ -97,6 +106,16 @@ async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
         return _NO_KEYS
     findings.warnings += keys.mistakes
     return keys
+
+
+def _without_nist_curves(path: Path, keys: AuthorizedKeys, findings: Findings) -> AuthorizedKeys:
+    left_out = [key for key in keys.keys if algorithms.on_nist_curve(key.key_type)]
+    findings.warnings += [
+        f"{path}: the key {key.fingerprint} ({key.key_type}) is on a NIST curve and not accepted; "
+        "give its owner an ed25519 key, or set nist_curves = true"
+        for key in left_out
+    ]
+    return replace(keys, keys=tuple(key for key in keys.keys if key not in left_out))
 
 
 def _is_there(path: Path) -> bool:

@@ -232,7 +232,15 @@ class Settings(BaseSettings):
         description=(
             "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
             "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
-            "offers chacha20-poly1305 and AES-CTR too, for old clients; or a list of names."
+            "offers chacha20-poly1305, AES-CTR and plain HMACs too, for old clients; or a list "
+            "of names."
+        ),
+    )
+    nist_curves: bool = Field(
+        False,
+        description=(
+            "Let ECDSA keys count, which are on the NIST curves: those of users (also in security "
+            "keys) and ssh_host_ecdsa_key. Without it they are left out, with a warning for each."
         ),
     )
     rekey_limit: int = Field(

@@ -12,7 +12,6 @@ import asyncssh
 from sftp_gateway.auth.authenticator import Decision, Reason
 from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
@@ -106,7 +105,7 @@ class Connection(PacketConnection):
     ) -> bool:
         """Whether the key is allowed and, where there is one, its signature right."""
         guest, key = self.gateway_owner, fingerprint(key_data)
-        if signature and _signature_algorithm(signature) not in algorithms.SIGNATURES:
+        if signature and _signature_algorithm(signature) not in guest.signatures:
             guest.refuse_login(username, "publickey", "signature_algorithm", key=key)
             return False
         guest.forget_decision()
@@ -127,6 +126,7 @@ class Guest(asyncssh.SSHServer):
 
     def __init__(self, server: SshServer) -> None:
         self._server = server
+        self.signatures = server.signatures
         self._refused = 0
         self._decision: Decision | None = None
         self._method: str | None = None

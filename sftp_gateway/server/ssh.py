@@ -57,6 +57,8 @@ class SshServer:
         *,
         host_keys: Sequence[Path],
         ciphers: Sequence[str],
+        macs: Sequence[str],
+        signatures: Sequence[str],
         own_record_layer: bool,
         limits: Limits,
         authenticator: Authenticator,
@@ -82,7 +84,8 @@ class SshServer:
         self._empty.set()
         self._ended: dict[asyncssh.SSHServerConnection, Callable[[], None]] = {}
         self._loop = asyncio.get_running_loop()
-        self._options = _options(self, host_keys, ciphers)
+        self.signatures = signatures
+        self._options = _options(self, host_keys, ciphers, macs)
         access_log.add_room_callback(self._log_has_room)
 
     async def adopt(self, accepted: socket.socket, ended: Callable[[], None]) -> None:
@@ -154,13 +157,13 @@ class SshServer:
 
 
 def _options(
-    server: SshServer, host_keys: Sequence[Path], ciphers: Sequence[str]
+    server: SshServer, host_keys: Sequence[Path], ciphers: Sequence[str], macs: Sequence[str]
 ) -> asyncssh.SSHServerConnectionOptions:
     try:
         keys = [asyncssh.read_private_key(path) for path in host_keys]
     except (OSError, asyncssh.KeyImportError) as error:
         raise ConfigurationError([f"keys_dir: a host key cannot be read: {error}"]) from error
-    return asyncssh.SSHServerConnectionOptions(
+    options = asyncssh.SSHServerConnectionOptions(
         config=None,
         server_factory=lambda: Guest(server),
         server_version=SOFTWARE_VERSION,
@@ -169,8 +172,8 @@ def _options(
         x509_trusted_certs=None,
         kex_algs=algorithms.KEY_EXCHANGES,
         encryption_algs=ciphers,
-        mac_algs=algorithms.MACS,
-        signature_algs=algorithms.SIGNATURES,
+        mac_algs=macs,
+        signature_algs=server.signatures,
         compression_algs=["none", "zlib@openssh.com"],
         host_based_auth=False,
         kbdint_auth=False,
@@ -184,3 +187,7 @@ def _options(
         keepalive_interval=server.limits.keepalive_interval,
         keepalive_count_max=server.limits.keepalive_count_max,
     )
+    for name in tuple(options.server_host_keys):
+        if not algorithms.may_sign(name, server.signatures):
+            del options.server_host_keys[name]
+    return options

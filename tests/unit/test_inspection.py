@@ -85,11 +85,21 @@ def test_the_host_keys_of_an_old_server_are_used_too(
 ) -> None:
     (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
     (folder / "keys" / name).chmod(0o600)
-    assert found().host_keys == [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    both = [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    assert found(nist_curves=True).host_keys == both
     (folder / "keys/ssh_host_ed25519_key").unlink()
-    findings = found()
+    findings = found(nist_curves=True)
     assert findings.mistakes == []
     assert findings.host_keys == [Path("keys") / name]
+
+
+def test_a_host_key_on_a_nist_curve_is_left_out_by_default(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ecdsa_key").write_bytes(generate_ed25519("old").private_pem)
+    (folder / "keys/ssh_host_ecdsa_key").chmod(0o600)
+    findings = found()
+    assert findings.host_keys == [Path("keys/ssh_host_ed25519_key")]
+    (said,) = findings.warnings
+    assert said.startswith("keys/ssh_host_ecdsa_key: is on a NIST curve and not used; ")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
