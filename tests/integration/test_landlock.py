@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from sftp_gateway.process import landlock
 from tests.support import faulty_gateway
-from tests.support.faulty_gateway import ATTEMPTS
+from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS
 from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, runner
 
@@ -58,6 +59,14 @@ def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
     for name, content in {"README.txt": b"", "new": b""}.items():  # what some of them spoil
         if not confined:
             (faulty.folder / "shared/models" / name).write_bytes(content)
+
+
+def test_what_no_process_needs_is_taken_from_the_supervisor_too(
+    faulty: Gateway, confined: bool
+) -> None:
+    results = json.loads((faulty.folder / RESULTS).read_text())
+    assert set(results) == set(OF_ALL)
+    assert set(results.values()) == {"EACCES" if confined else "done"}
 
 
 @pytest.mark.parametrize("attempt", sorted(GOOD))
