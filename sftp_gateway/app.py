@@ -28,7 +28,7 @@ from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.process import observer, sockets, worker
+from sftp_gateway.process import confinement, observer, sockets, worker
 from sftp_gateway.process.runner import raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
@@ -70,6 +70,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
         _metrics_folder() as metrics,
     ):
+        confinement.confine_all(settings.landlock)
         Supervisor(
             program=Program(load=load, config_file=config_file, say=say),
             plan=configuration,
@@ -127,7 +128,12 @@ class Program:
         self, configuration: Configuration, control: socket.socket, values: SharedValues
     ) -> None:
         """Be a worker."""
-        worker.work(control, lambda: Gateway(configuration, values))
+
+        def make() -> Gateway:
+            version = confinement.confine_worker(configuration.settings, metrics=values.folder)
+            return Gateway(configuration, values, landlock=version)
+
+        worker.work(control, make)
 
     def observe(
         self,
@@ -152,8 +158,13 @@ class Program:
 class Gateway:
     """What serves in one worker. Made on the event loop that it runs on."""
 
-    def __init__(self, configuration: Configuration, values: SharedValues) -> None:
-        """Raises ConfigurationError for what can be told only by trying."""
+    def __init__(
+        self, configuration: Configuration, values: SharedValues, *, landlock: int = 0
+    ) -> None:
+        """`landlock` is the version that confines this process.
+
+        Raises ConfigurationError for what can be told only by trying.
+        """
         self._settings = settings = configuration.settings
         self._users = settings.users
         findings = configuration.findings
@@ -161,6 +172,8 @@ class Gateway:
         self._values = values
         self._metrics = Metrics(values)
         self._metrics.own_record_layer(configuration.record_layer == "own")
+        self._metrics.landlock_abi(landlock)
+        self._confined = landlock > 0
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
@@ -178,6 +191,8 @@ class Gateway:
         self._server = SshServer(
             keys=findings.host_keys,
             ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
+            macs=algorithms.macs(settings.ciphers),
+            signatures=algorithms.signatures(nist_curves=settings.nist_curves),
             own_record_layer=configuration.record_layer == "own",
             limits=Limits(
                 login_grace_time=settings.login_grace_time,
@@ -234,6 +249,10 @@ class Gateway:
     def problems(self) -> dict[str, str]:
         """What is wrong with the shares that cannot be read, by name."""
         return {name: problem for name, problem in self._monitor.problems.items() if problem}
+
+    def outdated(self) -> list[str]:
+        """Shares at whose paths something else is mounted than what Landlock lets this one read."""
+        return [share.name for share in self._shares if share.moved and self._confined]
 
     def close(self) -> None:
         """Let go of everything; the access log is written out first."""

@@ -19,6 +19,7 @@ from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import HOST_KEY, Owner, set_up
 from sftp_gateway.inspection import inspect
+from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake, same_key
 from sftp_gateway.settings import Settings, config_path, load_settings
 
@@ -99,6 +100,7 @@ def _check(options: argparse.Namespace) -> int:
         _say(f"warning: {warning}")
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)
+    _say(f"Landlock: {confinement.describe(settings.landlock)}.")
     _say("The configuration is good.")
     return 0
 

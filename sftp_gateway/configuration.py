@@ -13,7 +13,7 @@ from sftp_gateway.auth import Credentials, HostKey, Trust
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import REVOKED_KEYS
 from sftp_gateway.inspection import Findings, inspect, watched_files
-from sftp_gateway.process import watch
+from sftp_gateway.process import confinement, watch
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.settings import Settings, UserSettings
 
@@ -63,6 +63,11 @@ class Configuration:
     def record_layer(self) -> str:
         """Who seals and opens SSH packets: "own" or "asyncssh"."""
         return "asyncssh" if compatibility.changed() else self.settings.record_layer
+
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+        return confinement.version(self.settings.landlock)
 
     @property
     def access(self) -> Access:

@@ -17,7 +17,8 @@ WORKER_KEY: Final = "worker_ed25519"
 AUTHORIZED_KEYS: Final = "authorized_keys"
 #: Host keys that are used if they are there, besides the one that is made at the first start:
 #: a server that is replaced may have had them.
-OTHER_HOST_KEYS: Final = ("ssh_host_ecdsa_key", "ssh_host_rsa_key")
+NIST_HOST_KEY: Final = "ssh_host_ecdsa_key"
+OTHER_HOST_KEYS: Final = (NIST_HOST_KEY, "ssh_host_rsa_key")
 #: What stands behind the name of a host key that is not in use: one that is announced to clients
 #: before it is, and one that still is after it was.
 NEXT: Final = ".next"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +25,12 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
     HOST_KEY,
+    NIST_HOST_KEY,
     REVOKED_KEYS,
     USER_CA_KEYS,
     host_key_files,
 )
+from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
@@ -58,6 +60,7 @@ async def inspect(settings: Settings) -> Findings:
     for name, share in settings.shares.items():
         _inspect_share(name, share.path, findings)
     _inspect_access_log(settings.access_log, findings)
+    _inspect_confinement(settings, findings)
     try:
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
@@ -82,6 +85,12 @@ def watched_files(settings: Settings, config_file: Path) -> list[Path]:
 
 async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
     found = [path for path in host_key_files(settings.keys_dir) if _is_there(path)]
+    if not settings.nist_curves:
+        for path in [path for path in found if path.stem == NIST_HOST_KEY]:
+            found.remove(path)
+            findings.warnings.append(
+                f"{path}: is on a NIST curve and not used; delete it, or set nist_curves = true"
+            )
     if not any(path.suffix == "" for path in found):
         findings.mistakes.append(
             f"keys_dir: there is no host key {settings.keys_dir / HOST_KEY}; run "
@@ -124,7 +133,10 @@ async def _inspect_trust(settings: Settings, findings: Findings) -> None:
 async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
-    keys = await _authorized_keys(settings.keys_dir / AUTHORIZED_KEYS / name, findings)
+    path = settings.keys_dir / AUTHORIZED_KEYS / name
+    keys = await _authorized_keys(path, findings)
+    if not settings.nist_curves:
+        keys = _without_nist_curves(path, keys, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
         try:
@@ -166,6 +178,14 @@ async def _text(path: Path, findings: Findings) -> str | None:
     except OSError as error:
         findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
         return None
+def _without_nist_curves(path: Path, keys: AuthorizedKeys, findings: Findings) -> AuthorizedKeys:
+    left_out = [key for key in keys.keys if algorithms.on_nist_curve(key.key_type)]
+    findings.warnings += [
+        f"{path}: the key {key.fingerprint} ({key.key_type}) is on a NIST curve and not accepted; "
+        "give its owner an ed25519 key, or set nist_curves = true"
+        for key in left_out
+    ]
+    return replace(keys, keys=tuple(key for key in keys.keys if key not in left_out))
 
 
 def _is_there(path: Path) -> bool:
@@ -227,4 +247,27 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
     if file is None and not options.stdout:
         findings.warnings.append(
             "access_log: stdout is off and no file is named; no access will be logged"
+        )
+
+
+def _inspect_confinement(settings: Settings, findings: Findings) -> None:
+    shortcomings = confinement.shortcomings(settings.landlock)
+    if settings.landlock == "require" and not confinement.version(settings.landlock):
+        findings.mistakes += shortcomings
+    else:
+        findings.warnings += shortcomings
+    file = settings.access_log.file
+    if file is None or settings.landlock == "off":
+        return
+    folder = file.parent.resolve()
+    named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    within = [
+        option
+        for option, path in {"keys_dir": settings.keys_dir, **named}.items()
+        if path.resolve().is_relative_to(folder)
+    ]
+    if within:
+        findings.warnings.append(
+            f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "
+            "workers write for the log; give it a folder of its own"
         )

@@ -271,7 +271,15 @@ class Settings(BaseSettings):
         description=(
             "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
             "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
-            "offers chacha20-poly1305 and AES-CTR too, for old clients; or a list of names."
+            "offers chacha20-poly1305, AES-CTR and plain HMACs too, for old clients; or a list "
+            "of names."
+        ),
+    )
+    nist_curves: bool = Field(
+        False,
+        description=(
+            "Let ECDSA keys count, which are on the NIST curves: those of users (also in security "
+            "keys) and ssh_host_ecdsa_key. Without it they are left out, with a warning for each."
         ),
     )
     rekey_limit: int = Field(
@@ -290,6 +298,16 @@ class Settings(BaseSettings):
             "Who seals and opens SSH packets: the gateway itself, or asyncssh, which is slower. "
             "The gateway leaves them to asyncssh by itself where it does not know the installed "
             "version; this is for finding out whether a fault is in the gateway's own way."
+        ),
+    )
+    landlock: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description=(
+            "Whether the kernel confines the processes too (Landlock), so that not even a fault in "
+            "the gateway reads anything but the shares, changes a file, executes a program or "
+            "makes a TCP connection. `auto` does as much as the kernel can and warns where that "
+            "is not all; `require` does not start where files cannot be confined; `off` leaves "
+            "it. docs/security.md has what it means."
         ),
     )
     login_grace_time: float = Field(

@@ -27,6 +27,7 @@ from sftp_gateway.observability.events import (
     SourceBanned,
     SourceUnbanned,
     WorkerExited,
+    WorkerOutdated,
     WorkerStarted,
 )
 from sftp_gateway.observability.exposition import Exposition
@@ -81,6 +82,7 @@ __all__ = [
     "StreamSink",
     "Vocabulary",
     "WorkerExited",
+    "WorkerOutdated",
     "WorkerStarted",
     "WorkerState",
     "encode",

@@ -214,6 +214,7 @@ class ServerStarted(Event):
     address: str
     port: int
     record_layer: str  # "own" or "asyncssh"
+    landlock: int  # the version that confines the workers, 0 without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +241,20 @@ class WorkerStarted(Event):
 
     worker: int
     pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOutdated(Event):
+    """Another folder has come to the share's path, which the worker must not read: a new one will.
+
+    Landlock lets a worker read what was there when it was started.
+    """
+
+    name: ClassVar[str] = "worker_outdated"
+
+    worker: int
+    pid: int
+    share: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +350,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     ServerStopping,
     ServerStopped,
     WorkerStarted,
+    WorkerOutdated,
     WorkerExited,
     ConnectionsRefused,
     SourceBanned,

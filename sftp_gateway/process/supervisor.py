@@ -69,6 +69,10 @@ class Plan(Protocol):
         """Who seals and opens SSH packets, for the access log."""
 
     @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+
+    @property
     def seen(self) -> Looks:
         """How the files that it was read from looked before."""
 
@@ -310,6 +314,7 @@ class Supervisor(Generic[AnyPlan]):
                     address=address,
                     port=port,
                     record_layer=self._plan.record_layer,
+                    landlock=self._plan.landlock,
                 )
             )
         self._reload()

@@ -7,7 +7,7 @@ import os
 import pickle
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -43,6 +43,9 @@ class Serving(Protocol):
 
     def problems(self) -> Mapping[str, str]:
         """What is wrong with the shares that cannot be read, by name."""
+
+    def outdated(self) -> Sequence[str]:
+        """Shares that only a process which is started now could read."""
 
     def close(self) -> None:
         """Let go of everything; may wait for the access log to be written."""
@@ -88,6 +91,8 @@ class Worker:
         while True:
             serving.publish()
             self._tell("status", dict(serving.problems()))
+            for share in serving.outdated():
+                self._tell("outdated", share)
             await asyncio.sleep(REPORT_INTERVAL)
 
     def _receive(self, serving: Serving) -> None:

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from sftp_gateway.auth.penalties import Kind
-from sftp_gateway.observability.events import Event, WorkerExited, WorkerStarted
+from sftp_gateway.observability.events import Event, WorkerExited, WorkerOutdated, WorkerStarted
 from sftp_gateway.observability.fleet import PATIENCE, WorkerState
 from sftp_gateway.process import messages
 from sftp_gateway.process.gate import Gate
@@ -37,6 +37,8 @@ DRAIN_MARGIN: Final = 12.0
 
 #: Characters of a user's name.
 _LONGEST_NAME: Final = 32
+#: The generation of a worker that is to be replaced for a reason of its own.
+_OUTDATED: Final = -1
 
 _log = logging.getLogger(__name__)
 
@@ -274,6 +276,8 @@ class Workers:
                 worker.access = number
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
+            case ["outdated", str(share)]:
+                self._replace(worker, share)
             case ["failed", list(mistakes)]:
                 worker.mistakes = [str(mistake) for mistake in mistakes]
             case ["stopped"]:
@@ -283,6 +287,13 @@ class Workers:
             case _:
                 raise ValueError(message)
         self._owner.workers_changed()
+
+    def _replace(self, worker: Worker, share: str) -> None:
+        """Drain it once another serves, as if a new generation were wanted."""
+        if worker.generation != _OUTDATED and worker.stage is Stage.SERVING:
+            worker.generation = _OUTDATED
+            self._owner.emit(WorkerOutdated(worker=worker.number, pid=worker.pid, share=share))
+            self._wait(time.monotonic() - worker.started)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.control is not None:

@@ -15,7 +15,6 @@ from sftp_gateway.auth.certificates import Certificate, is_certificate, read_cer
 from sftp_gateway.auth.keys import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.idle import IdleWatch
 from sftp_gateway.server.packets.connection import PacketConnection
@@ -110,7 +109,7 @@ class Connection(PacketConnection):
     ) -> bool:
         """Whether the key is allowed and, where there is one, its signature right."""
         guest, key = self.gateway_owner, fingerprint(key_data)
-        if signature and _signature_algorithm(signature) not in algorithms.SIGNATURES:
+        if signature and _signature_algorithm(signature) not in guest.signatures:
             guest.refuse_login(username, "publickey", "signature_algorithm", key=key)
             return False
         certificate = None
@@ -153,6 +152,7 @@ class Guest(asyncssh.SSHServer):
 
     def __init__(self, server: SshServer) -> None:
         self._server = server
+        self.signatures = server.signatures
         self._refused = 0
         self._unknown_user = False
         self._logged_in = False

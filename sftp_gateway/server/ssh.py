@@ -58,6 +58,8 @@ class SshServer:
         *,
         keys: Sequence[HostKey],
         ciphers: Sequence[str],
+        macs: Sequence[str],
+        signatures: Sequence[str],
         own_record_layer: bool,
         limits: Limits,
         authenticator: Authenticator,
@@ -87,8 +89,10 @@ class SshServer:
         self._empty.set()
         self._accounts: dict[asyncssh.SSHServerConnection, Account] = {}
         self._loop = asyncio.get_running_loop()
+        self.signatures = signatures
         self._ciphers = ciphers
-        self._options = _options(self, keys, ciphers)
+        self._macs = macs
+        self._options = _options(self, keys, ciphers, macs)
         access_log.add_room_callback(self._log_has_room)
 
     async def adopt(self, accepted: socket.socket, account: Account) -> None:
@@ -116,7 +120,7 @@ class SshServer:
         been let in by these credentials. Raises ConfigurationError for host keys that cannot be
         read, and nothing is taken then.
         """
-        self._options = _options(self, keys, self._ciphers)
+        self._options = _options(self, keys, self._ciphers, self._macs)
         self.authenticator = authenticator
         self.end_sessions = end_sessions
         for guest in tuple(self._guests):
@@ -182,9 +186,9 @@ class SshServer:
 
 
 def _options(
-    server: SshServer, keys: Sequence[HostKey], ciphers: Sequence[str]
+    server: SshServer, keys: Sequence[HostKey], ciphers: Sequence[str], macs: Sequence[str]
 ) -> asyncssh.SSHServerConnectionOptions:
-    return asyncssh.SSHServerConnectionOptions(
+    options = asyncssh.SSHServerConnectionOptions(
         config=None,
         server_factory=lambda: Guest(server),
         server_version=SOFTWARE_VERSION,
@@ -194,8 +198,8 @@ def _options(
         x509_trusted_certs=None,
         kex_algs=algorithms.KEY_EXCHANGES,
         encryption_algs=ciphers,
-        mac_algs=algorithms.MACS,
-        signature_algs=algorithms.SIGNATURES,
+        mac_algs=macs,
+        signature_algs=server.signatures,
         compression_algs=["none", "zlib@openssh.com"],
         host_based_auth=False,
         kbdint_auth=False,
@@ -209,3 +213,7 @@ def _options(
         keepalive_interval=server.limits.keepalive_interval,
         keepalive_count_max=server.limits.keepalive_count_max,
     )
+    for name in tuple(options.server_host_keys):
+        if not algorithms.may_sign(name, server.signatures):
+            del options.server_host_keys[name]
+    return options

@@ -44,6 +44,7 @@ SECURITY_KEYS = {
     "sk-ecdsa": ec.generate_private_key(ec.SECP256R1()),
 }
 CONFIG = """
+nist_curves = true
 [users.gvpocr]
 [users.reader]
 shares = ["newsletters"]

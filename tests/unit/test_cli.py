@@ -152,7 +152,7 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     monkeypatch.setenv("SFTP_GATEWAY_PORT", "2022")
     ran = run("check")
     assert ran.status == 0
-    assert ran.err == "The configuration is good.\n"
+    assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
     told = json.loads(ran.out)
     assert told["port"] == 2022
     assert told["shares"]["models"] == {"path": "shared/models", "links": "inside"}

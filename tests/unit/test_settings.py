@@ -61,6 +61,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "metrics_port": ("9999", 9999),
     "record_layer": ("asyncssh", "asyncssh"),
+    "nist_curves": ("true", True),
+    "landlock": ("require", "require"),
     "ciphers": ('["aes256-ctr", "aes128-ctr"]', ("aes256-ctr", "aes128-ctr")),
     "rekey_limit": ("16777216", 16_777_216),
     "login_grace_time": ("12.5", 12.5),

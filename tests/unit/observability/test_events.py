@@ -38,6 +38,7 @@ def test_the_names_in_the_log_are_these():
         "server_stopping",
         "server_stopped",
         "worker_started",
+        "worker_outdated",
         "worker_exited",
         "connections_refused",
         "source_banned",

@@ -33,6 +33,7 @@ from sftp_gateway.observability import (
     SourceUnbanned,
     Vocabulary,
     WorkerExited,
+    WorkerOutdated,
     WorkerStarted,
     encode,
     json_lines,
@@ -140,11 +141,17 @@ EXAMPLES = [
     ),
     LogDropped(time=1767225700.0, count=312, since=1767225699.25, reason="queue_full"),
     ServerStarted(
-        time=1767225500.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own"
+        time=1767225500.0,
+        version="0.1.0",
+        address="0.0.0.0",
+        port=2222,
+        record_layer="own",
+        landlock=7,
     ),
     ServerStopping(time=1767312000.0, signal="SIGTERM"),
     ServerStopped(time=1767312004.5),
     WorkerStarted(time=1767225499.9, worker=0, pid=8),
+    WorkerOutdated(time=1767243600.0, worker=0, pid=8, share="models"),
     WorkerExited(
         time=1767247200.0, worker=0, pid=8, signal="SIGKILL", connections=3, expected=False
     ),
@@ -284,6 +291,7 @@ def metrics_in_full():
     metrics.share_up("Bhushanji", True)
     metrics.own_record_layer(True)
     metrics.bandwidth("gvpocr", 1e6)
+    metrics.landlock_abi(7)
     page = measured.render()[1].decode()
     measured.close()
     return page
