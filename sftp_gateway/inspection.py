@@ -113,7 +113,7 @@ async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
 
 async def _inspect_trust(settings: Settings, findings: Findings) -> None:
     path = settings.keys_dir / USER_CA_KEYS
-    authorities = await _authorized_keys(path, findings)
+    authorities = await _authorized_keys(path, settings, findings)
     if any(key.authority or key.principals for key in authorities.keys):
         # It would let the authority say who anybody is, where a user's own line says for whom.
         findings.mistakes.append(
@@ -134,9 +134,7 @@ async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
     path = settings.keys_dir / AUTHORIZED_KEYS / name
-    keys = await _authorized_keys(path, findings)
-    if not settings.nist_curves:
-        keys = _without_nist_curves(path, keys, findings)
+    keys = await _authorized_keys(path, settings, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
         try:
@@ -160,7 +158,7 @@ async def _inspect_user(
     )
 
 
-async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
+async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -> AuthorizedKeys:
     if not _is_safe(path, findings):
         return _NO_KEYS
     text = await _text(path, findings)
@@ -168,7 +166,7 @@ async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
         return _NO_KEYS
     keys = parse_authorized_keys(text, source=str(path))
     findings.warnings += keys.mistakes
-    return keys
+    return keys if settings.nist_curves else _without_nist_curves(path, keys, findings)
 
 
 async def _text(path: Path, findings: Findings) -> str | None:
@@ -178,6 +176,8 @@ async def _text(path: Path, findings: Findings) -> str | None:
     except OSError as error:
         findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
         return None
+
+
 def _without_nist_curves(path: Path, keys: AuthorizedKeys, findings: Findings) -> AuthorizedKeys:
     left_out = [key for key in keys.keys if algorithms.on_nist_curve(key.key_type)]
     findings.warnings += [
