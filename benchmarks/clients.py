@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.peers import Peer
 from benchmarks.server import PATIENCE, POLL
 from benchmarks.streams import Session
@@ -75,13 +76,14 @@ class Clients:
 
     def sftp(self, *commands: str) -> None:
         """Run `commands` in a batch of the `sftp` program; raises CalledProcessError."""
-        subprocess.run(
-            ["sftp", *self._ssh_options, "-P", str(self._peer.port), "-b", "-", self._address],
-            input="\n".join((*commands, "")).encode(),
-            stdout=subprocess.DEVNULL,
-            check=True,
-            timeout=PATIENCE,
-        )
+        words = ["sftp", *self._ssh_options, "-P", str(self._peer.port), "-b", "-", self._address]
+        with (
+            subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as sftp,
+            processes.ended_after(PATIENCE, sftp),
+        ):
+            sftp.communicate("\n".join((*commands, "")).encode())
+        if sftp.returncode:
+            raise subprocess.CalledProcessError(sftp.returncode, words)
 
     @contextlib.contextmanager
     def mounted(self, *options: str, port: int | None = None) -> Iterator[Path]:

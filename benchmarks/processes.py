@@ -1,9 +1,14 @@
-"""What a server costs, read from /proc: processor time and memory of it and all its children."""
+"""What a server costs, read from /proc: processor time and memory of it and all its children.
+
+And clients that end in time, waited for without a look at the clock.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +50,38 @@ def cpu_seconds(pid: int) -> float:
     Resolution: one clock tick, 10 ms.
     """
     return sum(sum(map(int, fields[11:15])) for fields in _family(pid).values()) / _TICKS
+
+
+def busy_seconds(pid: int) -> float:
+    """Time for which threads of the family of `pid` had a processor, in nanoseconds' resolution.
+
+    From /proc/PID/task/TID/schedstat; what has ended does not count any more.
+    """
+    spent = 0
+    for member in family(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for task in (_PROC / str(member) / "task").iterdir():
+                spent += int((task / "schedstat").read_text().split()[0])
+    return spent / 1e9
+
+
+@contextlib.contextmanager
+def ended_after(seconds: float, *running: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill what still runs after so many seconds, while the block waits for it.
+
+    `Popen.wait` with a timeout looks 20 times a second: that would be in every number.
+    """
+
+    def end() -> None:
+        for each in running:
+            each.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def memory(pid: int) -> Memory:

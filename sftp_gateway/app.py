@@ -10,35 +10,35 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 from sftp_gateway import __version__
+from sftp_gateway import configuration as configurations
 from sftp_gateway.auth import Authenticator
+from sftp_gateway.configuration import Access, Configuration
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
-from sftp_gateway.inspection import Findings, inspect
 from sftp_gateway.observability import http
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.process import observer, sockets, worker
+from sftp_gateway.process import confinement, observer, sockets, worker
 from sftp_gateway.process.runner import raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server import algorithms
+from sftp_gateway.server.account import Account
+from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
 from sftp_gateway.server.lanes import Lanes
-from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
@@ -50,43 +50,37 @@ from sftp_gateway.vfs.tree import Tree
 
 _log = logging.getLogger(__name__)
 
-#: Options of what the supervisor has open for as long as it lives.
-_FIXED: Final = ("host", "port", "metrics_host", "metrics_port")
 
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """Settings, and what was found where they point to."""
-
-    settings: Settings
-    findings: Findings
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What people should know of it."""
-        unknown = compatibility.changed() if self.settings.record_layer == "own" else ()
-        if not unknown:
-            return self.findings.warnings
-        return [
-            *self.findings.warnings,
-            f"record_layer: asyncssh {version('asyncssh')} is not a version whose inside is known "
-            f"({', '.join(unknown)}); it handles all SSH packets itself, which is slower, until a "
-            "newer gateway knows it",
-        ]
-
-    @property
-    def record_layer(self) -> str:
-        """Who seals and opens SSH packets: "own" or "asyncssh"."""
-        return "asyncssh" if compatibility.changed() else self.settings.record_layer
-
-
-def serve(load: Callable[[], Settings], *, say: Callable[[str], None]) -> None:
+def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str], None]) -> None:
     """Serve until a signal says stop.
 
-    `load` reads the settings, now and again when a signal asks for it; `say` gets lines for
-    people. Raises ConfigurationError before anything is served.
+    `load` reads the settings, now and again when a signal asks for it or `config_file`, where they
+    are, has changed; `say` gets lines for people. Raises ConfigurationError before anything is
+    served.
     """
-    settings = load()
+    configuration = configurations.read(
+        load, config_file, prepare=functools.partial(_set_up, say=say)
+    )
+    settings = configuration.settings
+    for warning in configuration.warnings:
+        say(f"warning: {warning}")
+    raise_descriptor_limit()
+    with (
+        sockets.listen(settings.host, settings.port) as listener,
+        http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
+        _metrics_folder() as metrics,
+    ):
+        confinement.confine_all(settings.landlock)
+        Supervisor(
+            program=Program(load=load, config_file=config_file, say=say),
+            plan=configuration,
+            listener=listener,
+            http_listener=http_listener,
+            metrics=metrics,
+        ).run()
+
+
+def _set_up(settings: Settings, *, say: Callable[[str], None]) -> None:
     if settings.auto_setup:
         try:
             set_up(settings, gateway=None, say=say)
@@ -97,29 +91,6 @@ def serve(load: Callable[[], Settings], *, say: Callable[[str], None]) -> None:
                     "to start without making anything"
                 ]
             ) from error
-    configuration = _inspected(settings)
-    for warning in configuration.warnings:
-        say(f"warning: {warning}")
-    raise_descriptor_limit()
-    with (
-        sockets.listen(settings.host, settings.port) as listener,
-        http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
-        _metrics_folder() as metrics,
-    ):
-        Supervisor(
-            program=Program(load=load, say=say),
-            plan=configuration,
-            listener=listener,
-            http_listener=http_listener,
-            metrics=metrics,
-        ).run()
-
-
-def _inspected(settings: Settings) -> Configuration:
-    findings = asyncio.run(inspect(settings))
-    if findings.mistakes:
-        raise ConfigurationError(findings.mistakes)
-    return Configuration(settings, findings)
 
 
 @contextmanager
@@ -137,20 +108,16 @@ def _metrics_folder() -> Iterator[Path]:
 class Program:
     """What the processes of a gateway do."""
 
-    def __init__(self, *, load: Callable[[], Settings], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, load: Callable[[], Settings], config_file: Path, say: Callable[[str], None]
+    ) -> None:
         self._load = load
+        self._config_file = config_file
         self.say = say
 
-    def load(self, running: Settings) -> Configuration:
+    def load(self, running: Configuration) -> Configuration:
         """The configuration as it is now; what needs a start to change stays as it runs."""
-        loaded = self._load()
-        kept = {name: getattr(running, name) for name in _FIXED}
-        changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
-        configuration = _inspected(loaded.model_copy(update=kept))
-        configuration.findings.warnings += [
-            f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
-        ]
-        return configuration
+        return configurations.read_again(self._load, self._config_file, running)
 
     def greet(self, configuration: Configuration, port: int) -> None:
         """Tell people how to mount what is served."""
@@ -161,7 +128,12 @@ class Program:
         self, configuration: Configuration, control: socket.socket, values: SharedValues
     ) -> None:
         """Be a worker."""
-        worker.work(control, lambda: Gateway(configuration, values))
+
+        def make() -> Gateway:
+            version = confinement.confine_worker(configuration.settings, metrics=values.folder)
+            return Gateway(configuration, values, landlock=version)
+
+        worker.work(control, make)
 
     def observe(
         self,
@@ -174,6 +146,7 @@ class Program:
         observer.observe(
             control,
             listener=listener,
+            watched=configuration.seen if configuration.settings.auto_reload else None,
             access_log=_access_log(configuration.settings),
             values=SharedValues(metrics, observer.OBSERVER),
             make_exposition=functools.partial(
@@ -185,17 +158,30 @@ class Program:
 class Gateway:
     """What serves in one worker. Made on the event loop that it runs on."""
 
-    def __init__(self, configuration: Configuration, values: SharedValues) -> None:
-        """Raises ConfigurationError for what can be told only by trying."""
+    def __init__(
+        self, configuration: Configuration, values: SharedValues, *, landlock: int = 0
+    ) -> None:
+        """`landlock` is the version that confines this process.
+
+        Raises ConfigurationError for what can be told only by trying.
+        """
         self._settings = settings = configuration.settings
+        self._users = settings.users
         findings = configuration.findings
         self._log = _access_log(settings)
         self._values = values
         self._metrics = Metrics(values)
         self._metrics.own_record_layer(configuration.record_layer == "own")
+        self._metrics.landlock_abi(landlock)
+        self._confined = landlock > 0
         self._metrics.watch_access_log(self._log)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
+        self._bandwidths = {
+            name: Bandwidth(user.bandwidth_limit)
+            for name, user in settings.users.items()
+            if user.bandwidth_limit is not None
+        }
         self._started = int(time.time())
         self._lanes = Lanes((share.name for share in self._shares), timeout=settings.disk_timeout)
         self._metrics.watch_lanes(self._lanes.depths)
@@ -203,8 +189,10 @@ class Gateway:
             shares=self._shares, lanes=self._lanes, changed=self._metrics.share_up
         )
         self._server = SshServer(
-            host_keys=findings.host_keys,
+            keys=findings.host_keys,
             ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
+            macs=algorithms.macs(settings.ciphers),
+            signatures=algorithms.signatures(nist_curves=settings.nist_curves),
             own_record_layer=configuration.record_layer == "own",
             limits=Limits(
                 login_grace_time=settings.login_grace_time,
@@ -212,8 +200,10 @@ class Gateway:
                 keepalive_interval=settings.keepalive_interval,
                 keepalive_count_max=settings.keepalive_count_max,
                 rekey_limit=settings.rekey_limit,
+                idle_timeout=settings.idle_timeout,
             ),
-            authenticator=Authenticator(findings.credentials, clock=lambda: datetime.now(UTC)),
+            authenticator=_authenticator(configuration.access),
+            end_sessions=settings.end_sessions_of_removed_keys,
             access_log=self._log,
             metrics=self._metrics,
             open_sftp=self._open_sftp,
@@ -225,9 +215,24 @@ class Gateway:
         await self._monitor.look()
         self._monitoring = asyncio.create_task(self._monitor.run())
 
-    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
+    async def adopt(self, connection: socket.socket, account: Account) -> None:
         """Serve a connection, as SshServer.adopt tells."""
-        await self._server.adopt(connection, ended)
+        await self._server.adopt(connection, account)
+
+    def has_part(self, user: str, part: float) -> None:
+        """So much of the user's sessions, 0 to 1, is in this worker."""
+        if user in self._bandwidths:
+            rate = self._bandwidths[user].has_part(part)
+            self._metrics.bandwidth(user, rate)
+
+    def take(self, access: Access) -> None:
+        """Let in who may come in by `access` from now on, as SshServer.take tells."""
+        self._server.take(
+            authenticator=_authenticator(access),
+            keys=access.host_keys,
+            end_sessions=access.end_sessions,
+        )
+        self._users = access.users
 
     async def drain(self, seconds: float) -> None:
         """Stop serving, as SshServer.drain tells."""
@@ -244,6 +249,10 @@ class Gateway:
     def problems(self) -> dict[str, str]:
         """What is wrong with the shares that cannot be read, by name."""
         return {name: problem for name, problem in self._monitor.problems.items() if problem}
+
+    def outdated(self) -> list[str]:
+        """Shares at whose paths something else is mounted than what Landlock lets this one read."""
+        return [share.name for share in self._shares if share.moved and self._confined]
 
     def close(self) -> None:
         """Let go of everything; the access log is written out first."""
@@ -270,10 +279,11 @@ class Gateway:
             log_congested=self._log.congested,
             failed=functools.partial(_failed, recorder),
             max_read_length=_max_read_length(recorder.session.client_version or ""),
+            bandwidth=self._bandwidths.get(recorder.session.user or ""),
         )
 
     def _tree_of(self, user: str) -> Tree:
-        granted = self._settings.users[user].shares
+        granted = self._users[user].shares
         shares = [s for s in self._shares if granted == "*" or s.name in granted]
         return Tree(
             user=user,
@@ -300,6 +310,10 @@ def mount_help(settings: Settings, port: int) -> list[str]:
         "",
         "(in this folder; on a worker, copy the key there and name this machine)",
     ]
+
+
+def _authenticator(access: Access) -> Authenticator:
+    return Authenticator(access.credentials, trust=access.trust, clock=lambda: datetime.now(UTC))
 
 
 def _access_log(settings: Settings) -> AccessLog:

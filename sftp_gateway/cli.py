@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway import __version__
+from sftp_gateway import __version__, key_commands
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import HOST_KEY, Owner, set_up
 from sftp_gateway.inspection import inspect
+from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake, same_key
-from sftp_gateway.settings import Settings, load_settings
+from sftp_gateway.settings import Settings, config_path, load_settings
 
 #: Seconds that a health check waits for the handshake.
 _HANDSHAKE_PATIENCE: Final = 5.0
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="whom to give the host key to, for a gateway that runs as another user",
     )
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
+    key_commands.add_parser(commands, _settings)
     for sub in (*configured, init):
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
@@ -74,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    serve(lambda: _settings(options), say=_say)
+    serve(
+        lambda: _settings(options),
+        config_file=config_path(options.config, os.environ),
+        say=_say,
+    )
     return 0
 
 
@@ -94,6 +100,7 @@ def _check(options: argparse.Namespace) -> int:
         _say(f"warning: {warning}")
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)
+    _say(f"Landlock: {confinement.describe(settings.landlock)}.")
     _say("The configuration is good.")
     return 0
 

@@ -17,7 +17,15 @@ WORKER_KEY: Final = "worker_ed25519"
 AUTHORIZED_KEYS: Final = "authorized_keys"
 #: Host keys that are used if they are there, besides the one that is made at the first start:
 #: a server that is replaced may have had them.
-OTHER_HOST_KEYS: Final = ("ssh_host_ecdsa_key", "ssh_host_rsa_key")
+NIST_HOST_KEY: Final = "ssh_host_ecdsa_key"
+OTHER_HOST_KEYS: Final = (NIST_HOST_KEY, "ssh_host_rsa_key")
+#: What stands behind the name of a host key that is not in use: one that is announced to clients
+#: before it is, and one that still is after it was.
+NEXT: Final = ".next"
+PREVIOUS: Final = ".previous"
+#: Authorities whose certificates let their users in, and what is revoked, if they are there.
+USER_CA_KEYS: Final = "user_ca_keys"
+REVOKED_KEYS: Final = "revoked_keys"
 
 _SHARE_TEXT: Final = """\
 This folder is the share "{name}" of sftp-gateway.
@@ -57,17 +65,23 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
         _let_in(settings, gateway, say)
 
 
+def host_key_files(keys: Path) -> list[Path]:
+    """Where host keys may be, in the order in which they are used."""
+    names = (HOST_KEY, *OTHER_HOST_KEYS)
+    return [keys / f"{name}{suffix}" for suffix in ("", NEXT, PREVIOUS) for name in names]
+
+
 def _let_in(settings: Settings, gateway: Owner, say: Callable[[str], None]) -> None:
     """Let the gateway's user read what it needs, whatever the umask of whoever made it."""
     keys = settings.keys_dir
-    for path in (keys / name for name in (HOST_KEY, *OTHER_HOST_KEYS)):
+    for path in host_key_files(keys):
         if path.is_file() and path.stat().st_uid != gateway.uid:
             os.chown(path, gateway.uid, gateway.gid, follow_symlinks=False)
             say(f"gave {path} to the gateway's user {gateway.uid}")
     authorized = keys / AUTHORIZED_KEYS
     config = DEFAULT_CONFIG_FILE.parent
     secrets = [user.password_hash_file for user in settings.users.values()]
-    for path in (keys, authorized, config):
+    for path in (keys, authorized, keys / USER_CA_KEYS, keys / REVOKED_KEYS, config):
         _let_read(path, gateway, public=True, say=say)
     for path in authorized.glob("*"):
         _let_read(path, gateway, public=True, say=say)

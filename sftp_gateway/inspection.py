@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +12,26 @@ import aiofiles
 from sftp_gateway.auth import (
     AuthorizedKeys,
     Credentials,
+    HostKey,
+    Networks,
+    Trust,
     check_hash,
     parse_authorized_keys,
+    parse_revocations,
     private_key_mistakes,
     public_file_mistakes,
 )
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import AUTHORIZED_KEYS, HOST_KEY, OTHER_HOST_KEYS
-from sftp_gateway.server import algorithms
+from sftp_gateway.first_start import (
+    AUTHORIZED_KEYS,
+    HOST_KEY,
+    NIST_HOST_KEY,
+    REVOKED_KEYS,
+    USER_CA_KEYS,
+    host_key_files,
+)
+from sftp_gateway.process import confinement
+from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
@@ -32,18 +44,23 @@ class Findings:
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     credentials: list[Credentials] = field(default_factory=list)
-    host_keys: list[Path] = field(default_factory=list)
+    trust: Trust = field(default_factory=Trust)
+    host_keys: list[HostKey] = field(default_factory=list)
+    roots: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each share's folder."""
 
 
 async def inspect(settings: Settings) -> Findings:
     """Look at keys, passwords, shares and files that `settings` name."""
     findings = Findings()
-    _inspect_host_keys(settings, findings)
+    await _inspect_host_keys(settings, findings)
+    await _inspect_trust(settings, findings)
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
     for name, share in settings.shares.items():
         _inspect_share(name, share.path, findings)
     _inspect_access_log(settings.access_log, findings)
+    _inspect_confinement(settings, findings)
     try:
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
@@ -51,24 +68,73 @@ async def inspect(settings: Settings) -> Findings:
     return findings
 
 
-def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
-    own = settings.keys_dir / HOST_KEY
-    others = [settings.keys_dir / name for name in OTHER_HOST_KEYS]
-    found = [path for path in (own, *others) if _is_there(path)]
-    if not found:
+def watched_files(settings: Settings, config_file: Path) -> list[Path]:
+    """Files whose change is a new configuration or new credentials, whether they are there or
+    not."""
+    keys = settings.keys_dir
+    secrets = [user.password_hash_file for user in settings.users.values()]
+    return [
+        config_file,
+        *host_key_files(keys),
+        keys / USER_CA_KEYS,
+        keys / REVOKED_KEYS,
+        *(keys / AUTHORIZED_KEYS / name for name in settings.users),
+        *filter(None, secrets),
+    ]
+
+
+async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
+    found = [path for path in host_key_files(settings.keys_dir) if _is_there(path)]
+    if not settings.nist_curves:
+        for path in [path for path in found if path.stem == NIST_HOST_KEY]:
+            found.remove(path)
+            findings.warnings.append(
+                f"{path}: is on a NIST curve and not used; delete it, or set nist_curves = true"
+            )
+    if not any(path.suffix == "" for path in found):
         findings.mistakes.append(
-            f"keys_dir: there is no host key {own}; run `sftp-gateway init`, which makes one, "
-            "or put the old server's there"
+            f"keys_dir: there is no host key {settings.keys_dir / HOST_KEY}; run "
+            "`sftp-gateway init`, which makes one, or put the old server's there"
         )
-    for path in found:
-        findings.mistakes += private_key_mistakes(path)
-    findings.host_keys = found
+    mistakes = [mistake for path in found for mistake in private_key_mistakes(path)]
+    findings.mistakes += mistakes
+    if mistakes:
+        return
+    try:
+        for path in found:
+            async with aiofiles.open(path, "rb") as file:
+                findings.host_keys.append(HostKey(path=path, private=await file.read()))
+        host_keys.load(findings.host_keys)
+    except OSError as error:
+        findings.mistakes.append(f"{error.filename}: cannot be read: {error.strerror}")
+    except ConfigurationError as error:
+        findings.mistakes += error.mistakes
+
+
+async def _inspect_trust(settings: Settings, findings: Findings) -> None:
+    path = settings.keys_dir / USER_CA_KEYS
+    authorities = await _authorized_keys(path, settings, findings)
+    if any(key.authority or key.principals for key in authorities.keys):
+        # It would let the authority say who anybody is, where a user's own line says for whom.
+        findings.mistakes.append(
+            f"{path}: cert-authority and principals= belong into a user's authorized_keys; each "
+            "key here is an authority already, for certificates that name the user as a principal"
+        )
+    path = settings.keys_dir / REVOKED_KEYS
+    revoked = Trust().revoked
+    if _is_safe(path, findings):
+        text = await _text(path, findings)
+        if text is not None:
+            revoked, mistakes = parse_revocations(text, source=str(path))
+            findings.mistakes += mistakes
+    findings.trust = Trust(authorities=authorities, revoked=revoked)
 
 
 async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
-    keys = await _authorized_keys(settings.keys_dir / AUTHORIZED_KEYS / name, findings)
+    path = settings.keys_dir / AUTHORIZED_KEYS / name
+    keys = await _authorized_keys(path, settings, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
         try:
@@ -76,25 +142,50 @@ async def _inspect_user(
         except ValueError as error:
             findings.mistakes.append(f"users.{name}.password_hash: {error}")
             password_hash = None
-    if not keys.keys and password_hash is None:
+    authorities = findings.trust.authorities.keys
+    if not keys.keys and not authorities and password_hash is None:
         findings.warnings.append(
             f"users.{name}: nothing lets this user log in; put public keys into "
             f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
         )
-    findings.credentials.append(Credentials(user=name, keys=keys, password_hash=password_hash))
+    findings.credentials.append(
+        Credentials(
+            user=name,
+            keys=keys,
+            password_hash=password_hash,
+            allow_from=Networks.parse(user.allow_from),
+        )
+    )
 
 
-async def _authorized_keys(path: Path, findings: Findings) -> AuthorizedKeys:
+async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -> AuthorizedKeys:
     if not _is_safe(path, findings):
         return _NO_KEYS
+    text = await _text(path, findings)
+    if text is None:
+        return _NO_KEYS
+    keys = parse_authorized_keys(text, source=str(path))
+    findings.warnings += keys.mistakes
+    return keys if settings.nist_curves else _without_nist_curves(path, keys, findings)
+
+
+async def _text(path: Path, findings: Findings) -> str | None:
     try:
         async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
-            keys = parse_authorized_keys(await file.read(), source=str(path))
+            return await file.read()
     except OSError as error:
         findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
-        return _NO_KEYS
-    findings.warnings += keys.mistakes
-    return keys
+        return None
+
+
+def _without_nist_curves(path: Path, keys: AuthorizedKeys, findings: Findings) -> AuthorizedKeys:
+    left_out = [key for key in keys.keys if algorithms.on_nist_curve(key.key_type)]
+    findings.warnings += [
+        f"{path}: the key {key.fingerprint} ({key.key_type}) is on a NIST curve and not accepted; "
+        "give its owner an ed25519 key, or set nist_curves = true"
+        for key in left_out
+    ]
+    return replace(keys, keys=tuple(key for key in keys.keys if key not in left_out))
 
 
 def _is_there(path: Path) -> bool:
@@ -142,6 +233,9 @@ def _inspect_share(name: str, path: Path, findings: Findings) -> None:
             f"shares.{name}.path: the folder {path} cannot be read by this user "
             f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
         )
+    else:
+        status = os.stat(path)
+        findings.roots[name] = status.st_dev, status.st_ino
 
 
 def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
@@ -153,4 +247,27 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
     if file is None and not options.stdout:
         findings.warnings.append(
             "access_log: stdout is off and no file is named; no access will be logged"
+        )
+
+
+def _inspect_confinement(settings: Settings, findings: Findings) -> None:
+    shortcomings = confinement.shortcomings(settings.landlock)
+    if settings.landlock == "require" and not confinement.version(settings.landlock):
+        findings.mistakes += shortcomings
+    else:
+        findings.warnings += shortcomings
+    file = settings.access_log.file
+    if file is None or settings.landlock == "off":
+        return
+    folder = file.parent.resolve()
+    named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    within = [
+        option
+        for option, path in {"keys_dir": settings.keys_dir, **named}.items()
+        if path.resolve().is_relative_to(folder)
+    ]
+    if within:
+        findings.warnings.append(
+            f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "
+            "workers write for the log; give it a folder of its own"
         )

@@ -31,6 +31,7 @@ from pydantic_settings import (
 )
 
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings_limits import NetworkText, PenaltySettings, StartupsText
 
 ENV_PREFIX: Final = "SFTP_GATEWAY_"
 #: Names the configuration file; not an option itself, because it says where options are.
@@ -115,6 +116,28 @@ class UserSettings(_Model):
     password_hash_file: Path | None = Field(
         None, description="A file that holds the hash instead, such as a Docker secret."
     )
+    allow_from: tuple[NetworkText, ...] = Field(
+        (),
+        description=(
+            "Addresses and networks that the user may log in from; empty means all. To a client "
+            "elsewhere it looks as if its key or password were wrong."
+        ),
+    )
+    max_sessions: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Connections of this user at once, in place of `max_sessions_per_user`.",
+    )
+    bandwidth_limit: int | None = Field(
+        None,
+        ge=65_536,
+        le=1 << 40,
+        description=(
+            "Bytes a second that the user's sessions get, all together and over all workers. "
+            "Without it they get what the machine gives."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_hash(self) -> Self:
@@ -184,7 +207,8 @@ class Settings(BaseSettings):
         Path("keys"),
         description=(
             "The folder of the host key (ssh_host_ed25519_key, and ssh_host_rsa_key if there is "
-            "one) and of authorized_keys/, which holds one file for each user."
+            "one), of authorized_keys/, which holds one file for each user, and of user_ca_keys "
+            "and revoked_keys, if there are any."
         ),
     )
     auto_setup: bool = Field(
@@ -192,6 +216,21 @@ class Settings(BaseSettings):
         description=(
             "Make a missing host key, a worker's key pair and missing folders of the default "
             "shares at the start."
+        ),
+    )
+    auto_reload: bool = Field(
+        True,
+        description=(
+            "Take changes of the configuration file, of keys and of password hash files by itself, "
+            "within a few seconds. Without it, SIGHUP is what asks for them."
+        ),
+    )
+    end_sessions_of_removed_keys: bool = Field(
+        True,
+        description=(
+            "When a key, a certificate's authority, a password or a user is taken away, or a key "
+            "or certificate is revoked, end the sessions that logged in with it. A key or "
+            "certificate that just expires ends none."
         ),
     )
     users: dict[UserName, UserSettings] = Field(
@@ -232,7 +271,15 @@ class Settings(BaseSettings):
         description=(
             "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
             "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
-            "offers chacha20-poly1305 and AES-CTR too, for old clients; or a list of names."
+            "offers chacha20-poly1305, AES-CTR and plain HMACs too, for old clients; or a list "
+            "of names."
+        ),
+    )
+    nist_curves: bool = Field(
+        False,
+        description=(
+            "Let ECDSA keys count, which are on the NIST curves: those of users (also in security "
+            "keys) and ssh_host_ecdsa_key. Without it they are left out, with a warning for each."
         ),
     )
     rekey_limit: int = Field(
@@ -251,6 +298,16 @@ class Settings(BaseSettings):
             "Who seals and opens SSH packets: the gateway itself, or asyncssh, which is slower. "
             "The gateway leaves them to asyncssh by itself where it does not know the installed "
             "version; this is for finding out whether a fault is in the gateway's own way."
+        ),
+    )
+    landlock: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description=(
+            "Whether the kernel confines the processes too (Landlock), so that not even a fault in "
+            "the gateway reads anything but the shares, changes a file, executes a program or "
+            "makes a TCP connection. `auto` does as much as the kernel can and warns where that "
+            "is not all; `require` does not start where files cannot be confined; `off` leaves "
+            "it. docs/security.md has what it means."
         ),
     )
     login_grace_time: float = Field(
@@ -295,6 +352,65 @@ class Settings(BaseSettings):
             "command and try again (30 s); a share on NFS whose server fails over may need more."
         ),
     )
+    max_connections_per_source: int = Field(
+        1500,
+        ge=1,
+        le=1_000_000,
+        description=(
+            "Connections that may be open at once from one source: an IPv4 address, or a /64 of "
+            "IPv6."
+        ),
+    )
+    max_startups: StartupsText = Field(
+        "1000:30:1500",
+        description=(
+            "`start:rate:full`: once `start` connections are open that have not logged in, `rate` "
+            "of 100 further ones are refused at random, the more the more there are, and from "
+            "`full` on all (as MaxStartups of sshd)."
+        ),
+    )
+    max_startups_per_source: int = Field(
+        750,
+        ge=1,
+        le=1_000_000,
+        description="Connections of one source that may be open and not logged in.",
+    )
+    max_sessions_per_user: int = Field(
+        2000,
+        ge=1,
+        le=1_000_000,
+        description="Connections that one user may have at once, over all workers.",
+    )
+    source_ipv4_prefix: int = Field(
+        32, ge=0, le=32, description="Bits of an IPv4 address that make one source."
+    )
+    source_ipv6_prefix: int = Field(
+        64,
+        ge=0,
+        le=128,
+        description=(
+            "Bits of an IPv6 address that make one source: who has one address has its /64."
+        ),
+    )
+    allow_from: tuple[NetworkText, ...] = Field(
+        (),
+        description=(
+            "Addresses and networks that may connect; others are refused before anything is "
+            "said. Empty means all."
+        ),
+    )
+    penalties: PenaltySettings = Field(
+        default_factory=PenaltySettings, description="See the options below."
+    )
+    idle_timeout: float = Field(
+        0.0,
+        ge=0,
+        le=31_536_000,
+        description=(
+            "Seconds without an SFTP request after which a client that is logged in is "
+            "disconnected; 0 for never, since mounts are idle for days."
+        ),
+    )
     max_handles: int = Field(
         1024,
         ge=16,
@@ -330,9 +446,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
 
     Raises ConfigurationError with every mistake at once.
     """
-    named = config_file or (
-        Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None
-    )
+    named = _named_file(config_file, environ)
     file = named or DEFAULT_CONFIG_FILE
     mistakes = _unknown_variables(environ)
     if named is not None and not named.is_file():
@@ -354,6 +468,16 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     return Settings.model_construct(
         **{name: getattr(loaded, name) for name in Settings.model_fields}
     )
+
+
+def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that `load_settings` reads, which need not be there."""
+    return _named_file(config_file, environ) or DEFAULT_CONFIG_FILE
+
+
+def _named_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(CONFIG_VARIABLE)
+    return config_file or (Path(named) if named else None)
 
 
 def _from_file(file: Path) -> type[Settings]:
@@ -380,7 +504,7 @@ def variable(option: str) -> str:
 
 
 #: Options that have parts of their own, behind `__`.
-_WITH_PARTS: Final = frozenset({"access_log", "users", "shares"})
+_WITH_PARTS: Final = frozenset({"access_log", "penalties", "users", "shares"})
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:

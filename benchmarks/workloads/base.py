@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.clients import Clients
 from benchmarks.data import Data
 from benchmarks.server import PATIENCE, Server
@@ -56,19 +57,27 @@ def rate(name: str, title: str, unit: str) -> Metric:
     return Metric(name=name, title=title, unit=unit, higher_is_better=True)
 
 
-def command(*words: str | Path) -> bytes:
-    """Run a program that must succeed; what it printed."""
-    done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, timeout=PATIENCE
-    )
-    return done.stdout
+def command(*words: str | Path, given: bytes = b"", folder: Path | None = None) -> bytes:
+    """Run a program that must succeed, in `folder`, with `given` to read; what it printed."""
+    with (
+        subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder
+        ) as running,
+        processes.ended_after(PATIENCE, running),
+    ):
+        printed, _ = running.communicate(given)
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, [*map(str, words)])
+    return printed
 
 
 def at_once(commands: Sequence[Sequence[str]]) -> None:
     """Run programs side by side; raises RuntimeError if one fails."""
     running = [subprocess.Popen(each, stdin=subprocess.DEVNULL) for each in commands]
     try:
-        if sum(each.wait(PATIENCE) != 0 for each in running):
+        with processes.ended_after(PATIENCE, *running):
+            failed = sum(each.wait() != 0 for each in running)
+        if failed:
             raise RuntimeError(f"{commands[0][0]} failed")
     finally:
         for each in running:

@@ -9,7 +9,13 @@ from enum import StrEnum
 
 from sftp_gateway.auth.authorized_keys import AuthorizedKey, AuthorizedKeys
 from sftp_gateway.auth.blobs import fingerprint, too_weak
+from sftp_gateway.auth.certificates import Certificate
 from sftp_gateway.auth.passwords import PasswordVerifier
+from sftp_gateway.auth.revocations import Revocations
+from sftp_gateway.auth.sources import Networks
+
+_NO_KEYS = AuthorizedKeys((), ())
+_NOTHING_REVOKED = Revocations()
 
 
 class Reason(StrEnum):
@@ -19,32 +25,85 @@ class Reason(StrEnum):
     UNKNOWN_USER = "unknown_user"
     KEY_NOT_AUTHORIZED = "key_not_authorized"
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    USER_ADDRESS_NOT_ALLOWED = "user_address_not_allowed"
     KEY_EXPIRED = "key_expired"
     KEY_TOO_WEAK = "key_too_weak"
+    REVOKED = "revoked"
+    AUTHORITY_NOT_TRUSTED = "authority_not_trusted"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    PRINCIPAL_NOT_LISTED = "principal_not_listed"
     WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a word for the log
     NO_PASSWORD = "no_password"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What one user may log in with; `password_hash` is a PHC string, None for keys only."""
+    """What one user may log in with, and where from.
+
+    `password_hash` is a PHC string, None for keys only; without any `allow_from`, all addresses
+    are allowed.
+    """
 
     user: str
     keys: AuthorizedKeys
     password_hash: str | None = field(repr=False)
+    allow_from: Networks = Networks()  # noqa: RUF009 - it is frozen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What holds for all users: authorities whose certificates are good, and what is revoked."""
+
+    authorities: AuthorizedKeys = _NO_KEYS
+    revoked: Revocations = _NOTHING_REVOKED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """By what a login was accepted, to be asked again when the credentials change.
+
+    One of `key` (a blob), `certificate` and `password_hash` is not None.
+    """
+
+    user: str
+    address: str
+    at: datetime
+    key: bytes | None = None
+    certificate: Certificate | None = None
+    password_hash: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The answer to one attempt; `fingerprint` is the offered key's, None for passwords."""
+    """The answer to one attempt.
+
+    `fingerprint` is the offered key's, None for passwords. `certificate` is the offered one, where
+    its authority is trusted: of others nothing is to be believed. `login` is there if accepted.
+    """
 
     reason: Reason
     fingerprint: str | None = None
+    certificate: Certificate | None = None
+    login: Login | None = field(default=None, compare=False)
 
     @property
     def accepted(self) -> bool:
         """Whether the login may go on."""
         return self.reason is Reason.ACCEPTED
+
+
+#: Where several lines could let a key or certificate in and none does, the one that came closest
+#: says why.
+_CLOSEST = (
+    Reason.ACCEPTED,
+    Reason.ADDRESS_NOT_ALLOWED,
+    Reason.KEY_EXPIRED,
+    Reason.CERTIFICATE_EXPIRED,
+    Reason.CERTIFICATE_NOT_YET_VALID,
+    Reason.PRINCIPAL_NOT_LISTED,
+)
 
 
 class Authenticator:
@@ -55,17 +114,25 @@ class Authenticator:
     """
 
     def __init__(
-        self, credentials: Iterable[Credentials], *, clock: Callable[[], datetime]
+        self,
+        credentials: Iterable[Credentials],
+        *,
+        trust: Trust = Trust(),
+        clock: Callable[[], datetime],
     ) -> None:
         self._clock = clock
+        self._revoked = trust.revoked
+        self._authorities = trust.authorities.keys
         # Looked up as in any dict, not in constant time: user names and public keys are no
         # secrets, and the signature that proves a key is checked elsewhere.
         self._keys: dict[str, dict[bytes, list[AuthorizedKey]]] = {}
         self._password_hashes: dict[str, str] = {}
+        self._allowed: dict[str, Networks] = {}
         for each in credentials:
             if each.user in self._keys:
                 raise ValueError(f"the user {each.user!r} is given twice; merge the two")
             entries = self._keys[each.user] = {}
+            self._allowed[each.user] = each.allow_from
             for key in each.keys.keys:
                 entries.setdefault(key.blob, []).append(key)
             if each.password_hash is not None:
@@ -85,13 +152,31 @@ class Authenticator:
 
         The caller has the signature checked: this is about the key only. Never raises.
         """
-        return Decision(reason=self._key_reason(user, blob, address), fingerprint=fingerprint(blob))
+        login = Login(user=user, address=address, at=self._clock(), key=blob)
+        return Decision(
+            reason=self._key_reason(user, blob, address, login.at),
+            fingerprint=fingerprint(blob),
+            login=login,
+        )
+
+    def check_certificate(self, user: str, certificate: Certificate, address: str) -> Decision:
+        """Whether the user may log in with this certificate from this address, now.
+
+        The caller has both signatures checked, the authority's and the client's. Never raises.
+        """
+        login = Login(user=user, address=address, at=self._clock(), certificate=certificate)
+        return Decision(
+            reason=self._certificate_reason(user, certificate, address, login.at),
+            fingerprint=fingerprint(certificate.key),
+            certificate=certificate if self._trusting(user, certificate) else None,
+            login=login,
+        )
 
     def check_password(self, user: str, password: str, address: str) -> Decision:
         """Whether this is the user's password.
 
         Takes about 50 ms, the same for unknown users and those without a password: call it off
-        the event loop. `address` has no say: only keys have a `from=`. Never raises.
+        the event loop. Never raises.
         """
         password_hash = self._password_hashes.get(user)
         matched = self._passwords.verify(password_hash, password)
@@ -99,24 +184,107 @@ class Authenticator:
             return Decision(reason=Reason.UNKNOWN_USER)
         if password_hash is None:
             return Decision(reason=Reason.NO_PASSWORD)
-        return Decision(reason=Reason.ACCEPTED if matched else Reason.WRONG_PASSWORD)
+        reason = Reason.ACCEPTED if matched else Reason.WRONG_PASSWORD
+        return Decision(
+            reason=self._allowed_from(user, address, reason),
+            login=Login(user=user, address=address, at=self._clock(), password_hash=password_hash),
+        )
 
-    def _key_reason(self, user: str, blob: bytes, address: str) -> Reason:
+    def review(self, login: Login) -> Reason:
+        """Whether a login that was accepted before would have been by these credentials.
+
+        It is judged by the time when it was made: a key or a certificate that expires lets its
+        sessions go on, as in sshd, and only what was taken away ends them.
+        """
+        if login.certificate is not None:
+            return self._certificate_reason(login.user, login.certificate, login.address, login.at)
+        if login.key is not None:
+            return self._key_reason(login.user, login.key, login.address, login.at)
+        if login.user not in self._keys:
+            return Reason.UNKNOWN_USER
+        same = self._password_hashes.get(login.user) == login.password_hash
+        reason = Reason.ACCEPTED if same else Reason.WRONG_PASSWORD
+        return self._allowed_from(login.user, login.address, reason)
+
+    def _key_reason(self, user: str, blob: bytes, address: str, at: datetime) -> Reason:
         entries = self._keys.get(user)
         if entries is None:
             return Reason.UNKNOWN_USER
-        reasons = {self._entry_reason(key, address) for key in entries.get(blob, ())}
-        # sshd tries each line of a key until one permits; if none does, the one that came
-        # closest says why.
-        for reason in (Reason.ACCEPTED, Reason.ADDRESS_NOT_ALLOWED, Reason.KEY_EXPIRED):
+        if self._revoked.revokes_key(blob):
+            return Reason.REVOKED
+        # sshd tries each line of a key until one permits.
+        reasons = {
+            _line_reason(line, address, at)
+            for line in entries.get(blob, ())
+            if not line.authority  # which only signs
+        }
+        for reason in _CLOSEST:
             if reason in reasons:
-                return reason
+                return self._allowed_from(user, address, reason)
         # A weak key is never among the entries: its line was a mistake.
         return Reason.KEY_TOO_WEAK if too_weak(blob) else Reason.KEY_NOT_AUTHORIZED
 
-    def _entry_reason(self, key: AuthorizedKey, address: str) -> Reason:
-        if key.expires is not None and self._clock() > key.expires:
-            return Reason.KEY_EXPIRED
-        if key.sources is not None and not key.sources.matches(address):
-            return Reason.ADDRESS_NOT_ALLOWED
-        return Reason.ACCEPTED
+    def _certificate_reason(
+        self, user: str, certificate: Certificate, address: str, at: datetime
+    ) -> Reason:
+        if user not in self._keys:
+            return Reason.UNKNOWN_USER
+        if self._revoked.revokes_certificate(certificate):
+            return Reason.REVOKED
+        if too_weak(certificate.key):
+            return Reason.KEY_TOO_WEAK
+        reasons = set()
+        for line in self._trusting(user, certificate):
+            reason = _line_reason(line, address, at)
+            if reason is Reason.ACCEPTED:
+                reason = _conditions_reason(certificate, line.principals or (user,), address, at)
+            reasons.add(reason)
+        reason = next((each for each in _CLOSEST if each in reasons), Reason.AUTHORITY_NOT_TRUSTED)
+        return self._allowed_from(user, address, reason)
+
+    def _allowed_from(self, user: str, address: str, reason: Reason) -> Reason:
+        """`reason`, unless the key, certificate or password is right and comes from elsewhere.
+
+        Asked last, so that the log tells a stolen key from a wrong one.
+        """
+        allowed = self._allowed[user]
+        if reason is Reason.ACCEPTED and allowed and not allowed.have(address):
+            return Reason.USER_ADDRESS_NOT_ALLOWED
+        return reason
+
+    def _trusting(self, user: str, certificate: Certificate) -> list[AuthorizedKey]:
+        """The lines that trust the certificate's authority: the user's own, and those for all."""
+        own = self._keys.get(user, {}).get(certificate.authority, ())
+        return [
+            *(line for line in own if line.authority),
+            *(line for line in self._authorities if line.blob == certificate.authority),
+        ]
+
+
+def _line_reason(line: AuthorizedKey, address: str, at: datetime) -> Reason:
+    if line.expires is not None and at > line.expires:
+        return Reason.KEY_EXPIRED
+    if line.sources is not None and not line.sources.matches(address):
+        return Reason.ADDRESS_NOT_ALLOWED
+    return Reason.ACCEPTED
+
+
+def _conditions_reason(
+    certificate: Certificate, principals: tuple[str, ...], address: str, at: datetime
+) -> Reason:
+    """What the certificate itself says about who may use it, when and from where.
+
+    One without principals lets nobody in. PROTOCOL.certkeys: "As a special case, a zero-length
+    "valid principals" field means the certificate is valid for any principal"; that is more than
+    anybody who forgets `ssh-keygen -n` means.
+    """
+    seconds = at.timestamp()
+    if seconds >= certificate.valid_before:
+        return Reason.CERTIFICATE_EXPIRED
+    if seconds < certificate.valid_after:
+        return Reason.CERTIFICATE_NOT_YET_VALID
+    if not set(principals) & set(certificate.principals):
+        return Reason.PRINCIPAL_NOT_LISTED
+    if certificate.sources is not None and not certificate.sources.matches(address):
+        return Reason.ADDRESS_NOT_ALLOWED
+    return Reason.ACCEPTED

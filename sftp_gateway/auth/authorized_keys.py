@@ -35,6 +35,8 @@ class AuthorizedKey:
 
     `blob` is the key as SSH sends it (RFC 4253 §6.6), `fingerprint` is what `ssh-keygen -l`
     prints, `sources` the addresses of `from=`, `expires` the aware UTC time of `expiry-time=`.
+    With `authority` (`cert-authority`) the key does not log in itself: certificates that it has
+    signed do, for one of `principals`, or where that is None for the user's own name.
     """
 
     key_type: str
@@ -43,6 +45,8 @@ class AuthorizedKey:
     comment: str
     sources: AddressPatterns | None
     expires: datetime | None
+    authority: bool = False
+    principals: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ def _parse_line(line: str) -> AuthorizedKey:
         comment="".join(comment),
         sources=options.sources,
         expires=options.expires,
+        authority=options.authority,
+        principals=options.principals,
     )
 
 

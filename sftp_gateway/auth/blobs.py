@@ -47,7 +47,7 @@ def read_blob(blob: bytes) -> BlobFacts:
     Raises ValueError with a sentence, free of key material, for what is not one whole key of a
     supported type. A weak key is well formed: ask `too_weak`.
     """
-    reader = _Reader(blob)
+    reader = Reader(blob)
     key_type = reader.string().decode("ascii", "replace")
     if key_type not in KEY_TYPES:
         raise ValueError("the key data holds no key of a supported type; copy the line again")
@@ -64,13 +64,26 @@ def too_weak(blob: bytes) -> bool:
         return False
 
 
-class _Reader:
-    """Takes the fields off a blob one after the other."""
+class Reader:
+    """Takes the fields off a blob one after the other; ValueError for what is not there."""
 
     def __init__(self, blob: bytes) -> None:
         self._rest = blob
 
+    @property
+    def rest(self) -> bytes:
+        """What has not been taken yet."""
+        return self._rest
+
+    def number(self, size: int) -> int:
+        """An unsigned number of so many bytes."""
+        if len(self._rest) < size:
+            raise ValueError("the key data is cut short; copy the whole line again")
+        field, self._rest = self._rest[:size], self._rest[size:]
+        return int.from_bytes(field, "big")
+
     def string(self) -> bytes:
+        """RFC 4251 §5: a length, and as many bytes."""
         size = int.from_bytes(self._rest[:4], "big")
         if len(self._rest) < 4 + size:
             raise ValueError("the key data is cut short; copy the whole line again")
@@ -89,17 +102,18 @@ class _Reader:
         return value
 
     def end(self) -> None:
+        """Nothing may be left."""
         if self._rest:
             raise ValueError(f"the key data has {len(self._rest)} bytes too many; copy it again")
 
 
-def _read_ed25519(reader: _Reader) -> None:
+def _read_ed25519(reader: Reader) -> None:
     if len(reader.string()) != _ED25519_BYTES:
         raise ValueError("the ed25519 key does not have 32 bytes; copy the line again")
 
 
-def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[_Reader], None]:
-    def read(reader: _Reader) -> None:
+def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[Reader], None]:
+    def read(reader: Reader) -> None:
         if reader.string() != curve_name.encode("ascii"):
             raise ValueError(f"the key is not on its type's curve, {curve_name}; copy it again")
         point = reader.string()
@@ -113,7 +127,7 @@ def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[_Reader],
     return read
 
 
-def _read_rsa(reader: _Reader) -> int:
+def _read_rsa(reader: Reader) -> int:
     exponent, modulus = reader.positive(), reader.positive()
     bits = modulus.bit_length()
     if bits > MAX_RSA_BITS:
@@ -123,10 +137,10 @@ def _read_rsa(reader: _Reader) -> int:
     return bits
 
 
-def _sk(read_key: Callable[[_Reader], None]) -> Callable[[_Reader], None]:
+def _sk(read_key: Callable[[Reader], None]) -> Callable[[Reader], None]:
     """A key held by a security token: the same fields, then the application's name."""
 
-    def read(reader: _Reader) -> None:
+    def read(reader: Reader) -> None:
         read_key(reader)
         reader.string()
 
@@ -135,7 +149,7 @@ def _sk(read_key: Callable[[_Reader], None]) -> Callable[[_Reader], None]:
 
 _read_p256 = _read_ecdsa("nistp256", ec.SECP256R1())
 
-KEY_TYPES: Mapping[str, Callable[[_Reader], int | None]] = MappingProxyType(
+KEY_TYPES: Mapping[str, Callable[[Reader], int | None]] = MappingProxyType(
     {
         "ssh-ed25519": _read_ed25519,
         "ecdsa-sha2-nistp256": _read_p256,

@@ -33,11 +33,9 @@ _FLAGS_WITHOUT_EFFECT = frozenset(
     }
 )
 _VALUES_WITHOUT_EFFECT = frozenset({"environment", "permitopen", "permitlisten", "tunnel"})
-_WITH_VALUE = frozenset({"from", "expiry-time", "command"}) | _VALUES_WITHOUT_EFFECT
+_WITH_VALUE = frozenset({"from", "expiry-time", "command", "principals"}) | _VALUES_WITHOUT_EFFECT
 
 _REFUSED = {
-    "cert-authority": "certificates are not supported; list each user's own key",
-    "principals": "certificates are not supported; list each user's own key",
     "verify-required": "a security key's PIN cannot be demanded here; remove the option or the key",
     "no-touch-required": "a security key must be touched here; remove the option",
 }
@@ -45,10 +43,16 @@ _REFUSED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOptions:
-    """The options that have an effect; `expires` is aware, in UTC."""
+    """The options that have an effect; `expires` is aware, in UTC.
+
+    With `authority` the key signs certificates, which log in where they are for one of
+    `principals`, or where that is None for the user.
+    """
 
     sources: AddressPatterns | None = None
     expires: datetime | None = None
+    authority: bool = False
+    principals: tuple[str, ...] | None = None
 
 
 def split_field(line: str) -> tuple[str, str]:
@@ -70,8 +74,16 @@ def parse_options(field: str) -> KeyOptions:
     sources: AddressPatterns | None = None
     expires: datetime | None = None
     command: str | None = None
+    principals: tuple[str, ...] | None = None
+    authority = False
     for name, value in _split_options(field):
         match name.lower(), value:
+            case "cert-authority", None:
+                authority = True
+            case "principals", str():
+                if principals is not None:
+                    raise ValueError("principals= stands there twice; write one with all names")
+                principals = _parse_principals(value)
             case "from", str():
                 if sources is not None:
                     raise ValueError("from= stands there twice; write one with the whole list")
@@ -87,7 +99,9 @@ def parse_options(field: str) -> KeyOptions:
                 _check_command(command)
             case _:
                 _check_without_effect(name, value)
-    return KeyOptions(sources=sources, expires=expires)
+    if principals is not None and not authority:
+        raise ValueError("principals= is about certificates; write cert-authority before it")
+    return KeyOptions(sources=sources, expires=expires, authority=authority, principals=principals)
 
 
 def parse_expiry(text: str) -> datetime:
@@ -138,6 +152,13 @@ def _parse_sources(value: str) -> AddressPatterns:
         raise ValueError(f"from=: {error}") from None
 
 
+def _parse_principals(value: str) -> tuple[str, ...]:
+    principals = tuple(value.split(","))
+    if not all(principals):
+        raise ValueError('principals= has an empty name; write principals="NAME,NAME"')
+    return principals
+
+
 def _check_command(command: str) -> None:
     """Accept what sshd would run as its own SFTP server: it is all that is served here."""
     if not _INTERNAL_SFTP.match(command):
@@ -157,7 +178,7 @@ def _check_without_effect(name: str, value: str | None) -> None:
     known = name.lower()
     if known in _REFUSED:
         raise ValueError(f"{known}: {_REFUSED[known]}")
-    if known in _FLAGS_WITHOUT_EFFECT:
+    if known in _FLAGS_WITHOUT_EFFECT or known == "cert-authority":
         if value is not None:
             raise ValueError(f"{name} takes no value; write {name} alone")
     elif known in _WITH_VALUE:

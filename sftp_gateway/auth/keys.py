@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from sftp_gateway.auth.blobs import Reader
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -21,6 +24,14 @@ class KeyPair:
 
     private_pem: bytes = field(repr=False)
     public_line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """A host key's file and what is in it."""
+
+    path: Path
+    private: bytes = field(repr=False)
 
 
 def generate_ed25519(comment: str) -> KeyPair:
@@ -40,6 +51,12 @@ def generate_ed25519(comment: str) -> KeyPair:
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
     return KeyPair(private_pem=pem, public_line=f"{line.decode('ascii')} {comment}".strip())
+
+
+def public_line(blob: bytes) -> str:
+    """A public key as .pub files have it, without a comment; the blob has to be well formed."""
+    key_type = Reader(blob).string().decode("ascii")
+    return f"{key_type} {base64.b64encode(blob).decode('ascii')}"
 
 
 def private_key_mistakes(path: Path) -> list[str]:

@@ -31,6 +31,9 @@ class Session:
     user: str | None = None
     auth: str | None = None  # "publickey" or "password"
     key: str | None = None  # fingerprint, "SHA256:..."
+    ca: str | None = None  # fingerprint of who signed the certificate
+    certificate: str | None = None  # its key id
+    serial: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,18 @@ class LoginRefused(SessionEvent):
     user_tried: str
     method: str
     key: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    serial: int | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsRemoved(SessionEvent):
+    """The session ends: the login would not be accepted by the new credentials."""
+
+    name: ClassVar[str] = "credentials_removed"
+
     reason: str
 
 
@@ -199,6 +214,7 @@ class ServerStarted(Event):
     address: str
     port: int
     record_layer: str  # "own" or "asyncssh"
+    landlock: int  # the version that confines the workers, 0 without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +241,20 @@ class WorkerStarted(Event):
 
     worker: int
     pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOutdated(Event):
+    """Another folder has come to the share's path, which the worker must not read: a new one will.
+
+    Landlock lets a worker read what was there when it was started.
+    """
+
+    name: ClassVar[str] = "worker_outdated"
+
+    worker: int
+    pid: int
+    share: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,20 +287,47 @@ class ConnectionsRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBanned(Event):
+    """A source has gathered too many penalties; `effect` is "refused" or "throttled"."""
+
+    name: ClassVar[str] = "source_banned"
+
+    source: str  # an address or a network
+    reason: str  # the last of them
+    score: float
+    until: float
+    times: int
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUnbanned(Event):
+    """A source's ban is over."""
+
+    name: ClassVar[str] = "source_unbanned"
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
-    """All workers have the configuration that SIGHUP asked to read."""
+    """All workers have the new configuration."""
 
     name: ClassVar[str] = "configuration_reloaded"
 
     workers: int
+    cause: str  # "signal" or "files"
+    changed: str  # "nothing", "credentials", which running workers took, or "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationRefused(Event):
-    """The configuration that SIGHUP asked to read is wrong; the old one stays."""
+    """The new configuration is wrong; the old one stays."""
 
     name: ClassVar[str] = "configuration_refused"
 
+    cause: str
     mistakes: str
 
 
@@ -279,6 +336,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     Connection,
     LoginAccepted,
     LoginRefused,
+    CredentialsRemoved,
     SessionEnded,
     FileOpened,
     FileClosed,
@@ -292,8 +350,11 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     ServerStopping,
     ServerStopped,
     WorkerStarted,
+    WorkerOutdated,
     WorkerExited,
     ConnectionsRefused,
+    SourceBanned,
+    SourceUnbanned,
     ConfigurationReloaded,
     ConfigurationRefused,
 )

@@ -20,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from sftp_gateway.observability.fleet import Fleet
-from sftp_gateway.observability.labels import CONNECTION_REFUSALS
+from sftp_gateway.observability.labels import CONNECTION_REFUSALS, PENALTY_KINDS
 from sftp_gateway.observability.shared import NAMESPACE
 
 #: What a page of memory that several processes have is counted as: once, in parts.
@@ -79,12 +79,25 @@ class _FleetCollector(Collector):
         )
         refused = CounterMetricFamily(
             f"{NAMESPACE}_connections_refused",
-            "Connections closed before anything was said.",
+            "Connections closed unserved.",
             labels=["reason"],
         )
         for reason in sorted(CONNECTION_REFUSALS):
             refused.add_metric([reason], fleet.refused.get(reason, 0))
         yield refused
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_banned_sources",
+            "Sources that are refused, or throttled, for what they did wrong.",
+            value=fleet.banned,
+        )
+        penalties = CounterMetricFamily(
+            f"{NAMESPACE}_penalties",
+            "Connections that their sources were penalised for.",
+            labels=["kind"],
+        )
+        for kind in sorted(PENALTY_KINDS):
+            penalties.add_metric([kind], fleet.penalties.get(kind, 0))
+        yield penalties
 
 
 class _ProcessesCollector(Collector):

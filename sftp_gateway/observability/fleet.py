@@ -34,6 +34,8 @@ class Fleet:
     stopping: bool
     restarts: int
     refused: Mapping[str, int]
+    banned: int  # sources
+    penalties: Mapping[str, int]
 
 
 def health(fleet: Fleet | None, now: float) -> Health:

@@ -110,7 +110,7 @@ def _member(name: str, value: object, cut: list[str]) -> str:
     elif isinstance(value, int):
         json = str(value).lower()  # true, false
     elif isinstance(value, float):
-        json = f'"{_timestamp(value)}"' if name == "since" else _seconds(value)
+        json = f'"{_timestamp(value)}"' if name in ("since", "until") else _seconds(value)
     else:
         return ""
     return f',"{name}":{json}'

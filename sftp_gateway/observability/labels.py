@@ -72,12 +72,19 @@ LOGIN_REASONS: Final = frozenset(
         "unknown_user",
         "key_not_authorized",
         "address_not_allowed",
+        "user_address_not_allowed",
         "key_expired",
         "key_too_weak",
         "wrong_password",
         "no_password",
         "bad_signature",
         "signature_algorithm",
+        "revoked",
+        "authority_not_trusted",
+        "certificate_invalid",
+        "certificate_expired",
+        "certificate_not_yet_valid",
+        "principal_not_listed",
     }
 )
 
@@ -95,7 +102,32 @@ DENIAL_REASONS: Final = frozenset(
 COMMAND_KINDS: Final = frozenset({"exec", "shell", "pty", "subsystem", "forwarding"})
 
 #: Our own words: nothing here comes from a client.
-CONNECTION_REFUSALS: Final = frozenset({"max_connections", "workers_busy"})
+CONNECTION_REFUSALS: Final = frozenset(
+    {
+        "address_not_allowed",
+        "source_banned",
+        "source_throttled",
+        "penalties_full",
+        "max_connections",
+        "max_connections_per_source",
+        "max_startups",
+        "max_startups_per_source",
+        "max_sessions_per_user",
+        "workers_busy",
+    }
+)
+
+#: What sources are penalised for.
+PENALTY_KINDS: Final = frozenset(
+    {
+        "failed_login",
+        "unknown_user",
+        "no_attempt",
+        "grace_exceeded",
+        "protocol_error",
+        "crash",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

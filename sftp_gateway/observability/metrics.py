@@ -59,6 +59,14 @@ class Metrics:
             "1 while the gateway seals and opens SSH packets itself.",
             mode="livemin",
         )
+        self._bandwidth = values.gauge(
+            "bandwidth_bytes", "Bytes a second that a limited user's sessions get.", "user"
+        )
+        self._landlock_abi = values.gauge(
+            "landlock_abi",
+            "Version of the Landlock rules that confine the workers; 0 without.",
+            mode="livemin",
+        )
         for gauge in (self._connections, self._sessions):
             gauge.set(0)
         for kind in ("file", "folder"):
@@ -114,9 +122,17 @@ class Metrics:
         """The root of the share was found to be readable, or not."""
         self._share_up.set(up, share)
 
+    def bandwidth(self, user: str, rate: float) -> None:
+        """So much of the limit of this user, who is in the configuration, is this process's."""
+        self._bandwidth.set(rate, user)
+
     def own_record_layer(self, own: bool) -> None:
         """Whether the gateway handles SSH packets itself, or leaves them to asyncssh."""
         self._own_record_layer.set(own)
+
+    def landlock_abi(self, version: int) -> None:
+        """Which version of Landlock confines this process; 0 where none does."""
+        self._landlock_abi.set(version)
 
     def watch_access_log(self, log: AccessLog) -> None:
         """Publish the access log's own counts too."""

@@ -38,7 +38,7 @@ class SharedValues:
     """The numbers of the process that is called `writer`; from any of its threads."""
 
     def __init__(self, folder: Path, writer: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._writer = writer
         self._files: dict[str, MmapedDict] = {}
         self._lock = threading.Lock()
@@ -70,10 +70,10 @@ class SharedValues:
                 file.write_value(key, before + change if add else change, 0.0)
 
     def _open(self, name: str) -> MmapedDict:
-        path = self._folder / f"{name}.db"
+        path = self.folder / f"{name}.db"
         if not path.exists():
             # A reader must not find a file that is empty yet.
-            unfinished = self._folder / f"{name}.new"
+            unfinished = self.folder / f"{name}.new"
             MmapedDict(str(unfinished)).close()
             unfinished.rename(path)
         return MmapedDict(str(path))

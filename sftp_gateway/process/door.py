@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
 from time import time as unix_time
 from typing import Final
 
 from sftp_gateway.observability.events import ConnectionsRefused, Event
-from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.workers import Workers
 
@@ -49,18 +48,16 @@ class Door:
         loop: Loop,
         listener: socket.socket,
         workers: Workers,
-        admission: Admission,
-        limit: Callable[[], int],
+        gate: Gate,
         emit: Callable[[Event], None],
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._workers = workers
-        self._admission = admission
-        self._limit = limit
+        self._gate = gate
+        self._admission = gate.admission
         self._emit = emit
         self._open = self._resting = self._closed = False
-        self.refused: Counter[str] = Counter()
         self._untold = _Untold()
         self._quiet = False
 
@@ -93,14 +90,16 @@ class Door:
                 self._let_in(connection, _plain(address[0]))
 
     def _let_in(self, connection: socket.socket, source: str) -> None:
-        if self._admission.total >= self._limit():
-            self._refuse("max_connections", source)
+        reason = self._gate.refuses(source)
+        if reason is not None:
+            self._refuse(reason, source)
             return
         for worker in self._admission.in_turn(self._workers.candidates()):
             number = self._admission.enter(worker, source)
             if self._workers.pass_on(worker, number, connection):
                 return
             self._admission.leave(number, worker)
+        self._gate.refused["workers_busy"] += 1
         self._refuse("workers_busy", source)
 
     def _rest(self) -> None:
@@ -113,8 +112,7 @@ class Door:
         self._loop.later(_REST, awake)
 
     def _refuse(self, reason: str, source: str) -> None:
-        """Count, and tell: the first at once, what follows in one line every few seconds."""
-        self.refused[reason] += 1
+        """Tell: the first at once, what follows in one line every few seconds."""
         self._untold.add(reason, source)
         if not self._quiet:
             self._tell()

@@ -21,6 +21,9 @@ from sftp_gateway.observability.fleet import Fleet, health
 from sftp_gateway.observability.http import ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
 from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.process import watch
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.watch import Looks, Watch
 
 #: The observer's name among the writers of metrics.
 OBSERVER: Final = "observer"
@@ -31,6 +34,9 @@ LOG_PATIENCE: Final = 5.0
 #: Events that wait for an observer which is just being replaced.
 _MOST_WAITING: Final = 1000
 
+#: What the observer says where files have changed: it has one thing to say.
+_CHANGED: Final = b"changed"
+
 #: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
 _LONGEST: Final = 1 << 18
 
@@ -39,11 +45,16 @@ def observe(
     control: socket.socket,
     *,
     listener: socket.socket,
+    watched: Looks | None,
     access_log: AccessLog,
     values: SharedValues,
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
 ) -> None:
-    """Be the observer at this end of the supervisor's socket, until the other is closed."""
+    """Be the observer at this end of the supervisor's socket, until the other is closed.
+
+    `watched` is how the configuration's files looked before they were read; the supervisor is
+    told when they have changed.
+    """
     fleet: Fleet | None = None
     counts = AccessLogCounts(values, access_log)
     exposition = make_exposition(lambda: fleet)
@@ -54,6 +65,8 @@ def observe(
     )
     server.start()
     control.setblocking(True)
+    if watched is not None:
+        watch.start(Watch(watched), lambda: _tell_changed(control))
     while data := control.recv(_LONGEST):
         message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
         if isinstance(message, Event):
@@ -66,10 +79,23 @@ def observe(
     access_log.close(LOG_PATIENCE)
 
 
-class Messenger:
-    """The supervisor's side: tells the observer, and never waits for it."""
+def _tell_changed(control: socket.socket) -> None:
+    with suppress(OSError):  # the supervisor is gone
+        control.send(_CHANGED)
 
-    def __init__(self) -> None:
+
+class Messenger:
+    """The supervisor's side: tells the observer, and never waits for it.
+
+    `changed` is called where the observer says that files of the configuration have changed.
+    """
+
+    def __init__(
+        self, *, loop: Loop | None = None, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._loop = loop
+        self._changed = changed
+        self._watched = False
         self._control: socket.socket | None = None
         self._waiting: deque[Event] = deque()
         self._dropped = 0
@@ -80,11 +106,32 @@ class Messenger:
         self.close()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
+        if self._loop is not None:
+            self._loop.watch(self._control, self._listen)
+            self._watched = True
         return theirs
+
+    def _listen(self) -> None:
+        """What an observer says; nothing where it has ended, and the next is connected soon."""
+        if self._control is None:
+            return
+        said = b""
+        with suppress(OSError):
+            said = self._control.recv(_LONGEST)
+        if said == _CHANGED:
+            self._changed()
+        else:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watched and self._loop is not None and self._control is not None:
+            self._loop.unwatch(self._control)
+        self._watched = False
 
     def close(self) -> None:
         """Let the observer write what it has, and end."""
         if self._control is not None:
+            self._unwatch()
             self._control.close()
             self._control = None
 

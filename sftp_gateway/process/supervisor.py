@@ -10,23 +10,24 @@ It has one thread and never waits for anything but its loop, so it can fork at a
 | signal          | what happens                                                             |
 |-----------------|--------------------------------------------------------------------------|
 | SIGTERM, SIGINT | accept no more, let workers finish, end; the second time: end at once    |
-| SIGHUP          | read the configuration in a child; if it is good, replace the workers    |
+| SIGHUP          | read the configuration in a child; if it is good, let workers take it    |
+|                 | over, or replace them; the same where the observer sees files change     |
 | SIGCHLD         | a child has ended: a worker or the observer is replaced                  |
 """
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import os
+import pickle
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sftp_gateway import __version__
 from sftp_gateway.errors import ConfigurationError
@@ -34,22 +35,20 @@ from sftp_gateway.observability import events
 from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import SharedValues, forget_gauges
 from sftp_gateway.process import cpus
-from sftp_gateway.process.admission import Admission
 from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.door import Door
+from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
-from sftp_gateway.process.trial import Trial
+from sftp_gateway.process.watch import Looks
 from sftp_gateway.process.worker import REPORT_INTERVAL
 from sftp_gateway.process.workers import DRAIN_MARGIN, Worker, Workers
 from sftp_gateway.settings import Settings
 
 #: Seconds that processes which have nothing left to do get to end.
 _END_PATIENCE: Final = 1.0
-
-#: Characters of mistakes in an event, which has to fit into a datagram.
-_LONGEST_MISTAKES: Final = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +68,21 @@ class Plan(Protocol):
     def record_layer(self) -> str:
         """Who seals and opens SSH packets, for the access log."""
 
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+
+    @property
+    def seen(self) -> Looks:
+        """How the files that it was read from looked before."""
+
+    @property
+    def access(self) -> object:
+        """Who may log in: what running workers can take over. Can be pickled and compared."""
+
+    def needs_new_workers(self, running: Any) -> bool:
+        """Whether more than `access` is different."""
+
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
@@ -78,7 +92,7 @@ class Program(Protocol[AnyPlan]):
 
     say: Callable[[str], None]
 
-    def load(self, running: Settings) -> AnyPlan:
+    def load(self, running: AnyPlan) -> AnyPlan:
         """Read the configuration again, in a child. Raises ConfigurationError."""
 
     def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
@@ -114,23 +128,29 @@ class Supervisor(Generic[AnyPlan]):
         self._http_listener = http_listener
         self._metrics = metrics
         self._loop = Loop()
-        self._messenger = Messenger()
+        self._messenger = Messenger(loop=self._loop, changed=lambda: self._ask("files"))
         self._observer = 0  # its pid
         self._observer_started = 0.0
         self._observer_restarts = Restarts()
-        self._trial: Trial[AnyPlan] | None = None
-        self._reload_wanted = False
+        self._reloading: Reloading[AnyPlan] = Reloading(
+            loop=self._loop,
+            fork=self._fork,
+            load=lambda: self._program.load(self._plan),
+            take=self._take,
+            again=self._reload,
+            say=program.say,
+            emit=self._messenger.emit,
+        )
         self._busy = True  # until every worker that is wanted serves
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
-        admission = Admission()
-        self._workers = Workers(loop=self._loop, admission=admission, owner=self)
+        self._gate = Gate(plan.settings, emit=self._messenger.emit)
+        self._workers = Workers(loop=self._loop, gate=self._gate, owner=self)
         self._door = Door(
             loop=self._loop,
             listener=listener,
             workers=self._workers,
-            admission=admission,
-            limit=lambda: self._plan.settings.max_connections,
+            gate=self._gate,
             emit=self._messenger.emit,
         )
 
@@ -161,8 +181,7 @@ class Supervisor(Generic[AnyPlan]):
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            self._reload_wanted = True
-            self._reload()
+            self._ask("signal")
         elif self._stopping:
             raise SystemExit(1)
         else:
@@ -175,6 +194,9 @@ class Supervisor(Generic[AnyPlan]):
 
     def _tick(self) -> None:
         """What is said and looked at now and then, for as long as the gateway lives."""
+        self._gate.tick()
+        self._workers.tell_parts()
+        self._workers.remind()
         self.workers_changed()
         self._loop.later(REPORT_INTERVAL, self._tick)
 
@@ -191,8 +213,7 @@ class Supervisor(Generic[AnyPlan]):
         self._workers.abandon()
         self._messenger.close()
         self._listener.close()
-        if self._trial is not None:
-            self._trial.abandon()
+        self._reloading.abandon()
         work()
 
     def start_worker(self, number: int, control: socket.socket) -> int:
@@ -236,6 +257,7 @@ class Supervisor(Generic[AnyPlan]):
     def _want_workers(self) -> None:
         settings = self._plan.settings
         self._busy = True
+        self._gate.configure(settings)
         self._workers.want(
             cpus.workers(settings.workers),
             generation=self._generation,
@@ -274,14 +296,14 @@ class Supervisor(Generic[AnyPlan]):
         elif self._fallback is not None and worker.generation == self._generation:
             self._plan, self._generation = self._fallback
             self._fallback = None
-            self._refuse(worker.mistakes or ["a worker that had it did not start"])
+            self._reloading.refuse(worker.mistakes or ["a worker that had it did not start"])
             self._want_workers()
 
     def _settled(self) -> None:
         """Every worker has the newest configuration, and serves."""
         if self._started:
             self._commit()
-            self.emit(events.ConfigurationReloaded(workers=self._workers.wanted))
+            self._reloading.tell(self._workers.wanted)
         else:
             self._started = True
             address, port = self._listener.getsockname()[:2]
@@ -292,6 +314,7 @@ class Supervisor(Generic[AnyPlan]):
                     address=address,
                     port=port,
                     record_layer=self._plan.record_layer,
+                    landlock=self._plan.landlock,
                 )
             )
         self._reload()
@@ -306,51 +329,57 @@ class Supervisor(Generic[AnyPlan]):
                 shares=tuple(self._plan.settings.shares),
                 stopping=self._stopping,
                 restarts=self._workers.restarts,
-                refused=dict(self._door.refused),
+                refused=dict(self._gate.refused),
+                banned=self._gate.banned,
+                penalties=dict(self._gate.penalties),
             )
         )
 
     # A new configuration
 
+    def _ask(self, cause: str) -> None:
+        self._reloading.ask(cause)
+        self._reload()
+
     def _reload(self) -> None:
         """Try the configuration, if that is wanted and nothing else is going on."""
-        if self._reload_wanted and not (self._busy or self._trial or self._stopping):
-            self._reload_wanted = False
-            try:
-                self._trial = Trial(
-                    loop=self._loop,
-                    fork=self._fork,
-                    load=functools.partial(self._program.load, self._plan.settings),
-                    done=self._tried,
-                )
-            except OSError as error:
-                self._refuse([f"it cannot be read: {error}"])
+        if not (self._busy or self._stopping):
+            self._reloading.begin()
 
-    def _tried(self, found: AnyPlan | list[str]) -> None:
-        self._trial = None
-        if isinstance(found, list):
-            self._refuse(found)
-            self._reload()
+    def _take(self, found: AnyPlan) -> None:
+        """A configuration is good: let the workers have what is different."""
+        running, asked = self._plan, self._reloading.cause == "signal"
+        replace = found.needs_new_workers(running)
+        handed_over = not replace and found.access != running.access
+        if replace or handed_over or asked:
+            for warning in found.warnings:
+                self._program.say(f"warning: {warning}")
+        if replace:
+            self._reloading.changed = "all"
+            self._fallback = running, self._generation
+            self._plan = found
+            self._generation += 1
+            self._want_workers()
             return
-        for warning in found.warnings:
-            self._program.say(f"warning: {warning}")
-        self._fallback = self._plan, self._generation
         self._plan = found
-        self._generation += 1
-        self._want_workers()
-
-    def _refuse(self, mistakes: Sequence[str]) -> None:
-        for mistake in mistakes:
-            self._program.say(f"error: {mistake}")
-        self._program.say("The configuration is not taken; the old one stays.")
-        self.emit(events.ConfigurationRefused(mistakes="; ".join(mistakes)[:_LONGEST_MISTAKES]))
+        if found.seen.keys() != running.seen.keys():
+            self._messenger.close()  # it ends, and its successor watches the others
+        if handed_over:
+            self._reloading.changed = "credentials"
+            self._busy = True
+            self._workers.hand_over(pickle.dumps(found.access))
+            self.workers_changed()
+            return
+        if asked:
+            self._reloading.tell(self._workers.wanted)
+        self._reload()
 
     def _commit(self) -> None:
         """A worker serves with the new configuration: there is no way back."""
         if self._fallback is not None:
             old, _ = self._fallback
             self._fallback = None
-            if old.settings.access_log != self._plan.settings.access_log:
+            if _for_observer(old) != _for_observer(self._plan):
                 self._messenger.close()  # it ends, and its successor has the new one
 
     # The end
@@ -359,9 +388,7 @@ class Supervisor(Generic[AnyPlan]):
         self._stopping = True
         self.emit(events.ServerStopping(signal=name))
         self._door.close()
-        if self._trial is not None:
-            self._trial.close()
-            self._trial = None
+        self._reloading.close()
         self._workers.drain_all()
         longest = self._plan.settings.drain_timeout + DRAIN_MARGIN + _END_PATIENCE
         self._loop.later(longest, self._finish)
@@ -381,12 +408,17 @@ class Supervisor(Generic[AnyPlan]):
             self._loop.stop()
 
     def _kill_all(self) -> None:
-        if self._trial is not None:
-            self._trial.close()
+        self._reloading.close()
         self._workers.kill_all()
         if self._observer:
             with suppress(ProcessLookupError):
                 os.kill(self._observer, signal.SIGKILL)
+
+
+def _for_observer(plan: Plan) -> object:
+    """What an observer is made with."""
+    settings = plan.settings
+    return settings.access_log, settings.auto_reload, plan.seen.keys()
 
 
 def _writer(worker: int) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import resource
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
 from sftp_gateway.process.runner import run
+from sftp_gateway.server.account import Account
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +34,14 @@ class Serving(Protocol):
     async def start(self) -> None:
         """Get ready for connections."""
 
-    async def adopt(self, connection: socket.socket, ended: Callable[[], None]) -> None:
-        """Serve a connection; call `ended` once when it has ended, however that is."""
+    async def adopt(self, connection: socket.socket, account: Account) -> None:
+        """Serve a connection; tell `account` once when it has ended, however that is."""
+
+    def has_part(self, user: str, part: float) -> None:
+        """So much of the user's sessions, 0 to 1, is in this worker."""
+
+    def take(self, access: Any) -> None:
+        """Let in who may come in by `access`, which was found good, from now on."""
 
     async def drain(self, seconds: float) -> None:
         """Finish what is being read within so many seconds, and close all connections."""
@@ -43,6 +51,9 @@ class Serving(Protocol):
 
     def problems(self) -> Mapping[str, str]:
         """What is wrong with the shares that cannot be read, by name."""
+
+    def outdated(self) -> Sequence[str]:
+        """Shares that only a process which is started now could read."""
 
     def close(self) -> None:
         """Let go of everything; may wait for the access log to be written."""
@@ -60,6 +71,7 @@ class Worker:
         self._control = control
         self._unsent: deque[bytes] = deque()
         self._adopting: set[asyncio.Task[None]] = set()
+        self._accounts: dict[int, Account] = {}
         self._drain = asyncio.Event()
         self._drain_seconds = 0.0
 
@@ -87,21 +99,35 @@ class Worker:
         while True:
             serving.publish()
             self._tell("status", dict(serving.problems()))
+            for share in serving.outdated():
+                self._tell("outdated", share)
             await asyncio.sleep(REPORT_INTERVAL)
 
     def _receive(self, serving: Serving) -> None:
         try:
-            for (kind, argument), descriptors in messages.received(self._control):
-                if kind == "connection":
-                    if descriptors:
-                        self._adopt(serving, socket.socket(fileno=descriptors[0]), argument)
-                    else:  # there was none free to take it
-                        self._tell("ended", argument)
-                elif kind == "drain":
-                    self._drain_seconds = argument
-                    self._drain.set()
+            for message, descriptors in messages.received(self._control):
+                self._heed(serving, message, descriptors)
         except EOFError:
             os._exit(1)  # the supervisor is gone
+
+    def _heed(self, serving: Serving, message: list[Any], descriptors: list[int]) -> None:
+        match message:
+            case ["connection", number] if descriptors:
+                self._adopt(serving, socket.socket(fileno=descriptors[0]), number)
+            case ["connection", number]:  # there was no descriptor free to take it
+                self._tell("ended", number, None)
+            case ["dismiss", number]:
+                if number in self._accounts:
+                    self._accounts[number].dismiss()
+            case ["sessions", user, part]:
+                serving.has_part(user, part)
+            case ["access", number] if descriptors:
+                # From the process that forked this one, and only ever in this direction.
+                serving.take(pickle.loads(messages.read_sealed(descriptors[0])))  # noqa: S301
+                self._tell("taken", number)
+            case ["drain", seconds]:
+                self._drain_seconds = seconds
+                self._drain.set()
 
     def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
         # The kernel gives the lowest number that is free: a high one means that most are taken.
@@ -109,13 +135,21 @@ class Worker:
         if connection.fileno() >= limit - limit // _RESERVE:
             _log.warning("a connection was closed: %s descriptors are too few for more", limit)
             connection.close()
-            self._tell("ended", number)
+            self._tell("ended", number, None)
             return
+
+        def ended(kind: str | None) -> None:
+            del self._accounts[number]
+            self._tell("ended", number, kind)
+
+        account = self._accounts[number] = Account(
+            logged_in=lambda user: self._tell("login", number, user), ended=ended
+        )
 
         async def adopt() -> None:
             # An error means a client that is gone again already.
             with suppress(OSError):
-                await serving.adopt(connection, lambda: self._tell("ended", number))
+                await serving.adopt(connection, account)
 
         task = asyncio.get_running_loop().create_task(adopt())
         self._adopting.add(task)

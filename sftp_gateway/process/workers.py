@@ -17,18 +17,28 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from sftp_gateway.observability.events import Event, WorkerExited, WorkerStarted
+from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.observability.events import Event, WorkerExited, WorkerOutdated, WorkerStarted
 from sftp_gateway.observability.fleet import PATIENCE, WorkerState
 from sftp_gateway.process import messages
-from sftp_gateway.process.admission import Admission
+from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.restarts import Restarts
 
 #: Seconds in which a worker must be ready: one look at each share takes at most 4.
 START_PATIENCE: Final = 30.0
 
+#: Seconds in which a worker must have taken over who may log in. One that has not is ended: it
+#: would go on to let in who was taken away.
+TAKE_PATIENCE: Final = 10.0
+
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
+
+#: Characters of a user's name.
+_LONGEST_NAME: Final = 32
+#: The generation of a worker that is to be replaced for a reason of its own.
+_OUTDATED: Final = -1
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +66,9 @@ class Worker:
     problems: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     deadline: Timer | None = None
+    parts: dict[str, float] = field(default_factory=dict)  # that it was told of
+    access: int = 0  # the number of what it decides by
+    sent: int = 0  # and of what it was sent
 
 
 class Owner(Protocol):
@@ -77,9 +90,9 @@ class Owner(Protocol):
 class Workers:
     """All workers that have not ended."""
 
-    def __init__(self, *, loop: Loop, admission: Admission, owner: Owner) -> None:
+    def __init__(self, *, loop: Loop, gate: Gate, owner: Owner) -> None:
         self._loop = loop
-        self._admission = admission
+        self._gate = gate
         self._owner = owner
         self._workers: dict[int, Worker] = {}
         self._restarts = Restarts()
@@ -88,6 +101,8 @@ class Workers:
         self._drain_seconds = 0.0
         self.wanted = 0
         self.restarts = 0
+        self._access = 0
+        self._access_file: int | None = None
 
     # What is wanted
 
@@ -112,12 +127,38 @@ class Workers:
         for worker in old[: max(0, serving + len(old) - self.wanted)]:
             self._drain(worker)
 
+    def hand_over(self, access: bytes) -> None:
+        """Let all workers that are there decide by this; those that come have it already."""
+        if self._access_file is not None:
+            os.close(self._access_file)
+        self._access_file = messages.sealed(access)
+        self._access += 1
+        number = self._access
+        self.remind()
+        self._loop.later(TAKE_PATIENCE, lambda: self._end_those_without(number))
+
+    def remind(self) -> None:
+        """Send it to those who could not be sent it so far."""
+        for worker in self._workers.values():
+            if worker.sent < self._access and worker.control and self._access_file is not None:
+                message = messages.encode("access", self._access)
+                with suppress(OSError):  # it is stuck, or gone: the deadline counts
+                    socket.send_fds(worker.control, [message], [self._access_file])
+                    worker.sent = self._access
+
+    def _end_those_without(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.access < number and not worker.stopped:
+                _log.error("worker %d does not take over who may log in", worker.number)
+                self._kill(worker)
+
     @property
     def settled(self) -> bool:
         """Whether all that are wanted serve, and all others are on their way out."""
         current, old = self._by_generation()
         serving = sum(worker.stage is Stage.SERVING for worker in current)
-        return serving == len(current) == self.wanted and not old
+        taken = all(worker.access == self._access for worker in self._workers.values())
+        return serving == len(current) == self.wanted and not old and taken
 
     def _by_generation(self) -> tuple[list[Worker], list[Worker]]:
         """Those that are wanted, and those that are to be replaced."""
@@ -138,6 +179,8 @@ class Workers:
             generation=self._generation,
             started=now,
             seen=now,
+            access=self._access,
+            sent=self._access,
         )
         self._workers[number] = worker  # before the fork: the child closes its copy of `ours`
         try:
@@ -166,12 +209,28 @@ class Workers:
 
     def _drain(self, worker: Worker) -> None:
         worker.stage = Stage.DRAINING
-        if worker.control is not None:
-            with suppress(OSError):  # it is stuck, or gone: the deadline counts
-                worker.control.send(messages.encode("drain", self._drain_seconds))
+        self._tell(worker, "drain", self._drain_seconds)  # if it is stuck, the deadline counts
         longest = self._drain_seconds + DRAIN_MARGIN
         self._set_deadline(worker, self._loop.later(longest, lambda: self._kill(worker)))
         self._owner.workers_changed()
+
+    def _tell(self, worker: Worker, *message: object) -> bool:
+        """Whether it could be told: it may be stuck, or gone."""
+        with suppress(OSError):
+            if worker.control is not None:
+                worker.control.send(messages.encode(*message))
+                return True
+        return False
+
+    def tell_parts(self) -> None:
+        """Tell workers which part of a user's sessions they have, where that is another now."""
+        parts = self._gate.parts()
+        for worker in self._workers.values():
+            now = parts.get(worker.number, {})
+            for user in worker.parts.keys() | now.keys():
+                part = now.get(user, 0.0)
+                if worker.parts.get(user) != part and self._tell(worker, "sessions", user, part):
+                    worker.parts[user] = part
 
     def _set_deadline(self, worker: Worker, timer: Timer | None) -> None:
         if worker.deadline is not None:
@@ -203,11 +262,22 @@ class Workers:
                 worker.stage = Stage.SERVING
                 self._set_deadline(worker, None)
                 self.reconcile()
-            case ["ended", int(number)]:
-                self._admission.leave(number, worker.number)
+            case ["login", int(number), str(user)] if len(user) <= _LONGEST_NAME:
+                if not self._gate.logged_in(number, worker.number, user):
+                    self._tell(worker, "dismiss", number)
                 return
+            case ["ended", int(number), None]:
+                self._gate.left(number, worker.number, None)
+                return
+            case ["ended", int(number), str(kind)]:
+                self._gate.left(number, worker.number, Kind(kind))
+                return
+            case ["taken", int(number)] if number <= worker.sent:
+                worker.access = number
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
+            case ["outdated", str(share)]:
+                self._replace(worker, share)
             case ["failed", list(mistakes)]:
                 worker.mistakes = [str(mistake) for mistake in mistakes]
             case ["stopped"]:
@@ -217,6 +287,13 @@ class Workers:
             case _:
                 raise ValueError(message)
         self._owner.workers_changed()
+
+    def _replace(self, worker: Worker, share: str) -> None:
+        """Drain it once another serves, as if a new generation were wanted."""
+        if worker.generation != _OUTDATED and worker.stage is Stage.SERVING:
+            worker.generation = _OUTDATED
+            self._owner.emit(WorkerOutdated(worker=worker.number, pid=worker.pid, share=share))
+            self._wait(time.monotonic() - worker.started)
 
     def _hang_up(self, worker: Worker) -> None:
         if worker.control is not None:
@@ -241,7 +318,7 @@ class Workers:
                 pid=pid,
                 status=code if code >= 0 else None,
                 signal=signal.Signals(-code).name if code < 0 else None,
-                connections=self._admission.worker_ended(worker.number),
+                connections=self._gate.worker_ended(worker.number),
                 expected=expected,
             )
         )
@@ -319,6 +396,8 @@ class Workers:
 
     def abandon(self) -> None:
         """In a child: close what was the parent's."""
+        if self._access_file is not None:
+            os.close(self._access_file)
         for worker in self._workers.values():
             if worker.control is not None:
                 worker.control.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,26 +14,28 @@ KEY_EXCHANGES: Final = (
     "curve25519-sha256@libssh.org",
 )
 
-#: For ciphers that do not authenticate by themselves. Encrypt-then-MAC is what stock clients
-#: prefer; the plain ones are all that some old clients have (libssh2 before 1.11, so curl).
-MACS: Final = (
-    "hmac-sha2-256-etm@openssh.com",
-    "hmac-sha2-512-etm@openssh.com",
-    "hmac-sha2-256",
-    "hmac-sha2-512",
-)
+#: For ciphers that do not authenticate by themselves: of what is encrypted, as stock clients
+#: prefer it.
+_MACS: Final = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 
-#: What clients may sign with; SHA-1 is not among it.
-SIGNATURES: Final = (
+#: Of what is not encrypted yet. It is all that some old clients have (libssh2 before 1.11, so
+#: curl), and weaker in principle only: no attack on it with AES-CTR is known.
+_OLD_MACS: Final = ("hmac-sha2-256", "hmac-sha2-512")
+
+#: What clients and the server itself may sign with; SHA-1 is not among it.
+_SIGNATURES: Final = (
     "ssh-ed25519",
     "sk-ssh-ed25519@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+_NIST_SIGNATURES: Final = (
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
     "ecdsa-sha2-nistp521",
     "sk-ecdsa-sha2-nistp256@openssh.com",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
 )
+_CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 _GCM: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _CHACHA: Final = ("chacha20-poly1305@openssh.com",)
@@ -58,6 +61,29 @@ def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
     if choice == "fast":
         return _GCM if has_aes else _CHACHA + _GCM
     return _GCM + _CHACHA + _CTR
+
+
+def macs(choice: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The message authentication codes to offer for the setting `ciphers`."""
+    return _MACS + _OLD_MACS if choice == "compatible" else _MACS
+
+
+def signatures(*, nist_curves: bool) -> tuple[str, ...]:
+    """What may be signed with, by clients and by the server, for the setting `nist_curves`."""
+    return _SIGNATURES + _NIST_SIGNATURES if nist_curves else _SIGNATURES
+
+
+def on_nist_curve(key_type: str) -> bool:
+    """Whether keys of this type are on a NIST curve."""
+    return key_type in _NIST_SIGNATURES
+
+
+def may_sign(algorithm: bytes, allowed: Sequence[str]) -> bool:
+    """Whether a host key may be offered with this algorithm, or its certificate.
+
+    asyncssh offers an RSA key with every hash that it knows, SHA-1 among them.
+    """
+    return algorithm.decode("ascii").removesuffix(_CERTIFICATE) in allowed
 
 
 def processor_has_aes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

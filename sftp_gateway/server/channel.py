@@ -121,6 +121,11 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         else:
             self._sftp.resume_writing()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the client waits for an answer."""
+        return self._sftp is not None and self._sftp.busy
+
     def pump(self) -> None:
         """The access log has room again."""
         if self._sftp is not None:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
 
-from sftp_gateway.auth.authenticator import Decision, Reason
+from sftp_gateway.auth.authenticator import Decision, Login, Reason
 from sftp_gateway.auth.blobs import fingerprint
+from sftp_gateway.auth.certificates import Certificate, is_certificate, read_certificate
+from sftp_gateway.auth.keys import public_line
+from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server import algorithms
 from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.idle import IdleWatch
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
 
@@ -141,14 +144,36 @@ class Connection(PacketConnection):
     ) -> bool:
         """Whether the key is allowed and, where there is one, its signature right."""
         guest, key = self.gateway_owner, fingerprint(key_data)
-        if signature and _signature_algorithm(signature) not in algorithms.SIGNATURES:
+        if signature and _signature_algorithm(signature) not in guest.signatures:
             guest.refuse_login(username, "publickey", "signature_algorithm", key=key)
             return False
-        guest.forget_decision()
+        certificate = None
+        if is_certificate(key_data):
+            try:
+                certificate = read_certificate(key_data)
+            except ValueError as error:
+                _log.debug("a certificate was refused: %s", error)
+                reason = Reason.CERTIFICATE_INVALID.value
+                guest.refuse_login(username, "publickey", reason, key=key)
+                return False
+            # What the client signs with is the key in the certificate, and the guest is asked
+            # about that: it remembers where the key comes from.
+            key_data = certificate.key
+            key = fingerprint(key_data)
+        guest.forget_decision(certificate)
         valid = await super().validate_public_key(username, key_data, msg, signature)
         if not valid:
             guest.key_refused(username, key)
         return valid
+
+
+def _signed_by_authority(certificate: Certificate) -> bool:
+    """Whether the authority that the certificate names has signed it."""
+    line = public_line(certificate.authority)
+    try:
+        return asyncssh.import_public_key(line).verify(certificate.signed, certificate.signature)
+    except (ValueError, asyncssh.Error):
+        return False
 
 
 def _signature_algorithm(signature: bytes) -> str:
@@ -162,8 +187,15 @@ class Guest(asyncssh.SSHServer):
 
     def __init__(self, server: SshServer) -> None:
         self._server = server
+        self.signatures = server.signatures
         self._refused = 0
+        self._unknown_user = False
+        self._logged_in = False
+        self._closed_for: str | None = None  # the reason where it is ours
+        self._idle: IdleWatch | None = None
         self._decision: Decision | None = None
+        self._certificate: Certificate | None = None
+        self._login: Login | None = None
         self._method: str | None = None
         self.channels: set[ChannelSession] = set()
         #: Channels that were asked for and are not gone: asyncssh opens them a little later.
@@ -188,9 +220,26 @@ class Guest(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._server.left(self)
+        reason = self._closed_for or ("server_stopping" if self._server.stopping else _reason(exc))
+        self._server.left(self, self._misdeed(reason))
         self._learn_versions()
-        self.recorder.ended("server_stopping" if self._server.stopping else _reason(exc))
+        if self._idle is not None:
+            self._idle.stop()
+        self.recorder.ended(reason)
+
+    def _misdeed(self, reason: str) -> str | None:
+        """What a connection that ended like this is penalised for."""
+        if reason == "error":
+            return Kind.CRASH.value
+        if self._logged_in or reason == "server_stopping":
+            return None
+        if reason == "login_timeout":
+            return Kind.GRACE_EXCEEDED.value
+        if self._unknown_user:
+            return Kind.UNKNOWN_USER.value
+        if self._refused:
+            return Kind.FAILED_LOGIN.value
+        return (Kind.PROTOCOL_ERROR if reason == "protocol_error" else Kind.NO_ATTEMPT).value
 
     def _learn_versions(self) -> None:
         self.recorder.learn(
@@ -216,7 +265,14 @@ class Guest(asyncssh.SSHServer):
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Whether the user may log in with this key; its signature is checked after that."""
-        decision = self._server.authenticator.check_key(username, key.public_data, self._address)
+        authenticator = self._server.authenticator
+        if self._certificate is None:
+            decision = authenticator.check_key(username, key.public_data, self._address)
+            return self._decided(username, "publickey", decision)
+        decision = authenticator.check_certificate(username, self._certificate, self._address)
+        # Whose authority is not trusted is refused before anybody works for its signature.
+        if decision.certificate is not None and not _signed_by_authority(decision.certificate):
+            decision = Decision(reason=Reason.CERTIFICATE_INVALID, fingerprint=decision.fingerprint)
         return self._decided(username, "publickey", decision)
 
     async def validate_password(self, username: str, password: str) -> bool:
@@ -233,24 +289,42 @@ class Guest(asyncssh.SSHServer):
     def _decided(self, user: str, method: str, decision: Decision) -> bool:
         self._decision, self._method = decision, method
         if not decision.accepted:
-            self.refuse_login(user, method, decision.reason.value, key=decision.fingerprint)
+            self.refuse_login(
+                user,
+                method,
+                decision.reason.value,
+                key=decision.fingerprint,
+                certificate=decision.certificate,
+            )
         return decision.accepted
 
-    def forget_decision(self) -> None:
-        """Another key is tried."""
-        self._decision = None
+    def forget_decision(self, certificate: Certificate | None) -> None:
+        """Another key is tried, which is that of a certificate or just a key."""
+        self._decision, self._certificate = None, certificate
 
     def key_refused(self, user: str, key: str) -> None:
         """A key came to nothing: if it was not decided here, asyncssh has refused it."""
-        if self._decision is None:  # a certificate, or a kind of key that is not served
+        if self._decision is None:  # a kind of key that is not served
             self.refuse_login(user, "publickey", Reason.KEY_NOT_AUTHORIZED.value, key=key)
         elif self._decision.accepted:
-            self.refuse_login(user, "publickey", "bad_signature", key=key)
+            certificate = self._decision.certificate
+            self.refuse_login(user, "publickey", "bad_signature", key=key, certificate=certificate)
 
-    def refuse_login(self, user: str, method: str, reason: str, *, key: str | None) -> None:
+    def refuse_login(
+        self,
+        user: str,
+        method: str,
+        reason: str,
+        *,
+        key: str | None,
+        certificate: Certificate | None = None,
+    ) -> None:
         """Log a refused attempt; raise DisconnectError after too many."""
-        self.recorder.login_refused(user=user, method=method, key=key, reason=reason)
+        self.recorder.login_refused(
+            user=user, method=method, key=key, reason=reason, **_named(certificate)
+        )
         self._refused += 1
+        self._unknown_user = self._unknown_user or reason == Reason.UNKNOWN_USER.value
         if self._refused >= self._server.limits.max_auth_tries:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
@@ -258,14 +332,49 @@ class Guest(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         """The login was accepted, with what was decided last."""
+        user = self.connection.get_extra_info("username")
+        decision = self._decision
         self.recorder.learn(
-            user=self.connection.get_extra_info("username"),
+            user=user,
             auth=self._method,
-            key=self._decision.fingerprint if self._decision else None,
+            key=decision.fingerprint if decision else None,
+            **_named(decision.certificate if decision else None),
         )
         self.recorder.login_accepted()
+        self._logged_in = True
+        self._server.logged_in(self, user)
+        self._login = decision.login if decision else None
+        self.review()  # the credentials may have changed since the decision
         if self._server.stopping:
             self.connection.close()
+        elif self._server.limits.idle_timeout:
+            self._idle = IdleWatch(
+                seconds=self._server.limits.idle_timeout,
+                active=self._active,
+                expired=lambda: self._close_for("idle", "Idle for too long"),
+            )
+
+    def _active(self) -> int | None:
+        """How many requests were answered; None while the client waits for any."""
+        busy = any(channel.busy for channel in self.channels)
+        return None if busy else self.recorder.requests
+
+    def dismiss(self) -> None:
+        """The user has too many sessions."""
+        self._close_for("too_many_sessions", "Too many sessions")
+
+    def _close_for(self, reason: str, text: str) -> None:
+        self._closed_for = reason
+        self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, text)
+
+    def review(self) -> None:
+        """End the session if the server wants that, and its user would not be let in any more."""
+        if self._login is None or self._closed_for or not self._server.end_sessions:
+            return
+        reason = self._server.authenticator.review(self._login)
+        if reason is not Reason.ACCEPTED:
+            self.recorder.credentials_removed(reason.value)
+            self._close_for("credentials_removed", "You may not be logged in any more")
 
     # Channels
 
@@ -329,6 +438,17 @@ class Guest(asyncssh.SSHServer):
         """Answer what was asked so far, and close."""
         for channel in tuple(self.channels):
             channel.finish()
+
+
+def _named(certificate: Certificate | None) -> dict[str, Any]:
+    """A certificate as the access log names it."""
+    if certificate is None:
+        return {}
+    return {
+        "ca": fingerprint(certificate.authority),
+        "certificate": certificate.key_id,
+        "serial": certificate.serial,
+    }
 
 
 def _reason(error: Exception | None) -> str:

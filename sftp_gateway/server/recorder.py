@@ -26,7 +26,12 @@ class Recorder:
         self._announced = False
         self._logged_in = False
 
-    def learn(self, **known: str | None) -> None:
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return self._requests
+
+    def learn(self, **known: str | int | None) -> None:
         """Take up what has become known of the connection; the fields are Session's."""
         self.session = dataclasses.replace(self.session, **known)  # type: ignore[arg-type]
 
@@ -43,15 +48,36 @@ class Recorder:
         self._metrics.session_opened()
         self._log.emit(events.LoginAccepted(session=self.session))
 
-    def login_refused(self, *, user: str, method: str, key: str | None, reason: str) -> None:
-        """One attempt was refused."""
+    def login_refused(
+        self,
+        *,
+        user: str,
+        method: str,
+        key: str | None,
+        reason: str,
+        ca: str | None = None,
+        certificate: str | None = None,
+        serial: int | None = None,
+    ) -> None:
+        """One attempt was refused; the last three name the certificate that was tried."""
         self.connected()
         self._metrics.login("refused", method, reason)
         self._log.emit(
             events.LoginRefused(
-                session=self.session, user_tried=user, method=method, key=key, reason=reason
+                session=self.session,
+                user_tried=user,
+                method=method,
+                key=key,
+                ca=ca,
+                certificate=certificate,
+                serial=serial,
+                reason=reason,
             )
         )
+
+    def credentials_removed(self, reason: str) -> None:
+        """The session ends because its login would not be accepted any more."""
+        self._log.emit(events.CredentialsRemoved(session=self.session, reason=reason))
 
     def command_refused(self, kind: str, command: str | None = None) -> None:
         """Something other than SFTP was asked for."""

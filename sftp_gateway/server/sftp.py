@@ -12,6 +12,7 @@ as long as the session may go on:
     | requests unanswered               |                                        |
     | the access log to find room       | the log says so                        |
     | its turn, after TURN_BYTES        | the event loop has served the others   |
+    | its user's bandwidth, if limited  | as much time has gone by               |
 
 While packets wait, no more is read from the channel than its window holds, so a client that asks
 and never reads costs a bounded amount of memory and then waits.
@@ -35,6 +36,7 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, StatusCode
 from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
@@ -96,6 +98,7 @@ class SftpSession:
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
         max_read_length: int = MAX_READ_LENGTH,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs."""
         self._channel = channel
@@ -126,6 +129,8 @@ class SftpSession:
         self._pumping = False
         self._turn_scheduled = False
         self._turn_bytes = 0
+        self._bandwidth = bandwidth
+        self._slowed: asyncio.TimerHandle | None = None
         self._draining = False
         self._finishing = False
         self._closed = False
@@ -158,6 +163,8 @@ class SftpSession:
         """The channel is gone: let go of everything."""
         self._closed = True
         self._backlog.clear()
+        if self._slowed is not None:
+            self._slowed.cancel()
         self._reads.close()
         self._outgoing.clear()
         for opened in (*self._handles.drain(), *self._closing):
@@ -217,12 +224,29 @@ class SftpSession:
             or self._turn_scheduled
             or self._pending + self._reads.pending >= MAX_PENDING
             or self._log_congested()
+            or (self._bandwidth is not None and self._too_fast(self._bandwidth))
         )
+
+    def _too_fast(self, bandwidth: Bandwidth) -> bool:
+        if self._slowed is None and (delay := bandwidth.delay()):
+            self._slowed = asyncio.get_running_loop().call_later(delay, self._go_on)
+        return self._slowed is not None
+
+    def _go_on(self) -> None:
+        self._slowed = None
+        self.pump()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the client waits for anything."""
+        return bool(self._owed or self._backlog)
 
     def _count_turn(self, sent: int) -> None:
         # Counted over all that one turn of the event loop brings: each of many small packets of a
         # client is delivered by itself, before the socket can say that it is full.
         self._turn_bytes += sent
+        if self._bandwidth is not None:
+            self._bandwidth.sent(sent)
         if self._turn_bytes >= TURN_BYTES and not self._turn_scheduled:
             self._turn_scheduled = True
             asyncio.get_running_loop().call_soon(self._take_turn)

@@ -12,16 +12,16 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import asyncssh
 
 from sftp_gateway.auth.authenticator import Authenticator
-from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.auth.keys import HostKey
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.metrics import Metrics
-from sftp_gateway.server import algorithms
+from sftp_gateway.server import algorithms, host_keys
+from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.guest import Connection, Guest
@@ -47,6 +47,7 @@ class Limits:
     keepalive_interval: float
     keepalive_count_max: int
     rekey_limit: int
+    idle_timeout: float = 0.0  # 0: never
 
 
 class SshServer:
@@ -55,16 +56,21 @@ class SshServer:
     def __init__(
         self,
         *,
-        host_keys: Sequence[Path],
+        keys: Sequence[HostKey],
         ciphers: Sequence[str],
+        macs: Sequence[str],
+        signatures: Sequence[str],
         own_record_layer: bool,
         limits: Limits,
         authenticator: Authenticator,
+        end_sessions: bool,
         access_log: AccessLog,
         metrics: Metrics,
         open_sftp: Callable[[ChannelSession, Recorder], SftpSession],
     ) -> None:
         """`own_record_layer`: whether connections seal and open packets themselves.
+
+        `end_sessions` is as `take` tells.
 
         Raises ConfigurationError for host keys that cannot be read.
         """
@@ -76,45 +82,71 @@ class SshServer:
         self.open_sftp = open_sftp
         self.budget = Budget()
         self.stopping = False
+        self.end_sessions = end_sessions
         self.password_threads = ThreadPoolExecutor(_PASSWORD_THREADS, "password")
         self._guests: set[Guest] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._ended: dict[asyncssh.SSHServerConnection, Callable[[], None]] = {}
+        self._accounts: dict[asyncssh.SSHServerConnection, Account] = {}
         self._loop = asyncio.get_running_loop()
-        self._options = _options(self, host_keys, ciphers)
+        self.signatures = signatures
+        self._ciphers = ciphers
+        self._macs = macs
+        self._options = _options(self, keys, ciphers, macs)
         access_log.add_room_callback(self._log_has_room)
 
-    async def adopt(self, accepted: socket.socket, ended: Callable[[], None]) -> None:
-        """Serve a connection; call `ended` once it has ended, also where it fails at once.
+    async def adopt(self, accepted: socket.socket, account: Account) -> None:
+        """Serve a connection; tell `account` once it has ended, also where it fails at once.
 
         Raises OSError where it is gone already.
         """
         connection = Connection(self._loop, self._options, fast=self._own_record_layer)
-        self._ended[connection] = ended
+        self._accounts[connection] = account
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except BaseException:
             accepted.close()
-            self._tell_ended(connection)
+            self._tell_ended(connection, None)
             raise
         if self.stopping:  # nobody else would close it: `drain` may have been here already
             connection.abort()
 
-    def _tell_ended(self, connection: asyncssh.SSHServerConnection) -> None:
-        tell = self._ended.pop(connection, None)
-        if tell is not None:
-            tell()
+    def take(
+        self, *, authenticator: Authenticator, keys: Sequence[HostKey], end_sessions: bool
+    ) -> None:
+        """Decide by other credentials and prove oneself by other host keys from now on.
+
+        Connections go on as they are; with `end_sessions` those end whose users would not have
+        been let in by these credentials. Raises ConfigurationError for host keys that cannot be
+        read, and nothing is taken then.
+        """
+        self._options = _options(self, keys, self._ciphers, self._macs)
+        self.authenticator = authenticator
+        self.end_sessions = end_sessions
+        for guest in tuple(self._guests):
+            guest.review()
+
+    def _tell_ended(self, connection: asyncssh.SSHServerConnection, misdeed: str | None) -> None:
+        account = self._accounts.pop(connection, None)
+        if account is not None:
+            account.ended(misdeed)
 
     def entered(self, guest: Guest) -> None:
         """A connection was made."""
         self._guests.add(guest)
         self._empty.clear()
+        self._accounts[guest.connection].dismiss = guest.dismiss
 
-    def left(self, guest: Guest) -> None:
-        """A connection is gone."""
+    def logged_in(self, guest: Guest, user: str) -> None:
+        """It is logged in."""
+        account = self._accounts.get(guest.connection)
+        if account is not None:
+            account.logged_in(user)
+
+    def left(self, guest: Guest, misdeed: str | None) -> None:
+        """A connection is gone; `misdeed` is what the client did wrong."""
         self._guests.discard(guest)
-        self._tell_ended(guest.connection)
+        self._tell_ended(guest.connection, misdeed)
         if not self._guests:
             self._empty.set()
 
@@ -154,23 +186,20 @@ class SshServer:
 
 
 def _options(
-    server: SshServer, host_keys: Sequence[Path], ciphers: Sequence[str]
+    server: SshServer, keys: Sequence[HostKey], ciphers: Sequence[str], macs: Sequence[str]
 ) -> asyncssh.SSHServerConnectionOptions:
-    try:
-        keys = [asyncssh.read_private_key(path) for path in host_keys]
-    except (OSError, asyncssh.KeyImportError) as error:
-        raise ConfigurationError([f"keys_dir: a host key cannot be read: {error}"]) from error
-    return asyncssh.SSHServerConnectionOptions(
+    options = asyncssh.SSHServerConnectionOptions(
         config=None,
         server_factory=lambda: Guest(server),
         server_version=SOFTWARE_VERSION,
-        server_host_keys=keys,
+        server_host_keys=host_keys.load(keys),
+        send_server_host_keys=True,
         gss_host=None,
         x509_trusted_certs=None,
         kex_algs=algorithms.KEY_EXCHANGES,
         encryption_algs=ciphers,
-        mac_algs=algorithms.MACS,
-        signature_algs=algorithms.SIGNATURES,
+        mac_algs=macs,
+        signature_algs=server.signatures,
         compression_algs=["none", "zlib@openssh.com"],
         host_based_auth=False,
         kbdint_auth=False,
@@ -184,3 +213,7 @@ def _options(
         keepalive_interval=server.limits.keepalive_interval,
         keepalive_count_max=server.limits.keepalive_count_max,
     )
+    for name in tuple(options.server_host_keys):
+        if not algorithms.may_sign(name, server.signatures):
+            del options.server_host_keys[name]
+    return options

@@ -81,6 +81,8 @@ class Share:
         #: st_dev of the file system that the share's folder is on.
         self.device = os.fstat(self._root).st_dev
         self._local = _is_local(self._root)
+        #: Whether `check` found a folder at the path that is another, and may not be read.
+        self.moved = False
 
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
@@ -90,9 +92,14 @@ class Share:
         """See whether the folder can be read, and return statvfs(3) of it; waits for the disk.
 
         Where another folder has come to the share's path (a disk mounted again), it is taken
-        over. Raises OSError where the folder is gone or cannot be read.
+        over. Raises OSError where the folder is gone or cannot be read; and sets `moved` where
+        another has come that this process must not read.
         """
-        fresh = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fresh = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            self.moved = not os.path.samestat(os.stat(self._path), os.fstat(self._root))
+            raise
         try:
             found, held = os.fstat(fresh), os.fstat(self._root)
             if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):

@@ -44,6 +44,7 @@ SECURITY_KEYS = {
     "sk-ecdsa": ec.generate_private_key(ec.SECP256R1()),
 }
 CONFIG = """
+nist_curves = true
 [users.gvpocr]
 [users.reader]
 shares = ["newsletters"]
@@ -194,23 +195,6 @@ def test_a_key_that_is_not_allowed_is_refused_and_the_log_says_why(
     assert refused["reason"] == reason
     assert refused["user_tried"] == "gvpocr"
     assert "user" not in refused
-
-
-def test_a_certificate_is_refused_and_logged(
-    gateway: Gateway, keys: dict[str, Path], tmp_path: Path
-) -> None:
-    authority, key = keys["for_certificates"], make_key(tmp_path / "certified", "ed25519")
-    subprocess.run(
-        ["ssh-keygen", "-q", "-s", authority, "-I", "x", "-n", "gvpocr", f"{key}.pub"], check=True
-    )
-    ran = _log_in(gateway, key, CertificateFile=f"{key}-cert.pub")
-    assert ran.returncode == 255
-    # The key and its certificate are tried one after the other.
-    plain = gateway.wait_event("login_refused", key=_fingerprint(key))
-    ended = gateway.wait_event("session_end", session=plain["session"])
-    refused = gateway.events("login_refused", session=ended["session"])
-    assert [event["reason"] for event in refused] == ["key_not_authorized"] * 2
-    assert len({event["key"] for event in refused}) == 2
 
 
 # Users

@@ -106,6 +106,10 @@ def any_lines(draw: st.DrawFn) -> str:
 def one_line(key: AuthorizedKey) -> str:
     """The key as ssh-keygen would write it, after the options that it had."""
     written = []
+    if key.authority:
+        written.append("cert-authority")
+    if key.principals is not None:
+        written.append('principals="{}"'.format(",".join(key.principals).replace('"', '\\"')))
     if key.sources is not None:
         written.append(f'from="{key.sources.text}"')
     if key.expires is not None:

@@ -258,11 +258,18 @@ class Gateway:
 
     @contextlib.contextmanager
     def mounted(
-        self, at: Path, source: str = "/home/gvpocr", *options: str, user: str = "gvpocr"
+        self,
+        at: Path,
+        source: str = "/home/gvpocr",
+        *options: str,
+        user: str = "gvpocr",
+        key: Path | None = None,
     ) -> Iterator[Path]:
         """Mount with stock sshfs by the worker's key, in the foreground as a child of the test."""
         at.mkdir(parents=True, exist_ok=True)
-        ssh = [part.removeprefix("-o") for part in self.ssh_options() if part.startswith("-o")]
+        ssh = [
+            part.removeprefix("-o") for part in self.ssh_options(key=key) if part.startswith("-o")
+        ]
         sshfs = subprocess.Popen(
             [
                 "sshfs", "-f", "-p", str(self.port), f"{user}@127.0.0.1:{source}", str(at),

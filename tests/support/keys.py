@@ -86,3 +86,31 @@ class Sha1Signer(asyncssh.SSHKeyPair):
 def _mpint(number: int) -> bytes:
     """RFC 4251 §5: big-endian, two's complement."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big")
+
+
+def certify(authority: Path, key: Path, *options: str, principals: str = "gvpocr") -> Path:
+    """A certificate of `key` that `authority` signs (ssh-keygen -s), where ssh looks for it.
+
+    `options` are further ones of ssh-keygen, such as `-V` or `-O`.
+    """
+    names = ["-n", principals] if principals else []
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", authority, *names, "-I", key.name, *options, f"{key}.pub"],
+        check=True,
+    )
+    return Path(f"{key}-cert.pub")
+
+
+class AnyCertificate(asyncssh.SSHKeyPair):
+    """Offers these bytes as a certificate, whatever they are, and signs with this ed25519 key.
+
+    Stock clients, and asyncssh's, do not offer what they find wrong themselves.
+    """
+
+    def __init__(self, blob: bytes, key: asyncssh.SSHKey) -> None:
+        self._key = key
+        name = b"ssh-ed25519-cert-v01@openssh.com"
+        super().__init__(name, b"ssh-ed25519", (b"ssh-ed25519",), (name,), blob, None)
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data, b"ssh-ed25519")

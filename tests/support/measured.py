@@ -24,6 +24,8 @@ def fleet(**changed: Any) -> Fleet:
             "stopping": False,
             "restarts": 0,
             "refused": {},
+            "banned": 0,
+            "penalties": {},
             **changed,
         }
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sftp_gateway.observability import AccessLog, events
+from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
@@ -198,7 +199,12 @@ class Served:
     """A session, with the client's side of it."""
 
     def __init__(
-        self, shares: Sequence[Share], *, capacity: int = 1024, timeout: float = float("inf")
+        self,
+        shares: Sequence[Share],
+        *,
+        capacity: int = 1024,
+        bandwidth: Bandwidth | None = None,
+        timeout: float = float("inf"),
     ) -> None:
         self.lines = Lines()
         self.log = AccessLog(sinks=[self.lines], level="requests")
@@ -228,6 +234,7 @@ class Served:
             recorder=self.recorder,
             log_congested=lambda: self.congested,
             failed=self.failures.append,
+            bandwidth=bandwidth,
         )
         self.channel.session = self.session
         self._client = wire.RawClient()
@@ -314,9 +321,14 @@ class Served:
 
 
 @contextmanager
-def served(*shares: Share, capacity: int = 1024, timeout: float = float("inf")) -> Iterator[Served]:
+def served(
+    *shares: Share,
+    capacity: int = 1024,
+    bandwidth: Bandwidth | None = None,
+    timeout: float = float("inf"),
+) -> Iterator[Served]:
     """A session that has begun; it is over, with all that it has open, at the end."""
-    made = Served(shares, capacity=capacity, timeout=timeout)
+    made = Served(shares, capacity=capacity, bandwidth=bandwidth, timeout=timeout)
     try:
         made.begin()
         yield made

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.process import landlock
 from sftp_gateway.settings import Settings, load_settings
 
 Load = Callable[..., Settings]
@@ -25,6 +26,8 @@ def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):
         if name.upper().startswith("SFTP_GATEWAY_"):
             monkeypatch.delenv(name)
+    # So that what is said does not depend on the kernel.
+    monkeypatch.setattr(landlock, "abi", lambda: landlock.NEWEST_ABI)
     return folder
 
 

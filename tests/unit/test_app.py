@@ -15,14 +15,16 @@ import uvloop
 from pydantic import SecretStr
 
 from sftp_gateway import __version__
-from sftp_gateway.app import Configuration, Gateway, mount_help
+from sftp_gateway.app import Gateway, mount_help
 from sftp_gateway.auth import hash_password
 from sftp_gateway.cli import main
+from sftp_gateway.configuration import Configuration
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.observability import SharedValues
 from sftp_gateway.process.sockets import listen
+from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
@@ -48,6 +50,8 @@ class Running:
     def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
         self.ended = 0
+        self.misdeeds: list[str | None] = []
+        self.users: list[str] = []
         self._drain_seconds = settings.drain_timeout
         self._measured = measured
         self._stopped = False
@@ -56,12 +60,14 @@ class Running:
         self._accepting = asyncio.create_task(self._accept())
 
     async def _accept(self) -> None:
-        def ended() -> None:
+        def ended(kind: str | None) -> None:
             self.ended += 1
+            self.misdeeds.append(kind)
 
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            await self.gateway.adopt(connection, ended)
+            account = Account(logged_in=self.users.append, ended=ended)
+            await self.gateway.adopt(connection, account)
 
     async def stop(self) -> None:
         if not self._stopped:
@@ -307,10 +313,10 @@ async def test_a_log_that_cannot_be_written_is_told(start: Start) -> None:
         await start(access_log=AccessLogSettings(stdout=False, file=Path("shared")))
 
 
-async def test_a_host_key_that_is_none_is_told(start: Start, folder: Path) -> None:
+async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
-    with pytest.raises(ConfigurationError, match="keys_dir: a host key cannot be read"):
-        await start(access_log=AccessLogSettings(stdout=False))
+    (said,) = (await inspect(Settings())).mistakes
+    assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
 
 
 async def test_a_share_that_is_gone_since_it_was_looked_at_is_told(folder: Path) -> None:
@@ -448,3 +454,39 @@ async def test_everything_is_served_where_clients_have_little_room(
     running = await start()
     running.gateway._server.budget = Budget(0)
     assert await download(running) == content
+
+
+# What is told of connections
+
+
+async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection:
+        assert running.users == ["gvpocr"]
+        assert running.misdeeds == []
+        await connection.run("echo in")
+    await running.stop()
+    assert running.misdeeds == [None]
+
+
+async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    running = await start()
+    monkeypatch.setattr("sftp_gateway.auth.authenticator.Authenticator.check_key", broken)
+    with pytest.raises((asyncssh.Error, OSError)):
+        await running.connect()
+    await running.stop()
+    assert running.misdeeds == ["crash"]
+
+
+async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> None:
+    running = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    assert await reader.readexactly(8) == b"SSH-2.0-"
+    await running.stop()
+    assert running.misdeeds == [None]
+    writer.close()

@@ -152,7 +152,7 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     monkeypatch.setenv("SFTP_GATEWAY_PORT", "2022")
     ran = run("check")
     assert ran.status == 0
-    assert ran.err == "The configuration is good.\n"
+    assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
     told = json.loads(ran.out)
     assert told["port"] == 2022
     assert told["shares"]["models"] == {"path": "shared/models", "links": "inside"}
@@ -269,7 +269,7 @@ def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(settings: object, say: object) -> None:
+    def interrupted(load: object, config_file: object, say: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "serve", interrupted)

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import Findings, inspect
+from sftp_gateway.process import landlock
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
@@ -48,7 +49,7 @@ def found(folder: Path) -> Inspect:
 def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
     findings = found()
     assert (findings.mistakes, findings.warnings) == ([], [])
-    assert findings.host_keys == [Path("keys/ssh_host_ed25519_key")]
+    assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
     (credentials,) = findings.credentials
     assert (credentials.user, credentials.password_hash) == ("gvpocr", None)
     assert [key.comment for key in credentials.keys.keys] == ["sftp-gateway worker gvpocr"]
@@ -84,11 +85,21 @@ def test_the_host_keys_of_an_old_server_are_used_too(
 ) -> None:
     (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
     (folder / "keys" / name).chmod(0o600)
-    assert found().host_keys == [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    both = [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    assert [key.path for key in found(nist_curves=True).host_keys] == both
     (folder / "keys/ssh_host_ed25519_key").unlink()
-    findings = found()
+    findings = found(nist_curves=True)
     assert findings.mistakes == []
-    assert findings.host_keys == [Path("keys") / name]
+    assert [key.path for key in findings.host_keys] == [Path("keys") / name]
+
+
+def test_a_host_key_on_a_nist_curve_is_left_out_by_default(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ecdsa_key").write_bytes(generate_ed25519("old").private_pem)
+    (folder / "keys/ssh_host_ecdsa_key").chmod(0o600)
+    findings = found()
+    assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
+    (said,) = findings.warnings
+    assert said.startswith("keys/ssh_host_ecdsa_key: is on a NIST curve and not used; ")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
@@ -224,9 +235,42 @@ def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
 
 
 def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> None:
-    assert found(access_log=AccessLogSettings(stdout=False, file=folder / "log")).warnings == []
+    (folder / "logs").mkdir()
+    log = AccessLogSettings(stdout=False, file=folder / "logs/log")
+    assert found(access_log=log).warnings == []
     (said,) = found(access_log=AccessLogSettings(stdout=False)).warnings
     assert "no access will be logged" in said
+
+
+def test_a_log_beside_the_shares_is_a_warning_because_workers_may_write_where_it_is(
+    found: Inspect, folder: Path
+) -> None:
+    log = AccessLogSettings(file=folder / "log")
+    (said,) = found(access_log=log).warnings
+    assert said.startswith("access_log.file: keys_dir, shares.Bhushanji.path, ")
+    assert found(access_log=log, landlock="off").warnings == []
+
+
+def test_what_the_kernel_cannot_confine_is_a_warning(
+    found: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 3)
+    assert [said.partition("forbid ")[2] for said in found().warnings] == [
+        "TCP connections (Linux 6.7)",
+        "signals (Linux 6.12)",
+    ]
+    assert found(landlock="require").mistakes == []
+    assert found(landlock="off").warnings == []
+
+
+def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
+    found: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    assert [said[:9] for said in found().warnings] == ["landlock:"]
+    required = found(landlock="require")
+    assert [said[:9] for said in required.mistakes] == ["landlock:"]
+    assert required.warnings == []
 
 
 # As a user whom permission bits stop

@@ -20,6 +20,7 @@ from sftp_gateway.settings import (
     load_settings,
     variable,
 )
+from sftp_gateway.settings_limits import PenaltySettings
 from tests.unit.conftest import Load, Mistakes
 
 #: Of each option another value than the default: its text in the environment, and what it means.
@@ -30,9 +31,20 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "public_port": ("22", 22),
     "keys_dir": ("/srv/keys", Path("/srv/keys")),
     "auto_setup": ("false", False),
+    "auto_reload": ("false", False),
+    "end_sessions_of_removed_keys": ("false", False),
     "users": (
-        '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana"}}',
-        {"ana": UserSettings(shares=("models",), password_hash_file=Path("/run/secrets/ana"))},
+        '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana", '
+        '"allow_from": ["192.0.2.0/24"], "max_sessions": 3, "bandwidth_limit": 1000000}}',
+        {
+            "ana": UserSettings(
+                shares=("models",),
+                password_hash_file=Path("/run/secrets/ana"),
+                allow_from=("192.0.2.0/24",),
+                max_sessions=3,
+                bandwidth_limit=1_000_000,
+            )
+        },
     ),
     "shares": (
         '{"a/b": {"path": "/srv/b", "links": "dereference"}}',
@@ -50,6 +62,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "metrics_port": ("9999", 9999),
     "record_layer": ("asyncssh", "asyncssh"),
+    "nist_curves": ("true", True),
+    "landlock": ("require", "require"),
     "ciphers": ('["aes256-ctr", "aes128-ctr"]', ("aes256-ctr", "aes128-ctr")),
     "rekey_limit": ("16777216", 16_777_216),
     "login_grace_time": ("12.5", 12.5),
@@ -58,6 +72,29 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "keepalive_count_max": ("9", 9),
     "workers": ("3", 3),
     "max_connections": ("10", 10),
+    "max_connections_per_source": ("11", 11),
+    "max_startups": ("10:30:60", "10:30:60"),
+    "max_startups_per_source": ("12", 12),
+    "max_sessions_per_user": ("13", 13),
+    "source_ipv4_prefix": ("24", 24),
+    "source_ipv6_prefix": ("56", 56),
+    "allow_from": ('["192.0.2.0/24", "2001:db8::1"]', ("192.0.2.0/24", "2001:db8::1")),
+    "penalties": ('{"minimum": 7}', PenaltySettings(minimum=7.0)),
+    "penalties.enabled": ("false", False),
+    "penalties.failed_login": ("2", 2.0),
+    "penalties.unknown_user": ("3", 3.0),
+    "penalties.no_attempt": ("0", 0.0),
+    "penalties.grace_exceeded": ("4", 4.0),
+    "penalties.protocol_error": ("6", 6.0),
+    "penalties.crash": ("8", 8.0),
+    "penalties.minimum": ("15", 15.0),
+    "penalties.maximum": ("3600", 3600.0),
+    "penalties.exempt": ('["198.51.100.0/24"]', ("198.51.100.0/24",)),
+    "penalties.trust": ("60", 60.0),
+    "penalties.trusted_rate": ("0.5", 0.5),
+    "penalties.max_sources": ("1000", 1000),
+    "penalties.overflow": ("deny-all", "deny-all"),
+    "idle_timeout": ("3600", 3600.0),
     "max_handles": ("64", 64),
     "drain_timeout": ("0", 0.0),
 }
@@ -89,6 +126,7 @@ def plain(option: str) -> Any:
 def test_every_option_is_tried() -> None:
     names = set(Settings.model_fields)
     names |= {f"access_log.{name}" for name in AccessLogSettings.model_fields}
+    names |= {f"penalties.{name}" for name in PenaltySettings.model_fields}
     assert set(OPTIONS) == names
     for option, (_, other) in OPTIONS.items():
         assert value_of(Settings(), option) != other

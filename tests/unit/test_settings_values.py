@@ -69,6 +69,39 @@ def test_a_user_may_have_no_shares(load: Load) -> None:
     assert load("[users.ana]\nshares = []\n").users["ana"].shares == ()
 
 
+# Limits
+
+
+@pytest.mark.parametrize("text", ["1:30:1", "10:30:100", "5", "1000000:100:1000000"])
+def test_startups_are_taken(load: Load, text: str) -> None:
+    assert load(SFTP_GATEWAY_MAX_STARTUPS=text).max_startups == text
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "10:30", "10:0:20", "10:101:20", "20:30:10", "-1", "a", "1:1:1:1"]
+)
+def test_startups_that_make_no_sense_are_refused(mistakes: Mistakes, text: str) -> None:
+    (said,) = mistakes(SFTP_GATEWAY_MAX_STARTUPS=text)
+    assert said.startswith("max_startups (environment: SFTP_GATEWAY_MAX_STARTUPS): ")
+    assert "start:rate:full" in said
+
+
+@pytest.mark.parametrize("table", ["", "[users.ana]", "[penalties]"])
+@pytest.mark.parametrize(
+    "text", ["192.0.2.1/24", "example.org", "", "::ffff:192.0.2.1", "1.2.3.4/33"]
+)
+def test_what_is_no_network_is_refused(mistakes: Mistakes, table: str, text: str) -> None:
+    option = "exempt" if table == "[penalties]" else "allow_from"
+    (said,) = mistakes(f"{table}\n{option} = {json.dumps([text])}\n")
+    assert option in said
+    assert "write" in said
+
+
+def test_a_minimum_over_the_maximum_is_refused(mistakes: Mistakes) -> None:
+    (said,) = mistakes("[penalties]\nminimum = 700\n")
+    assert "minimum is more than maximum" in said
+
+
 # Secrets
 
 HASH = hash_password("correct horse")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from argon2 import low_level
 from sftp_gateway.auth.authenticator import Authenticator, Credentials, Decision, Reason
 from sftp_gateway.auth.authorized_keys import parse_authorized_keys
 from sftp_gateway.auth.blobs import fingerprint
+from sftp_gateway.auth.sources import Networks
 
 NOW = datetime(2030, 6, 1, 12, tzinfo=UTC)
 HERE, ELSEWHERE = "192.0.2.7", "198.51.100.1"
@@ -176,8 +178,49 @@ def test_reasons_are_the_words_that_the_access_log_promises() -> None:
         "unknown_user",
         "key_not_authorized",
         "address_not_allowed",
+        "user_address_not_allowed",
         "key_expired",
         "key_too_weak",
+        "revoked",
+        "authority_not_trusted",
+        "certificate_invalid",
+        "certificate_expired",
+        "certificate_not_yet_valid",
+        "principal_not_listed",
         "wrong_password",
         "no_password",
     ]
+
+
+# Addresses of the user
+
+
+def allowed_from(*networks: str, password_hash: str | None = None) -> Authenticator:
+    given = credentials("restrict", password_hash=password_hash)
+    return authenticator(
+        dataclasses.replace(given, allow_from=Networks.parse(networks)),
+    )
+
+
+def test_a_right_key_from_an_address_that_the_user_may_not_use_is_refused() -> None:
+    users = allowed_from("192.0.2.0/24", "2001:db8::/32")
+    assert users.check_key("gvpocr", BLOB, HERE).accepted
+    assert users.check_key("gvpocr", BLOB, f"::ffff:{HERE}").accepted
+    assert users.check_key("gvpocr", BLOB, "2001:db8::1").accepted
+    refused = users.check_key("gvpocr", BLOB, ELSEWHERE)
+    assert refused.reason is Reason.USER_ADDRESS_NOT_ALLOWED
+    assert users.check_key("gvpocr", BLOB, "nowhere").reason is Reason.USER_ADDRESS_NOT_ALLOWED
+
+
+def test_a_wrong_key_is_a_wrong_key_wherever_it_comes_from() -> None:
+    refused = allowed_from("192.0.2.0/24").check_key("gvpocr", OTHER, ELSEWHERE)
+    assert refused.reason is Reason.KEY_NOT_AUTHORIZED
+
+
+def test_a_right_password_from_elsewhere_is_refused() -> None:
+    users = allowed_from("192.0.2.0/24", password_hash=HASH)
+    assert users.check_password("gvpocr", "secret", HERE).accepted
+    refused = users.check_password("gvpocr", "secret", ELSEWHERE)
+    assert refused.reason is Reason.USER_ADDRESS_NOT_ALLOWED
+    wrong = users.check_password("gvpocr", "wrong", ELSEWHERE)
+    assert wrong.reason is Reason.WRONG_PASSWORD

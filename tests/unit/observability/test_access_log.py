@@ -59,7 +59,9 @@ class MemorySink:
 
 
 def numbered(number):
-    return ServerStarted(version=str(number), address="", port=number, record_layer="own")
+    return ServerStarted(
+        version=str(number), address="", port=number, record_layer="own", landlock=7
+    )
 
 
 def request():

@@ -83,11 +83,11 @@ def test_zero_and_false_are_values_and_stay():
 
 def test_an_event_without_a_session_has_no_context_and_may_have_no_key_of_its_own():
     started = ServerStarted(
-        time=1.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own"
+        time=1.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own", landlock=7
     )
     assert encode(started) == (
         b'{"time":"1970-01-01T00:00:01.000000Z","event":"server_started",'
-        b'"version":"0.1.0","address":"0.0.0.0","port":2222,"record_layer":"own"}\n'
+        b'"version":"0.1.0","address":"0.0.0.0","port":2222,"record_layer":"own","landlock":7}\n'
     )
     assert encode(ServerStopped(time=1.0)) == (
         b'{"time":"1970-01-01T00:00:01.000000Z","event":"server_stopped"}\n'

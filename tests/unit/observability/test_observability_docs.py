@@ -15,6 +15,7 @@ from sftp_gateway.observability import (
     ConfigurationReloaded,
     Connection,
     ConnectionsRefused,
+    CredentialsRemoved,
     Denied,
     FileClosed,
     FileOpened,
@@ -28,14 +29,17 @@ from sftp_gateway.observability import (
     ServerStopping,
     Session,
     SessionEnded,
+    SourceBanned,
+    SourceUnbanned,
     Vocabulary,
     WorkerExited,
+    WorkerOutdated,
     WorkerStarted,
     encode,
     json_lines,
 )
 from sftp_gateway.observability.events import EVENTS
-from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER
+from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER, PENALTY_KINDS
 from sftp_gateway.observability.tally import BUCKETS
 from tests.support.measured import Measured
 
@@ -69,6 +73,16 @@ EXAMPLES = [
         key="SHA256:pZk5XzgTQq8dWcUu1Yc1o3N9m0bVh2sJr7eLwA6tFiM",
         reason="unknown_user",
     ),
+    LoginAccepted(
+        time=1767225600.118934,
+        session=dataclasses.replace(
+            BY_KEY,
+            ca="SHA256:pZk5XzgTQq8dWcUu1Yc1o3N9m0bVh2sJr7eLwA6tFiM",
+            certificate="worker-17",
+            serial=42,
+        ),
+    ),
+    CredentialsRemoved(time=1767229200.0, session=BY_KEY, reason="key_not_authorized"),
     FileOpened(time=1767225601.5, session=BY_KEY, share="Bhushanji", path=SCAN, size=1048576),
     FileClosed(
         time=1767225601.523118,
@@ -127,11 +141,17 @@ EXAMPLES = [
     ),
     LogDropped(time=1767225700.0, count=312, since=1767225699.25, reason="queue_full"),
     ServerStarted(
-        time=1767225500.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own"
+        time=1767225500.0,
+        version="0.1.0",
+        address="0.0.0.0",
+        port=2222,
+        record_layer="own",
+        landlock=7,
     ),
     ServerStopping(time=1767312000.0, signal="SIGTERM"),
     ServerStopped(time=1767312004.5),
     WorkerStarted(time=1767225499.9, worker=0, pid=8),
+    WorkerOutdated(time=1767243600.0, worker=0, pid=8, share="models"),
     WorkerExited(
         time=1767247200.0, worker=0, pid=8, signal="SIGKILL", connections=3, expected=False
     ),
@@ -145,9 +165,20 @@ EXAMPLES = [
         busiest_ip="192.0.2.99",
         busiest_open=1960,
     ),
-    ConfigurationReloaded(time=1767254400.0, workers=2),
+    SourceBanned(
+        time=1767254400.0,
+        source="2001:db8:7::/64",
+        reason="unknown_user",
+        score=30.0,
+        until=1767254460.0,
+        times=2,
+        effect="refused",
+    ),
+    SourceUnbanned(time=1767254460.2, source="2001:db8:7::/64", reason="expired"),
+    ConfigurationReloaded(time=1767254400.0, workers=2, cause="files", changed="credentials"),
     ConfigurationRefused(
         time=1767254400.0,
+        cause="signal",
         mistakes="shares.models.path: there is no folder /srv/models; make it, or name another",
     ),
 ]
@@ -238,6 +269,7 @@ def test_the_words_of_reasons_are_on_the_page():
         ("### `command_refused`", words.command_kinds),
         ("### `request`", words.results),
         ("### `connections_refused`", CONNECTION_REFUSALS),
+        ("### `source_banned`", PENALTY_KINDS),
     ):
         on_page = set(re.findall(r"`([\w-]+)`", section(ACCESS_LOG, heading)))
         assert known <= on_page, heading
@@ -258,6 +290,8 @@ def metrics_in_full():
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
     metrics.own_record_layer(True)
+    metrics.bandwidth("gvpocr", 1e6)
+    metrics.landlock_abi(7)
     page = measured.render()[1].decode()
     measured.close()
     return page
@@ -303,6 +337,7 @@ def test_the_metrics_page_names_every_word_of_a_label(label, words):
 def test_the_metrics_page_names_why_connections_are_refused():
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
     assert set(re.findall(r"`(\w+)`", on_page["`reason` of connections"])) == CONNECTION_REFUSALS
+    assert set(re.findall(r"`(\w+)`", on_page["`kind` of penalties"])) == PENALTY_KINDS
 
 
 def test_every_metric_that_a_query_on_the_page_uses_is_there():

@@ -41,19 +41,56 @@ def test_everything_that_is_offered_is_known_to_the_ssh_library() -> None:
     offered = {*ciphers("compatible", has_aes=True), *ciphers("fast", has_aes=False)}
     assert offered <= {name.decode() for name in get_encryption_algs()}
     assert set(algorithms.KEY_EXCHANGES) <= {name.decode() for name in get_kex_algs()}
-    assert set(algorithms.MACS) <= {name.decode() for name in get_mac_algs()}
-    asyncssh.SSHServerConnectionOptions(config=None, signature_algs=algorithms.SIGNATURES)
+    assert set(algorithms.macs("compatible")) <= {name.decode() for name in get_mac_algs()}
+    asyncssh.SSHServerConnectionOptions(
+        config=None, signature_algs=algorithms.signatures(nist_curves=True)
+    )
 
 
 def test_nothing_weak_is_offered() -> None:
     offered = [
         *ciphers("compatible", has_aes=True),
         *algorithms.KEY_EXCHANGES,
-        *algorithms.MACS,
-        *algorithms.SIGNATURES,
+        *algorithms.macs("compatible"),
+        *algorithms.signatures(nist_curves=True),
     ]
     for weak in ("cbc", "md5", "sha1", "3des", "arcfour", "-96", "umac-64", "ssh-rsa", "ssh-dss"):
         assert not [name for name in offered if weak in name]
+
+
+def test_nist_curves_count_only_where_they_are_wanted() -> None:
+    assert not [n for n in algorithms.KEY_EXCHANGES if "nist" in n or "ecdh" in n]
+    assert not [n for n in algorithms.signatures(nist_curves=False) if "nist" in n]
+    assert {"ecdsa-sha2-nistp256", "ssh-ed25519"} < set(algorithms.signatures(nist_curves=True))
+    for name in algorithms.signatures(nist_curves=True):
+        assert algorithms.on_nist_curve(name) == ("nist" in name)
+
+
+@pytest.mark.parametrize("choice", ["fast", ("aes256-ctr",)])
+def test_macs_are_of_what_is_encrypted_unless_old_clients_are_wanted(
+    choice: str | tuple[str, ...],
+) -> None:
+    assert all("-etm@" in name for name in algorithms.macs(choice))
+    assert "hmac-sha2-256" in algorithms.macs("compatible")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "offered"),
+    [
+        (b"ssh-ed25519", True),
+        (b"rsa-sha2-512", True),
+        (b"ssh-rsa", False),
+        (b"ssh-rsa-sha224@ssh.com", False),
+        (b"ecdsa-sha2-nistp256", False),
+        (b"ssh-ed25519-cert-v01@openssh.com", True),
+        (b"ssh-rsa-cert-v01@openssh.com", False),
+    ],
+)
+def test_a_host_key_is_offered_with_nothing_weaker_than_clients_may_use(
+    algorithm: bytes, offered: bool
+) -> None:
+    allowed = algorithms.signatures(nist_curves=False)
+    assert algorithms.may_sign(algorithm, allowed) is offered
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,346 @@
+"""Which sources are refused for what they did: a table of penalties. Plain decisions, no clock.
+
+In the manner of sshd_config(5), PerSourcePenalties: what a connection did wrong costs its source
+seconds. They add up, one goes by each second, and from `minimum` on the source is banned: nothing
+of it is accepted until all have gone by. Beyond sshd, a source that is banned again soon after is
+banned for twice as long each time, up to `maximum`.
+
+A source is a block of addresses, and many clients may be behind one. So where logins succeed, a
+ban would hit all for one whose key is wrong. Such a source is *trusted*, for as long as a session
+of it is open and `trust` seconds longer, and instead of a ban it gets an allowance: connections
+that come to nothing may go on at `trusted_rate` a second. Those that log in take nothing of it.
+
+    | state     | from it, by                                          | connections           |
+    |-----------|------------------------------------------------------|-----------------------|
+    | no score  | a penalty: scored                                    | accepted              |
+    | scored    | `minimum` reached: banned; time: no score            | accepted              |
+    | banned    | time: no score, and remembered for `maximum` seconds | refused, or throttled |
+    |           | where it is trusted                                  |                       |
+    | any       | a login: no score                                    | accepted              |
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal, TypeAlias
+
+from sftp_gateway.auth.sources import Networks, SourceBlocks
+from sftp_gateway.buckets import TokenBucket
+
+#: Seconds of `trusted_rate` that a trusted source may use up at once.
+_TRUSTED_BURST: Final = 20.0
+
+#: A ban is doubled so often at most; `maximum` is reached long before.
+_MOST_DOUBLINGS: Final = 20
+
+#: Why a ban is over.
+End: TypeAlias = Literal["expired", "login", "evicted", "configuration"]
+
+
+class Kind(StrEnum):
+    """What a connection did wrong."""
+
+    FAILED_LOGIN = "failed_login"
+    UNKNOWN_USER = "unknown_user"
+    NO_ATTEMPT = "no_attempt"
+    GRACE_EXCEEDED = "grace_exceeded"
+    PROTOCOL_ERROR = "protocol_error"
+    CRASH = "crash"
+
+
+class Answer(StrEnum):
+    """What becomes of a connection: the words are those of the log and the metrics."""
+
+    ACCEPTED = "accepted"
+    BANNED = "source_banned"
+    THROTTLED = "source_throttled"
+    TABLE_FULL = "penalties_full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PenaltyRules:
+    """What counts how much; everything but the prefixes and `max_sources` is in seconds."""
+
+    enabled: bool = True
+    costs: Mapping[Kind, float]
+    minimum: float
+    maximum: float
+    blocks: SourceBlocks
+    exempt: Networks
+    max_sources: int
+    overflow: Literal["permissive", "deny-all"] = "permissive"
+    trust: float
+    trusted_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Banned:
+    """A source is banned from now on; `trusted`: it is only throttled."""
+
+    source: str
+    kind: Kind  # what was the last of it
+    score: float
+    seconds: float
+    times: int  # how often it was, in a row
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unbanned:
+    """A source is banned no more."""
+
+    source: str
+    reason: End
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    ends: float  # when the score is 0
+    banned: bool = False
+    times: int = 0
+    due: float = -1.0  # where it stands in the heap
+
+
+class Penalties:
+    """The table. `now` is always in seconds of a clock that never goes back."""
+
+    def __init__(self, rules: PenaltyRules) -> None:
+        self._rules = rules
+        self._entries: dict[str, _Entry] = {}
+        #: When to look at which entry again: at the time that something changes, or before.
+        self._heap: list[tuple[float, str]] = []
+        self._trust = _Trust(rules)
+        self._news: list[Banned | Unbanned] = []
+        #: How many of each kind were counted, those of exempt sources left out.
+        self.counted: Counter[str] = Counter()
+        #: How many sources are banned, those that are only throttled among them.
+        self.banned = 0
+
+    def __len__(self) -> int:
+        """The sources that something is known of: with a score, or a ban that is remembered."""
+        return len(self._entries)
+
+    def news(self) -> Iterator[Banned | Unbanned]:
+        """What has happened since the last time, in order."""
+        news, self._news = self._news, []
+        return iter(news)
+
+    def score(self, address: str, now: float) -> float:
+        """The seconds that the address's source has to go."""
+        entry = self._entries.get(self._rules.blocks.of(address))
+        return max(0.0, entry.ends - now) if entry else 0.0
+
+    # What happens
+
+    def check(self, address: str, now: float) -> Answer:
+        """Whether a connection from this address may be accepted."""
+        rules = self._rules
+        if not rules.enabled or rules.exempt.have(address):
+            return Answer.ACCEPTED
+        self.expire(now)
+        block = rules.blocks.of(address)
+        entry = self._entries.get(block)
+        if entry is not None and not entry.banned:
+            return Answer.ACCEPTED
+        full = rules.overflow == "deny-all" and len(self._entries) >= rules.max_sources
+        if entry is None and not full:
+            return Answer.ACCEPTED
+        allowance = self._trust.allowance(block, now)
+        if allowance is None:
+            return Answer.TABLE_FULL if entry is None else Answer.BANNED
+        return Answer.ACCEPTED if allowance.level(now) >= 1 else Answer.THROTTLED
+
+    def penalise(self, address: str, kind: Kind, now: float) -> None:
+        """A connection from this address did something wrong."""
+        rules = self._rules
+        if not rules.enabled or rules.exempt.have(address):
+            return
+        self.counted[kind.value] += 1
+        cost = rules.costs[kind]
+        if not cost:
+            return
+        self.expire(now)
+        block = rules.blocks.of(address)
+        allowance = self._trust.allowance(block, now)
+        if allowance is not None:
+            allowance.spend(1, now, owe=False)
+        entry = self._entries.get(block) or self._enter(block, now)
+        if entry is None:
+            return
+        score = min(rules.maximum, max(0.0, entry.ends - now) + cost)
+        entry.ends = now + score
+        if score >= rules.minimum and not entry.banned:
+            seconds = min(rules.maximum, score * 2.0 ** min(entry.times, _MOST_DOUBLINGS))
+            entry.banned, entry.times, entry.ends = True, entry.times + 1, now + seconds
+            if entry.ends < entry.due:  # it would have been remembered for longer
+                self._schedule(block, entry)
+            self.banned += 1
+            self._news.append(
+                Banned(
+                    source=block,
+                    kind=kind,
+                    score=score,
+                    seconds=seconds,
+                    times=entry.times,
+                    trusted=allowance is not None,
+                )
+            )
+
+    def logged_in(self, address: str, now: float) -> None:
+        """A login from this address succeeded, and its session is open."""
+        block = self._rules.blocks.of(address)
+        if self._trust.logged_in(block, now) and block in self._entries:
+            self._forget(block, "login")
+
+    def logged_out(self, address: str, now: float) -> None:
+        """Such a session is open no more."""
+        self._trust.logged_out(self._rules.blocks.of(address), now)
+
+    def expire(self, now: float) -> None:
+        """Let go of what is over; to be called now and then, so that `news` come in time."""
+        while (block := self._first()) is not None and self._entries[block].due <= now:
+            entry = self._entries[block]
+            heapq.heappop(self._heap)
+            if entry.banned:
+                self._end_ban(block, entry, "expired")
+                self._schedule(block, entry)
+            else:
+                del self._entries[block]
+
+    def update(self, rules: PenaltyRules, now: float, *, open_sessions: Iterable[str] = ()) -> None:
+        """Go by other rules from now on; what is known stays as far as they allow.
+
+        `open_sessions` are the addresses that sessions are open from.
+        """
+        old, self._rules = self._rules, rules
+        renamed = rules.blocks != old.blocks  # blocks of another size have other names
+        self._trust.update(rules, now)
+        if renamed:
+            self._trust.start_again(map(rules.blocks.of, open_sessions), now)
+        for block, entry in tuple(self._entries.items()):
+            if renamed or not rules.enabled or rules.exempt.cover(block):
+                self._forget(block, "configuration")
+            else:
+                entry.ends = min(entry.ends, now + rules.maximum)
+        self._rebuild()
+        while len(self._entries) > rules.max_sources:
+            self._evict()
+
+    # The table
+
+    def _enter(self, block: str, now: float) -> _Entry | None:
+        """A new entry; None where the table is full and stays so."""
+        if len(self._entries) >= self._rules.max_sources:
+            if self._rules.overflow == "deny-all":
+                return None
+            self._evict()
+        entry = self._entries[block] = _Entry(ends=now)
+        self._schedule(block, entry)
+        return entry
+
+    def _evict(self) -> None:
+        """Forget the source that something ends for soonest, as sshd's `permissive` does."""
+        block = self._first()
+        if block is not None:
+            heapq.heappop(self._heap)
+            self._forget(block, "evicted")
+
+    def _change(self, entry: _Entry) -> float:
+        """When the ban ends, or the entry may go."""
+        remembered = entry.times and not entry.banned
+        return entry.ends + (self._rules.maximum if remembered else 0.0)
+
+    def _schedule(self, block: str, entry: _Entry) -> None:
+        entry.due = self._change(entry)
+        heapq.heappush(self._heap, (entry.due, block))
+        if len(self._heap) > 2 * len(self._entries) + 64:
+            self._rebuild()
+
+    def _first(self) -> str | None:
+        """The entry that changes first, with its own place at the top of the heap."""
+        while self._heap:
+            due, block = self._heap[0]
+            entry = self._entries.get(block)
+            if entry is None or entry.due != due:  # of one that is gone
+                heapq.heappop(self._heap)
+            elif self._change(entry) > due:  # a penalty was added meanwhile
+                heapq.heappop(self._heap)
+                self._schedule(block, entry)
+            else:
+                return block
+        return None
+
+    def _rebuild(self) -> None:
+        self._heap = []
+        for block, entry in self._entries.items():
+            entry.due = self._change(entry)
+            self._heap.append((entry.due, block))
+        heapq.heapify(self._heap)
+
+    def _forget(self, block: str, reason: End) -> None:
+        entry = self._entries.pop(block)
+        if entry.banned:
+            self._end_ban(block, entry, reason)
+
+    def _end_ban(self, block: str, entry: _Entry, reason: End) -> None:
+        entry.banned = False
+        self.banned -= 1
+        self._news.append(Unbanned(source=block, reason=reason))
+
+
+class _Trust:
+    """The sources of which logins succeed, and what may fail of each."""
+
+    def __init__(self, rules: PenaltyRules) -> None:
+        self._rules = rules
+        self._open: dict[str, tuple[TokenBucket, int]] = {}  # with so many sessions
+        self._closed: dict[str, tuple[TokenBucket, float]] = {}  # until then; the oldest first
+
+    def allowance(self, block: str, now: float) -> TokenBucket | None:
+        """How much may fail now; None for a source that is not trusted."""
+        if block in self._open:
+            return self._open[block][0]
+        bucket, until = self._closed.get(block, (None, 0.0))
+        return bucket if until > now else None
+
+    def logged_in(self, block: str, now: float) -> bool:
+        """A session is open; whether the source was not trusted before."""
+        known = self.allowance(block, now)
+        self._closed.pop(block, None)
+        _, sessions = self._open.get(block, (None, 0))
+        self._open[block] = known or self._bucket(now), sessions + 1
+        return known is None
+
+    def logged_out(self, block: str, now: float) -> None:
+        """A session is open no more."""
+        bucket, sessions = self._open.pop(block, (None, 0))
+        if bucket is None:
+            return
+        if sessions > 1:
+            self._open[block] = bucket, sessions - 1
+            return
+        self._closed[block] = bucket, now + self._rules.trust
+        if len(self._closed) > self._rules.max_sources:
+            del self._closed[next(iter(self._closed))]
+
+    def update(self, rules: PenaltyRules, now: float) -> None:
+        self._rules = rules
+        for bucket, _ in (*self._open.values(), *self._closed.values()):
+            bucket.change(rate=rules.trusted_rate, capacity=self._capacity, now=now)
+
+    def start_again(self, open_sessions: Iterable[str], now: float) -> None:
+        self._open.clear()
+        self._closed.clear()
+        for block in open_sessions:
+            self.logged_in(block, now)
+
+    def _bucket(self, now: float) -> TokenBucket:
+        return TokenBucket(rate=self._rules.trusted_rate, capacity=self._capacity, now=now)
+
+    @property
+    def _capacity(self) -> float:
+        return max(1.0, self._rules.trusted_rate * _TRUSTED_BURST)

@@ -1,0 +1,83 @@
+"""Where connections come from: addresses gathered into blocks, and lists of networks."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBlocks:
+    """How addresses are gathered: those with the same first bits are one source.
+
+    Who has one IPv6 address has its whole /64, so single ones would tell nobody apart.
+    """
+
+    ipv4_prefix: int = 32
+    ipv6_prefix: int = 64
+
+    def of(self, address: str) -> str:
+        """The block of an address (text), as text: `192.0.2.7` or `2001:db8::/64`.
+
+        What is no address is a block of its own.
+        """
+        return _block(address, self.ipv4_prefix, self.ipv6_prefix)
+
+
+@lru_cache(maxsize=4096)
+def _block(address: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
+    peer = parse(address)
+    if peer is None:
+        return address
+    prefix = ipv4_prefix if peer.version == 4 else ipv6_prefix
+    if prefix == peer.max_prefixlen:
+        return str(peer)
+    return str(ipaddress.ip_network((peer, prefix), strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """A list of networks. Make one with `parse`."""
+
+    _networks: tuple[_Network, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Networks:
+        """Read addresses and networks such as `192.0.2.0/24`. Raises ValueError."""
+        return cls(tuple(ipaddress.ip_network(text) for text in texts))
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def have(self, address: str) -> bool:
+        """Whether the address (text) is in one of them. What is no address is in none."""
+        peer = parse(address)
+        return peer is not None and any(peer in network for network in self._networks)
+
+    def cover(self, block: str) -> bool:
+        """Whether all of a block, as SourceBlocks names it, is in one of them."""
+        try:
+            network = ipaddress.ip_network(block)
+        except ValueError:
+            return False
+        return any(
+            network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]
+            for each in self._networks
+        )
+
+
+def parse(address: str) -> _Address | None:
+    """The address without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
+    try:
+        peer = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
+        return peer.ipv4_mapped
+    return peer

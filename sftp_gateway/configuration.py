@@ -1,0 +1,155 @@
+"""One configuration as it was read: settings, what they point to, and what a change of it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway.auth import Credentials, HostKey, Trust
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.first_start import REVOKED_KEYS
+from sftp_gateway.inspection import Findings, inspect, watched_files
+from sftp_gateway.process import confinement, watch
+from sftp_gateway.server.packets import compatibility
+from sftp_gateway.settings import Settings, UserSettings
+
+#: Options of what the supervisor has open for as long as it lives.
+_FIXED: Final = ("host", "port", "metrics_host", "metrics_port")
+
+#: Options that running workers take over, with all that is in `Access`.
+_TAKEN_OVER: Final = frozenset({"users", "end_sessions_of_removed_keys"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may log in, and by which keys the gateway is known; a running worker can take it over."""
+
+    users: dict[str, UserSettings]
+    credentials: Sequence[Credentials]
+    trust: Trust
+    host_keys: Sequence[HostKey]
+    end_sessions: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings, and what was found where they point to.
+
+    `seen` is how the files looked before they were read.
+    """
+
+    settings: Settings
+    findings: Findings
+    seen: watch.Looks = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know of it."""
+        unknown = compatibility.changed() if self.settings.record_layer == "own" else ()
+        if not unknown:
+            return self.findings.warnings
+        return [
+            *self.findings.warnings,
+            f"record_layer: asyncssh {version('asyncssh')} is not a version whose inside is known "
+            f"({', '.join(unknown)}); it handles all SSH packets itself, which is slower, until a "
+            "newer gateway knows it",
+        ]
+
+    @property
+    def record_layer(self) -> str:
+        """Who seals and opens SSH packets: "own" or "asyncssh"."""
+        return "asyncssh" if compatibility.changed() else self.settings.record_layer
+
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+        return confinement.version(self.settings.landlock)
+
+    @property
+    def access(self) -> Access:
+        """What running workers can take over."""
+        return Access(
+            users=self.settings.users,
+            credentials=self.findings.credentials,
+            trust=self.findings.trust,
+            host_keys=self.findings.host_keys,
+            end_sessions=self.settings.end_sessions_of_removed_keys,
+        )
+
+    def needs_new_workers(self, running: Configuration) -> bool:
+        """Whether more is different than workers of the running configuration can take over.
+
+        A share's folder counts too: workers have it open, and it may be another one by now, such
+        as that of a disk which was mounted since.
+        """
+        users, before = self.settings.users, running.settings.users
+        return (
+            self.settings.model_dump(exclude=set(_TAKEN_OVER))
+            != running.settings.model_dump(exclude=set(_TAKEN_OVER))
+            or any(_but_password(users[name]) != _but_password(before[name])
+                   for name in users.keys() & before.keys())
+            or self.findings.roots != running.findings.roots
+        )  # fmt: skip
+
+
+def _but_password(user: UserSettings) -> UserSettings:
+    return user.model_copy(update={"password_hash": None, "password_hash_file": None})
+
+
+def read(
+    load: Callable[[], Settings],
+    config_file: Path,
+    *,
+    prepare: Callable[[Settings], None] = lambda settings: None,
+) -> Configuration:
+    """Read the settings and look at everything that they point to, after `prepare`.
+
+    Raises ConfigurationError.
+    """
+    seen = dict(watch.look([config_file]))
+    settings = load()
+    prepare(settings)
+    return _inspected(settings, config_file, seen)
+
+
+def read_again(
+    load: Callable[[], Settings], config_file: Path, running: Configuration
+) -> Configuration:
+    """The configuration as it is now; what needs a start to change stays as it runs.
+
+    Raises ConfigurationError.
+    """
+    seen = dict(watch.look([config_file]))
+    loaded = load()
+    kept = {name: getattr(running.settings, name) for name in _FIXED}
+    changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
+    configuration = _inspected(loaded.model_copy(update=kept), config_file, seen)
+    _check_still_revoked(configuration, running)
+    configuration.findings.warnings += [
+        f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
+    ]
+    return configuration
+
+
+def _inspected(
+    settings: Settings, config_file: Path, seen: dict[str, tuple[int, ...]]
+) -> Configuration:
+    seen = {**watch.look(watched_files(settings, config_file)), **seen}
+    findings = asyncio.run(inspect(settings))
+    if findings.mistakes:
+        raise ConfigurationError(findings.mistakes)
+    return Configuration(settings, findings, seen)
+
+
+def _check_still_revoked(configuration: Configuration, running: Configuration) -> None:
+    """A list that is gone may be one that is just written anew, or was deleted by mistake."""
+    path = configuration.settings.keys_dir / REVOKED_KEYS
+    revoked = running.findings.trust.revoked
+    if revoked != Trust().revoked and not path.exists():
+        raise ConfigurationError(
+            [f"{path} is gone, and with it what is revoked; to revoke nothing, make it empty"]
+        )

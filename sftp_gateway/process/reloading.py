@@ -1,0 +1,97 @@
+"""Asks for a new configuration, tries it in a child, and tells what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from sftp_gateway.observability.events import ConfigurationRefused, ConfigurationReloaded, Event
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.trial import Trial
+
+Plan = TypeVar("Plan")
+
+#: Characters of mistakes in an event, which has to fit into a datagram.
+_LONGEST_MISTAKES: Final = 4096
+
+
+class Reloading(Generic[Plan]):
+    """One configuration is tried at a time; what is asked for meanwhile is tried after it.
+
+    `take` is called with one that is good, and `again` where one was not, so that the next may be
+    begun.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        fork: Callable[[Callable[[], None]], int],
+        load: Callable[[], Plan],
+        take: Callable[[Plan], None],
+        again: Callable[[], None],
+        say: Callable[[str], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._loop = loop
+        self._fork = fork
+        self._load = load
+        self._take = take
+        self._again = again
+        self._say = say
+        self._emit = emit
+        self._trial: Trial[Plan] | None = None
+        self._wanted: str | None = None
+        self._refused: Sequence[str] = ()  # the last mistakes
+        self.cause = ""  # of the last attempt: "signal" or "files"
+        self.changed = ""  # by it: "nothing", "credentials" or "all"
+
+    def ask(self, cause: str) -> None:
+        """The configuration should be read again. A signal wants an answer, whatever it is."""
+        self._wanted = "signal" if "signal" in (cause, self._wanted) else cause
+
+    def begin(self) -> None:
+        """Try the configuration, if that is wanted and none is being tried."""
+        if self._wanted is None or self._trial is not None:
+            return
+        self.cause, self.changed = self._wanted, "nothing"
+        self._wanted = None
+        try:
+            self._trial = Trial(loop=self._loop, fork=self._fork, load=self._load, done=self._tried)
+        except OSError as error:
+            self.refuse([f"it cannot be read: {error}"])
+
+    def _tried(self, found: Plan | list[str]) -> None:
+        self._trial = None
+        if isinstance(found, list):
+            self.refuse(found)
+            self._again()
+        else:
+            self._refused = ()
+            self._take(found)
+
+    def refuse(self, mistakes: Sequence[str]) -> None:
+        """Tell what is wrong; once, where a signal asks for it and its files have changed too."""
+        if self.cause == "files" and mistakes == self._refused:
+            return
+        self._refused = mistakes
+        for mistake in mistakes:
+            self._say(f"error: {mistake}")
+        self._say("The configuration is not taken; the old one stays.")
+        told = "; ".join(mistakes)[:_LONGEST_MISTAKES]
+        self._emit(ConfigurationRefused(cause=self.cause, mistakes=told))
+
+    def tell(self, workers: int) -> None:
+        """Tell that so many workers have it."""
+        self._emit(ConfigurationReloaded(workers=workers, cause=self.cause, changed=self.changed))
+
+    def close(self) -> None:
+        """Let what is being tried come to nothing."""
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
+
+    def abandon(self) -> None:
+        """In another child: close what was the parent's."""
+        if self._trial is not None:
+            self._trial.abandon()

@@ -1,0 +1,21 @@
+"""What who passed a connection on is told of it, and may do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Account:
+    """One connection's.
+
+    `logged_in` is told the user, once. `ended` is told once, whatever happens, with a word of
+    `auth.penalties.Kind` for what the client did wrong, or None.
+    """
+
+    def __init__(
+        self, *, logged_in: Callable[[str], None], ended: Callable[[str | None], None]
+    ) -> None:
+        self.logged_in = logged_in
+        self.ended = ended
+        #: Closes the connection, because the user has too many; set once there is one.
+        self.dismiss: Callable[[], None] = lambda: None

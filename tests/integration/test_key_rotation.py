@@ -1,0 +1,264 @@
+"""Keys come and go while clients read: nothing is dropped but what was taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftp_gateway.auth import hash_password
+from tests.integration.test_workers import Reader, content, hang_up, workers
+from tests.support.gateway import Gateway, fill, free_port, wait_for
+from tests.support.keys import make_key, public_line
+
+pytestmark = pytest.mark.integration
+
+Make = Callable[..., Gateway]
+
+
+@pytest.fixture
+def two(make_gateway: Make) -> Gateway:
+    """A gateway with two workers."""
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_PORT=str(free_port())).start()
+    fill(gateway.folder / "shared/models", {"0.bin": content(0)})
+    return gateway
+
+
+def authorize_also(gateway: Gateway, line: str) -> None:
+    with open(gateway.folder / "keys/authorized_keys/gvpocr", "a") as file:
+        file.write(f"{line}\n")
+
+
+def lets_in(gateway: Gateway, key: Path, user: str = "gvpocr", **more: str) -> bool:
+    return (
+        gateway.ssh("echo in", user=user, options=gateway.ssh_options(key=key, **more)).stdout
+        == "in\n"
+    )
+
+
+@contextmanager
+def reading(gateway: Gateway, at: Path, key: Path | None = None) -> Iterator[Reader]:
+    """A mount without `reconnect`, which ends with its connection, and a reader of a file there."""
+    with gateway.mounted(at, "/home/gvpocr", "direct_io", key=key) as mount:
+        reader = Reader(mount / "models/0.bin", content(0))
+        try:
+            reader.read_more()
+            yield reader
+        finally:
+            reader.stop()
+
+
+def reloaded(gateway: Gateway, count: int = 1, **fields: Any) -> dict[str, Any]:
+    wait_for(
+        lambda: len(gateway.events("configuration_reloaded", **fields)) >= count,
+        f"the configuration to be read again {fields}",
+    )
+    return gateway.events("configuration_reloaded", **fields)[-1]
+
+
+# Keys
+
+
+def test_a_key_that_is_added_is_let_in_while_a_mount_reads_on(two: Gateway, tmp_path: Path) -> None:
+    before = workers(two)
+    new = make_key(tmp_path / "new", "ed25519")
+    with reading(two, tmp_path / "mnt") as reader:
+        assert not lets_in(two, new)
+        authorize_also(two, public_line(new))
+        event = reloaded(two)
+        assert (event["cause"], event["changed"]) == ("files", "credentials")
+        # Both workers have taken it: connections go to them in turn.
+        assert [lets_in(two, new) for _ in range(4)] == [True] * 4
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+    assert workers(two) == before
+
+
+def test_a_key_that_is_removed_loses_its_sessions_and_no_other_does(
+    two: Gateway, tmp_path: Path
+) -> None:
+    before = workers(two)
+    lost = make_key(tmp_path / "lost", "ed25519")
+    kept = (two.folder / "keys/authorized_keys/gvpocr").read_text()
+    authorize_also(two, public_line(lost))
+    reloaded(two)
+    with (
+        reading(two, tmp_path / "mnt") as reader,
+        reading(two, tmp_path / "lost-mnt", lost) as loser,
+    ):
+        (two.folder / "keys/authorized_keys/gvpocr").write_text(kept)
+        removed = two.wait_event("credentials_removed")
+        assert removed["reason"] == "key_not_authorized"
+        ended = two.wait_event("session_end", session=removed["session"])
+        assert ended["reason"] == "credentials_removed"
+        wait_for(lambda: loser.errors, "the mount of the removed key to fail")
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+        assert not lets_in(two, lost)
+        refused = two.wait_event("login_refused", key=removed["key"])
+        assert refused["reason"] == "key_not_authorized"
+    assert len(two.events("credentials_removed")) == 1
+    assert workers(two) == before
+
+
+def test_sessions_of_a_removed_key_may_be_left_alone(make_gateway: Make, tmp_path: Path) -> None:
+    gateway = make_gateway("end_sessions_of_removed_keys = false\n").start()
+    fill(gateway.folder / "shared/models", {"0.bin": content(0)})
+    with reading(gateway, tmp_path / "mnt") as reader:
+        (gateway.folder / "keys/authorized_keys/gvpocr").write_text("")
+        reloaded(gateway)
+        assert not lets_in(gateway, gateway.key)
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+        # Where it is wanted from now on, that is the end of them.
+        (gateway.folder / "config/sftp-gateway.toml").write_text("")
+        assert reloaded(gateway, 2)["changed"] == "credentials"
+        gateway.wait_event("credentials_removed")
+        wait_for(lambda: reader.errors, "the mount to fail")
+
+
+def test_a_key_that_expires_keeps_its_sessions(two: Gateway, tmp_path: Path) -> None:
+    file = two.folder / "keys/authorized_keys/gvpocr"
+    line = file.read_text()
+    with reading(two, tmp_path / "mnt") as reader:
+        started = two.wait_event("login_accepted")["time"]
+        # A minute that began after the login, so that it was good then.
+        file.write_text(f'expiry-time="{_after(started)}" {line}')
+        reloaded(two)
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+    assert two.events("credentials_removed") == []
+
+
+def _after(time: str) -> str:
+    """The second after this one, as expiry-time has it: over very soon."""
+    from datetime import datetime, timedelta
+
+    moment = datetime.fromisoformat(time) + timedelta(seconds=1)
+    return moment.strftime("%Y%m%d%H%M%SZ")
+
+
+def test_changes_are_not_taken_by_themselves_where_that_is_off(
+    make_gateway: Make, tmp_path: Path
+) -> None:
+    gateway = make_gateway("auto_reload = false\n").start()
+    new = make_key(tmp_path / "new", "ed25519")
+    authorize_also(gateway, public_line(new))
+    hang_up(gateway)
+    event = reloaded(gateway)
+    assert (event["cause"], event["changed"]) == ("signal", "credentials")
+    assert lets_in(gateway, new)
+    assert gateway.events("configuration_reloaded", cause="files") == []
+
+
+def test_sighup_without_a_change_replaces_nobody(two: Gateway) -> None:
+    before = workers(two)
+    hang_up(two)
+    assert reloaded(two)["changed"] == "nothing"
+    assert workers(two) == before
+
+
+def test_a_wrong_configuration_is_refused_and_told_once_and_the_old_goes_on(
+    two: Gateway, tmp_path: Path
+) -> None:
+    config = two.folder / "config/sftp-gateway.toml"
+    before = workers(two)
+    with reading(two, tmp_path / "mnt") as reader:
+        config.write_text("nonsense")
+        refused = two.wait_event("configuration_refused")
+        assert refused["cause"] == "files"
+        assert "not valid TOML" in refused["mistakes"]
+        reader.read_more()
+        config.write_text("")
+        # A good one again is what runs already: nothing to tell.
+        new = make_key(tmp_path / "new", "ed25519")
+        authorize_also(two, public_line(new))
+        reloaded(two)
+        assert lets_in(two, new)
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+    assert len(two.events("configuration_refused")) == 1
+    assert "the old one stays" in two.stderr
+    assert workers(two) == before
+
+
+def test_a_worker_that_does_not_take_over_is_replaced_by_one_that_has(
+    two: Gateway, tmp_path: Path
+) -> None:
+    stuck = workers(two)[0]
+    new = make_key(tmp_path / "new", "ed25519")
+    os.kill(stuck, signal.SIGSTOP)
+    authorize_also(two, public_line(new))
+    exited = two.wait_event("worker_exited", pid=stuck)
+    assert exited["signal"] == "SIGKILL"
+    reloaded(two)
+    assert [lets_in(two, new) for _ in range(4)] == [True] * 4
+
+
+def test_an_observer_that_is_replaced_watches_on(two: Gateway, tmp_path: Path) -> None:
+    from tests.integration.test_workers import observer
+
+    before = observer(two)
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: two.http("/healthz") == (200, "ok\n"), "another observer")
+    new = make_key(tmp_path / "new", "ed25519")
+    authorize_also(two, public_line(new))
+    reloaded(two)
+    assert lets_in(two, new)
+
+
+# Users and passwords
+
+
+def test_users_come_and_go_without_new_workers(two: Gateway, tmp_path: Path) -> None:
+    config = two.folder / "config/sftp-gateway.toml"
+    before = workers(two)
+    key = make_key(tmp_path / "ana", "ed25519")
+    with reading(two, tmp_path / "mnt") as reader:
+        two.authorize("ana", public_line(key))
+        config.write_text('[users.gvpocr]\n[users.ana]\nshares = ["models"]\n')
+        assert reloaded(two)["changed"] == "credentials"
+        ran = two.sftp("ls", user="ana", options=two.ssh_options(key=key))
+        assert b"models" in ran.stdout
+        assert b"newsletters" not in ran.stdout
+        # Her file is watched from now on.
+        other = make_key(tmp_path / "other", "ed25519")
+        two.authorize("ana", public_line(other))
+        reloaded(two, 2)
+        assert (lets_in(two, other, "ana"), lets_in(two, key, "ana")) == (True, False)
+        config.write_text("[users.gvpocr]\n")
+        reloaded(two, 3)
+        assert not lets_in(two, other, "ana")
+        assert two.wait_event("login_refused", user_tried="ana", reason="unknown_user")
+        reader.read_more()
+        assert (reader.errors, reader.wrong) == ([], 0)
+    assert workers(two) == before
+
+
+def test_a_user_who_sees_other_shares_now_gets_new_workers(two: Gateway) -> None:
+    before = workers(two)
+    (two.folder / "config/sftp-gateway.toml").write_text('[users.gvpocr]\nshares = ["models"]\n')
+    assert reloaded(two)["changed"] == "all"
+    assert b"newsletters" not in two.sftp("ls").stdout
+    assert not set(workers(two).values()) & set(before.values())
+
+
+def test_a_password_that_is_changed_ends_its_sessions(make_gateway: Make, tmp_path: Path) -> None:
+    from tests.integration.test_passwords import _by_password
+
+    hashes = tmp_path / "hash"
+    hashes.write_text(hash_password("first"))
+    gateway = make_gateway(f'[users.gvpocr]\npassword_hash_file = "{hashes}"\n').start()
+    program = ["ssh", *gateway.ssh_options(
+        BatchMode="no", PreferredAuthentications="password", NumberOfPasswordPrompts="1",
+    ), "-p", str(gateway.port), "gvpocr@127.0.0.1"]  # fmt: skip
+    assert _by_password(gateway, [*program, "echo in"], "first").stdout == "in\n"
+    hashes.write_text(hash_password("second"))
+    assert reloaded(gateway)["changed"] == "credentials"
+    assert _by_password(gateway, [*program, "echo in"], "first").returncode == 255
+    assert _by_password(gateway, [*program, "echo in"], "second").stdout == "in\n"

@@ -1,0 +1,198 @@
+"""What a faulty gateway, or a client with code of its own in a worker, still cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.process import landlock
+from tests.support import faulty_gateway
+from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS
+from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, runner
+
+pytestmark = pytest.mark.integration
+
+SECRET = b"nobody may read this"
+FAULTY = (sys.executable, faulty_gateway.__file__)
+
+#: What a worker has to be able to do; all else that is attempted has to fail.
+GOOD = frozenset({"read-a-share"})
+
+
+@pytest.fixture(scope="module", params=["require", "off"])
+def faulty(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway that does whatever it is asked, with Landlock and without."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "outside.txt").write_bytes(SECRET)
+    gateway = Gateway(folder, f'landlock = "{request.param}"\n')
+    try:
+        gateway.start(FAULTY)
+        (folder / "shared/models/leads-out").symlink_to(folder / "outside.txt")
+        yield gateway
+    finally:
+        gateway.close()
+
+
+@pytest.fixture
+def confined(faulty: Gateway) -> bool:
+    return bool(faulty.events("server_started")[-1]["landlock"])
+
+
+@pytest.mark.parametrize("attempt", [name for name in ATTEMPTS if name not in GOOD])
+def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
+    faulty: Gateway, confined: bool, attempt: str
+) -> None:
+    answer = faulty.ssh(f"echo {attempt}").stdout.strip()
+    if confined:
+        assert answer in ("EACCES", "EPERM")
+    else:  # so it is Landlock that stops it, and not the attempt that is wrong
+        assert answer == "done"
+    for name, content in {"README.txt": b"", "new": b""}.items():  # what some of them spoil
+        if not confined:
+            (faulty.folder / "shared/models" / name).write_bytes(content)
+
+
+def test_what_no_process_needs_is_taken_from_the_supervisor_too(
+    faulty: Gateway, confined: bool
+) -> None:
+    results = json.loads((faulty.folder / RESULTS).read_text())
+    assert set(results) == set(OF_ALL)
+    assert set(results.values()) == {"EACCES" if confined else "done"}
+
+
+@pytest.mark.parametrize("attempt", sorted(GOOD))
+def test_what_a_worker_is_for_goes_on(faulty: Gateway, attempt: str) -> None:
+    assert faulty.ssh(f"echo {attempt}").stdout == "done\n"
+
+
+def test_a_path_that_the_gateway_lets_out_of_a_share_is_stopped_by_the_kernel(
+    faulty: Gateway, confined: bool, tmp_path: Path
+) -> None:
+    got = tmp_path / "got"
+    fill(faulty.folder / "shared/newsletters", {"one": b"public"})
+    assert faulty.sftp(f"get newsletters/one {got}").returncode == 0
+    assert got.read_bytes() == b"public"
+    got.unlink()
+    fetched = faulty.sftp(f"get models/leads-out {got}")
+    if confined:
+        assert fetched.returncode != 0
+        assert b"Permission denied" in fetched.stderr
+        assert not got.exists() or got.read_bytes() == b""
+    else:
+        assert got.read_bytes() == SECRET
+
+
+def test_no_process_of_the_gateway_can_gain_privileges(gateway: Gateway) -> None:
+    for pid in gateway.pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            assert "NoNewPrivs:\t1\n" in (task / "status").read_text()
+
+
+def test_the_state_is_told_by_the_check_a_metric_and_the_log(gateway: Gateway) -> None:
+    version = landlock.abi()
+    assert version > 0
+    assert gateway.events("server_started")[-1]["landlock"] == version
+    assert gateway.metric("sftp_gateway_landlock_abi") == version
+    checked = gateway.run("check")
+    assert (checked.returncode, checked.stderr.splitlines()[0]) == (
+        0,
+        f"Landlock: version {version} confines the workers.",
+    )
+    assert "landlock" not in gateway.stderr
+
+
+def test_a_kernel_without_it_is_said_loudly_and_the_gateway_serves_all_the_same(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway().start(runner(LANDLOCK_CREATE_RULESET))
+    assert "warning: landlock: the kernel has no Landlock" in gateway.stderr
+    assert gateway.events("server_started")[-1]["landlock"] == 0
+    assert gateway.metric("sftp_gateway_landlock_abi") == 0
+    assert gateway.sftp("ls").returncode == 0
+
+
+def test_where_it_is_required_a_kernel_without_it_does_not_start_the_gateway(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_LANDLOCK="require")
+    with pytest.raises(AssertionError, match="did not start"):
+        gateway.start(runner(LANDLOCK_CREATE_RULESET))
+    assert gateway.process is not None
+    assert gateway.process.returncode == 2
+    assert "error: landlock: the kernel has no Landlock" in gateway.stderr
+
+
+def test_the_log_is_written_on_after_logrotate_has_moved_it(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(
+        SFTP_GATEWAY_ACCESS_LOG__FILE="logs/a.log", SFTP_GATEWAY_LANDLOCK="require"
+    )
+    log = gateway.folder / "logs/a.log"
+    log.parent.mkdir()
+    gateway.start()
+    gateway.sftp("ls")
+    log.rename(log.with_name("a.log.1"))
+    gateway.sftp("ls")
+    wait_for(lambda: log.exists() and b"login_accepted" in log.read_bytes(), "the new log")
+
+
+@pytest.fixture
+def disk(make_gateway: Callable[..., Gateway]) -> Iterator[tuple[Gateway, Path]]:
+    """A gateway with one share that is a mount point, where a disk is mounted."""
+    gateway = make_gateway(
+        'shares.models.path = "disk"\nshares.other.path = "other"\n[users.gvpocr]\n',
+        SFTP_GATEWAY_WORKERS="2",
+        SFTP_GATEWAY_LANDLOCK="require",
+    )
+    at = gateway.folder / "disk"
+    at.mkdir()
+    (gateway.folder / "other").mkdir()
+    _mount(at, b"first")
+    try:
+        yield gateway.start(), at
+    finally:
+        gateway.close()
+        while os.path.ismount(at):
+            subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def _mount(at: Path, content: bytes) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "disk", str(at)], check=True)
+    (at / "file").write_bytes(content)
+
+
+def test_a_disk_that_is_mounted_again_is_served_by_workers_that_take_over(
+    disk: tuple[Gateway, Path], tmp_path: Path
+) -> None:
+    gateway, at = disk
+    assert gateway.sftp(f"get models/file {tmp_path}/got").returncode == 0
+    before = {event["pid"] for event in gateway.events("worker_started")}
+    subprocess.run(["umount", "-l", str(at)], check=True)
+    _mount(at, b"second")
+
+    def served() -> bool:
+        gateway.sftp(f"get models/file {tmp_path}/got")
+        return (tmp_path / "got").read_bytes() == b"second"
+
+    wait_for(served, "the new disk to be served")
+    outdated = wait_for(
+        lambda: (
+            len(gateway.events("worker_outdated", share="models")) == 2
+            and gateway.events("worker_outdated")
+        ),
+        "both workers to be replaced",
+    )
+    assert {event["pid"] for event in outdated} == before
+    wait_for(lambda: len(gateway.events("worker_exited", expected=True)) == 2, "the old to end")
+    assert gateway.sftp("ls models").returncode == 0
+    assert gateway.metric("sftp_gateway_worker_restarts_total") == 0

@@ -1,0 +1,132 @@
+"""Real clients read while folders are swapped for links that lead outside: never a byte of it.
+
+Landlock is off, so that it is the look-ups' own confinement that is tried, of each kind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import Gateway
+from tests.support.without_syscalls import OPENAT2, runner
+
+pytestmark = pytest.mark.integration
+
+SECRET = b"nobody may read this"
+PUBLIC = b"everyone may read it"
+
+#: Reads of each client, of which some find the folder and some the link.
+READS = 400
+
+
+#: How often a mount has to meet each, and after how many reads it is given up.
+ENOUGH = 20
+MOST = 20_000
+
+#: Or the mount's kernel would see the first of them for a second.
+NOTHING_CACHED = (
+    "direct_io", "dir_cache=no", "entry_timeout=0", "attr_timeout=0", "negative_timeout=0",
+)  # fmt: skip
+
+#: Run on its own, so that it waits for nobody: what is at the folder's place stays there for some
+#: of a client's steps, and is another one for the next.
+SWAP = """
+import os, random, sys, time
+folder, *targets = sys.argv[1:]
+aside, link = folder + "-aside", folder + "-link"
+print(flush=True)
+while os.getppid() == int(os.environ["PARENT"]):
+    for target in targets:
+        os.symlink(target, link)
+        os.rename(folder, aside)
+        os.rename(link, folder)
+        time.sleep(random.random() / 500)
+        os.unlink(folder)
+        os.rename(aside, folder)
+        time.sleep(random.random() / 200)
+"""
+
+
+@contextmanager
+def swapping(folder: Path, *targets: Path | str) -> Iterator[None]:
+    """Swap `folder` and links to each of `targets`, again and again."""
+    swapper = subprocess.Popen(
+        [sys.executable, "-c", SWAP, folder, *targets],
+        env={**os.environ, "PARENT": str(os.getpid())},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert swapper.stdout is not None
+        swapper.stdout.readline()
+        yield
+        assert swapper.poll() is None
+    finally:
+        swapper.kill()
+        swapper.communicate()
+
+
+@pytest.fixture(params=[(), (OPENAT2,)], ids=["openat2", "descriptor walk"])
+def gateway(request: pytest.FixtureRequest, make_gateway: Callable[..., Gateway]) -> Gateway:
+    gateway = make_gateway(SFTP_GATEWAY_LANDLOCK="off")
+    return gateway.start(runner(*request.param) if request.param else ())
+
+
+def test_a_folder_that_is_swapped_for_links_gives_real_clients_no_byte_from_outside(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(SECRET)
+    (outside / "only outside").touch()
+    folder = gateway.folder / "shared/models/swapped"
+    folder.mkdir()
+    (folder / "file").write_bytes(PUBLIC)
+    up = "../" * len(folder.parent.parts) + str(outside).lstrip("/")
+
+    with (
+        gateway.mounted(tmp_path / "mnt", "/home/gvpocr/models", *NOTHING_CACHED) as mount,
+        swapping(folder, outside, up),
+    ):
+        got = tmp_path / "got"
+        got.mkdir()
+        commands = [f"-get models/swapped/file {got}/{n}" for n in range(READS)]
+        with ThreadPoolExecutor() as threads:
+            fetching = threads.submit(gateway.sftp, *commands)
+            read: Counter[bytes] = Counter()
+            while min(read[PUBLIC], read[b""]) < ENOUGH and read.total() < MOST:
+                read[_read(mount / "swapped/file")] += 1
+            listed = {name for _ in range(READS) for name in _list(mount / "swapped")}
+        assert fetching.result().returncode == 0
+
+    fetched = Counter(path.read_bytes() for path in got.iterdir())
+    for found in (read, fetched):
+        assert set(found) <= {PUBLIC, b""}
+        assert found[PUBLIC]
+    assert read[b""] >= ENOUGH  # so the link was met, too
+    assert listed == {"file"}
+    denied = {event["reason"] for event in gateway.events("denied", share="models")}
+    assert denied <= {"link_leads_out", "unreadable"}
+    assert "link_leads_out" in denied
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _list(path: Path) -> list[str]:
+    try:
+        return [each.name for each in path.iterdir()]
+    except OSError:
+        return []

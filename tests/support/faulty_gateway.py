@@ -1,0 +1,109 @@
+"""A gateway with the worst faults that one can have: it looks nowhere before it opens.
+
+    python faulty_gateway.py PYTHON -m sftp_gateway serve
+
+It is run in the place of the program that is named after it. Paths are opened as the kernel finds
+them, wherever they lead; and `echo NAME` does in the worker what ATTEMPTS has under that name, as
+if a client had brought code of its own in. What is left to stop either is the kernel's confinement.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from sftp_gateway.app import Configuration, Program
+from sftp_gateway.cli import main
+from sftp_gateway.server import command
+from sftp_gateway.vfs import beneath
+
+
+class Careless:
+    """Finds whatever a path leads to."""
+
+    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See beneath.Finder."""
+        flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+        return os.open(path or b".", flags, dir_fd=root)
+
+
+def _open(path: str, flags: int = os.O_RDONLY) -> None:
+    os.close(os.open(path, flags, 0o600))
+
+
+def _execute(program: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execv(program, [program])  # noqa: S606 - what has to fail
+        except OSError as error:
+            os._exit(error.errno or 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _use_tcp(call: Callable[[socket.socket], None]) -> None:
+    with closing(socket.socket()) as made:
+        call(made)
+
+
+def _connect(made: socket.socket) -> None:
+    made.settimeout(5)
+    # The metrics' own port: there is one who listens.
+    made.connect(("127.0.0.1", int(os.environ["SFTP_GATEWAY_METRICS_PORT"])))
+
+
+ATTEMPTS: dict[str, Callable[[], None]] = {
+    "read-a-share": lambda: _open("shared/models/README.txt"),
+    "read-outside": lambda: _open("outside.txt"),
+    "read-a-clients-key": lambda: _open("keys/worker_ed25519"),
+    "read-the-configuration": lambda: _open("config/sftp-gateway.toml"),
+    "read-passwd": lambda: _open("/etc/passwd"),
+    "read-another-process": lambda: _open(f"/proc/{os.getppid()}/mem"),
+    "list-the-root": lambda: os.listdir("/") and None,
+    "write-to-a-share": lambda: _open("shared/models/README.txt", os.O_WRONLY),
+    "truncate-in-a-share": lambda: os.truncate("shared/models/README.txt", 0),
+    "make-in-a-share": lambda: _open("shared/models/new", os.O_WRONLY | os.O_CREAT),
+    "delete-in-a-share": lambda: os.unlink("shared/models/README.txt"),
+    "write-outside": lambda: _open("outside.txt", os.O_WRONLY),
+    "execute": lambda: _execute("/bin/true"),
+    "bind": lambda: _use_tcp(lambda made: made.bind(("127.0.0.1", 0))),
+    "connect": lambda: _use_tcp(_connect),
+    "make-a-fifo": lambda: os.mkfifo(f"fifo{os.getpid()}"),
+    "signal-the-supervisor": lambda: os.kill(os.getppid(), 0),
+}
+
+#: What no process may do; the supervisor tries it once all workers serve.
+OF_ALL = ("execute", "bind", "connect", "make-a-fifo")
+RESULTS = "supervisor.json"
+
+
+def _greet(_self: Program, _configuration: Configuration, _port: int) -> None:
+    """What tells people otherwise."""
+    Path(RESULTS).write_text(json.dumps({name: _outcome(name) for name in OF_ALL}))
+
+
+def _attempt(words: str) -> str:
+    return f"{_outcome(words.split()[1])}\n"
+
+
+def _outcome(attempt: str) -> str:
+    try:
+        ATTEMPTS[attempt]()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "done"
+
+
+if __name__ == "__main__":
+    beneath.Openat2 = Careless  # type: ignore[assignment,misc]
+    command.answer = _attempt
+    Program.greet = _greet  # type: ignore[method-assign]
+    sys.exit(main(["serve"]))

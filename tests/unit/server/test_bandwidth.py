@@ -1,0 +1,117 @@
+"""A user's sessions are served as fast as they may be, and not faster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.protocol.constants import MAX_READ_LENGTH
+from sftp_gateway.server.bandwidth import Bandwidth
+from tests.support import sftp_wire as wire
+from tests.support.session import GatedShare, Served, served
+
+LIMIT = 2 * MAX_READ_LENGTH
+#: A READ of the longest kind with its answer's header.
+REPLY = MAX_READ_LENGTH + 13
+COUNT = 12
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bandwidth(clock: Clock) -> Bandwidth:
+    return Bandwidth(LIMIT, clock=clock)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, bandwidth: Bandwidth) -> Iterator[Served]:
+    (tmp_path / "file").write_bytes(bytes(COUNT * MAX_READ_LENGTH))
+    with served(GatedShare(tmp_path), bandwidth=bandwidth) as at:
+        yield at
+
+
+def test_what_one_session_sends_the_others_wait_for(clock: Clock, bandwidth: Bandwidth) -> None:
+    bandwidth.sent(LIMIT)
+    assert bandwidth.delay() == 0
+    bandwidth.sent(LIMIT // 2)
+    assert bandwidth.delay() == 0.5
+    clock.now = 0.5
+    assert bandwidth.delay() == 0
+
+
+def test_a_part_of_the_sessions_has_that_part_of_the_limit(
+    clock: Clock, bandwidth: Bandwidth
+) -> None:
+    assert bandwidth.has_part(0.25) == LIMIT / 4
+    bandwidth.sent(LIMIT)
+    assert bandwidth.delay() == 3.0
+    bandwidth.has_part(1.0)
+    assert bandwidth.delay() == 0.75
+    assert bandwidth.has_part(0.0) == 0
+    assert bandwidth.delay() == 0.75
+
+
+async def test_a_session_stops_at_its_limit_and_goes_on_with_time(
+    slow: Served, clock: Clock
+) -> None:
+    handle = await slow.open(b"share/file")
+    before = slow.channel.written
+    requests = [
+        slow.prepare(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
+        for piece in range(COUNT)
+    ]
+    slow.feed(*(packet for _, packet in requests))
+    # One second's worth, and the answer that went beyond it.
+    assert LIMIT < slow.channel.written - before <= LIMIT + REPLY
+    assert slow.session.busy
+    held = slow.channel.written
+    slow.feed(slow.prepare(wire.encode_stat, b"/")[1])  # does not get around it either
+    for _ in range(10):  # turns of the event loop
+        await asyncio.sleep(0)
+    assert slow.channel.written == held
+    for second in range(1, COUNT):
+        clock.now = float(second)
+        answers = min(COUNT, 2 + 2 * second)
+        await slow.all_answered([request_id for request_id, _ in requests[:answers]])
+        assert slow.channel.written - before <= LIMIT * (second + 1) + REPLY
+    assert all(
+        isinstance(reply, wire.DataReply) and len(reply.data) == MAX_READ_LENGTH
+        for reply in await slow.all_answered([request_id for request_id, _ in requests])
+    )
+
+
+async def test_a_session_that_ends_while_it_waits_lets_go(slow: Served) -> None:
+    handle = await slow.open(b"share/file")
+    for piece in range(COUNT):
+        slow.send(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
+    slow.session.connection_lost()
+    assert not slow.session.busy
+
+
+async def test_what_threads_read_counts_too(
+    tmp_path: Path, bandwidth: Bandwidth, slow: Served
+) -> None:
+    share = GatedShare(tmp_path)
+    share.cold = {"read"}
+    share.gate.set()
+    with served(share, bandwidth=bandwidth) as at:
+        handle = await at.open(b"share/file")
+        first = [
+            at.send(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
+            for piece in range(3)
+        ]
+        await at.all_answered(first)
+        assert bandwidth.delay() > 0.4

@@ -1,0 +1,159 @@
+"""`sftp-gateway keys` changes files as asked, or says why not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.auth import generate_ed25519, parse_authorized_keys
+from sftp_gateway.cli import main
+from sftp_gateway.first_start import set_up
+from sftp_gateway.key_commands import moment
+from sftp_gateway.observability import LoginAccepted, Session, encode
+from sftp_gateway.settings import Settings
+
+FILE = Path("keys/authorized_keys/gvpocr")
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def keys(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `keys` with arguments; gives what it prints, or raises what it says is wrong."""
+    set_up(Settings(), gateway=None, say=lambda line: None)
+
+    def run(*arguments: str) -> str:
+        status = main(["keys", *arguments])
+        printed = capsys.readouterr()
+        if status:
+            raise ValueError(printed.err)
+        return printed.out
+
+    return run
+
+
+def public(tmp_path: Path, comment: str) -> Path:
+    path = tmp_path / "key.pub"
+    path.write_text(generate_ed25519(comment).public_line + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("now", NOW),
+        ("+30m", NOW + timedelta(minutes=30)),
+        ("+12h", NOW + timedelta(hours=12)),
+        ("+7d", NOW + timedelta(days=7)),
+        ("20310506Z", datetime(2031, 5, 6, tzinfo=UTC)),
+        ("20310506070809Z", datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_span_or_a_date(text: str, expected: datetime) -> None:
+    assert moment(text, NOW) == expected
+    assert moment("2031-05-06", NOW) == moment("20310506", NOW)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "+7", "-7d", "+7w", "2031-13-01", "+99999999d"])
+def test_anything_else_is_no_moment(text: str) -> None:
+    with pytest.raises(ValueError, match="expiry-time="):
+        moment(text, NOW)
+
+
+def test_a_key_is_added_with_its_conditions(keys: Run, tmp_path: Path) -> None:
+    file = public(tmp_path, "seven")
+    keys("add", "gvpocr", str(file), "--from", "192.0.2.0/24", "--expires", "2031-05-06")
+    _, key = parse_authorized_keys(FILE.read_text(), source="x").keys
+    assert key.sources is not None
+    assert (key.comment, key.sources.text) == ("seven", "192.0.2.0/24")
+    assert key.expires is not None
+
+
+def test_a_key_is_added_from_standard_input(
+    keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(public(tmp_path, "eight").read_text()))
+    keys("add", "gvpocr")
+    assert "eight" in FILE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "nobody", "FILE"), "nobody is no user; the configuration has gvpocr"),
+        (("add", "gvpocr", "missing"), "missing: cannot be read"),
+        (("add", "gvpocr", "FILE", "--from", 'x" y'), "is no list of addresses"),
+        (("add", "gvpocr", "FILE", "--from", "worker.example"), "host names are not looked up"),
+        (("add", "gvpocr", "FILE", "--expires", "soon"), "soon: expiry-time="),
+        (("add", "gvpocr", "keys/worker_ed25519"), "there is no key; write"),
+        (("add", "gvpocr", "keys/worker_ed25519.pub"), "is there already"),
+        (("remove", "gvpocr", "missing"), "there is no key missing"),
+        (("expire", "gvpocr", "missing", "now"), "there is no key missing"),
+        (("rotate", "gvpocr", "missing", "new"), "there is no key missing"),
+        (("rotate-host", "promote"), "prepare it first"),
+        (("rotate-host", "finish"), "nothing is to be finished"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_is_changed(
+    keys: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    def all_files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+    file = str(public(tmp_path, "seven"))
+    before = all_files()
+    with pytest.raises(ValueError, match=said):
+        keys(*(file if word == "FILE" else word for word in arguments))
+    assert all_files() == before
+
+
+def test_a_key_is_rotated_with_its_options_and_the_old_one_expires(keys: Run) -> None:
+    FILE.write_text(f'from="192.0.2.0/24" {FILE.read_text()}')
+    keys("rotate", "gvpocr", "sftp-gateway worker gvpocr", "new", "--expires", "+2d")
+    old, new = parse_authorized_keys(FILE.read_text(), source="x").keys
+    assert old.expires is not None
+    assert timedelta(days=1) < old.expires - datetime.now(UTC) < timedelta(days=3)
+    assert (new.expires, new.sources) == (None, old.sources)
+    assert Path("new").stat().st_mode & 0o777 == 0o600
+    assert new.fingerprint in {
+        key.fingerprint
+        for key in parse_authorized_keys(Path("new.pub").read_text(), source="x").keys
+    }
+    with pytest.raises(ValueError, match="cannot be made: File exists"):
+        keys("rotate", "gvpocr", new.comment, "new")
+
+
+def test_the_list_tells_who_until_when_and_last_used(
+    keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys("add", "gvpocr", str(public(tmp_path, "seven\u202eneves")), "--from", "192.0.2.1")
+    keys("expire", "gvpocr", "sftp-gateway worker gvpocr", "20200101Z")
+    (one, two) = parse_authorized_keys(FILE.read_text(), source="x").keys
+    Path("keys/user_ca_keys").write_text(generate_ed25519("ca").public_line + "\n")
+    keys("rotate-host", "prepare")
+    session = Session(
+        session="0", client_ip="192.0.2.7", client_port=1, user="gvpocr", key=two.fingerprint
+    )
+    Path("access.log").write_bytes(encode(LoginAccepted(time=0, session=session)))
+    rows = keys("list", "--log", "access.log").splitlines()
+    assert rows[0].split() == ["USER", "FINGERPRINT", "TYPE", "EXPIRES", "LAST", "USED", "OPTIONS", "COMMENT"]  # noqa: E501  # fmt: skip
+    first, second, authority, current, following = rows[1:]
+    assert one.fingerprint in first
+    assert "2020-01-01T00:00:00Z (over)  -  " in first
+    assert two.fingerprint in second
+    assert "never" in second
+    assert "1970-01-01T00:00:00Z" in second
+    assert "from=192.0.2.1" in second
+    assert second.endswith("seven?neves")
+    assert authority.startswith("(authority)")
+    assert current.startswith("(host, current)")
+    assert following.startswith("(host, next)")
+    # Where there is no log, that is not "never".
+    assert "  ?  " in keys("list").splitlines()[1]
+    monkeypatch.setenv("SFTP_GATEWAY_ACCESS_LOG__FILE", "access.log")
+    assert "1970-01-01T00:00:00Z" in keys("list")
