@@ -162,7 +162,7 @@ def _read_through_restarts(
     mount's connection ends, and what they open next is on a new one, of another worker.
     """
     for number in range(1, _RESTARTS + 1):
-        readers.run(size // _RESTARTS, halfway=lambda: os.kill(gateway, signal.SIGHUP))
+        readers.run(size // _RESTARTS, halfway=lambda: os.kill(gateway, signal.SIGUSR1))
         if not _poll(functools.partial(_have_ended, mount, number)):
             outcome.problems.append("a restart did not reach the mount's connection")
             return

@@ -317,7 +317,7 @@ class ConfigurationReloaded(Event):
     name: ClassVar[str] = "configuration_reloaded"
 
     workers: int
-    cause: str  # "signal" or "files"
+    cause: str  # "signal", "restart" or "files"
     changed: str  # "nothing", "credentials", which running workers took, or "all"
 
 

@@ -15,6 +15,11 @@ Plan = TypeVar("Plan")
 _LONGEST_MISTAKES: Final = 4096
 
 
+#: What asks for a configuration: a signal that wants new workers whatever has changed, one that wants
+#: an answer, and files that have changed.
+_CAUSES: Final = ("restart", "signal", "files")
+
+
 class Reloading(Generic[Plan]):
     """One configuration is tried at a time; what is asked for meanwhile is tried after it.
 
@@ -43,12 +48,12 @@ class Reloading(Generic[Plan]):
         self._trial: Trial[Plan] | None = None
         self._wanted: str | None = None
         self._refused: Sequence[str] = ()  # the last mistakes
-        self.cause = ""  # of the last attempt: "signal" or "files"
+        self.cause = ""  # of the last attempt
         self.changed = ""  # by it: "nothing", "credentials" or "all"
 
     def ask(self, cause: str) -> None:
-        """The configuration should be read again. A signal wants an answer, whatever it is."""
-        self._wanted = "signal" if "signal" in (cause, self._wanted) else cause
+        """The configuration should be read again, for one of `_CAUSES`: the strongest counts."""
+        self._wanted = next(each for each in _CAUSES if each in (cause, self._wanted))
 
     def begin(self) -> None:
         """Try the configuration, if that is wanted and none is being tried."""

@@ -12,6 +12,7 @@ It has one thread and never waits for anything but its loop, so it can fork at a
 | SIGTERM, SIGINT | accept no more, let workers finish, end; the second time: end at once    |
 | SIGHUP          | read the configuration in a child; if it is good, let workers take it    |
 |                 | over, or replace them; the same where the observer sees files change     |
+| SIGUSR1         | the same, but replace the workers whatever has changed                   |
 | SIGCHLD         | a child has ended: a worker or the observer is replaced                  |
 """
 
@@ -163,7 +164,8 @@ class Supervisor(Generic[AnyPlan]):
         gc.collect()
         gc.freeze()  # so that no collection in a child copies the pages that are shared
         self._loop.on_signals(
-            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD), self._signalled
+            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD),
+            self._signalled,
         )
         try:
             self._start_observer()
@@ -182,6 +184,8 @@ class Supervisor(Generic[AnyPlan]):
             self._reap()
         elif number == signal.SIGHUP:
             self._ask("signal")
+        elif number == signal.SIGUSR1:
+            self._ask("restart")
         elif self._stopping:
             raise SystemExit(1)
         else:
@@ -348,8 +352,8 @@ class Supervisor(Generic[AnyPlan]):
 
     def _take(self, found: AnyPlan) -> None:
         """A configuration is good: let the workers have what is different."""
-        running, asked = self._plan, self._reloading.cause == "signal"
-        replace = found.needs_new_workers(running)
+        running, cause = self._plan, self._reloading.cause
+        replace, asked = found.needs_new_workers(running) or cause == "restart", cause != "files"
         handed_over = not replace and found.access != running.access
         if replace or handed_over or asked:
             for warning in found.warnings:

@@ -311,6 +311,22 @@ def test_sighup_replaces_the_workers_and_readers_read_on(two: Gateway, tmp_path:
     assert two.metric("sftp_gateway_worker_restarts_total") == 0
 
 
+def test_sigusr1_replaces_the_workers_though_nothing_has_changed(
+    two: Gateway, tmp_path: Path
+) -> None:
+    assert two.process is not None
+    with reading(two, tmp_path, 0, 1) as readers:
+        before = workers(two)
+        two.process.send_signal(signal.SIGUSR1)
+        two.wait_event("configuration_reloaded", cause="restart", changed="all", workers=2)
+        for pid in before.values():
+            two.wait_event("worker_exited", pid=pid, expected=True)
+        for reader in readers:
+            reader.read_more()
+        assert [reader.wrong for reader in readers] == [0, 0]
+    assert not set(workers(two).values()) & set(before.values())
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
