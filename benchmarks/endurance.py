@@ -66,7 +66,9 @@ class Condition:
         return not self.restarts or "workers" in Settings.model_fields
 
     def gateway_options(self, rekey_bytes: int) -> dict[str, object]:
-        options: dict[str, object] = {"ciphers": [self.cipher]}
+        # A list of ciphers comes with encrypt-then-MAC only.
+        plain = self.mac is not None and "-etm@" not in self.mac
+        options: dict[str, object] = {"ciphers": "compatible" if plain else [self.cipher]}
         if "server" in self.rekeys:
             options["rekey_limit"] = rekey_bytes
         if self.restarts:
@@ -75,7 +77,7 @@ class Condition:
         return options
 
     def ssh_options(self, rekey_bytes: int) -> dict[str, str]:
-        options = {"Compression": "yes" if self.compression else "no"}
+        options = {"Compression": "yes" if self.compression else "no", "Ciphers": self.cipher}
         if self.mac is not None:
             options["MACs"] = self.mac
         if "client" in self.rekeys:

@@ -15,8 +15,8 @@ Plan = TypeVar("Plan")
 _LONGEST_MISTAKES: Final = 4096
 
 
-#: What asks for a configuration: a signal that wants new workers whatever has changed, one that wants
-#: an answer, and files that have changed.
+#: What asks for a configuration: a signal that wants new workers whatever has changed, one that
+#: wants an answer, and files that have changed.
 _CAUSES: Final = ("restart", "signal", "files")
 
 
