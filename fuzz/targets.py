@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Final
 
+from fuzz import records as record_layer
 from sftp_gateway.auth.authorized_keys import parse_authorized_keys
 from sftp_gateway.auth.blobs import read_blob
 from sftp_gateway.auth.key_options import parse_options
@@ -83,7 +84,30 @@ def worker_messages(data: bytes) -> None:
             pass
 
 
+def records(data: bytes) -> None:
+    """SSH packets of a client that is logged in: the connection goes on, or ends as it documents.
+
+    That is with a DisconnectError, or just as asyncssh ends it; and nothing else is different
+    from what asyncssh by itself makes of them.
+    """
+    ours, theirs = record_layer.effects(data)
+    assert ours.unread <= record_layer.bound(data), "more is kept than a packet"
+    if ours.new_keys or theirs.new_keys:
+        return  # which nobody here knows
+    assert ours.ended == theirs.ended
+    assert ours.received == theirs.received
+    assert ours.window == theirs.window
+
+
 TARGETS: Final[dict[str, Target]] = {
     each.__name__: each
-    for each in (framing, requests, authorized_keys, key_options, key_blobs, worker_messages)
+    for each in (
+        framing,
+        requests,
+        authorized_keys,
+        key_options,
+        key_blobs,
+        worker_messages,
+        records,
+    )
 }
