@@ -17,6 +17,7 @@ from typing import Any, Final
 import asyncssh
 from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.encryption import get_encryption
+from asyncssh.packet import PacketDecodeError
 
 from sftp_gateway.server.packets.ciphers import (
     LENGTH,
@@ -54,6 +55,15 @@ _loop = asyncio.new_event_loop()
 _socket = socket.socket()
 
 
+End = tuple[type[BaseException] | None, int]
+
+#: How a connection ends over a packet that is sealed rightly and is none.
+MALFORMED: Final[set[End | None]] = {
+    (asyncssh.MACError, asyncssh.MACError("").code),
+    (PacketDecodeError, 0),
+}
+
+
 @dataclass(slots=True)
 class Effect:
     """What a stream did: bytes that came on the channel, its window for answers, and the end.
@@ -64,7 +74,7 @@ class Effect:
 
     received: bytearray = field(default_factory=bytearray)
     window: int = 0
-    ended: tuple[type[BaseException] | None, int] | None = None
+    ended: End | None = None
     unread: int = 0
     new_keys: bool = False
 
