@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -24,8 +25,8 @@ _LONGEST = MIB
 #: What a client asks for that is killed when it has got a little of it.
 _UNREAD, _TAKEN = 64 * MIB, MIB
 
-#: Loopback addresses that are not exempt from penalties, unlike 127.0.0.1.
-_STRANGER, _SCANNER = "127.0.0.9", "127.0.0.8"
+#: Loopback addresses: two that are not exempt from penalties, and one that is.
+_STRANGER, _SCANNER, _EXEMPT = "127.0.0.9", "127.0.0.8", "127.0.0.1"
 
 #: Seconds in which the gateway takes a change of keys over.
 _TAKEN_OVER = 30.0
@@ -141,17 +142,19 @@ class Clients:
 
     def abort_connections(self) -> None:
         """Reset connections: at once, after the banner, and in the middle of a packet."""
-        for said in (None, b"", b"SSH-2.0-soak\r\n\x00\x00\x02\x00\x04\x14"):
-            try:
-                with socket.create_connection(
-                    ("127.0.0.1", self._bed.port), timeout=STALL, source_address=(_SCANNER, 0)
-                ) as scanner:
-                    if said is not None:
-                        scanner.recv(256)
-                        scanner.sendall(said)
-                    scanner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            except ConnectionError:
-                pass  # the source is banned
+        for source in (_SCANNER, _EXEMPT):
+            for said in (None, b"", b"SSH-2.0-soak\r\n\x00\x00\x02\x00\x04\x14"):
+                with contextlib.suppress(ConnectionError):  # as soon as the source is banned
+                    self._abort(source, said)
+
+    def _abort(self, source: str, said: bytes | None) -> None:
+        with socket.create_connection(
+            ("127.0.0.1", self._bed.port), timeout=STALL, source_address=(source, 0)
+        ) as scanner:
+            scanner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if said is not None:
+                scanner.recv(256)
+                scanner.sendall(said)
 
     def be_killed_while_reading(self) -> None:
         """A client asks for much, takes a little of it, and is gone without a word."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -116,12 +117,12 @@ def mounts(folder: Path) -> int:
     return Path("/proc/self/mounts").read_text().count(f" {folder}/")
 
 
-def in_session(leader: int) -> list[str]:
+def in_session(leader: int) -> list[int]:
     """Processes that the leader has started, and theirs."""
-    done = subprocess.run(
-        ["ps", "-s", str(leader), "-o", "pid=,args="],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return done.stdout.splitlines()
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[3] == str(leader):  # proc(5): state, ppid, pgrp, session
+                found.append(int(stat.parent.name))
+    return found
