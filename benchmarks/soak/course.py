@@ -141,16 +141,18 @@ def _working(clients: Clients, ledger: Ledger) -> Iterator[None]:
         deadline = ledger.clock() + _ENDING
         for thread in threads:
             thread.join(max(0.0, deadline - ledger.clock()))
+            if thread.is_alive():
+                ledger.problem(f"{thread.name}: does not come to its end")
         ledger.end_programs()  # who reads a mount gets an error when it goes
 
 
 def _repeat(ledger: Ledger, kind: str, work: Callable[[], None], pause: float) -> None:
     while not ledger.stopping.is_set():
-        before = ledger.errors
+        before = ledger.failures
         with ledger.operation(kind):
             work()
-        # A client that only fails is not to fill the log with that.
-        ledger.stopping.wait(max(pause, 0.5 if ledger.errors > before else 0.0))
+        # Who only fails, while a mount is coming back for instance, is to do so slowly.
+        ledger.stopping.wait(max(pause, 0.5 if ledger.failures > before else 0.0))
 
 
 class _Course:

@@ -92,6 +92,11 @@ class Ledger:
         if not explained:
             self.problem(f"{operation.kind}: {error}")
 
+    @property
+    def failures(self) -> int:
+        """What failed so far, explained or not."""
+        return self.errors + sum(self.interrupted.values())
+
     def problem(self, words: str) -> None:
         """Something that must not happen."""
         with self._lock:
