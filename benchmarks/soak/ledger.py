@@ -95,7 +95,8 @@ class Ledger:
     @property
     def failures(self) -> int:
         """What failed so far, explained or not."""
-        return self.errors + sum(self.interrupted.values())
+        with self._lock:
+            return self.errors + sum(self.interrupted.values())
 
     def problem(self, words: str) -> None:
         """Something that must not happen."""
