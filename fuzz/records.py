@@ -1,6 +1,6 @@
 """Connections of the record layer behind their login, without a network.
 
-An input is made of items, as `stream` reads them: bytes as they are, or packets that are sealed
+An input is made of items, as `_items` reads them: bytes as they are, or packets that are sealed
 with the right key, so that more is fuzzed than the tag. The same stream goes to a connection that
 opens packets itself and to one that leaves all to asyncssh, and has to have the same effect.
 """
@@ -57,11 +57,8 @@ _socket = socket.socket()
 
 End = tuple[type[BaseException] | None, int]
 
-#: How a connection ends over a packet that is sealed rightly and is none.
-MALFORMED: Final[set[End | None]] = {
-    (asyncssh.MACError, asyncssh.MACError("").code),
-    (PacketDecodeError, 0),
-}
+#: RFC 4253 §6: "the minimum size of a packet is 16" bytes, with `packet_length`.
+_LEAST: Final = 12
 
 
 @dataclass(slots=True)
@@ -92,13 +89,22 @@ def bound(data: bytes) -> int:
     return _MAX_PACKET + LENGTH + TAG + step
 
 
+def ends_as_documented(effect: Effect) -> bool:
+    """Whether the connection goes on, or ends with an error of SSH's or of its decoder."""
+    error = effect.ended and effect.ended[0]
+    return error is None or issubclass(error, asyncssh.DisconnectError | PacketDecodeError)
+
+
+def has_runts(data: bytes) -> bool:
+    """Whether a packet is shorter than any may be: asyncssh then looks for the tag elsewhere."""
+    return any(kind == 1 and len(content) < _LEAST for kind, content in _items(data))
+
+
 def stream(data: bytes) -> bytes:
-    """The bytes on the wire: behind two bytes, items of a kind, a length of two bytes, content."""
-    cipher = _CIPHERS[data[0] % len(_CIPHERS)][3]() if data else None
-    seq, rest, out = 0, data[2:], []
-    while cipher and len(rest) >= 3:
-        kind, length = rest[0] % 6, int.from_bytes(rest[1:3], "big")
-        content, rest = rest[3 : 3 + length], rest[3 + length :]
+    """The bytes on the wire."""
+    cipher = _CIPHERS[data[0] % len(_CIPHERS) if data else 0][3]()
+    seq, out = 0, []
+    for kind, content in _items(data):
         if kind == 0:
             out.append(content)
             continue
@@ -110,6 +116,15 @@ def stream(data: bytes) -> bytes:
             sealed[len(content) % len(sealed)] ^= 1
         out.append(bytes(sealed))
     return b"".join(out)
+
+
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Behind two bytes: a kind, a length of two bytes, content; and so on."""
+    rest = data[2:]
+    while len(rest) >= 3:
+        length = int.from_bytes(rest[1:3], "big")
+        yield rest[0] % 6, rest[3 : 3 + length]
+        rest = rest[3 + length :]
 
 
 def _packet(kind: int, content: bytes) -> bytes:

@@ -87,15 +87,15 @@ def worker_messages(data: bytes) -> None:
 def records(data: bytes) -> None:
     """SSH packets of a client that is logged in: the connection goes on, or ends as it documents.
 
-    That is with a DisconnectError, or just as asyncssh ends it; and nothing else is different
-    from what asyncssh by itself makes of them. (Of a packet that is shorter than a block, it does
-    not find the tag: it calls that a wrong one, whatever is in the packet.)
+    Nothing is different from what asyncssh by itself makes of them; but of a packet that is shorter
+    than any may be, it does not find the tag, and behind new keys, nobody here knows them.
     """
     ours, theirs = record_layer.effects(data)
+    assert record_layer.ends_as_documented(ours)
     assert ours.unread <= record_layer.bound(data), "more is kept than a packet"
-    if ours.new_keys or theirs.new_keys:
-        return  # which nobody here knows
-    assert ours.ended == theirs.ended or {ours.ended, theirs.ended} <= record_layer.MALFORMED
+    if record_layer.has_runts(data) or ours.new_keys or theirs.new_keys:
+        return
+    assert ours.ended == theirs.ended
     assert ours.received == theirs.received
     assert ours.window == theirs.window
 
