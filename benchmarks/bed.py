@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -16,8 +17,6 @@ from pathlib import Path
 from benchmarks.peers.base import Keys
 from benchmarks.peers.gateway import Gateway
 from benchmarks.server import PATIENCE, POLL, Server, running
-
-_BYTES_SENT = re.compile(r"^sftp_gateway_bytes_sent_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 class _Configured(Gateway):
@@ -38,7 +37,8 @@ class Bed:
     def __init__(self, *, folder: Path, data: Path, options: Mapping[str, object]) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        keys = Keys(_make_key(folder / "host_key"), _make_key(folder / "client_key"))
+        self._batches = itertools.count()
+        keys = Keys(make_key(folder / "host_key"), make_key(folder / "client_key"))
         self._gateway = _Configured(folder=folder / "gateway", data=data, keys=keys)
         self._gateway.options = {
             f"SFTP_GATEWAY_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
@@ -57,24 +57,40 @@ class Bed:
             "BatchMode": "yes",
         }
 
-    def running(self) -> contextlib.AbstractContextManager[Server]:
-        """Start the gateway, wait until it serves, and end it afterwards."""
-        return running(self._gateway)
+    def running(self, **options: float) -> contextlib.AbstractContextManager[Server]:
+        """Start the gateway, wait until it serves, and end it afterwards; see server.running."""
+        return running(self._gateway, **options)
+
+    @property
+    def port(self) -> int:
+        """Where the gateway listens, on 127.0.0.1."""
+        return self._gateway.port
+
+    @property
+    def authorized_keys(self) -> Path:
+        """The file of the user's keys."""
+        return self._gateway.folder / "keys/authorized_keys" / self._gateway.user
+
+    def metric(self, name: str) -> float:
+        """A metric of the gateway, the sum over its labels."""
+        url = str(self._gateway.ready_url()).replace("/readyz", "/metrics")
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - our own
+            page = answer.read().decode()
+        found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", page, re.MULTILINE)
+        return sum(float(each) for each in found)
 
     def bytes_sent(self) -> int:
         """Bytes of files that the gateway has sent so far, by its own account."""
-        url = str(self._gateway.ready_url()).replace("/readyz", "/metrics")
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - our own
-            return sum(int(float(each)) for each in _BYTES_SENT.findall(answer.read().decode()))
+        return int(self.metric("sftp_gateway_bytes_sent_total"))
 
     def remote(self, name: str) -> bytes:
         """The path of a file of the data, as clients name it."""
         return f"{self._gateway.remote}/{name}".encode()
 
-    def ssh_sftp(self) -> subprocess.Popen[bytes]:
+    def ssh_sftp(self, **ssh_options: str) -> subprocess.Popen[bytes]:
         """`ssh -s sftp`, its standard input and output being pipes."""
         return subprocess.Popen(
-            ["ssh", *self._ssh_options("-p"), "-s", self._address, "sftp"],
+            ["ssh", *self._ssh_options("-p", ssh_options), "-s", self._address, "sftp"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,16 +98,18 @@ class Bed:
 
     def sftp(self, *commands: str) -> subprocess.Popen[bytes]:
         """A batch of the `sftp` program; the caller waits for it."""
-        batch = self.folder / "batch"
+        batch = self.folder / f"batch{next(self._batches)}"
         batch.write_text("".join(f"{command}\n" for command in commands))
-        return subprocess.Popen(
-            ["sftp", *self._ssh_options("-P"), "-b", str(batch), self._address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        with open(batch) as said:
+            batch.unlink()
+            return subprocess.Popen(
+                ["sftp", *self._ssh_options("-P"), "-b", "-", self._address],
+                stdin=said,
+                stdout=subprocess.DEVNULL,
+            )
 
-    def _ssh_options(self, port: str) -> Sequence[str]:
-        options = (f"-o{name}={value}" for name, value in self._login.items())
+    def _ssh_options(self, port: str, more: Mapping[str, str] | None = None) -> Sequence[str]:
+        options = (f"-o{name}={value}" for name, value in {**self._login, **(more or {})}.items())
         return ["-F", "none", *options, port, str(self._gateway.port)]
 
     @property
@@ -99,12 +117,12 @@ class Bed:
         return f"{self._gateway.user}@127.0.0.1"
 
     @contextlib.contextmanager
-    def mounted(self, *flags: str, **ssh_options: str) -> Iterator[Mount]:
+    def mounted(self, *flags: str, name: str = "mnt", **ssh_options: str) -> Iterator[Mount]:
         """A mount of the data by sshfs; `flags` are options of sshfs and of FUSE."""
-        log, at = self.folder / "ssh.log", self.folder / "mnt"
+        log, at = self.folder / f"{name}.log", self.folder / name
         at.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
-        options = [f"{name}={value}" for name, value in {**self._login, **ssh_options}.items()]
+        options = [f"{key}={value}" for key, value in {**self._login, **ssh_options}.items()]
         # What ssh tells of the key exchanges is the client's own account of them.
         options += [f"ssh_command=ssh -v -E {log}", *flags]
         sshfs = subprocess.Popen(
@@ -135,7 +153,8 @@ class Mount:
     log: Path
 
 
-def _make_key(path: Path) -> Path:
+def make_key(path: Path) -> Path:
+    """A new key without a passphrase, and `.pub` beside it; returns `path`."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bed", "-f", str(path)]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
     return path

@@ -149,7 +149,7 @@ def endure(
             else:
                 readers.run(size)
             outcome.seconds = time.monotonic() - started
-        if not _poll(lambda: bed.bytes_sent() >= outcome.verified):
+        if not poll(lambda: bed.bytes_sent() >= outcome.verified):
             outcome.problems.append(f"only {bed.bytes_sent()} bytes came from the gateway")
     _judge(outcome, mount.log.read_text(errors="replace"), rekey_bytes)
     return outcome
@@ -165,11 +165,11 @@ def _read_through_restarts(
     """
     for number in range(1, _RESTARTS + 1):
         readers.run(size // _RESTARTS, halfway=lambda: os.kill(gateway, signal.SIGUSR1))
-        if not _poll(functools.partial(_have_ended, mount, number)):
+        if not poll(functools.partial(_have_ended, mount, number)):
             outcome.problems.append("a restart did not reach the mount's connection")
             return
         # What is sent before sshfs has noticed fails: sshfs does not repeat a request.
-        _poll(readers.opens)
+        poll(readers.opens)
 
 
 class _Readers:
@@ -185,7 +185,7 @@ class _Readers:
     def opens(self) -> bool:
         """Whether the mount opens a file."""
         try:
-            with _opened(self._mount.at / self._pattern.names[0]):
+            with opened(self._mount.at / self._pattern.names[0]):
                 return True
         except OSError:
             return False
@@ -212,15 +212,10 @@ class _Readers:
         file = number % len(self._pattern.names)
         noise = self._noise[number]
         try:
-            with _opened(self._mount.at / self._pattern.names[file]) as opened:
+            with opened(self._mount.at / self._pattern.names[file]) as descriptor:
                 for offset, length in places(noise, size=self._pattern.size, longest=_LONGEST):
-                    data = os.pread(opened, length, offset)
-                    where = f"file {file}, offset {offset}, {length} bytes"
-                    if len(data) != length:
-                        self._problem(f"{where}: only {len(data)} came")
-                        return
-                    if not self._pattern.is_right(file, offset, data):
-                        self._problem(f"{where}: they differ")
+                    if wrong := what_is_wrong(descriptor, self._pattern, file, offset, length):
+                        self._problem(wrong)
                         return
                     self._verified(length)
                     share -= length
@@ -241,8 +236,22 @@ class _Readers:
             self._outcome.problems.append(words)
 
 
+def what_is_wrong(
+    descriptor: int, pattern: Pattern, file: int, offset: int, length: int
+) -> str | None:
+    """Read `length` bytes of an open file of the pattern; None if they are right."""
+    data = os.pread(descriptor, length, offset)
+    where = f"file {file}, offset {offset}, {length} bytes"
+    if len(data) != length:
+        return f"{where}: only {len(data)} came"
+    if not pattern.is_right(file, offset, data):
+        return f"{where}: they differ"
+    return None
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor to read from."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor
@@ -250,7 +259,8 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _poll(look: Callable[[], bool]) -> bool:
+def poll(look: Callable[[], bool]) -> bool:
+    """Look until there is what is waited for, or PATIENCE is over; whether there is."""
     deadline = time.monotonic() + PATIENCE
     while not (seen := look()) and time.monotonic() < deadline:
         time.sleep(POLL)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,15 +98,37 @@ def memory(pid: int) -> Memory:
 
 
 def memory_now(pid: int) -> Memory:
-    """Memory of the family of `pid` at this moment (proc(5) smaps_rollup)."""
+    """Memory of the family of `pid` at this moment."""
+    return memory_of(family(pid))
+
+
+def memory_of(members: Iterable[int]) -> Memory:
+    """Memory of these processes (proc(5) smaps_rollup); one that is gone has none."""
     kib = dict.fromkeys(("Rss", "Pss", "Pss_Anon"), 0)
-    for member in family(pid):
+    for member in members:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for line in (_PROC / str(member) / "smaps_rollup").read_text().splitlines():
                 name, _, value = line.partition(":")
                 if name in kib:
                     kib[name] += int(value.split()[0])
     return Memory(*kib.values())
+
+
+def descriptors(pid: int) -> int:
+    """Files that a process has open; 0 if it is gone."""
+    return _entries(pid, "fd")
+
+
+def threads(pid: int) -> int:
+    """Threads of a process; 0 if it is gone."""
+    return _entries(pid, "task")
+
+
+def _entries(pid: int, folder: str) -> int:
+    try:
+        return len(os.listdir(_PROC / str(pid) / folder))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _family(pid: int) -> dict[int, list[str]]:

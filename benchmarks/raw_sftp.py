@@ -55,12 +55,13 @@ class RawSftp:
         """Send one request; what its answer has behind the type: the id, and more."""
         self._stdin.write(packet)
         self._stdin.flush()
-        body = self._take(int.from_bytes(self._take(4), "big"))
+        body = self.take(int.from_bytes(self.take(4), "big"))
         if body[0] != expected:
             raise RuntimeError(f"an answer of type {body[0]}, and not {expected}")
         return body[1:]
 
-    def _take(self, length: int) -> bytes:
+    def take(self, length: int) -> bytes:
+        """Wait for so many bytes of answers; raises RuntimeError if the session ends before."""
         taken = self._stdout.read(length)
         if len(taken) < length:
             raise RuntimeError("the session ended")

@@ -20,7 +20,8 @@ from benchmarks.peers import Peer
 #: Seconds after which a server, or a client, is given up.
 PATIENCE = 120.0
 
-#: Seconds that a server may run at all. Its end ends clients that hang, on a mount for instance.
+#: Seconds that a server may run at all, if nothing else is said. Its end ends clients that hang, on
+#: a mount for instance.
 _LIFETIME = 300.0
 
 #: Between two looks at something that is about to happen: the resolution of the times measured.
@@ -38,8 +39,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(peer: Peer) -> Iterator[Server]:
-    """Start the peer's server, wait until it serves, and end it afterwards."""
+def running(peer: Peer, *, lifetime: float = _LIFETIME) -> Iterator[Server]:
+    """Start the peer's server, wait until it serves, and end it afterwards; or after `lifetime`."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SFTP_GATEWAY_")}
     with open(peer.folder / "stdout.log", "ab") as out, open(peer.folder / "stderr.log", "ab") as e:
         started = time.perf_counter()
@@ -51,7 +52,7 @@ def running(peer: Peer) -> Iterator[Server]:
             stdout=out,
             stderr=e,
         )
-    watchdog = threading.Timer(_LIFETIME, _kill, [process.pid])
+    watchdog = threading.Timer(lifetime, _kill, [process.pid])
     watchdog.start()
     try:
         banner_after = _wait_banner(process, peer, started)

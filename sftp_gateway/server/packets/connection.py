@@ -236,7 +236,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
             return False
         padding, kind, recipient, number = _CHANNEL_HEADER.unpack_from(packet)
         channel = self._channels.get(recipient)
-        if channel is None or channel._recv_state != "open":
+        # Without any padding it is no packet (RFC 4253 §6), and asyncssh says so.
+        if channel is None or channel._recv_state != "open" or not padding:
             return False
         end = len(packet) - padding
         if kind == MSG_CHANNEL_DATA:
