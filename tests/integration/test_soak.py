@@ -94,16 +94,19 @@ def test_a_soak_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> Non
         start_new_session=True,
     )
     try:
-        wait_for(lambda: mounts(tmp_path) == 2)
+        wait_for(lambda: len(mounts(tmp_path)) == 2)
         running.send_signal(signal.SIGTERM)
         assert running.wait(PATIENCE * 4) == 143
-        assert mounts(tmp_path) == 0
+        assert mounts(tmp_path) == []
         assert [*tmp_path.iterdir()] == []
         wait_for(lambda: not in_session(running.pid))
     finally:
-        if running.poll() is None:
-            running.kill()
-            running.wait()
+        running.kill()
+        running.wait()
+        for left in in_session(running.pid):  # where the test failed, its mounts would hang
+            os.kill(left, signal.SIGKILL)
+        for at in mounts(tmp_path):
+            subprocess.run(["umount", "-l", at], check=True)
 
 
 def wait_for(look: Callable[[], bool]) -> None:
@@ -113,8 +116,9 @@ def wait_for(look: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def mounts(folder: Path) -> int:
-    return Path("/proc/self/mounts").read_text().count(f" {folder}/")
+def mounts(folder: Path) -> list[str]:
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [place for place in places if place.startswith(f"{folder}/")]
 
 
 def in_session(leader: int) -> list[int]:
