@@ -61,14 +61,14 @@ class AddressPatterns:
 
         A refusing entry wins wherever it stands. What is no IP address matches nothing.
         """
-        peer = _peer(address)
+        peer = parse_peer(address)
         if peer is None:
             return False
         hits = [pattern.negated for pattern in self._patterns if pattern.matches(peer)]
         return bool(hits) and not any(hits)
 
 
-def _peer(address: str) -> _Address | None:
+def parse_peer(address: str) -> _Address | None:
     """The peer's address: without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
     try:
         peer = ipaddress.ip_address(address.partition("%")[0])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+from sftp_gateway.auth.addresses import parse_peer
+
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -32,7 +33,7 @@ class SourceBlocks:
 
 @lru_cache(maxsize=4096)
 def _block(address: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
-    peer = parse(address)
+    peer = parse_peer(address)
     if peer is None:
         return address
     prefix = ipv4_prefix if peer.version == 4 else ipv6_prefix
@@ -57,7 +58,7 @@ class Networks:
 
     def have(self, address: str) -> bool:
         """Whether the address (text) is in one of them. What is no address is in none."""
-        peer = parse(address)
+        peer = parse_peer(address)
         return peer is not None and any(peer in network for network in self._networks)
 
     def cover(self, block: str) -> bool:
@@ -70,14 +71,3 @@ class Networks:
             network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]
             for each in self._networks
         )
-
-
-def parse(address: str) -> _Address | None:
-    """The address without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
-    try:
-        peer = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
-        return peer.ipv4_mapped
-    return peer
