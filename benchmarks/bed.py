@@ -155,7 +155,7 @@ class Mount:
 
 def make_key(path: Path) -> Path:
     """A new key without a passphrase, and `.pub` beside it; returns `path`."""
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "bed", "-f", str(path)]
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "benchmark", "-f", str(path)]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
     return path
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import delay, pagecache
+from benchmarks.bed import make_key
 from benchmarks.clients import Clients
 from benchmarks.data import QUICK, Data, Sizes
 from benchmarks.machine import load_average, machine, versions
@@ -138,7 +139,7 @@ class _Contest:
 
 def make_keys(folder: Path) -> Keys:
     """New keys of host and client in that folder."""
-    return Keys(_make_key(folder / "host_key"), _make_key(folder / "client_key"))
+    return Keys(make_key(folder / "host_key"), make_key(folder / "client_key"))
 
 
 def _prepare(plan: Plan, folder: Path, sizes: Sizes, say: Callable[[str], None]) -> _Contest:
@@ -160,9 +161,3 @@ def _prepare(plan: Plan, folder: Path, sizes: Sizes, say: Callable[[str], None])
         for metric in workload.metrics
     }
     return _Contest(peers=peers, clients=clients, data=data, measured=measured, say=say)
-
-
-def _make_key(path: Path) -> Path:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "benchmark", "-f", str(path)]
-    subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
-    return path
