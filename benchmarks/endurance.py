@@ -26,7 +26,6 @@ from types import FrameType
 from benchmarks.bed import Bed, Mount
 from benchmarks.pattern import Pattern, places
 from benchmarks.server import PATIENCE, POLL
-from sftp_gateway.settings import Settings
 
 MIB = 1024 * 1024
 
@@ -59,11 +58,6 @@ class Condition:
     compression: bool = False
     rekeys: frozenset[str] = frozenset({"client", "server"})
     restarts: bool = False
-
-    @property
-    def available(self) -> bool:
-        """Whether the gateway can do it: workers are restarted where there are workers."""
-        return not self.restarts or "workers" in Settings.model_fields
 
     def gateway_options(self, rekey_bytes: int) -> dict[str, object]:
         # A list of ciphers comes with encrypt-then-MAC only.
@@ -315,10 +309,6 @@ def main() -> int:
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, leave)  # so that servers, mounts and data are cleared away
     wanted = [each for each in CONDITIONS if each.name in (options.only or [each.name])]
-    for each in wanted:
-        if not each.available:
-            print(f"not done: {each.name}: this gateway has no workers to restart", file=sys.stderr)
-    wanted = [each for each in wanted if each.available]
     weights = sum(each.weight for each in wanted)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="sftp-endurance-", dir=options.folder) as name:
