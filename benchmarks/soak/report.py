@@ -22,9 +22,10 @@ COLUMNS = ("rss_kib", "pss_kib", "anonymous_kib", "descriptors", "threads")
 def write(soak: Soak, stem: Path) -> None:
     """`stem`.json, .md and .svg."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(as_json(soak))
-    stem.with_suffix(".md").write_text(f"{as_markdown(soak)}\n")
-    stem.with_suffix(".svg").write_text(as_svg(soak))
+    # All is made before any of it is written: that changes the checked-out tree, which is named.
+    texts = {".json": as_json(soak), ".md": f"{as_markdown(soak)}\n", ".svg": as_svg(soak)}
+    for suffix, text in texts.items():
+        stem.with_suffix(suffix).write_text(text)
 
 
 def as_json(soak: Soak) -> str:
