@@ -40,8 +40,8 @@ class Copy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPOSITORY / name, folder / name)
 
-    def run(self, test: str) -> tuple[int, str]:
-        """pytest's exit status and what it says."""
+    def run(self, *tests: str) -> tuple[int, str]:
+        """pytest's exit status and what it says, up to the first failure."""
         # Its packages go before those of the virtual environment, which are REPOSITORY's. Compiled
         # files are known by size and second, which a mutation may share with what it changes.
         environment = {
@@ -51,7 +51,7 @@ class Copy:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test],
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
             cwd=self._folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -101,16 +101,12 @@ def _chosen(mutation: Mutation, words: Sequence[str]) -> bool:
 
 
 def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
-    sound: set[str] = set()
-    for test in sorted({test for mutation in chosen for test in mutation.tests}):
-        status, said = copy.run(test)
-        if status == _PASSED:
-            sound.add(test)
-        else:
-            print(said)
-            yield f"{test} does not pass without a mutation"
+    tests = sorted({test for mutation in chosen for test in mutation.tests})
+    print(f"{len(tests)} tests as it is", flush=True)
+    failing = [] if not tests or copy.run(*tests)[0] == _PASSED else _failing(copy, tests)
+    yield from (f"{test} does not pass without a mutation" for test in failing)
     for number, mutation in enumerate(chosen, start=1):
-        if not sound.issuperset(mutation.tests):
+        if not set(failing).isdisjoint(mutation.tests):
             continue
         print(f"{number}/{len(chosen)} without {mutation.without}")
         for test, (status, said) in copy.attempt(mutation).items():
@@ -120,6 +116,17 @@ def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
                 continue
             print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
             yield f"without {mutation.without}: {test} does not fail"
+
+
+def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
+    """Those that do not pass by themselves; why is printed."""
+    failing = []
+    for test in tests:
+        status, said = copy.run(test)
+        if status != _PASSED:
+            print(said)
+            failing.append(test)
+    return failing
 
 
 def _first_error(said: str) -> str:
