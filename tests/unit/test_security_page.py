@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import REPOSITORY
-from tests.support.promises import NAMED, Mutation, Promise, mutations, promises
+from tests.support.promises import NAMED, Mutation, Promise, exemptions, mutations, promises
 
 NAMED_TESTS = {test for promise in promises() for test in promise.tests}
 
@@ -46,3 +46,14 @@ def test_every_mutation_still_finds_what_it_changes(mutation: Mutation) -> None:
 def test_every_mutation_is_for_tests_of_the_table(mutation: Mutation) -> None:
     assert mutation.tests
     assert set(mutation.tests) <= NAMED_TESTS
+
+
+@pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise.text)
+def test_every_promise_has_a_mutation_or_a_reason_why_it_has_none(promise: Promise) -> None:
+    proved = any(set(mutation.tests) & set(promise.tests) for mutation in mutations())
+    assert proved != (promise.text in exemptions())
+
+
+def test_what_is_excused_is_a_promise() -> None:
+    assert exemptions().keys() <= {promise.text for promise in promises()}
+    assert all(exemptions().values())
