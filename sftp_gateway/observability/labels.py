@@ -113,7 +113,6 @@ CONNECTION_REFUSALS: Final = frozenset(
         "max_startups",
         "max_startups_per_source",
         "max_sessions_per_user",
-        "workers_busy",
     }
 )
 

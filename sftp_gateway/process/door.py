@@ -1,9 +1,14 @@
-"""Accepts connections, and passes each to a worker or closes it."""
+"""Accepts connections, and passes each to a worker or closes it.
+
+While no worker takes them, because none serves or all have as many waiting as their sockets hold,
+they wait in the listening socket's backlog: nobody is refused for a worker's sake.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from time import time as unix_time
 from typing import Final
@@ -16,8 +21,10 @@ from sftp_gateway.process.workers import Workers
 #: Connections accepted in one turn: signals and workers have theirs in between.
 _BATCH: Final = 16
 
-#: Seconds of rest when no connection can be accepted for want of descriptors or memory.
+#: Seconds of rest when no connection can be accepted for want of descriptors or memory, and when no
+#: worker can be passed one.
 _REST: Final = 0.5
+_BUSY_REST: Final = 0.01
 
 #: Seconds between two lines of the access log about refused connections.
 _QUIET: Final = 5.0
@@ -40,7 +47,7 @@ class _Untold:
 
 
 class Door:
-    """The listening socket. While no worker serves, connections wait in its backlog."""
+    """The listening socket."""
 
     def __init__(
         self,
@@ -58,23 +65,43 @@ class Door:
         self._admission = gate.admission
         self._emit = emit
         self._open = self._resting = self._closed = False
+        #: Who was let in and waits for a worker, with their addresses: the one that none could
+        #: take, and those of a worker that has ended.
+        self._waiting: deque[tuple[socket.socket, str]] = deque()
         self._untold = _Untold()
         self._quiet = False
 
     def update(self) -> None:
         """Accept or not, as there are workers or not."""
-        wanted = bool(self._workers.candidates()) and not self._resting and not self._closed
+        while self._waiting and self._may_pass_on() and self._pass_on(*self._waiting[0]):
+            self._waiting.popleft()[0].close()
+        wanted = self._may_pass_on() and not self._waiting
         if wanted and not self._open:
             self._loop.watch(self._listener, self._accept_some)
         elif self._open and not wanted:
             self._loop.unwatch(self._listener)
         self._open = wanted
 
+    def take_back(self, connection: socket.socket, source: str) -> None:
+        """Let a connection, which was let in before, wait for another worker."""
+        self._waiting.append((connection, source))
+        if self._closed:
+            self.abandon()
+
     def close(self) -> None:
         """Accept no more: who comes now is refused by the kernel."""
         self._closed = True
         self.update()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the socket and of who waits; in a child, of what was the parent's."""
         self._listener.close()
+        while self._waiting:
+            self._waiting.popleft()[0].close()
+
+    def _may_pass_on(self) -> bool:
+        return not self._resting and not self._closed and bool(self._workers.candidates())
 
     def _accept_some(self) -> None:
         for _ in range(_BATCH):
@@ -84,32 +111,41 @@ class Door:
                 return
             except OSError as error:
                 _log.error("connections cannot be accepted: %s", error)
-                self._rest()
+                self._rest(_REST)
+                self.update()
                 return
-            with connection:
-                self._let_in(connection, _plain(address[0]))
+            if not self._let_in(connection, _plain(address[0])):
+                self.update()
+                return
 
-    def _let_in(self, connection: socket.socket, source: str) -> None:
+    def _let_in(self, connection: socket.socket, source: str) -> bool:
+        """Pass the connection on, or close it; False where it has to wait."""
         reason = self._gate.refuses(source)
         if reason is not None:
             self._refuse(reason, source)
-            return
+        elif not self._pass_on(connection, source):
+            self._waiting.append((connection, source))
+            return False
+        connection.close()
+        return True
+
+    def _pass_on(self, connection: socket.socket, source: str) -> bool:
+        """Give the connection to a worker; where none can take it now, rest."""
         for worker in self._admission.in_turn(self._workers.candidates()):
             number = self._admission.enter(worker, source)
             if self._workers.pass_on(worker, number, connection):
-                return
+                return True
             self._admission.leave(number, worker)
-        self._gate.refused["workers_busy"] += 1
-        self._refuse("workers_busy", source)
+        self._rest(_BUSY_REST)
+        return False
 
-    def _rest(self) -> None:
+    def _rest(self, seconds: float) -> None:
         def awake() -> None:
             self._resting = False
             self.update()
 
         self._resting = True
-        self.update()
-        self._loop.later(_REST, awake)
+        self._loop.later(seconds, awake)
 
     def _refuse(self, reason: str, source: str) -> None:
         """Tell: the first at once, what follows in one line every few seconds."""

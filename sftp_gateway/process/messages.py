@@ -31,6 +31,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 #: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
@@ -72,6 +73,14 @@ def received(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
         except RecursionError as error:  # brackets in brackets in brackets
             raise ValueError("not a message") from error
         yield message, descriptors
+
+
+def unheard(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
+    """All messages that are left at the end of a process which is gone."""
+    end.setblocking(False)  # it may have changed that, for all who have the end open
+    with suppress(EOFError):
+        while found := list(received(end)):
+            yield from found
 
 
 def sealed(content: bytes) -> int:

@@ -216,7 +216,7 @@ class Supervisor(Generic[AnyPlan]):
         self._loop.abandon()
         self._workers.abandon()
         self._messenger.close()
-        self._listener.close()
+        self._door.abandon()
         self._reloading.abandon()
         work()
 
@@ -288,6 +288,10 @@ class Supervisor(Generic[AnyPlan]):
             self._commit()
         self._door.update()
         self._show()
+
+    def take_back(self, connection: socket.socket, source: str) -> None:
+        """A worker has ended before it took this connection: another gets it."""
+        self._door.take_back(connection, source)
 
     def worker_ended(self, worker: Worker) -> None:
         """Give up what has not worked yet: the start, or a new configuration."""

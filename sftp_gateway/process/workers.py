@@ -58,6 +58,9 @@ class Worker:
     number: int
     pid: int
     control: socket.socket | None
+    #: The worker's own end. As long as it is open here too, what the worker did not live to hear is
+    #: not lost with it.
+    theirs: socket.socket
     generation: int
     started: float
     seen: float
@@ -82,6 +85,9 @@ class Owner(Protocol):
 
     def workers_changed(self) -> None:
         """Something about the workers is different."""
+
+    def take_back(self, connection: socket.socket, source: str) -> None:
+        """A worker has ended before it took this connection, from the address `source`."""
 
     def worker_ended(self, worker: Worker) -> None:
         """A worker has ended; what is wanted from now on may be something else."""
@@ -176,6 +182,7 @@ class Workers:
             number=number,
             pid=0,
             control=ours,
+            theirs=theirs,
             generation=self._generation,
             started=now,
             seen=now,
@@ -184,12 +191,12 @@ class Workers:
         )
         self._workers[number] = worker  # before the fork: the child closes its copy of `ours`
         try:
-            with theirs:
-                worker.pid = self._owner.start_worker(number, theirs)
+            worker.pid = self._owner.start_worker(number, theirs)
         except OSError as error:
             _log.error("a worker cannot be started: %s", error)
             del self._workers[number]
             ours.close()
+            theirs.close()
             self._wait(0.0)
             return None
         self._loop.watch(ours, lambda: self._receive(worker))
@@ -308,7 +315,9 @@ class Workers:
             return False
         worker.stopped = True  # and its pid may be another's
         self._receive(worker)  # its last words
+        self._take_back(worker)
         self._hang_up(worker)
+        worker.theirs.close()
         self._set_deadline(worker, None)
         del self._workers[worker.number]
         expected = worker.stage is Stage.DRAINING
@@ -330,6 +339,19 @@ class Workers:
         self.reconcile()
         self._owner.workers_changed()
         return True
+
+    def _take_back(self, worker: Worker) -> None:
+        """Take back the connections that the worker was passed and did not live to take."""
+        for message, descriptors in messages.unheard(worker.theirs):
+            entered = None
+            if message[0] == "connection":
+                entered = self._gate.admission.leave(message[1], worker.number)
+            for descriptor in descriptors:
+                if entered is None:
+                    os.close(descriptor)
+                else:
+                    connection = socket.socket(fileno=descriptor)
+                    self._owner.take_back(connection, entered.source)
 
     # What they are good for
 
@@ -401,3 +423,5 @@ class Workers:
         for worker in self._workers.values():
             if worker.control is not None:
                 worker.control.close()
+            if worker.pid:  # else it is this one's own
+                worker.theirs.close()

@@ -19,6 +19,8 @@ from tests.support.sftp_wire import (
     Open,
     PacketType,
     Status,
+    StatusReply,
+    decode_reply,
     encode_copy_data,
     encode_extended,
     encode_fsetstat,
@@ -202,6 +204,9 @@ async def test_no_message_tells_anything_of_the_server(gateway: Gateway) -> None
         for path in paths:
             for encode in (encode_stat, encode_open, encode_opendir, encode_readlink):
                 await session.ask(encode, path)
+        replies = map(decode_reply, session.frames)
+        told = {reply.message for reply in replies if isinstance(reply, StatusReply)}
+        assert told == {"No such file", "Permission denied"}
         for frame in session.frames:
             for secret in (str(gateway.folder).encode(), b"Errno", b"Error", b"python", b".py"):
                 assert secret not in frame

@@ -154,6 +154,21 @@ async def test_what_is_no_request_is_refused_or_ends_its_channel_only(
         assert isinstance(await other.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
+@pytest.mark.parametrize("length", [256 * 1024 + 1, 2**31, 2**32 - 1])
+async def test_a_packet_longer_than_any_ends_its_channel_before_it_comes(
+    attacked: Target, length: int
+) -> None:
+    async with connected(attacked) as connection:
+        other = await open_live(connection)
+        await other.init()
+        session = await open_live(connection)
+        await session.init()
+        session.send(uint32(length))
+        await session.end()
+        assert session.replies == []
+        assert isinstance(await other.ask(encode_stat, SHARE + b"small"), AttrsReply)
+
+
 async def test_a_packet_that_never_becomes_whole_costs_no_more_than_it_may_have(
     attacked: Target,
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from asyncssh.constants import (
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EXTENDED_DATA,
     MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_GLOBAL_REQUEST,
@@ -217,19 +220,47 @@ async def test_key_exchanges_that_make_no_sense_end_the_connection(
 # Windows and channels
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 7, 1023, 2**32 - 1])
-@pytest.mark.parametrize("window", [0, 1, 2**32 - 1])
+class _Taken:
+    """A channel of a client that notes what comes on it, and never gives more room."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.opened = asyncio.Event()
+
+    def process_packet(self, kind: int, _number: int, packet: Any) -> bool:
+        if kind == MSG_CHANNEL_DATA:
+            self.lengths.append(len(packet.get_string()))
+        return True
+
+    def process_open_confirmation(self, *_: object) -> None:
+        self.opened.set()
+
+    def log_received_packet(self, *_: object) -> None:
+        pass
+
+    def process_connection_close(self, _: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 1023, 5000, 2**32 - 1])
+@pytest.mark.parametrize("window", [0, 1, 40_000, 2**32 - 1])
 async def test_any_packet_size_and_window_that_a_client_names_are_kept_to(
     attacked: Target, size: int, window: int
 ) -> None:
+    taken = _Taken()
     async with _client(attacked) as connection:
+        connection._channels[77] = taken
         connection.send_packet(
             MSG_CHANNEL_OPEN, String("session"), UInt32(77), UInt32(window), UInt32(size)
         )
-        for kind, rest in (("subsystem", [String("sftp")]), ("exec", [String("echo hi")])):
-            connection.send_packet(
-                MSG_CHANNEL_REQUEST, UInt32(0), String(kind), Boolean(True), *rest
-            )
+        if not size:
+            await _ends(connection)
+            return
+        async with asyncio.timeout(PATIENCE):
+            await taken.opened.wait()
+        connection.send_packet(
+            MSG_CHANNEL_REQUEST, UInt32(0), String("subsystem"), Boolean(False), String("sftp")
+        )
         init = bytes([0, 0, 0, 5, 1, 0, 0, 0, 3])
         connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(init))
         connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(encode_open(1, SHARE + b"big")))
@@ -237,7 +268,12 @@ async def test_any_packet_size_and_window_that_a_client_names_are_kept_to(
             read = encode_read(number, bytes(4), 0, 8192)
             connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(read))
         await in_thread(attacked)
+        async with asyncio.timeout(PATIENCE):
+            while sum(taken.lengths) < min(window, 8 * 8192):
+                await asyncio.sleep(0.01)
         connection.abort()
+    assert sum(taken.lengths) <= window
+    assert max(taken.lengths, default=0) <= size
 
 
 async def test_a_window_that_overflows_is_no_way_in_and_no_way_to_memory(attacked: Target) -> None:
@@ -292,21 +328,25 @@ async def test_messages_for_channels_that_are_not_open_end_the_connection_at_mos
 
 async def test_a_burst_of_channels_gives_ten(attacked: Target) -> None:
     """All in one piece, so that none is open when the next is asked for."""
+    answers = Counter[int]()
+    answered = asyncio.Event()
+
+    def count(_connection: object, kind: int, *_packet: object) -> None:
+        answers[kind] += 1
+        if answers.total() == 1000:
+            answered.set()
+
     async with _client(attacked) as connection:
+        kinds = (MSG_CHANNEL_OPEN_CONFIRMATION, MSG_CHANNEL_OPEN_FAILURE)
+        connection._packet_handlers = {**connection._packet_handlers, **dict.fromkeys(kinds, count)}
         for number in range(1000):
             connection.send_packet(
                 MSG_CHANNEL_OPEN, String("session"), UInt32(number), UInt32(2**20), UInt32(2**15)
             )
-        for number in range(1000):
-            connection.send_packet(
-                MSG_CHANNEL_REQUEST, UInt32(number), String("subsystem"), Boolean(False),
-                String("sftp"),
-            )  # fmt: skip
-            if number >= 9:
-                break
+        async with asyncio.timeout(PATIENCE):
+            await answered.wait()
         await in_thread(attacked)
-        assert attacked.metric("sftp_gateway_sftp_sessions") <= 10
-        connection.abort()
+    assert answers == {MSG_CHANNEL_OPEN_CONFIRMATION: 10, MSG_CHANNEL_OPEN_FAILURE: 990}
 
 
 async def test_a_hundred_channels_are_ten_and_refusals(attacked: Target) -> None:
@@ -348,29 +388,41 @@ async def test_answers_that_nobody_takes_cost_bounded_memory(attacked: Target, f
         await _flood(attacked, connection, one)
 
 
+@pytest.mark.parametrize("flood", ["logins", "unknown"])
 async def test_answers_that_nobody_takes_cost_bounded_memory_before_a_login_too(
-    attacked: Target,
+    attacked: Target, flood: str
 ) -> None:
     async with _client(attacked, log_in=False) as connection:
         connection._transport.pause_reading()  # of the answers
-        none = (
-            MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("none"),
-        )  # fmt: skip
-        await _flood(attacked, connection, none)
+        one = {
+            "logins": (
+                MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("none"),
+            ),
+            "unknown": (9,),
+        }[flood]  # fmt: skip
+        await _flood(attacked, connection, one)
 
 
 async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
     attacked: Target,
 ) -> None:
-    """asyncssh keeps all that comes while it waits for an answer to a login."""
+    """For each login asyncssh waits a turn of its loop, and keeps all that comes meanwhile.
+
+    The answers are taken, so that nothing else holds the client up.
+    """
+    before = attacked.memory()
     async with _client(attacked, log_in=False) as connection:
-        connection._transport.pause_reading()
-        blob = asyncssh.read_public_key(f"{attacked.key}.pub").public_data
         ask = (
-            MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("publickey"),
-            Boolean(False), String("ssh-ed25519"), String(blob),
+            MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"),
+            String(b"x" * 30_000),
         )  # fmt: skip
-        await _flood(attacked, connection, ask)
+        for _ in range(2000):
+            connection.send_packet(*ask)
+        held, transport = 0, connection._transport
+        while transport.get_write_buffer_size() and held < _ONE_CLIENT:
+            held = await asyncio.to_thread(attacked.memory_now) - before
+        assert held < _ONE_CLIENT, f"{held} KiB"
+        assert not transport.is_closing(), "it did not take them"
 
 
 async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
@@ -381,14 +433,16 @@ async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target)
 
 
 async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> None:
-    """Send until the server takes no more, or a million packets; it must not hold them then."""
+    """Send until the server takes no more, or holds too much, or a million packets."""
     before = gateway.memory()
     transport = connection._transport
     for _ in range(100):
         for _ in range(10_000):
             if connection._transport is not None:
                 connection.send_packet(*packet)
-        if not await _taken(transport, 1024 * 1024):
+        taken = await _taken(transport, 1024 * 1024)
+        held = await asyncio.to_thread(gateway.memory_now) - before
+        if not taken or held >= _ONE_CLIENT:
             break
     held = await asyncio.to_thread(gateway.memory) - before
     assert held < _ONE_CLIENT, f"{held} KiB"

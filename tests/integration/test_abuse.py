@@ -127,6 +127,7 @@ def test_a_source_is_banned_after_wrong_logins_and_the_log_says_so(banned: Gatew
     assert (event["reason"], event["effect"], event["times"]) == ("failed_login", "refused", 1)
     assert 55 <= event["score"] <= 60
     assert event["until"] > event["time"]
+    assert greeting(banned, BAD) == b""
 
 
 def test_the_ban_holds_whichever_worker_would_be_next(banned: Gateway) -> None:

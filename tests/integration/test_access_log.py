@@ -37,6 +37,40 @@ def test_names_with_control_characters_can_forge_no_line(gateway: Gateway) -> No
     assert 'x\n{"event":"login_accepted"' in closed["path"]
 
 
+def test_a_session_is_told_from_its_login_to_its_end(gateway: Gateway, tmp_path: Path) -> None:
+    (gateway.folder / "shared/models/out").symlink_to("/etc/passwd")
+    content = b"x" * 100_000
+    fill(gateway.folder / "shared/models", {"file": content})
+    home = "/home/gvpocr/models"
+    ran = gateway.sftp(
+        "ls models", f"get models/file {tmp_path}", "-get models/out", "-rm models/file",
+        f"-get {home}/../../../etc/passwd",
+    )  # fmt: skip
+    assert ran.returncode == 0
+    ended = gateway.wait_event("session_end")
+    told = [event for event in gateway.events() if event.get("session") == ended["session"]]
+    assert {event["user"] for event in told[1:]} == {"gvpocr"}
+    assert len({(event["client_ip"], event["client_port"]) for event in told}) == 1
+    names = [event["event"] for event in told]
+    assert (names[:2], names[-1]) == (["connection", "login_accepted"], "session_end")
+    seen = [(event["event"], event["path"], event.get("reason")) for event in told[2:-1]]
+    assert list(dict.fromkeys(seen)) == [  # a client may ask twice
+        ("folder_listed", home, None),
+        ("file_opened", f"{home}/file", None),
+        ("file_closed", f"{home}/file", None),
+        ("denied", f"{home}/out", "link_leads_out"),
+        ("denied", f"{home}/file", "read_only"),
+        ("denied", f"{home}/../../../etc/passwd", "outside_shares"),
+    ]
+    [closed] = gateway.events("file_closed")
+    assert (closed["bytes"], closed["whole"], closed["result"]) == (len(content), True, "ok")
+    assert (ended["bytes"], ended["files"], ended["folders"]) == (len(content), 1, 1)
+    assert ended["denied"] == len(gateway.events("denied"))
+    refused = gateway.ssh("ls")
+    assert refused.returncode == 1
+    assert gateway.wait_event("command_refused", command="ls")["user"] == "gvpocr"
+
+
 def test_a_log_file_survives_logrotate(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="rotated.log").start()
     log, old = gateway.folder / "rotated.log", gateway.folder / "rotated.log.1"

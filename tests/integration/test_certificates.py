@@ -234,6 +234,48 @@ def test_a_mount_lives_on_its_certificate_until_it_is_revoked(
     assert not _log_in(gateway, key)
 
 
+def test_a_revoked_key_or_authority_lets_nobody_in(
+    make_gateway: Callable[..., Gateway], authorities: dict[str, Path], tmp_path: Path
+) -> None:
+    gateway = make_gateway()
+    listed, spare, certified = (
+        make_key(tmp_path / name, "ed25519") for name in ("listed", "spare", "certified")
+    )
+    gateway.authorize("gvpocr", *map(_public, (listed, spare)))
+    (gateway.folder / "keys/user_ca_keys").write_text(_public(authorities["trusted"]) + "\n")
+    gateway.start()
+    certify(authorities["trusted"], certified)
+    assert _log_in(gateway, certified)
+
+    def by_key(key: Path) -> bool:
+        options = gateway.ssh_options(key=key)
+        return gateway.ssh("echo in", options=options).stdout == "in\n"
+
+    assert by_key(listed)
+    (gateway.folder / "keys/revoked_keys").write_text(
+        f"{_fingerprint(listed)}\nkey: {_public(authorities['trusted'])}\n"
+    )
+    gateway.wait_event("configuration_reloaded")
+    assert not by_key(listed)
+    assert _refusal(gateway, listed)["reason"] == "revoked"
+    assert not _log_in(gateway, certified)
+    assert _refusal(gateway, certified)["reason"] == "revoked"
+    assert by_key(spare)
+
+
+def test_a_short_rsa_key_does_not_become_good_by_a_certificate(
+    gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "short", "rsa", 1024)
+    certify(authorities["trusted"], key)
+    options = gateway.ssh_options(
+        key=key, CertificateFile=f"{key}-cert.pub", RequiredRSASize="1024"
+    )
+    assert gateway.ssh("echo in", options=options).returncode == 255
+    refused = gateway.wait_event("login_refused", certificate=key.name)
+    assert refused["reason"] == "key_too_weak"
+
+
 # What no stock client would offer
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
+from argon2 import low_level
 
 from sftp_gateway.auth import hash_password
 from tests.integration.test_workers import Reader, content, hang_up, workers
-from tests.support.gateway import Gateway, fill, free_port, wait_for
+from tests.support.gateway import PATIENCE, Gateway, fill, free_port, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -248,17 +253,103 @@ def test_a_user_who_sees_other_shares_now_gets_new_workers(two: Gateway) -> None
     assert not set(workers(two).values()) & set(before.values())
 
 
-def test_a_password_that_is_changed_ends_its_sessions(make_gateway: Make, tmp_path: Path) -> None:
+def ask_for_password(gateway: Gateway, *command: str) -> list[str]:
+    """An `ssh` that logs in by password and nothing else."""
+    options = gateway.ssh_options(
+        BatchMode="no", PreferredAuthentications="password", NumberOfPasswordPrompts="1"
+    )
+    return ["ssh", *options, "-p", str(gateway.port), "gvpocr@127.0.0.1", *command]
+
+
+@pytest.mark.parametrize("change", ["another", "none"])
+def test_a_password_that_is_changed_ends_its_sessions(
+    make_gateway: Make, tmp_path: Path, change: str
+) -> None:
     from tests.integration.test_passwords import _by_password
 
     hashes = tmp_path / "hash"
     hashes.write_text(hash_password("first"))
-    gateway = make_gateway(f'[users.gvpocr]\npassword_hash_file = "{hashes}"\n').start()
-    program = ["ssh", *gateway.ssh_options(
-        BatchMode="no", PreferredAuthentications="password", NumberOfPasswordPrompts="1",
-    ), "-p", str(gateway.port), "gvpocr@127.0.0.1"]  # fmt: skip
-    assert _by_password(gateway, [*program, "echo in"], "first").stdout == "in\n"
-    hashes.write_text(hash_password("second"))
-    assert reloaded(gateway)["changed"] == "credentials"
-    assert _by_password(gateway, [*program, "echo in"], "first").returncode == 255
-    assert _by_password(gateway, [*program, "echo in"], "second").stdout == "in\n"
+    config = f'[users.gvpocr]\npassword_hash_file = "{hashes}"\n'
+    gateway = make_gateway(config)
+    key = make_key(tmp_path / "key", "ed25519")
+    gateway.authorize("gvpocr", public_line(key))
+    gateway.start()
+    fill(gateway.folder / "shared/models", {"0.bin": content(0)})
+    program = ask_for_password(gateway, "echo in")
+    assert _by_password(gateway, program, "first").stdout == "in\n"
+    # One session by password, which asks for nothing, and one by key.
+    client = subprocess.Popen(
+        ["sshpass", "-e", *ask_for_password(gateway, "-N")],
+        env={**os.environ, "SSHPASS": "first"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        logins = "login_accepted"
+        wait_for(lambda: len(gateway.events(logins, auth="password")) == 2, "it to be logged in")
+        session = gateway.events(logins, auth="password")[-1]["session"]
+        with reading(gateway, tmp_path / "mnt", key) as reader:
+            if change == "another":
+                hashes.write_text(hash_password("second"))
+            else:
+                (gateway.folder / "config/sftp-gateway.toml").write_text("[users.gvpocr]\n")
+            assert reloaded(gateway)["changed"] == "credentials"
+            removed = gateway.wait_event("credentials_removed", session=session)
+            assert (removed["reason"], removed["auth"]) == ("wrong_password", "password")
+            ended = gateway.wait_event("session_end", session=session)
+            assert ended["reason"] == "credentials_removed"
+            assert client.wait(PATIENCE) == 255
+            reader.read_more()
+            assert (reader.errors, reader.wrong) == ([], 0)
+    finally:
+        client.kill()
+        client.communicate()
+    assert len(gateway.events("credentials_removed")) == 1
+    assert _by_password(gateway, program, "first").returncode == 255
+    if change == "another":
+        assert _by_password(gateway, program, "second").stdout == "in\n"
+
+
+async def test_who_is_taken_away_while_a_login_is_looked_at_is_not_let_in(
+    make_gateway: Make,
+) -> None:
+    """A worker has the new credentials when it still works at an answer by the old ones."""
+    slow = low_level.hash_secret(
+        b"first", os.urandom(16), time_cost=40, memory_cost=64 * 1024, parallelism=1, hash_len=32,
+        type=low_level.Type.ID,
+    ).decode()  # fmt: skip
+    gateway = make_gateway(f"[users.gvpocr]\npassword_hash = '{slow}'\n").start()
+    given = asyncio.Event()
+    attempt = asyncio.create_task(ended_login(gateway, "first", given))
+    await given.wait()
+    (gateway.folder / "config/sftp-gateway.toml").write_text("[users.gvpocr]\n")
+    hang_up(gateway)
+    assert (await asyncio.to_thread(reloaded, gateway))["changed"] == "credentials"
+    assert gateway.events("login_accepted") == []
+    await attempt
+    removed = gateway.wait_event("credentials_removed")
+    assert (removed["reason"], removed["auth"]) == ("wrong_password", "password")
+    ended = gateway.wait_event("session_end", session=removed["session"])
+    assert (ended["reason"], ended["requests"]) == ("credentials_removed", 0)
+
+
+async def ended_login(gateway: Gateway, password: str, given: asyncio.Event) -> None:
+    """Log in by password; return once the connection has ended, however that is."""
+
+    class Client(asyncssh.SSHClient):
+        asked = False
+
+        def password_auth_requested(self) -> str | None:
+            if self.asked:
+                return None
+            self.asked = True
+            asyncio.get_running_loop().call_soon(given.set)
+            return password
+
+    with contextlib.suppress(asyncssh.Error, OSError):
+        async with asyncssh.connect(
+            "127.0.0.1", gateway.port, username="gvpocr", client_factory=Client, client_keys=None,
+            known_hosts=str(gateway.known_hosts), config=None, agent_path=None,
+        ) as connection:  # fmt: skip
+            await connection.wait_closed()

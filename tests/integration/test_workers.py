@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import Gateway, children_of, fill, free_port, wait_for
+from tests.support.gateway import PATIENCE, Gateway, children_of, fill, free_port, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -194,6 +194,55 @@ def test_the_only_worker_is_replaced_too_and_clients_wait_for_it(
     os.kill(pid, signal.SIGKILL)
     assert gateway.ssh("echo hello").stdout == "hello\n"
     assert workers(gateway) != {0: pid}
+
+
+def test_who_waits_for_a_worker_that_is_killed_gets_another(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    """What was passed to it and not taken is not lost with it."""
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
+    (pid,) = workers(gateway).values()
+    os.kill(pid, signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+            for _ in range(20)
+        ]
+        wait_for(lambda: connections(gateway.pids[0], gateway.port) == 0, "them to be passed on")
+        os.kill(pid, signal.SIGKILL)
+        for connection in waiting:
+            assert connection.recv(8) == b"SSH-2.0-"
+        assert gateway.wait_event("worker_exited", worker=0)["connections"] == 0
+        (pid,) = workers(gateway).values()
+        assert connections(pid, gateway.port) == 20
+    wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone")
+
+
+def test_more_connections_than_workers_take_at_once_wait_and_none_is_refused(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(
+        SFTP_GATEWAY_WORKERS="2",
+        SFTP_GATEWAY_MAX_STARTUPS="2000",
+        SFTP_GATEWAY_MAX_STARTUPS_PER_SOURCE="2000",
+        SFTP_GATEWAY_MAX_CONNECTIONS_PER_SOURCE="2000",
+        SFTP_GATEWAY_LOGIN_GRACE_TIME="600",
+    ).start()
+    pids = workers(gateway).values()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        waiting = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+            for _ in range(1200)
+        ]
+        wait_for(lambda: connections(gateway.pids[0], gateway.port) == 1, "the workers to be full")
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        for connection in waiting:
+            assert connection.recv(8) == b"SSH-2.0-"
+        assert sum(connections(pid, gateway.port) for pid in pids) == 1200
+        assert not gateway.events("connections_refused")
 
 
 def test_counters_go_on_over_workers_that_end(two: Gateway) -> None:

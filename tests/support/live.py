@@ -23,7 +23,7 @@ from tests.support.sftp_wire import (
 
 
 class Live(asyncssh.SSHClientSession[bytes]):
-    """One channel. `frames` and `replies` are all that came so far, in order."""
+    """One channel. `frames` are all that came so far, `replies` those that were not taken."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []

@@ -55,7 +55,7 @@ def test_workers_and_refusals_are_told(show: Page) -> None:
     assert metric_in(page, "sftp_gateway_worker_restarts_total") == 7
     refused = "sftp_gateway_connections_refused_total"
     assert metric_in(page, refused, reason="max_connections") == 5
-    assert f'{refused}{{reason="workers_busy"}} 0.0' in page
+    assert f'{refused}{{reason="max_startups"}} 0.0' in page
 
 
 def test_processes_are_measured_together(show: Page) -> None:

@@ -29,6 +29,7 @@ class Fleet:
         self.workers = Workers(loop=self.loop, gate=self.gate, owner=self)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ends: list[socket.socket] = []
+        self.taken_back: list[tuple[socket.socket, str]] = []
 
     # As the supervisor
 
@@ -45,6 +46,9 @@ class Fleet:
 
     def worker_ended(self, worker: Worker) -> None:
         pass
+
+    def take_back(self, connection: socket.socket, source: str) -> None:
+        self.taken_back.append((connection, source))
 
     # As a test
 
@@ -77,7 +81,7 @@ class Fleet:
         for process in self.processes:
             process.kill()
             process.wait()
-        for end in self.ends:
+        for end in (*self.ends, *(connection for connection, _ in self.taken_back)):
             end.close()
         self.workers.abandon()
         self.loop.abandon()

@@ -1,0 +1,94 @@
+"""A wall clock that is set: it dates what is logged and what expires; nothing else goes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_abuse import BAD, GOOD, greeting, log_in, misbehave, session
+from tests.support.clock import DAY, Clock
+from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.keys import make_key, public_line
+
+pytestmark = pytest.mark.integration
+
+#: How far the log's time may be from what the clock is set to.
+_MINUTES = timedelta(minutes=5)
+
+
+@pytest.fixture
+def clocked(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> Callable[..., tuple[Gateway, Clock]]:
+    """Makes a gateway, not started yet, and its clock."""
+
+    def make(config: str, **options: str) -> tuple[Gateway, Clock]:
+        fill(tmp_path / "share", {"file": b"x" * 100_000})
+        gateway = make_gateway(
+            f'{config}\n[shares.share]\npath = "{tmp_path}/share"\n',
+            SFTP_GATEWAY_WORKERS="2",
+            **options,
+        )
+        return gateway, Clock(tmp_path / "share/clock")
+
+    return make
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY], ids=["a day on", "a day back"])
+def test_a_step_of_the_clock_ends_no_ban_and_no_session_and_makes_none_longer(
+    clocked: Callable[..., tuple[Gateway, Clock]], tmp_path: Path, step: int
+) -> None:
+    wrong = make_key(tmp_path / "wrong", "ed25519")
+    gateway, clock = clocked(
+        "idle_timeout = 3_600\nlogin_grace_time = 15\n"
+        "[penalties]\nfailed_login = 15\nminimum = 15\nmaximum = 15\n",
+        SFTP_GATEWAY_KEEPALIVE_INTERVAL="1",
+        SFTP_GATEWAY_DISK_TIMEOUT="60",
+    )
+    clock.start(gateway)
+    with (
+        session(gateway, GOOD) as client,
+        gateway.mounted(tmp_path / "mnt", "/home/gvpocr", "direct_io", "cache=no") as mount,
+        open(mount / "share/file", "rb", buffering=0) as held,
+    ):
+        assert held.read(10) == b"x" * 10
+        misbehave(gateway, BAD, wrong, 1)
+        gateway.wait_event("source_banned", source=BAD)
+        clock.step(step)
+        assert greeting(gateway, BAD) == b""
+        assert log_in(gateway, GOOD).stdout == "in\n"
+        assert held.read(10) == b"x" * 10
+        assert (mount / "share/file").read_bytes() == b"x" * 100_000
+        assert not gateway.events("source_unbanned")
+        told = datetime.fromisoformat(gateway.events("login_accepted")[-1]["time"])
+        assert abs(told - datetime.now(UTC) - timedelta(seconds=step)) < _MINUTES
+        # It ends when its seconds have gone by.
+        assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "expired"
+        assert log_in(gateway, BAD).stdout == "in\n"
+        assert held.read(10) == b"x" * 10
+        assert client.poll() is None
+        assert not gateway.events("session_end", reason="idle")
+        assert not gateway.events("session_end", reason="not_responding")
+    assert gateway.http("/healthz") == (200, "ok\n")
+    assert not gateway.events("worker_exited")
+    assert gateway.stop() == 0
+
+
+def test_what_expires_goes_by_the_clock_as_it_is_set(
+    clocked: Callable[..., tuple[Gateway, Clock]],
+) -> None:
+    gateway, clock = clocked("[penalties]\nenabled = false\n")
+    assert gateway.run("init").returncode == 0
+    until = datetime.now(UTC) + timedelta(seconds=DAY)
+    gateway.authorize("gvpocr", f'expiry-time="{until:%Y%m%d%H%M}Z" {public_line(gateway.key)}')
+    clock.start(gateway)
+    with session(gateway, GOOD) as client:
+        clock.step(2 * DAY)
+        assert log_in(gateway, GOOD).returncode == 255
+        assert gateway.wait_event("login_refused", client_ip=GOOD)["reason"] == "key_expired"
+        clock.step(-2 * DAY)
+        wait_for(lambda: log_in(gateway, GOOD).stdout == "in\n", "the key to be good again")
+        assert client.poll() is None, "a key that expires ends no session"

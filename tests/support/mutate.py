@@ -1,0 +1,138 @@
+"""Takes one check after the other out of a copy of the product; its tests have to fail then.
+
+What was not committed is in the copy too. A test that fails without a mutation as well shows
+nothing, so each is run first as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.support.gateway import REPOSITORY
+from tests.support.promises import Mutation, mutations
+
+#: pytest's exit statuses.
+_PASSED: Final = 0
+_FAILED: Final = 1
+
+
+class Copy:
+    """A copy of the repository that may be broken."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        for name in filter(None, listed.stdout.decode().split("\0")):
+            if (REPOSITORY / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, folder / name)
+
+    def run(self, *tests: str) -> tuple[int, str]:
+        """pytest's exit status and what it says, up to the first failure."""
+        # Its packages go before those of the virtual environment, which are REPOSITORY's. Compiled
+        # files are known by size and second, which a mutation may share with what it changes.
+        environment = {
+            **os.environ,
+            "CI": "1",  # nothing may be skipped
+            "PYTHONPATH": str(self._folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        return ran.returncode, ran.stdout
+
+    def attempt(self, mutation: Mutation) -> dict[str, tuple[int, str]]:
+        """What `run` says of each of the mutation's tests."""
+        as_it_is = {
+            name: (self._folder / name).read_text() for name in mutation.texts(self._folder)
+        }
+        try:
+            for name, text in mutation.texts(self._folder).items():
+                (self._folder / name).write_text(text)
+            return {test: self.run(test) for test in mutation.tests}
+        finally:
+            for name, text in as_it_is.items():
+                (self._folder / name).write_text(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if every mutation was noticed by each of its tests."""
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
+    parser.add_argument(
+        "words", nargs="*", help="only mutations in whose text, file or tests one of these is"
+    )
+    parser.add_argument("--list", action="store_true", help="say what would be done")
+    given = parser.parse_args(arguments)
+    chosen = [each for each in mutations() if _chosen(each, given.words)]
+    if given.list:
+        for mutation in chosen:
+            print(f"without: {mutation.without}", *mutation.tests, sep="\n    ")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="sftp-gateway-mutate-") as folder:
+        complaints = list(_try(Copy(Path(folder)), chosen))
+    print(f"{len(chosen)} mutations, {len(complaints)} complaints", *complaints, sep="\n")
+    return 1 if complaints or not chosen else 0
+
+
+def _chosen(mutation: Mutation, words: Sequence[str]) -> bool:
+    text = " ".join((mutation.without, *mutation.tests, *(edit.file for edit in mutation.edits)))
+    return not words or any(word in text for word in words)
+
+
+def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
+    tests = sorted({test for mutation in chosen for test in mutation.tests})
+    print(f"{len(tests)} tests as it is", flush=True)
+    failing = [] if not tests or copy.run(*tests)[0] == _PASSED else _failing(copy, tests)
+    yield from (f"{test} does not pass without a mutation" for test in failing)
+    for number, mutation in enumerate(chosen, start=1):
+        if not set(failing).isdisjoint(mutation.tests):
+            continue
+        print(f"{number}/{len(chosen)} without {mutation.without}")
+        for test, (status, said) in copy.attempt(mutation).items():
+            name = test.partition("::")[2]
+            if status == _FAILED:
+                print(f"    noticed by {name}: {_first_error(said)}", flush=True)
+                continue
+            print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
+            yield f"without {mutation.without}: {test} does not fail"
+
+
+def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
+    """Those that do not pass by themselves; why is printed."""
+    failing = []
+    for test in tests:
+        status, said = copy.run(test)
+        if status != _PASSED:
+            print(said)
+            failing.append(test)
+    return failing
+
+
+def _first_error(said: str) -> str:
+    """Why a test failed, for a person to see whether it was for the right reason."""
+    return next((line[1:].strip() for line in said.splitlines() if line.startswith("E ")), "?")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
