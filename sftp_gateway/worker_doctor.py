@@ -408,14 +408,6 @@ def _check_key_file(target: Target, path: str) -> None:
             "Run this as the user who mounts.", "sudo " + " ".join(map(quoted, sys.argv)),
         )  # fmt: skip
         return
-    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
-        target.add(
-            "key", PROBLEM, f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
-            "ssh does not use such a key ('UNPROTECTED PRIVATE KEY FILE'), so the login is "
-            "refused.",
-            f"chmod 600 {quoted(path)}",
-        )  # fmt: skip
-        return
     if "PRIVATE KEY-----" not in text:
         what = "is no private key"
         if text.startswith(("ssh-", "ecdsa-", "sk-")):
@@ -423,6 +415,14 @@ def _check_key_file(target: Target, path: str) -> None:
         elif text.startswith("PuTTY"):
             what = "is a key of PuTTY's; `puttygen FILE -O private-openssh -o NEW` converts it"
         target.add("key", PROBLEM, f"{path} {what}", "ssh cannot log in with it.")
+        return
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        target.add(
+            "key", PROBLEM, f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
+            "ssh does not use such a key ('UNPROTECTED PRIVATE KEY FILE'), so the login is "
+            "refused.",
+            f"chmod 600 {quoted(path)}",
+        )  # fmt: skip
         return
     public = run("ssh-keygen", "-y", "-P", "", "-f", path)
     if public.returncode:
