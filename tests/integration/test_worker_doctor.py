@@ -284,6 +284,26 @@ def test_a_closed_port(gateway: Gateway, examine: Examine) -> None:
 
 
 @contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that answers nothing, as behind a firewall: its backlog is full."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listening,
+        contextlib.ExitStack() as ends,
+    ):
+        for _ in range(4):
+            end = ends.enter_context(socket.socket())
+            end.setblocking(False)
+            end.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+def test_a_port_that_a_firewall_hides(gateway: Gateway, examine: Examine) -> None:
+    with silent_port() as port:
+        report = examine(*login(gateway, port=port))
+    report.problem("port", f"127.0.0.1 does not answer on port {port}")
+
+
+@contextlib.contextmanager
 def server(said: bytes | None) -> Iterator[int]:
     """Something that listens and says this to one who connects; None: nothing, ever."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
