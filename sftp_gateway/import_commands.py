@@ -186,17 +186,17 @@ def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run:
         raise ConfigurationError([f"{path}: {error}"]) from error
     except OSError as error:
         raise ConfigurationError([f"{error.filename or path}: {error.strerror}"]) from error
-    useless = 0
+    useless = False
     for fate in fates:
         why = _why_useless(settings, fate)
-        useless += bool(why)
+        useless = useless or bool(why) or fate.key is None
         print(_told(fate, why))
     counts = [
         f"{sum(fate.became == became for fate in fates)} {became}"
         for became in ("added", "there already", "refused")
     ]
-    tense = " would be; nothing was written" if dry_run else ""
-    _say(f"{path}: {', '.join(counts)}{tense}")
+    also = " (a dry run: nothing was written)" if dry_run else ""
+    _say(f"{path}: {', '.join(counts)}{also}")
     return not useless
 
 
@@ -212,9 +212,9 @@ def _shown(text: str) -> str:
 
 
 def _why_useless(settings: Settings, fate: Fate) -> str:
-    """Why a line lets nobody in, where it does not; "" where it does."""
+    """Why a line lets nobody in although it is taken; "" where it does."""
     if fate.key is None:
-        return "its owner needs another key: `ssh-keygen -t ed25519`"
+        return ""
     if algorithms.on_nist_curve(fate.key.key_type) and not settings.nist_curves:
         return "is on a NIST curve, and lets nobody in unless nist_curves = true"
     if fate.key.expires is not None and fate.key.expires < datetime.now(UTC):

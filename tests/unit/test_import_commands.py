@@ -101,7 +101,9 @@ def test_a_dry_run_says_the_same_and_writes_nothing(keys: Run, tmp_path: Path) -
     assert not Path("keys").exists()
     wet = keys(old)
     assert (dry.status, dry.out) == (1, wet.out) == (wet.status, wet.out)
-    assert dry.err == f"{OURS}: 1 added, 0 there already, 1 refused would be; nothing was written\n"
+    assert (
+        dry.err == f"{OURS}: 1 added, 0 there already, 1 refused (a dry run: nothing was written)\n"
+    )
 
 
 def test_refused_lines_are_told_with_what_to_do_and_the_others_are_taken(
@@ -112,7 +114,7 @@ def test_refused_lines_are_told_with_what_to_do_and_the_others_are_taken(
     assert ran.status == 1
     refused, added = ran.out.splitlines()
     assert "line 1: refused: the RSA key has 1024 bits and is too weak" in refused
-    assert refused.endswith("its owner needs another key: `ssh-keygen -t ed25519`")
+    assert refused.endswith(">= 2048 bits are accepted, and ssh-ed25519 is better")
     assert ": added: SHA256:" in added
     assert taken() == ["one"]
 
