@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks import delay
+from sftp_gateway import worker_doctor
 from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, running, wait_for
 from tests.support.keys import make_key, public_line
 
@@ -448,6 +449,7 @@ def test_a_mount_whose_sshfs_was_killed(gateway: Gateway, tmp_path: Path, examin
         wait_for(lambda: not Path(f"/proc/{sshfs}/exe").exists(), "its end")
         report = examine("--mount", mount, *login(gateway))
         found = report.problem("mount", "Transport endpoint is not connected")
+        assert found["means"].startswith("Its sshfs has ended")
         assert found["do"][0].startswith(f"fusermount3 -uz {mount}")
         report.fine("login")
 
@@ -455,6 +457,21 @@ def test_a_mount_whose_sshfs_was_killed(gateway: Gateway, tmp_path: Path, examin
 def process_of(mount: Path) -> int:
     ran = subprocess.run(["pgrep", "-f", f"sshfs -f .* {mount} "], capture_output=True, text=True)
     return int(ran.stdout.split()[0])
+
+
+@pytest.mark.parametrize(("owner", "found"), [(0, True), (65534, False)])
+def test_options_are_not_taken_from_what_others_call_sshfs(owner: int, found: bool) -> None:
+    command = ["sshfs", "-c", "read line", "host:", "/mnt/of a test", "-o", "HostName=evil"]
+    process = subprocess.Popen(
+        command, executable="/bin/sh", stdin=subprocess.PIPE, user=owner, cwd="/"
+    )
+    try:
+        running = Path(f"/proc/{process.pid}/cmdline")
+        wait_for(lambda: running.read_bytes().startswith(b"sshfs"), "it to run")
+        pid, words = worker_doctor.find_process("/mnt/of a test")
+        assert (pid, words) == ((process.pid, command) if found else (0, []))
+    finally:
+        process.communicate(b"\n")
 
 
 @pytest.mark.parametrize("stopped", ["gateway", "sshfs"])

@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,13 +111,20 @@ def test_what_a_child_finds_or_fails_with_comes_back() -> None:
         in_child(lambda: os._exit(1), 10)
 
 
-def test_a_child_that_takes_too_long_is_left_behind_and_holds_no_output() -> None:
+def test_a_child_that_the_kernel_keeps_is_left_behind_and_holds_no_output(tmp_path: Path) -> None:
+    end = tmp_path / "end"
     script = (
-        "import sys, time; from sftp_gateway.worker_doctor import in_child\n"
-        "try: in_child(lambda: time.sleep(600), 0.1)\n"
+        "import os, time; from sftp_gateway.worker_doctor import in_child\n"
+        "def touch():\n"
+        f"    while not os.path.exists({str(end)!r}): time.sleep(0.05)\n"
+        "os.kill = lambda *_: None\n"
+        "try: in_child(touch, 0.1)\n"
         "except TimeoutError: print('left')\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], env=environment(), capture_output=True, timeout=60
-    )
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", script], env=environment(), capture_output=True, timeout=30
+        )
+    finally:
+        end.touch()
     assert ran.stdout == b"left\n"
