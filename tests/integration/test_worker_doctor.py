@@ -450,8 +450,10 @@ def test_a_mount_whose_sshfs_was_killed(gateway: Gateway, tmp_path: Path, examin
         report = examine("--mount", mount, *login(gateway))
         found = report.problem("mount", "Transport endpoint is not connected")
         assert found["means"].startswith("Its sshfs has ended")
-        assert found["do"][0].startswith(f"fusermount3 -uz {mount}")
         report.fine("login")
+        assert found["do"][0].startswith(f"fusermount3 -uz {mount}")
+        subprocess.run(["sh", "-c", found["do"][0]], check=True)
+        assert os.listdir(mount) == []
 
 
 def process_of(mount: Path) -> int:
