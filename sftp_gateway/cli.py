@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import http.client
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway import __version__, key_commands
+from sftp_gateway import __version__, import_commands, key_commands
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
@@ -29,7 +31,10 @@ _HANDSHAKE_PATIENCE: Final = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (sys.argv) name; return the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["doctor"] and "--worker" in given:
+        return _worker_doctor(given[1:])
+    options = _parser().parse_args(given)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     try:
@@ -58,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         add("serve", _serve, "Serve the shares until SIGTERM or Ctrl-C."),
         add("check", _check, "Print the effective configuration and every mistake in it."),
         add("healthcheck", _healthcheck, "Make an SSH handshake with the running gateway."),
+        _add_doctor(add),
     ]
     init = add("init", _init, "Make a missing host key, worker's key pair and default shares.")
     init.add_argument(
@@ -68,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
     key_commands.add_parser(commands, _settings)
+    import_commands.add_parsers(commands, _settings)
     for sub in (*configured, init):
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
@@ -119,6 +126,49 @@ def _healthcheck(options: argparse.Namespace) -> int:
         return 1
     _say("ok")
     return 0
+
+
+def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    doctor = add("doctor", _doctor, "Say what is wrong with this server, or with a worker's mount.")
+    doctor.add_argument(
+        "--worker",
+        action="store_true",
+        help="with a mount of this machine: `doctor --worker --help` has its options",
+    )
+    return doctor
+
+
+def _worker_doctor(arguments: Sequence[str]) -> int:
+    from sftp_gateway import worker_doctor  # noqa: PLC0415 - it starts processes; the server has none
+
+    return worker_doctor.main(arguments, prog="sftp-gateway doctor --worker")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    findings = asyncio.run(inspect(settings))
+    for kind, sentences in (("warning", findings.warnings), ("error", findings.mistakes)):
+        for sentence in sentences:
+            _say(f"{kind}: {sentence}")
+    _say(f"Landlock: {confinement.describe(settings.landlock)}.")
+    answers = [_healthcheck(options) == 0, _ready(settings)]
+    return 0 if all(answers) and not findings.mistakes else 1
+
+
+def _ready(settings: Settings) -> bool:
+    """Whether the running gateway says that it can serve all shares; says what it says."""
+    host = settings.metrics_host if settings.metrics_host not in ("", "0.0.0.0") else "127.0.0.1"
+    connection = http.client.HTTPConnection(host, settings.metrics_port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        _say(f"/readyz: {answer.status}: {answer.read().decode().strip()}")
+    except OSError as error:
+        _say(f"/readyz: {host} port {settings.metrics_port}: {error}")
+        return False
+    finally:
+        connection.close()
+    return answer.status == HTTPStatus.OK
 
 
 def _hash_password(_: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ AUTHORIZED_KEYS: Final = "authorized_keys"
 #: Host keys that are used if they are there, besides the one that is made at the first start:
 #: a server that is replaced may have had them.
 NIST_HOST_KEY: Final = "ssh_host_ecdsa_key"
-OTHER_HOST_KEYS: Final = (NIST_HOST_KEY, "ssh_host_rsa_key")
+RSA_HOST_KEY: Final = "ssh_host_rsa_key"
+OTHER_HOST_KEYS: Final = (NIST_HOST_KEY, RSA_HOST_KEY)
 #: What stands behind the name of a host key that is not in use: one that is announced to clients
 #: before it is, and one that still is after it was.
 NEXT: Final = ".next"
@@ -51,7 +52,7 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
     """
     keys = settings.keys_dir
     first = not (keys / HOST_KEY).exists()
-    _make_folder(keys)
+    make_folder(keys)
     if first:
         _make_pair(keys / HOST_KEY, "sftp-gateway host key", owner=gateway)
         say(f"made the host key {keys / HOST_KEY}")
@@ -129,7 +130,7 @@ def _make_worker_key(settings: Settings, say: Callable[[str], None]) -> None:
         return
     _make_pair(private, f"sftp-gateway worker {user}", owner=_owner_of(settings.keys_dir))
     folder = settings.keys_dir / AUTHORIZED_KEYS
-    _make_folder(folder)
+    make_folder(folder)
     _write(
         folder / user,
         private.with_suffix(".pub").read_text(encoding="ascii"),
@@ -146,7 +147,7 @@ def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None
     """
     if path.exists() and not (first and path.is_dir() and not any(path.iterdir())):
         return
-    _make_folder(path)
+    make_folder(path)
     text = _SHARE_TEXT.format(name=name)
     _write(path / "README.txt", text, mode=0o644, owner=_owner_of(path))
     say(f"made the share folder {path}")
@@ -171,7 +172,8 @@ def _owner_of(path: Path) -> Owner | None:
     return Owner(status.st_uid, status.st_gid) if os.geteuid() == 0 else None
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder that everybody may look into, and those before it, as its parent's owner's."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for folder in reversed(missing):
         folder.mkdir()

@@ -14,6 +14,22 @@ from sftp_gateway.errors import ConfigurationError
 _RSA_ALGORITHMS: Final = (b"rsa-sha2-512", b"rsa-sha2-256")
 
 
+def public_line_of(private: bytes) -> str:
+    """The public line, with its comment, of a private key's file of any format that is taken.
+
+    Raises ValueError with a sentence for one that is no host key's.
+    """
+    try:
+        key = asyncssh.import_private_key(private)
+    except asyncssh.KeyImportError as error:
+        if str(error).startswith("Passphrase"):
+            raise ValueError(
+                "is encrypted with a passphrase, which nobody is there to type"
+            ) from None
+        raise ValueError(f"is no private key that can be read ({error})") from None
+    return key.export_public_key("openssh").decode("utf-8", "replace").strip()
+
+
 def load(keys: Sequence[HostKey]) -> list[asyncssh.SSHKeyPair]:
     """The pairs of private key files' contents.
 

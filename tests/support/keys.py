@@ -19,11 +19,15 @@ TOUCHED = 0x01
 _APPLICATION = b"ssh:"
 
 
-def make_key(path: Path, kind: str, bits: int | None = None) -> Path:
-    """A new private key of `kind` (ssh-keygen -t) at `path`, its public half beside it."""
+def make_key(path: Path, kind: str, bits: int | None = None, *options: str) -> Path:
+    """A new private key of `kind` (ssh-keygen -t) at `path`, its public half beside it.
+
+    `options` are ssh-keygen's, and count more than those that are always given.
+    """
     size = [] if bits is None else ["-b", str(bits)]
     subprocess.run(
-        ["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", path.name, "-f", path], check=True
+        ["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", path.name, "-f", path, *options],
+        check=True,
     )
     return path
 

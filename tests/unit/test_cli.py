@@ -50,7 +50,15 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return ran
 
 
-COMMANDS = ("serve", "check", "healthcheck", "init", "hash-password")
+COMMANDS = (
+    "serve",
+    "check",
+    "healthcheck",
+    "init",
+    "hash-password",
+    "import-authorized-keys",
+    "import-host-key",
+)
 
 
 # Help and usage

@@ -1,0 +1,244 @@
+"""What docs/operations.md says that people see is what they see, word for word."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_worker_doctor import NOBODY, process_of, silent_port
+from tests.support.gateway import PATIENCE, REPOSITORY, Gateway, fill, free_port, running, wait_for
+from tests.support.keys import make_key, public_line
+
+pytestmark = pytest.mark.integration
+
+PAGE = (REPOSITORY / "docs/operations.md").read_text()
+
+
+def documented(message: str) -> str:
+    assert f"`{message}`" in PAGE.replace("\\|", "|") or f"\n{message}\n" in PAGE
+    return message
+
+
+def shell(script: str, *runner: str) -> str:
+    """What it prints, on either output."""
+    ran = subprocess.run(
+        [*runner, "bash", "-c", script],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=PATIENCE, env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One with what the messages are about, that lets a mount open few files."""
+    with running(tmp_path_factory.mktemp("gateway"), "max_handles = 16\n") as gateway:
+        fill(gateway.folder / "shared/models", {f"file{n}": bytes(100) for n in range(40)})
+        (gateway.folder / "shared/models/deep/er").mkdir(parents=True)
+        (gateway.folder / "shared/models/deep/er/up").symlink_to("../../file1")
+        (gateway.folder / "shared/models/out").symlink_to("/etc/passwd")
+        yield gateway
+
+
+@pytest.fixture
+def mount(gateway: Gateway, tmp_path: Path) -> Iterator[Path]:
+    with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", "reconnect") as mount:
+        yield mount
+
+
+# What ssh and sshfs say
+
+
+def ssh_options(gateway: Gateway, folder: Path, how: str) -> tuple[list[str], int]:
+    """Options and port of a login that goes wrong like this."""
+    key, known, port = gateway.key, gateway.known_hosts, gateway.port
+    match how:
+        case "unknown host":
+            (known := folder / "known").touch()
+        case "changed host":
+            known = folder / "known"
+            other = public_line(make_key(folder / "other", "ed25519"))
+            known.write_text(f"[127.0.0.1]:{port} {other}\n")
+        case "wrong key":
+            key = make_key(folder / "wrong", "ed25519")
+        case "open key":
+            key = Path(shutil.copy(key, folder / "open"))
+            key.chmod(0o644)
+        case "closed":
+            port = free_port()
+    return gateway.ssh_options(
+        IdentityFile=str(key), UserKnownHostsFile=str(known), ConnectTimeout="2"
+    ), port
+
+
+@pytest.mark.parametrize(
+    ("how", "messages"),
+    [
+        ("unknown host", ("Host key verification failed.",)),
+        (
+            "changed host",
+            ("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!", "Host key verification failed."),
+        ),
+        ("wrong key", ("Permission denied (publickey).",)),
+        (
+            "open key",
+            ("WARNING: UNPROTECTED PRIVATE KEY FILE!", "Permission denied (publickey)."),
+        ),
+        ("closed", ("Connection refused",)),
+        ("firewall", ("Connection timed out",)),
+    ],
+)
+def test_what_ssh_says_and_that_sshfs_hides_it(
+    gateway: Gateway, tmp_path: Path, how: str, messages: tuple[str, ...]
+) -> None:
+    options, port = ssh_options(gateway, tmp_path, how)
+    given = " ".join(options)
+    (tmp_path / "mnt").mkdir()
+
+    def look(port: int) -> None:
+        said = shell(f'ssh {given} -p {port} gvpocr@127.0.0.1 "echo in"')
+        hidden = shell(
+            f"sshfs {given} -p {port} gvpocr@127.0.0.1: {tmp_path}/mnt".replace("-F none", "")
+        )
+        for message in messages:
+            assert documented(message) in said
+        # Which of the two it is depends on who is quicker.
+        assert hidden in (
+            documented("read: Connection reset by peer") + "\n",
+            "write: Broken pipe\n",
+        )
+
+    if how == "firewall":
+        with silent_port() as silent:
+            look(silent)
+    else:
+        look(port)
+
+
+def test_what_a_shell_is_told(gateway: Gateway) -> None:
+    assert documented("sftp-gateway: only SFTP is served here") in gateway.ssh().stderr
+
+
+def test_a_path_that_is_not_there(gateway: Gateway, tmp_path: Path) -> None:
+    options, port = ssh_options(gateway, tmp_path, "")
+    given = " ".join(options).replace("-F none", "")
+    (tmp_path / "mnt").mkdir()
+    said = shell(f"sshfs {given} -p {port} gvpocr@127.0.0.1:/home/gvpocr/no {tmp_path}/mnt")
+    assert said.endswith(f": {documented('No such file or directory')}\n")
+
+
+def test_a_user_without_user_allow_other(gateway: Gateway, reachable: Path) -> None:
+    """In a namespace of its own, where every user may use FUSE, as on most machines."""
+    fuse, conf, mount = reachable / "fuse", reachable / "fuse.conf", reachable / "mnt"
+    mount.mkdir()
+    key = Path(shutil.copy(gateway.key, reachable / "key"))
+    known = Path(shutil.copy(gateway.known_hosts, reachable / "known"))
+    conf.write_text("#user_allow_other\n")
+    for path in (key, mount):
+        os.chown(path, 65534, 65534)
+    said = shell(
+        f"mknod {fuse} c 10 229; chmod 666 {fuse}; mount --bind {fuse} /dev/fuse;"
+        f"mount --bind {conf} /etc/fuse.conf; {' '.join(NOBODY)} env HOME=/nonexistent sshfs"
+        f" -p {gateway.port} gvpocr@127.0.0.1: {mount}"
+        f" -o IdentityFile={key},UserKnownHostsFile={known},allow_other",
+        "unshare", "--mount",
+    )  # fmt: skip
+    message = (
+        "fusermount3: option allow_other only allowed if 'user_allow_other' is set in "
+        "/etc/fuse.conf"
+    )
+    assert said == f"{documented(message)}\n"
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that every user can come to, where device files work."""
+    folder = Path(f"/tmp/symptoms-{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+# What a mount says
+
+
+def test_what_a_mount_says_of_writing_links_and_too_many_files(
+    gateway: Gateway, mount: Path
+) -> None:
+    models = mount / "models"
+    assert shell(f"touch {models}/new").endswith(f": {documented('Permission denied')}\n")
+    assert shell(f"cat {models}/out").endswith(": Permission denied\n")
+    # sshfs's own, since it contains links; the gateway would answer.
+    assert shell(f"cat {models}/deep/er/up").endswith(
+        f": {documented('Operation not permitted')}\n"
+    )
+    opening = f"python3 -I -c 'kept = [open(f\"{models}/file{{n}}\") for n in range(20)]'"
+    assert documented("Operation not permitted") in shell(opening)
+    assert documented("Too many open files") in shell(f"ulimit -n 10; {opening}")
+
+
+def test_what_a_mount_says_when_its_sshfs_has_ended(mount: Path) -> None:
+    os.kill(process_of(mount), signal.SIGKILL)
+    message = documented("Transport endpoint is not connected")
+    wait_for(lambda: shell(f"ls {mount}").endswith(f": {message}\n"), "the message")
+    assert shell(f"fusermount3 -uz {mount}; ls {mount}") == ""
+
+
+def test_what_a_mount_says_while_the_gateway_is_away(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
+    with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", "reconnect") as mount:
+        gateway.stop()
+        message = f": {documented('Input/output error')}\n"
+        wait_for(lambda: shell(f"cat {mount}/models/README.txt").endswith(message), "the message")
+        gateway.start()
+        wait_for(lambda: shell(f"cat {mount}/models/README.txt").startswith("This"), "the mount")
+
+
+# Refused at the door
+
+#: Which of them it is depends on who is quicker.
+DOOR = (
+    "kex_exchange_identification: Connection closed by remote host",
+    "kex_exchange_identification: read: Connection reset by peer",
+)
+
+
+def is_refused_at_the_door(gateway: Gateway) -> bool:
+    said = gateway.ssh("echo in").stderr
+    return any(documented(message) in said for message in DOOR)
+
+
+def test_a_banned_source_is_told_nothing_and_is_free_when_it_is_exempt(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    penalties = "[penalties]\nfailed_login = 20\nexempt = [{}]\n"
+    gateway = make_gateway(penalties.format("")).start()
+    wrong = make_key(tmp_path / "wrong", "ed25519")
+    while not gateway.events("source_banned"):
+        gateway.ssh("echo in", options=gateway.ssh_options(key=wrong))
+    assert is_refused_at_the_door(gateway)
+    refused = gateway.wait_event("connections_refused")
+    assert f"`{refused['reason']}`" in PAGE
+    config = gateway.folder / "config/sftp-gateway.toml"
+    config.write_text(penalties.format('"127.0.0.1/32"'))
+    wait_for(lambda: gateway.ssh("echo in").stdout == "in\n", "the ban to be lifted")
+
+
+def test_a_full_server_says_the_same_and_its_log_says_why(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway("max_connections = 1\n").start()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as held:
+        assert held.recv(4) == b"SSH-"
+        assert is_refused_at_the_door(gateway)
+    assert gateway.wait_event("connections_refused")["reason"] == "max_connections"
+    assert "| `max_connections`" in PAGE

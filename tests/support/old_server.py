@@ -1,0 +1,92 @@
+"""The server that the gateway replaces: OpenSSH's sshd as its container had it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.support.gateway import PATIENCE, wait_for
+
+_USER = "gvpocr:x:54100:54100::/home/gvpocr:/bin/sh"
+
+# What a container has of its own is given by namespaces: user, home, processes. The machine's own
+# files stay as they are.
+_START = """
+set -e
+mount --make-rprivate /
+(cat /etc/passwd; echo '{user}') > '{folder}/passwd'
+(cat /etc/group; echo 'gvpocr:x:54100:') > '{folder}/group'
+(cat /etc/shadow; echo 'gvpocr:*:19000:0:99999:7:::') > '{folder}/shadow'
+for name in passwd group shadow; do mount --bind '{folder}'/$name /etc/$name; done
+mount -t tmpfs none /home
+mkdir -p /home/gvpocr/.ssh /home/gvpocr/.cache/huggingface/hub /run/sshd
+cat '{folder}/authorized_keys' > /home/gvpocr/.ssh/authorized_keys
+for share in Bhushanji newsletters models; do
+    mkdir /home/gvpocr/$share
+    mount --bind '{shares}'/$share /home/gvpocr/$share
+done
+mount --bind '{shares}/huggingface/hub' /home/gvpocr/.cache/huggingface/hub
+chown -R 54100:54100 /home/gvpocr/.ssh
+chmod 700 /home/gvpocr/.ssh
+exec /usr/sbin/sshd -D -e -f '{folder}/etc/ssh/sshd_config'
+"""
+
+_CONFIG = """
+ListenAddress 127.0.0.1:{port}
+HostKey {folder}/etc/ssh/ssh_host_ed25519_key
+HostKey {folder}/etc/ssh/ssh_host_rsa_key
+HostKey {folder}/etc/ssh/ssh_host_ecdsa_key
+PidFile none
+UsePAM no
+PasswordAuthentication no
+Subsystem sftp internal-sftp
+"""
+
+
+class OldServer:
+    """An sshd with user gvpocr, whose home has the four shares, and who has a shell.
+
+    `folder` has etc/ssh with the host keys, and `authorized_keys` with the user's.
+    """
+
+    def __init__(self, folder: Path, shares: Path, port: int) -> None:
+        self.folder, self.port = folder, port
+        self._shares = shares
+        self._process: subprocess.Popen[bytes] | None = None
+        (folder / "etc/ssh").mkdir(parents=True)
+        # "ssh-keygen -A: generate host keys of all default key types if they do not exist"
+        subprocess.run(["ssh-keygen", "-A", "-f", folder], check=True, capture_output=True)
+        config = _CONFIG.format(port=port, folder=folder)
+        (folder / "etc/ssh/sshd_config").write_text(config)
+
+    def start(self) -> OldServer:
+        """Start it, with all that a container would have of its own."""
+        script = _START.format(user=_USER, folder=self.folder, shares=self._shares)
+        with open(self.folder / "sshd.log", "ab") as log:
+            self._process = subprocess.Popen(
+                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(self._listens, f"sshd to listen: {self.log}")
+        return self
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "sshd.log").read_text()
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        ran = subprocess.run(
+            ["ssh-keyscan", "-p", str(self.port), "127.0.0.1"], capture_output=True, text=True
+        )
+        return "ssh-ed25519" in ran.stdout
+
+    def stop(self) -> None:
+        """End it with all its connections, as `docker stop` does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+            self._process = None
