@@ -27,6 +27,8 @@ def rotate(path: Path, most: int) -> bool:
     with suppress(FileNotFoundError):
         if path.stat().st_size > most:
             os.replace(path, path.with_name(path.name + BEFORE))
+            # At once, so that who follows the log never finds none.
+            path.touch(0o640)
             return True
     return False
 
