@@ -83,7 +83,8 @@ def _now() -> list[AnyPanel]:
         ),
         now(
             "Alerts",
-            'count(ALERTS{alertstate="firing", alertname=~"SftpGateway.+|LogCollection.+"}) '
+            'count(ALERTS{alertstate="firing", severity!="info", '
+            'alertname=~"SftpGateway.+|LogCollection.+"}) '
             "or vector(0)",
             about="The rules are in monitoring/prometheus/rules.",
             bad_from=1,
@@ -171,7 +172,8 @@ def _latency() -> list[AnyPanel]:
         _chart(
             "Reads that the page cache answered",
             "percentunit",
-            (f"1 - {waited} / ({asked} > 0)", _SHARE),
+            # Where none ever waited, there is nothing to divide.
+            (f"1 - ({waited} or 0 * {asked}) / ({asked} > 0)", _SHARE),
             about="The others waited for the disk. What is not read has no line.",
             most=1,
         ),

@@ -74,7 +74,7 @@ def test_what_observes_has_pinned_images_and_no_rights() -> None:
         for volume in service["volumes"]:
             assert "docker.sock" not in volume
             # The repository's files, and the log, can be read only.
-            if volume.startswith("/") or volume.startswith("access-log:"):
+            if volume.startswith(("/", "access-log:")):
                 assert volume.endswith(":ro"), volume
 
 

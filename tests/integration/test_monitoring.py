@@ -6,7 +6,7 @@ import math
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.busy_gateway import GUESSER, BusyGateway, busy_gateway
 from tests.support.dashboards import MONITORING, Question, questions
-from tests.support.gateway import wait_for
+from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.prometheus import Prometheus, rules, running_prometheus
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -28,6 +28,14 @@ PROVOKED = {
     "SftpGatewayErrors",
     "SftpGatewayLogDropped",
     "LogCollectionDown",  # there is no Loki here
+}
+
+
+#: Panels that have no data for a gateway to which nothing bad has happened.
+EMPTY_IN_HEALTH = {
+    "Requests that failed",
+    "Logins refused",
+    "Requests and commands denied",
 }
 
 
@@ -143,6 +151,32 @@ def test_every_alert_asks_for_metrics_that_are_there(
 def test_a_gateway_that_is_gone_is_told(watched: Watched) -> None:
     assert watched.busy.gateway.stop() == 0  # the last test of this module
     wait_for(lambda: "SftpGatewayDown" in watched.prometheus.firing(), "the alert")
+
+
+def test_a_healthy_gateway_has_no_empty_panel_but_those_of_what_is_wrong(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway().start()
+    fill(gateway.folder / "shared/models", {"file": b"x" * 100_000})
+    with running_prometheus(tmp_path / "p", gateway_port=gateway.metrics_port) as prometheus:
+
+        def empty() -> set[str]:
+            assert gateway.sftp("get models/file /dev/null").returncode == 0
+            panels: dict[str, list[bool]] = {}
+            for question in questions("prometheus"):
+                found = prometheus.query_range(question.expr, 30)
+                real = any(
+                    not math.isnan(float(value))
+                    for series in found
+                    for _, value in series["values"]
+                )
+                panels.setdefault(question.panel, []).append(real)
+            return {panel for panel, found in panels.items() if not any(found)}
+
+        wait_for(lambda: empty() <= EMPTY_IN_HEALTH, "data in the other panels")
+        # What READs waited for, no request of this test did: its file was just written.
+        assert gateway.metric("sftp_gateway_slow_reads_total") == 0
+        assert empty() == EMPTY_IN_HEALTH
 
 
 def test_the_configuration_and_the_rules_are_prometheus_own(tmp_path: Path) -> None:
