@@ -36,8 +36,8 @@ CHARTS: Final = (
 
 #: A chart has no more lines than these; the largest are shown.
 _COLOURS: Final = ("#2f81f7", "#bc4c00", "#2da44e", "#a475f9", "#bf8700", "#e85aad")
-_COLUMNS, _WIDTH, _HEIGHT, _GAP = 3, 330, 200, 20
-_LEFT, _TOP, _PLOT = 46, 34, 108
+_COLUMNS, _WIDTH, _HEIGHT, _GAP = 3, 330, 188, 20
+_LEFT, _TOP, _PLOT = 54, 32, 104
 
 _STYLE: Final = """\
 text{font:11px ui-sans-serif,system-ui,'DejaVu Sans',sans-serif;fill:#59636e}
@@ -184,11 +184,11 @@ def _with_unit(value: float, unit: str) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g} {letter}{_after(unit)}"
-    return f"{value:g}"
+    return f"{value:g} {_after(unit)}".rstrip()
 
 
 def _after(unit: str) -> str:
-    return {"Bps": "B/s", "bytes": "B"}.get(unit, "")
+    return {"Bps": "B/s", "bytes": "B", "reqps": "/s", "ops": "/s"}.get(unit, "")
 
 
 def main() -> int:

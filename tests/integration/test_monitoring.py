@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from monitoring import picture
 
 from tests.support.busy_gateway import GUESSER, BusyGateway, busy_gateway
 from tests.support.dashboards import MONITORING, Question, questions
@@ -121,6 +124,16 @@ def test_what_happened_is_what_the_panels_show(watched: Watched) -> None:
         wait_for(lambda asked=expr: watched.prometheus.query_range(asked, watched.seconds), expr)
     hits = next(q.expr for q in questions("prometheus") if "page cache" in q.panel)
     assert 0 < most(hits) <= 1
+
+
+def test_the_picture_is_drawn_of_what_prometheus_returns(watched: Watched) -> None:
+    span = picture.Span(watched.began, time.time())
+    charts = picture.ask(watched.prometheus.url, span)
+    assert [chart.title for chart in charts] == list(picture.CHARTS)
+    assert all(chart.lines for chart in charts)
+    drawn = ElementTree.fromstring(picture.as_svg(charts, span))  # noqa: S314 - our own
+    paths = [path for path in drawn.iter() if path.get("class") == "line"]
+    assert len(paths) == sum(len(chart.lines) for chart in charts)
 
 
 def test_no_alert_fires_while_nothing_is_wrong(watched: Watched) -> None:

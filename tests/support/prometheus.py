@@ -23,7 +23,7 @@ class Prometheus:
     """Its HTTP API. Errors of queries raise AssertionError."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """What an expression gives now: a sample for each set of labels."""
@@ -64,7 +64,7 @@ class Prometheus:
         return data
 
     def _open(self, path: str) -> Any:
-        return urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30)
+        return urllib.request.urlopen(self.url + path, timeout=30)
 
 
 @contextlib.contextmanager
