@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 import pytest
 
 from monitoring import picture
-
 from tests.support.busy_gateway import GUESSER, BusyGateway, busy_gateway
 from tests.support.dashboards import MONITORING, Question, questions
 from tests.support.gateway import Gateway, fill, wait_for
