@@ -22,7 +22,7 @@ from sftp_gateway.auth import Authenticator
 from sftp_gateway.configuration import Access, Configuration
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
-from sftp_gateway.observability import http
+from sftp_gateway.observability import http, rotation
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.metrics import Metrics
@@ -152,6 +152,7 @@ class Program:
             make_exposition=functools.partial(
                 Exposition, folder=metrics, version=__version__, build=_build()
             ),
+            start_rotation=functools.partial(_start_rotation, configuration.settings),
         )
 
 
@@ -326,6 +327,12 @@ def _access_log(settings: Settings) -> AccessLog:
     return AccessLog(
         sinks=sinks, level=options.level, overflow=options.overflow, capacity=options.capacity
     )
+
+
+def _start_rotation(settings: Settings) -> None:
+    options = settings.access_log
+    if options.file is not None and options.file_max_bytes is not None:
+        rotation.start(options.file, options.file_max_bytes)
 
 
 def _shares(settings: Settings, presentation: Presentation) -> list[Share]:

@@ -159,6 +159,15 @@ class AccessLogSettings(_Model):
     file: Path | None = Field(
         None, description="Write it to this file too; logrotate may move it away at any time."
     )
+    file_max_bytes: int | None = Field(
+        None,
+        ge=1 << 16,
+        le=1 << 40,
+        description=(
+            "Bytes after which the file is renamed to `FILE.1`, in place of an older one, and "
+            "begun anew. Without it the file grows until logrotate moves it away."
+        ),
+    )
     overflow: Literal["block", "drop"] = Field(
         "block",
         description=(

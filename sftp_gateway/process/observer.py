@@ -49,11 +49,12 @@ def observe(
     access_log: AccessLog,
     values: SharedValues,
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
+    start_rotation: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the observer at this end of the supervisor's socket, until the other is closed.
 
     `watched` is how the configuration's files looked before they were read; the supervisor is
-    told when they have changed.
+    told when they have changed. `start_rotation` begins to look after the access log's file.
     """
     fleet: Fleet | None = None
     counts = AccessLogCounts(values, access_log)
@@ -67,6 +68,7 @@ def observe(
     control.setblocking(True)
     if watched is not None:
         watch.start(Watch(watched), lambda: _tell_changed(control))
+    start_rotation()
     while data := control.recv(_LONGEST):
         message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
         if isinstance(message, Event):

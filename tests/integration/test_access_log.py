@@ -86,6 +86,29 @@ def test_a_log_file_survives_logrotate(make_gateway: Callable[..., Gateway]) -> 
     assert any(line["event"] == "folder_listed" for line in _lines(log))
 
 
+def test_a_log_file_that_is_full_is_begun_anew_while_clients_read(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway(
+        SFTP_GATEWAY_ACCESS_LOG__FILE="bounded.log",
+        SFTP_GATEWAY_ACCESS_LOG__FILE_MAX_BYTES=str(1 << 16),
+        SFTP_GATEWAY_ACCESS_LOG__LEVEL="requests",
+    ).start()
+    log, old = gateway.folder / "bounded.log", gateway.folder / "bounded.log.1"
+    fill(gateway.folder / "shared/models", {f"{n:03}": b"x" for n in range(30)})
+    assert gateway.sftp(f"get models/* {tmp_path}").returncode == 0
+    wait_for(old.exists, "the file to be moved away")
+    seen = len(gateway.events("session_end"))
+    assert gateway.sftp("ls Bhushanji").returncode == 0
+    wait_for(lambda: len(gateway.events("session_end")) > seen, "the session's end")
+    assert gateway.stop() == 0
+    # Less than two files' worth was written: nothing had to be given up.
+    assert old.stat().st_size > 1 << 16
+    assert (gateway.folder / "access.log").stat().st_size < 2 << 16
+    both = sorted(map(json.dumps, _lines(old) + _lines(log)))
+    assert both == sorted(map(json.dumps, gateway.events()))
+
+
 def test_at_level_requests_every_request_is_told(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__LEVEL="requests").start()
     fill(gateway.folder / "shared/models", {"file": b"x" * 100_000})

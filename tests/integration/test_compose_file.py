@@ -1,0 +1,132 @@
+"""The compose file, by docker-compose 1.29 and by the Compose Specification: who starts when."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.gateway import REPOSITORY
+from tests.support.grammars import compose_mistakes
+
+pytestmark = pytest.mark.integration
+
+OBSERVERS = {"prometheus", "loki", "alloy", "grafana"}
+
+
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    return content
+
+
+def _compose(*arguments: str, **variables: str) -> str:
+    done = subprocess.run(
+        ["docker-compose", "--project-directory", REPOSITORY, *arguments],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "HOME": "/root", **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def _effective(**variables: str) -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load(_compose("config", **variables))["services"]
+    return services
+
+
+def test_it_is_one_by_the_compose_specification() -> None:
+    content = _content()
+    assert compose_mistakes(content) == []
+    content["services"]["loki"]["profiles"] = "observability"  # has to be a list
+    assert compose_mistakes(content) != []
+
+
+def test_the_gateway_alone_starts_without_a_profile() -> None:
+    services = _effective()
+    assert {name for name, service in services.items() if service.get("profiles")} == OBSERVERS
+    assert services.keys() - OBSERVERS == {"init", "sftp-gateway"}
+    for name in OBSERVERS:
+        assert services[name]["profiles"] == ["observability"]
+    # Nothing that the gateway waits for is of the profile.
+    assert services["sftp-gateway"]["depends_on"].keys() == {"init"}
+
+
+def test_what_observes_has_pinned_images_and_no_rights() -> None:
+    services = _effective()
+    for name in OBSERVERS:
+        service = services[name]
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:")
+        for volume in service["volumes"]:
+            assert "docker.sock" not in volume
+            # The repository's files, and the log, can be read only.
+            if volume.startswith(("/", "access-log:")):
+                assert volume.endswith(":ro"), volume
+
+
+def test_what_is_mounted_from_the_repository_is_there() -> None:
+    for service in _effective().values():
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            if source.startswith(str(REPOSITORY / "monitoring")):
+                assert os.path.isdir(source), source
+
+
+def test_alloy_reads_the_file_that_the_gateway_writes_with_the_gateways_group() -> None:
+    services = _effective(GATEWAY_GID="1234")
+    gateway, alloy = services["sftp-gateway"], services["alloy"]
+    assert gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE"] == "logs/access.log"
+    assert int(gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE_MAX_BYTES"]) == 100 << 20
+    assert "access-log:/srv/sftp-gateway/logs:rw" in gateway["volumes"]
+    assert "access-log:/var/log/sftp-gateway:ro" in alloy["volumes"]
+    assert alloy["user"] == "0:1234"
+    assert (
+        "/var/log/sftp-gateway/access.log"
+        in (REPOSITORY / "monitoring/alloy/config.alloy").read_text()
+    )
+    # The gateway's container is made first: its image gives the volume its mode.
+    assert "sftp-gateway" in alloy["depends_on"]
+
+
+def test_nobody_gets_a_password_that_everybody_knows() -> None:
+    grafana = _effective()["grafana"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == ""
+    assert grafana["entrypoint"] == ["/bin/sh", "/etc/sftp-gateway/start"]
+    given = _effective(GRAFANA_ADMIN_PASSWORD="chosen")["grafana"]
+    assert given["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "chosen"
+    assert "admin" not in json.dumps(given["environment"]).replace("ADMIN", "").lower()
+
+
+def test_addresses_and_paths_of_the_provisioning_are_those_of_the_compose_file() -> None:
+    services = _effective()
+    provisioning = REPOSITORY / "monitoring/grafana/provisioning"
+    sources = yaml.safe_load((provisioning / "datasources/datasources.yml").read_text())
+    for source in sources["datasources"]:
+        assert source["url"].removeprefix("http://").split(":")[0] in services
+    [provider] = yaml.safe_load((provisioning / "dashboards/dashboards.yml").read_text())[
+        "providers"
+    ]
+    [mounted] = [v for v in services["grafana"]["volumes"] if v.startswith("/")]
+    here, there, _ = mounted.split(":")
+    assert os.path.isdir(provider["options"]["path"].replace(there, here))
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert os.path.isfile(home.replace(there, here))
+    scraped = yaml.safe_load((REPOSITORY / "monitoring/prometheus/prometheus.yml").read_text())
+    for job in scraped["scrape_configs"]:
+        [target] = job["static_configs"][0]["targets"]
+        assert target.split(":")[0] == job["job_name"]
+        assert job["job_name"] in services
