@@ -33,6 +33,8 @@ class Metrics:
         self._requests = RequestTally(self._words, values)
         #: Count one answered request; from any thread.
         self.request_done = self._requests.add
+        #: Bytes of files by share, as of the last `publish`.
+        self.sent: Mapping[str, int] = self._requests.sent
         self._watched: list[Callable[[], None]] = []
         self._values = values
         self._connections = values.gauge("connections", "Open connections, logged in or not.")
@@ -138,6 +140,10 @@ class Metrics:
         """Publish the access log's own counts too."""
         self._watched.append(AccessLogCounts(self._values, log).publish)
 
+    def watch_history(self, dropped: Callable[[], int]) -> None:
+        """Publish how many lines the history could not be handed, which `dropped()` gives."""
+        self._watched.append(HistoryDrops(self._values, dropped).publish)
+
     def watch_lanes(self, depths: Callable[[], LaneDepths]) -> None:
         """Publish `depths()` too."""
         gauge = self._values.gauge(
@@ -181,3 +187,19 @@ class AccessLogCounts:
             count: int = getattr(self._log, name)
             counter.inc(by=count - self._told[name])
             self._told[name] = count
+
+
+class HistoryDrops:
+    """The lines that a process could not hand to the history."""
+
+    def __init__(self, values: SharedValues, dropped: Callable[[], int]) -> None:
+        self._counter = values.counter("history_dropped", "Lines that the history does not have.")
+        self._counter.inc(by=0)
+        self._dropped = dropped
+        self._told = 0
+
+    def publish(self) -> None:
+        """Hand on what was counted since the last time."""
+        count = self._dropped()
+        self._counter.inc(by=count - self._told)
+        self._told = count
