@@ -75,7 +75,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     which.add_argument("--until", metavar="WHEN", help="before then")
     which.add_argument(
         "-n", "--lines", type=_count, metavar="N",
-        help=f"the last N lines, or the first N of a sum; default: all since --since, else {_LINES}",
+        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}",
     )  # fmt: skip
     how = sub.add_argument_group("how they are shown")
     how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")

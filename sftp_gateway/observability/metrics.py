@@ -8,12 +8,15 @@ is read, for all processes at once, by `exposition.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import Vocabulary, known
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.tally import RequestTally
+
+#: A metric that several parts count has one text.
+DROPPED_HELP: Final = "Lines that the history had no room for."
 
 HandleKind: TypeAlias = Literal["file", "folder"]
 
@@ -193,7 +196,7 @@ class HistoryDrops:
     """The lines that a process could not hand to the history."""
 
     def __init__(self, values: SharedValues, dropped: Callable[[], int]) -> None:
-        self._counter = values.counter("history_dropped", "Lines that the history does not have.")
+        self._counter = values.counter("history_dropped", DROPPED_HELP)
         self._counter.inc(by=0)
         self._dropped = dropped
         self._told = 0

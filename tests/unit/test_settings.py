@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import (
@@ -21,6 +21,7 @@ from sftp_gateway.settings import (
     variable,
 )
 from sftp_gateway.settings_limits import PenaltySettings
+from sftp_gateway.settings_status import HistorySettings, StatusSettings
 from tests.unit.conftest import Load, Mistakes
 
 #: Of each option another value than the default: its text in the environment, and what it means.
@@ -59,6 +60,15 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "access_log.file": ("/var/log/access.log", Path("/var/log/access.log")),
     "access_log.overflow": ("drop", "drop"),
     "access_log.capacity": ("500", 500),
+    "history": ('{"max_size": 8}', HistorySettings(max_size=8)),
+    "history.enabled": ("false", False),
+    "history.file": ("/var/lib/history", Path("/var/lib/history")),
+    "history.max_age": ("0.5", 0.5),
+    "history.max_size": ("64", 64),
+    "status": ('{"enabled": false}', StatusSettings(enabled=False)),
+    "status.enabled": ("false", False),
+    "status.token": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "status.token_file": ("/run/secrets/status", Path("/run/secrets/status")),
     "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "metrics_port": ("9999", 9999),
     "record_layer": ("asyncssh", "asyncssh"),

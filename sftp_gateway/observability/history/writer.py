@@ -26,6 +26,7 @@ from typing import Final
 from sftp_gateway.observability.history.feed import LIVE, Feed
 from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
 from sftp_gateway.observability.live import Board
+from sftp_gateway.observability.metrics import DROPPED_HELP
 from sftp_gateway.observability.shared import SharedValues
 
 #: Bytes of lines that wait to be written; beyond, they are dropped.
@@ -45,6 +46,22 @@ _PAUSE: Final = 2.0
 _LOOK: Final = 0.5
 
 _log = logging.getLogger(__name__)
+
+
+class HistoryCounts:
+    """What is counted of it."""
+
+    def __init__(self, values: SharedValues) -> None:
+        self.dropped = values.counter("history_dropped", DROPPED_HELP)
+        self.rows = values.counter("history_rows", "Lines that were written to the history.")
+        self.errors = values.counter("history_errors", "Attempts to write to it that failed.")
+        self._size = values.gauge("history_size_bytes", "Bytes of the history's database.")
+        for counter in (self.dropped, self.rows, self.errors):
+            counter.inc(by=0)
+
+    def size(self, count: int) -> None:
+        """The database has so many bytes."""
+        self._size.set(count)
 
 
 class HistoryWriter:
@@ -73,12 +90,7 @@ class HistoryWriter:
         self._waiting = 0  # bytes
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._dropped = values.counter("history_dropped", "Lines that the history does not have.")
-        self._written = values.counter("history_rows", "Lines that were written to the history.")
-        self._errors = values.counter("history_errors", "Attempts to write to it that failed.")
-        self._size = values.gauge("history_size_bytes", "Bytes of the history's database.")
-        for counter in (self._dropped, self._written, self._errors):
-            counter.inc(by=0)
+        self._counts = HistoryCounts(values)
         self._threads = [threading.Thread(target=self._read, name="feed", daemon=True)]
         if open_store is not None:
             self._threads.append(threading.Thread(target=self._write, name="history", daemon=True))
@@ -111,7 +123,7 @@ class HistoryWriter:
         if datagram.startswith(LIVE):
             self._board.take(datagram)
         elif self._waiting + len(datagram) > _MOST_WAITING:
-            self._dropped.inc(by=datagram.count(b"\n"))
+            self._counts.dropped.inc(by=datagram.count(b"\n"))
         else:
             self._waiting += len(datagram)
             self._lines.append(datagram)
@@ -137,7 +149,9 @@ class HistoryWriter:
                     tidied = time.monotonic()
                     self._try(lambda store: store.forget(time.time()))
             elif self._closing.wait(_PAUSE) and not reader.is_alive():
-                self._dropped.inc(by=len(rows) + sum(one.count(b"\n") for one in self._lines))
+                self._counts.dropped.inc(
+                    by=len(rows) + sum(one.count(b"\n") for one in self._lines)
+                )
                 break
         if self._store is not None:
             with suppress(sqlite3.Error):
@@ -155,7 +169,7 @@ class HistoryWriter:
         for line in lines:
             found = row_of(line)
             if found is None:
-                self._dropped.inc()
+                self._counts.dropped.inc()
                 continue
             row, fields = found
             if fields["event"] == "session_end":
@@ -170,8 +184,8 @@ class HistoryWriter:
         if not self._try(lambda store: store.add(rows, sent)):
             self._board.give_back(sent)
             return False
-        self._written.inc(by=len(rows))
-        self._try(lambda store: self._size.set(store.size))
+        self._counts.rows.inc(by=len(rows))
+        self._try(lambda store: self._counts.size(store.size))
         return True
 
     def _try(self, work: Callable[[Store], None]) -> bool:
@@ -182,7 +196,7 @@ class HistoryWriter:
             if self._store is not None:
                 work(self._store)
         except (sqlite3.Error, OSError) as error:
-            self._errors.inc()
+            self._counts.errors.inc()
             if not self._failing:
                 _log.warning("the history cannot be written: %s; it is tried again", error)
             self._failing = True
