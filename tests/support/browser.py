@@ -118,9 +118,14 @@ class Browser:
         """The text that is to be seen in an element."""
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
-    def picture(self, path: Path, *, whole: bool = True) -> None:
-        """A PNG of the page, beyond the window too."""
-        answer = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, path: Path, *, height: int | None = None) -> None:
+        """A PNG of the page, beyond the window too; of its first pixels where a height is given."""
+        size = self._ask("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "scale": 1, "width": size["width"],
+                "height": min(height or size["height"], size["height"])}  # fmt: skip
+        answer = self._ask(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip
+        )
         path.write_bytes(base64.b64decode(answer["data"]))
 
     # The protocol

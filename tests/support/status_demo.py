@@ -51,6 +51,7 @@ shares = ["newsletters"]
 """
 
 #: Name, width, dark; phones have the pixels of one.
+PHONE_HEIGHT = 1700
 PICTURES = (
     ("status-desktop-light", 1280, False),
     ("status-desktop-dark", 1280, True),
@@ -263,7 +264,7 @@ def take(gateway: Gateway, folder: Path) -> None:
             browser.look(width=width, height=900, dark=dark, scale=1 if width > 600 else 2)
             browser.open(url)
             path = folder / f"{name}.png"
-            browser.picture(path)
+            browser.picture(path, height=PHONE_HEIGHT if width < 600 else None)
             subprocess.run(
                 ["pngquant", "--force", "--skip-if-larger", "--speed", "1", "--output", str(path),
                  "64", str(path)],

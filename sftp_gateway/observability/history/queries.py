@@ -11,7 +11,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 #: What sums are made of: the column, and which rows count.
 By: TypeAlias = Literal["user", "file", "share"]
-GROUPS: Final[Mapping[By, str]] = {"user": "user", "file": "path", "share": "share"}
+_GROUPS: Final[Mapping[By, str]] = {
+    "user": "user",
+    # Without the home folder, which is another for each user: /home/ana/models/x is models/x.
+    "file": "substr(path, 7 + instr(substr(path, 7), '/'))",
+    "share": "share",
+}
+_COUNTED: Final[Mapping[By, str]] = {"user": "user", "file": "path", "share": "share"}
 
 #: Steps of SQLite's machine after which a question to it is given up: some seconds.
 _MOST_STEPS: Final = 200_000_000
@@ -23,7 +29,8 @@ class Filter:
     """Which rows; a field that is empty asks for nothing. Times in seconds since 1970.
 
     `user`, `share`, `result` and `event` are whole words, `path` a part of one, escaped as in the
-    access log. `after` and `before` are the ids of rows that are seen already.
+    access log. `accesses` leaves out what no client did, and ends of sessions. `after` and `before`
+    are the ids of rows that are seen already.
     """
 
     user: str = ""
@@ -34,6 +41,7 @@ class Filter:
     client_ip: str = ""
     since: float | None = None
     until: float | None = None
+    accesses: bool = False
     before: int | None = None
     after: int | None = None
 
@@ -84,16 +92,16 @@ class History:
 
     def sums(self, which: Filter, by: By, limit: int) -> list[Sum]:
         """Sums by user, file or share; those of most bytes first."""
-        column = GROUPS[by]
-        where, values = _condition(which, f"{column} IS NOT NULL")
+        where, values = _condition(which, f"{_COUNTED[by]} IS NOT NULL")
         share = "max(share)" if by == "file" else "''"
         query = f"""
-            SELECT {column}, ifnull({share}, ''), total(sent), sum(event = 'file_closed'),
+            SELECT {_GROUPS[by]} AS name, ifnull({share}, ''), total(sent),
+                sum(event = 'file_closed'),
                 count(DISTINCT CASE WHEN event = 'file_closed' THEN path END),
                 sum(result IN ('denied', 'refused', 'aborted')), max(time)
             FROM (SELECT *, CASE WHEN event = 'file_closed' THEN bytes END AS sent
                   FROM events {where})
-            GROUP BY {column} ORDER BY total(sent) DESC, 4 DESC, 1 LIMIT ?
+            GROUP BY name ORDER BY total(sent) DESC, 4 DESC, 1 LIMIT ?
         """  # noqa: S608
         with self._asked(query, (*values, limit)) as rows:
             return [
@@ -157,12 +165,8 @@ def connect(path: Path) -> sqlite3.Connection:
     """The database for reading. Raises sqlite3.OperationalError where there is none."""
     uri = path.absolute().as_uri() + "?mode=ro"
     if not path.with_name(f"{path.name}-wal").exists():
-        # Nobody writes, and whoever reads may not be allowed to make the files that WAL needs.
-        with closing(sqlite3.connect(uri, uri=True)) as plain:
-            try:
-                plain.execute("SELECT 1 FROM events LIMIT 1")
-            except sqlite3.OperationalError:
-                uri += "&immutable=1"
+        # Nobody has it open to write, and who reads need not be able to make the files of WAL.
+        uri += "&immutable=1"
     database = sqlite3.connect(uri, uri=True, timeout=2.0)
     steps = 0
 
@@ -184,6 +188,8 @@ def _condition(which: Filter, *more: str) -> tuple[str, tuple[Any, ...]]:
     if which.path:
         conditions.append("instr(path, ?) > 0")
         values.append(which.path)
+    if which.accesses:
+        conditions.append("session IS NOT NULL AND event != 'session_end'")
     for comparison, value in (
         ("time >= ?", which.since),
         ("time < ?", which.until),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sftp_gateway.observability.history.queries import GROUPS, By, Filter, Sum
+from sftp_gateway.observability.history.queries import By, Filter, Sum
 from sftp_gateway.observability.history.store import COLUMNS, Row, row_of
 
 
@@ -47,9 +47,11 @@ def sums(lines: Iterable[str], by: By, limit: int) -> list[Sum]:
     for line in lines:
         found = row_of(line.encode())
         values = dict(zip(COLUMNS, found[0], strict=True)) if found else {}
-        name = values.get(GROUPS[by])
+        name = values.get("path" if by == "file" else by)
         if name is None:
             continue
+        if by == "file":
+            name = name[6:].partition("/")[2]  # without /home/USER/, as the history has it
         total = totals.setdefault(name, _Total())
         total.share = (values["share"] or "") if by == "file" else ""
         total.last = max(total.last, values["time"])

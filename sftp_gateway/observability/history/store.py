@@ -167,7 +167,8 @@ class Store:
         while self._used > _FULL * self._max_size and self._take_out_oldest():
             pass
         if self.size > self._max_size:
-            self._database.execute("PRAGMA incremental_vacuum").fetchall()
+            # `execute` would take one step of it, which is one page.
+            self._database.executescript("PRAGMA incremental_vacuum")
 
     @property
     def _used(self) -> int:

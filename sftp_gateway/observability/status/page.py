@@ -18,9 +18,9 @@ from sftp_gateway.observability.status.query import RESULTS, Query
 
 #: Rows of each table.
 SESSIONS: Final = 50
-ACCESSES: Final = 40
-FILES: Final = 10
-REFUSED: Final = 10
+ACCESSES: Final = 20
+FILES: Final = 8
+REFUSED: Final = 6
 
 _FRAME: Final = """<!doctype html>
 <html lang="en">
@@ -53,24 +53,21 @@ _BODY: Final = """<a class="skip" href="#main">Skip to content</a>
 <nav aria-label="Chart">{choices}</nav></div><div data-live="sent">{chart}</div></section>
 <section aria-labelledby="sessions"><h2 id="sessions">Live sessions</h2>
 <div data-live="sessions">{sessions}</div></section>
-<div class="pair wide-first">
+<div class="pair"><div>
 <section aria-labelledby="accesses"><h2 id="accesses">Recent accesses</h2>
 {form}<div data-live="accesses">{accesses}</div></section>
-<section aria-labelledby="files"><h2 id="files">Top files <small>{hours}</small></h2>
-<div data-live="files">{files}</div></section>
-</div>
-<div class="pair">
 <section aria-labelledby="logins"><h2 id="logins">Refused logins</h2>
 <div data-live="logins">{logins}</div></section>
+</div><div>
 <section aria-labelledby="bans"><h2 id="bans">Bans</h2>
 <div data-live="bans">{bans}</div></section>
-</div>
-<div class="pair">
+<section aria-labelledby="files"><h2 id="files">Top files <small>{hours}</small></h2>
+<div data-live="files">{files}</div></section>
 <section aria-labelledby="shares"><h2 id="shares">Shares <small>{hours}</small></h2>
 <div data-live="shares">{shares}</div></section>
 <section aria-labelledby="workers"><h2 id="workers">Processes</h2>
 <div data-live="workers">{workers}</div></section>
-</div>
+</div></div>
 </main>
 <footer><p>{version} · times are {zone} · <a href="metrics">metrics</a> ·
 <a href="healthz">healthz</a> · <a href="readyz">readyz</a> ·

@@ -67,6 +67,7 @@ class Query:
             share=self.share,
             path=self.path,
             result=self.result,
+            accesses=True,
             before=self.before,
             after=self.after,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -15,6 +16,7 @@ from sftp_gateway.observability.status import words
 from sftp_gateway.observability.status.markup import Html, fill, join
 
 _NOTHING: Final = Html("")
+_HOME: Final = re.compile(r"/home/[^/]+(/|$)")
 
 #: How each event of a recent access begins.
 _VERBS: Final[Mapping[str, str]] = {
@@ -50,10 +52,9 @@ def table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Html], 
     )
 
 
-def place(path: str, home: str = "") -> Html:
-    """A path: its last name to be seen first, and the folder that it is in."""
-    shown = path.removeprefix(f"/home/{home}/") if home else path
-    folder, _, name = shown.rstrip("/").rpartition("/")
+def place(path: str) -> Html:
+    """A path below the home folder: its last name to be seen first, and where that is."""
+    folder, _, name = _HOME.sub("", path).rstrip("/").rpartition("/")
     return fill(
         '<bdi class="name">{name}</bdi><bdi class="under">{folder}</bdi>',
         name=name or "/",
@@ -81,7 +82,7 @@ def when(moment: float, now: float) -> Html:
 def sessions(live: Live, now: float, limit: int) -> Html:
     """Who is logged in, the busiest first."""
     rows = [_session(each, now) for each in live.sessions[:limit]]
-    heads = [("Who", ""), ("Reading", "wide"), ("Rate", "number"), ("Sent", "number opt"),
+    heads = [("Who", "who"), ("Reading", "wide"), ("Rate", "number"), ("Sent", "number opt"),
              ("Since", "number opt")]  # fmt: skip
     shown = table("Sessions that are logged in", heads, rows, "Nobody is logged in.")
     more = live.total - len(rows)
@@ -90,11 +91,11 @@ def sessions(live: Live, now: float, limit: int) -> Html:
 
 
 def _session(each: LiveSession, now: float) -> Html:
-    reading = join(_file(file, each.user) for file in each.files[:2])
+    reading = join(_file(file) for file in each.files[:2])
     if each.open > 2 and each.files:
         reading = join([reading, fill('<span class="under">+ {n} open</span>', n=each.open - 2)])
     return fill(
-        '<tr><td><bdi class="name">{user}</bdi><span class="under" title="{version}">'
+        '<tr><td class="who"><bdi class="name">{user}</bdi><span class="under" title="{version}">'
         "{ip} · {client}</span></td>"
         '<td class="wide">{reading}</td><td class="number">{rate}</td>'
         '<td class="number opt">{sent}</td><td class="number opt">{since}</td></tr>',
@@ -109,7 +110,7 @@ def _session(each: LiveSession, now: float) -> Html:
     )
 
 
-def _file(file: OpenFile, home: str) -> Html:
+def _file(file: OpenFile) -> Html:
     part = min(1.0, file.served / file.size) if file.size else 1.0
     return fill(
         '<span class="file{moving}">{place}<svg class="progress" viewBox="0 0 100 4" '
@@ -117,7 +118,7 @@ def _file(file: OpenFile, home: str) -> Html:
         '<rect class="all" width="100" height="4"/><rect class="done" width="{width}" height="4"/>'
         "</svg></span>",
         moving=" moving" if file.moving else "",
-        place=place(file.path, home),
+        place=place(file.path),
         percent=f"{part * 100:.0f}",
         size=words.size(file.size),
         width=f"{part * 100:.1f}",
@@ -129,7 +130,7 @@ def _file(file: OpenFile, home: str) -> Html:
 
 def accesses(entries: Sequence[Entry], now: float) -> Html:
     """What happened, one line of the log a row."""
-    heads = [("Time", "time"), ("Who", ""), ("What", "wide"), ("Sent", "number"),
+    heads = [("Time", "time"), ("Who", "who"), ("What", "wide"), ("Sent", "number"),
              ("Took", "number opt")]  # fmt: skip
     rows = _rows(entries, lambda line: _access(line, now))
     return table("Accesses, the most recent first", heads, rows, "Nothing like this was logged.")
@@ -148,11 +149,11 @@ def _access(line: Mapping[str, Any], now: float) -> Html:
     event, result = str(line["event"]), outcome(line)
     user = line.get("user") or line.get("user_tried") or ""
     path = line.get("path")
-    what: Html = place(str(path), str(line.get("user") or "")) if path else _NOTHING
+    what: Html = place(str(path)) if path else _NOTHING
     bad = result not in _FINE
     return fill(
         '<tr class="{kind}"><td class="time">{time}</td>'
-        '<td><bdi class="name">{user}</bdi><span class="under">{ip}</span></td>'
+        '<td class="who"><bdi class="name">{user}</bdi><span class="under">{ip}</span></td>'
         '<td class="wide"><span class="verb">{verb}</span>{what}</td>'
         '<td class="number">{sent}</td><td class="number opt">{took}</td></tr>',
         kind="bad" if bad else "",
@@ -218,7 +219,7 @@ def refused_logins(entries: Sequence[Entry], now: float) -> Html:
     rows = _rows(
         entries,
         lambda line: fill(
-            '<tr><td class="time">{time}</td><td><bdi class="name">{user}</bdi>'
+            '<tr><td class="time">{time}</td><td class="who"><bdi class="name">{user}</bdi>'
             '<span class="under">{ip}</span></td><td>{reason}'
             '<span class="under">{method}</span></td></tr>',
             time=when(moment(line), now),
@@ -228,7 +229,7 @@ def refused_logins(entries: Sequence[Entry], now: float) -> Html:
             method=line.get("method", ""),
         ),
     )
-    heads = [("Time", "time"), ("Who", ""), ("Why", "")]
+    heads = [("Time", "time"), ("Who", "who"), ("Why", "")]
     return table("Logins that were refused, the last first", heads, rows, "No login was refused.")
 
 
@@ -236,8 +237,8 @@ def bans(banned: Sequence[Ban], total: int) -> Html:
     """The sources that are refused or throttled now."""
     rows = [
         fill(
-            '<tr><td><bdi class="name">{source}</bdi><span class="under">{reason}</span></td>'
-            '<td>{effect}</td><td class="number">{left}</td></tr>',
+            '<tr><td class="who"><bdi class="name">{source}</bdi>'
+            '<span class="under">{reason}</span></td><td>{effect}</td><td class="number">{left}</td></tr>',
             source=each.source,
             reason=words.reason(each.reason) + (f", {each.times} times" if each.times > 1 else ""),
             effect=each.effect,
@@ -245,7 +246,7 @@ def bans(banned: Sequence[Ban], total: int) -> Html:
         )
         for each in banned
     ]
-    heads = [("Source", ""), ("Now", ""), ("For", "number")]
+    heads = [("Source", "who"), ("Now", ""), ("For", "number")]
     shown = table("Sources that are banned", heads, rows, "No source is banned.")
     more = total - len(rows)
     note = fill('<p class="note">and {more} more</p>', more=words.number(more))
