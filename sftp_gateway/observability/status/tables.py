@@ -238,7 +238,8 @@ def bans(banned: Sequence[Ban], total: int) -> Html:
     rows = [
         fill(
             '<tr><td class="who"><bdi class="name">{source}</bdi>'
-            '<span class="under">{reason}</span></td><td>{effect}</td><td class="number">{left}</td></tr>',
+            '<span class="under">{reason}</span></td><td>{effect}</td>'
+            '<td class="number">{left}</td></tr>',
             source=each.source,
             reason=words.reason(each.reason) + (f", {each.times} times" if each.times > 1 else ""),
             effect=each.effect,

@@ -64,5 +64,3 @@ def test_without_room_lines_are_dropped_and_counted_and_nobody_waits(feed: Feed)
     assert sink.dropped == 500 * 64 - arrived
     sink.write(batch)
     assert received(feed) == [batch]
-
-
