@@ -114,11 +114,11 @@ def test_an_observer_that_hangs_holds_up_nobody_and_what_is_missing_is_counted(
     make_gateway: Make,
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
-    name = "/".join(["x" * 200] * 18)
+    name = "/".join(["x" * 200] * 9)
     stopped = observer_of(gateway)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert gateway.sftp(*[f"-rm models/{name}"] * 2000).returncode == 0
+        assert gateway.sftp(*[f"-mkdir models/{name}"] * 2000).returncode == 0
         wait_for(lambda: len(gateway.events("denied")) == 2000, "the log itself to have all")
     finally:
         os.kill(stopped, signal.SIGCONT)
