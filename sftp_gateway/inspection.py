@@ -287,17 +287,12 @@ def _inspect_history(settings: Settings, findings: Findings) -> None:
     file = settings.history.file
     nearest = (file, *file.absolute().parents)
     existing = next(path for path in nearest if os.path.exists(path))
-    if not os.access(existing, os.R_OK | os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+    usable = existing == file or existing.is_dir()
+    if not (usable and os.access(existing, os.R_OK | os.W_OK)):
         findings.warnings.append(
             f"history.file: {existing} cannot be written by this user (uid {os.geteuid()}), so the "
             "history is lost when the gateway stops; name a file in a folder that it may write "
             "to, or set history.enabled = false"
-        )
-    log = settings.access_log.file
-    if log is not None and file.resolve().is_relative_to(log.parent.resolve()):
-        findings.warnings.append(
-            f"history.file: {file} is below {log.parent}, where workers may write for the access "
-            "log, and could change it; give it a folder of its own"
         )
 
 
@@ -312,6 +307,8 @@ def _inspect_confinement(settings: Settings, findings: Findings) -> None:
         return
     folder = file.parent.resolve()
     named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    if settings.history.enabled:
+        named["history.file"] = settings.history.file
     within = [
         option
         for option, path in {"keys_dir": settings.keys_dir, **named}.items()

@@ -127,7 +127,7 @@ def as_toml(value: Any) -> str:
 def plain(option: str) -> Any:
     """The option's other value as a plain value of TOML."""
     text, value = OPTIONS[option]
-    return text if isinstance(value, str | Path) else json.loads(text)
+    return text if isinstance(value, str | Path | SecretStr) else json.loads(text)
 
 
 # Sources
@@ -136,7 +136,9 @@ def plain(option: str) -> Any:
 def test_every_option_is_tried() -> None:
     names = set(Settings.model_fields)
     names |= {f"access_log.{name}" for name in AccessLogSettings.model_fields}
+    names |= {f"history.{name}" for name in HistorySettings.model_fields}
     names |= {f"penalties.{name}" for name in PenaltySettings.model_fields}
+    names |= {f"status.{name}" for name in StatusSettings.model_fields}
     assert set(OPTIONS) == names
     for option, (_, other) in OPTIONS.items():
         assert value_of(Settings(), option) != other

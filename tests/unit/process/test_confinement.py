@@ -46,10 +46,10 @@ def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Pa
         store.close()
         (history / "history.sqlite3").rename(history / "history.sqlite3.broken")
         for forbidden in (
-            lambda: (secret / "key").read_text(),
+            (secret / "key").read_text,
             lambda: (secret / "new").write_text("x"),
-            lambda: (secret / "key").unlink(),
-            lambda: (tmp_path / "new").mkdir(),
+            (secret / "key").unlink,
+            (tmp_path / "new").mkdir,
         ):
             with pytest.raises(PermissionError):
                 forbidden()
