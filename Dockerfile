@@ -52,8 +52,8 @@ RUN apt-get update \
     && useradd --uid 10001 --gid 10001 --no-log-init --home-dir /srv/sftp-gateway \
         --shell /usr/sbin/nologin sftp-gateway \
     && mkdir -p /srv/sftp-gateway/config /srv/sftp-gateway/keys /srv/sftp-gateway/shared \
-    # For the access log's file; whoever the gateway runs as may write there.
-    && mkdir -m 1777 /srv/sftp-gateway/logs
+    # For the access log's file and the history; whoever the gateway runs as may write there.
+    && mkdir -m 1777 /srv/sftp-gateway/logs /srv/sftp-gateway/state
 
 COPY --from=builder /opt/sftp-gateway /opt/sftp-gateway
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import platform
 import socket
 import sys
 import tempfile
@@ -13,18 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from sftp_gateway import __version__
+from sftp_gateway import __version__, observing
 from sftp_gateway import configuration as configurations
 from sftp_gateway.auth import Authenticator
 from sftp_gateway.configuration import Access, Configuration
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
-from sftp_gateway.observability import http, rotation
+from sftp_gateway.observability import http
 from sftp_gateway.observability.access_log import AccessLog
-from sftp_gateway.observability.exposition import Exposition
+from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
@@ -39,6 +37,7 @@ from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
 from sftp_gateway.server.lanes import Lanes
+from sftp_gateway.server.live import LiveSessions
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
@@ -114,6 +113,7 @@ class Program:
         self._load = load
         self._config_file = config_file
         self.say = say
+        self._feed = Feed()
 
     def load(self, running: Configuration) -> Configuration:
         """The configuration as it is now; what needs a start to change stays as it runs."""
@@ -123,6 +123,8 @@ class Program:
         """Tell people how to mount what is served."""
         for line in mount_help(configuration.settings, port):
             self.say(line)
+        if line := observing.status_address(configuration):
+            self.say(line)
 
     def work(
         self, configuration: Configuration, control: socket.socket, values: SharedValues
@@ -131,7 +133,7 @@ class Program:
 
         def make() -> Gateway:
             version = confinement.confine_worker(configuration.settings, metrics=values.folder)
-            return Gateway(configuration, values, landlock=version)
+            return Gateway(configuration, values, feed=self._feed, landlock=version)
 
         worker.work(control, make)
 
@@ -143,16 +145,14 @@ class Program:
         metrics: Path,
     ) -> None:
         """Be the observer."""
-        observer.observe(
+        observing.observe(
+            configuration,
             control,
             listener=listener,
-            watched=configuration.seen if configuration.settings.auto_reload else None,
-            access_log=_access_log(configuration.settings),
-            values=SharedValues(metrics, observer.OBSERVER),
-            make_exposition=functools.partial(
-                Exposition, folder=metrics, version=__version__, build=_build()
-            ),
-            start_rotation=functools.partial(_start_rotation, configuration.settings),
+            metrics=metrics,
+            feed=self._feed,
+            make_log=functools.partial(_access_log, configuration.settings),
+            say=self.say,
         )
 
 
@@ -160,22 +160,30 @@ class Gateway:
     """What serves in one worker. Made on the event loop that it runs on."""
 
     def __init__(
-        self, configuration: Configuration, values: SharedValues, *, landlock: int = 0
+        self,
+        configuration: Configuration,
+        values: SharedValues,
+        *,
+        feed: Feed,
+        landlock: int = 0,
     ) -> None:
-        """`landlock` is the version that confines this process.
+        """`feed` leads to the observer; `landlock` is the version that confines this process.
 
         Raises ConfigurationError for what can be told only by trying.
         """
         self._settings = settings = configuration.settings
         self._users = settings.users
         findings = configuration.findings
-        self._log = _access_log(settings)
+        sink = FeedSink(feed) if settings.history.enabled else None
+        self._log = _access_log(settings, sink)
         self._values = values
         self._metrics = Metrics(values)
         self._metrics.own_record_layer(configuration.record_layer == "own")
         self._metrics.landlock_abi(landlock)
         self._confined = landlock > 0
         self._metrics.watch_access_log(self._log)
+        if sink is not None:
+            self._metrics.watch_history(lambda: sink.dropped)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         self._shares = _shares(settings, self._presentation)
         self._bandwidths = {
@@ -209,12 +217,19 @@ class Gateway:
             metrics=self._metrics,
             open_sftp=self._open_sftp,
         )
-        self._monitoring: asyncio.Task[None] | None = None
+        self._feed = feed
+        self._live = LiveSessions(
+            sessions=self._server.sessions, sent=lambda: self._metrics.sent, send=feed.send
+        )
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Get ready for connections."""
         await self._monitor.look()
-        self._monitoring = asyncio.create_task(self._monitor.run())
+        tasks = [self._monitor.run()]
+        if self._settings.status.enabled:
+            tasks.append(self._live.run())
+        self._background = [asyncio.create_task(task) for task in tasks]
 
     async def adopt(self, connection: socket.socket, account: Account) -> None:
         """Serve a connection, as SshServer.adopt tells."""
@@ -238,10 +253,10 @@ class Gateway:
     async def drain(self, seconds: float) -> None:
         """Stop serving, as SshServer.drain tells."""
         await self._server.drain(seconds)
-        if self._monitoring is not None:
-            self._monitoring.cancel()
+        for task in self._background:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._monitoring
+                await task
 
     def publish(self) -> None:
         """Hand on the metrics."""
@@ -259,6 +274,8 @@ class Gateway:
         """Let go of everything; the access log is written out first."""
         self._log.close(observer.LOG_PATIENCE)
         self._metrics.publish()
+        for piece in self._live.pieces():
+            self._feed.send(piece)
         self._values.close()
         self._lanes.close()
 
@@ -317,22 +334,18 @@ def _authenticator(access: Access) -> Authenticator:
     return Authenticator(access.credentials, trust=access.trust, clock=lambda: datetime.now(UTC))
 
 
-def _access_log(settings: Settings) -> AccessLog:
+def _access_log(settings: Settings, history: FeedSink | None) -> AccessLog:
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
         sinks.append(StreamSink(sys.stdout.fileno()))
     if options.file is not None:
         sinks.append(FileSink(options.file))
+    if history is not None:
+        sinks.append(history)
     return AccessLog(
         sinks=sinks, level=options.level, overflow=options.overflow, capacity=options.capacity
     )
-
-
-def _start_rotation(settings: Settings) -> None:
-    options = settings.access_log
-    if options.file is not None and options.file_max_bytes is not None:
-        rotation.start(options.file, options.file_max_bytes)
 
 
 def _shares(settings: Settings, presentation: Presentation) -> list[Share]:
@@ -353,14 +366,6 @@ def _shares(settings: Settings, presentation: Presentation) -> list[Share]:
             ) from error
         shares.append(share)
     return shares
-
-
-def _build() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "asyncssh": version("asyncssh"),
-        "cryptography": version("cryptography"),
-    }
 
 
 def _max_read_length(client_version: str) -> int:

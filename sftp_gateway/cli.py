@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway import __version__, import_commands, key_commands
+from sftp_gateway import __version__, import_commands, key_commands, log_commands
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
     key_commands.add_parser(commands, _settings)
     import_commands.add_parsers(commands, _settings)
+    log_commands.add_parser(commands, _settings)
     for sub in (*configured, init):
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"

@@ -70,6 +70,11 @@ class Configuration:
         return confinement.version(self.settings.landlock)
 
     @property
+    def status_token(self) -> str | None:
+        """What the status page asks for; None for nothing."""
+        return self.findings.status_token
+
+    @property
     def access(self) -> Access:
         """What running workers can take over."""
         return Access(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ PREVIOUS: Final = ".previous"
 #: Authorities whose certificates let their users in, and what is revoked, if they are there.
 USER_CA_KEYS: Final = "user_ca_keys"
 REVOKED_KEYS: Final = "revoked_keys"
+#: What the status page asks for, where others than this machine can reach it.
+STATUS_TOKEN: Final = "status_token"  # noqa: S105 - a file's name
 
 _SHARE_TEXT: Final = """\
 This folder is the share "{name}" of sftp-gateway.
@@ -58,6 +61,7 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
         say(f"made the host key {keys / HOST_KEY}")
     if not _has_logins(settings):
         _make_worker_key(settings, say)
+    _make_token(settings, gateway, say)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
     for name, share in settings.shares.items():
         if name in default and share.path == default[name].path:
@@ -81,12 +85,12 @@ def _let_in(settings: Settings, gateway: Owner, say: Callable[[str], None]) -> N
             say(f"gave {path} to the gateway's user {gateway.uid}")
     authorized = keys / AUTHORIZED_KEYS
     config = DEFAULT_CONFIG_FILE.parent
-    secrets = [user.password_hash_file for user in settings.users.values()]
+    hashes = [user.password_hash_file for user in settings.users.values()]
     for path in (keys, authorized, keys / USER_CA_KEYS, keys / REVOKED_KEYS, config):
         _let_read(path, gateway, public=True, say=say)
     for path in authorized.glob("*"):
         _let_read(path, gateway, public=True, say=say)
-    for path in (DEFAULT_CONFIG_FILE, *filter(None, secrets)):
+    for path in (DEFAULT_CONFIG_FILE, token_file(settings), *filter(None, hashes)):
         _let_read(path, gateway, public=False, say=say)
 
 
@@ -138,6 +142,27 @@ def _make_worker_key(settings: Settings, say: Callable[[str], None]) -> None:
         owner=_owner_of(settings.keys_dir),
     )
     say(f"made a key pair for workers, {private}, and let it log in as {user}")
+
+
+def token_file(settings: Settings) -> Path:
+    """Where the status page's token is, if there is one in a file."""
+    return settings.status.token_file or settings.keys_dir / STATUS_TOKEN
+
+
+def _make_token(settings: Settings, gateway: Owner | None, say: Callable[[str], None]) -> None:
+    """A token for a status page that others than this machine can reach.
+
+    Who owns the keys can read it, and hand it to who may see the page; the gateway by its group.
+    """
+    options, path = settings.status, settings.keys_dir / STATUS_TOKEN
+    wanted = options.enabled and options.token is None and options.token_file is None
+    if not wanted or settings.metrics_are_local or path.exists():
+        return
+    owner = _owner_of(settings.keys_dir)
+    if gateway is not None and owner is not None:
+        owner = Owner(owner.uid, gateway.gid)
+    _write(path, secrets.token_urlsafe(24) + "\n", mode=0o640 if gateway else 0o600, owner=owner)
+    say(f"made a token for the status page, {path}")
 
 
 def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None]) -> None:

@@ -29,10 +29,12 @@ from sftp_gateway.first_start import (
     REVOKED_KEYS,
     USER_CA_KEYS,
     host_key_files,
+    token_file,
 )
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
+from sftp_gateway.settings_status import SHORTEST_TOKEN
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
 
@@ -48,6 +50,7 @@ class Findings:
     host_keys: list[HostKey] = field(default_factory=list)
     roots: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Device and inode of each share's folder."""
+    status_token: str | None = None
 
 
 async def inspect(settings: Settings) -> Findings:
@@ -61,6 +64,8 @@ async def inspect(settings: Settings) -> Findings:
         _inspect_share(name, share.path, findings)
     _inspect_access_log(settings.access_log, findings)
     _inspect_confinement(settings, findings)
+    await _inspect_status(settings, findings)
+    _inspect_history(settings, findings)
     try:
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
@@ -80,6 +85,7 @@ def watched_files(settings: Settings, config_file: Path) -> list[Path]:
         keys / REVOKED_KEYS,
         *(keys / AUTHORIZED_KEYS / name for name in settings.users),
         *filter(None, secrets),
+        token_file(settings),
     ]
 
 
@@ -250,6 +256,46 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
         )
 
 
+async def _inspect_status(settings: Settings, findings: Findings) -> None:
+    options = settings.status
+    file = token_file(settings)
+    if not options.enabled:
+        return
+    if options.token is not None:
+        findings.status_token = options.token.get_secret_value()
+    elif options.token_file is not None or _is_there(file):
+        text = await _text(file, findings)
+        if text is not None and len(text.strip()) < SHORTEST_TOKEN:
+            findings.mistakes.append(
+                f"{file}: the status page's token has {SHORTEST_TOKEN} characters at least; "
+                f"`openssl rand -hex 24` makes one, and so does `sftp-gateway init` if the file "
+                "is deleted"
+            )
+        elif text is not None:
+            findings.status_token = text.strip()
+    if findings.status_token is None and not settings.metrics_are_local:
+        findings.warnings.append(
+            f"status: the page is shown to nobody, because metrics_host is {settings.metrics_host}"
+            f" and there is no token; run `sftp-gateway init`, which makes {file}, or set "
+            "status.enabled = false"
+        )
+
+
+def _inspect_history(settings: Settings, findings: Findings) -> None:
+    if not settings.history.enabled:
+        return
+    file = settings.history.file
+    nearest = (file, *file.absolute().parents)
+    existing = next(path for path in nearest if os.path.exists(path))
+    usable = existing == file or existing.is_dir()
+    if not (usable and os.access(existing, os.R_OK | os.W_OK)):
+        findings.warnings.append(
+            f"history.file: {existing} cannot be written by this user (uid {os.geteuid()}), so the "
+            "history is lost when the gateway stops; name a file in a folder that it may write "
+            "to, or set history.enabled = false"
+        )
+
+
 def _inspect_confinement(settings: Settings, findings: Findings) -> None:
     shortcomings = confinement.shortcomings(settings.landlock)
     if settings.landlock == "require" and not confinement.version(settings.landlock):
@@ -261,6 +307,8 @@ def _inspect_confinement(settings: Settings, findings: Findings) -> None:
         return
     folder = file.parent.resolve()
     named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    if settings.history.enabled:
+        named["history.file"] = settings.history.file
     within = [
         option
         for option, path in {"keys_dir": settings.keys_dir, **named}.items()

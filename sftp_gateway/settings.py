@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -32,6 +33,7 @@ from pydantic_settings import (
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings_limits import NetworkText, PenaltySettings, StartupsText
+from sftp_gateway.settings_status import HistorySettings, StatusSettings
 
 ENV_PREFIX: Final = "SFTP_GATEWAY_"
 #: Names the configuration file; not an option itself, because it says where options are.
@@ -265,15 +267,22 @@ class Settings(BaseSettings):
     access_log: AccessLogSettings = Field(
         default_factory=AccessLogSettings, description="See the options below."
     )
+    history: HistorySettings = Field(
+        default_factory=HistorySettings, description="See the options below."
+    )
+    status: StatusSettings = Field(
+        default_factory=StatusSettings, description="See the options below."
+    )
     metrics_host: str = Field(
         "127.0.0.1",
         description=(
-            "The address of the metrics and health endpoint. It asks for no password: let only "
-            "your monitoring reach it."
+            "The address of the metrics, health and status endpoint. Metrics and health ask for "
+            "no password: let only your monitoring reach it. The status page asks for a token "
+            "where this is not 127.0.0.1 or ::1."
         ),
     )
     metrics_port: Port = Field(
-        9222, description="The port of the metrics and health endpoint; 0 picks a free one."
+        9222, description="The port of metrics, health and status page; 0 picks a free one."
     )
     ciphers: Literal["fast", "compatible"] | CipherNames = Field(
         "fast",
@@ -435,6 +444,14 @@ class Settings(BaseSettings):
         ),
     )
 
+    @property
+    def metrics_are_local(self) -> bool:
+        """Whether only this machine itself can reach metrics and status page."""
+        try:
+            return ip_address(self.metrics_host).is_loopback
+        except ValueError:
+            return self.metrics_host == "localhost"
+
     @model_validator(mode="after")
     def _known_shares(self) -> Self:
         for name, user in self.users.items():
@@ -513,7 +530,7 @@ def variable(option: str) -> str:
 
 
 #: Options that have parts of their own, behind `__`.
-_WITH_PARTS: Final = frozenset({"access_log", "penalties", "users", "shares"})
+_WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.auth.sources import Networks, SourceBlocks
@@ -117,12 +118,21 @@ class Penalties:
         self._news: list[Banned | Unbanned] = []
         #: How many of each kind were counted, those of exempt sources left out.
         self.counted: Counter[str] = Counter()
-        #: How many sources are banned, those that are only throttled among them.
-        self.banned = 0
+        self._bans: dict[str, Banned] = {}  # the oldest first
 
     def __len__(self) -> int:
         """The sources that something is known of: with a score, or a ban that is remembered."""
         return len(self._entries)
+
+    @property
+    def banned(self) -> int:
+        """How many sources are banned, those that are only throttled among them."""
+        return len(self._bans)
+
+    def bans(self, now: float, limit: int) -> list[tuple[Banned, float]]:
+        """The oldest bans, each with the seconds that it still lasts."""
+        oldest = islice(self._bans.items(), limit)
+        return [(ban, max(0.0, self._entries[block].ends - now)) for block, ban in oldest]
 
     def news(self) -> Iterator[Banned | Unbanned]:
         """What has happened since the last time, in order."""
@@ -178,17 +188,15 @@ class Penalties:
             entry.banned, entry.times, entry.ends = True, entry.times + 1, now + seconds
             if entry.ends < entry.due:  # it would have been remembered for longer
                 self._schedule(block, entry)
-            self.banned += 1
-            self._news.append(
-                Banned(
-                    source=block,
-                    kind=kind,
-                    score=score,
-                    seconds=seconds,
-                    times=entry.times,
-                    trusted=allowance is not None,
-                )
+            self._bans[block] = Banned(
+                source=block,
+                kind=kind,
+                score=score,
+                seconds=seconds,
+                times=entry.times,
+                trusted=allowance is not None,
             )
+            self._news.append(self._bans[block])
 
     def logged_in(self, address: str, now: float) -> None:
         """A login from this address succeeded, and its session is open."""
@@ -288,7 +296,7 @@ class Penalties:
 
     def _end_ban(self, block: str, entry: _Entry, reason: End) -> None:
         entry.banned = False
-        self.banned -= 1
+        del self._bans[block]
         self._news.append(Unbanned(source=block, reason=reason))
 
 

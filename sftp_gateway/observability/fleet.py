@@ -16,10 +16,22 @@ PATIENCE: Final = 3.0
 class WorkerState:
     """One worker; `problems` are those of the shares that it cannot read."""
 
+    number: int
     pid: int
     ready: bool  # it serves, or finishes what it serves
     seen: float  # when it last spoke, in seconds of the monotonic clock
     problems: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ban:
+    """A source that is refused, or throttled, for `seconds` more; as in `source_banned`."""
+
+    source: str
+    reason: str
+    times: int
+    effect: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +47,8 @@ class Fleet:
     restarts: int
     refused: Mapping[str, int]
     banned: int  # sources
+    bans: tuple[Ban, ...]  # the first of them
+    connections: int
     penalties: Mapping[str, int]
 
 

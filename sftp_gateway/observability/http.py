@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -54,16 +54,28 @@ class Health:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What is asked for: a path with its query, and headers by their names in lower case."""
+
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer."""
+    """One answer, with headers of its own."""
 
     status: HTTPStatus
     content_type: str
     body: bytes
+    headers: Sequence[tuple[str, str]] = ()
 
 
 Probe: TypeAlias = Callable[[], Health]
+
+#: Answers `/` and what is below `/status`.
+Front: TypeAlias = Callable[[Visit], Page]
 
 #: Gives the content type and the body of the metrics.
 Render: TypeAlias = Callable[[], tuple[str, bytes]]
@@ -72,13 +84,17 @@ Render: TypeAlias = Callable[[], tuple[str, bytes]]
 class Site:
     """What each path answers; knows nothing of sockets."""
 
-    def __init__(self, *, render: Render, probe: Probe) -> None:
+    def __init__(self, *, render: Render, probe: Probe, front: Front | None = None) -> None:
         self._render = render
         self._probe = probe
+        self._front = front
 
-    def page(self, path: str) -> Page:
-        """The answer to a GET of `path`, which may carry a query."""
-        match path.partition("?")[0]:
+    def page(self, visit: Visit) -> Page:
+        """The answer to a GET."""
+        path = visit.path.partition("?")[0]
+        if self._front is not None and (path == "/" or path.startswith("/status")):
+            return self._front(visit)
+        match path:
             case "/metrics":
                 return Page(HTTPStatus.OK, *self._render())
             case "/healthz":
@@ -141,10 +157,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class ObservabilityServer:
-    """Serves metrics and health over HTTP on a listening socket."""
+    """Serves metrics and health, and whatever `front` has, over HTTP on a listening socket."""
 
-    def __init__(self, *, listener: socket.socket, render: Render, probe: Probe) -> None:
-        self._server = _Server(listener, Site(render=render, probe=probe))
+    def __init__(
+        self,
+        *,
+        listener: socket.socket,
+        render: Render,
+        probe: Probe,
+        front: Front | None = None,
+    ) -> None:
+        self._server = _Server(listener, Site(render=render, probe=probe, front=front))
         self._thread = threading.Thread(
             target=self._server.serve, name="observability", daemon=True
         )
@@ -229,7 +252,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer, without the body for HEAD."""
         try:
-            page = self.server.site.page(self.path)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            page = self.server.site.page(Visit(path=self.path, headers=headers))
         except Exception:
             _logger.exception("GET %s failed", self.path)
             page = Page(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
@@ -247,6 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(page.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in page.headers:
+            self.send_header(name, value)
         self.send_header("Connection", "close")
         for name, value in headers.items():
             self.send_header(name, value)

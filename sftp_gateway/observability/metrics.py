@@ -8,12 +8,15 @@ is read, for all processes at once, by `exposition.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import Vocabulary, known
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.tally import RequestTally
+
+#: A metric that several parts count has one text.
+DROPPED_HELP: Final = "Lines that the history had no room for."
 
 HandleKind: TypeAlias = Literal["file", "folder"]
 
@@ -33,6 +36,8 @@ class Metrics:
         self._requests = RequestTally(self._words, values)
         #: Count one answered request; from any thread.
         self.request_done = self._requests.add
+        #: Bytes of files by share, as of the last `publish`.
+        self.sent: Mapping[str, int] = self._requests.sent
         self._watched: list[Callable[[], None]] = []
         self._values = values
         self._connections = values.gauge("connections", "Open connections, logged in or not.")
@@ -138,6 +143,10 @@ class Metrics:
         """Publish the access log's own counts too."""
         self._watched.append(AccessLogCounts(self._values, log).publish)
 
+    def watch_history(self, dropped: Callable[[], int]) -> None:
+        """Publish how many lines the history could not be handed, which `dropped()` gives."""
+        self._watched.append(HistoryDrops(self._values, dropped).publish)
+
     def watch_lanes(self, depths: Callable[[], LaneDepths]) -> None:
         """Publish `depths()` too."""
         gauge = self._values.gauge(
@@ -181,3 +190,19 @@ class AccessLogCounts:
             count: int = getattr(self._log, name)
             counter.inc(by=count - self._told[name])
             self._told[name] = count
+
+
+class HistoryDrops:
+    """The lines that a process could not hand to the history."""
+
+    def __init__(self, values: SharedValues, dropped: Callable[[], int]) -> None:
+        self._counter = values.counter("history_dropped", DROPPED_HELP)
+        self._counter.inc(by=0)
+        self._dropped = dropped
+        self._told = 0
+
+    def publish(self) -> None:
+        """Hand on what was counted since the last time."""
+        count = self._dropped()
+        self._counter.inc(by=count - self._told)
+        self._told = count

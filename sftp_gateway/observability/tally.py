@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import Counter
 from typing import Final
 
 from sftp_gateway.observability.labels import OTHER, Vocabulary, known
@@ -56,6 +57,8 @@ class RequestTally:
             "operation",
             bounds=BUCKETS,
         )
+        #: Bytes of files by share, as of the last `publish`.
+        self.sent: Counter[str] = Counter()
         self._sent = values.counter("bytes_sent", "Bytes of files sent in READ answers.", "share")
 
     def add(
@@ -85,6 +88,7 @@ class RequestTally:
                     self._requests.inc(share, operation, result, by=count)
             self._durations.add(share, operation, counts=cell.buckets, total=cell.seconds)
             self._sent.inc(share, by=cell.bytes_sent)
+            self.sent[share] += cell.bytes_sent
 
 
 class _Cell:

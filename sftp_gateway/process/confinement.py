@@ -138,6 +138,23 @@ def of_worker(settings: Settings, *, metrics: Path) -> Iterator[Rule]:
         yield Rule(settings.access_log.file.parent, _APPEND)
 
 
+def confine_history(settings: Settings, folder: Path, *, metrics: Path) -> None:
+    """Confine the thread that calls this to what writing the history in `folder` takes.
+
+    Landlock holds for a thread. The observer's others have to look into the processes, which it
+    would forbid; this one is given what workers say, and is the only one that writes.
+    """
+    found = version(settings.landlock)
+    if not found:
+        return
+    rules = [Rule(path, READ) for path in (*_LIBRARIES, *_FACTS)]
+    rules += [Rule(metrics, _KEEP), Rule(folder, _KEEP)]
+    try:
+        landlock.restrict(found, handled=landlock.everything(found), rules=rules)
+    except OSError as error:
+        _log.error("landlock: the kernel refuses to confine the history: %s", error.strerror)
+
+
 def _failed(mode: Mode, error: OSError) -> None:
     sentence = f"landlock: the kernel refuses to confine this process: {error.strerror}"
     if mode == "require":

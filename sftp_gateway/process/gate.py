@@ -15,12 +15,16 @@ from typing import Final
 from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 from sftp_gateway.observability.events import Event, SourceBanned, SourceUnbanned
+from sftp_gateway.observability.fleet import Ban
 from sftp_gateway.process.admission import Admission, Entered
 from sftp_gateway.process.startups import Startups
 from sftp_gateway.settings import Settings
 
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.
 _dice: Final = random.SystemRandom().random
+
+#: Bans that are told one by one; there may be tens of thousands.
+MOST_BANS: Final = 50
 
 
 class Gate:
@@ -148,6 +152,19 @@ class Gate:
         """How many sources are banned."""
         return self._penalties.banned
 
+    def bans(self) -> tuple[Ban, ...]:
+        """The first of the sources that are banned."""
+        return tuple(
+            Ban(
+                source=ban.source,
+                reason=ban.kind.value,
+                times=ban.times,
+                effect=_effect(ban),
+                seconds=seconds,
+            )
+            for ban, seconds in self._penalties.bans(self._clock(), MOST_BANS)
+        )
+
     @property
     def penalties(self) -> Mapping[str, int]:
         """How many penalties there were, by kind."""
@@ -163,11 +180,15 @@ class Gate:
                         score=news.score,
                         until=time.time() + news.seconds,
                         times=news.times,
-                        effect="throttled" if news.trusted else "refused",
+                        effect=_effect(news),
                     )
                 )
             else:
                 self._emit(SourceUnbanned(source=news.source, reason=news.reason))
+
+
+def _effect(ban: Banned) -> str:
+    return "throttled" if ban.trusted else "refused"
 
 
 def _rules(settings: Settings) -> PenaltyRules:

@@ -18,7 +18,8 @@ from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.events import Event, LogDropped
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.fleet import Fleet, health
-from sftp_gateway.observability.http import ObservabilityServer
+from sftp_gateway.observability.history.writer import HistoryWriter
+from sftp_gateway.observability.http import Front, ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.process import watch
@@ -30,6 +31,9 @@ OBSERVER: Final = "observer"
 
 #: Seconds that the access log has to be written at the end.
 LOG_PATIENCE: Final = 5.0
+
+#: Seconds that the history has.
+HISTORY_PATIENCE: Final = 2.0
 
 #: Events that wait for an observer which is just being replaced.
 _MOST_WAITING: Final = 1000
@@ -49,6 +53,8 @@ def observe(
     access_log: AccessLog,
     values: SharedValues,
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
+    make_front: Callable[[Callable[[], Fleet | None]], Front | None],
+    history: HistoryWriter,
     start_rotation: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the observer at this end of the supervisor's socket, until the other is closed.
@@ -57,12 +63,14 @@ def observe(
     told when they have changed. `start_rotation` begins to look after the access log's file.
     """
     fleet: Fleet | None = None
+    history.start()
     counts = AccessLogCounts(values, access_log)
     exposition = make_exposition(lambda: fleet)
     server = ObservabilityServer(
         listener=listener,
         render=exposition.render,
         probe=lambda: health(fleet, time.monotonic()),
+        front=make_front(lambda: fleet),
     )
     server.start()
     control.setblocking(True)
@@ -79,6 +87,7 @@ def observe(
     if fleet is not None and fleet.stopping:
         server.close()
     access_log.close(LOG_PATIENCE)
+    history.close(HISTORY_PATIENCE)
 
 
 def _tell_changed(control: socket.socket) -> None:

@@ -40,7 +40,7 @@ from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.door import Door
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.observer import LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERVER, Messenger
 from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
 from sftp_gateway.process.watch import Looks
@@ -72,6 +72,10 @@ class Plan(Protocol):
     @property
     def landlock(self) -> int:
         """The version of Landlock that confines workers; 0 for none."""
+
+    @property
+    def status_token(self) -> str | None:
+        """What the status page asks for."""
 
     @property
     def seen(self) -> Looks:
@@ -339,6 +343,8 @@ class Supervisor(Generic[AnyPlan]):
                 restarts=self._workers.restarts,
                 refused=dict(self._gate.refused),
                 banned=self._gate.banned,
+                bans=self._gate.bans(),
+                connections=self._gate.admission.total,
                 penalties=dict(self._gate.penalties),
             )
         )
@@ -370,8 +376,8 @@ class Supervisor(Generic[AnyPlan]):
             self._want_workers()
             return
         self._plan = found
-        if found.seen.keys() != running.seen.keys():
-            self._messenger.close()  # it ends, and its successor watches the others
+        if _for_observer(found) != _for_observer(running):
+            self._messenger.close()  # it ends, and its successor has the new one
         if handed_over:
             self._reloading.changed = "credentials"
             self._busy = True
@@ -411,7 +417,8 @@ class Supervisor(Generic[AnyPlan]):
         self._show()
         self._messenger.close()
         if self._observer:
-            self._loop.later(LOG_PATIENCE + _END_PATIENCE, self._loop.stop)
+            patience = LOG_PATIENCE + HISTORY_PATIENCE + _END_PATIENCE
+            self._loop.later(patience, self._loop.stop)
         else:
             self._loop.stop()
 
@@ -426,7 +433,14 @@ class Supervisor(Generic[AnyPlan]):
 def _for_observer(plan: Plan) -> object:
     """What an observer is made with."""
     settings = plan.settings
-    return settings.access_log, settings.auto_reload, plan.seen.keys()
+    return (
+        settings.access_log,
+        settings.history,
+        settings.status,
+        settings.auto_reload,
+        plan.status_token,
+        plan.seen.keys(),
+    )
 
 
 def _writer(worker: int) -> str:

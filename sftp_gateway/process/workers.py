@@ -384,6 +384,7 @@ class Workers:
         """What the observer is told of them."""
         return tuple(
             WorkerState(
+                number=worker.number,
                 pid=worker.pid,
                 ready=worker.stage is not Stage.STARTING and not worker.stopped,
                 seen=worker.seen,

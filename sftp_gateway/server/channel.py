@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import asyncssh
 
 from sftp_gateway.server import command
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp import SftpSession
 
 if TYPE_CHECKING:
@@ -125,6 +127,10 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
     def busy(self) -> bool:
         """Whether the client waits for an answer."""
         return self._sftp is not None and self._sftp.busy
+
+    def open_files(self) -> Iterable[FileHandle]:
+        """What the client has open."""
+        return () if self._sftp is None else self._sftp.open_files()
 
     def pump(self) -> None:
         """The access log has room again."""

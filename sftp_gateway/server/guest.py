@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
@@ -16,6 +18,7 @@ from sftp_gateway.auth.keys import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
 from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
@@ -426,6 +429,15 @@ class Guest(asyncssh.SSHServer):
         self.channels.discard(channel)
         if self._server.stopping and not self.channels:
             self.connection.close()
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether the login was accepted."""
+        return self._logged_in
+
+    def open_files(self) -> Iterator[FileHandle]:
+        """What the client has open, on all its channels."""
+        return chain.from_iterable(channel.open_files() for channel in self.channels)
 
     def drain(self) -> None:
         """Let the files that are being read come to their end, then close."""

@@ -104,6 +104,10 @@ class HandleTable:
     def __len__(self) -> int:
         return len(self._open)
 
+    def files(self) -> Iterator[FileHandle]:
+        """The files among them, in the order in which they were opened."""
+        return (opened for opened in self._open.values() if isinstance(opened, FileHandle))
+
     def check_room(self) -> None:
         """Raise TooManyHandles when the table is full."""
         if len(self._open) >= self.capacity:

@@ -21,6 +21,8 @@ class Recorder:
         self.session = session
         self._log = log
         self._metrics = metrics
+        #: When the client connected, in seconds since 1970.
+        self.started = time.time()
         self._started = time.monotonic()
         self._bytes = self._files = self._folders = self._requests = self._denied = 0
         self._announced = False
@@ -30,6 +32,11 @@ class Recorder:
     def requests(self) -> int:
         """How many were answered."""
         return self._requests
+
+    @property
+    def sent(self) -> int:
+        """How many bytes of files."""
+        return self._bytes
 
     def learn(self, **known: str | int | None) -> None:
         """Take up what has become known of the connection; the fields are Session's."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -240,6 +240,10 @@ class SftpSession:
     def busy(self) -> bool:
         """Whether the client waits for anything."""
         return bool(self._owed or self._backlog)
+
+    def open_files(self) -> Iterator[FileHandle]:
+        """What the client has open, in the order in which it was opened."""
+        return self._handles.files()
 
     def _count_turn(self, sent: int) -> None:
         # Counted over all that one turn of the event loop brings: each of many small packets of a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +25,7 @@ from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.guest import Connection, Guest
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import SftpSession
 
@@ -166,6 +167,10 @@ class SshServer:
             guest.connection.abort()
         await self._emptied(_FINISH_TIMEOUT)
         self.password_threads.shutdown(wait=False, cancel_futures=True)
+
+    def sessions(self) -> Iterator[tuple[Recorder, Iterable[FileHandle]]]:
+        """Who is logged in, and what they have open."""
+        return ((guest.recorder, guest.open_files()) for guest in self._guests if guest.logged_in)
 
     async def _emptied(self, seconds: float) -> bool:
         try:

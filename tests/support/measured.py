@@ -25,6 +25,8 @@ def fleet(**changed: Any) -> Fleet:
             "restarts": 0,
             "refused": {},
             "banned": 0,
+            "bans": (),
+            "connections": 0,
             "penalties": {},
             **changed,
         }

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from sftp_gateway.auth import parse_authorized_keys
 from sftp_gateway.first_start import Owner, set_up
 from sftp_gateway.settings import Settings, ShareSettings, UserSettings
+from sftp_gateway.settings_status import StatusSettings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -399,3 +401,46 @@ def test_a_secret_that_its_group_may_use_is_not_opened_to_others(
     start(gateway=GATEWAY, users={"ana": UserSettings(password_hash_file=secret)})
     assert stat.S_IMODE(secret.stat().st_mode) == 0o640
     assert owner(secret) == Owner(0, 0)
+
+
+# The status page's token
+
+
+def test_a_token_is_made_where_others_can_reach_the_status_page(folder: Path, start: SetUp) -> None:
+    said = start(metrics_host="0.0.0.0")
+    file = folder / "keys/status_token"
+    token = file.read_text().strip()
+    assert "made a token for the status page, keys/status_token" in said
+    assert len(token) >= 32
+    assert token not in "".join(said)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    start(metrics_host="0.0.0.0")
+    assert file.read_text().strip() == token
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metrics_host": "127.0.0.1"},
+        {"metrics_host": "::1"},
+        {"metrics_host": "localhost"},
+        {"metrics_host": "0.0.0.0", "status": StatusSettings(enabled=False)},
+        {"metrics_host": "0.0.0.0", "status": StatusSettings(token=SecretStr("x" * 16))},
+        {"metrics_host": "0.0.0.0", "status": StatusSettings(token_file=Path("secret"))},
+    ],
+)
+def test_no_token_is_made_where_none_is_wanted(
+    folder: Path, start: SetUp, options: dict[str, Any]
+) -> None:
+    start(**options)
+    assert not (folder / "keys/status_token").exists()
+
+
+@as_root
+def test_the_gateway_and_who_owns_the_keys_can_read_the_token(folder: Path, start: SetUp) -> None:
+    (folder / "keys").mkdir()
+    os.chown(folder / "keys", HOST.uid, HOST.gid)
+    start(gateway=GATEWAY, metrics_host="0.0.0.0")
+    status = (folder / "keys/status_token").stat()
+    assert (status.st_uid, status.st_gid) == (HOST.uid, GATEWAY.gid)
+    assert stat.S_IMODE(status.st_mode) == 0o640

@@ -19,6 +19,7 @@ from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import Findings, inspect
 from sftp_gateway.process import landlock
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
+from sftp_gateway.settings_status import HistorySettings, StatusSettings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 
@@ -328,3 +329,50 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     said = "\n".join(mistakes_of_nobody(reachable))
     assert "keys/ssh_host_ed25519_key cannot be looked at (Permission denied)" in said
     assert "there is no host key" not in said
+
+
+# The status page and its history
+
+
+def test_the_token_comes_from_the_options_or_from_a_file(found: Inspect, folder: Path) -> None:
+    (folder / "keys/status_token").write_text("from-the-keys-folder\n")
+    (folder / "secret").write_text("from-a-file-of-its-own\n")
+    options = {
+        "from-the-keys-folder": StatusSettings(),
+        "from-a-file-of-its-own": StatusSettings(token_file=Path("secret")),
+        "from-the-options": StatusSettings(token=SecretStr("from-the-options")),
+        None: StatusSettings(enabled=False),
+    }
+    for token, status in options.items():
+        assert found(status=status).status_token == token
+
+
+def test_a_page_that_others_reach_without_a_token_is_warned_of(found: Inspect) -> None:
+    (warning,) = found(metrics_host="0.0.0.0").warnings
+    assert "shown to nobody" in warning
+    assert "sftp-gateway init" in warning
+    assert found(metrics_host="0.0.0.0", status=StatusSettings(enabled=False)).warnings == []
+
+
+def test_a_token_file_that_is_not_there_or_too_short_is_a_mistake(
+    found: Inspect, folder: Path
+) -> None:
+    status = StatusSettings(token_file=Path("secret"))
+    assert found(status=status).mistakes == ["secret: cannot be read: No such file or directory"]
+    (folder / "secret").write_text("short\n")
+    (mistake,) = found(status=status).mistakes
+    assert "16 characters at least" in mistake
+
+
+def test_a_history_that_workers_could_change_is_warned_of(found: Inspect, folder: Path) -> None:
+    (folder / "state").mkdir()
+    log = AccessLogSettings(file=Path("state/access.log"))
+    (warning,) = found(access_log=log).warnings
+    assert warning.startswith("access_log.file: history.file is below ")
+    assert found(access_log=log, history=HistorySettings(enabled=False)).warnings == []
+
+
+def test_a_history_that_cannot_be_written_is_warned_of(found: Inspect) -> None:
+    below_a_file = Path("keys/ssh_host_ed25519_key/history")
+    (warning,) = found(history=HistorySettings(file=below_a_file)).warnings
+    assert "ssh_host_ed25519_key cannot be written" in warning

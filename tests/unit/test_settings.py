@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import (
@@ -21,6 +21,7 @@ from sftp_gateway.settings import (
     variable,
 )
 from sftp_gateway.settings_limits import PenaltySettings
+from sftp_gateway.settings_status import HistorySettings, StatusSettings
 from tests.unit.conftest import Load, Mistakes
 
 #: Of each option another value than the default: its text in the environment, and what it means.
@@ -60,6 +61,15 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "access_log.overflow": ("drop", "drop"),
     "access_log.capacity": ("500", 500),
     "access_log.file_max_bytes": ("1000000", 1_000_000),
+    "history": ('{"max_size": 8}', HistorySettings(max_size=8)),
+    "history.enabled": ("false", False),
+    "history.file": ("/var/lib/history", Path("/var/lib/history")),
+    "history.max_age": ("0.5", 0.5),
+    "history.max_size": ("64", 64),
+    "status": ('{"enabled": false}', StatusSettings(enabled=False)),
+    "status.enabled": ("false", False),
+    "status.token": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "status.token_file": ("/run/secrets/status", Path("/run/secrets/status")),
     "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "metrics_port": ("9999", 9999),
     "record_layer": ("asyncssh", "asyncssh"),
@@ -118,7 +128,7 @@ def as_toml(value: Any) -> str:
 def plain(option: str) -> Any:
     """The option's other value as a plain value of TOML."""
     text, value = OPTIONS[option]
-    return text if isinstance(value, str | Path) else json.loads(text)
+    return text if isinstance(value, str | Path | SecretStr) else json.loads(text)
 
 
 # Sources
@@ -127,7 +137,9 @@ def plain(option: str) -> Any:
 def test_every_option_is_tried() -> None:
     names = set(Settings.model_fields)
     names |= {f"access_log.{name}" for name in AccessLogSettings.model_fields}
+    names |= {f"history.{name}" for name in HistorySettings.model_fields}
     names |= {f"penalties.{name}" for name in PenaltySettings.model_fields}
+    names |= {f"status.{name}" for name in StatusSettings.model_fields}
     assert set(OPTIONS) == names
     for option, (_, other) in OPTIONS.items():
         assert value_of(Settings(), option) != other

@@ -32,7 +32,7 @@ def show(tmp_path: Path) -> Page:
 
 
 def worker(pid: int, *, ready: bool = True) -> WorkerState:
-    return WorkerState(pid=pid, ready=ready, seen=0.0, problems={})
+    return WorkerState(number=0, pid=pid, ready=ready, seen=0.0, problems={})
 
 
 def test_build_info_tells_the_versions(show: Page) -> None:

@@ -14,7 +14,9 @@ NOW = 1000.0
 
 
 def worker(**changed: Any) -> WorkerState:
-    return WorkerState(**{"pid": 2, "ready": True, "seen": NOW, "problems": {}, **changed})
+    return WorkerState(
+        **{"number": 0, "pid": 2, "ready": True, "seen": NOW, "problems": {}, **changed}
+    )
 
 
 def of(*workers: WorkerState, **changed: Any) -> Fleet:

@@ -39,6 +39,7 @@ from sftp_gateway.observability import (
     json_lines,
 )
 from sftp_gateway.observability.events import EVENTS
+from sftp_gateway.observability.history.writer import HistoryCounts
 from sftp_gateway.observability.labels import CONNECTION_REFUSALS, OTHER, PENALTY_KINDS
 from sftp_gateway.observability.tally import BUCKETS
 from tests.support.measured import Measured
@@ -283,6 +284,8 @@ def metrics_in_full():
     log.close(60)
     metrics.watch_access_log(log)
     metrics.watch_lanes(lambda: {("Bhushanji", "read"): 1})
+    metrics.watch_history(lambda: 0)
+    HistoryCounts(measured.values).size(0)
     metrics.login("accepted", "publickey", "accepted")
     metrics.request_done("Bhushanji", "read", "ok", 0.001, 1)
     metrics.slow_read("Bhushanji")

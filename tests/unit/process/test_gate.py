@@ -9,7 +9,7 @@ import pytest
 
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Event, SourceBanned, SourceUnbanned
-from sftp_gateway.process.gate import Gate
+from sftp_gateway.process.gate import MOST_BANS, Gate
 from sftp_gateway.settings import Settings, UserSettings
 from sftp_gateway.settings_limits import PenaltySettings
 
@@ -197,3 +197,27 @@ def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]
     assert one.gate.refuses("203.0.113.9") == "max_connections_per_source"
     assert one.gate.refuses(HERE) is None  # blocks have other names now
     assert [type(event) for event in one.events] == [SourceBanned, SourceUnbanned]
+
+
+def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., Tried]) -> None:
+    one = tried()
+    one.misbehave(Kind.FAILED_LOGIN, times=6)
+    one.log_in(THERE)
+    one.misbehave(Kind.UNKNOWN_USER, THERE, times=6)
+    one.now += 10
+    here, there = one.gate.bans()
+    assert (here.source, here.reason, here.effect, here.seconds) == (
+        HERE, "failed_login", "refused", 20.0,
+    )  # fmt: skip
+    assert (there.source, there.effect, there.times) == (THERE, "throttled", 1)
+    one.now += 21
+    one.gate.tick()
+    assert one.gate.bans() == ()
+
+
+def test_of_many_bans_the_first_are_told(tried: Callable[..., Tried]) -> None:
+    one = tried()
+    for number in range(MOST_BANS + 5):
+        one.misbehave(Kind.CRASH, f"192.0.2.{number}")
+    assert len(one.gate.bans()) == MOST_BANS
+    assert one.gate.banned == MOST_BANS + 5

@@ -1,0 +1,336 @@
+"""`sftp-gateway logs`: what the history or an access log tells, for people and for programs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability.history.queries import Entry, Filter, History, Sum
+from sftp_gateway.observability.history.scan import matching, sums
+from sftp_gateway.observability.last_used import lines_of
+from sftp_gateway.observability.status import tables, words
+from sftp_gateway.observability.status.markup import visible
+from sftp_gateway.settings import Settings
+
+Load = Callable[[argparse.Namespace], Settings]
+
+#: Seconds between two looks with `--follow`.
+_LOOK: Final = 0.5
+
+#: Lines that are shown where neither a time nor a number is asked for.
+_LINES: Final = 50
+
+_SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+#: Columns of a CSV file: these of the access log's keys, in this order.
+_COLUMNS: Final = (
+    "time", "event", "user", "user_tried", "client_ip", "share", "path", "result", "reason",
+    "operation", "bytes", "size", "whole", "duration", "method", "key", "session",
+    "client_version",
+)  # fmt: skip
+
+#: What makes a spreadsheet take a text for a formula.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], load: Load) -> None:
+    """Add `logs` to the program's commands; `load` gives the settings of its options."""
+    text = "Show what was read by whom, what was denied, and sums of it."
+    sub = commands.add_parser("logs", help=text, description=text, epilog=_EPILOG)
+    sub.set_defaults(command=lambda options: _logs(options, load))
+    sub.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
+    )
+    sub.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="an access log to read instead of the history, - for standard input",
+    )
+    which = sub.add_argument_group("which lines")
+    which.add_argument("--user", default="", help="of this user, or tried as this one")
+    which.add_argument("--share", default="", help="of this share")
+    which.add_argument("--path", default="", metavar="PART", help="whose path has this in it")
+    which.add_argument("--result", default="", help="ok, aborted, denied or refused")
+    which.add_argument(
+        "--event", default="", help="such as file_closed; docs/access-log.md has all"
+    )
+    which.add_argument("--ip", default="", metavar="ADDRESS", help="of clients at this address")
+    which.add_argument(
+        "--since", metavar="WHEN", help="from then on: 90m, 24h, 7d, today, or a date"
+    )
+    which.add_argument("--until", metavar="WHEN", help="before then")
+    which.add_argument(
+        "-n", "--lines", type=_count, metavar="N",
+        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}",
+    )  # fmt: skip
+    how = sub.add_argument_group("how they are shown")
+    how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    how.add_argument(
+        "--by", choices=("user", "file", "share"), help="sums instead of lines, most bytes first"
+    )
+    forms = how.add_mutually_exclusive_group()
+    forms.add_argument("--csv", action="store_true", help="comma-separated values, for a sheet")
+    forms.add_argument("--json", action="store_true", help="JSON, one object a line")
+
+
+_EPILOG: Final = (
+    "WHEN is a span back from now (30s, 90m, 24h, 7d, 2w), today, yesterday, or a date and time "
+    "such as 2026-01-31 or 2026-01-31T14:30, in the time of this machine unless it ends in Z or "
+    "an offset."
+)
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A point in time as people write it; `now` is in the zone that dates are meant in.
+
+    Raises ValueError.
+    """
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("today", "yesterday"):
+        return midnight - timedelta(days=text == "yesterday")
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no time: write 90m, 24h, 7d, today, yesterday, 2026-01-31 or "
+            "2026-01-31T14:30"
+        ) from None
+    return found if found.tzinfo else found.astimezone()
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _logs(options: argparse.Namespace, load: Load) -> int:
+    try:
+        which = _filter(options)
+        if options.follow and (options.by or options.file):
+            raise ConfigurationError(
+                ["--follow goes with the history's lines only; a file is followed by: "
+                 "tail -F FILE | sftp-gateway logs -"]
+            )  # fmt: skip
+        if options.file:
+            return _show_file(options, which)
+        settings = load(options)
+        return _show_history(options, which, settings)
+    except BrokenPipeError:
+        # Whoever read has enough, as `head` does. Python would complain at its end, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    now = datetime.now().astimezone()
+    times: dict[str, float | None] = {}
+    for name in ("since", "until"):
+        text = getattr(options, name)
+        try:
+            times[name] = moment(text, now).timestamp() if text else None
+        except (ValueError, OverflowError) as error:
+            raise ConfigurationError([f"--{name}: {error}"]) from error
+    return Filter(
+        user=options.user,
+        share=options.share,
+        path=options.path,
+        result=options.result,
+        event=options.event,
+        client_ip=options.ip,
+        since=times["since"],
+        until=times["until"],
+    )
+
+
+# From a file
+
+
+def _show_file(options: argparse.Namespace, which: Filter) -> int:
+    try:
+        source = sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)])
+        found = matching(source, which)
+        if options.by:
+            return _print_sums(options, sums(found, options.by, options.lines or _LINES))
+        # A file is shown as a whole: who wants its end has tail.
+        entries = (Entry(0, line) for line in found)
+        return _print_lines(options, _first(entries, options.lines))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ConfigurationError([f"{options.file}: cannot be read: {error.strerror}"]) from error
+
+
+def _first(entries: Iterator[Entry], count: int | None) -> Iterator[Entry]:
+    for number, entry in enumerate(entries):
+        if count is not None and number >= count:
+            return
+        yield entry
+
+
+# From the history
+
+
+def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> int:
+    history = History(settings.history.file)
+    if not settings.history.file.exists():
+        raise ConfigurationError(
+            [
+                f"there is no history {settings.history.file} (history.file); the gateway makes it "
+                "when it serves, unless history.enabled is false or it warns that it cannot. An "
+                "access log can be read too: sftp-gateway logs FILE, or - for standard input"
+            ]
+        )
+    try:
+        if options.by:
+            return _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
+        if options.follow:
+            return _follow(options, history, which)
+        if options.lines is None and which.since is not None:
+            return _print_lines(options, history.lines(which))
+        found = history.entries(which, options.lines or _LINES, oldest_first=True)
+        return _print_lines(options, found)
+    except sqlite3.Error as error:
+        raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
+
+
+def _follow(options: argparse.Namespace, history: History, which: Filter) -> int:
+    printer = _Printer(options)
+    found = history.entries(which, options.lines or 10, oldest_first=True)
+    last = history.newest()
+    while True:
+        for entry in found:
+            printer.show(entry.line)
+        sys.stdout.flush()
+        time.sleep(_LOOK)
+        newest = history.newest()
+        if newest < last:  # begun anew
+            last = 0
+        found = list(history.lines(_after(which, last, newest)))
+        last = newest
+
+
+def _after(which: Filter, after: int, newest: int) -> Filter:
+    return replace(which, after=after, before=newest + 1)
+
+
+# Showing
+
+
+def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
+    printer = _Printer(options)
+    shown = False
+    for entry in entries:
+        printer.show(entry.line)
+        shown = True
+    sys.stdout.flush()
+    if not shown:
+        _say("nothing like this was logged")
+    return 0
+
+
+class _Printer:
+    """Prints lines as JSON, as CSV or in columns."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._json = options.json
+        self._csv = csv.writer(sys.stdout) if options.csv else None
+        if self._csv is not None:
+            self._csv.writerow(_COLUMNS)
+
+    def show(self, line: str) -> None:
+        """One line of the access log."""
+        if self._json:
+            print(line)
+            return
+        fields = json.loads(line)
+        if self._csv is not None:
+            self._csv.writerow([_cell(fields.get(column, "")) for column in _COLUMNS])
+        else:
+            print(_columns(fields))
+
+
+def _cell(value: object) -> object:
+    """A text that a spreadsheet would take for a formula gets a quote in front, as they do it."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _columns(fields: Mapping[str, Any]) -> str:
+    """A line for people: when, who, from where, what."""
+    then = datetime.fromisoformat(fields["time"]).astimezone()
+    outcome = tables.outcome(fields)
+    event = str(fields["event"])
+    what = [str(fields.get("path") or fields.get("command") or fields.get("source") or "")]
+    if isinstance(fields.get("bytes"), int):
+        what.append(words.size(fields["bytes"]))
+    if outcome not in ("", "ok"):
+        what.append(f"({outcome})")
+    user = str(fields.get("user") or fields.get("user_tried") or "-")
+    text = " ".join(filter(None, what))
+    return visible(
+        f"{then:%Y-%m-%d %H:%M:%S}  {user:<12} {fields.get('client_ip', '-')!s:<15} "
+        f"{event:<16} {text}"
+    ).rstrip()
+
+
+def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
+    keys = ("bytes", "accesses", "files", "errors", "last")
+    if options.json:
+        for each in found:
+            print(json.dumps({options.by: each.name, **{key: _value(each, key) for key in keys}}))
+    elif options.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow((options.by, *keys))
+        for each in found:
+            writer.writerow((_cell(each.name), *(_value(each, key) for key in keys)))
+    elif found:
+        rows: list[Sequence[str]] = [
+            ("BYTES", "READS", "FILES", "ERRORS", "LAST", options.by.upper())
+        ]
+        rows += [
+            (
+                words.size(each.bytes), str(each.accesses), str(each.files), str(each.errors),
+                f"{datetime.fromtimestamp(each.last).astimezone():%Y-%m-%d %H:%M}",
+                visible(each.name),
+            )
+            for each in found
+        ]  # fmt: skip
+        _print_table(rows)
+    sys.stdout.flush()
+    if not found:
+        _say("nothing like this was logged")
+    return 0
+
+
+def _value(each: Sum, key: str) -> object:
+    return words.stamp(each.last) if key == "last" else getattr(each, key)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        print("  ".join((*numbers, row[-1])))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""How what workers log and serve comes to the observer: datagrams of a Unix socket pair.
+
+The pair is made before the first fork and outlives each observer, so what is sent while one is
+being replaced waits in the kernel for the next. Its buffer is the bound. Nobody waits for room in
+it: what does not fit is dropped and counted, for the access log itself has it.
+
+A datagram is either whole lines of the access log, each of which begins with `{"time":`, or what a
+worker serves now, `{"live":...` (server/live.py).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+#: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
+_DATAGRAM: Final = 1 << 15
+
+#: Of the send buffer; the kernel gives up to net.core.wmem_max, 208 KiB, and doubles it.
+_BUFFER: Final = 1 << 20
+
+#: The longest datagram that is received. A line is shorter: text of clients is cut.
+_LONGEST: Final = 1 << 18
+
+#: Lines that the history is not made of. Of a file `file_closed` says all that `file_opened` does,
+#: of a connection `session_end`, and requests would drive out everything else.
+_LEFT_OUT: Final = re.compile(
+    rb'^\{"time":"[^"\n]*","event":"(?:request|file_opened|connection)"[^\n]*\n', re.MULTILINE
+)
+
+#: What a datagram begins with that tells what a worker serves.
+LIVE: Final = b'{"live":'
+
+
+class Feed:
+    """Both ends, which every process of the gateway inherits."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self._ours.setblocking(False)
+
+    def send(self, datagram: bytes) -> bool:
+        """Hand over a datagram; whether there was room for it."""
+        try:
+            self._ours.send(datagram)
+        except OSError:
+            return False
+        return True
+
+    def receive(self, seconds: float) -> bytes | None:
+        """The next datagram; None where none comes in this time. For one thread."""
+        self._theirs.settimeout(seconds)
+        try:
+            return self._theirs.recv(_LONGEST)
+        except (TimeoutError, BlockingIOError):
+            return None
+
+    def close(self) -> None:
+        """Close both ends, in this process."""
+        self._ours.close()
+        self._theirs.close()
+
+
+class FeedSink:
+    """An output of the access log that hands its lines to the observer, and never waits."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        #: Lines that there was no room for, so far.
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return "the history"
+
+    def write(self, lines: bytes) -> None:
+        """Send what the history is made of, in pieces of whole lines."""
+        for piece in _pieces(_LEFT_OUT.sub(b"", lines)):
+            if not self._feed.send(piece):
+                self.dropped += piece.count(b"\n")
+
+    def close(self) -> None:
+        """Nothing is this sink's own."""
+
+
+def _pieces(lines: bytes) -> Iterator[bytes]:
+    while len(lines) > _DATAGRAM:
+        # Behind the last line that fits, or behind the first where that is longer.
+        end = lines.rfind(b"\n", 0, _DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
+        yield lines[:end]
+        lines = lines[end:]
+    if lines:
+        yield lines

@@ -1,0 +1,202 @@
+"""Asking the history: what happened, most recent first, and sums of it. Never writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+#: What sums are made of: the column, and which rows count.
+By: TypeAlias = Literal["user", "file", "share"]
+_GROUPS: Final[Mapping[By, str]] = {
+    "user": "user",
+    # Without the home folder, which is another for each user: /home/ana/models/x is models/x.
+    "file": "substr(path, 7 + instr(substr(path, 7), '/'))",
+    "share": "share",
+}
+_COUNTED: Final[Mapping[By, str]] = {"user": "user", "file": "path", "share": "share"}
+
+#: Steps of SQLite's machine after which a question to it is given up: some seconds.
+_MOST_STEPS: Final = 200_000_000
+_STEPS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which rows; a field that is empty asks for nothing. Times in seconds since 1970.
+
+    `user`, `share`, `result` and `event` are whole words, `path` a part of one, escaped as in the
+    access log. `accesses` leaves out what no client did, and ends of sessions. `after` and `before`
+    are the ids of rows that are seen already.
+    """
+
+    user: str = ""
+    share: str = ""
+    path: str = ""
+    result: str = ""
+    event: str = ""
+    client_ip: str = ""
+    since: float | None = None
+    until: float | None = None
+    accesses: bool = False
+    before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row: its id, and its line of the access log."""
+
+    id: int
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """What the rows of one user, file or share come to."""
+
+    name: str
+    share: str  # of a file
+    bytes: int
+    accesses: int  # times that a file was read
+    files: int  # different ones
+    errors: int  # denied, refused or aborted
+    last: float  # seconds since 1970
+
+
+class History:
+    """The database at `path`, read by whoever may. Methods raise sqlite3.Error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self, which: Filter, limit: int, *, oldest_first: bool = False) -> list[Entry]:
+        """At most `limit` rows; the newest, in this order or the other."""
+        where, values = _condition(which)
+        order = "ASC" if which.after is not None else "DESC"
+        # A condition has fixed words only; what is asked for goes separately.
+        query = f"SELECT id, line FROM events {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
+        with self._asked(query, (*values, limit)) as rows:
+            found = [Entry(*row) for row in rows]
+        return found if oldest_first == (order == "ASC") else found[::-1]
+
+    def lines(self, which: Filter) -> Iterator[Entry]:
+        """All such rows, oldest first, without holding them all."""
+        where, values = _condition(which)
+        with self._asked(f"SELECT id, line FROM events {where} ORDER BY id", values) as rows:  # noqa: S608
+            for row in rows:
+                yield Entry(*row)
+
+    def sums(self, which: Filter, by: By, limit: int) -> list[Sum]:
+        """Sums by user, file or share; those of most bytes first."""
+        where, values = _condition(which, f"{_COUNTED[by]} IS NOT NULL")
+        share = "max(share)" if by == "file" else "''"
+        query = f"""
+            SELECT {_GROUPS[by]} AS name, ifnull({share}, ''), total(sent),
+                sum(event = 'file_closed'),
+                count(DISTINCT CASE WHEN event = 'file_closed' THEN path END),
+                sum(result IN ('denied', 'refused', 'aborted')), max(time)
+            FROM (SELECT *, CASE WHEN event = 'file_closed' THEN bytes END AS sent
+                  FROM events {where})
+            GROUP BY name ORDER BY total(sent) DESC, 4 DESC, 1 LIMIT ?
+        """  # noqa: S608
+        with self._asked(query, (*values, limit)) as rows:
+            return [
+                Sum(
+                    name=row[0],
+                    share=row[1],
+                    bytes=int(row[2]),
+                    accesses=row[3],
+                    files=row[4],
+                    errors=row[5],
+                    last=row[6],
+                )
+                for row in rows
+            ]
+
+    def newest(self) -> int:
+        """The id of the last row; 0 where there is none."""
+        with self._asked("SELECT ifnull(max(id), 0) FROM events", ()) as rows:
+            return int(rows.fetchone()[0])
+
+    def throughput(self, kind: Literal["share", "user"], since: int) -> dict[tuple[int, str], int]:
+        """Bytes by minute since 1970 and name, from the minute `since` on."""
+        query = "SELECT minute, name, bytes FROM throughput WHERE minute >= ? AND kind = ?"
+        with self._asked(query, (since, kind)) as rows:
+            return {(row[0], row[1]): row[2] for row in rows}
+
+    def day(self, now: float) -> dict[str, int]:
+        """Of the last 24 hours: bytes sent, files read, and refusals of any kind."""
+        since = now - 86_400
+        sent = "SELECT total(bytes) FROM throughput WHERE kind = 'share' AND minute >= ?"
+        count = "SELECT count(*) FROM events WHERE time >= ? AND"
+        with self._asked(
+            f"SELECT ({sent}), ({count} event = 'file_closed'),"
+            f" ({count} result IN ('denied', 'refused'))",
+            (since // 60, since, since),
+        ) as rows:
+            found = rows.fetchone()
+        return dict(zip(("bytes", "files", "refused"), map(int, found), strict=True))
+
+    def names(self, column: Literal["user", "share", "result", "event"]) -> list[str]:
+        """The different words there, at most 200; found by jumping from each to the next."""
+        query = f"""
+            WITH RECURSIVE found(name) AS (
+                SELECT min({column}) FROM events
+                UNION ALL
+                SELECT (SELECT min({column}) FROM events WHERE {column} > name)
+                FROM found WHERE name IS NOT NULL
+            )
+            SELECT name FROM found WHERE name IS NOT NULL LIMIT 200
+        """  # noqa: S608 - the column is one of four words
+        with self._asked(query, ()) as rows:
+            return [row[0] for row in rows]
+
+    @contextmanager
+    def _asked(self, query: str, values: tuple[Any, ...]) -> Iterator[sqlite3.Cursor]:
+        with closing(connect(self.path)) as database:
+            yield database.execute(query, values)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The database for reading. Raises sqlite3.OperationalError where there is none."""
+    uri = path.absolute().as_uri() + "?mode=ro"
+    if not path.with_name(f"{path.name}-wal").exists():
+        # Nobody has it open to write, and who reads need not be able to make the files of WAL.
+        uri += "&immutable=1"
+    database = sqlite3.connect(uri, uri=True, timeout=2.0)
+    steps = 0
+
+    def enough() -> int:
+        nonlocal steps
+        steps += _STEPS
+        return steps > _MOST_STEPS
+
+    database.set_progress_handler(enough, _STEPS)
+    return database
+
+
+def _condition(which: Filter, *more: str) -> tuple[str, tuple[Any, ...]]:
+    conditions, values = list(more), []
+    for column in ("user", "share", "result", "event", "client_ip"):
+        if wanted := getattr(which, column):
+            conditions.append(f"{column} = ?")
+            values.append(wanted)
+    if which.path:
+        conditions.append("instr(path, ?) > 0")
+        values.append(which.path)
+    if which.accesses:
+        conditions.append("session IS NOT NULL AND event != 'session_end'")
+    for comparison, value in (
+        ("time >= ?", which.since),
+        ("time < ?", which.until),
+        ("id < ?", which.before),
+        ("id > ?", which.after),
+    ):
+        if value is not None:
+            conditions.append(comparison)
+            values.append(value)
+    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), tuple(values)

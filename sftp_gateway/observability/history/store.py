@@ -1,0 +1,239 @@
+"""The database: its tables, and writing to it. SQLite in WAL mode, so that readers never wait.
+
+| table        | a row is                                                                  |
+|--------------|---------------------------------------------------------------------------|
+| `events`     | a line of the access log, and the fields of it that are looked for        |
+| `throughput` | the bytes of a share's files, or of a user's, that were sent in a minute  |
+
+It is bounded by age and by size, whichever comes first: the oldest rows make room. Paths have no
+index: they are looked for by a part of them, which none would help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+#: The version of the tables (PRAGMA user_version). A file of another is moved aside.
+VERSION: Final = 1
+
+#: Seconds that bytes by the minute are kept: what the longest chart shows, and a day to look back.
+THROUGHPUT_AGE: Final = 2 * 86_400
+
+#: The least size that it can be bounded to: below, tables and indexes are most of it.
+LEAST_SIZE: Final = 1 << 20
+
+#: Rows that are taken out at once, so that no transaction is long.
+_CHUNK: Final = 1000
+
+#: Of the bound, this part may be filled before the oldest rows go; the rest is for the next batch.
+_FULL: Final = 0.95
+
+#: Bytes that the write-ahead log is cut back to after a checkpoint.
+_WAL_SIZE: Final = 4 << 20
+
+_SCHEMA: Final = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    event TEXT NOT NULL,
+    session TEXT,
+    client_ip TEXT,
+    user TEXT,
+    share TEXT,
+    path TEXT,
+    result TEXT,
+    bytes INTEGER,
+    line TEXT NOT NULL
+);
+CREATE INDEX events_by_time ON events (time);
+CREATE INDEX events_by_event ON events (event);
+CREATE INDEX events_by_user ON events (user);
+CREATE INDEX events_by_share ON events (share);
+CREATE INDEX events_by_result ON events (result);
+CREATE TABLE throughput (
+    minute INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (minute, kind, name)
+) WITHOUT ROWID;
+"""
+
+#: The fields of a row, in the order of the table's columns behind `id`.
+COLUMNS: Final = (
+    "time", "event", "session", "client_ip", "user", "share", "path", "result", "bytes", "line",
+)  # fmt: skip
+
+_INSERT: Final = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_ADD: Final = """
+INSERT INTO throughput VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes
+"""
+
+#: (minute since 1970, "share" or "user", its name) -> bytes.
+Throughput: TypeAlias = Mapping[tuple[int, str, str], int]
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+class BrokenError(sqlite3.DatabaseError):
+    """The file cannot be used as it is."""
+
+
+class Store:
+    """The database, open for writing; for one thread.
+
+    All methods raise sqlite3.Error, the constructor OSError too.
+    """
+
+    def __init__(self, path: Path, *, max_age: float, max_size: int) -> None:
+        """`max_age` in seconds, `max_size` in bytes."""
+        self.path = path
+        self._max_age = max_age
+        self._max_size = max(LEAST_SIZE, max_size)
+        # Before SQLite does it: who read what is nobody's business. Its other files copy the mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
+        self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        run = self._database.execute
+        run("PRAGMA auto_vacuum = INCREMENTAL")  # counts only where there is no table yet
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = NORMAL")
+        run(f"PRAGMA journal_size_limit = {_WAL_SIZE}")
+        run("PRAGMA temp_store = MEMORY")
+        (version,) = run("PRAGMA user_version").fetchone()
+        (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables == 0:
+            self._database.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT"
+            )
+        elif version != VERSION:
+            raise BrokenError(f"its tables are of version {version}, not {VERSION}")
+        (found,) = run("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise BrokenError(str(found))
+        self._page_size = int(run("PRAGMA page_size").fetchone()[0])
+
+    def add(self, rows: Iterable[Row], throughput: Throughput) -> None:
+        """Add rows, all or none, and make room where there is none left."""
+        with self._transaction():
+            self._database.executemany(_INSERT, rows)
+            self._database.executemany(_ADD, ((*key, sent) for key, sent in throughput.items()))
+        self._shrink()
+
+    def forget(self, now: float) -> None:
+        """Take out what is too old; to be called now and then.
+
+        Raises FileNotFoundError where the file was taken away: nobody would see what is written.
+        """
+        self.path.stat()
+        self._take_out("WHERE time < ?", now - self._max_age)
+        oldest = int((now - min(self._max_age, THROUGHPUT_AGE)) // 60)
+        self._database.execute("DELETE FROM throughput WHERE minute < ?", (oldest,))
+        self._shrink()
+
+    @property
+    def rows(self) -> int:
+        """About how many events there are."""
+        found = self._database.execute("SELECT max(id) - min(id) + 1 FROM events").fetchone()[0]
+        return int(found or 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, without its write-ahead log."""
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        return int(pages) * self._page_size
+
+    def close(self) -> None:
+        """Write everything into the one file, and close it."""
+        self._database.close()
+
+    def _shrink(self) -> None:
+        """Take the oldest out while there is too much; give back what the file has too much."""
+        while self._used > _FULL * self._max_size and self._take_out_oldest():
+            pass
+        if self.size > self._max_size:
+            # `execute` would take one step of it, which is one page.
+            self._database.executescript("PRAGMA incremental_vacuum")
+
+    @property
+    def _used(self) -> int:
+        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        return self.size - int(free) * self._page_size
+
+    def _take_out_oldest(self) -> int:
+        statement = "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)"
+        return self._database.execute(statement, (_CHUNK,)).rowcount
+
+    def _take_out(self, condition: str, *values: float) -> None:
+        # The condition is one of this class's own.
+        statement = f"DELETE FROM events WHERE id IN (SELECT id FROM events {condition} LIMIT ?)"  # noqa: S608
+        while self._database.execute(statement, (*values, _CHUNK)).rowcount:
+            pass
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, which sqlite3 with isolation_level None leaves to us."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:  # a full disk may have ended it
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
+    """The row of a line of the access log, and the line's fields; None for what is no line.
+
+    Workers are what clients attack, so nothing is taken for granted of what they send.
+    """
+    try:
+        fields = json.loads(line)
+        time = datetime.fromisoformat(fields["time"]).timestamp()
+        event = str(fields["event"])
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+    text = [_text(fields, key) for key in ("session", "client_ip", "user", "share", "path")]
+    if text[2] is None:
+        text[2] = _text(fields, "user_tried")
+    sent = fields.get("bytes")
+    row = (
+        time,
+        event,
+        *text,
+        _result(event, fields),
+        sent if isinstance(sent, int) and 0 <= sent < 1 << 62 else None,
+        line.decode("utf-8", "replace").rstrip("\n"),
+    )
+    return row, fields
+
+
+def _text(fields: dict[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _result(event: str, fields: dict[str, Any]) -> str | None:
+    """One word for how it went: `ok`, or what the line says instead."""
+    if event in ("denied", "login_refused", "command_refused"):
+        return "denied" if event == "denied" else "refused"
+    return _text(fields, "result") or ("ok" if event in _GOOD else None)
+
+
+_GOOD: Final = frozenset({"folder_listed", "login_accepted", "command_answered"})

@@ -1,0 +1,249 @@
+"""Writes the history, on threads of its own: nothing that happens here reaches who serves.
+
+    feed ──▶ thread "feed" ──▶ lines, bounded ──▶ thread "history" ──▶ Store
+                  └──▶ the board of what is served now
+
+| what goes wrong                          | what is done                                          |
+|------------------------------------------|-------------------------------------------------------|
+| the file is no database, or broken       | moved aside, a warning, and a new one is begun        |
+| it is locked, the disk full, or the like | what waits is kept, up to a bound, and tried again    |
+| the file is gone                         | the same; it is made anew once that is possible       |
+| more comes than can be written           | dropped and counted                                   |
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway.observability.history.feed import LIVE, Feed
+from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
+from sftp_gateway.observability.live import Board
+from sftp_gateway.observability.metrics import DROPPED_HELP
+from sftp_gateway.observability.shared import SharedValues
+
+#: Bytes of lines that wait to be written; beyond, they are dropped.
+_MOST_WAITING: Final = 16 << 20
+
+#: Seconds in which lines are gathered before they are written: a transaction costs more than a row.
+_GATHER: Final = 0.25
+
+#: Rows of one transaction.
+_BATCH: Final = 2000
+
+#: Seconds between two looks at the age of rows; and between two attempts after an error.
+_HOUSEKEEPING: Final = 60.0
+_PAUSE: Final = 2.0
+
+#: Seconds after which the thread that reads looks whether it is to end.
+_LOOK: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class HistoryCounts:
+    """What is counted of it."""
+
+    def __init__(self, values: SharedValues) -> None:
+        self.dropped = values.counter("history_dropped", DROPPED_HELP)
+        self.rows = values.counter("history_rows", "Lines that were written to the history.")
+        self.errors = values.counter("history_errors", "Attempts to write to it that failed.")
+        self._size = values.gauge("history_size_bytes", "Bytes of the history's database.")
+        for counter in (self.dropped, self.rows, self.errors):
+            counter.inc(by=0)
+
+    def size(self, count: int) -> None:
+        """The database has so many bytes."""
+        self._size.set(count)
+
+
+class HistoryWriter:
+    """Takes everything from the feed until it is closed."""
+
+    def __init__(
+        self,
+        *,
+        feed: Feed,
+        board: Board,
+        open_store: Callable[[], Store] | None,
+        values: SharedValues,
+        confine: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Without `open_store` nothing is kept, and only the board is told.
+
+        `confine` is called first on the thread that writes.
+        """
+        self._feed = feed
+        self._board = board
+        self._open_store = open_store
+        self._confine = confine
+        self._store: Store | None = None
+        self._failing = False
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0  # bytes
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._counts = HistoryCounts(values)
+        self._threads = [threading.Thread(target=self._read, name="feed", daemon=True)]
+        if open_store is not None:
+            self._threads.append(threading.Thread(target=self._write, name="history", daemon=True))
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, patience: float) -> None:
+        """Write what has been sent so far, for at most so many seconds, and end."""
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(patience)
+
+    # Taking
+
+    def _read(self) -> None:
+        while True:
+            closing = self._closing.is_set()
+            datagram = self._feed.receive(0.0 if closing else _LOOK)
+            if datagram is not None:
+                self.take(datagram)
+            elif closing:
+                break
+        self._wake.set()
+
+    def take(self, datagram: bytes) -> None:
+        """What has come; from one thread."""
+        if datagram.startswith(LIVE):
+            self._board.take(datagram)
+        elif self._waiting + len(datagram) > _MOST_WAITING:
+            self._counts.dropped.inc(by=datagram.count(b"\n"))
+        else:
+            self._waiting += len(datagram)
+            self._lines.append(datagram)
+            self._wake.set()
+
+    # Writing
+
+    def _write(self) -> None:
+        self._confine()
+        reader = self._threads[0]
+        tidied = 0.0
+        rows: list[Row] = []
+        while reader.is_alive() or self._lines or rows:
+            if not rows:
+                # Bytes by the minute come without lines, while one big file is read.
+                self._wake.wait(_HOUSEKEEPING / 12)
+                self._wake.clear()
+                self._closing.wait(_GATHER)
+                rows = self._take_rows()
+            if self._add(rows):
+                rows = []
+                if time.monotonic() - tidied > _HOUSEKEEPING:
+                    tidied = time.monotonic()
+                    self._try(lambda store: store.forget(time.time()))
+            elif self._closing.wait(_PAUSE) and not reader.is_alive():
+                self._counts.dropped.inc(
+                    by=len(rows) + sum(one.count(b"\n") for one in self._lines)
+                )
+                break
+        if self._store is not None:
+            with suppress(sqlite3.Error):
+                self._store.close()
+
+    def _take_rows(self) -> list[Row]:
+        rows: list[Row] = []
+        while self._lines and len(rows) < _BATCH:
+            datagram = self._lines.popleft()
+            self._waiting -= len(datagram)
+            rows += self._rows_of(datagram.splitlines())
+        return rows
+
+    def _rows_of(self, lines: Iterable[bytes]) -> Iterator[Row]:
+        for line in lines:
+            found = row_of(line)
+            if found is None:
+                self._counts.dropped.inc()
+                continue
+            row, fields = found
+            if fields["event"] == "session_end":
+                self._board.ended(fields)
+            yield row
+
+    def _add(self, rows: list[Row]) -> bool:
+        """Whether all is written that there is to write."""
+        sent = self._board.take_throughput()
+        if not rows and not sent:
+            return True
+        if not self._try(lambda store: store.add(rows, sent)):
+            self._board.give_back(sent)
+            return False
+        self._counts.rows.inc(by=len(rows))
+        self._try(lambda store: self._counts.size(store.size))
+        return True
+
+    def _try(self, work: Callable[[Store], None]) -> bool:
+        """Do it with the store, which is opened if need be; whether it worked. Never raises."""
+        try:
+            if self._store is None and self._open_store is not None:
+                self._store = self._open_store()
+            if self._store is not None:
+                work(self._store)
+        except (sqlite3.Error, OSError) as error:
+            self._counts.errors.inc()
+            if not self._failing:
+                _log.warning("the history cannot be written: %s; it is tried again", error)
+            self._failing = True
+            self._let_go(error)
+            return False
+        if self._failing:
+            self._failing = False
+            _log.warning("the history is written again")
+        return True
+
+    def _let_go(self, error: Exception) -> None:
+        """The next attempt opens the file again; a broken one is moved aside by that."""
+        if self._store is not None:
+            with suppress(sqlite3.Error):
+                self._store.close()
+            path, self._store = self._store.path, None
+            if is_broken(error):
+                move_aside(path)
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether the file itself is at fault, and another attempt would not help."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is more precise
+    return isinstance(error, BrokenError) or code in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+
+
+def move_aside(path: Path) -> None:
+    """Make room for a new file. What its write-ahead log holds goes with it."""
+    aside = path.with_name(f"{path.name}.broken")
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
+    _log.warning("the history %s cannot be read; it was moved to %s", path, aside)
+
+
+def open_store(path: Path, *, max_age: float, max_size: int) -> Store:
+    """The history at `path`, which is begun anew where it is broken.
+
+    Raises sqlite3.Error and OSError.
+    """
+    try:
+        return Store(path, max_age=max_age, max_size=max_size)
+    except sqlite3.DatabaseError as error:
+        if not is_broken(error):
+            raise
+        move_aside(path)
+        return Store(path, max_age=max_age, max_size=max_size)

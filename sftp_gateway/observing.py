@@ -1,0 +1,152 @@
+"""How the observer is put together: the log, the history, the status page and who may see it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import socket
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway import __version__
+from sftp_gateway.configuration import Configuration
+from sftp_gateway.first_start import token_file
+from sftp_gateway.observability import rotation
+from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.exposition import Exposition
+from sftp_gateway.observability.fleet import Fleet
+from sftp_gateway.observability.history.feed import Feed, FeedSink
+from sftp_gateway.observability.history.queries import History
+from sftp_gateway.observability.history.writer import HistoryWriter, open_store
+from sftp_gateway.observability.live import Board
+from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.status.doorway import Doorway
+from sftp_gateway.observability.status.front import Front
+from sftp_gateway.observability.status.page import Sources
+from sftp_gateway.process import confinement, observer
+from sftp_gateway.settings import Settings, variable
+
+#: MiB of a history among temporary files: in a container those are memory.
+_MOST_TEMPORARY: Final = 32
+
+
+def observe(
+    configuration: Configuration,
+    control: socket.socket,
+    *,
+    listener: socket.socket,
+    metrics: Path,
+    feed: Feed,
+    make_log: Callable[[FeedSink | None], AccessLog],
+    say: Callable[[str], None],
+) -> None:
+    """Be the observer."""
+    settings = configuration.settings
+    values = SharedValues(metrics, observer.OBSERVER)
+    board = Board()
+    sink = FeedSink(feed) if settings.history.enabled else None
+    file = history_file(settings, metrics, say)
+    observer.observe(
+        control,
+        listener=listener,
+        watched=configuration.seen if settings.auto_reload else None,
+        access_log=make_log(sink),
+        values=values,
+        make_exposition=functools.partial(
+            Exposition, folder=metrics, version=__version__, build=_build()
+        ),
+        make_front=functools.partial(_front, configuration, board, file, file.parent == metrics),
+        history=_writer(settings, feed=feed, board=board, file=file, values=values),
+        start_rotation=functools.partial(_start_rotation, settings),
+    )
+
+
+def _start_rotation(settings: Settings) -> None:
+    options = settings.access_log
+    if options.file is not None and options.file_max_bytes is not None:
+        rotation.start(options.file, options.file_max_bytes)
+
+
+def history_file(settings: Settings, temporary: Path, say: Callable[[str], None]) -> Path:
+    """Where the history can be kept: where the settings say, or among temporary files."""
+    file = settings.history.file
+    if not settings.history.enabled:
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o640))
+    except OSError as error:
+        say(
+            f"warning: history.file: {file} cannot be written: {error.strerror}; the history is "
+            "lost when the gateway stops"
+        )
+        return temporary / file.name
+    return file.absolute()
+
+
+def _writer(
+    settings: Settings, *, feed: Feed, board: Board, file: Path, values: SharedValues
+) -> HistoryWriter:
+    options, metrics = settings.history, values.folder
+    most = _MOST_TEMPORARY if file.parent == metrics else options.max_size
+    megabytes = min(most, options.max_size)
+    return HistoryWriter(
+        feed=feed,
+        board=board,
+        open_store=functools.partial(
+            open_store, file, max_age=options.max_age * 86_400, max_size=megabytes << 20
+        )
+        if options.enabled
+        else None,
+        values=values,
+        confine=functools.partial(
+            confinement.confine_history, settings, file.parent, metrics=metrics
+        ),
+    )
+
+
+def _front(
+    configuration: Configuration,
+    board: Board,
+    file: Path,
+    temporary: bool,
+    fleet: Callable[[], Fleet | None],
+) -> Front | None:
+    settings = configuration.settings
+    if not settings.status.enabled:
+        return None
+    options = settings.status
+    return Front(
+        sources=Sources(
+            fleet=fleet,
+            board=board,
+            history=History(file) if settings.history.enabled else None,
+            version=__version__,
+            temporary=temporary,
+        ),
+        doorway=Doorway(token=configuration.status_token, local=settings.metrics_are_local),
+        token_is_in=variable("status.token") if options.token else str(token_file(settings)),
+    )
+
+
+def status_address(configuration: Configuration) -> str:
+    """A line for people about where the status page is."""
+    settings = configuration.settings
+    if not (settings.status.enabled and settings.metrics_port):
+        return ""
+    line = f"Status page: http://localhost:{settings.metrics_port}/"
+    if configuration.status_token is None:
+        return line if settings.metrics_are_local else ""
+    where = variable("status.token") if settings.status.token else token_file(settings)
+    return f"{line} (it asks for the token in {where})"
+
+
+def _build() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "asyncssh": version("asyncssh"),
+        "cryptography": version("cryptography"),
+    }

@@ -1,0 +1,174 @@
+"""A real Chromium, spoken to by its DevTools protocol over pipes: no driver, no port."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+#: Seconds for the browser to answer.
+PATIENCE = 30.0
+
+_OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-default-apps", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--force-color-profile=srgb", "--font-render-hinting=none", "--remote-debugging-pipe",
+)  # fmt: skip
+
+
+class Browser:
+    """One browser with one page. What the page asks for and complains of is kept."""
+
+    def __init__(self) -> None:
+        self._profile = tempfile.mkdtemp(prefix="chromium-")
+        commands, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        self._process = subprocess.Popen(
+            # The browser takes what is asked of it from descriptor 3, and answers on 4.
+            ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "-",
+             "chromium", *_OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
+            pass_fds=(commands, answers),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(commands)
+        os.close(answers)
+        self._buffer = b""
+        self._number = 0
+        self._session = ""
+        self._events: list[dict[str, Any]] = []
+        #: Addresses that pages asked for, and what the console said.
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        targets = self._ask("Target.getTargets")["targetInfos"]
+        target = next(each["targetId"] for each in targets if each["type"] == "page")
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self._ask(f"{domain}.enable")
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+        os.close(self._read)
+        os.close(self._write)
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+    # What a test does
+
+    def look(self, *, width: int, height: int = 900, dark: bool = False, scale: float = 1) -> None:
+        """Have a window of this size, and like this light."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+
+    def scripts(self, on: bool) -> None:
+        """Let pages run scripts, or not."""
+        self._ask("Emulation.setScriptExecutionDisabled", value=not on)
+
+    def header(self, name: str, value: str) -> None:
+        """Send this with every request."""
+        self._ask("Network.setExtraHTTPHeaders", headers={name: value})
+
+    def open(self, url: str) -> None:
+        """Go to a page, and wait until it is loaded."""
+        self._events.clear()
+        found = self._ask("Page.navigate", url=url)
+        assert "errorText" not in found, found
+        self._wait("Page.loadEventFired")
+
+    def follow(self, script: str) -> None:
+        """Do something that leads to another page, such as a click, and wait for that."""
+        self._events.clear()
+        self.run(script)
+        self._wait("Page.loadEventFired")
+
+    def run(self, script: str) -> Any:
+        """What an expression comes to, on the page, also where pages may not run scripts."""
+        answer = self._ask(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def text(self, selector: str = "body") -> str:
+        """The text that is to be seen in an element."""
+        return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    def picture(self, path: Path, *, height: int | None = None) -> None:
+        """A PNG of the page, beyond the window too; of its first pixels where a height is given."""
+        size = self._ask("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "scale": 1, "width": size["width"],
+                "height": min(height or size["height"], size["height"])}  # fmt: skip
+        answer = self._ask(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    # The protocol
+
+    def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, (method, answer)
+                return dict(answer["result"])
+
+    def _wait(self, event: str) -> None:
+        while not any(each["method"] == event for each in self._events):
+            self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._read], [], [], max(0, deadline - time.monotonic()))
+            assert ready, "the browser does not answer"
+            received = os.read(self._read, 1 << 16)
+            assert received, "the browser has ended"
+            self._buffer += received
+        data, _, self._buffer = self._buffer.partition(b"\0")
+        message: dict[str, Any] = json.loads(data)
+        if "method" in message:
+            self._heed(message)
+        return message
+
+    def _heed(self, event: dict[str, Any]) -> None:
+        self._events.append(event)
+        told = event["params"]
+        match event["method"]:
+            case "Network.requestWillBeSent":
+                self.requests.append(told["request"]["url"])
+            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
+                self.complaints.append(str(told["args"]))
+            case "Runtime.exceptionThrown":
+                self.complaints.append(str(told["exceptionDetails"]))
+            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
+                self.complaints.append(str(told["entry"]))

@@ -1,0 +1,147 @@
+"""The database keeps what it is given, and its bounds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.observability.history.queries import Filter, History
+from sftp_gateway.observability.history.store import LEAST_SIZE, BrokenError, Store, row_of
+from tests.support.history import NOON, line, read, row
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "history.sqlite3"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    made = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    yield made
+    made.close()
+
+
+def lines(path: Path) -> list[str]:
+    return [entry.line for entry in History(path).lines(Filter())]
+
+
+def test_what_is_added_is_there_for_others_and_after_it_was_closed(path: Path) -> None:
+    store = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    written = read("models/पत्र.bin")
+    store.add([row(written)], {})
+    assert lines(path) == [written.decode().rstrip("\n")]
+    store.close()
+    again = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    again.add([row(written)], {})
+    assert len(lines(path)) == 2
+    again.close()
+    assert len(lines(path)) == 2
+
+
+def test_only_its_owner_and_group_may_read_it(path: Path, store: Store) -> None:
+    store.add([row(read("models/a"))], {})
+    files = list(path.parent.glob("history*"))
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
+
+
+def test_rows_that_are_too_old_are_forgotten(path: Path, store: Store) -> None:
+    old, new = read("models/old", at=NOON - DAY - 1), read("models/new", at=NOON - DAY + 1)
+    store.add([row(old), row(new)], {(int(NOON // 60) - 3000, "share", "models"): 1})
+    store.forget(NOON)
+    assert lines(path) == [new.decode().rstrip("\n")]
+    assert History(path).throughput("share", 0) == {}
+
+
+def test_it_never_grows_far_over_its_bound_and_the_oldest_make_room(
+    path: Path, store: Store
+) -> None:
+    rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
+    for _ in range(20):  # some times as much as there is room for
+        store.add(rows, {})
+        assert store.size <= 1.5 * LEAST_SIZE
+    assert 500 < store.rows < 3000
+    assert lines(path)[-1].find("x499") > 0
+
+
+def test_a_bound_that_is_lowered_makes_the_file_smaller(path: Path) -> None:
+    store = Store(path, max_age=DAY, max_size=8 * LEAST_SIZE)
+    rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
+    for _ in range(12):
+        store.add(rows, {})
+    assert store.size > 3 * LEAST_SIZE
+    store.close()
+    store = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    store.forget(NOON)
+    assert store.size <= LEAST_SIZE
+    store.close()
+    assert path.stat().st_size <= LEAST_SIZE
+
+
+def test_a_batch_is_added_as_a_whole_or_not_at_all(path: Path, store: Store) -> None:
+    good = row(read("models/a"))
+    with pytest.raises(sqlite3.Error):
+        store.add([good, (*good[:-1], None)], {})
+    assert lines(path) == []
+    store.add([good], {})
+    assert len(lines(path)) == 1
+
+
+def test_bytes_by_the_minute_add_up(path: Path, store: Store) -> None:
+    minute = int(NOON // 60)
+    for sent in (5, 7):
+        store.add([], {(minute, "share", "models"): sent, (minute, "user", "ana"): 1})
+    assert History(path).throughput("share", minute) == {(minute, "models"): 12}
+    assert History(path).throughput("user", minute) == {(minute, "ana"): 2}
+    assert History(path).throughput("share", minute + 1) == {}
+
+
+def test_a_file_that_was_taken_away_is_noticed(path: Path, store: Store) -> None:
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        store.forget(NOON)
+
+
+def test_tables_of_another_version_are_not_used(path: Path, store: Store) -> None:
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(BrokenError, match="version 99"):
+        Store(path, max_age=DAY, max_size=LEAST_SIZE)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"not JSON", b"[]", b"{}", b"null", b'{"time":1,"event":"x"}', b'{"time":"x","event":1}',
+     b"[" * 100_000, b'{"time":"2026-01-01T00:00:00Z"}'],
+)  # fmt: skip
+def test_what_is_no_line_of_the_log_is_no_row(sent: bytes) -> None:
+    assert row_of(sent) is None
+
+
+def test_a_field_of_another_type_than_it_should_be_is_no_field_of_the_row() -> None:
+    strange = row(line(user=["ana"], share=7, path=None, bytes="many", result={}))
+    assert strange[4:9] == (None, None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "result"),
+    [
+        ("file_closed", {"result": "ok"}, "ok"),
+        ("file_closed", {"result": "aborted"}, "aborted"),
+        ("denied", {"reason": "read_only"}, "denied"),
+        ("login_refused", {"reason": "unknown_user"}, "refused"),
+        ("login_accepted", {}, "ok"),
+        ("server_started", {}, None),
+    ],
+)
+def test_each_row_has_one_word_for_how_it_went(
+    event: str, fields: dict[str, str], result: str | None
+) -> None:
+    assert row(line(event, **fields))[7] == result
