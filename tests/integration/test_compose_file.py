@@ -102,6 +102,11 @@ def test_alloy_reads_the_file_that_the_gateway_writes_with_the_gateways_group() 
     assert "sftp-gateway" in alloy["depends_on"]
 
 
+def test_the_file_of_the_log_can_be_switched_off() -> None:
+    gateway = _effective(SFTP_GATEWAY_ACCESS_LOG__FILE="")["sftp-gateway"]
+    assert gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE"] == ""
+
+
 def test_nobody_gets_a_password_that_everybody_knows() -> None:
     grafana = _effective()["grafana"]
     assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == ""
