@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sftp_gateway.observability import Exposition, Fleet, Metrics, SharedValues
+from sftp_gateway.observability.history.feed import Feed
 
 
 def fleet(**changed: Any) -> Fleet:
@@ -40,6 +41,7 @@ class Measured:
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)
         self.values = SharedValues(self.folder, "test")
+        self.feed = Feed()
         self.metrics = Metrics(self.values)
         self._exposition = Exposition(fleet, folder=self.folder, version="1.2.3", build=build)
 
@@ -54,6 +56,7 @@ class Measured:
 
     def close(self) -> None:
         self.values.close()
+        self.feed.close()
         self._temporary.cleanup()
 
 

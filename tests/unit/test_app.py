@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.observability import SharedValues
+from sftp_gateway.observability.history.feed import Feed
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
@@ -109,7 +111,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
     )
     findings = await inspect(settings)
     assert findings.mistakes == []
-    gateway = Gateway(Configuration(settings, findings), measured.values)
+    gateway = Gateway(Configuration(settings, findings), measured.values, feed=measured.feed)
     await gateway.start()
     return Running(gateway, settings, measured)
 
@@ -325,8 +327,11 @@ async def test_a_share_that_is_gone_since_it_was_looked_at_is_told(folder: Path)
     (folder / "shared/models/README.txt").unlink()
     (folder / "shared/models").rmdir()
     values = SharedValues(folder, "test")
-    with pytest.raises(ConfigurationError, match=r"shares\.models\.path: shared/models cannot be"):
-        Gateway(Configuration(settings, findings), values)
+    with (
+        contextlib.closing(Feed()) as feed,
+        pytest.raises(ConfigurationError, match=r"shares\.models\.path: shared/models cannot be"),
+    ):
+        Gateway(Configuration(settings, findings), values, feed=feed)
     values.close()
 
 

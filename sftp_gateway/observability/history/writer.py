@@ -200,21 +200,19 @@ class HistoryWriter:
             if not self._failing:
                 _log.warning("the history cannot be written: %s; it is tried again", error)
             self._failing = True
-            self._let_go(error)
+            self._let_go()
             return False
         if self._failing:
             self._failing = False
             _log.warning("the history is written again")
         return True
 
-    def _let_go(self, error: Exception) -> None:
-        """The next attempt opens the file again; a broken one is moved aside by that."""
+    def _let_go(self) -> None:
+        """The next attempt opens the file again, and begins a new one where it is broken."""
         if self._store is not None:
             with suppress(sqlite3.Error):
                 self._store.close()
-            path, self._store = self._store.path, None
-            if is_broken(error):
-                move_aside(path)
+            self._store = None
 
 
 def is_broken(error: Exception) -> bool:
