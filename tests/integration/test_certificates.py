@@ -11,7 +11,8 @@ from typing import Any
 import asyncssh
 import pytest
 
-from tests.integration.test_workers import Reader, content
+from tests.integration.test_key_rotation import reading
+from tests.integration.test_workers import content
 from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.keys import AnyCertificate, certify, make_key
 
@@ -215,13 +216,10 @@ def test_a_mount_lives_on_its_certificate_until_it_is_revoked(
         key = make_key(tmp_path / f"key{number}", "ed25519")
         certify(authorities["trusted"], key, "-z", "7" if number == 0 else "8", "-V", "-1m:+1h")
         text = _fingerprint(key) if revocation == "key" else revocation
-        with gateway.mounted(tmp_path / f"mnt{number}", "/home/gvpocr", "direct_io", key=key) as at:
-            reader = Reader(at / "models/0.bin", content(0))
-            reader.read_more()
+        with reading(gateway, tmp_path / f"mnt{number}", key) as reader:
             with open(revoked, "a") as file:
                 file.write(f"{text}\n")
             wait_for(lambda reader=reader: reader.errors, "the mount to fail")  # type: ignore[misc]
-            reader.stop()
         removed = gateway.wait_event("credentials_removed", certificate=key.name)
         assert removed["reason"] == "revoked"
         assert not _log_in(gateway, key)

@@ -7,6 +7,7 @@ import pty
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
@@ -173,33 +174,52 @@ def test_a_session_that_asks_for_nothing_just_sits(gateway: Gateway) -> None:
 # Forwarding
 
 
+@contextmanager
+def _refused(gateway: Gateway) -> Iterator[None]:
+    """What is asked for is refused by a decision, and does not only fail."""
+    before = len(gateway.events("command_refused", kind="forwarding"))
+    yield
+    refused = wait_for(
+        lambda: gateway.events("command_refused", kind="forwarding")[before:], "the refusal"
+    )
+    assert {event["user"] for event in refused} == {"gvpocr"}
+
+
 def test_a_local_port_leads_nowhere(gateway: Gateway) -> None:
     port = free_port()
-    ssh = _ssh(gateway, "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{gateway.port}")
-    assert _what_comes_through(port) == b""
-    assert gateway.wait_event("command_refused", kind="forwarding")["user"] == "gvpocr"
+    with _refused(gateway):
+        ssh = _ssh(gateway, "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{gateway.port}")
+        assert _what_comes_through(port) == b""
     assert "open failed" in _ended(ssh)
 
 
 def test_a_socks_port_leads_nowhere(gateway: Gateway) -> None:
     port = free_port()
-    ssh = _ssh(gateway, "-N", "-D", f"127.0.0.1:{port}")
-    address = socket.inet_aton("127.0.0.1") + gateway.port.to_bytes(2, "big")
-    answer = _what_comes_through(port, b"\x05\x01\x00" + b"\x05\x01\x00\x01" + address)
-    assert b"SSH-2.0" not in answer
+    with _refused(gateway):
+        ssh = _ssh(gateway, "-N", "-D", f"127.0.0.1:{port}")
+        address = socket.inet_aton("127.0.0.1") + gateway.port.to_bytes(2, "big")
+        answer = _what_comes_through(port, b"\x05\x01\x00" + b"\x05\x01\x00\x01" + address)
+        assert b"SSH-2.0" not in answer
     assert "open failed" in _ended(ssh)
 
 
 def test_a_local_socket_leads_nowhere(gateway: Gateway, tmp_path: Path) -> None:
     port = free_port()
-    ssh = _ssh(gateway, "-N", "-L", f"127.0.0.1:{port}:{tmp_path}/socket")
-    assert _what_comes_through(port) == b""
+    with _refused(gateway), socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(tmp_path / "socket"))
+        there.listen()
+        ssh = _ssh(gateway, "-N", "-L", f"127.0.0.1:{port}:{tmp_path}/socket")
+        assert _what_comes_through(port) == b""
+        there.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            there.accept()
     assert "open failed" in _ended(ssh)
 
 
 def test_ssh_w_is_refused(gateway: Gateway) -> None:
     options = [*gateway.ssh_options(), "-W", f"127.0.0.1:{gateway.port}"]
-    ran = gateway.ssh(options=options)
+    with _refused(gateway):
+        ran = gateway.ssh(options=options)
     assert (ran.returncode, ran.stdout) == (255, "")
     assert "forwarding failed" in ran.stderr
 
@@ -209,16 +229,18 @@ def test_no_port_and_no_socket_is_opened_on_the_server(
     gateway: Gateway, tmp_path: Path, listen: str
 ) -> None:
     there = str(tmp_path / "socket") if listen == "socket" else listen
-    ssh = _ssh(gateway, "-N", "-R", f"{there}:127.0.0.1:{gateway.port}")
-    assert "remote port forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
+    with _refused(gateway):
+        ssh = _ssh(gateway, "-N", "-R", f"{there}:127.0.0.1:{gateway.port}")
+        assert "remote port forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
     assert ssh.returncode == 255
     assert not (tmp_path / "socket").exists()
-    assert gateway.wait_event("command_refused", kind="forwarding")
 
 
-def test_a_tunnel_is_refused(gateway: Gateway) -> None:
-    ssh = _ssh(gateway, "-N", "-w", "any")
-    assert "Tunnel forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
+@pytest.mark.parametrize("kind", ["point-to-point", "ethernet"])
+def test_a_tunnel_is_refused(gateway: Gateway, kind: str) -> None:
+    with _refused(gateway):
+        ssh = _ssh(gateway, "-N", "-w", "any", "-o", f"Tunnel={kind}")
+        assert "Tunnel forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
     assert ssh.returncode == 255
 
 

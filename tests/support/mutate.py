@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,11 @@ from typing import Final
 from tests.support.gateway import REPOSITORY
 from tests.support.promises import Mutation, mutations
 
-#: pytest's exit statuses.
+#: pytest's exit status where all passed.
 _PASSED: Final = 0
-_FAILED: Final = 1
+
+#: Seconds for a test, which has a time-out of its own.
+_PATIENCE: Final = 300.0
 
 
 class Copy:
@@ -50,17 +53,25 @@ class Copy:
             "PYTHONPATH": str(self._folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
-            cwd=self._folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        return ran.returncode, ran.stdout
+        with tempfile.TemporaryDirectory(prefix="mutate-", ignore_cleanup_errors=True) as made:
+            options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={made}/tests"]
+            pytest = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *options, *tests],
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            try:
+                said, _ = pytest.communicate(timeout=_PATIENCE * len(tests))
+            except subprocess.TimeoutExpired:
+                os.killpg(pytest.pid, signal.SIGKILL)
+                said, _ = pytest.communicate()
+        return pytest.returncode, said
 
     def attempt(self, mutation: Mutation) -> dict[str, tuple[int, str]]:
         """What `run` says of each of the mutation's tests."""
@@ -111,7 +122,8 @@ def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
         print(f"{number}/{len(chosen)} without {mutation.without}")
         for test, (status, said) in copy.attempt(mutation).items():
             name = test.partition("::")[2]
-            if status == _FAILED:
+            # Not by the status alone: it has to be the test that fails, and not what it needs.
+            if f"FAILED {test}" in said:
                 print(f"    noticed by {name}: {_first_error(said)}", flush=True)
                 continue
             print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
