@@ -23,9 +23,11 @@ from asyncssh.constants import (
     MSG_CHANNEL_OPEN_FAILURE,
     MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_DEBUG,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
     MSG_NEWKEYS,
+    MSG_UNIMPLEMENTED,
     MSG_USERAUTH_REQUEST,
     MSG_USERAUTH_SUCCESS,
 )
@@ -164,17 +166,23 @@ async def _logs_in_through(gateway: Target, packet: bytes, cipher: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", [MSG_IGNORE, 3, 4], ids=["MSG_IGNORE", "MSG_UNIMPLEMENTED", "MSG_DEBUG"]
+    "message",
+    [
+        Byte(MSG_IGNORE) + String(bytes(14)),
+        Byte(MSG_UNIMPLEMENTED) + UInt32(0),
+        Byte(MSG_DEBUG) + Boolean(False) + String("") + String(""),
+    ],
+    ids=["MSG_IGNORE", "MSG_UNIMPLEMENTED", "MSG_DEBUG"],
 )
 async def test_nothing_can_be_put_in_before_the_keys_to_hide_what_is_cut_out_behind_them(
-    attacked: Target, kind: int
+    attacked: Target, message: bytes
 ) -> None:
     """Terrapin (CVE-2023-48795): with strict key exchange, a packet too many ends the connection.
 
     The cipher that counts no packets is taken: any other would notice by itself.
     """
-    packet = struct.pack(">IBB", 28, 8, kind) + bytes(18) + bytes(8)
-    assert len(packet) % 8 == 0
+    padding = 4 + -(5 + len(message) + 4) % 8
+    packet = struct.pack(">IB", 1 + len(message) + padding, padding) + message + bytes(padding)
     cipher = "aes128-gcm@openssh.com"
     assert await _logs_in_through(attacked, b"", cipher), "it is the proxy"
     ended = len(attacked.events("session_end", reason="protocol_error"))
