@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway import __version__, key_commands
+from sftp_gateway import __version__, key_commands, worker_kit
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
     key_commands.add_parser(commands, _settings)
+    worker_kit.add_parser(commands, _settings)
     for sub in (*configured, init):
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
