@@ -107,7 +107,6 @@ class Kit:
         tuning = mounting.TUNING
         options = [
             "_netdev",
-            "nofail",
             *mounting.OPTIONS,
             mounting.CACHE,
             f"max_conns={mounting.MAX_CONNS}",
