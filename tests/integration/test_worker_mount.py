@@ -137,7 +137,11 @@ def test_a_container_sees_a_mount_that_comes_anew(
         b"mount -o remount,bind,ro /tmp/c && echo $$ >/root/container.pid && exec sleep 1000",
     )
     worker.shell("unshare --mount --propagation slave sh /root/container.sh >/dev/null 2>&1 &")
-    pid = wait_for(lambda: worker.run("cat", "/root/container.pid").stdout.strip(), "it")
+
+    def first_process() -> str:
+        return worker.run("cat", "/root/container.pid").stdout.strip()
+
+    pid = wait_for(first_process, "the container to start")
 
     def seen() -> bool:
         done = worker.run("nsenter", "-m", "-t", pid, "ls", "/tmp/c/main-server/models")
