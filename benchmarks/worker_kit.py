@@ -133,7 +133,8 @@ class Bed:
             with self._mounted(options, port) as at:
                 found["big"] = _timed([at / "big.bin"], 1, self.sizes.seconds)
             with self._mounted(options, port) as at:
-                names = [at / f"files/{number:03}" for number in range(self.sizes.files)]
+                # Listed first, as readers of a folder do: sshfs then asks for no file's attributes.
+                names = sorted((at / "files").iterdir())
                 found["files"] = _timed(names, _READERS, self.sizes.seconds)
             with self._mounted(options, port) as at:
                 part = [at / "part.bin"]
@@ -267,7 +268,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="stem of the .json and .md to write")
     parser.add_argument("--trips", type=int, nargs="+", default=[0, 20, 50, 200], metavar="MS")
     parser.add_argument("--choices", type=int, nargs="*", default=[0, 50], metavar="MS")
+    parser.add_argument("--add", action="store_true", help="keep what OUTPUT.json has of the rest")
     given = parser.parse_args()
+    output = given.output or (None if given.quick else _RESULTS)
     sizes, rounds = (_QUICK, 1) if given.quick else (Sizes(), given.rounds)
     before = load_average()[0]
     with tempfile.TemporaryDirectory(prefix="worker-kit-") as folder:
@@ -287,8 +290,12 @@ def main() -> int:
         "seconds": sizes.seconds,
         **found,
     }
+    if given.add and output is not None:
+        before_that = json.loads(output.with_suffix(".json").read_text())
+        for part in ("links", "choices"):
+            cells = {**before_that[part], **result[part]}
+            result[part] = {trip: cells[trip] for trip in sorted(cells, key=int)}
     print(_markdown(result))
-    output = given.output or (None if given.quick else _RESULTS)
     if output is not None:
         output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
         output.with_suffix(".md").write_text(_markdown(result))

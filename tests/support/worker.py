@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.gateway import Gateway, wait_for
 
 #: A folder with such a system that is there already, to save the minute that making it takes.
-READY_ROOT = "SFTP_GATEWAY_TEST_WORKER"
+READY_ROOT = "TEST_WORKER_ROOT"
 
 #: Beside Debian's minimal system: a service manager and what talks to it. What the set-up installs
 #: is not in it, but in apt's cache, because a worker on a wire of its own reaches no mirror.
