@@ -63,6 +63,7 @@ is_plain() { # is_plain TEXT: may be written in `config` and in ssh's configurat
 
 options() {
     while [ $# -gt 0 ]; do
+        # shellcheck disable=SC2034 # CACHE: `configure` writes it down
         case $1 in
         -h | --help) usage; exit 0 ;;
         --uninstall) action=uninstall; shift; continue ;;
@@ -324,7 +325,8 @@ report() {
     if ! has_systemd && ! has_openrc; then
         printf '%s\n' 'This machine has neither systemd nor OpenRC: the mount is looked after until the next reboot.' \
             'For the time after it, start this at boot:' "    setsid $program supervise &" \
-            'or put this line into /etc/fstab:' "    $(grep -v '^#' "$lib/fstab.sshfs")"
+            "or put the line of $lib/fstab.sshfs into /etc/fstab (as the kit was made, without" \
+            "the options given here)."
     fi
     printf '%s\n' "For containers: $lib/docker-compose.sshfs-override.yml" \
         "Undo it all:    $lib/setup-sshfs-remote-worker.sh --uninstall"
@@ -339,6 +341,7 @@ uninstall() {
         systemctl disable --quiet "$unit" 2>/dev/null
         rm -f -- "/etc/systemd/system/$unit"
         systemctl daemon-reload
+        systemctl reset-failed "$unit" 2>/dev/null
     elif has_openrc; then
         rc-update -q del sshfs-main-server default 2>/dev/null
         rm -f /etc/init.d/sshfs-main-server
