@@ -12,7 +12,8 @@ from tests.integration.test_worker_kit import MOUNT, MakeWorker
 from tests.support.gateway import Gateway, wait_for
 from tests.support.worker import Worker
 
-pytestmark = pytest.mark.integration
+#: Making the machine that the first test waits for takes a minute or more.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def with_sshd(worker: Worker, host_key: Path, admin: Path) -> Worker:
