@@ -15,7 +15,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway import __version__, import_commands, key_commands, log_commands
+from sftp_gateway import (
+    __version__,
+    import_commands,
+    key_commands,
+    log_commands,
+    worker_kit,
+)
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
@@ -76,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     key_commands.add_parser(commands, _settings)
     import_commands.add_parsers(commands, _settings)
     log_commands.add_parser(commands, _settings)
+    worker_kit.add_parser(commands, _settings)
     for sub in (*configured, init):
         sub.add_argument(
             "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"

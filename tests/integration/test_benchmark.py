@@ -103,3 +103,15 @@ def test_the_profile_draws_a_flame_graph_and_tells_the_limit(tmp_path: Path) -> 
     assert "the limit" in (results / "limit.md").read_text()
     assert 0 < (results / "flame.svg").stat().st_size < 1_000_000
     assert [each.name for each in tmp_path.iterdir()] == ["results"], "something was left behind"
+
+
+def test_the_worker_kits_options_are_measured_beside_plain_ones(tmp_path: Path) -> None:
+    stem = tmp_path / "kit"
+    ran = python("benchmarks.worker_kit", "--quick", "--trips", "5", "--choices", "--output", stem)
+    assert ran.returncode == 0, ran.stderr
+    cells = json.loads(stem.with_suffix(".json").read_text())["links"]["5"]
+    assert {name: set(rates) for name, rates in cells.items()} == dict.fromkeys(
+        ("plain", "kit"), {"big", "files", "again"}
+    )
+    assert all(rate > 0 for rates in cells.values() for each in rates.values() for rate in each)
+    assert "| 5 ms | one big file |" in stem.with_suffix(".md").read_text()

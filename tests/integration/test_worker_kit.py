@@ -1,0 +1,341 @@
+"""The worker kit's set-up, run on clean machines in namespaces, against a running gateway."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import REPOSITORY, Gateway, fill
+from tests.support.worker import Worker
+
+#: Making the machine that the first test waits for takes a minute or more.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+MOUNT = "/mnt/sshfs/main-server"
+INSTALLED = "/usr/local/lib/sshfs-main-server"
+MakeWorker = Callable[..., Worker]
+
+
+def kit_on(worker: Worker, gateway: Gateway, *options: str) -> str:
+    """The kit's folder, carried to the worker; where its set-up is there."""
+    made = gateway.run(
+        "worker-kit", "--server", worker.host_address, "--port", str(gateway.port),
+        "--out", "kit", *options,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    worker.put("/root/worker-kit.sh", (gateway.folder / "kit/worker-kit.sh").read_bytes(), 0o700)
+    worker.shell("sh /root/worker-kit.sh --extract /root/kit")
+    return "/root/kit/setup-sshfs-remote-worker.sh"
+
+
+def sshfs_pid(worker: Worker) -> str:
+    return worker.shell("pidof sshfs").strip()
+
+
+def test_one_pasted_command_sets_a_clean_worker_up(
+    make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway
+) -> None:
+    content = bytes(range(256)) * 8192
+    fill(far_gateway.folder / "shared/models", {"weights": content})
+    worker = make_worker(root=bare_root)
+    assert worker.run("which", "sshfs").returncode
+    done = worker.set_up(far_gateway)
+    assert done.returncode == 0, done.stderr
+    assert f"==> mounted gvpocr@{worker.host_address}:/home/gvpocr at {MOUNT}" in done.stdout
+    worker.put("/root/expected", content)
+    worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
+    assert worker.run("touch", f"{MOUNT}/models/x").returncode
+    # As another user of the worker's, too.
+    worker.shell(f"setpriv --reuid 1234 --clear-groups cat {MOUNT}/models/weights >/dev/null")
+    assert worker.shell("systemctl is-enabled sshfs-main-server") == "enabled\n"
+    assert worker.shell("systemctl is-active sshfs-main-server") == "active\n"
+    worker.shell(f"grep -qx 4096 /sys/class/bdi/$(stat -c %Hd:%Ld {MOUNT})/read_ahead_kb")
+    far_gateway.wait_event("file_closed", path="/home/gvpocr/models/weights", whole=True)
+
+
+def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    worker.shell("find / -xdev >/tmp/before")
+    assert worker.set_up(far_gateway).returncode == 0
+    before = sshfs_pid(worker)
+    again = worker.set_up(far_gateway)
+    assert again.returncode == 0
+    assert "==> nothing has changed: the mount is left as it is" in again.stdout
+    assert sshfs_pid(worker) == before
+    changed = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--no-cache")
+    assert changed.returncode == 0, changed.stderr
+    assert sshfs_pid(worker) != before
+    assert "cache=no" in worker.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
+    gone = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--uninstall")
+    assert gone.returncode == 0, gone.stderr
+    worker.shell("find / -xdev >/tmp/after")
+    left = worker.shell("diff /tmp/before /tmp/after | grep '^>' || true").splitlines()
+    journal = ("/var/log", "/tmp", "/run", "/root", "/var/lib/systemd", "/var/tmp")
+    assert [line for line in left if not line[2:].startswith((*journal, "/mnt/sshfs"))] == []
+    assert worker.run("pidof", "sshfs").returncode
+    assert MOUNT not in worker.shell("cat /proc/mounts")
+
+
+def test_the_files_with_secrets_are_for_root_only(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    kit = far_gateway.folder / "kit"
+    assert (kit / "worker_key").stat().st_mode & 0o077 == 0
+    assert (kit / "worker-kit.sh").stat().st_mode & 0o077 == 0
+    assert worker.run(setup).returncode == 0
+    assert worker.shell("stat -c %a /etc/sshfs-main-server /etc/sshfs-main-server/key") == (
+        "700\n600\n"
+    )
+    # What was unpacked for a set-up that came through a pipe is gone with the key in it.
+    assert worker.set_up(far_gateway).returncode == 0
+    assert worker.shell("grep -rl 'PRIVATE KEY' /tmp /var/tmp /run /usr/local || true") == ""
+
+
+# Each step that fails has its own message, and what worked before goes on working.
+
+WRONG = {
+    "port": (
+        ("-p", "9"),
+        "error: nothing listens at {server} port 9\n",
+    ),
+    "name": (
+        ("no-such-machine.invalid",),
+        "error: no machine is known by the name no-such-machine.invalid\n",
+    ),
+    "route": (
+        ("203.0.113.9",),
+        "error: there is no way to 203.0.113.9 port {port}\n",
+    ),
+    "user": (
+        ("-u", "nobody-here"),
+        "in as nobody-here\n",
+    ),
+    "key": (
+        ("--key", "/root/strange"),
+        "error: the server does not let the key SHA256:",
+    ),
+    "no key": (
+        ("--key", "/root/kit/README.md"),
+        "error: the key is none that can be used without being asked\n",
+    ),
+    "missing key": (
+        ("--key", "/root/nothing"),
+        "error: the key /root/nothing cannot be read\n",
+    ),
+    "password": (
+        ("-P", "wrong"),
+        "error: the password is not gvpocr's, or gvpocr may not log in from here\n",
+    ),
+    "host key": (
+        ("--key", "/root/kit/worker_key"),
+        "error: what answers at {server} port {port} has another host key than the gateway",
+    ),
+    "option": (("--frobnicate",), "error: --frobnicate is no option\n"),
+    "value": (("-p",), "error: -p needs a value\n"),
+    "mount": (("--mount", "mnt"), "error: cannot mount '/home/gvpocr' at 'mnt'\n"),
+}
+
+
+def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    assert worker.run(setup).returncode == 0
+    before = sshfs_pid(worker)
+    worker.shell("ssh-keygen -q -t ed25519 -N '' -f /root/strange")
+    for what, (options, message) in WRONG.items():
+        if what == "host key":
+            worker.shell(
+                "echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >/root/kit/known_hosts"
+            )
+        done = worker.run(setup, *options)
+        said = message.format(server=worker.host_address, port=far_gateway.port)
+        assert done.returncode == 1, what
+        assert said in done.stderr, (what, done.stderr)
+        assert sshfs_pid(worker) == before, what
+        worker.shell(f"ls {MOUNT}/models")
+    assert worker.run("ls", "/etc/sshfs-main-server.new").returncode
+
+
+def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+    worker = make_worker(systemd=False)
+    kit_on(worker, far_gateway)
+    worker.shell("cp -r /root/kit /tmp/kit && chmod -R a+rX /tmp/kit")
+    done = worker.run(
+        "setpriv", "--reuid", "1234", "--clear-groups", "/tmp/kit/setup-sshfs-remote-worker.sh"
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this has to run as root\n")
+
+
+def test_a_worker_without_a_key_is_told_where_keys_come_from(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker(systemd=False)
+    done = worker.run(kit_on(worker, far_gateway))
+    assert done.returncode == 1
+    assert "error: there is no key to log in with\n" in done.stderr
+
+
+def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(
+    make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway
+) -> None:
+    worker = make_worker(root=bare_root, systemd=False)
+    worker.shell("rm -rf /var/cache/apt/archives /var/lib/apt/lists")
+    done = worker.run(kit_on(worker, far_gateway, "--key", str(far_gateway.key)))
+    assert done.returncode == 1
+    assert "error: sshfs could not be installed\n" in done.stderr
+    assert "E: " in done.stderr
+
+
+def test_a_script_that_arrives_cut_short_does_nothing(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker(systemd=False)
+    kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    whole = (far_gateway.folder / "kit/worker-kit.sh").read_bytes()
+    for length in (len(whole) // 2, len(whole) - 20):
+        worker.run("sh", stdin=whole[:length])
+        assert worker.run("ls", "/etc/sshfs-main-server", INSTALLED).returncode
+
+
+def test_a_password_logs_in_and_is_seen_nowhere(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    password = "Tr0ub4dor&3 with blanks"
+    hashed = far_gateway.run("hash-password", input=f"{password}\n").stdout.strip()
+    (far_gateway.folder / "config/sftp-gateway.toml").write_text(
+        f'[users.gvpocr]\npassword_hash = "{hashed}"\n'
+    )
+    far_gateway.wait_event("configuration_reloaded")
+    worker = make_worker()
+    setup = kit_on(worker, far_gateway)
+    # What any user of the machine sees of the processes, a line for each look.
+    worker.put(
+        "/root/spy.sh",
+        b"while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0\\n' '  '; echo; done",
+    )
+    worker.shell("sh /root/spy.sh >/root/seen 2>/dev/null & echo $! >/root/spy.pid")
+    worker.put("/root/start.sh", f"exec sh {setup} -P '{password}'\n".encode())
+    done = worker.run("sh", "/root/start.sh")
+    assert done.returncode == 0, done.stderr
+    worker.shell("kill $(cat /root/spy.pid)")
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+    # The set-up starts itself again without the password before it does anything else: it is never
+    # seen beside the login, nor after it.
+    assert worker.shell("grep -ac 'ssh -F' /root/seen") != "0\n"
+    assert worker.shell("grep -a 'ssh -F' /root/seen | grep -ac Tr0ub[4]dor || true") == "0\n"
+    assert worker.shell("cat /proc/[0-9]*/cmdline | grep -ac Tr0ub[4]dor || true") == "0\n"
+    assert worker.shell("stat -c %a /etc/sshfs-main-server/password") == "600\n"
+    assert worker.shell("grep -rl Tr0ub4dor /tmp /var/tmp /run /usr/local || true") == ""
+    assert "max_conns=4" in worker.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
+
+
+def test_the_fewest_tools_do(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+    """Alpine's: a shell and tools that are all busybox; and no service manager."""
+    worker = make_worker(systemd=False)
+    kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    worker.shell("busybox --install -s /usr/local/sbin && ln -sf /bin/busybox /bin/sh")
+    assert "BusyBox" in worker.run("sh", "--help").stderr
+    done = worker.run("sh", "/root/worker-kit.sh")
+    assert done.returncode == 0, done.stderr
+    assert "neither systemd nor OpenRC" in done.stdout
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+    assert worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh").returncode == 0
+    gone = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--uninstall")
+    assert gone.returncode == 0, gone.stderr
+    assert MOUNT not in worker.shell("cat /proc/mounts")
+
+
+@pytest.mark.parametrize(
+    ("manager", "words"),
+    [
+        ("dnf", "install -y -q fuse-sshfs openssh-clients"),
+        ("apk", "add --quiet sshfs openssh-client"),
+    ],
+)
+def test_fedora_and_alpine_are_asked_for_their_own_packages(
+    make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway, manager: str, words: str
+) -> None:
+    worker = make_worker(root=bare_root, systemd=False)
+    worker.shell("mv /usr/bin/apt-get /root/real-apt-get")
+    worker.put(
+        f"/usr/local/bin/{manager}",
+        b'#!/bin/sh\necho "$*" >/root/asked\n'
+        b"exec /root/real-apt-get install -y -qq --no-install-recommends sshfs\n",
+        0o755,
+    )
+    done = worker.set_up(far_gateway)
+    assert done.returncode == 0, done.stderr
+    assert worker.shell("cat /root/asked") == f"{words}\n"
+
+
+def test_the_unit_is_one_that_systemd_has_nothing_to_say_about(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    assert worker.set_up(far_gateway).returncode == 0
+    done = worker.run("systemd-analyze", "verify", "sshfs-main-server.service")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_kit_takes_over_from_the_old_script(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    worker.put("/root/old.sh", (REPOSITORY / "tests/support/old_worker_script.sh").read_bytes())
+    worker.put("/root/.ssh/id_rsa", far_gateway.key.read_bytes(), 0o600)
+    old = worker.run("bash", "/root/old.sh", worker.host_address, "-p", str(far_gateway.port))
+    assert old.returncode == 0, old.stderr
+    assert "SSH connection successful" in old.stdout
+    assert worker.shell(f"cat {MOUNT}/models/README.txt").startswith("This folder is the share")
+    done = worker.set_up(far_gateway)
+    assert done.returncode == 0, done.stderr
+    assert worker.shell(f"grep -c ' {MOUNT} ' /proc/mounts") == "1\n"
+    assert worker.shell("grep -c '^[^#].*sshfs' /etc/fstab || true") == "0\n"
+    gone = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--uninstall")
+    assert gone.returncode == 0
+    assert worker.shell("grep -c '^[^#].*sshfs' /etc/fstab") == "1\n"
+
+
+def test_the_line_for_fstab_mounts(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+    worker = make_worker()
+    kit_on(worker, far_gateway)
+    worker.put("/etc/sshfs-main-server/key", far_gateway.key.read_bytes(), 0o600)
+    worker.shell(
+        "cp /root/kit/known_hosts /etc/sshfs-main-server && cat /root/kit/fstab.sshfs >>/etc/fstab "
+        f"&& mkdir -p {MOUNT} && mount {MOUNT}"
+    )
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+    worker.shell(f"umount {MOUNT}")
+
+
+def test_compose_takes_the_override(far_gateway: Gateway, tmp_path: Path) -> None:
+    made = far_gateway.run(
+        "worker-kit", "--server", "main.example.org", "--port", "2222", "--out", str(tmp_path)
+    )
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "docker-compose.yml").write_text(
+        'version: "3.7"\nservices:\n  worker:\n    image: debian\n'
+    )
+    (tmp_path / ".env.sshfs").write_bytes((tmp_path / ".env.sshfs.example").read_bytes())
+    done = subprocess.run(
+        [
+            "docker-compose", "--env-file", ".env.sshfs", "-f", "docker-compose.yml",
+            "-f", "docker-compose.sshfs-override.yml", "config",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "- /mnt/sshfs:/mnt/sshfs:ro,rslave\n" in done.stdout
+    assert "MAIN_SERVER: /mnt/sshfs/main-server\n" in done.stdout

@@ -1,0 +1,173 @@
+"""The worker kit's mount once it is there: what it lives through, and how it comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.test_worker_kit import INSTALLED, MOUNT, MakeWorker, sshfs_pid
+from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.worker import Worker
+
+#: Making the machine that the first test waits for takes a minute or more.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+#: Seconds in which a mount has to be back; how long it takes is in docs/worker-kit.md.
+BACK = 60.0
+
+
+def set_up(worker: Worker, gateway: Gateway, **tuning: int) -> None:
+    """Set it up, with other numbers in `config`."""
+    done = worker.set_up(gateway)
+    assert done.returncode == 0, done.stderr
+    if tuning:
+        for name, value in tuning.items():
+            worker.shell(f"sed -i \"s/^{name}=.*/{name}='{value}'/\" /etc/sshfs-main-server/config")
+        worker.shell("systemctl restart sshfs-main-server")
+
+
+def is_read(worker: Worker, name: str = "models/README.txt") -> bool:
+    """Whether a file is read now; in the background there, because a mount may hang."""
+    script = f"timeout 5 cat {MOUNT}/{name} >/dev/null 2>&1"
+    return worker.run("sh", "-c", script).returncode == 0
+
+
+def restart(gateway: Gateway, make_gateway: Callable[..., Gateway]) -> Gateway:
+    """Stop a gateway, and start it where it was."""
+    assert gateway.stop() == 0
+    again = Gateway(
+        gateway.folder, "", {"SFTP_GATEWAY_HOST": "0.0.0.0", "SFTP_GATEWAY_PORT": str(gateway.port)}
+    )
+    return again.start()
+
+
+def test_a_mount_lives_through_a_restart_of_the_server(
+    make_worker: MakeWorker, far_gateway: Gateway, make_gateway: Callable[..., Gateway]
+) -> None:
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    before = sshfs_pid(worker)
+    again = restart(far_gateway, make_gateway)
+    try:
+        wait_for(lambda: is_read(worker), "the mount to be back", BACK)
+        assert sshfs_pid(worker) == before
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("seconds", [3, 20])
+def test_a_mount_comes_back_when_the_link_does(
+    make_worker: MakeWorker, far_gateway: Gateway, seconds: int
+) -> None:
+    fill(far_gateway.folder / "shared/models", {"fresh": b"1"})
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    assert is_read(worker)
+    before = sshfs_pid(worker)
+    worker.cut()
+    gone = time.monotonic()
+    assert not is_read(worker, "models/fresh")
+    wait_for(lambda: time.monotonic() - gone > seconds, "the link to have been cut so long")
+    worker.mend()
+    wait_for(lambda: is_read(worker, "models/fresh"), "the mount to be back", BACK)
+    assert sshfs_pid(worker) == before
+
+
+def test_a_mount_that_hangs_is_mounted_anew_if_the_server_answers(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    set_up(worker, far_gateway, CHECK_INTERVAL=1, HUNG_AFTER=3)
+    before = sshfs_pid(worker)
+    worker.shell(f"kill -STOP {before}")
+    wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
+    wait_for(lambda: is_read(worker), "the mount to be back", BACK)
+    assert "the server does: mounting it anew" in worker.shell("journalctl -u sshfs-main-server")
+
+
+def test_a_mount_is_left_alone_while_the_server_is_away(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    set_up(worker, far_gateway, CHECK_INTERVAL=1, HUNG_AFTER=2, CONNECT_TIMEOUT=1)
+    before = sshfs_pid(worker)
+    worker.cut()
+    cut = time.monotonic()
+    # Long enough for a few attempts to log in.
+    wait_for(lambda: time.monotonic() - cut > 12, "some attempts")
+    assert sshfs_pid(worker) == before
+    worker.mend()
+    wait_for(lambda: is_read(worker), "the mount to be back", BACK)
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_mount_whose_sshfs_died_is_cleaned_up_and_mounted_again(
+    make_worker: MakeWorker, far_gateway: Gateway, systemd: bool
+) -> None:
+    worker = make_worker(systemd=systemd)
+    set_up(worker, far_gateway)
+    before = sshfs_pid(worker)
+    worker.shell(f"kill -9 {before}")
+    wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
+    wait_for(lambda: is_read(worker), "the mount to be back", BACK)
+    assert worker.shell(f"grep -c ' {MOUNT} ' /proc/mounts") == "1\n"
+
+
+def test_a_mount_comes_back_after_a_boot(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+    """As far as a boot is the service being started by what it is enabled for."""
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    worker.shell("systemctl stop sshfs-main-server")
+    assert MOUNT not in worker.shell("cat /proc/mounts")
+    assert worker.shell("systemctl is-failed sshfs-main-server || true") == "inactive\n"
+    worker.shell("systemctl start multi-user.target sshfs-main-server")
+    assert is_read(worker)
+
+
+def test_a_container_sees_a_mount_that_comes_anew(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    """As the compose file maps it: the folder that the mount is in, as a slave, read-only."""
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    worker.put(
+        "/root/container.sh",
+        b"mkdir /tmp/c && mount --rbind /mnt/sshfs /tmp/c && mount --make-rslave /tmp/c && "
+        b"mount -o remount,bind,ro /tmp/c && echo $$ >/root/container.pid && exec sleep 1000",
+    )
+    worker.shell("unshare --mount --propagation slave sh /root/container.sh >/dev/null 2>&1 &")
+
+    def first_process() -> str:
+        return worker.run("cat", "/root/container.pid").stdout.strip()
+
+    pid = wait_for(first_process, "the container to start")
+
+    def seen() -> bool:
+        done = worker.run("nsenter", "-m", "-t", pid, "ls", "/tmp/c/main-server/models")
+        return done.stdout == "README.txt\n"
+
+    wait_for(seen, "the container to see the mount")
+    before = sshfs_pid(worker)
+    worker.shell(f"kill -9 {before}")
+    wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
+    wait_for(seen, "the container to see the new mount", BACK)
+
+
+def test_a_worker_learns_the_next_host_key(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    assert far_gateway.run("keys", "rotate-host", "prepare").returncode == 0
+    following = (far_gateway.folder / "keys/ssh_host_ed25519_key.next.pub").read_text().split()[1]
+    far_gateway.wait_event("configuration_reloaded")
+    known = "/etc/sshfs-main-server/known_hosts"
+
+    def learnt() -> bool:
+        worker.shell(f"{INSTALLED}/sshfs-main-server login")
+        return following in worker.shell(f"cat {known}")
+
+    wait_for(learnt, "the worker to learn the key")
+    assert far_gateway.run("keys", "rotate-host", "promote").returncode == 0
+    worker.shell("systemctl restart sshfs-main-server")
+    assert is_read(worker)
