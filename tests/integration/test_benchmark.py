@@ -110,8 +110,7 @@ def test_the_worker_kits_options_are_measured_beside_plain_ones(tmp_path: Path) 
     ran = python("benchmarks.worker_kit", "--quick", "--trips", "5", "--choices", "--output", stem)
     assert ran.returncode == 0, ran.stderr
     cells = json.loads(stem.with_suffix(".json").read_text())["links"]["5"]
-    assert {name: set(rates) for name, rates in cells.items()} == dict.fromkeys(
-        ("plain", "kit"), {"big", "files", "again"}
-    )
+    assert set(cells) == {"plain", "kit"}
+    assert all(set(rates) == {"big", "files", "again"} for rates in cells.values())
     assert all(rate > 0 for rates in cells.values() for each in rates.values() for rate in each)
     assert "| 5 ms | one big file |" in stem.with_suffix(".md").read_text()
