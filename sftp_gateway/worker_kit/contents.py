@@ -65,8 +65,8 @@ class Kit:
         for name in _TEMPLATES:
             kit[name] = File(content=self._filled(_template(name)))
         doctor = files("sftp_gateway") / "worker_doctor.py"
-        if doctor.is_file():
-            kit["sshfs-doctor"] = File(content=doctor.read_bytes(), mode=0o755)
+        program = b"#!/usr/bin/env python3\n" + doctor.read_bytes()
+        kit["sshfs-doctor"] = File(content=program, mode=0o755)
         if self.key is not None:
             kit["worker_key"] = File(content=self.key, mode=0o600)
         return kit

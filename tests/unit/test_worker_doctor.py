@@ -17,9 +17,6 @@ from tests.support.gateway import REPOSITORY, environment
 
 FILE = REPOSITORY / "sftp_gateway/worker_doctor.py"
 
-#: What starts processes, as it is called in Python.
-_STARTS = {"subprocess", "posix_spawn", "posix_spawnp", "popen", "system"}
-
 
 def names(tree: ast.AST) -> set[str]:
     """Everything that is imported, called or looked up."""
@@ -45,18 +42,6 @@ def test_it_is_python_3_8_with_nothing_but_its_library() -> None:
     assert imported <= sys.stdlib_module_names | {"__future__"}
     # What strings and mappings learnt later.
     assert not names(tree) & {"removeprefix", "removesuffix", "StrEnum", "batched", "UTC"}
-
-
-def test_no_other_module_has_code_that_starts_a_process() -> None:
-    starting = {
-        path.name
-        for path in (REPOSITORY / "sftp_gateway").rglob("*.py")
-        if any(
-            name in _STARTS or name.startswith(("exec", "spawn"))
-            for name in names(ast.parse(path.read_text()))
-        )
-    }
-    assert starting == {"worker_doctor.py"}
 
 
 def test_the_gateway_does_not_load_it() -> None:
