@@ -80,8 +80,9 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return escape if escape == b"\\" else bytes([int(escape[1:], 16)])
 
 
-# Ten thousand requests of a session share its context, so its JSON is made once.
-@lru_cache(maxsize=4096)
+# Ten thousand requests of a session share its context, so its JSON is made once. An entry has about
+# 0.8 KiB, and sessions that are gone stay until others take their place.
+@lru_cache(maxsize=512)
 def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tuple[str, ...]]:
     cut: list[str] = []
     names = [name for name in _CONTEXT_FIELDS if name not in without]
