@@ -93,6 +93,11 @@ def test_the_files_with_secrets_are_for_root_only(
     assert worker.shell("stat -c %a /etc/sshfs-main-server /etc/sshfs-main-server/key") == (
         "700\n600\n"
     )
+    # Nor is it as open as it was before it was copied.
+    worker.shell("cp /root/kit/worker_key /root/loose && chmod 644 /root/loose")
+    loose = worker.run(setup, "--key", "/root/loose")
+    assert loose.returncode == 0, loose.stderr
+    assert worker.shell("stat -c %a /etc/sshfs-main-server/key") == "600\n"
     # What was unpacked for a set-up that came through a pipe is gone with the key in it.
     assert worker.set_up(far_gateway).returncode == 0
     assert worker.shell("grep -rl 'PRIVATE KEY' /tmp /var/tmp /run /usr/local || true") == ""
