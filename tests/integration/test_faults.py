@@ -442,7 +442,8 @@ def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
     gateway = make_gateway(
         SFTP_GATEWAY_MAX_CONNECTIONS=str(2 * count),
         SFTP_GATEWAY_MAX_STARTUPS=f"{2 * count}:100:{2 * count}",
-        SFTP_GATEWAY_LOGIN_GRACE_TIME="25",
+        SFTP_GATEWAY_LOGIN_GRACE_TIME="40",
+        SFTP_GATEWAY_PENALTIES__ENABLED="false",  # the first may be gone when the last one comes
     ).start()
     assert gateway.process is not None
     before = memory(gateway.process.pid).anonymous
@@ -451,14 +452,13 @@ def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
             source = (f"127.0.1.{1 + number % 200}", 0)
             connection = socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, source)
             stack.enter_context(connection)
-            # One after another: more than the workers take at once are refused.
             assert connection.recv(8) == b"SSH-2.0-"
             if beginning:
                 connection.send(beginning)
         held = memory_now(gateway.process.pid).anonymous - before
         assert held < count * 32, f"{held / count} KiB for each"
         assert gateway.sftp("ls models").returncode == 0
-        wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone", 60)
+        wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone", 90)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert gateway.sftp("ls models").returncode == 0
     assert len(gateway.events("session_end", reason="login_timeout")) == count
