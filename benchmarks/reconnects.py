@@ -1,6 +1,6 @@
 """How soon a mount reads again behind a fault, and what connections cost that say nothing.
 
-    python -m benchmarks.reconnects
+    python -m benchmarks.reconnects [WORD]     # only faults in whose name it is
 
 Needs root: a stock sshfs mounts with `reconnect` over a link of its own, between two network
 namespaces, which can be cut. A reader reads a file of 1 MiB over and over; what is told is the time
@@ -16,6 +16,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -105,7 +106,7 @@ def _mounted(gateway: Gateway, at: Path) -> Iterator[Path]:
         unmount(at, sshfs)
 
 
-def _reconnects(folder: Path) -> Iterator[tuple[str, list[float]]]:
+def _reconnects(folder: Path, word: str) -> Iterator[tuple[str, list[float]]]:
     with _link() as (namespace, link):
         runner = ["ip", "netns", "exec", namespace]
         gateway = Gateway(
@@ -144,7 +145,7 @@ def _reconnects(folder: Path) -> Iterator[tuple[str, list[float]]]:
             with _mounted(gateway, folder / "mnt") as mount:
                 reader = _Reader(mount / "models/file")
                 try:
-                    for name, fault in faults:
+                    for name, fault in (each for each in faults if word in each[0]):
                         yield name, [_measure(reader, fault) for _ in range(ROUNDS)]
                 finally:
                     reader.stop()
@@ -185,13 +186,16 @@ def _silent(folder: Path, beginning: bytes) -> float:
 
 def main() -> None:
     """Print a table."""
+    word = next(iter(sys.argv[1:]), "")
     print(f"| seconds to the first whole read behind ({ROUNDS} times) | least | median | most |")
     print("|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, found in _reconnects(Path(folder)):
+        for name, found in _reconnects(Path(folder), word):
             figures = (min(found), statistics.median(found), max(found))
             print(f"| {name} | {' | '.join(f'{each:.2f}' for each in figures)} |", flush=True)
     for name, beginning in (("nothing", b""), ("a header", b"SSH-2.0-x\r\n\0\0\1")):
+        if word not in f"silent {name}":
+            continue
         with tempfile.TemporaryDirectory() as folder:
             print(
                 f"{SILENT} connections that send {name}: {_silent(Path(folder), beginning):.1f}"
