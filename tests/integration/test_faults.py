@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -283,7 +285,10 @@ def test_a_full_log_disk_is_told_and_does_not_stop_the_serving(
     logs.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "test", logs], check=True)
     try:
-        gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE=str(logs / "access.log")).start()
+        log = logs / "access.log"
+        gateway = make_gateway(
+            SFTP_GATEWAY_ACCESS_LOG__FILE=str(log), SFTP_GATEWAY_WORKERS="1"
+        ).start()
         (logs / "filler").write_bytes(bytes(4096))
         with contextlib.suppress(OSError), open(logs / "filler", "ab", buffering=0) as filler:
             while True:
@@ -296,13 +301,26 @@ def test_a_full_log_disk_is_told_and_does_not_stop_the_serving(
         assert "No space left" in gateway.stderr
         (logs / "filler").unlink()
         assert gateway.sftp("ls models").returncode == 0
-        wait_for(
-            lambda: '"session_end"' in (logs / "access.log").read_text().splitlines()[-1],
-            "lines in the file again",
-        )
+        wait_for(lambda: len(gateway.events("session_end")) == 21, "its end")
+        end = gateway.events("session_end")[-1]
+        wait_for(lambda: _event(log.read_text().splitlines()[-1]) == end, "lines in the file again")
+        # What is missing there is counted; a line that was cut in two is missing too.
+        written = [_event(line) for line in log.read_text().splitlines()]
+        missing = [event for event in gateway.events() if event not in written]
+        gaps = [event for event in written if event and event["event"] == "log_dropped"]
+        assert {gap["reason"] for gap in gaps} == {"write_failed"}
+        assert sum(gap["count"] for gap in gaps) >= len(missing) > 0
     finally:
         gateway.close()
         subprocess.run(["umount", "-l", logs], check=False)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return event
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop"])

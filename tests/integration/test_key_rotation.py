@@ -322,13 +322,17 @@ async def test_who_is_taken_away_while_a_login_is_looked_at_is_not_let_in(
     gateway = make_gateway(f"[users.gvpocr]\npassword_hash = '{slow}'\n").start()
     given = asyncio.Event()
     attempt = asyncio.create_task(ended_login(gateway, "first", given))
-    await given.wait()
-    (gateway.folder / "config/sftp-gateway.toml").write_text("[users.gvpocr]\n")
-    hang_up(gateway)
-    assert (await asyncio.to_thread(reloaded, gateway))["changed"] == "credentials"
-    assert gateway.events("login_accepted") == []
-    await attempt
-    removed = gateway.wait_event("credentials_removed")
+    try:
+        await given.wait()
+        (gateway.folder / "config/sftp-gateway.toml").write_text("[users.gvpocr]\n")
+        hang_up(gateway)
+        assert (await asyncio.to_thread(reloaded, gateway))["changed"] == "credentials"
+        assert gateway.events("login_accepted") == []
+        removed = await asyncio.to_thread(gateway.wait_event, "credentials_removed")
+        async with asyncio.timeout(PATIENCE):
+            await attempt
+    finally:
+        attempt.cancel()
     assert (removed["reason"], removed["auth"]) == ("wrong_password", "password")
     ended = gateway.wait_event("session_end", session=removed["session"])
     assert (ended["reason"], ended["requests"]) == ("credentials_removed", 0)

@@ -239,7 +239,7 @@ def test_no_port_and_no_socket_is_opened_on_the_server(
 @pytest.mark.parametrize("kind", ["point-to-point", "ethernet"])
 def test_a_tunnel_is_refused(gateway: Gateway, kind: str) -> None:
     with _refused(gateway):
-        ssh = _ssh(gateway, "-N", "-w", "any", "-o", f"Tunnel={kind}")
+        ssh = _ssh(gateway, "-N", "-o", f"Tunnel={kind}", "-w", "any")  # the first one counts
         assert "Tunnel forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
     assert ssh.returncode == 255
 

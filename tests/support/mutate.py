@@ -143,7 +143,8 @@ def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
 
 def _first_error(said: str) -> str:
     """Why a test failed, for a person to see whether it was for the right reason."""
-    return next((line[1:].strip() for line in said.splitlines() if line.startswith("E ")), "?")
+    lines = (line.lstrip(" |") for line in said.splitlines())  # of a group of errors
+    return next((line[1:].strip() for line in lines if line.startswith("E ")), "?")
 
 
 if __name__ == "__main__":
