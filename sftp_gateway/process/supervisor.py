@@ -37,6 +37,7 @@ from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import SharedValues, forget_gauges
 from sftp_gateway.process import cpus
 from sftp_gateway.process.children import ended_children, fork
+from sftp_gateway.process.crew import Worker
 from sftp_gateway.process.door import Door
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
@@ -45,7 +46,7 @@ from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
 from sftp_gateway.process.watch import Looks
 from sftp_gateway.process.worker import REPORT_INTERVAL
-from sftp_gateway.process.workers import DRAIN_MARGIN, Worker, Workers
+from sftp_gateway.process.workers import DRAIN_MARGIN, Workers
 from sftp_gateway.settings import Settings
 
 #: Seconds that processes which have nothing left to do get to end.

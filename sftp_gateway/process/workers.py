@@ -13,14 +13,13 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
 from sftp_gateway.auth.penalties import Kind
-from sftp_gateway.observability.events import Event, WorkerExited, WorkerOutdated, WorkerStarted
+from sftp_gateway.observability.events import WorkerExited, WorkerOutdated, WorkerStarted
 from sftp_gateway.observability.fleet import PATIENCE, WorkerState
 from sftp_gateway.process import messages
+from sftp_gateway.process.crew import Owner, Stage, Worker
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.restarts import Restarts
@@ -41,56 +40,6 @@ _LONGEST_NAME: Final = 32
 _OUTDATED: Final = -1
 
 _log = logging.getLogger(__name__)
-
-
-class Stage(Enum):
-    """Where a worker's life has got to."""
-
-    STARTING = auto()
-    SERVING = auto()
-    DRAINING = auto()
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Worker:
-    """One worker process. `number` is its own until it has ended, and then a successor's."""
-
-    number: int
-    pid: int
-    control: socket.socket | None
-    #: The worker's own end. As long as it is open here too, what the worker did not live to hear is
-    #: not lost with it.
-    theirs: socket.socket
-    generation: int
-    started: float
-    seen: float
-    stage: Stage = Stage.STARTING
-    stopped: bool = False  # it has closed and written everything; only its process is left
-    problems: dict[str, str] = field(default_factory=dict)
-    mistakes: list[str] = field(default_factory=list)
-    deadline: Timer | None = None
-    parts: dict[str, float] = field(default_factory=dict)  # that it was told of
-    access: int = 0  # the number of what it decides by
-    sent: int = 0  # and of what it was sent
-
-
-class Owner(Protocol):
-    """What the supervisor does for its workers."""
-
-    def start_worker(self, number: int, control: socket.socket) -> int:
-        """Fork a worker with this end of a socket; give its pid. Raises OSError."""
-
-    def emit(self, event: Event) -> None:
-        """Log an event."""
-
-    def workers_changed(self) -> None:
-        """Something about the workers is different."""
-
-    def take_back(self, connection: socket.socket, source: str) -> None:
-        """A worker has ended before it took this connection, from the address `source`."""
-
-    def worker_ended(self, worker: Worker) -> None:
-        """A worker has ended; what is wanted from now on may be something else."""
 
 
 class Workers:

@@ -45,7 +45,7 @@ SHARE = b"/home/gvpocr/share/"
 
 #: KiB that one client may have the server hold before anything of it is taken. Answers of a few
 #: bytes each take several times their length in memory.
-_ONE_CLIENT = 24 * 1024
+_ONE_CLIENT = 36 * 1024
 
 _HELLO = b"SSH-2.0-OpenSSH_9.9\r\n"
 

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,18 +22,28 @@ from typing import Any
 
 from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
 
+#: Seconds for which a disk may hang altogether.
+_LONGEST = 90.0
+
 
 class Disk:
-    """The slow disk's process, which can be stopped: then nothing of it answers at all."""
+    """The slow disk's process, which can be stopped: then nothing of it answers at all.
+
+    It goes on by itself some day. Nothing else ends a test that waits for it, not even a signal.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._end = threading.Timer(_LONGEST, self.go_on)
 
     def hang(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
+        self._end.daemon = True
+        self._end.start()
 
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+        self._end.cancel()
 
 
 @contextlib.contextmanager

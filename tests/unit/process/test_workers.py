@@ -13,9 +13,10 @@ import pytest
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Event
 from sftp_gateway.process import messages
+from sftp_gateway.process.crew import Worker
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.workers import Worker, Workers
+from sftp_gateway.process.workers import Workers
 from sftp_gateway.settings import Settings, UserSettings
 from tests.support.gateway import PATIENCE
 
