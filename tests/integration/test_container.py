@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,6 +79,10 @@ class Deployment(Gateway):
 
     def compose(self, *arguments: str) -> str:
         return _run("docker-compose", *arguments, env=self.environment, cwd=self.folder)
+
+    def gateway(self, *arguments: str) -> str:
+        """What one of the program's other commands says, in the container that serves."""
+        return self.compose("exec", "-T", "sftp-gateway", "sftp-gateway", *arguments)
 
     def inspect(self) -> dict[str, Any]:
         """What the engine says of the container that serves."""
@@ -187,7 +192,7 @@ def test_the_container_has_no_rights_that_it_does_not_need(deployed: Deployment)
     assert not host["CapAdd"]
     assert "no-new-privileges:true" in host["SecurityOpt"]
     writable = [mount["Destination"] for mount in facts["Mounts"] if mount["RW"]]
-    assert writable == ["/srv/sftp-gateway/logs"]
+    assert sorted(writable) == ["/srv/sftp-gateway/logs", "/srv/sftp-gateway/state"]
     metrics = facts["NetworkSettings"]["Ports"]["9222/tcp"]
     assert [binding["HostIp"] for binding in metrics] == ["127.0.0.1"]
 
@@ -212,6 +217,56 @@ def test_the_shares_are_the_same_through_a_mount_and_every_access_is_logged(
         with pytest.raises(PermissionError):
             (mount / "models/new").touch()
     assert deployed.wait_event("denied", path="/home/gvpocr/models/new")["user"] == "gvpocr"
+
+
+def test_the_status_page_asks_for_the_token_of_the_first_start(deployed: Deployment) -> None:
+    token = (deployed.folder / "keys/status_token").read_text().strip()
+    assert deployed.http("/")[0] == 401
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{deployed.metrics_port}/", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(asked) as answer:  # noqa: S310
+        page = answer.read().decode()
+    assert "Live sessions" in page
+    assert token not in page
+
+
+def test_the_history_and_the_log_file_know_what_the_mount_read(deployed: Deployment) -> None:
+    def told() -> bool:
+        shown = deployed.gateway("logs", "--path", "weights.bin", "--csv")
+        return "/home/gvpocr/models/deep/er/weights.bin" in shown
+
+    wait_for(told, "the history to have the file")
+    log = deployed.compose("exec", "-T", "sftp-gateway", "cat", "logs/access.log")
+    assert "/home/gvpocr/models/deep/er/weights.bin" in log
+
+
+def test_the_doctor_finds_nothing_wrong(deployed: Deployment) -> None:
+    deployed.gateway("doctor")  # or its exit status is not 0
+
+
+def test_the_pasted_command_makes_a_kit_that_pins_this_host_key(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    with open(deployed.folder / "keys/worker_ed25519", "rb") as key:
+        made = subprocess.run(
+            [
+                *("docker-compose", "exec", "-T", "sftp-gateway", "sftp-gateway", "worker-kit"),
+                *("--server", "127.0.0.1", "--stdout", "--key", "-"),
+            ],
+            cwd=deployed.folder,
+            env=deployed.environment,
+            stdin=key,
+            capture_output=True,
+        )
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "kit.sh").write_bytes(made.stdout)
+    _run("sh", "kit.sh", "--extract", "kit", env=_bare_environment(), cwd=tmp_path)
+    public = (deployed.folder / "keys/ssh_host_ed25519_key.pub").read_text().split()[1]
+    assert public in (tmp_path / "kit/known_hosts").read_text()
+    assert (tmp_path / "kit/worker_key").read_bytes() == deployed.key.read_bytes()
+    assert f"{deployed.port}" in (tmp_path / "kit/config").read_text()
+    assert "--mount" in _run(str(tmp_path / "kit/sshfs-doctor"), "--help", env=_bare_environment())
 
 
 def test_not_even_a_process_in_the_container_can_write_to_a_share(deployed: Deployment) -> None:
