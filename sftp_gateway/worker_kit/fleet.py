@@ -91,6 +91,8 @@ async def _feed(stdin: asyncio.StreamWriter, script: bytes) -> None:
         stdin.write(script)
         await stdin.drain()
     stdin.close()
+    with contextlib.suppress(ConnectionError):
+        await stdin.wait_closed()
 
 
 async def _listen(

@@ -100,7 +100,9 @@ def test_the_files_with_secrets_are_for_root_only(
     assert worker.shell("stat -c %a /etc/sshfs-main-server/key") == "600\n"
     # What was unpacked for a set-up that came through a pipe is gone with the key in it.
     assert worker.set_up(far_gateway).returncode == 0
-    assert worker.shell("grep -rl 'PRIVATE KEY' /tmp /var/tmp /run /usr/local || true") == ""
+    secret = far_gateway.key.read_text().splitlines()[2]
+    assert worker.shell(f"grep -rlF '{secret}' /etc/sshfs-main-server") != ""
+    assert worker.shell(f"grep -rlF '{secret}' /tmp /var/tmp /run /usr/local || true") == ""
 
 
 # Each step that fails has its own message, and what worked before goes on working.
