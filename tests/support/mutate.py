@@ -119,12 +119,12 @@ def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
     for number, mutation in enumerate(chosen, start=1):
         if not set(failing).isdisjoint(mutation.tests):
             continue
-        print(f"{number}/{len(chosen)} without {mutation.without}")
+        print(f"{number}/{len(chosen)} without {mutation.without}", flush=True)
         for test, (status, said) in copy.attempt(mutation).items():
             name = test.partition("::")[2]
-            # Not by the status alone: it has to be the test that fails, and not what it needs.
-            if f"FAILED {test}" in said:
-                print(f"    noticed by {name}: {_first_error(said)}", flush=True)
+            why = _failure(test, said)
+            if why is not None:
+                print(f"    noticed by {name}: {why}", flush=True)
                 continue
             print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
             yield f"without {mutation.without}: {test} does not fail"
@@ -141,10 +141,13 @@ def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
     return failing
 
 
-def _first_error(said: str) -> str:
-    """Why a test failed, for a person to see whether it was for the right reason."""
-    lines = (line.lstrip(" |") for line in said.splitlines())  # of a group of errors
-    return next((line[1:].strip() for line in lines if line.startswith("E ")), "?")
+def _failure(test: str, said: str) -> str | None:
+    """Why a test failed, for a person to see whether it was for the right reason; None if not.
+
+    It has to be the test that fails, and not what it needs, so the exit status is not enough.
+    """
+    failed = (line for line in said.splitlines() if line.startswith(f"FAILED {test}"))
+    return next((line.partition(" - ")[2] for line in failed), None)
 
 
 if __name__ == "__main__":
