@@ -150,7 +150,7 @@ def test_the_ban_outlives_workers_and_configurations(banned: Gateway) -> None:
     wait_for(lambda: len(banned.events("worker_started")) >= 4, "new workers")
     assert log_in(banned, GOOD).stdout == "in\n"
     assert greeting(banned, BAD) == b""
-    hang_up(banned)
+    configure(banned, f"max_handles = 99\n{BANS}")
     assert log_in(banned, GOOD).stdout == "in\n"
     assert greeting(banned, BAD) == b""
 

@@ -93,7 +93,11 @@ def test_a_disk_that_hangs_altogether_is_an_error_for_its_readers_and_nothing_to
     ):
         held = os.open(own / "bad/c", os.O_RDONLY)
         assert os.pread(held, 10, 0) == bytes(10)
+        closed = os.open(other / "bad/b", os.O_RDONLY)
+        assert os.pread(closed, 10, 0) == b"b" * 10
         disk.hang()
+        os.close(closed)  # that waits for the disk too
+        assert (other / "good/file").read_bytes() == GOOD
         # To sshfs, the read that is under way has come to the end of the file, whatever it is told.
         with contextlib.suppress(OSError):
             assert os.pread(held, 1000, 7_000_000) == b""

@@ -23,18 +23,20 @@ from typing import Any
 from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
 
 #: Seconds for which a disk may hang altogether.
-_LONGEST = 90.0
+_LONGEST = 60.0
 
 
 class Disk:
     """The slow disk's process, which can be stopped: then nothing of it answers at all.
 
-    It goes on by itself some day. Nothing else ends a test that waits for it, not even a signal.
+    It goes on by itself some day: nothing else ends a test that waits for it, not even a signal.
     """
+
+    tired = False
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self._end = threading.Timer(_LONGEST, self.go_on)
+        self._end = threading.Timer(_LONGEST, self._tire)
 
     def hang(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
@@ -42,8 +44,13 @@ class Disk:
         self._end.start()
 
     def go_on(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
         self._end.cancel()
+        self._process.send_signal(signal.SIGCONT)
+        assert not self.tired, f"somebody waited {_LONGEST} s for the disk"
+
+    def _tire(self) -> None:
+        self.tired = True
+        self._process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
