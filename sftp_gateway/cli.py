@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 
 from sftp_gateway import (
@@ -24,8 +23,9 @@ from sftp_gateway import (
 )
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
+from sftp_gateway.console import add_config, say
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import HOST_KEY, Owner, set_up
+from sftp_gateway.first_start import HOST_KEY, Owner, public_half, set_up
 from sftp_gateway.inspection import inspect
 from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake, same_key
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except ConfigurationError as error:
         for mistake in error.mistakes:
-            _say(f"error: {mistake}")
+            say(f"error: {mistake}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -84,9 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     log_commands.add_parser(commands, _settings)
     worker_kit.add_parser(commands, _settings)
     for sub in (*configured, init):
-        sub.add_argument(
-            "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
-        )
+        add_config(sub)
     return parser
 
 
@@ -94,14 +92,14 @@ def _serve(options: argparse.Namespace) -> int:
     serve(
         lambda: _settings(options),
         config_file=config_path(options.config, os.environ),
-        say=_say,
+        say=say,
     )
     return 0
 
 
 def _init(options: argparse.Namespace) -> int:
     try:
-        set_up(_settings(options), gateway=options.owner, say=_say)
+        set_up(_settings(options), gateway=options.owner, say=say)
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
     return 0
@@ -112,28 +110,32 @@ def _check(options: argparse.Namespace) -> int:
     print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
     findings = asyncio.run(inspect(settings))
     for warning in findings.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)
-    _say(f"Landlock: {confinement.describe(settings.landlock)}.")
-    _say("The configuration is good.")
+    say(f"Landlock: {confinement.describe(settings.landlock)}.")
+    say("The configuration is good.")
     return 0
 
 
 def _healthcheck(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    return 0 if _answers(_settings(options)) else 1
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether the running gateway makes a handshake, with its own host key; says what is wrong."""
     host = settings.host or "127.0.0.1"
     try:
         key = asyncio.run(handshake(host, settings.port, seconds=_HANDSHAKE_PATIENCE))
     except (OSError, TimeoutError) as error:
-        _say(f"{host} port {settings.port}: {error or 'no answer'}")
-        return 1
-    public = settings.keys_dir / f"{HOST_KEY}.pub"
+        say(f"{host} port {settings.port}: {error or 'no answer'}")
+        return False
+    public = public_half(settings.keys_dir / HOST_KEY)
     if public.exists() and not same_key(key, public):
-        _say(f"{host} port {settings.port}: another host key than {public} answered: {key}")
-        return 1
-    _say("ok")
-    return 0
+        say(f"{host} port {settings.port}: another host key than {public} answered: {key}")
+        return False
+    say("ok")
+    return True
 
 
 def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -157,9 +159,9 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = asyncio.run(inspect(settings))
     for kind, sentences in (("warning", findings.warnings), ("error", findings.mistakes)):
         for sentence in sentences:
-            _say(f"{kind}: {sentence}")
-    _say(f"Landlock: {confinement.describe(settings.landlock)}.")
-    answers = [_healthcheck(options) == 0, _ready(settings)]
+            say(f"{kind}: {sentence}")
+    say(f"Landlock: {confinement.describe(settings.landlock)}.")
+    answers = [_answers(settings), _ready(settings)]
     return 0 if all(answers) and not findings.mistakes else 1
 
 
@@ -170,9 +172,9 @@ def _ready(settings: Settings) -> bool:
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        _say(f"/readyz: {answer.status}: {answer.read().decode().strip()}")
+        say(f"/readyz: {answer.status}: {answer.read().decode().strip()}")
     except OSError as error:
-        _say(f"/readyz: {host} port {settings.metrics_port}: {error}")
+        say(f"/readyz: {host} port {settings.metrics_port}: {error}")
         return False
     finally:
         connection.close()
@@ -183,17 +185,17 @@ def _hash_password(_: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if password != getpass.getpass("Once more: "):
-            _say("error: the two are not the same")
+            say("error: the two are not the same")
             return 1
     else:
         password = sys.stdin.readline().rstrip("\n")
     if not password:
-        _say("error: the password is empty")
+        say("error: the password is empty")
         return 1
     try:
         print(hash_password(password))
     except ValueError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 1
     return 0
 
@@ -207,8 +209,3 @@ def _owner(text: str) -> Owner:
     if not (uid.isdecimal() and colon and gid.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not UID:GID, such as 10001:10001")
     return Owner(int(uid), int(gid))
-
-
-def _say(line: str) -> None:
-    """A line for people, on standard error: standard output is the access log's."""
-    print(line, file=sys.stderr, flush=True)

@@ -76,6 +76,11 @@ def host_key_files(keys: Path) -> list[Path]:
     return [keys / f"{name}{suffix}" for suffix in ("", NEXT, PREVIOUS) for name in names]
 
 
+def public_half(private: Path) -> Path:
+    """Where the public key of a pair is."""
+    return private.with_name(f"{private.name}.pub")
+
+
 def _let_in(settings: Settings, gateway: Owner, say: Callable[[str], None]) -> None:
     """Let the gateway's user read what it needs, whatever the umask of whoever made it."""
     keys = settings.keys_dir
@@ -137,7 +142,7 @@ def _make_worker_key(settings: Settings, say: Callable[[str], None]) -> None:
     make_folder(folder)
     _write(
         folder / user,
-        private.with_suffix(".pub").read_text(encoding="ascii"),
+        public_half(private).read_text(encoding="ascii"),
         mode=0o644,
         owner=_owner_of(settings.keys_dir),
     )
@@ -182,7 +187,7 @@ def _make_pair(private: Path, comment: str, *, owner: Owner | None) -> None:
     pair = generate_ed25519(comment)
     # The public half first: a private key without it would look complete to the next start.
     _write(
-        private.with_name(private.name + ".pub"),
+        public_half(private),
         pair.public_line.rstrip("\n") + "\n",
         mode=0o644,
         owner=_owner_of(private.parent),

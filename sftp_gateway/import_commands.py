@@ -16,6 +16,7 @@ from typing import Final
 
 from sftp_gateway.auth import atomic
 from sftp_gateway.auth.importing import Fate, OldFile, bring_in
+from sftp_gateway.console import Load, add_config, printable, say
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -24,11 +25,10 @@ from sftp_gateway.first_start import (
     PREVIOUS,
     RSA_HOST_KEY,
     make_folder,
+    public_half,
 )
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import Settings
-
-Load = Callable[[argparse.Namespace], Settings]
 
 #: What sshd reads in a user's .ssh folder, unless it is told otherwise (AuthorizedKeysFile).
 _OLD_NAMES: Final = ("authorized_keys", "authorized_keys2")
@@ -49,9 +49,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], l
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text} {_STATUS}")
         sub.set_defaults(command=lambda options: action(load(options), options))
-        sub.add_argument(
-            "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
-        )
+        add_config(sub)
         sub.add_argument("--dry-run", action="store_true", help="only say what would be done")
         return sub
 
@@ -86,10 +84,6 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], l
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 # Users' keys
 
 
@@ -103,7 +97,7 @@ def _import_authorized_keys(settings: Settings, options: argparse.Namespace) -> 
             text = _text(path)
             user = options.user or _owner(path, settings)
             if user not in settings.users:
-                _say(f"warning: {path} is left out: {_no_user(settings, user)}")
+                say(f"warning: {path} is left out: {_no_user(settings, user)}")
                 skipped = True
                 continue
             files.setdefault(user, []).append(OldFile(_name(path), text))
@@ -196,19 +190,15 @@ def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run:
         for became in ("added", "there already", "refused")
     ]
     also = " (a dry run: nothing was written)" if dry_run else ""
-    _say(f"{path}: {', '.join(counts)}{also}")
+    say(f"{path}: {', '.join(counts)}{also}")
     return not useless
 
 
 def _told(fate: Fate, why: str) -> str:
-    what = "" if fate.key is None else f"{fate.key.fingerprint} ({_shown(fate.key.comment)})"
+    what = "" if fate.key is None else f"{fate.key.fingerprint} ({printable(fate.key.comment)})"
     return f"{fate.file}, line {fate.line}: {fate.became}: " + "; ".join(
         filter(None, [what, fate.said, why])
     )
-
-
-def _shown(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _why_useless(settings: Settings, fate: Fate) -> str:
@@ -289,7 +279,7 @@ def _put(
     place: Path, private: bytes, line: str, settings: Settings, options: argparse.Namespace
 ) -> str:
     """What was done. Raises ValueError where another key is there."""
-    public = place.with_name(f"{place.name}.pub")
+    public = public_half(place)
     there = place.exists()
     if there and host_keys.public_line_of(place.read_bytes()).split()[:2] == line.split()[:2]:
         return f"there already as {place}"

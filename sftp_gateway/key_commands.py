@@ -21,6 +21,7 @@ from sftp_gateway.auth import (
     parse_authorized_keys,
 )
 from sftp_gateway.auth.key_options import parse_expiry
+from sftp_gateway.console import Load, add_config, printable, say
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -29,11 +30,10 @@ from sftp_gateway.first_start import (
     PREVIOUS,
     USER_CA_KEYS,
     host_key_files,
+    public_half,
 )
 from sftp_gateway.observability.last_used import last_used, lines_of, with_rotated
 from sftp_gateway.settings import Settings
-
-Load = Callable[[argparse.Namespace], Settings]
 
 #: How long a key that is rotated stays good.
 _OVERLAP: Final = "+7d"
@@ -61,9 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
 
         sub = actions.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument(
-            "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
-        )
+        add_config(sub)
         for argument in names:
             sub.add_argument(argument, help=_ARGUMENTS[argument])
         return sub
@@ -116,10 +114,6 @@ def moment(text: str, now: datetime) -> datetime:
     return parse_expiry(text.replace("-", "") if _DASHED.fullmatch(text) else text)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _file(settings: Settings, user: str) -> Path:
     if user not in settings.users:
         raise ConfigurationError(
@@ -162,7 +156,7 @@ def _add(settings: Settings, options: argparse.Namespace) -> None:
 
     expires = None if options.expires is None else _moment(options.expires)
     key = _change(path, edit)
-    _say(f"{key.fingerprint} ({key.comment}) may log in as {options.USER}")
+    say(f"{key.fingerprint} ({key.comment}) may log in as {options.USER}")
 
 
 def _expire(settings: Settings, options: argparse.Namespace) -> None:
@@ -171,12 +165,12 @@ def _expire(settings: Settings, options: argparse.Namespace) -> None:
         _file(settings, options.USER),
         lambda text: keyring.expire_key(text, options.KEY, when),
     )
-    _say(f"{key.fingerprint} ({key.comment}) may log in until {_shown(when)}")
+    say(f"{key.fingerprint} ({key.comment}) may log in until {_shown(when)}")
 
 
 def _remove(settings: Settings, options: argparse.Namespace) -> None:
     key = _change(_file(settings, options.USER), lambda text: keyring.remove_key(text, options.KEY))
-    _say(f"{key.fingerprint} ({key.comment}) may not log in as {options.USER} any more")
+    say(f"{key.fingerprint} ({key.comment}) may not log in as {options.USER} any more")
 
 
 def _rotate(settings: Settings, options: argparse.Namespace) -> None:
@@ -195,15 +189,11 @@ def _rotate(settings: Settings, options: argparse.Namespace) -> None:
     try:
         old = _change(path, edit)
     except ConfigurationError:
-        for half in (new, _public(new)):
+        for half in (new, public_half(new)):
             half.unlink()
         raise
-    _say(f"made {new}, which may log in as {options.USER}; copy it to the worker (mode 600)")
-    _say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
-
-
-def _public(private: Path) -> Path:
-    return private.with_name(f"{private.name}.pub")
+    say(f"made {new}, which may log in as {options.USER}; copy it to the worker (mode 600)")
+    say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
 
 
 def _write_pair(private: Path, pem: bytes, line: str, *, like: Path | None) -> None:
@@ -211,7 +201,7 @@ def _write_pair(private: Path, pem: bytes, line: str, *, like: Path | None) -> N
         atomic.write_new(private, pem, mode=0o600, like=like or private.parent)
         try:
             atomic.write_new(
-                _public(private), f"{line}\n".encode(), mode=0o644, like=private.parent
+                public_half(private), f"{line}\n".encode(), mode=0o644, like=private.parent
             )
         except OSError:
             private.unlink()
@@ -240,7 +230,7 @@ def _prepare(current: Path, following: Path, previous: Path) -> None:
         raise ConfigurationError([f"{previous} is still there; finish that rotation first"])
     pair = generate_ed25519("sftp-gateway host key")
     _write_pair(following, pair.private_pem, pair.public_line, like=current)
-    _say(
+    say(
         f"made {following}. Clients with `UpdateHostKeys yes` learn it at their next login; when "
         "all have been there: sftp-gateway keys rotate-host promote"
     )
@@ -251,10 +241,10 @@ def _promote(current: Path, following: Path, previous: Path) -> None:
         raise ConfigurationError([f"there is no {following}; prepare it first"])
     for old, new in ((current, previous), (following, current)):
         # The public half first: whoever compares it with the key that answers looks at both.
-        for half in (_public, Path):
+        for half in (public_half, Path):
             if half(old).exists():
                 half(old).rename(half(new))
-    _say(
+    say(
         f"{current} is the new key now. The old one is announced on, so that this can be undone; "
         "at last: sftp-gateway keys rotate-host finish"
     )
@@ -263,9 +253,9 @@ def _promote(current: Path, following: Path, previous: Path) -> None:
 def _finish(current: Path, following: Path, previous: Path) -> None:
     if not previous.exists():
         raise ConfigurationError([f"there is no {previous}; nothing is to be finished"])
-    for half in (previous, _public(previous)):
+    for half in (previous, public_half(previous)):
         half.unlink(missing_ok=True)
-    _say(f"deleted {previous}; clients forget it at their next login")
+    say(f"deleted {previous}; clients forget it at their next login")
 
 
 _STEPS: Final[dict[str, Callable[[Path, Path, Path], None]]] = {
@@ -289,7 +279,7 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
             seen = "?" if used is None else used.get((user, key.fingerprint), "-")
             rows.append(_row(user, key, "-" if user == "(authority)" or key.authority else seen))
     for path in host_key_files(settings.keys_dir):
-        for key in _keys(_public(path)):
+        for key in _keys(public_half(path)):
             kind = path.suffix.removeprefix(".") or "current"
             rows.append(
                 (f"(host, {kind})", key.fingerprint, key.key_type, "-", "-", "-", path.name)
@@ -310,7 +300,7 @@ def _keys(path: Path) -> Sequence[AuthorizedKey]:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
     parsed = parse_authorized_keys(text, source=str(path))
     for mistake in parsed.mistakes:
-        _say(f"warning: {mistake}")
+        say(f"warning: {mistake}")
     return parsed.keys
 
 
@@ -323,8 +313,15 @@ def _row(user: str, key: AuthorizedKey, used: str) -> Sequence[str]:
     expires = "never" if key.expires is None else _shown(key.expires)
     if key.expires is not None and key.expires < datetime.now(UTC):
         expires += " (over)"
-    shown = "".join(character if character.isprintable() else "?" for character in key.comment)
-    return user, key.fingerprint, key.key_type, expires, used, " ".join(options) or "-", shown
+    return (
+        user,
+        key.fingerprint,
+        key.key_type,
+        expires,
+        used,
+        " ".join(options) or "-",
+        printable(key.comment),
+    )
 
 
 def _shown(when: datetime) -> str:
@@ -335,7 +332,7 @@ def _last_used(settings: Settings, logs: Sequence[str] | None) -> dict[tuple[str
     """The last login of each user and key; None where there is no log to look in."""
     file = settings.access_log.file
     if logs is None and file is None:
-        _say(
+        say(
             "When keys were last used is in the access log: give --log FILE, or --log - and pipe it"
         )
         return None

@@ -10,21 +10,20 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.history.queries import Entry, Filter, History, Sum
-from sftp_gateway.observability.history.scan import matching, sums
+from sftp_gateway.observability.history.scan import matching, rows, sums
 from sftp_gateway.observability.last_used import lines_of
 from sftp_gateway.observability.status import tables, words
 from sftp_gateway.observability.status.markup import visible
 from sftp_gateway.settings import Settings
-
-Load = Callable[[argparse.Namespace], Settings]
 
 #: Seconds between two looks with `--follow`.
 _LOOK: Final = 0.5
@@ -51,9 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     text = "Show what was read by whom, what was denied, and sums of it."
     sub = commands.add_parser("logs", help=text, description=text, epilog=_EPILOG)
     sub.set_defaults(command=lambda options: _logs(options, load))
-    sub.add_argument(
-        "--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml"
-    )
+    add_config(sub)
     sub.add_argument(
         "file",
         nargs="?",
@@ -166,11 +163,11 @@ def _filter(options: argparse.Namespace) -> Filter:
 def _show_file(options: argparse.Namespace, which: Filter) -> int:
     try:
         source = sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)])
-        found = matching(source, which)
         if options.by:
-            return _print_sums(options, sums(found, options.by, options.lines or _LINES))
+            found = sums(rows(source, which), options.by, options.lines or _LINES)
+            return _print_sums(options, found)
         # A file is shown as a whole: who wants its end has tail.
-        entries = (Entry(0, line) for line in found)
+        entries = (Entry(0, line) for line in matching(source, which))
         return _print_lines(options, _first(entries, options.lines))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -242,7 +239,7 @@ def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
         shown = True
     sys.stdout.flush()
     if not shown:
-        _say("nothing like this was logged")
+        say("nothing like this was logged")
     return 0
 
 
@@ -317,7 +314,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
         _print_table(rows)
     sys.stdout.flush()
     if not found:
-        _say("nothing like this was logged")
+        say("nothing like this was logged")
     return 0
 
 
@@ -330,7 +327,3 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         numbers = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         print("  ".join((*numbers, row[-1])))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway.auth import atomic
+from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import Settings
 from sftp_gateway.worker_kit.contents import Kit
 from sftp_gateway.worker_kit.host_keys import public_host_keys
 from sftp_gateway.worker_kit.hosts import Outcome, parse_hosts
 from sftp_gateway.worker_kit.progress import Progress
-
-Load = Callable[[argparse.Namespace], Settings]
 
 _MOUNT: Final = "/mnt/sshfs/main-server"
 _SCRIPT: Final = "worker-kit.sh"
@@ -68,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
         default=300.0,
         help="for --hosts: for each worker; default: 300",
     )
-    add("--config", type=Path, metavar="FILE", help="default: config/sftp-gateway.toml")
+    add_config(parser)
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -77,7 +76,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         return _set_up(kit, options)
     if options.stdout:
         if sys.stdout.isatty():
-            _say("This is the script itself; pipe it: ... | ssh root@WORKER sh")
+            say("This is the script itself; pipe it: ... | ssh root@WORKER sh")
         sys.stdout.buffer.write(kit.script())
         sys.stdout.buffer.flush()
         return 0
@@ -87,10 +86,10 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigurationError(
             [f"{error.filename or options.out}: cannot be written: {error.strerror}"]
         ) from error
-    _say(f"made {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
-    _say(f"    sh {_SCRIPT}")
+    say(f"made {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
+    say(f"    sh {_SCRIPT}")
     if kit.key is not None:
-        _say("The worker's private key is in both: keep them secret, and delete them afterwards.")
+        say("The worker's private key is in both: keep them secret, and delete them afterwards.")
     return 0
 
 
@@ -150,10 +149,7 @@ def _write(kit: Kit, folder: Path) -> None:
 def _write_file(path: Path, content: bytes, mode: int) -> None:
     """Anew, so that it has its mode before it has its content."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)
+    atomic.write_new(path, content, mode=mode)
 
 
 def _set_up(kit: Kit, options: argparse.Namespace) -> int:
@@ -193,9 +189,5 @@ def _report(outcomes: Sequence[Outcome]) -> int:
     for each in outcomes:
         print(f"{each.host.name.ljust(width)}  {'ok    ' if each.ok else 'FAILED'}  {each.says}")
     failed = sum(not each.ok for each in outcomes)
-    _say(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
+    say(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
     return 1 if failed else 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

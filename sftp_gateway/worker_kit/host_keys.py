@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import HOST_KEY, NIST_HOST_KEY, host_key_files
+from sftp_gateway.first_start import HOST_KEY, NIST_HOST_KEY, host_key_files, public_half
+from sftp_gateway.server.host_keys import public_line_of
 from sftp_gateway.settings import Settings
 
 
@@ -33,17 +32,12 @@ def public_host_keys(settings: Settings) -> list[str]:
 
 def _public(private: Path) -> str:
     """Of a key that another server had there may be no public half, or another key's."""
-    public = private.with_name(f"{private.name}.pub")
+    public = public_half(private)
     try:
         if public.exists():
             line = public.read_text(encoding="utf-8")
         else:
-            key = serialization.load_ssh_private_key(private.read_bytes(), password=None)
-            line = (
-                key.public_key()
-                .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-                .decode("ascii")
-            )
+            line = public_line_of(private.read_bytes())
         kind, blob, *_ = line.split()
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: cannot be read: {error.strerror}"]) from error

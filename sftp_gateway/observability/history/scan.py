@@ -9,15 +9,20 @@ from sftp_gateway.observability.history.queries import By, Filter, Sum
 from sftp_gateway.observability.history.store import COLUMNS, Row, row_of
 
 
-def matching(lines: Iterable[bytes], which: Filter) -> Iterator[str]:
-    """The lines that the filter has, without their line feeds.
+def rows(lines: Iterable[bytes], which: Filter) -> Iterator[Row]:
+    """The lines that the filter has, as the history would keep them.
 
     What log shippers and `docker logs` put before a line is left out, and so is what is no line.
     """
     for line in lines:
         found = row_of(line[max(0, line.find(b"{")) :])
         if found is not None and _has(found[0], which):
-            yield found[0][-1]
+            yield found[0]
+
+
+def matching(lines: Iterable[bytes], which: Filter) -> Iterator[str]:
+    """The same as they stand there, without their line feeds."""
+    return (row[-1] for row in rows(lines, which))
 
 
 def _has(row: Row, which: Filter) -> bool:
@@ -41,13 +46,12 @@ class _Total:
     files: set[str] = field(default_factory=set)
 
 
-def sums(lines: Iterable[str], by: By, limit: int) -> list[Sum]:
+def sums(found: Iterable[Row], by: By, limit: int) -> list[Sum]:
     """As History.sums."""
     totals: dict[str, _Total] = {}
-    for line in lines:
-        found = row_of(line.encode())
-        values = dict(zip(COLUMNS, found[0], strict=True)) if found else {}
-        name = values.get("path" if by == "file" else by)
+    for row in found:
+        values = dict(zip(COLUMNS, row, strict=True))
+        name = values["path" if by == "file" else by]
         if name is None:
             continue
         if by == "file":

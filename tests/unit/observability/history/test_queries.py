@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history.queries import Filter, History, Sum
-from sftp_gateway.observability.history.scan import matching, sums
+from sftp_gateway.observability.history.scan import matching, rows, sums
 from sftp_gateway.observability.history.store import Store
 from tests.support.history import NOON, line, read, row
 
@@ -92,7 +92,7 @@ def expected(name: str, *numbers: int, share: str = "", last: float) -> Sum:
 )  # fmt: skip
 def test_sums_are_the_same_in_both(history: History, by: str, found: list[Sum]) -> None:
     assert history.sums(Filter(), by, 10) == found  # type: ignore[arg-type]
-    assert sums(matching(LINES, Filter()), by, 10) == found  # type: ignore[arg-type]
+    assert sums(rows(LINES, Filter()), by, 10) == found  # type: ignore[arg-type]
     assert history.sums(Filter(), by, 1) == found[:1]  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ def test_a_file_is_one_whoever_reads_it(history: History) -> None:
         ("models/a.bin", "models", 1500, 2),
         ("scans/100%_ü.tif", "scans", 300, 1),
     ]
-    assert [each.name for each in sums(matching(LINES, only), "file", 10)] == [
+    assert [each.name for each in sums(rows(LINES, only), "file", 10)] == [
         "models/a.bin",
         "scans/100%_ü.tif",
     ]
