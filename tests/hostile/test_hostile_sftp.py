@@ -7,7 +7,7 @@ import struct
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import product
 
 import pytest
@@ -69,6 +69,18 @@ def _tricks() -> Iterator[bytes]:
     for prefix in (b"", SHARE, b"share/", b"/home/gvpocr/", b"/home/gvpocr/others/"):
         yield from (prefix + form for form in _FORMS)
         yield from (prefix + climb + secret for climb, secret in product(_CLIMBS, _SECRETS))
+
+
+@contextlib.asynccontextmanager
+async def beside_another(attacked: Target) -> AsyncIterator[Live]:
+    """A session whose connection has another, which has to be served when this one has ended."""
+    async with connected(attacked) as connection:
+        other = await open_live(connection)
+        await other.init()
+        session = await open_live(connection)
+        await session.init()
+        yield session
+        assert isinstance(await other.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
 async def _read_all(session: Live, handle: bytes) -> bytes:
@@ -142,31 +154,21 @@ async def test_nobody_else_s_handle_can_be_guessed(attacked: Target) -> None:
 async def test_what_is_no_request_is_refused_or_ends_its_channel_only(
     attacked: Target, first: bytes
 ) -> None:
-    async with connected(attacked) as connection:
-        other = await open_live(connection)
-        await other.init()
-        session = await open_live(connection)
-        await session.init()
+    async with beside_another(attacked) as session:
         session.send(first, *[first] * 200)
         session.channel.write_eof()
         await session.end()
         assert {type(reply) for reply in session.replies} <= {StatusReply}
-        assert isinstance(await other.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
 @pytest.mark.parametrize("length", [256 * 1024 + 1, 2**31, 2**32 - 1])
 async def test_a_packet_longer_than_any_ends_its_channel_before_it_comes(
     attacked: Target, length: int
 ) -> None:
-    async with connected(attacked) as connection:
-        other = await open_live(connection)
-        await other.init()
-        session = await open_live(connection)
-        await session.init()
+    async with beside_another(attacked) as session:
         session.send(uint32(length))
         await session.end()
         assert session.replies == []
-        assert isinstance(await other.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
 async def test_a_packet_that_never_becomes_whole_costs_no_more_than_it_may_have(

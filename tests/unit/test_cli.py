@@ -8,25 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sftp_gateway import __version__, cli
 from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
-from sftp_gateway.cli import main
+from tests.support.commands import Ran, Run, runs
 from tests.support.gateway import environment, free_port
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -38,16 +27,7 @@ def folder(unconfigured: Path) -> Path:
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command in this process."""
-
-    def ran(*arguments: str) -> Ran:
-        try:
-            status = main(arguments)
-        except SystemExit as ended:  # argparse's way
-            status = int(ended.code or 0)
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return ran
+    return runs(capsys)
 
 
 COMMANDS = (

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sftp_gateway.auth import generate_ed25519, parse_authorized_keys
-from sftp_gateway.cli import main
 from sftp_gateway.first_start import set_up
 from sftp_gateway.settings import Settings
+from tests.support.commands import Run, runs
 from tests.support.keys import make_key, public_line
 
 OURS = Path("keys/authorized_keys/gvpocr")
@@ -21,24 +19,9 @@ ONE = generate_ed25519("one").public_line
 TWO = generate_ed25519("two").public_line
 
 
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def ran(*arguments: str | Path) -> Ran:
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return ran
+    return runs(capsys)
 
 
 @pytest.fixture
