@@ -10,7 +10,8 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,11 +19,14 @@ from typing import Any, Final
 
 from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability.events import EVENTS
+from sftp_gateway.observability.history.feed import LEFT_OUT
 from sftp_gateway.observability.history.queries import Entry, Filter, History, Sum
 from sftp_gateway.observability.history.scan import matching, rows, sums
 from sftp_gateway.observability.last_used import lines_of
 from sftp_gateway.observability.status import tables, words
 from sftp_gateway.observability.status.markup import visible
+from sftp_gateway.observability.status.query import RESULTS
 from sftp_gateway.settings import Settings
 
 #: Seconds between two looks with `--follow`.
@@ -166,26 +170,39 @@ def _show_file(options: argparse.Namespace, which: Filter) -> int:
         if options.by:
             found = sums(rows(source, which), options.by, options.lines or _LINES)
             return _print_sums(options, found)
-        # A file is shown as a whole: who wants its end has tail.
-        entries = (Entry(0, line) for line in matching(source, which))
-        return _print_lines(options, _first(entries, options.lines))
+        entries: Iterable[Entry] = (Entry(0, line) for line in matching(source, which))
+        if options.lines is not None:
+            entries = deque(entries, maxlen=options.lines)
+        return _print_lines(options, entries)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise ConfigurationError([f"{options.file}: cannot be read: {error.strerror}"]) from error
 
 
-def _first(entries: Iterator[Entry], count: int | None) -> Iterator[Entry]:
-    for number, entry in enumerate(entries):
-        if count is not None and number >= count:
-            return
-        yield entry
-
-
 # From the history
 
 
+def _check_words(which: Filter) -> None:
+    """A word that the history never has would look as if nothing had happened."""
+    mistakes = []
+    if which.result not in RESULTS:
+        mistakes.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
+    if which.event in LEFT_OUT:
+        mistakes.append(
+            f"--event: the history does not keep {which.event!r}; an access log has it: "
+            "sftp-gateway logs FILE"
+        )
+    elif which.event:
+        kept = sorted({each.name for each in EVENTS} - LEFT_OUT)
+        if which.event not in kept:
+            mistakes.append(f"--event: {which.event!r} is none of {', '.join(kept)}")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
 def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> int:
+    _check_words(which)
     history = History(settings.history.file)
     if not settings.history.file.exists():
         raise ConfigurationError(

@@ -99,6 +99,35 @@ def test_nothing_found_is_said(logs: Logs) -> None:
     assert "nothing like this was logged" in logs("--by", "user", "--user", "nobody")[2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--result", "denid"), "'denid' is none of ok, denied, refused, aborted"),
+     (("--event", "denid"), "'denid' is none of command_answered, "),
+     (("--event", "request", "--by", "user"), "the history does not keep 'request'")],
+)  # fmt: skip
+def test_a_word_that_no_line_has_is_not_taken_for_nothing_logged(
+    arguments: tuple[str, ...], said: str, logs: Logs
+) -> None:
+    status, shown, told = logs(*arguments)
+    assert (status, shown) == (2, "")
+    assert said in told
+
+
+def test_a_file_may_have_lines_that_the_history_has_not(logs: Logs, unconfigured: Path) -> None:
+    request = line("request", at=NOON, operation="read", result="failure")
+    (unconfigured / "access.log").write_bytes(request)
+    shown = logs("access.log", "--event", "request", "--result", "failure", "--json")[1]
+    assert shown.encode() == request
+
+
+@pytest.mark.parametrize("source", [[], ["access.log"]])
+def test_a_number_of_lines_is_of_the_last(
+    source: list[str], logs: Logs, unconfigured: Path
+) -> None:
+    (unconfigured / "access.log").write_bytes(b"".join(LINES))
+    assert logs(*source, "-n", "2", "--json")[1].encode() == b"".join(LINES[-2:])
+
+
 def test_json_is_the_very_line(logs: Logs) -> None:
     assert logs("--json")[1].encode() == b"".join(LINES)
 
