@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import sqlite3
 import sys
@@ -17,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.console import Load, add_config, say, while_it_is_read
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.events import EVENTS
 from sftp_gateway.observability.history.feed import LEFT_OUT
@@ -123,21 +122,18 @@ def _count(text: str) -> int:
 
 
 def _logs(options: argparse.Namespace, load: Load) -> int:
-    try:
-        which = _filter(options)
-        if options.follow and (options.by or options.file):
-            raise ConfigurationError(
-                ["--follow goes with the history's lines only; a file is followed by: "
-                 "tail -F FILE | sftp-gateway logs -"]
-            )  # fmt: skip
+    which = _filter(options)
+    if options.follow and (options.by or options.file):
+        raise ConfigurationError(
+            ["--follow goes with the history's lines only; a file is followed by: "
+             "tail -F FILE | sftp-gateway logs -"]
+        )  # fmt: skip
+    with while_it_is_read():
         if options.file:
-            return _show_file(options, which)
-        settings = load(options)
-        return _show_history(options, which, settings)
-    except BrokenPipeError:
-        # Whoever read has enough, as `head` does. Python would complain at its end, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            _show_file(options, which)
+        else:
+            _show_history(options, which, load(options))
+    return 0
 
 
 def _filter(options: argparse.Namespace) -> Filter:
@@ -164,16 +160,17 @@ def _filter(options: argparse.Namespace) -> Filter:
 # From a file
 
 
-def _show_file(options: argparse.Namespace, which: Filter) -> int:
+def _show_file(options: argparse.Namespace, which: Filter) -> None:
     try:
         source = sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)])
         if options.by:
             found = sums(rows(source, which), options.by, options.lines or _LINES)
-            return _print_sums(options, found)
+            _print_sums(options, found)
+            return
         entries: Iterable[Entry] = (Entry(0, line) for line in matching(source, which))
         if options.lines is not None:
             entries = deque(entries, maxlen=options.lines)
-        return _print_lines(options, entries)
+        _print_lines(options, entries)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -201,7 +198,7 @@ def _check_words(which: Filter) -> None:
         raise ConfigurationError(mistakes)
 
 
-def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> int:
+def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> None:
     _check_words(which)
     history = History(settings.history.file)
     if not settings.history.file.exists():
@@ -214,21 +211,22 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
         )
     try:
         if options.by:
-            return _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
-        if options.follow:
-            return _follow(options, history, which)
-        if options.lines is None and which.since is not None:
-            return _print_lines(options, history.lines(which))
-        found = history.entries(which, options.lines or _LINES, oldest_first=True)
-        return _print_lines(options, found)
+            _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
+        elif options.follow:
+            _follow(options, history, which)
+        elif options.lines is None and which.since is not None:
+            _print_lines(options, history.lines(which))
+        else:
+            count = options.lines or _LINES
+            _print_lines(options, history.entries(which, count, oldest_first=True))
     except sqlite3.Error as error:
         raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
 
 
-def _follow(options: argparse.Namespace, history: History, which: Filter) -> int:
+def _follow(options: argparse.Namespace, history: History, which: Filter) -> None:
     printer = _Printer(options)
-    found = history.entries(which, options.lines or 10, oldest_first=True)
     last = history.newest()
+    found = history.entries(_after(which, None, last), options.lines or 10, oldest_first=True)
     while True:
         for entry in found:
             printer.show(entry.line)
@@ -241,14 +239,14 @@ def _follow(options: argparse.Namespace, history: History, which: Filter) -> int
         last = newest
 
 
-def _after(which: Filter, after: int, newest: int) -> Filter:
+def _after(which: Filter, after: int | None, newest: int) -> Filter:
     return replace(which, after=after, before=newest + 1)
 
 
 # Showing
 
 
-def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
+def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> None:
     printer = _Printer(options)
     shown = False
     for entry in entries:
@@ -257,7 +255,6 @@ def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
     sys.stdout.flush()
     if not shown:
         say("nothing like this was logged")
-    return 0
 
 
 class _Printer:
@@ -306,7 +303,7 @@ def _columns(fields: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
-def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
+def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
     keys = ("bytes", "accesses", "files", "errors", "last")
     if options.json:
         for each in found:
@@ -332,7 +329,6 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
     sys.stdout.flush()
     if not found:
         say("nothing like this was logged")
-    return 0
 
 
 def _value(each: Sum, key: str) -> object:
