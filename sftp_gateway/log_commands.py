@@ -145,6 +145,9 @@ def _filter(options: argparse.Namespace) -> Filter:
             times[name] = moment(text, now).timestamp() if text else None
         except (ValueError, OverflowError) as error:
             raise ConfigurationError([f"--{name}: {error}"]) from error
+    since, until = times["since"], times["until"]
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(["--until is not later than --since: there is no time between"])
     return Filter(
         user=options.user,
         share=options.share,
@@ -152,8 +155,8 @@ def _filter(options: argparse.Namespace) -> Filter:
         result=options.result,
         event=options.event,
         client_ip=options.ip,
-        since=times["since"],
-        until=times["until"],
+        since=since,
+        until=until,
     )
 
 

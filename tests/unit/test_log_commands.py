@@ -72,6 +72,13 @@ def test_a_time_that_is_none_is_told_what_would_be(text: str, logs: Logs) -> Non
         assert f"--since: {text!r} is no time" in said
 
 
+def test_times_that_have_nothing_between_them_are_told(logs: Logs) -> None:
+    assert logs("--since", "1h", "--until", "2h")[::2] == (
+        2, "error: --until is not later than --since: there is no time between\n",
+    )  # fmt: skip
+    assert logs("--since", "2h", "--until", "1h")[0] == 0
+
+
 def test_lines_are_shown_in_columns_the_oldest_first_and_harm_no_terminal(logs: Logs) -> None:
     status, shown, _ = logs()
     assert status == 0
