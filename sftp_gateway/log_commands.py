@@ -34,6 +34,9 @@ _LOOK: Final = 0.5
 #: Lines that are shown where neither a time nor a number is asked for.
 _LINES: Final = 50
 
+#: The same before what is followed.
+_FEW: Final = 10
+
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -75,7 +78,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     which.add_argument("--until", metavar="WHEN", help="before then")
     which.add_argument(
         "-n", "--lines", type=_count, metavar="N",
-        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}",
+        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}, "
+        f"with --follow {_FEW}",
     )  # fmt: skip
     how = sub.add_argument_group("how they are shown")
     how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
@@ -217,19 +221,23 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
             _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
         elif options.follow:
             _follow(options, history, which)
-        elif options.lines is None and which.since is not None:
-            _print_lines(options, history.lines(which))
         else:
-            count = options.lines or _LINES
-            _print_lines(options, history.entries(which, count, oldest_first=True))
+            _print_lines(options, _there(options, history, which))
     except sqlite3.Error as error:
         raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
+
+
+def _there(options: argparse.Namespace, history: History, which: Filter) -> Iterable[Entry]:
+    if options.lines is None and which.since is not None:
+        return history.lines(which)
+    few = _FEW if options.follow else _LINES
+    return history.entries(which, options.lines or few, oldest_first=True)
 
 
 def _follow(options: argparse.Namespace, history: History, which: Filter) -> None:
     printer = _Printer(options)
     last = history.newest()
-    found = history.entries(_after(which, None, last), options.lines or 10, oldest_first=True)
+    found = _there(options, history, _after(which, None, last))
     while True:
         for entry in found:
             printer.show(entry.line)
@@ -238,7 +246,7 @@ def _follow(options: argparse.Namespace, history: History, which: Filter) -> Non
         newest = history.newest()
         if newest < last:  # begun anew
             last = 0
-        found = list(history.lines(_after(which, last, newest)))
+        found = history.lines(_after(which, last, newest))
         last = newest
 
 

@@ -213,6 +213,33 @@ def test_what_cannot_be_followed_is_told_how_it_can(logs: Logs) -> None:
     assert "tail -F FILE | sftp-gateway logs -" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ((), LINES[-2:] + LINES * 2),
+        (("-n", "1"), LINES[-1:]),
+        (("--since", "2026-01-01"), LINES * 5),
+    ],
+)
+def test_following_begins_with_what_is_there(
+    arguments: tuple[str, ...],
+    shown: list[bytes],
+    logs: Logs,
+    unconfigured: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    store = Store(unconfigured / "state/history.sqlite3", max_age=1e9, max_size=1 << 30)
+    store.add([row(each) for each in LINES * 4], {})
+    store.close()
+    monkeypatch.setattr("time.sleep", interrupted)
+    status, out, _ = logs("--follow", "--json", *arguments)
+    assert status == 130
+    assert out.encode() == b"".join(shown)
+
+
 @pytest.mark.parametrize("count", ["0", "-1", "many"])
 def test_a_number_of_lines_is_one(logs: Logs, count: str) -> None:
     with pytest.raises(SystemExit):
