@@ -11,7 +11,7 @@ import pytest
 from tests.support.gateway import REPOSITORY, Gateway, fill
 from tests.support.worker import Worker
 
-#: Making the machine that the first test waits for takes a minute or more.
+#: The machine that the first test waits for takes a minute or more to be made.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MOUNT = "/mnt/sshfs/main-server"

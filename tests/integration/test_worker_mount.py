@@ -11,7 +11,7 @@ from tests.integration.test_worker_kit import INSTALLED, MOUNT, MakeWorker, sshf
 from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.worker import Worker
 
-#: Making the machine that the first test waits for takes a minute or more.
+#: The machine that the first test waits for takes a minute or more to be made.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 #: Seconds in which a mount has to be back; how long it takes is in docs/worker-kit.md.
