@@ -18,7 +18,7 @@ def check_key(target: Target) -> None:
     """The private key's file: there, private, whole, without a passphrase."""
     given = "identityfile" in target.options
     keys = target.files("identityfile")
-    there = [path for path in keys if os.path.lexists(path)]
+    there = [path for path in keys if not _is_missing(path)]
     if not there and "password_stdin" in target.options:
         target.add("key", OK, "the mount logs in with a password")
     elif given and not there:
@@ -37,12 +37,23 @@ def check_key(target: Target) -> None:
         _check_key_file(target, path)
 
 
+def _is_missing(path: str) -> bool:
+    """Not so in a folder that this user may not enter: that says nothing of what is in it."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _check_key_file(target: Target, path: str) -> None:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             status, text = os.fstat(file.fileno()), file.read(1 << 16)
     except OSError as error:
-        again = " ".join(map(quote, ["sudo", *sys.argv]))
+        again = " ".join(map(quote, ["sudo", sys.executable, *sys.argv]))
         target.add(
             "key", PROBLEM, f"{path} cannot be read: {error.strerror}",
             "Run this as the user who mounts.", again,

@@ -234,6 +234,20 @@ def test_a_key_that_cannot_be_used_says_why_and_the_login_fails(
     assert "Permission denied (publickey)" in report.problem("login", "")["found"]
 
 
+def test_a_key_that_only_root_may_read_says_how_to_look_as_root(
+    gateway: Gateway, examine: Examine
+) -> None:
+    report = examine(*login(gateway), runner=NOBODY)
+    found = report.problem("key", f"{gateway.key} cannot be read: Permission denied")
+    (command,) = found["do"]
+    assert command.startswith("sudo ")
+    # As root already: the rest of it is enough.
+    ran = subprocess.run(
+        ["sh", "-c", command[len("sudo ") :]], cwd="/", capture_output=True, text=True
+    )
+    assert (ran.returncode, json.loads(ran.stdout)["ok"]) == (0, True), ran.stderr
+
+
 def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
     ca, key = make_key(folder / "ca", "ed25519"), make_key(folder / "key", "ed25519")
     subprocess.run(["ssh-keygen", "-q", "-s", ca, "-I", "w", *options, f"{key}.pub"], check=True)
