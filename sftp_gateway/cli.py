@@ -151,9 +151,10 @@ def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> argparse.Argumen
 
 
 def _worker_doctor(arguments: Sequence[str]) -> int:
-    from sftp_gateway import worker_doctor  # noqa: PLC0415 - it starts processes; the server has none
+    # Here, because it starts processes: the server has none.
+    from sftp_gateway.worker_doctor import command  # noqa: PLC0415
 
-    return worker_doctor.main(arguments, prog="sftp-gateway doctor --worker")
+    return command.main(arguments, prog="sftp-gateway doctor --worker")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
+
+from tests.support.machine import lacking
 
 #: Set by CI services and by .ci/run.
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
@@ -14,10 +15,8 @@ IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     real = [mark for mark in ("integration", "container") if item.get_closest_marker(mark)]
-    if real and os.geteuid() != 0:
-        pytest.skip(f"{real[0]} tests need root")
-    if real and not Path("/dev/fuse").is_char_device():
-        pytest.skip(f"{real[0]} tests need /dev/fuse")
+    if real and (missing := lacking()):
+        pytest.skip(f"{real[0]} tests need {missing}")
 
 
 @pytest.hookimpl(wrapper=True)

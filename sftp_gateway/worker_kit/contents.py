@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Final
 
+from sftp_gateway.worker_doctor.one_file import one_file
 from sftp_gateway.worker_kit import mounting
 
 SETUP: Final = "setup-sshfs-remote-worker.sh"
@@ -64,9 +65,7 @@ class Kit:
         }
         for name in _TEMPLATES:
             kit[name] = File(content=self._filled(_template(name)))
-        doctor = files("sftp_gateway") / "worker_doctor.py"
-        program = b"#!/usr/bin/env python3\n" + doctor.read_bytes()
-        kit["sshfs-doctor"] = File(content=program, mode=0o755)
+        kit["sshfs-doctor"] = File(content=one_file(), mode=0o755)
         if self.key is not None:
             kit["worker_key"] = File(content=self.key, mode=0o600)
         return kit

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from benchmarks import delay
-from sftp_gateway import worker_doctor
-from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, running, wait_for
+from sftp_gateway.worker_doctor.one_file import one_file
+from sftp_gateway.worker_doctor.sshfs import find_process
+from tests.support.gateway import Gateway, fill, free_port, running, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -62,10 +63,12 @@ Examine = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def doctor() -> Iterator[Path]:
-    """The module as a worker has it: a file alone in a folder that everybody can come to."""
+    """The program as a worker has it: a file alone in a folder that everybody can come to."""
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
         Path(made).chmod(0o755)
-        yield Path(shutil.copy(REPOSITORY / "sftp_gateway/worker_doctor.py", f"{made}/doctor.py"))
+        program = Path(made) / "sshfs-doctor"
+        program.write_bytes(one_file())
+        yield program
 
 
 @pytest.fixture
@@ -229,6 +232,20 @@ def test_a_key_that_cannot_be_used_says_why_and_the_login_fails(
     found = report.problem("key", said)
     assert [command for command in found["do"] if command.startswith(do)] or not do
     assert "Permission denied (publickey)" in report.problem("login", "")["found"]
+
+
+def test_a_key_that_only_root_may_read_says_how_to_look_as_root(
+    gateway: Gateway, examine: Examine
+) -> None:
+    report = examine(*login(gateway), runner=NOBODY)
+    found = report.problem("key", f"{gateway.key} cannot be read: Permission denied")
+    (command,) = found["do"]
+    assert command.startswith("sudo ")
+    # As root already: the rest of it is enough.
+    ran = subprocess.run(
+        ["sh", "-c", command[len("sudo ") :]], cwd="/", capture_output=True, text=True
+    )
+    assert (ran.returncode, json.loads(ran.stdout)["ok"]) == (0, True), ran.stderr
 
 
 def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
@@ -470,7 +487,7 @@ def test_options_are_not_taken_from_what_others_call_sshfs(owner: int, found: bo
     try:
         running = Path(f"/proc/{process.pid}/cmdline")
         wait_for(lambda: running.read_bytes().startswith(b"sshfs"), "it to run")
-        pid, words = worker_doctor.find_process("/mnt/of a test")
+        pid, words = find_process("/mnt/of a test")
         assert (pid, words) == ((process.pid, command) if found else (0, []))
     finally:
         process.communicate(b"\n")

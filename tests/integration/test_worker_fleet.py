@@ -12,7 +12,7 @@ from tests.integration.test_worker_kit import MOUNT, MakeWorker
 from tests.support.gateway import Gateway, wait_for
 from tests.support.worker import Worker
 
-#: Making the machine that the first test waits for takes a minute or more.
+#: The machine that the first test waits for takes a minute or more to be made.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sftp_gateway.worker_doctor.one_file import one_file
 from tests.support.gateway import REPOSITORY, Gateway, fill
 from tests.support.worker import Worker
 
-#: Making the machine that the first test waits for takes a minute or more.
+#: The machine that the first test waits for takes a minute or more to be made.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MOUNT = "/mnt/sshfs/main-server"
@@ -56,6 +57,8 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     assert worker.shell("systemctl is-active sshfs-main-server") == "active\n"
     worker.shell(f"grep -qx 4096 /sys/class/bdi/$(stat -c %Hd:%Ld {MOUNT})/read_ahead_kb")
     far_gateway.wait_event("file_closed", path="/home/gvpocr/models/weights", whole=True)
+    worker.put("/root/doctor", one_file())
+    worker.shell("cd /usr/local/bin && test -x sshfs-doctor && cmp sshfs-doctor /root/doctor")
 
 
 def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway import worker_doctor
 from sftp_gateway.cli import _parser
+from sftp_gateway.worker_doctor import command as worker_doctor
 from tests.support.gateway import REPOSITORY
 
 PAGES = (

@@ -41,8 +41,17 @@ def test_the_folder_has_every_file_of_the_kit(installation: Path) -> None:
     }  # fmt: skip
     assert "worker_key" not in names
     for path in (installation / "worker-kit").iterdir():
-        left = re.findall(r"@[A-Z_]+@", path.read_text())
+        left = re.findall(rb"@[A-Z_]+@", path.read_bytes())
         assert left == [], path.name
+
+
+def test_the_doctor_in_it_is_a_program_that_works_alone(installation: Path) -> None:
+    assert cli.main(["worker-kit", "--server", "main.example.org"]) == 0
+    doctor = installation / "worker-kit/sshfs-doctor"
+    assert doctor.stat().st_mode & 0o777 == 0o755
+    ran = subprocess.run([doctor, "--server", "a", "--port", "x"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.endswith("sshfs-doctor: error: --port: 'x' is no port\n")
 
 
 def test_the_gateways_keys_are_pinned_whether_they_have_a_public_file_or_not(
@@ -140,7 +149,7 @@ _STARTING = re.compile(
 )
 
 
-def test_only_the_fleet_starts_programs() -> None:
+def test_only_the_fleet_and_the_doctor_start_programs() -> None:
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -148,8 +157,8 @@ def test_only_the_fleet_starts_programs() -> None:
         if isinstance(node, ast.Attribute | ast.Import | ast.ImportFrom)
         and _STARTING.search(ast.unparse(node))
     }
-    # The doctor runs on workers and is copied there; no module of the gateway imports it.
-    assert found - {"worker_doctor.py"} == {"worker_kit/fleet.py"}
+    # The doctor runs on workers and is copied there; nothing that serves imports this of it.
+    assert found == {"worker_doctor/children.py", "worker_kit/fleet.py"}
 
 
 def test_what_serves_does_not_even_load_what_can_start_programs() -> None:
