@@ -23,7 +23,7 @@ from sftp_gateway import (
 )
 from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
-from sftp_gateway.console import add_config, say
+from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import HOST_KEY, Owner, public_half, set_up
 from sftp_gateway.inspection import inspect
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     try:
+        take_env_file(os.environ)
         return int(options.command(options))
     except ConfigurationError as error:
         for mistake in error.mistakes:
@@ -107,7 +108,8 @@ def _init(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    with while_it_is_read():
+        print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
     findings = asyncio.run(inspect(settings))
     for warning in findings.warnings:
         say(f"warning: {warning}")
@@ -128,11 +130,11 @@ def _answers(settings: Settings) -> bool:
     try:
         key = asyncio.run(handshake(host, settings.port, seconds=_HANDSHAKE_PATIENCE))
     except (OSError, TimeoutError) as error:
-        say(f"{host} port {settings.port}: {error or 'no answer'}")
+        say(f"error: {host} port {settings.port}: {_why(error)}")
         return False
     public = public_half(settings.keys_dir / HOST_KEY)
     if public.exists() and not same_key(key, public):
-        say(f"{host} port {settings.port}: another host key than {public} answered: {key}")
+        say(f"error: {host} port {settings.port}: another host key than {public} answered: {key}")
         return False
     say("ok")
     return True
@@ -173,13 +175,21 @@ def _ready(settings: Settings) -> bool:
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        say(f"/readyz: {answer.status}: {answer.read().decode().strip()}")
+        ready = answer.status == HTTPStatus.OK
+        kind = "" if ready else "error: "
+        say(f"{kind}/readyz: {answer.status}: {answer.read().decode().strip()}")
     except OSError as error:
-        say(f"/readyz: {host} port {settings.metrics_port}: {error}")
+        say(f"error: /readyz: {host} port {settings.metrics_port}: {_why(error)}")
         return False
     finally:
         connection.close()
-    return answer.status == HTTPStatus.OK
+    return ready
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there: the gateway does not run, or at another address or port"
+    return str(error) or "no answer"
 
 
 def _hash_password(_: argparse.Namespace) -> int:

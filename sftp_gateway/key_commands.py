@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from sftp_gateway.first_start import (
     host_key_files,
     public_half,
 )
+from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.observability.last_used import last_used, lines_of, with_rotated
 from sftp_gateway.settings import Settings
 
@@ -72,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
         action="append",
         metavar="FILE",
         help="an access log to find the last logins in, - for standard input; default: the "
-        "configured one, with what logrotate has made of it",
+        "configured one, with what logrotate has made of it, or the history",
     )
     adding = add("add", _add, "Let a user log in with a public key.", "USER")
     adding.add_argument("FILE", nargs="?", default="-", help="the .pub file; default: - (stdin)")
@@ -329,20 +331,26 @@ def _shown(when: datetime) -> str:
 
 
 def _last_used(settings: Settings, logs: Sequence[str] | None) -> dict[tuple[str, str], str] | None:
-    """The last login of each user and key; None where there is no log to look in."""
-    file = settings.access_log.file
-    if logs is None and file is None:
+    """The last login of each user and key; None where there is neither log nor history."""
+    file, history = settings.access_log.file, settings.history.file
+    lines: Iterable[bytes] = sys.stdin.buffer
+    if logs is not None:
+        if logs != ["-"]:
+            lines = lines_of(Path(log) for log in logs)
+    elif file is not None:
+        lines = lines_of(with_rotated(file))
+    elif history.exists():
+        logins = History(history).lines(Filter(event="login_accepted"))
+        lines = (entry.line.encode() for entry in logins)
+    else:
         say(
             "When keys were last used is in the access log: give --log FILE, or --log - and pipe it"
         )
         return None
-    lines: Iterable[bytes] = sys.stdin.buffer
-    if logs is None and file is not None:
-        lines = lines_of(with_rotated(file))
-    elif logs != ["-"]:
-        lines = lines_of(Path(log) for log in logs or ())
     try:
         found = last_used(lines)
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: cannot be read: {error.strerror}"]) from error
+    except sqlite3.Error as error:
+        raise ConfigurationError([f"{history}: cannot be read: {error}"]) from error
     return {login: f"{time[:19]}Z" for login, time in found.items()}

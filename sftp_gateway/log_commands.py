@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.console import Load, add_config, say, while_it_is_read
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability.events import EVENTS
+from sftp_gateway.observability.history.feed import LEFT_OUT
 from sftp_gateway.observability.history.queries import Entry, Filter, History, Sum
 from sftp_gateway.observability.history.scan import matching, rows, sums
 from sftp_gateway.observability.last_used import lines_of
 from sftp_gateway.observability.status import tables, words
 from sftp_gateway.observability.status.markup import visible
+from sftp_gateway.observability.status.query import RESULTS
 from sftp_gateway.settings import Settings
 
 #: Seconds between two looks with `--follow`.
@@ -30,6 +33,9 @@ _LOOK: Final = 0.5
 
 #: Lines that are shown where neither a time nor a number is asked for.
 _LINES: Final = 50
+
+#: The same before what is followed.
+_FEW: Final = 10
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -72,7 +78,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     which.add_argument("--until", metavar="WHEN", help="before then")
     which.add_argument(
         "-n", "--lines", type=_count, metavar="N",
-        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}",
+        help=f"the last N lines, or the first N of a sum; default: all since --since, or {_LINES}, "
+        f"with --follow {_FEW}",
     )  # fmt: skip
     how = sub.add_argument_group("how they are shown")
     how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
@@ -119,21 +126,18 @@ def _count(text: str) -> int:
 
 
 def _logs(options: argparse.Namespace, load: Load) -> int:
-    try:
-        which = _filter(options)
-        if options.follow and (options.by or options.file):
-            raise ConfigurationError(
-                ["--follow goes with the history's lines only; a file is followed by: "
-                 "tail -F FILE | sftp-gateway logs -"]
-            )  # fmt: skip
+    which = _filter(options)
+    if options.follow and (options.by or options.file):
+        raise ConfigurationError(
+            ["--follow goes with the history's lines only; a file is followed by: "
+             "tail -F FILE | sftp-gateway logs -"]
+        )  # fmt: skip
+    with while_it_is_read():
         if options.file:
-            return _show_file(options, which)
-        settings = load(options)
-        return _show_history(options, which, settings)
-    except BrokenPipeError:
-        # Whoever read has enough, as `head` does. Python would complain at its end, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            _show_file(options, which)
+        else:
+            _show_history(options, which, load(options))
+    return 0
 
 
 def _filter(options: argparse.Namespace) -> Filter:
@@ -145,6 +149,9 @@ def _filter(options: argparse.Namespace) -> Filter:
             times[name] = moment(text, now).timestamp() if text else None
         except (ValueError, OverflowError) as error:
             raise ConfigurationError([f"--{name}: {error}"]) from error
+    since, until = times["since"], times["until"]
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(["--until is not later than --since: there is no time between"])
     return Filter(
         user=options.user,
         share=options.share,
@@ -152,40 +159,54 @@ def _filter(options: argparse.Namespace) -> Filter:
         result=options.result,
         event=options.event,
         client_ip=options.ip,
-        since=times["since"],
-        until=times["until"],
+        since=since,
+        until=until,
     )
 
 
 # From a file
 
 
-def _show_file(options: argparse.Namespace, which: Filter) -> int:
+def _show_file(options: argparse.Namespace, which: Filter) -> None:
     try:
         source = sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)])
         if options.by:
             found = sums(rows(source, which), options.by, options.lines or _LINES)
-            return _print_sums(options, found)
-        # A file is shown as a whole: who wants its end has tail.
-        entries = (Entry(0, line) for line in matching(source, which))
-        return _print_lines(options, _first(entries, options.lines))
+            _print_sums(options, found)
+            return
+        entries: Iterable[Entry] = (Entry(0, line) for line in matching(source, which))
+        if options.lines is not None:
+            entries = deque(entries, maxlen=options.lines)
+        _print_lines(options, entries)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise ConfigurationError([f"{options.file}: cannot be read: {error.strerror}"]) from error
 
 
-def _first(entries: Iterator[Entry], count: int | None) -> Iterator[Entry]:
-    for number, entry in enumerate(entries):
-        if count is not None and number >= count:
-            return
-        yield entry
-
-
 # From the history
 
 
-def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> int:
+def _check_words(which: Filter) -> None:
+    """A word that the history never has would look as if nothing had happened."""
+    mistakes = []
+    if which.result not in RESULTS:
+        mistakes.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
+    if which.event in LEFT_OUT:
+        mistakes.append(
+            f"--event: the history does not keep {which.event!r}; an access log has it: "
+            "sftp-gateway logs FILE"
+        )
+    elif which.event:
+        kept = sorted({each.name for each in EVENTS} - LEFT_OUT)
+        if which.event not in kept:
+            mistakes.append(f"--event: {which.event!r} is none of {', '.join(kept)}")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
+def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> None:
+    _check_words(which)
     history = History(settings.history.file)
     if not settings.history.file.exists():
         raise ConfigurationError(
@@ -197,21 +218,26 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
         )
     try:
         if options.by:
-            return _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
-        if options.follow:
-            return _follow(options, history, which)
-        if options.lines is None and which.since is not None:
-            return _print_lines(options, history.lines(which))
-        found = history.entries(which, options.lines or _LINES, oldest_first=True)
-        return _print_lines(options, found)
+            _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
+        elif options.follow:
+            _follow(options, history, which)
+        else:
+            _print_lines(options, _there(options, history, which))
     except sqlite3.Error as error:
         raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
 
 
-def _follow(options: argparse.Namespace, history: History, which: Filter) -> int:
+def _there(options: argparse.Namespace, history: History, which: Filter) -> Iterable[Entry]:
+    if options.lines is None and which.since is not None:
+        return history.lines(which)
+    few = _FEW if options.follow else _LINES
+    return history.entries(which, options.lines or few, oldest_first=True)
+
+
+def _follow(options: argparse.Namespace, history: History, which: Filter) -> None:
     printer = _Printer(options)
-    found = history.entries(which, options.lines or 10, oldest_first=True)
     last = history.newest()
+    found = _there(options, history, _after(which, None, last))
     while True:
         for entry in found:
             printer.show(entry.line)
@@ -220,18 +246,18 @@ def _follow(options: argparse.Namespace, history: History, which: Filter) -> int
         newest = history.newest()
         if newest < last:  # begun anew
             last = 0
-        found = list(history.lines(_after(which, last, newest)))
+        found = history.lines(_after(which, last, newest))
         last = newest
 
 
-def _after(which: Filter, after: int, newest: int) -> Filter:
+def _after(which: Filter, after: int | None, newest: int) -> Filter:
     return replace(which, after=after, before=newest + 1)
 
 
 # Showing
 
 
-def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
+def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> None:
     printer = _Printer(options)
     shown = False
     for entry in entries:
@@ -240,7 +266,6 @@ def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> int:
     sys.stdout.flush()
     if not shown:
         say("nothing like this was logged")
-    return 0
 
 
 class _Printer:
@@ -289,7 +314,7 @@ def _columns(fields: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
-def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
+def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
     keys = ("bytes", "accesses", "files", "errors", "last")
     if options.json:
         for each in found:
@@ -315,7 +340,6 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> int:
     sys.stdout.flush()
     if not found:
         say("nothing like this was logged")
-    return 0
 
 
 def _value(each: Sum, key: str) -> object:

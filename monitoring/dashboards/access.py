@@ -62,10 +62,10 @@ def build() -> dashboard.Dashboard:
     return made
 
 
-def _of(event: str, *fields: str, where: str = _WHAT) -> str:
+def _of(event: str, *fields: str, of: str = ', share=~"$share"', where: str = _WHAT) -> str:
     """Lines of a kind of event, with fields of theirs taken out, as the boxes say."""
     taken = ", ".join(f'{field}="{field}"' for field in fields)
-    return f'{{job="sftp-gateway", event="{event}", share=~"$share"}} | json {taken} {where}'
+    return f'{{job="sftp-gateway", event="{event}"{of}}} | json {taken} {where}'
 
 
 def _closed(*more: str) -> str:
@@ -74,7 +74,8 @@ def _closed(*more: str) -> str:
 
 def _refused(*more: str) -> str:
     where = f"| user_tried=~`(?i).*$user.*` {_WHERE}"
-    return _of("login_refused", "user_tried", "client_ip", *more, where=where)
+    # A login is to no share: who chooses one still wants to see who knocks.
+    return _of("login_refused", "user_tried", "client_ip", *more, of="", where=where)
 
 
 def _denied(*more: str) -> str:

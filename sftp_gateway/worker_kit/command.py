@@ -168,7 +168,8 @@ def _set_up(kit: Kit, options: argparse.Namespace) -> int:
     try:
         text = options.hosts.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"--hosts: {options.hosts}: cannot be read: {error}"]) from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError([f"--hosts: {options.hosts}: cannot be read: {why}"]) from error
     hosts = parse_hosts(text, source=str(options.hosts))
     fleet = Fleet(
         kit=kit,

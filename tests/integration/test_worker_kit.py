@@ -46,6 +46,8 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     done = worker.set_up(far_gateway)
     assert done.returncode == 0, done.stderr
     assert f"==> mounted gvpocr@{worker.host_address}:/home/gvpocr at {MOUNT}" in done.stdout
+    assert f"sshfs-doctor --mount {MOUNT}\n" in done.stdout
+    worker.shell("test -x $(command -v sshfs-doctor)")
     worker.put("/root/expected", content)
     worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
     assert worker.run("touch", f"{MOUNT}/models/x").returncode

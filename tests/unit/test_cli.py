@@ -34,10 +34,14 @@ COMMANDS = (
     "serve",
     "check",
     "healthcheck",
+    "doctor",
     "init",
     "hash-password",
     "import-authorized-keys",
     "import-host-key",
+    "keys",
+    "logs",
+    "worker-kit",
 )
 
 
@@ -84,14 +88,19 @@ def test_what_is_no_command_is_a_usage_error(
     assert list(folder.iterdir()) == []
 
 
-def test_the_module_is_the_program(folder: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "sftp_gateway", "--version"],
-        cwd=folder,
-        env=environment(),
+def program(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sftp_gateway", *arguments],
+        cwd=cwd,
+        env=environment(**variables),
         capture_output=True,
         text=True,
     )
+
+
+def test_the_module_is_the_program(folder: Path) -> None:
+    ran = program("--version", cwd=folder)
     assert (ran.returncode, ran.stdout) == (0, f"sftp-gateway {__version__}\n")
 
 
@@ -245,7 +254,49 @@ def test_what_is_no_password_is_refused(
     assert run("hash-password") == Ran(1, "", said)
 
 
-# healthcheck
+# What is set
+
+
+def test_every_command_has_the_options_of_the_folders_env_file(folder: Path) -> None:
+    (folder / ".env").write_text(
+        "# docker-compose's\nSFTP_PORT=2200\n#SFTP_GATEWAY_PORT=1\n"
+        "SFTP_GATEWAY_PORT=2201 \nSFTP_GATEWAY_PUBLIC_HOST='main.example'\n"
+        'SFTP_GATEWAY_METRICS_PORT="9"\nSFTP_GATEWAY_ACCESS_LOG__FILE=\n'
+    )
+    checked = program("check", cwd=folder, SFTP_GATEWAY_METRICS_PORT="9223")
+    effective = json.loads(checked.stdout)
+    assert effective["port"] == 2201
+    assert effective["public_host"] == "main.example"
+    assert effective["metrics_port"] == 9223  # what is set already goes before
+    assert effective["access_log"]["file"] is None
+
+
+def test_a_mistake_in_the_env_file_is_told(folder: Path) -> None:
+    (folder / ".env").write_text("SFTP_GATEWAY_PROT=2201\n")
+    refused = program("healthcheck", cwd=folder)
+    assert refused.returncode == 2
+    assert "SFTP_GATEWAY_PROT" in refused.stderr
+
+
+def test_an_env_file_that_cannot_be_read_is_told(run: Run, folder: Path) -> None:
+    (folder / ".env").mkdir()
+    assert run("check") == Ran(2, "", "error: .env: cannot be read: Is a directory\n")
+
+
+def test_a_reader_of_check_that_has_enough_is_no_error(folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -m sftp_gateway check | :; echo "${PIPESTATUS[0]}"', sys.executable],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr  # there are no keys: the mistakes are told all the same
+    assert done.stdout == "2\n"
+
+
+# healthcheck and doctor
 
 
 def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +304,20 @@ def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(port))
     ran = run("healthcheck")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"127.0.0.1 port {port}: ")
+    assert ran.err.startswith(f"error: 127.0.0.1 port {port}: nothing listens there: ")
+
+
+def test_a_doctor_says_that_nothing_runs(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("init").status == 0
+    for option in ("PORT", "METRICS_PORT"):
+        monkeypatch.setenv(f"SFTP_GATEWAY_{option}", str(free_port()))
+    ran = run("doctor")
+    assert (ran.status, ran.out) == (1, "")
+    said = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 2
+    assert all("the gateway does not run" in line for line in said)
 
 
 def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ from sftp_gateway.cli import main
 from sftp_gateway.first_start import set_up
 from sftp_gateway.key_commands import moment
 from sftp_gateway.observability import LoginAccepted, Session, encode
+from sftp_gateway.observability.history.store import Store
 from sftp_gateway.settings import Settings
+from tests.support.history import row
 
 FILE = Path("keys/authorized_keys/gvpocr")
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -153,7 +155,15 @@ def test_the_list_tells_who_until_when_and_last_used(
     assert authority.startswith("(authority)")
     assert current.startswith("(host, current)")
     assert following.startswith("(host, next)")
-    # Where there is no log, that is not "never".
+    # Where there is neither log nor history, that is not "never".
     assert "  ?  " in keys("list").splitlines()[1]
+    Path("state").mkdir()
+    store = Store(Path("state/history.sqlite3"), max_age=1e9, max_size=1 << 30)
+    store.add([row(encode(LoginAccepted(time=60, session=session)))], {})
+    store.close()
+    assert "1970-01-01T00:01:00Z" in keys("list")
+    Path("state/history.sqlite3").write_bytes(b"broken" * 1000)
+    with pytest.raises(ValueError, match="cannot be read: file is not a database"):
+        keys("list")
     monkeypatch.setenv("SFTP_GATEWAY_ACCESS_LOG__FILE", "access.log")
     assert "1970-01-01T00:00:00Z" in keys("list")

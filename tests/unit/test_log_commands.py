@@ -72,6 +72,13 @@ def test_a_time_that_is_none_is_told_what_would_be(text: str, logs: Logs) -> Non
         assert f"--since: {text!r} is no time" in said
 
 
+def test_times_that_have_nothing_between_them_are_told(logs: Logs) -> None:
+    assert logs("--since", "1h", "--until", "2h")[::2] == (
+        2, "error: --until is not later than --since: there is no time between\n",
+    )  # fmt: skip
+    assert logs("--since", "2h", "--until", "1h")[0] == 0
+
+
 def test_lines_are_shown_in_columns_the_oldest_first_and_harm_no_terminal(logs: Logs) -> None:
     status, shown, _ = logs()
     assert status == 0
@@ -97,6 +104,35 @@ def test_nothing_found_is_said(logs: Logs) -> None:
     assert (status, shown) == (0, "")
     assert "nothing like this was logged" in said
     assert "nothing like this was logged" in logs("--by", "user", "--user", "nobody")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--result", "denid"), "'denid' is none of ok, denied, refused, aborted"),
+     (("--event", "denid"), "'denid' is none of command_answered, "),
+     (("--event", "request", "--by", "user"), "the history does not keep 'request'")],
+)  # fmt: skip
+def test_a_word_that_no_line_has_is_not_taken_for_nothing_logged(
+    arguments: tuple[str, ...], said: str, logs: Logs
+) -> None:
+    status, shown, told = logs(*arguments)
+    assert (status, shown) == (2, "")
+    assert said in told
+
+
+def test_a_file_may_have_lines_that_the_history_has_not(logs: Logs, unconfigured: Path) -> None:
+    request = line("request", at=NOON, operation="read", result="failure")
+    (unconfigured / "access.log").write_bytes(request)
+    shown = logs("access.log", "--event", "request", "--result", "failure", "--json")[1]
+    assert shown.encode() == request
+
+
+@pytest.mark.parametrize("source", [[], ["access.log"]])
+def test_a_number_of_lines_is_of_the_last(
+    source: list[str], logs: Logs, unconfigured: Path
+) -> None:
+    (unconfigured / "access.log").write_bytes(b"".join(LINES))
+    assert logs(*source, "-n", "2", "--json")[1].encode() == b"".join(LINES[-2:])
 
 
 def test_json_is_the_very_line(logs: Logs) -> None:
@@ -175,6 +211,33 @@ def test_what_cannot_be_followed_is_told_how_it_can(logs: Logs) -> None:
     status, _, said = logs("access.log", "--follow")
     assert status == 2
     assert "tail -F FILE | sftp-gateway logs -" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ((), LINES[-2:] + LINES * 2),
+        (("-n", "1"), LINES[-1:]),
+        (("--since", "2026-01-01"), LINES * 5),
+    ],
+)
+def test_following_begins_with_what_is_there(
+    arguments: tuple[str, ...],
+    shown: list[bytes],
+    logs: Logs,
+    unconfigured: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    store = Store(unconfigured / "state/history.sqlite3", max_age=1e9, max_size=1 << 30)
+    store.add([row(each) for each in LINES * 4], {})
+    store.close()
+    monkeypatch.setattr("time.sleep", interrupted)
+    status, out, _ = logs("--follow", "--json", *arguments)
+    assert status == 130
+    assert out.encode() == b"".join(shown)
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "many"])

@@ -24,10 +24,12 @@ _BUFFER: Final = 1 << 20
 #: The longest datagram that is received. A line is shorter: text of clients is cut.
 _LONGEST: Final = 1 << 18
 
-#: Lines that the history is not made of. Of a file `file_closed` says all that `file_opened` does,
+#: Events that the history is not made of. Of a file `file_closed` says all that `file_opened` does,
 #: of a connection `session_end`, and requests would drive out everything else.
+LEFT_OUT: Final = frozenset({"connection", "file_opened", "request"})
 _LEFT_OUT: Final = re.compile(
-    rb'^\{"time":"[^"\n]*","event":"(?:request|file_opened|connection)"[^\n]*\n', re.MULTILINE
+    rb'^\{"time":"[^"\n]*","event":"(?:%s)"[^\n]*\n' % b"|".join(map(str.encode, LEFT_OUT)),
+    re.MULTILINE,
 )
 
 #: What a datagram begins with that tells what a worker serves.

@@ -17,7 +17,11 @@ _GROUPS: Final[Mapping[By, str]] = {
     "file": "substr(path, 7 + instr(substr(path, 7), '/'))",
     "share": "share",
 }
-_COUNTED: Final[Mapping[By, str]] = {"user": "user", "file": "path", "share": "share"}
+_COUNTED: Final[Mapping[By, str]] = {
+    "user": "user IS NOT NULL",
+    "file": "path IS NOT NULL AND event != 'folder_listed'",
+    "share": "share IS NOT NULL",
+}
 
 #: Steps of SQLite's machine after which a question to it is given up: some seconds.
 _MOST_STEPS: Final = 200_000_000
@@ -92,7 +96,7 @@ class History:
 
     def sums(self, which: Filter, by: By, limit: int) -> list[Sum]:
         """Sums by user, file or share; those of most bytes first."""
-        where, values = _condition(which, f"{_COUNTED[by]} IS NOT NULL")
+        where, values = _condition(which, _COUNTED[by])
         share = "max(share)" if by == "file" else "''"
         query = f"""
             SELECT {_GROUPS[by]} AS name, ifnull({share}, ''), total(sent),

@@ -52,7 +52,7 @@ def sums(found: Iterable[Row], by: By, limit: int) -> list[Sum]:
     for row in found:
         values = dict(zip(COLUMNS, row, strict=True))
         name = values["path" if by == "file" else by]
-        if name is None:
+        if name is None or (by == "file" and values["event"] == "folder_listed"):
             continue
         if by == "file":
             name = name[6:].partition("/")[2]  # without /home/USER/, as the history has it

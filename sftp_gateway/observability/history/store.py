@@ -11,6 +11,7 @@ index: they are looked for by a part of them, which none would help.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -100,7 +101,9 @@ class Store:
         self._max_age = max_age
         self._max_size = max(LEAST_SIZE, max_size)
         # Before SQLite does it: who read what is nobody's business. Its other files copy the mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o640))
+        made = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        self._file = os.fstat(made)
+        os.close(made)
         self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
             self._prepare()
@@ -138,9 +141,11 @@ class Store:
     def forget(self, now: float) -> None:
         """Take out what is too old; to be called now and then.
 
-        Raises FileNotFoundError where the file was taken away: nobody would see what is written.
+        Raises FileNotFoundError where the file was taken away or another is in its place: nobody
+        would see what is written.
         """
-        self.path.stat()
+        if not os.path.samestat(self.path.stat(), self._file):
+            raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.path))
         self._take_out("WHERE time < ?", now - self._max_age)
         oldest = int((now - min(self._max_age, THROUGHPUT_AGE)) // 60)
         self._database.execute("DELETE FROM throughput WHERE minute < ?", (oldest,))

@@ -329,6 +329,7 @@ report() {
             "the options given here)."
     fi
     printf '%s\n' "For containers: $lib/docker-compose.sshfs-override.yml" \
+        "In trouble:     sshfs-doctor --mount $MOUNT" \
         "Undo it all:    $lib/setup-sshfs-remote-worker.sh --uninstall"
 }
 

@@ -67,6 +67,17 @@ def test_every_variable_that_is_used_is_there_and_the_other_way_round(name: str)
     assert used == there
 
 
+def test_a_chosen_share_hides_no_refused_login() -> None:
+    asked = [
+        target["expr"]
+        for panel in dashboard("access")["panels"]
+        for target in panel.get("targets", [])
+        if 'event="login_refused"' in target["expr"]
+    ]
+    assert len(asked) == 3
+    assert not any("$share" in expr for expr in asked)  # their lines have none
+
+
 def test_every_metric_is_one_that_the_gateway_has() -> None:
     asked = [question.expr for question in questions("prometheus")]
     asked += [rule["expr"] for rule in rules()]

@@ -88,6 +88,9 @@ def expected(name: str, *numbers: int, share: str = "", last: float) -> Sum:
                   expected("root", 0, 0, 0, 1, last=5)]),
         ("share", [expected("models", 1500, 2, 2, 1, last=4), expected("scans", 300, 1, 1, 1,
                                                                        last=3)]),
+        # A folder that was listed is no file.
+        ("file", [expected("models/a.bin", 1500, 2, 2, 1, share="models", last=4),
+                  expected("scans/100%_ü.tif", 300, 1, 1, 1, share="scans", last=2)]),
     ],
 )  # fmt: skip
 def test_sums_are_the_same_in_both(history: History, by: str, found: list[Sum]) -> None:

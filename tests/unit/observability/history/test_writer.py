@@ -165,15 +165,21 @@ def test_a_full_disk_is_told_and_what_waits_is_bounded(
     wait_for(lambda: kept.count() == 200 - dropped, "what had waited")
 
 
-def test_a_file_that_is_deleted_is_made_anew(
-    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_deleted_or_replaced_is_made_anew(
+    replaced: bool, tmp_path: Path, keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HOUSEKEEPING", 0.0)
     kept = keep().start()
     kept.sink.write(read("models/a"))
     wait_for(lambda: kept.count() == 1, "a row")
-    for file in kept.path.parent.glob("history*"):
-        file.unlink()
+    if replaced:
+        other = tmp_path / "other"
+        other.touch()
+        other.replace(kept.path)
+    else:
+        for file in kept.path.parent.glob("history*"):
+            file.unlink()
 
     def again() -> int:
         kept.sink.write(read("models/b"))
