@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 from typing import Final
 
 from sftp_gateway.errors import ConfigurationError
 
 #: Connections that may wait to be accepted; the kernel takes no more than net.core.somaxconn.
 _BACKLOG: Final = 1024
+
+#: The longest that TCP waits until it sends again what was not acknowledged, in milliseconds: who
+#: was cut off has its answers this soon after the link is back, and not after as long again as it
+#: was away. Linux knows it since 6.15 (include/uapi/linux/tcp.h); Python has no name for it.
+_TCP_RTO_MAX_MS: Final = 44
+_LONGEST_RETRANSMISSION: Final = 4_000
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,6 +65,8 @@ def _listening(
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # an older kernel; what is accepted inherits it
+            listener.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _LONGEST_RETRANSMISSION)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         listener.setblocking(False)
