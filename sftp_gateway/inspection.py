@@ -33,8 +33,7 @@ from sftp_gateway.first_start import (
 )
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
-from sftp_gateway.settings import AccessLogSettings, Settings, UserSettings
-from sftp_gateway.settings_status import SHORTEST_TOKEN
+from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, UserSettings
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
 

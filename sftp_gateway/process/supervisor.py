@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic
 
 from sftp_gateway import __version__
 from sftp_gateway.errors import ConfigurationError
@@ -42,75 +42,16 @@ from sftp_gateway.process.door import Door
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.program import AnyPlan, Plan, Program
 from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
-from sftp_gateway.process.watch import Looks
 from sftp_gateway.process.worker import REPORT_INTERVAL
 from sftp_gateway.process.workers import DRAIN_MARGIN, Workers
-from sftp_gateway.settings import Settings
 
 #: Seconds that processes which have nothing left to do get to end.
 _END_PATIENCE: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Plan(Protocol):
-    """A configuration that was looked at and found good; can be pickled."""
-
-    @property
-    def settings(self) -> Settings:
-        """The options."""
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What people should know of it."""
-
-    @property
-    def record_layer(self) -> str:
-        """Who seals and opens SSH packets, for the access log."""
-
-    @property
-    def landlock(self) -> int:
-        """The version of Landlock that confines workers; 0 for none."""
-
-    @property
-    def status_token(self) -> str | None:
-        """What the status page asks for."""
-
-    @property
-    def seen(self) -> Looks:
-        """How the files that it was read from looked before."""
-
-    @property
-    def access(self) -> object:
-        """Who may log in: what running workers can take over. Can be pickled and compared."""
-
-    def needs_new_workers(self, running: Any) -> bool:
-        """Whether more than `access` is different."""
-
-
-AnyPlan = TypeVar("AnyPlan", bound=Plan)
-
-
-class Program(Protocol[AnyPlan]):
-    """What the processes do; and `say`, which tells people."""
-
-    say: Callable[[str], None]
-
-    def load(self, running: AnyPlan) -> AnyPlan:
-        """Read the configuration again, in a child. Raises ConfigurationError."""
-
-    def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
-        """Be a worker at this end of the supervisor's socket."""
-
-    def observe(
-        self, plan: AnyPlan, control: socket.socket, listener: socket.socket, metrics: Path
-    ) -> None:
-        """Be the observer, which reads the metrics in that folder."""
-
-    def greet(self, plan: AnyPlan, port: int) -> None:
-        """Every worker serves: tell people."""
 
 
 class Supervisor(Generic[AnyPlan]):

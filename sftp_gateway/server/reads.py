@@ -18,6 +18,7 @@ from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse, data_header
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.owed import Owed
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
 
@@ -50,6 +51,7 @@ class Reads:
         lanes: Lanes,
         recorder: Recorder,
         outgoing: Outgoing,
+        owed: Owed,
         refuse: Callable[[Request, Exception, float], None],
         done: Callable[[FileHandle], None],
         hung: Callable[[Exception], None],
@@ -63,14 +65,13 @@ class Reads:
         self._lanes = lanes
         self._recorder = recorder
         self._outgoing = outgoing
+        self._owed = owed
         self._refuse = refuse
         self._done = done
         self._hung = hung
         self._max_length = max_length
         self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
-        #: READs that are on threads or wait for one.
-        self.pending = 0
         self._paused = False
         self._closed = False
 
@@ -88,7 +89,7 @@ class Reads:
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
             opened.pending += 1
-            self.pending += 1
+            self._owed.count += 1
             self._waiting.append(_SlowRead(read, opened, length, started))
             self._start()
         except Exception as error:  # whatever happens, the client gets an answer
@@ -113,7 +114,7 @@ class Reads:
     def close(self) -> None:
         """Nobody is there to be answered any more."""
         self._closed = True
-        self.pending -= len(self._waiting)
+        self._owed.count -= len(self._waiting)
         self._waiting.clear()
 
     def _start(self) -> None:
@@ -131,7 +132,7 @@ class Reads:
 
     def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
         self._on_threads -= 1
-        self.pending -= 1
+        self._owed.count -= 1
         slow.opened.pending -= 1
         error = error_of(future)
         if self._closed:

@@ -18,8 +18,8 @@ While packets wait, no more is read from the channel than its window holds, so a
 and never reads costs a bounded amount of memory and then waits.
 
 A request is tried on the event loop; when that would mean to wait for a disk, it is repeated on a
-thread. Responses may therefore overtake each other, as draft-ietf-secsh-filexfer-02 §6.1 allows;
-READDIR responses of one handle do not.
+thread (reads.py; operations.py for all but READs). Responses may therefore overtake each other, as
+draft-ietf-secsh-filexfer-02 §6.1 allows; READDIR responses of one handle do not.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from sftp_gateway.errors import Denied, FileSystemError, ProtocolError
+from sftp_gateway.errors import FileSystemError, ProtocolError
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
-from sftp_gateway.protocol.constants import MAX_READ_LENGTH, StatusCode
+from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server.bandwidth import Bandwidth
-from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
+from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
-from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.lanes import Lanes
+from sftp_gateway.server.operations import Operations
+from sftp_gateway.server.owed import Owed
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.status import refusal
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
@@ -103,7 +103,6 @@ class SftpSession:
         """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs."""
         self._channel = channel
         self._handles = handles
-        self._dispatcher = make_dispatcher(opened=recorder.opened, closed=self._close_handle)
         self._lanes = lanes
         self._recorder = recorder
         self._log_congested = log_congested
@@ -112,12 +111,27 @@ class SftpSession:
         self._backlog: deque[bytes] = deque()
         self._initialised = False
         self._outgoing = channel.outgoing
-        self._pending = 0
+        self._owed = Owed()
+        self._operations = Operations(
+            dispatcher=make_dispatcher(opened=recorder.opened, closed=self._close_handle),
+            handles=handles,
+            lanes=lanes,
+            recorder=recorder,
+            owed=self._owed,
+            send=self._send,
+            done=self._after_thread,
+            listing_done=self._release_if_done,
+            failed=failed,
+        )
+        # Looked up once, not for each request.
+        self._serve_operation = self._operations.serve
+        self._serve_readdir = self._operations.serve_readdir
         self._reads = Reads(
             lanes=lanes,
             recorder=recorder,
             outgoing=channel.outgoing,
-            refuse=self._refuse,
+            owed=self._owed,
+            refuse=self._operations.refuse,
             done=self._slow_read_done,
             hung=self._end,
             max_length=max_read_length,
@@ -165,6 +179,7 @@ class SftpSession:
         self._backlog.clear()
         if self._slowed is not None:
             self._slowed.cancel()
+        self._operations.close()
         self._reads.close()
         self._outgoing.clear()
         for opened in (*self._handles.drain(), *self._closing):
@@ -184,7 +199,12 @@ class SftpSession:
         self._close_when_answered()
 
     def _close_when_answered(self) -> None:
-        if not (self._finishing or self._draining) or self._closed or self._owed or self._backlog:
+        if (
+            not (self._finishing or self._draining)
+            or self._closed
+            or self._owed.count
+            or self._backlog
+        ):
             return
         if self._finishing or not len(self._handles):
             self._closed = True
@@ -213,16 +233,11 @@ class SftpSession:
                 self._flush()
         self._flush()
 
-    @property
-    def _owed(self) -> int:
-        """Requests that are with the threads or wait for them."""
-        return self._pending + self._reads.pending
-
     def _must_wait(self) -> bool:
         return (
             self._writing_paused
             or self._turn_scheduled
-            or self._pending + self._reads.pending >= MAX_PENDING
+            or self._owed.count >= MAX_PENDING
             or self._log_congested()
             or (self._bandwidth is not None and self._too_fast(self._bandwidth))
         )
@@ -239,7 +254,7 @@ class SftpSession:
     @property
     def busy(self) -> bool:
         """Whether the client waits for anything."""
-        return bool(self._owed or self._backlog)
+        return bool(self._owed.count or self._backlog)
 
     def open_files(self) -> Iterator[FileHandle]:
         """What the client has open, in the order in which it was opened."""
@@ -291,138 +306,11 @@ class SftpSession:
         else:
             self._serve_operation(request)
 
-    def _serve_operation(self, request: rq.Request) -> None:
-        started = time.perf_counter()
-        try:
-            operation = self._dispatcher.plan(request)
-        except Exception as error:  # whatever happens, the client gets an answer
-            self._refuse(request, error, started)
-        else:
-            self._run(request, operation, started)
-
-    def _run(
-        self,
-        request: rq.Request,
-        operation: Operation,
-        started: float,
-        *,
-        then: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Answer `request` and give True; or have a thread do it, and call `then` behind that."""
-        try:
-            result = operation.run(wait=False)
-        except BlockingIOError:
-            self._run_on_thread(request, operation, started, then)
-            return False
-        except Exception as error:
-            self._refuse(request, error, started, operation)
-        else:
-            self._answer(request, operation, result, started)
-        return True
-
-    def _answer(
-        self, request: rq.Request, operation: Operation, result: Any, started: float
-    ) -> None:
-        try:
-            response = operation.finish(result)
-            packet = response.encode()
-        except Exception as error:
-            operation.discard(result)
-            self._refuse(request, error, started, operation)
-            return
-        self._send(packet)
-        end = isinstance(response, rs.StatusResponse) and response.code is StatusCode.EOF
-        self._recorder.request(
-            operation_name(request),
-            share=operation.share,
-            path=operation.path,
-            started=started,
-            result="eof" if end else "ok",
-        )
-
-    def _refuse(
-        self,
-        request: rq.Request,
-        error: Exception,
-        started: float,
-        operation: Operation | None = None,
-    ) -> None:
-        """Answer with an error. What is asked for and not there is common: `operation`, if it was
-        planned, knows the place, which then need not be found again for the log."""
-        response = refusal(request.request_id, error)
-        self._send(response.encode())
-        name = operation_name(request)
-        if operation is None:
-            share, path = self._dispatcher.place_of(request)
-        else:
-            share, path = operation.share, operation.path
-        if isinstance(error, Denied):
-            target = getattr(request, "target", None)
-            self._recorder.denied(name, error, share=share, path=path, target=target)
-        elif not isinstance(error, FileSystemError):
-            self._failed(error)
-        self._recorder.request(
-            name, share=share, path=path, started=started, result=response.code.name.lower()
-        )
-
-    # On threads
-
-    def _run_on_thread(
-        self,
-        request: rq.Request,
-        operation: Operation,
-        started: float,
-        then: Callable[[], None],
-    ) -> None:
-        if operation.share is None:
-            raise AssertionError("only a share's disk can make a request wait")
-        self._pending += 1
-        self._lanes.submit(
-            operation.share.name,
-            Lane.METADATA,
-            lambda: operation.run(wait=True),
-            lambda future: self._ran(request, operation, started, then, future),
-            late=partial(self._discard_later, operation),
-        )
-
-    def _ran(
-        self,
-        request: rq.Request,
-        operation: Operation,
-        started: float,
-        then: Callable[[], None],
-        future: asyncio.Future[Any],
-    ) -> None:
-        self._pending -= 1
-        error = error_of(future)
-        if self._closed:
-            if error is None:
-                operation.discard(future.result())
-            return
-        if error is not None:
-            if isinstance(error, TimeoutError):
-                operation.give_up()
-            self._refuse(request, error, started, operation)
-        else:
-            self._answer(request, operation, future.result(), started)
-        then()
-        self._after_thread()
-
-    def _discard_later(self, operation: Operation, result: Any) -> None:
-        if operation.share is not None:
-            self._lanes.let_go(operation.share.name, partial(operation.discard, result))
-
-    def _after_thread(self) -> None:
-        self._flush()
-        self.pump()
-
-    # Reading files and folders
-
     def _serve_read(self, read: rq.PlainRead) -> None:
         try:
             opened = self._handles.file(read[1])
         except FileSystemError as error:
-            self._refuse(rq.ReadRequest(*read), error, time.perf_counter())
+            self._operations.refuse(rq.ReadRequest(*read), error, time.perf_counter())
         else:
             self._reads.serve(read, opened)
 
@@ -430,30 +318,9 @@ class SftpSession:
         self._release_if_done(opened)
         self._after_thread()
 
-    def _serve_readdir(self, request: rq.ReaddirRequest) -> None:
-        try:
-            opened = self._handles.folder(request.handle)
-        except FileSystemError as error:
-            self._refuse(request, error, time.perf_counter())
-            return
-        if opened.busy:  # the answer of the one before has to go out first
-            self._pending += 1
-            opened.queue.append(request)
-        else:
-            self._list(request, opened)
-
-    def _list(self, request: rq.ReaddirRequest, opened: FolderHandle) -> None:
-        started = time.perf_counter()
-        operation = self._dispatcher.readdir(request, opened)
-        answered = self._run(request, operation, started, then=lambda: self._listed(opened))
-        opened.busy = not answered
-
-    def _listed(self, opened: FolderHandle) -> None:
-        opened.busy = False
-        while opened.queue and not opened.busy:
-            self._pending -= 1
-            self._list(opened.queue.popleft(), opened)
-        self._release_if_done(opened)
+    def _after_thread(self) -> None:
+        self._flush()
+        self.pump()
 
     # Handles
 
@@ -492,6 +359,7 @@ class SftpSession:
         self._flush()
         self._failed(error)
         self._backlog.clear()
+        self._operations.close()
         self._reads.close()
         if not self._closed:
             self._closed = True

@@ -1,8 +1,8 @@
 """The SSH server on asyncssh's transport: taking connections, keeping account of them, stopping.
 
-Here and in guest.py and channel.py, asyncssh is used by its public API: the callbacks of
-`SSHServer` and `SSHServerSession`, and methods of `SSHServerConnection` that have public names
-(listed at `Connection`).
+Here and in connection.py, guest.py and channel.py, asyncssh is used by its public API: the
+callbacks of `SSHServer` and `SSHServerSession`, and methods of `SSHServerConnection` that have
+public names (listed at `Connection`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
-from sftp_gateway.server.guest import Connection, Guest
+from sftp_gateway.server.connection import Connection
+from sftp_gateway.server.guest import Guest
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import SftpSession

@@ -15,8 +15,7 @@ from pydantic import SecretStr
 
 from sftp_gateway.auth import parse_authorized_keys
 from sftp_gateway.first_start import Owner, set_up
-from sftp_gateway.settings import Settings, ShareSettings, UserSettings
-from sftp_gateway.settings_status import StatusSettings
+from sftp_gateway.settings import Settings, ShareSettings, StatusSettings, UserSettings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 

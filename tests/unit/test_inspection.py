@@ -18,8 +18,14 @@ from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import Findings, inspect
 from sftp_gateway.process import landlock
-from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
-from sftp_gateway.settings_status import HistorySettings, StatusSettings
+from sftp_gateway.settings import (
+    AccessLogSettings,
+    HistorySettings,
+    Settings,
+    ShareSettings,
+    StatusSettings,
+    UserSettings,
+)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 

@@ -10,8 +10,7 @@ import pytest
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Event, SourceBanned, SourceUnbanned
 from sftp_gateway.process.gate import MOST_BANS, Gate
-from sftp_gateway.settings import Settings, UserSettings
-from sftp_gateway.settings_limits import PenaltySettings
+from sftp_gateway.settings import PenaltySettings, Settings, UserSettings
 
 HERE, THERE = "192.0.2.1", "198.51.100.1"
 

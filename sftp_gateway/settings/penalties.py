@@ -1,52 +1,19 @@
-"""Options against abuse, a part of settings.py: what a source is refused for, and value types."""
+"""`[penalties]`: what a source is refused for, and how long."""
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-_STARTUPS: Final = re.compile(r"([0-9]{1,7})(?::([0-9]{1,3}):([0-9]{1,7}))?")
+from sftp_gateway.settings.table import Table
+from sftp_gateway.settings.values import NetworkText
 
-
-def _network(text: str) -> str:
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is not an address or a network: write 192.0.2.7, 192.0.2.0/24 or "
-            "2001:db8::/32, without bits beyond the prefix length"
-        ) from None
-    if network.version == 6 and network.subnet_of(ipaddress.IPv6Network("::ffff:0:0/96")):
-        raise ValueError(f"{text!r} is IPv4 mapped into IPv6; write the IPv4 address itself")
-    return text
-
-
-def _startups(text: str) -> str:
-    found = _STARTUPS.fullmatch(text)
-    if found is not None:
-        start, rate, full = (int(part) for part in found.groups(default="1"))
-        if found[3] is None:
-            full = start
-        if 1 <= start <= full and 1 <= rate <= 100:
-            return text
-    raise ValueError(
-        f"{text!r} is not start:rate:full, such as 1000:30:1500, with start at most full and rate "
-        "from 1 to 100; nor a single number"
-    )
-
-
-NetworkText = Annotated[str, AfterValidator(_network)]
-StartupsText = Annotated[str, AfterValidator(_startups)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
-class PenaltySettings(BaseModel):
+class PenaltySettings(Table):
     """What costs a source how many seconds, and when it is banned for them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(True, description="Ban sources for what they do wrong.")
     failed_login: _Seconds = Field(

@@ -1,0 +1,70 @@
+"""What the supervisor is given: the program that its processes run, and a plan for it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.process.watch import Looks
+from sftp_gateway.settings import Settings
+
+
+class Plan(Protocol):
+    """A configuration that was looked at and found good; can be pickled."""
+
+    @property
+    def settings(self) -> Settings:
+        """The options."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know of it."""
+
+    @property
+    def record_layer(self) -> str:
+        """Who seals and opens SSH packets, for the access log."""
+
+    @property
+    def landlock(self) -> int:
+        """The version of Landlock that confines workers; 0 for none."""
+
+    @property
+    def status_token(self) -> str | None:
+        """What the status page asks for."""
+
+    @property
+    def seen(self) -> Looks:
+        """How the files that it was read from looked before."""
+
+    @property
+    def access(self) -> object:
+        """Who may log in: what running workers can take over. Can be pickled and compared."""
+
+    def needs_new_workers(self, running: Any) -> bool:
+        """Whether more than `access` is different."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+class Program(Protocol[AnyPlan]):
+    """What the processes do; and `say`, which tells people."""
+
+    say: Callable[[str], None]
+
+    def load(self, running: AnyPlan) -> AnyPlan:
+        """Read the configuration again, in a child. Raises ConfigurationError."""
+
+    def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
+        """Be a worker at this end of the supervisor's socket."""
+
+    def observe(
+        self, plan: AnyPlan, control: socket.socket, listener: socket.socket, metrics: Path
+    ) -> None:
+        """Be the observer, which reads the metrics in that folder."""
+
+    def greet(self, plan: AnyPlan, port: int) -> None:
+        """Every worker serves: tell people."""

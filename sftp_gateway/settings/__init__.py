@@ -1,0 +1,38 @@
+"""Every option of the gateway: its name, type, default, bounds and meaning, once.
+
+    options.py      `Settings`: the options outside all tables, and which tables there are
+    access_log.py   the table `[access_log]`; so too history.py, penalties.py, shares.py,
+                    status.py and users.py
+    table.py        what those have in common
+    values.py       types of values, such as a port, and what is said of wrong ones
+    environment.py  how options are named in the environment
+    loading.py      reads a TOML file and, before it, the environment
+    mistakes.py     the sentences about what is wrong
+
+The reference page, `.env.example` and the messages about mistakes are derived from these models.
+"""
+
+from sftp_gateway.settings.access_log import AccessLogSettings
+from sftp_gateway.settings.environment import variable
+from sftp_gateway.settings.history import HistorySettings
+from sftp_gateway.settings.loading import DEFAULT_CONFIG_FILE, config_path, load_settings
+from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.penalties import PenaltySettings
+from sftp_gateway.settings.shares import ShareSettings
+from sftp_gateway.settings.status import SHORTEST_TOKEN, StatusSettings
+from sftp_gateway.settings.users import UserSettings
+
+__all__ = [
+    "DEFAULT_CONFIG_FILE",
+    "SHORTEST_TOKEN",
+    "AccessLogSettings",
+    "HistorySettings",
+    "PenaltySettings",
+    "Settings",
+    "ShareSettings",
+    "StatusSettings",
+    "UserSettings",
+    "config_path",
+    "load_settings",
+    "variable",
+]

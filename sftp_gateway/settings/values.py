@@ -1,0 +1,81 @@
+"""The types of options that are more than a number or a text, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_STARTUPS: Final = re.compile(r"([0-9]{1,7})(?::([0-9]{1,3}):([0-9]{1,7}))?")
+#: Many more than there are processors would only cost memory.
+_MAX_WORKERS: Final = 64
+
+
+def _user_name(name: str) -> str:
+    if not _USER_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a user name: give a letter or _ and then at most 31 letters, "
+            "digits, _, - or ."
+        )
+    return name
+
+
+def _share_name(name: str) -> str:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+        raise ValueError(
+            f"{name!r} is not a share name: give a relative path such as models or "
+            ".cache/huggingface/hub, without empty parts, . and .."
+        )
+    if not name.isprintable():
+        raise ValueError(f"{name!r} is not a share name: it has unprintable characters")
+    return name
+
+
+def _workers(given: object) -> object:
+    """One sentence about what is neither, where pydantic would say one for each type."""
+    if given == "auto" or (str(given).isdecimal() and 1 <= int(str(given)) <= _MAX_WORKERS):
+        return given
+    raise ValueError(f"give auto, or a number from 1 to {_MAX_WORKERS}")
+
+
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an address or a network: write 192.0.2.7, 192.0.2.0/24 or "
+            "2001:db8::/32, without bits beyond the prefix length"
+        ) from None
+    if network.version == 6 and network.subnet_of(ipaddress.IPv6Network("::ffff:0:0/96")):
+        raise ValueError(f"{text!r} is IPv4 mapped into IPv6; write the IPv4 address itself")
+    return text
+
+
+def _startups(text: str) -> str:
+    found = _STARTUPS.fullmatch(text)
+    if found is not None:
+        start, rate, full = (int(part) for part in found.groups(default="1"))
+        if found[3] is None:
+            full = start
+        if 1 <= start <= full and 1 <= rate <= 100:
+            return text
+    raise ValueError(
+        f"{text!r} is not start:rate:full, such as 1000:30:1500, with start at most full and rate "
+        "from 1 to 100; nor a single number"
+    )
+
+
+UserName = Annotated[str, AfterValidator(_user_name)]
+ShareName = Annotated[str, AfterValidator(_share_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Workers = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=_MAX_WORKERS)], BeforeValidator(_workers)
+]
+#: An empty list would mean asyncssh's own choice.
+CipherNames = Annotated[tuple[str, ...], Field(min_length=1)]
+NetworkText = Annotated[str, AfterValidator(_network)]
+StartupsText = Annotated[str, AfterValidator(_startups)]
