@@ -17,14 +17,14 @@ from sftp_gateway.auth.certificates import Certificate, is_certificate, read_cer
 from sftp_gateway.auth.keys import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.channel import ChannelSession, refuse_unwanted
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.recorder import Recorder
 
 if TYPE_CHECKING:
-    from asyncssh.packet import SSHPacketLogger
+    from asyncssh.packet import SSHPacket, SSHPacketLogger
 
     from sftp_gateway.server.ssh import SshServer
 
@@ -53,7 +53,9 @@ class Connection(PacketConnection):
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
     Protocol callbacks, of which asyncssh ignores the last two), `_recv_data` (called whenever
-    there is something to read), `send_packet`, `reload_config` (there is no configuration file to
+    there is something to read), `send_packet`, `_process_tcpip_forward_global_request` and
+    `_process_streamlocal_forward_...` (each would wait a turn of the loop, behind any number of
+    others, to ask whether it may listen), `reload_config` (there is no configuration file to
     read again at each login) and `validate_public_key` (the only place that sees the signature).
     """
 
@@ -138,6 +140,16 @@ class Connection(PacketConnection):
     def _tell_keys(self) -> None:
         for channel in tuple(self.gateway_owner.channels):
             channel.keys_awaited(self._keys_awaited)
+
+    def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
+        """Listening on a port, to forward it: refused."""
+        self._report_global_response(self.gateway_owner.refuse_forwarding())
+
+    def _process_streamlocal_forward_at_openssh_dot_com_global_request(
+        self, packet: SSHPacket
+    ) -> None:
+        """Listening on a socket, to forward it: refused."""
+        self._report_global_response(self.gateway_owner.refuse_forwarding())
 
     async def reload_config(self) -> None:
         """Nothing to read again."""
@@ -389,35 +401,29 @@ class Guest(asyncssh.SSHServer):
         channel = self.connection.create_server_channel(
             encoding=None, window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET
         )
+        refuse_unwanted(channel)
         return channel, ChannelSession(self, self._server)
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> bool:
         """Forwarding to a TCP port: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         """Forwarding to a socket: refused."""
-        return self._refuse_forwarding()
-
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        """Listening for forwarding: refused."""
-        return self._refuse_forwarding()
-
-    def unix_server_requested(self, listen_path: str) -> bool:
-        """Listening on a socket: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def tun_requested(self, unit: int | None) -> bool:
         """A tunnel: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def tap_requested(self, unit: int | None) -> bool:
         """A tunnel: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
-    def _refuse_forwarding(self) -> bool:
+    def refuse_forwarding(self) -> bool:
+        """Log that forwarding was asked for, and give False."""
         self.recorder.command_refused("forwarding")
         return False
 
