@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -11,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
+from sftp_gateway.settings import Settings
 from tests.support.gateway import PATIENCE, Gateway, fill, running, wait_for
 from tests.support.keys import make_key, public_line
 
@@ -438,7 +441,6 @@ def test_who_waits_for_an_answer_is_not_idle(
 def test_a_peer_that_answers_nothing_any_more_is_given_up(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """By default after 15 s * 3: the product of these options."""
     gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
     options = gateway.ssh_options(BindAddress=GOOD)
     client = subprocess.Popen(
@@ -453,6 +455,22 @@ def test_a_peer_that_answers_nothing_any_more_is_given_up(
         client.kill()
         client.communicate(timeout=PATIENCE)
     assert gateway.metric("sftp_gateway_penalties_total") == 0
+
+
+async def test_a_silent_peer_is_asked_as_often_as_it_may_leave_unanswered(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    """Each question has the interval to be answered: by default 15 s of silence, and twice 15 s."""
+    gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
+    async with asyncssh.connect(
+        "127.0.0.1", gateway.port, username="gvpocr", client_keys=[str(gateway.key)],
+        known_hosts=None, config=None, agent_path=None, keepalive_interval=0,
+    ) as connection:  # fmt: skip
+        silent: Any = connection
+        silent._process_keepalive_at_openssh_dot_com_global_request = lambda packet: None
+        await asyncio.to_thread(gateway.wait_event, "session_end", reason="not_responding")
+        assert len(silent._global_request_queue) == 2
+    assert Settings().keepalive_interval * (Settings().keepalive_count_max + 1) == 45
 
 
 def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(
