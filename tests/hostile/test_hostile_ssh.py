@@ -501,10 +501,14 @@ async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
 
 
 async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
+    ends = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked, log_in=False) as connection:
         connection.send_packet(MSG_USERAUTH_SUCCESS)
         await _ends(connection)
-    assert not attacked.events("login_accepted", user="nobody")
+    ended = wait_for(
+        lambda: attacked.events("session_end", reason="protocol_error")[ends:], "its line"
+    )[-1]
+    assert not attacked.events("login_accepted", session=ended["session"])
 
 
 async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> None:

@@ -259,6 +259,15 @@ def test_each_misdeed_has_its_penalty(
     assert gateway.metric("sftp_gateway_penalties_total", kind=kind) == 1
 
 
+def nothing_was_penalised(gateway: Gateway) -> None:
+    """What is counted, half a second late, is only what is done wrong here."""
+    penalties = "sftp_gateway_penalties_total"
+    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, (BAD, 0)) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        wait_for(lambda: gateway.metric(penalties, kind="protocol_error"), "this to be counted")
+    assert gateway.metric(penalties) == 1
+
+
 def test_clients_that_log_in_are_not_penalised(
     make_gateway: Callable[..., Gateway], wrong_key: Path, tmp_path: Path
 ) -> None:
@@ -273,7 +282,7 @@ def test_clients_that_log_in_are_not_penalised(
         assert (mount / "models/a.bin").read_bytes() == b"a" * 100_000
     assert gateway.ssh("true", options=right).returncode == 1  # a command that is refused
     wait_for(lambda: len(gateway.events("session_end")) >= 4, "all to have ended")
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
 
 
 # Addresses that are allowed
@@ -399,7 +408,7 @@ def test_who_asks_for_nothing_is_disconnected_if_so_configured(
         wait_for(lambda: gateway.events("session_end", reason="idle")[ends:], "the mount's end")
         # It comes back when it is asked for something.
         wait_for(lambda: _readable(mount / "models/a.bin"), "the mount to come back")
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
 
 
 def _readable(path: Path) -> bool:
@@ -454,7 +463,7 @@ def test_a_peer_that_answers_nothing_any_more_is_given_up(
     finally:
         client.kill()
         client.communicate(timeout=PATIENCE)
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
 
 
 async def test_a_silent_peer_is_asked_as_often_as_it_may_leave_unanswered(
