@@ -442,6 +442,27 @@ async def test_requests_that_come_all_at_once_cost_bounded_memory(
         assert most < _ONE_CLIENT, f"{most} KiB"
 
 
+async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked: Target) -> None:
+    ended = len(attacked.events("session_end", reason="protocol_error"))
+    before = attacked.memory()
+    async with asyncssh.connect(
+        "127.0.0.1", attacked.port, username="gvpocr", client_keys=[str(attacked.key)],
+        known_hosts=None, config=None, agent_path=None, compression_algs=["zlib@openssh.com"],
+    ) as connection:  # fmt: skip
+        attacker: Any = connection
+        attacker.send_packet(MSG_IGNORE, String(bytes(200_000)))  # which is not too long
+        await _live(attacker)
+        attacker.send_packet(MSG_IGNORE, String(bytes(30_000_000)))
+        most = 0
+        async with asyncio.timeout(PATIENCE):
+            while not attacker.is_closed():
+                most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
+        assert most < 16 * 1024, f"{most} KiB"
+    wait_for(
+        lambda: attacked.events("session_end", reason="protocol_error")[ended:], "the end's line"
+    )
+
+
 class _Gathered:
     """Keeps back what a connection sends, to send all of it in one piece."""
 
