@@ -114,7 +114,8 @@ def _mounted(gateway: Gateway, at: Path, alive: Sequence[str]) -> Iterator[Path]
     ]  # fmt: skip
     sshfs = subprocess.Popen(
         ["sshfs", "-f", "-p", str(_PORT), f"gvpocr@{_SERVER}:/home/gvpocr", str(at),
-         *(f"-o{option}" for option in options)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+         *(f"-o{option}" for option in options)], stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         wait_for(lambda: os.path.ismount(at), "the mount")

@@ -22,6 +22,16 @@ _CHANNEL_BUFFER: Final = 1024 * 1024
 #: The same for channel and socket each, while the budget of all sessions is spent.
 _TIGHT_BUFFER: Final = 32 * 1024
 
+#: Requests of which asyncssh would keep something for as long as the channel is open, or for each a
+#: turn of its loop, however many there are: variables, which mean nothing here, and forwarding.
+_UNWANTED: Final = ("env", "x11_req", "auth_agent_req_at_openssh_dot_com")
+
+
+def refuse_unwanted(channel: asyncssh.SSHServerChannel[bytes]) -> None:
+    """Have these requests on `channel` refused as unknown ones are: at once, and forgotten."""
+    for name in _UNWANTED:
+        setattr(channel, f"_process_{name}_request", None)
+
 
 class ChannelSession(asyncssh.SSHServerSession[bytes]):
     """A session channel; also the side of it that an SftpSession writes to."""

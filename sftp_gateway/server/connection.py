@@ -14,7 +14,7 @@ from sftp_gateway.auth.certificates import is_certificate, read_certificate
 from sftp_gateway.server.packets.connection import PacketConnection
 
 if TYPE_CHECKING:
-    from asyncssh.packet import SSHPacketLogger
+    from asyncssh.packet import SSHPacket, SSHPacketLogger
 
     from sftp_gateway.server.guest import Guest
 
@@ -36,7 +36,9 @@ class Connection(PacketConnection):
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
     Protocol callbacks, of which asyncssh ignores the last two), `_recv_data` (called whenever
-    there is something to read), `send_packet`, `reload_config` (there is no configuration file to
+    there is something to read), `send_packet`, `_process_tcpip_forward_global_request` and
+    `_process_streamlocal_forward_...` (each would wait a turn of the loop, behind any number of
+    others, to ask whether it may listen), `reload_config` (there is no configuration file to
     read again at each login) and `validate_public_key` (the only place that sees the signature).
     """
 
@@ -121,6 +123,16 @@ class Connection(PacketConnection):
     def _tell_keys(self) -> None:
         for channel in tuple(self.gateway_owner.channels):
             channel.keys_awaited(self._keys_awaited)
+
+    def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
+        """Listening on a port, to forward it: refused."""
+        self._report_global_response(self.gateway_owner.refuse_forwarding())
+
+    def _process_streamlocal_forward_at_openssh_dot_com_global_request(
+        self, packet: SSHPacket
+    ) -> None:
+        """Listening on a socket, to forward it: refused."""
+        self._report_global_response(self.gateway_owner.refuse_forwarding())
 
     async def reload_config(self) -> None:
         """Nothing to read again."""

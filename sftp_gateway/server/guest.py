@@ -17,7 +17,7 @@ from sftp_gateway.auth.certificates import Certificate
 from sftp_gateway.auth.keys import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.channel import ChannelSession, refuse_unwanted
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
@@ -240,35 +240,29 @@ class Guest(asyncssh.SSHServer):
         channel = self.connection.create_server_channel(
             encoding=None, window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET
         )
+        refuse_unwanted(channel)
         return channel, ChannelSession(self, self._server)
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> bool:
         """Forwarding to a TCP port: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         """Forwarding to a socket: refused."""
-        return self._refuse_forwarding()
-
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        """Listening for forwarding: refused."""
-        return self._refuse_forwarding()
-
-    def unix_server_requested(self, listen_path: str) -> bool:
-        """Listening on a socket: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def tun_requested(self, unit: int | None) -> bool:
         """A tunnel: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
     def tap_requested(self, unit: int | None) -> bool:
         """A tunnel: refused."""
-        return self._refuse_forwarding()
+        return self.refuse_forwarding()
 
-    def _refuse_forwarding(self) -> bool:
+    def refuse_forwarding(self) -> bool:
+        """Log that forwarding was asked for, and give False."""
         self.recorder.command_refused("forwarding")
         return False
 

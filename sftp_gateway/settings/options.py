@@ -174,7 +174,13 @@ class Settings(BaseSettings):
         15.0, gt=0, le=3600, description="Seconds of silence after which a client is asked."
     )
     keepalive_count_max: int = Field(
-        3, ge=1, le=100, description="Unanswered questions after which a client is given up."
+        2,
+        ge=1,
+        le=100,
+        description=(
+            "Unanswered questions after which a client is given up, one `keepalive_interval` after "
+            "the last of them."
+        ),
     )
     workers: Workers = Field(
         "auto",

@@ -376,7 +376,9 @@ async def test_a_hundred_channels_are_ten_and_refusals(attacked: Target) -> None
 # Floods whose answers nobody takes
 
 
-@pytest.mark.parametrize("flood", ["global requests", "channel opens", "unknown", "environment"])
+@pytest.mark.parametrize(
+    "flood", ["global requests", "channel opens", "unknown", "channel requests"]
+)
 async def test_answers_that_nobody_takes_cost_bounded_memory(attacked: Target, flood: str) -> None:
     """Behind a login: SSH has answers without any window, and asyncssh keeps what it sends."""
     async with _client(attacked) as connection:
@@ -388,12 +390,98 @@ async def test_answers_that_nobody_takes_cost_bounded_memory(attacked: Target, f
                 MSG_CHANNEL_OPEN, String("x11"), UInt32(1), UInt32(1), UInt32(1000),
             ),
             "unknown": (191, Byte(0)),
-            "environment": (
+            "channel requests": (
                 MSG_CHANNEL_REQUEST, UInt32(session.channel._send_chan), String("x"),
                 Boolean(True),
             ),
         }[flood]  # fmt: skip
         await _flood(attacked, connection, one)
+
+
+@pytest.mark.parametrize("flood", ["variables", "an agent", "x11", "a port", "a socket"])
+async def test_requests_that_come_all_at_once_cost_bounded_memory(
+    attacked: Target, flood: str
+) -> None:
+    """No answer is asked for. asyncssh would keep all variables, and queue what it thinks about."""
+    before = attacked.memory()
+    much = String(bytes(10_000))
+    async with _client(attacked) as connection:
+        session = await _live(connection)
+        channel = UInt32(session.channel._send_chan)
+        count, one = {
+            "variables": (8000, (MSG_CHANNEL_REQUEST, channel, String("env"), Boolean(False))),
+            "an agent": (
+                150_000,
+                (MSG_CHANNEL_REQUEST, channel, String("auth-agent-req@openssh.com"),
+                 Boolean(False)),
+            ),
+            "x11": (
+                8000,
+                (MSG_CHANNEL_REQUEST, channel, String("x11-req"), Boolean(False), Boolean(True),
+                 much, String("00"), UInt32(0)),
+            ),
+            "a port": (
+                8000,
+                (MSG_GLOBAL_REQUEST, String("tcpip-forward"), Boolean(False), much, UInt32(7)),
+            ),
+            "a socket": (
+                8000,
+                (MSG_GLOBAL_REQUEST, String("streamlocal-forward@openssh.com"), Boolean(False),
+                 much),
+            ),
+        }[flood]  # fmt: skip
+        sent = _Gathered(connection)
+        for number in range(count):
+            named = (String(str(number)), much) if flood == "variables" else ()
+            connection.send_packet(*one, *named)
+        transport, most = sent.release(), 0
+        while transport.get_write_buffer_size() and not transport.is_closing():
+            most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
+        await session.ask(encode_stat, SHARE + b"small")
+        most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
+        assert most < _ONE_CLIENT, f"{most} KiB"
+
+
+async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked: Target) -> None:
+    ended = len(attacked.events("session_end", reason="protocol_error"))
+    before = attacked.memory()
+    async with asyncssh.connect(
+        "127.0.0.1", attacked.port, username="gvpocr", client_keys=[str(attacked.key)],
+        known_hosts=None, config=None, agent_path=None, compression_algs=["zlib@openssh.com"],
+    ) as connection:  # fmt: skip
+        attacker: Any = connection
+        attacker.send_packet(MSG_IGNORE, String(bytes(200_000)))  # which is not too long
+        await _live(attacker)
+        attacker.send_packet(MSG_IGNORE, String(bytes(30_000_000)))
+        most = 0
+        async with asyncio.timeout(PATIENCE):
+            while not attacker.is_closed():
+                most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
+        assert most < 16 * 1024, f"{most} KiB"
+    wait_for(
+        lambda: attacked.events("session_end", reason="protocol_error")[ended:], "the end's line"
+    )
+
+
+class _Gathered:
+    """Keeps back what a connection sends, to send all of it in one piece."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self._transport = connection, connection._transport
+        self._sent = bytearray()
+        connection._transport = self
+
+    def write(self, data: bytes) -> None:
+        self._sent += data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def release(self) -> Any:
+        """Send it; return the connection's own transport."""
+        self._connection._transport = self._transport
+        self._transport.write(bytes(self._sent))
+        return self._transport
 
 
 @pytest.mark.parametrize("flood", ["logins", "unknown"])
@@ -434,10 +522,14 @@ async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
 
 
 async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
+    ends = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked, log_in=False) as connection:
         connection.send_packet(MSG_USERAUTH_SUCCESS)
         await _ends(connection)
-    assert not attacked.events("login_accepted", user="nobody")
+    ended = wait_for(
+        lambda: attacked.events("session_end", reason="protocol_error")[ends:], "its line"
+    )[-1]
+    assert not attacked.events("login_accepted", session=ended["session"])
 
 
 async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> None:

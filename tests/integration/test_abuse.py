@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -11,8 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
+from sftp_gateway.settings import Settings
 from tests.support.gateway import PATIENCE, Gateway, fill, running, wait_for
 from tests.support.keys import make_key, public_line
 
@@ -256,6 +259,15 @@ def test_each_misdeed_has_its_penalty(
     assert gateway.metric("sftp_gateway_penalties_total", kind=kind) == 1
 
 
+def nothing_was_penalised(gateway: Gateway) -> None:
+    """What is counted, half a second late, is only what is done wrong here."""
+    penalties = "sftp_gateway_penalties_total"
+    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, (BAD, 0)) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        wait_for(lambda: gateway.metric(penalties, kind="protocol_error"), "this to be counted")
+    assert gateway.metric(penalties) == 1
+
+
 def test_clients_that_log_in_are_not_penalised(
     make_gateway: Callable[..., Gateway], wrong_key: Path, tmp_path: Path
 ) -> None:
@@ -270,7 +282,7 @@ def test_clients_that_log_in_are_not_penalised(
         assert (mount / "models/a.bin").read_bytes() == b"a" * 100_000
     assert gateway.ssh("true", options=right).returncode == 1  # a command that is refused
     wait_for(lambda: len(gateway.events("session_end")) >= 4, "all to have ended")
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
 
 
 # Addresses that are allowed
@@ -396,7 +408,7 @@ def test_who_asks_for_nothing_is_disconnected_if_so_configured(
         wait_for(lambda: gateway.events("session_end", reason="idle")[ends:], "the mount's end")
         # It comes back when it is asked for something.
         wait_for(lambda: _readable(mount / "models/a.bin"), "the mount to come back")
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
 
 
 def _readable(path: Path) -> bool:
@@ -438,7 +450,6 @@ def test_who_waits_for_an_answer_is_not_idle(
 def test_a_peer_that_answers_nothing_any_more_is_given_up(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """By default after 15 s * 3: the product of these options."""
     gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
     options = gateway.ssh_options(BindAddress=GOOD)
     client = subprocess.Popen(
@@ -452,7 +463,23 @@ def test_a_peer_that_answers_nothing_any_more_is_given_up(
     finally:
         client.kill()
         client.communicate(timeout=PATIENCE)
-    assert gateway.metric("sftp_gateway_penalties_total") == 0
+    nothing_was_penalised(gateway)
+
+
+async def test_a_silent_peer_is_asked_as_often_as_it_may_leave_unanswered(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    """Each question has the interval to be answered: by default 15 s of silence, and twice 15 s."""
+    gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
+    async with asyncssh.connect(
+        "127.0.0.1", gateway.port, username="gvpocr", client_keys=[str(gateway.key)],
+        known_hosts=None, config=None, agent_path=None, keepalive_interval=0,
+    ) as connection:  # fmt: skip
+        silent: Any = connection
+        silent._process_keepalive_at_openssh_dot_com_global_request = lambda packet: None
+        await asyncio.to_thread(gateway.wait_event, "session_end", reason="not_responding")
+        assert len(silent._global_request_queue) == 2
+    assert Settings().keepalive_interval * (Settings().keepalive_count_max + 1) == 45
 
 
 def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(

@@ -152,8 +152,12 @@ def test_changes_are_not_taken_by_themselves_where_that_is_off(
     make_gateway: Make, tmp_path: Path
 ) -> None:
     gateway = make_gateway("auto_reload = false\n").start()
+    other = make_gateway().start()
     new = make_key(tmp_path / "new", "ed25519")
-    authorize_also(gateway, public_line(new))
+    for each in (gateway, other):
+        authorize_also(each, public_line(new))
+    reloaded(other)  # by then this one would have been, too
+    assert not lets_in(gateway, new)
     hang_up(gateway)
     event = reloaded(gateway)
     assert (event["cause"], event["changed"]) == ("signal", "credentials")

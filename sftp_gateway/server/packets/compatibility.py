@@ -12,8 +12,8 @@ right, until somebody has read the change and put the new digests here
 |                                     | _rekey_bytes _rekey_bytes_sent _rekey_seconds           |
 |                                     | _rekey_time _transport                                  |
 | a connection, receiving             | _recv_encryption _next_recv_encryption _recv_seq        |
-|                                     | _decompressor _auth_complete _inpbuf _max_recv_pktlen   |
-|                                     | _channels                                               |
+|                                     | _decompressor _next_decompressor _auth_complete         |
+|                                     | _inpbuf _max_recv_pktlen _channels                      |
 | a connection, keeping alive         | _keepalive_timer _keepalive_interval _loop              |
 | a channel                           | _send_chan _send_state _send_window _send_pktsize       |
 |                                     | _send_buf _send_buf_len _recv_state _recv_window        |

@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import zlib
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
+from asyncssh.compression import Decompressor
 from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 
@@ -45,6 +47,9 @@ _LEAST_PADDING: Final = 4
 #: RFC 4253 §6: padding "SHOULD consist of random bytes". Under an AEAD cipher nothing hangs on
 #: that, so the same ones do for all packets.
 _PADDING: Final = os.urandom(MAX_PADDING)
+
+#: Bytes that a compressed packet may become: as many as the longest that OpenSSH takes.
+_MAX_INFLATED: Final = 256 * 1024
 
 #: What is sealed waits here for the socket to take it, which it does before anything else is
 #: sealed. Twice the capacity is more than headers and tags of the smallest packets need.
@@ -75,6 +80,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
     def send_newkeys(self, k: bytes, h: bytes) -> None:
         """Take new keys into use; with ciphers that last, where there are such."""
         super().send_newkeys(k, h)
+        if self._next_decompressor is not None:
+            self._next_decompressor = _Inflater()
         if self._fast:
             self._send_encryption = _lasting(self._send_encryption)
             self._next_recv_encryption = _lasting(self._next_recv_encryption)
@@ -285,6 +292,21 @@ class _Batch:
         self._channel, self._pieces, self._length = None, [], 0
         if pieces and channel._recv_state == "open":
             channel._accept_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+class _Inflater(Decompressor):
+    """zlib, as asyncssh's own, but of 32 KiB it would make 32 MiB if a client likes."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def decompress(self, data: bytes) -> bytes | None:
+        """The packet, or None where it is too long or no packet of this stream."""
+        try:
+            inflated = self._stream.decompress(data, _MAX_INFLATED)
+        except zlib.error:
+            return None
+        return inflated if len(inflated) < _MAX_INFLATED else None
 
 
 def _lasting(encryption: Encryption | None) -> Any:
