@@ -6,12 +6,11 @@ import contextlib
 import os
 import re
 import stat
-import sys
 from datetime import datetime
 from shlex import quote
 
 from sftp_gateway.worker_doctor.children import last_line, run
-from sftp_gateway.worker_doctor.target import OK, PROBLEM, WARNING, Target
+from sftp_gateway.worker_doctor.target import OK, PROBLEM, WARNING, Target, as_root
 
 
 def check_key(target: Target) -> None:
@@ -53,10 +52,9 @@ def _check_key_file(target: Target, path: str) -> None:
         with open(path, encoding="utf-8", errors="replace") as file:
             status, text = os.fstat(file.fileno()), file.read(1 << 16)
     except OSError as error:
-        again = " ".join(map(quote, ["sudo", sys.executable, *sys.argv]))
         target.add(
             "key", PROBLEM, f"{path} cannot be read: {error.strerror}",
-            "Run this as the user who mounts.", again,
+            "Run this as the user who mounts.", as_root(),
         )  # fmt: skip
         return
     if "PRIVATE KEY-----" not in text:

@@ -27,7 +27,7 @@ def read_command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             if word[1] == "o":
                 options.update(split_options(value))
             else:
-                options["port" if word[1] == "p" else "-f"] = value
+                options["port" if word[1] == "p" else "-F"] = value
         elif not word.startswith("-"):
             positional.append(word)
     return positional, options

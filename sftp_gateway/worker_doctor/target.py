@@ -6,9 +6,11 @@ import argparse
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass, field
+from shlex import quote
 
-from sftp_gateway.worker_doctor.children import run
+from sftp_gateway.worker_doctor.children import last_line, run
 from sftp_gateway.worker_doctor.sshfs import (
     Mount,
     find_process,
@@ -72,10 +74,14 @@ class Target:
         return f"{self.user}@{self.server}" if self.user else self.server
 
     def ssh_arguments(self, *first: str) -> list[str]:
-        """Options for ssh; of two for the same thing, it takes the first."""
+        """Options for ssh, and the file that sshfs has for it.
+
+        Of two for the same thing, ssh takes the first, and the file's last.
+        """
+        file = ["-F", self.options["-F"]] if "-F" in self.options else []
         own = [f"{name}={value}" for name, value in self.options.items() if name in SSH_OPTIONS]
         named = [*first, *([f"Port={self.port}"] if self.port else []), *own]
-        return [part for option in named for part in ("-o", option)]
+        return [*file, *(part for option in named for part in ("-o", option))]
 
     def configured(self, name: str, otherwise: str) -> str:
         """The value that ssh's option `name` has in the end."""
@@ -131,8 +137,19 @@ def find_target(options: argparse.Namespace) -> Target:
     return target
 
 
+def as_root() -> str:
+    """The command that does all this again as root."""
+    return " ".join(map(quote, ["sudo", sys.executable, *sys.argv]))
+
+
 def _ask_ssh(target: Target) -> None:
     shown = run("ssh", "-G", *target.ssh_arguments(), target.login)
+    if shown.returncode and "-F" in target.options:
+        target.add(
+            "settings", PROBLEM, last_line(shown.stderr),
+            "The mount has a file of its own for ssh. Without it, all that follows is about "
+            "another login than the mount's.", as_root(),
+        )  # fmt: skip
     for line in shown.stdout.splitlines():
         name, _, value = line.partition(" ")
         target.config.setdefault(name, []).append(value)

@@ -483,4 +483,6 @@ def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
         wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone", 90)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert gateway.sftp("ls models").returncode == 0
-    assert len(gateway.events("session_end", reason="login_timeout")) == count
+    wait_for(
+        lambda: len(gateway.events("session_end", reason="login_timeout")) == count, "all lines"
+    )

@@ -119,7 +119,7 @@ def test_a_mount_lives_through_the_move_and_back(
         for mount in (first, second):
             reads(mount)
             assert os.listdir(mount / ".cache/huggingface/hub") == ["file.txt"]
-        assert len(new.events("login_accepted")) == 2
+        wait_for(lambda: len(new.events("login_accepted")) == 2, "both logins' lines")
         assert {event["key"] for event in new.events("login_accepted")} == {
             fingerprint(tmp_path / name) for name in ("one", "two")
         }

@@ -162,11 +162,11 @@ def test_refused_logins_and_bans_are_shown(make_gateway: Make) -> None:
             transport.auth_publickey("<b>root</b>", paramiko.RSAKey.generate(2048))
         transport.close()
     gateway.wait_event("source_banned")
-    page = wait_for(lambda: (p := gateway.http("/")[1]) and "refused</td>" in p and p, "the ban")
-    assert "&lt;b&gt;root&lt;/b&gt;" in page
+    name = "&lt;b&gt;root&lt;/b&gt;"
+    page = wait_for(lambda: name in (page := gateway.http("/")[1]) and page, "the refusal")
     assert "<b>root" not in page
     assert "unknown user" in page
-    (ban,) = present(gateway)["bans"]
+    (ban,) = wait_for(lambda: present(gateway)["bans"], "the ban")
     assert ban["source"] == "127.0.0.1"
     assert ban["seconds"] > 0
 

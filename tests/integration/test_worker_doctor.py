@@ -21,7 +21,7 @@ import pytest
 from benchmarks import delay
 from sftp_gateway.worker_doctor.one_file import one_file
 from sftp_gateway.worker_doctor.sshfs import find_process
-from tests.support.gateway import Gateway, fill, free_port, running, wait_for
+from tests.support.gateway import Gateway, fill, free_port, running, unmount, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -140,6 +140,34 @@ def test_before_anything_is_mounted_the_login_is_tried(gateway: Gateway, examine
     report = examine(*login(gateway))
     assert report.status == 0
     report.fine("key", "name", "port", "host key", "login", "folder")
+
+
+def test_a_mount_with_a_file_of_its_own_for_ssh_is_judged_by_that(
+    gateway: Gateway, tmp_path: Path, examine: Examine
+) -> None:
+    """As the worker kit's service mounts; that file is for root only."""
+    config, at = tmp_path / "ssh_config", tmp_path / "mnt"
+    config.write_text(
+        f"Port {gateway.port}\nIdentityFile {gateway.key}\nIdentitiesOnly yes\n"
+        f"UserKnownHostsFile {gateway.known_hosts}\nServerAliveInterval 15\n"
+    )
+    config.chmod(0o600)
+    at.mkdir()
+    with subprocess.Popen(
+        ["sshfs", "-f", "gvpocr@127.0.0.1:/home/gvpocr", str(at), "-F", str(config),
+         "-o", "ro,allow_other,reconnect"], stdin=subprocess.DEVNULL,
+    ) as sshfs:  # fmt: skip
+        try:
+            wait_for(lambda: os.path.ismount(at), "the mount")
+            report = examine("--mount", at)
+            report.fine("key", "name", "port", "host key", "login", "folder", "mount")
+            assert report.status == 0
+            tmp_path.chmod(0o755)
+            report = examine("--mount", at, runner=NOBODY)
+            found = report.problem("settings", str(config))
+            assert found["do"][0].startswith("sudo ")
+        finally:
+            unmount(at, sshfs)
 
 
 def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gateway) -> None:

@@ -193,7 +193,8 @@ def test_the_only_worker_is_replaced_too_and_clients_wait_for_it(
     (pid,) = workers(gateway).values()
     os.kill(pid, signal.SIGKILL)
     assert gateway.ssh("echo hello").stdout == "hello\n"
-    assert workers(gateway) != {0: pid}
+    gateway.wait_event("worker_exited", pid=pid)
+    wait_for(lambda: workers(gateway), "its successor's line")
 
 
 def test_who_waits_for_a_worker_that_is_killed_gets_another(
@@ -213,7 +214,7 @@ def test_who_waits_for_a_worker_that_is_killed_gets_another(
         for connection in waiting:
             assert connection.recv(8) == b"SSH-2.0-"
         assert gateway.wait_event("worker_exited", worker=0)["connections"] == 0
-        (pid,) = workers(gateway).values()
+        (pid,) = wait_for(lambda: workers(gateway), "its successor's line").values()
         assert connections(pid, gateway.port) == 20
     wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone")
 

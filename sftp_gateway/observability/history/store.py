@@ -16,7 +16,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -100,10 +100,9 @@ class Store:
         self.path = path
         self._max_age = max_age
         self._max_size = max(LEAST_SIZE, max_size)
-        # Before SQLite does it: who read what is nobody's business. Its other files copy the mode.
-        made = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
-        self._file = os.fstat(made)
-        os.close(made)
+        if not path.exists() or path.stat().st_size == 0:
+            _make(path)
+        self._file = path.stat()
         self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
             self._prepare()
@@ -113,18 +112,12 @@ class Store:
 
     def _prepare(self) -> None:
         run = self._database.execute
-        run("PRAGMA auto_vacuum = INCREMENTAL")  # counts only where there is no table yet
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
         run(f"PRAGMA journal_size_limit = {_WAL_SIZE}")
         run("PRAGMA temp_store = MEMORY")
         (version,) = run("PRAGMA user_version").fetchone()
-        (tables,) = run("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables == 0:
-            self._database.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT"
-            )
-        elif version != VERSION:
+        if version != VERSION:
             raise BrokenError(f"its tables are of version {version}, not {VERSION}")
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
@@ -201,6 +194,22 @@ class Store:
             if self._database.in_transaction:  # a full disk may have ended it
                 self._database.execute("ROLLBACK")
             raise
+
+
+def _make(path: Path) -> None:
+    """Make the database, under another name at first: nobody sees it without its tables."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    # Before SQLite does it: who read what is nobody's business. Its other files copy the mode.
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
+    with closing(sqlite3.connect(new, isolation_level=None)) as database:
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
+    # What a database left that was deleted without them would be taken for this one's.
+    for rest in ("-wal", "-shm"):
+        path.with_name(path.name + rest).unlink(missing_ok=True)
+    new.rename(path)
 
 
 def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -103,3 +104,16 @@ def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyP
         "host (environment: SFTP_GATEWAY_HOST): 'no.such.host' is no address here: "
     )
     assert "Name or service not known" in said
+
+
+def test_what_is_accepted_is_sent_again_soon_where_the_kernel_can_do_that() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            option = (socket.IPPROTO_TCP, 44)  # TCP_RTO_MAX_MS
+            if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15):
+                assert accepted.getsockopt(*option) == 4_000
+            else:
+                with pytest.raises(OSError, match="Protocol not available"):
+                    accepted.getsockopt(*option)

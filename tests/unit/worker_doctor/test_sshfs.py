@@ -16,7 +16,7 @@ from sftp_gateway.worker_doctor.target import SSH_OPTIONS
             ["a@h:/x", "/mnt"],
             {"port": "2222", "reconnect": "", "serveraliveinterval": "15", "identityfile": "k"},
         ),
-        ("-p2222 h: mnt -C -F cfg", ["h:", "mnt"], {"port": "2222", "-f": "cfg"}),
+        ("-p2222 h: mnt -C -F cfg", ["h:", "mnt"], {"port": "2222", "-F": "cfg"}),
         ("h: /mnt -o", ["h:", "/mnt"], {}),
     ],
 )
