@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from sftp_gateway.auth import Credentials, HostKey, Trust
@@ -39,12 +41,14 @@ class Access:
 class Configuration:
     """Settings, and what was found where they point to.
 
-    `seen` is how the files looked before they were read.
+    `seen` is how the files looked before they were read. `paths` are those that shares were
+    named by, and the folders that they led to then: `settings` has these.
     """
 
     settings: Settings
     findings: Findings
     seen: watch.Looks = field(default_factory=dict)
+    paths: dict[Path, Path] = field(default_factory=dict)
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -132,7 +136,8 @@ def read_again(
     loaded = load()
     kept = {name: getattr(running.settings, name) for name in _FIXED}
     changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
-    configuration = _inspected(loaded.model_copy(update=kept), config_file, seen)
+    settings = loaded.model_copy(update=kept)
+    configuration = _inspected(settings, config_file, seen, known=running.paths)
     _check_still_revoked(configuration, running)
     configuration.findings.warnings += [
         f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
@@ -141,13 +146,34 @@ def read_again(
 
 
 def _inspected(
-    settings: Settings, config_file: Path, seen: dict[str, tuple[int, ...]]
+    settings: Settings,
+    config_file: Path,
+    seen: dict[str, tuple[int, ...]],
+    known: Mapping[Path, Path] = MappingProxyType({}),
 ) -> Configuration:
     seen = {**watch.look(watched_files(settings, config_file)), **seen}
+    settings, paths = _followed(settings, known)
     findings = asyncio.run(inspect(settings))
     if findings.mistakes:
         raise ConfigurationError(findings.mistakes)
-    return Configuration(settings, findings, seen)
+    return Configuration(settings, findings, seen, paths)
+
+
+def _followed(settings: Settings, known: Mapping[Path, Path]) -> tuple[Settings, dict[Path, Path]]:
+    """The settings with shares' folders in the place of paths that may lead through links.
+
+    A path is followed once, and leads to the same folder from then on: whoever can write above a
+    share could put a link there that leads to something else.
+    """
+    paths, shares = {}, {}
+    for name, share in settings.shares.items():
+        path = known.get(share.path)
+        if path is None:  # what is not there is told of as it was written
+            exists = os.path.isdir(share.path)
+            path = Path(os.path.realpath(share.path)) if exists else share.path
+        paths[share.path] = path
+        shares[name] = share.model_copy(update={"path": path})
+    return settings.model_copy(update={"shares": shares}), paths
 
 
 def _check_still_revoked(configuration: Configuration, running: Configuration) -> None:

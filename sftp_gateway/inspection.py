@@ -34,6 +34,7 @@ from sftp_gateway.first_start import (
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, UserSettings
+from sftp_gateway.vfs.beneath import open_folder
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
 
@@ -239,7 +240,16 @@ def _inspect_share(name: str, path: Path, findings: Findings) -> None:
             f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
         )
     else:
-        status = os.stat(path)
+        try:
+            folder = open_folder(path)
+        except OSError as error:
+            findings.mistakes.append(
+                f"shares.{name}.path: {path}: {error.strerror}; links are followed at the start of "
+                "the gateway only, so start it anew if that is meant"
+            )
+            return
+        status = os.fstat(folder)
+        os.close(folder)
         findings.roots[name] = status.st_dev, status.st_ino
 
 

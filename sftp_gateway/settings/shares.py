@@ -13,7 +13,12 @@ from sftp_gateway.settings.table import Table
 class ShareSettings(Table):
     """One exported folder."""
 
-    path: Path = Field(description="The folder on this machine that is served.")
+    path: Path = Field(
+        description=(
+            "The folder on this machine that is served. Links in its path are followed once, when "
+            "the gateway starts."
+        )
+    )
     links: Literal["inside", "dereference"] = Field(
         "inside",
         description=(

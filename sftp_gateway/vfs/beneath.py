@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import Final, Protocol
 
 from sftp_gateway.vfs.waiting import would_wait
@@ -27,6 +28,8 @@ _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
 #: Without waiting: only what the dentry cache knows, and only on the share's own file system,
 #: because a mount below it may be a network's.
 _CONFINED_CACHED: Final = _CONFINED | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
+
+_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: openat2(2): EAGAIN means that a rename raced with a `..` in the path; asking again is right.
 _RACE_RETRIES: Final = 64
@@ -62,6 +65,25 @@ class Finder(Protocol):
         BlockingIOError where that would mean to wait and `wait` is false.
         """
         ...
+
+
+def open_folder(path: Path) -> int:
+    """A new O_PATH descriptor of the folder `path`, to which no link led the way.
+
+    Raises OSError: ELOOP where a link is in the way, else as open(2) does.
+    """
+    here = os.open(path.anchor or ".", _FOLDER)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        above = here
+        try:
+            here = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+        except NotADirectoryError as error:
+            if stat.S_ISLNK(os.lstat(part, dir_fd=above).st_mode):
+                raise OSError(errno.ELOOP, "a link has come into its path") from error
+            raise
+        finally:
+            os.close(above)
+    return here
 
 
 class Openat2:

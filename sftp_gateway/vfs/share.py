@@ -20,7 +20,7 @@ from sftp_gateway.errors import (
     NotFound,
 )
 from sftp_gateway.vfs.attributes import Attributes, Presentation
-from sftp_gateway.vfs.beneath import Finder, reopen
+from sftp_gateway.vfs.beneath import Finder, open_folder, reopen
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.waiting import would_wait
 
@@ -68,7 +68,9 @@ class Share:
     def __init__(
         self, *, name: str, root: Path, links: Links, presentation: Presentation, finder: Finder
     ) -> None:
-        """`name` as clients see it, such as `.cache/huggingface/hub`; `root` must exist.
+        """`name` as clients see it, such as `.cache/huggingface/hub`; `root` must exist,
+        and no link may be in its path: who can write in a folder above could change what it
+        leads to.
 
         Raises OSError where `root` cannot be opened.
         """
@@ -77,7 +79,7 @@ class Share:
         self._path = root
         self._presentation = presentation
         self._finder = finder
-        self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root = open_folder(root)
         #: st_dev of the file system that the share's folder is on.
         self.device = os.fstat(self._root).st_dev
         self._local = _is_local(self._root)
@@ -95,11 +97,14 @@ class Share:
         over. Raises OSError where the folder is gone or cannot be read; and sets `moved` where
         another has come that this process must not read.
         """
+        there = open_folder(self._path)
         try:
-            fresh = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fresh = reopen(there, os.O_RDONLY | os.O_DIRECTORY)
         except PermissionError:
-            self.moved = not os.path.samestat(os.stat(self._path), os.fstat(self._root))
+            self.moved = not os.path.samestat(os.fstat(there), os.fstat(self._root))
             raise
+        finally:
+            os.close(there)
         try:
             found, held = os.fstat(fresh), os.fstat(self._root)
             if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):

@@ -6,6 +6,7 @@ Landlock is off, so that it is the look-ups' own confinement that is tried, of e
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.without_syscalls import OPENAT2, runner
 
 pytestmark = pytest.mark.integration
@@ -116,6 +117,38 @@ def test_a_folder_that_is_swapped_for_links_gives_real_clients_no_byte_from_outs
     gateway.wait_event("denied", share="models", reason="link_leads_out")
     denied = {event["reason"] for event in gateway.events("denied", share="models")}
     assert denied <= {"link_leads_out", "unreadable"}
+
+
+@pytest.mark.parametrize("landlock", ["off", "require"])
+def test_a_share_whose_path_turns_into_a_link_is_not_what_that_leads_to(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, landlock: str
+) -> None:
+    """Links count that were there at the start: whoever writes above a share cannot move it."""
+    gateway = make_gateway(
+        '[shares.outer]\npath = "outer"\n[shares.inner]\npath = "way/inner"\n',
+        SFTP_GATEWAY_LANDLOCK=landlock,
+    )
+    inner, aside = gateway.folder / "outer/inner", gateway.folder / "outer/aside"
+    fill(gateway.folder, {"outer/inner/file": PUBLIC, "secret/file": SECRET})
+    (gateway.folder / "way").symlink_to("outer")
+    gateway.start()
+
+    def got() -> bytes:
+        gateway.sftp(f"-get inner/file {tmp_path}/got")
+        return _read(tmp_path / "got")
+
+    assert got() == PUBLIC
+    inner.rename(aside)
+    inner.symlink_to(gateway.folder / "secret")
+    wait_for(lambda: "a link has come" in gateway.http("/readyz")[1], "the link to be noticed")
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    assert "a link has come" in str(gateway.wait_event("configuration_refused")["mistakes"])
+    assert got() == PUBLIC, "the folder that was there at the start is served on"
+    inner.unlink()
+    aside.rename(inner)
+    wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be back")
+    assert got() == PUBLIC
 
 
 def _read(path: Path) -> bytes:
