@@ -350,22 +350,16 @@ def _access_log(settings: Settings, history: FeedSink | None) -> AccessLog:
 
 def _shares(settings: Settings, presentation: Presentation) -> list[Share]:
     finder = choose_finder()
-    shares = []
-    for name, options in settings.shares.items():
-        try:
-            share = Share(
-                name=name,
-                root=options.path,
-                links=Links(options.links),
-                presentation=presentation,
-                finder=finder,
-            )
-        except OSError as error:
-            raise ConfigurationError(
-                [f"shares.{name}.path: {options.path} cannot be opened: {error.strerror}"]
-            ) from error
-        shares.append(share)
-    return shares
+    return [
+        Share(
+            name=name,
+            root=options.path,
+            links=Links(options.links),
+            presentation=presentation,
+            finder=finder,
+        )
+        for name, options in settings.shares.items()
+    ]
 
 
 def _max_read_length(client_version: str) -> int:

@@ -14,8 +14,10 @@ configuration names, so it is not confined further; clients' bytes do not come t
 from __future__ import annotations
 
 import logging
+import os
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,6 +26,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import landlock
 from sftp_gateway.process.landlock import READ, Access, Rule
 from sftp_gateway.settings import Settings
+from sftp_gateway.vfs.beneath import open_folder
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +132,9 @@ def of_worker(settings: Settings, *, metrics: Path) -> Iterator[Rule]:
     Host keys, authorised keys and password hashes are not among it: it was handed them.
     """
     for share in settings.shares.values():
-        yield Rule(share.path, READ)
+        with suppress(OSError):  # nothing for what a link has been put in the place of
+            os.close(open_folder(share.path))
+            yield Rule(share.path, READ)
     for path in (*_LIBRARIES, *_FACTS):
         yield Rule(path, READ)
     yield Rule(metrics, _KEEP)

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,10 @@ _NOT_FOUND: Final = frozenset(
 )
 
 
+#: In the place of a folder's descriptor: every look-up below it fails (EBADF).
+_ABSENT: Final = -1
+
+
 class Links(StrEnum):
     """How a share serves its symbolic links; none ever leads out of the share."""
 
@@ -68,27 +73,30 @@ class Share:
     def __init__(
         self, *, name: str, root: Path, links: Links, presentation: Presentation, finder: Finder
     ) -> None:
-        """`name` as clients see it, such as `.cache/huggingface/hub`; `root` must exist,
-        and no link may be in its path: who can write in a folder above could change what it
-        leads to.
+        """`name` as clients see it, such as `.cache/huggingface/hub`.
 
-        Raises OSError where `root` cannot be opened.
+        No link may be in the path of `root`: who can write in a folder above could change what
+        it leads to. Where `root` cannot be opened, all that is asked of the share fails with
+        OSError until `check` has found it: other shares are served all the same.
         """
         self.name = name
         self.links = links
         self._path = root
         self._presentation = presentation
         self._finder = finder
-        self._root = open_folder(root)
+        self._root = _ABSENT
         #: st_dev of the file system that the share's folder is on.
-        self.device = os.fstat(self._root).st_dev
-        self._local = _is_local(self._root)
+        self.device = 0
+        self._local = False
+        with suppress(OSError):
+            self._take_over(open_folder(root))
         #: Whether `check` found a folder at the path that is another, and may not be read.
         self.moved = False
 
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
-        os.close(self._root)
+        if self._root != _ABSENT:
+            os.close(self._root)
 
     def check(self) -> os.statvfs_result:
         """See whether the folder can be read, and return statvfs(3) of it; waits for the disk.
@@ -101,21 +109,32 @@ class Share:
         try:
             fresh = reopen(there, os.O_RDONLY | os.O_DIRECTORY)
         except PermissionError:
-            self.moved = not os.path.samestat(os.fstat(there), os.fstat(self._root))
+            self.moved = not self._holds(os.fstat(there))
             raise
         finally:
             os.close(there)
         try:
-            found, held = os.fstat(fresh), os.fstat(self._root)
-            if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
-                # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the
-                # old folder or in the new one, never in a third.
-                os.dup2(fresh, self._root, inheritable=False)
-                self.device = found.st_dev
-                self._local = _is_local(self._root)
+            if not self._holds(os.fstat(fresh)):
+                self._take_over(os.dup(fresh))
             return os.fstatvfs(fresh)
         finally:
             os.close(fresh)
+
+    def _holds(self, found: os.stat_result) -> bool:
+        """Whether that is the folder which is served now."""
+        return self._root != _ABSENT and os.path.samestat(found, os.fstat(self._root))
+
+    def _take_over(self, folder: int) -> None:
+        """Serve this folder from now on; the descriptor is the share's."""
+        if self._root == _ABSENT:
+            self._root = folder
+        else:
+            # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the old
+            # folder or in the new one, never in a third.
+            os.dup2(folder, self._root, inheritable=False)
+            os.close(folder)
+        self.device = os.fstat(self._root).st_dev
+        self._local = _is_local(self._root)
 
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`; of a link itself, unless the share is served dereferenced."""

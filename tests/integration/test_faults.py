@@ -451,6 +451,27 @@ async def _in_thread(function: Callable[..., object], *arguments: object, **more
     return await asyncio.to_thread(function, *arguments, **more)
 
 
+@pytest.mark.parametrize("landlock", ["off", "require"])
+def test_workers_that_start_while_a_share_is_gone_serve_the_others(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, landlock: str
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_WORKERS="1", SFTP_GATEWAY_LANDLOCK=landlock).start()
+    models = gateway.folder / "shared/models"
+    models.rename(tmp_path / "aside")
+    (pid,) = {event["pid"] for event in gateway.events("worker_started")}
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_event("worker_exited", pid=pid)
+    assert gateway.sftp("get newsletters/README.txt /dev/null").returncode == 0
+    assert b"Bhushanji" in gateway.sftp("ls").stdout
+    assert gateway.sftp("ls models").returncode == 1
+    wait_for(lambda: gateway.http("/readyz")[0] == 503, "it to be told")
+    (tmp_path / "aside").rename(models)
+    wait_for(
+        lambda: gateway.sftp("get models/README.txt /dev/null").returncode == 0, "it to be back"
+    )
+    assert gateway.http("/healthz")[0] == 200
+
+
 def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
     make_gateway: Callable[..., Gateway],
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,8 +22,6 @@ from sftp_gateway.configuration import Configuration
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import inspect
-from sftp_gateway.observability import SharedValues
-from sftp_gateway.observability.history.feed import Feed
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
@@ -319,20 +316,6 @@ async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
     (said,) = (await inspect(Settings())).mistakes
     assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
-
-
-async def test_a_share_that_is_gone_since_it_was_looked_at_is_told(folder: Path) -> None:
-    settings = Settings(access_log=AccessLogSettings(stdout=False))
-    findings = await inspect(settings)
-    (folder / "shared/models/README.txt").unlink()
-    (folder / "shared/models").rmdir()
-    values = SharedValues(folder, "test")
-    with (
-        contextlib.closing(Feed()) as feed,
-        pytest.raises(ConfigurationError, match=r"shares\.models\.path: shared/models cannot be"),
-    ):
-        Gateway(Configuration(settings, findings), values, feed=feed)
-    values.close()
 
 
 # The line that mounts

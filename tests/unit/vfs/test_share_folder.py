@@ -120,10 +120,22 @@ def test_a_folder_that_comes_back_passes_the_check_again(either: Share, root: Pa
     assert read(either, b"file") == b"content"
 
 
-def test_a_share_without_a_folder_cannot_be_made(make_share: MakeShare, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+def test_a_share_without_a_folder_fails_until_there_is_one(
+    make_share: MakeShare, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
     before = descriptors()
-    for path in (tmp_path / "missing", tmp_path / "file"):
-        with pytest.raises(OSError, match=r"No such file|Not a directory"):
-            make_share(path)
+    share = make_share(folder)
+    for path in (b"", b"file"):
+        with pytest.raises(BlockingIOError):
+            share.stat(path, wait=False)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            share.stat(path, wait=True)
+    with pytest.raises(FileNotFoundError):
+        share.check()
     assert descriptors() == before
+    folder.mkdir()
+    (folder / "file").touch()
+    share.check()
+    assert share.device == folder.stat().st_dev
+    assert share.stat(b"file", wait=True).size == 0
