@@ -188,9 +188,13 @@ class _Readers:
         """Verify `size` bytes; `halfway` is called once, while all read."""
         self._half = self._outcome.verified + size // 2
         self._halfway = halfway
+        # A worker that is to end ends with its last open file: none may be opened later.
+        all_open = threading.Barrier(READERS)
         with ThreadPoolExecutor(READERS) as readers:
             share = -(-size // READERS)
-            self._watch([readers.submit(self._read, number, share) for number in range(READERS)])
+            self._watch(
+                [readers.submit(self._read, number, share, all_open) for number in range(READERS)]
+            )
 
     def _watch(self, readers: list[Future[None]]) -> None:
         before = -1
@@ -202,11 +206,12 @@ class _Readers:
         for reader in readers:
             reader.result()
 
-    def _read(self, number: int, share: int) -> None:
+    def _read(self, number: int, share: int, all_open: threading.Barrier) -> None:
         file = number % len(self._pattern.names)
         noise = self._noise[number]
         try:
             with opened(self._mount.at / self._pattern.names[file]) as descriptor:
+                all_open.wait(PATIENCE)
                 for offset, length in places(noise, size=self._pattern.size, longest=_LONGEST):
                     if wrong := what_is_wrong(descriptor, self._pattern, file, offset, length):
                         self._problem(wrong)
@@ -216,7 +221,10 @@ class _Readers:
                     if share <= 0:
                         return
         except OSError as error:
+            all_open.abort()
             self._problem(f"file {file}: {error}")
+        except threading.BrokenBarrierError:
+            self._problem(f"file {file}: not all readers have opened their files")
 
     def _verified(self, length: int) -> None:
         with self._lock:
