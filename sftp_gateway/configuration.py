@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from sftp_gateway.auth import Credentials, HostKey, Trust
@@ -122,7 +121,7 @@ def read(
     seen = dict(watch.look([config_file]))
     settings = load()
     prepare(settings)
-    return _inspected(settings, config_file, seen)
+    return _good(settings, config_file, seen, known={})
 
 
 def read_again(
@@ -137,7 +136,7 @@ def read_again(
     kept = {name: getattr(running.settings, name) for name in _FIXED}
     changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
     settings = loaded.model_copy(update=kept)
-    configuration = _inspected(settings, config_file, seen, known=running.paths)
+    configuration = _good(settings, config_file, seen, known=running.paths)
     _check_still_revoked(configuration, running)
     configuration.findings.warnings += [
         f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
@@ -145,18 +144,27 @@ def read_again(
     return configuration
 
 
-def _inspected(
+def inspected(settings: Settings, *, known: Mapping[Path, Path]) -> Configuration:
+    """What is found where the settings point to, mistakes too.
+
+    Links in the paths of shares are followed, but where it is `known` what they led to before.
+    """
+    settings, paths = _followed(settings, known)
+    return Configuration(settings, asyncio.run(inspect(settings)), paths=paths)
+
+
+def _good(
     settings: Settings,
     config_file: Path,
     seen: dict[str, tuple[int, ...]],
-    known: Mapping[Path, Path] = MappingProxyType({}),
+    *,
+    known: Mapping[Path, Path],
 ) -> Configuration:
     seen = {**watch.look(watched_files(settings, config_file)), **seen}
-    settings, paths = _followed(settings, known)
-    findings = asyncio.run(inspect(settings))
-    if findings.mistakes:
-        raise ConfigurationError(findings.mistakes)
-    return Configuration(settings, findings, seen, paths)
+    configuration = inspected(settings, known=known)
+    if configuration.findings.mistakes:
+        raise ConfigurationError(configuration.findings.mistakes)
+    return replace(configuration, seen=seen)
 
 
 def _followed(settings: Settings, known: Mapping[Path, Path]) -> tuple[Settings, dict[Path, Path]]:

@@ -155,6 +155,14 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     assert told["shares"]["models"] == {"path": "shared/models", "links": "inside"}
 
 
+def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, folder: Path) -> None:
+    run("init")
+    (folder / "shared/models").rename(folder / "elsewhere")
+    (folder / "shared/models").symlink_to("../elsewhere")
+    ran = run("check")
+    assert (ran.status, ran.err.splitlines()[-1]) == (0, "The configuration is good.")
+
+
 def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
     (folder / "good.toml").write_text('[users.ana]\n[shares.a]\npath = "none"\n')
     ran = run("check", "--config", "good.toml")
