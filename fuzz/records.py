@@ -27,6 +27,7 @@ from sftp_gateway.server.packets.ciphers import (
     PacketCipher,
 )
 from sftp_gateway.server.packets.connection import PacketConnection
+from sftp_gateway.server.scheduler import Scheduler
 
 _KEY, _IV = bytes(range(64)), bytes(range(12))
 
@@ -180,7 +181,9 @@ def _logged_in(
     effect: Effect, receiver: Any, sender: Any, block: int
 ) -> tuple[PacketConnection, Any]:
     """A connection behind its login, with one channel that is open."""
-    connection: Any = PacketConnection(_loop, _OPTIONS, fast=True)
+    connection: Any = PacketConnection(
+        _loop, _OPTIONS, scheduler=Scheduler(_loop, clock=lambda: 0.0), fast=True
+    )
     connection.connection_made(_Wire())
     connection._owner = _Owner(effect)
     connection._recv_encryption, connection._send_encryption = receiver, sender

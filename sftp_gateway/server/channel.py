@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
 
@@ -12,8 +13,15 @@ from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp import SftpSession
 
 if TYPE_CHECKING:
+    from asyncssh.packet import SSHPacket
+
+    from sftp_gateway.server.connection import Connection
     from sftp_gateway.server.guest import Guest
     from sftp_gateway.server.ssh import SshServer
+
+#: Bytes that a client may send on a channel before we have taken them. Requests are small.
+_RECEIVE_WINDOW: Final = 512 * 1024
+_MAX_PACKET: Final = 32 * 1024
 
 #: Bytes that wait in a channel for the client's window before the session makes no more. A 2 MiB
 #: window of a stock client is kept full across a long link.
@@ -22,15 +30,62 @@ _CHANNEL_BUFFER: Final = 1024 * 1024
 #: The same for channel and socket each, while the budget of all sessions is spent.
 _TIGHT_BUFFER: Final = 32 * 1024
 
-#: Requests of which asyncssh would keep something for as long as the channel is open, or for each a
-#: turn of its loop, however many there are: variables, which mean nothing here, and forwarding.
-_UNWANTED: Final = ("env", "x11_req", "auth_agent_req_at_openssh_dot_com")
+#: Seconds in which a client has to take something of what waits for its window or its network, in
+#: the middle of a session, and once it is only the rest of one.
+_STALL_TIMEOUT: Final = 300.0
+_CLOSE_TIMEOUT: Final = 10.0
 
 
-def refuse_unwanted(channel: asyncssh.SSHServerChannel[bytes]) -> None:
-    """Have these requests on `channel` refused as unknown ones are: at once, and forgotten."""
-    for name in _UNWANTED:
-        setattr(channel, f"_process_{name}_request", None)
+class SessionChannel(asyncssh.SSHServerChannel[bytes]):
+    """A session channel as asyncssh has it, that sends within its connection's time slices."""
+
+    # asyncssh would keep something of each of these requests for as long as the channel is open, or
+    # for a turn of its loop, however many there are. They mean nothing here: unknown ones.
+    _process_env_request = None  # type: ignore[assignment]
+    _process_x11_req_request = None  # type: ignore[assignment]
+    _process_auth_agent_req_at_openssh_dot_com_request = None  # type: ignore[assignment]
+
+    _conn: Connection
+    _session: ChannelSession
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(
+            connection, connection._loop, allow_pty=False, line_editor=False, line_echo=False,
+            line_history=0, max_line_length=0, encoding=None, errors="strict",
+            window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET,
+        )  # fmt: skip
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        """Handle a message for this channel."""
+        return self._conn.admit(super().process_packet, pkttype, pktid, packet)
+
+    def _flush_send_buf(self) -> None:
+        """Called by asyncssh when there may be something to send."""
+        if self._conn.send_buffered(self):
+            self._conn.wait_turn(self._session)
+        if self._send_buf:
+            self._pause_resume_writing()
+        else:
+            super()._flush_send_buf()
+
+    def send_buffered(self) -> None:
+        """Continue to send what waits for the client's window."""
+        if self._send_buf and self._conn is not None:
+            self._flush_send_buf()
+
+    def _process_eow_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:
+        """The client takes no more data (OpenSSH's PROTOCOL §2.1): nobody is left to be answered.
+
+        `ssh` sends this when the program that reads from it is gone.
+        """
+        packet.check_end()
+        self._loop.call_soon(self._session.abort)
+        return True
+
+    @property
+    def closed(self) -> bool:
+        """Whether CHANNEL_CLOSE was sent."""
+        return self._send_state == "closed"
 
 
 class ChannelSession(asyncssh.SSHServerSession[bytes]):
@@ -46,10 +101,15 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._keys_awaited = False
         self._counted = False
         self._tight = False
+        self._paused = False
+        self._finishing = False
+        self._held_before = 0
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self.time_slice = guest.connection.time_slice
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         """The channel is open."""
-        self._channel = chan
+        self._channel = cast(SessionChannel, chan)
         chan.set_write_buffer_limits(high=_CHANNEL_BUFFER)
         self.outgoing = self._guest.connection.outgoing_of(chan)
         self._guest.channels.add(self)
@@ -57,6 +117,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
         self._server.budget.forget(self)
+        self._stop_watching()
         if self._sftp is not None:
             self._sftp.connection_lost()
         self._guest.channel_closed(self)
@@ -100,9 +161,9 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
             self._sftp.data_received(data)
 
     def eof_received(self) -> bool:
-        """The client sends no more; what it asked is still answered."""
+        """The client sends no more; what it asked is still answered, while it takes answers."""
         if self._sftp is not None:
-            self._sftp.finish()
+            self.finish()
         return True
 
     def pause_writing(self) -> None:
@@ -126,12 +187,59 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._tell_room()
 
     def _tell_room(self) -> None:
-        if self._sftp is None:
-            return
-        if self._window_full or self._socket_full or self._keys_awaited:
-            self._sftp.pause_writing()
+        self._paused = self._window_full or self._socket_full or self._keys_awaited
+        if self._paused:
+            self._watch_progress()
+            if self._sftp is not None:
+                self._sftp.pause_writing()
         else:
-            self._sftp.resume_writing()
+            self._channel.send_buffered()
+            if self._sftp is not None:
+                self._sftp.resume_writing()
+
+    def take_turn(self) -> None:
+        """A time slice of the connection has begun."""
+        self._channel.send_buffered()
+        if self._sftp is not None:
+            self._sftp.take_turn()
+
+    def wait_turn(self) -> None:
+        """Have `take_turn` called in the next time slice."""
+        self._guest.connection.wait_turn(self)
+
+    # A client that takes nothing any more
+
+    def _watch_progress(self) -> None:
+        if self._progress_timer is None:
+            seconds = _CLOSE_TIMEOUT if self._finishing else _STALL_TIMEOUT
+            self._held_before = self.held
+            loop = asyncio.get_running_loop()
+            self._progress_timer = loop.call_later(seconds, self._check_progress)
+
+    def _check_progress(self) -> None:
+        self._progress_timer = None
+        if self.held and self.held == self._held_before:
+            self.abort()
+        elif self._paused or self._finishing:
+            self._watch_progress()
+
+    def _finish_soon(self) -> None:
+        """From here on the client gets the rest, if it takes it."""
+        if not self._finishing:
+            self._finishing = True
+            self._stop_watching()
+            self._watch_progress()
+
+    def _stop_watching(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
+    def abort(self) -> None:
+        """Close the channel; what the client has not taken is lost."""
+        self._channel.abort()
+        if self._sftp is not None:
+            self._sftp.connection_lost()
 
     @property
     def busy(self) -> bool:
@@ -156,10 +264,16 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def finish(self) -> None:
         """Close once what was asked is answered."""
+        self._finish_soon()
         if self._sftp is not None:
             self._sftp.finish()
         else:
             self._channel.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether our side of the channel is closed, so that the client gets nothing more."""
+        return self._channel.closed
 
     # What SftpSession needs of a channel
 
@@ -194,5 +308,6 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def close(self) -> None:
         """Close the channel when everything is sent; exit status 0, as sftp-server's."""
+        self._finish_soon()
         if not self._channel.is_closing():
             self._channel.exit(0)

@@ -17,7 +17,7 @@ from sftp_gateway.auth.certificates import Certificate
 from sftp_gateway.auth.keys import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.events import Session
-from sftp_gateway.server.channel import ChannelSession, refuse_unwanted
+from sftp_gateway.server.channel import ChannelSession, SessionChannel
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from sftp_gateway.server.ssh import SshServer
 
 _log = logging.getLogger(__name__)
-
-#: Bytes that a client may send on a channel before we have taken them. Requests are small.
-_RECEIVE_WINDOW: Final = 512 * 1024
-_MAX_PACKET: Final = 32 * 1024
 
 #: Channels of one connection, as sshd's MaxSessions.
 _MAX_CHANNELS: Final = 10
@@ -44,6 +40,9 @@ class Guest(asyncssh.SSHServer):
         self.signatures = server.signatures
         self._refused = 0
         self._unknown_user = False
+        self._verifying: str | None = None  # the user whose password is being verified
+        self._nothing_tried = True
+        self._flooded = False
         self._logged_in = False
         self._closed_for: str | None = None  # the reason where it is ours
         self._idle: IdleWatch | None = None
@@ -75,6 +74,8 @@ class Guest(asyncssh.SSHServer):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         reason = self._closed_for or ("server_stopping" if self._server.stopping else _reason(exc))
+        if self._verifying is not None:  # nobody is left to tell, but it was an attempt
+            self._count_refusal(self._verifying, "password", "connection_lost", key=None)
         self._server.left(self, self._misdeed(reason))
         self._learn_versions()
         if self._idle is not None:
@@ -85,6 +86,8 @@ class Guest(asyncssh.SSHServer):
         """What a connection that ended like this is penalised for."""
         if reason == "error":
             return Kind.CRASH.value
+        if self._flooded:
+            return Kind.PROTOCOL_ERROR.value
         if self._logged_in or reason == "server_stopping":
             return None
         if reason == "login_timeout":
@@ -131,6 +134,7 @@ class Guest(asyncssh.SSHServer):
 
     async def validate_password(self, username: str, password: str) -> bool:
         """Whether this is the user's password."""
+        self._verifying = username
         decision = await asyncio.get_running_loop().run_in_executor(
             self._server.password_threads,
             self._server.authenticator.check_password,
@@ -138,7 +142,14 @@ class Guest(asyncssh.SSHServer):
             password,
             self._address,
         )
+        self._verifying = None
         return self._decided(username, "password", decision)
+
+    def method_refused(self, user: str, method: bytes) -> None:
+        """A login by a method that is not offered. Clients ask for `none` to see what is."""
+        asked, self._nothing_tried = self._nothing_tried, False
+        if not (asked and method == b"none"):
+            self.refuse_login(user, method.decode("ascii", "replace"), "method", key=None)
 
     def _decided(self, user: str, method: str, decision: Decision) -> bool:
         self._decision, self._method = decision, method
@@ -174,15 +185,26 @@ class Guest(asyncssh.SSHServer):
         certificate: Certificate | None = None,
     ) -> None:
         """Log a refused attempt; raise DisconnectError after too many."""
+        self._count_refusal(user, method, reason, key=key, certificate=certificate)
+        if self._refused >= self._server.limits.max_auth_tries:
+            raise asyncssh.DisconnectError(
+                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
+            )
+
+    def _count_refusal(
+        self,
+        user: str,
+        method: str,
+        reason: str,
+        *,
+        key: str | None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.recorder.login_refused(
             user=user, method=method, key=key, reason=reason, **_named(certificate)
         )
         self._refused += 1
         self._unknown_user = self._unknown_user or reason == Reason.UNKNOWN_USER.value
-        if self._refused >= self._server.limits.max_auth_tries:
-            raise asyncssh.DisconnectError(
-                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
-            )
 
     def auth_completed(self) -> None:
         """The login was accepted, with what was decided last."""
@@ -196,6 +218,7 @@ class Guest(asyncssh.SSHServer):
         )
         self.recorder.login_accepted()
         self._logged_in = True
+        self.connection.logged_in()
         self._server.logged_in(self, user)
         self._login = decision.login if decision else None
         self.review()  # the credentials may have changed since the decision
@@ -212,6 +235,23 @@ class Guest(asyncssh.SSHServer):
         """How many requests were answered; None while the client waits for any."""
         busy = any(channel.busy for channel in self.channels)
         return None if busy else self.recorder.requests
+
+    def flooded(self) -> None:
+        """The client is disconnected for the number of messages that it sent."""
+        self._flooded = True
+
+    def key_exchange_timed_out(self) -> None:
+        """The client has not finished a key exchange."""
+        self._close_for("key_exchange_timeout", "Key exchange timed out")
+
+    @property
+    def log_congested(self) -> bool:
+        """Whether what means a line in the access log has to wait."""
+        return self._server.access_log.congested()
+
+    async def log_has_room(self) -> None:
+        """Wait until the access log has room."""
+        await self._server.log_has_room()
 
     def dismiss(self) -> None:
         """The user has too many sessions."""
@@ -237,11 +277,7 @@ class Guest(asyncssh.SSHServer):
         if self._granted >= _MAX_CHANNELS or self._server.stopping:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "Too many sessions")
         self._granted += 1
-        channel = self.connection.create_server_channel(
-            encoding=None, window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET
-        )
-        refuse_unwanted(channel)
-        return channel, ChannelSession(self, self._server)
+        return SessionChannel(self.connection), ChannelSession(self, self._server)
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
@@ -286,7 +322,7 @@ class Guest(asyncssh.SSHServer):
 
     def drain(self) -> None:
         """Let the files that are being read come to their end, then close."""
-        if not self.channels:
+        if all(channel.closed for channel in self.channels):
             self.connection.close()
         for channel in tuple(self.channels):
             channel.drain()

@@ -11,7 +11,8 @@ as long as the session may go on:
     | a thread, with MAX_PENDING        | one of them is answered                |
     | requests unanswered               |                                        |
     | the access log to find room       | the log says so                        |
-    | its turn, after TURN_BYTES        | the event loop has served the others   |
+    | its turn, after a time slice of   | the event loop has served the others   |
+    | its connection, or TURN_BYTES     |                                        |
     | its user's bandwidth, if limited  | as much time has gone by               |
 
 While packets wait, no more is read from the channel than its window holds, so a client that asks
@@ -44,6 +45,7 @@ from sftp_gateway.server.owed import Owed
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.scheduler import TimeSlice
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
@@ -66,6 +68,13 @@ class Channel(Protocol):
 
     #: Where the session lays out what it sends.
     outgoing: Outgoing
+
+    #: The time of its connection, which all its channels share.
+    time_slice: TimeSlice
+
+    def wait_turn(self) -> None:
+        """Have the session's `take_turn` called in the next time slice."""
+        ...
 
     def flush(self) -> None:
         """Send what is in `outgoing`; may call the session's `pause_writing` meanwhile."""
@@ -109,6 +118,8 @@ class SftpSession:
         self._failed = failed
         self._frames = FrameReader()
         self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = 0
+        self._time_slice = channel.time_slice
         self._initialised = False
         self._outgoing = channel.outgoing
         self._owed = Owed()
@@ -141,7 +152,6 @@ class SftpSession:
         self._writing_paused = False
         self._reading_paused = False
         self._pumping = False
-        self._turn_scheduled = False
         self._turn_bytes = 0
         self._bandwidth = bandwidth
         self._slowed: asyncio.TimerHandle | None = None
@@ -156,10 +166,12 @@ class SftpSession:
         if self._closed or self._finishing:
             return
         try:
-            self._backlog.extend(self._frames.feed(data))
+            frames = self._frames.feed(data)
         except ProtocolError as error:
             self._end(error)
             return
+        self._backlog.extend(frames)
+        self._backlog_bytes += sum(map(len, frames))
         self.pump()
 
     def pause_writing(self) -> None:
@@ -176,6 +188,9 @@ class SftpSession:
     def connection_lost(self) -> None:
         """The channel is gone: let go of everything."""
         self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._backlog.clear()
         if self._slowed is not None:
             self._slowed.cancel()
@@ -209,6 +224,7 @@ class SftpSession:
         if self._finishing or not len(self._handles):
             self._closed = True
             self._channel.close()
+            self._let_go()
 
     # Serving
 
@@ -217,18 +233,23 @@ class SftpSession:
         if self._pumping or self._closed:
             return
         self._pumping = True
+        began = self._time_slice.begin()
         try:
             self._serve_backlog()
         except ProtocolError as error:
             self._end(error)
         finally:
             self._pumping = False
+            if began:
+                self._time_slice.end()
         self._balance_reading()
         self._close_when_answered()
 
     def _serve_backlog(self) -> None:
         while self._backlog and not self._must_wait():
-            self._serve(self._backlog.popleft())
+            frame = self._backlog.popleft()
+            self._backlog_bytes -= len(frame)
+            self._serve(frame)
             if self._outgoing.length >= FLUSH_BYTES:
                 self._flush()
         self._flush()
@@ -236,11 +257,19 @@ class SftpSession:
     def _must_wait(self) -> bool:
         return (
             self._writing_paused
-            or self._turn_scheduled
             or self._owed.count >= MAX_PENDING
             or self._log_congested()
             or (self._bandwidth is not None and self._too_fast(self._bandwidth))
+            or self._turn_is_over()
         )
+
+    def _turn_is_over(self) -> bool:
+        # Bytes are counted over all that one turn of the event loop brings: each of many small
+        # packets of a client is delivered by itself, before the socket can say that it is full.
+        if self._turn_bytes < TURN_BYTES and not self._time_slice.used_up():
+            return False
+        self._channel.wait_turn()
+        return True
 
     def _too_fast(self, bandwidth: Bandwidth) -> bool:
         if self._slowed is None and (delay := bandwidth.delay()):
@@ -260,25 +289,15 @@ class SftpSession:
         """What the client has open, in the order in which it was opened."""
         return self._handles.files()
 
-    def _count_turn(self, sent: int) -> None:
-        # Counted over all that one turn of the event loop brings: each of many small packets of a
-        # client is delivered by itself, before the socket can say that it is full.
-        self._turn_bytes += sent
-        if self._bandwidth is not None:
-            self._bandwidth.sent(sent)
-        if self._turn_bytes >= TURN_BYTES and not self._turn_scheduled:
-            self._turn_scheduled = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
-
-    def _take_turn(self) -> None:
-        self._turn_scheduled = False
+    def take_turn(self) -> None:
+        """A time slice of the connection has begun."""
         self._turn_bytes = 0
         self.pump()
 
     def _balance_reading(self) -> None:
         if self._closed or not (self._backlog or self._reading_paused):
             return
-        packets, size = len(self._backlog), sum(map(len, self._backlog))
+        packets, size = len(self._backlog), self._backlog_bytes
         if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
             self._reading_paused = True
             self._channel.pause_reading()
@@ -351,16 +370,16 @@ class SftpSession:
     def _flush(self) -> None:
         """Send the responses made so far together, so that SSH packets are full ones."""
         if self._outgoing.length and not self._closed:
-            self._count_turn(self._outgoing.length)
+            self._turn_bytes += self._outgoing.length
+            if self._bandwidth is not None:
+                self._bandwidth.sent(self._outgoing.length)
             self._channel.flush()
 
     def _end(self, error: Exception) -> None:
         """Close the channel over something that cannot be answered."""
         self._flush()
         self._failed(error)
-        self._backlog.clear()
-        self._operations.close()
-        self._reads.close()
         if not self._closed:
             self._closed = True
             self._channel.close()
+        self._let_go()

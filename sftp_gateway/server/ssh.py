@@ -28,7 +28,9 @@ from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.guest import Guest
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.scheduler import Scheduler
 from sftp_gateway.server.sftp import SftpSession
+from sftp_gateway.server.transport import SocketReader
 
 #: What clients read first. It names no version: that would only help who looks for a weak one.
 SOFTWARE_VERSION: Final = "sftp_gateway"
@@ -91,21 +93,25 @@ class SshServer:
         self._empty.set()
         self._accounts: dict[asyncssh.SSHServerConnection, Account] = {}
         self._loop = asyncio.get_running_loop()
+        self._scheduler = Scheduler(self._loop)
+        self._log_room = asyncio.Event()
         self.signatures = signatures
         self._ciphers = ciphers
         self._macs = macs
         self._options = _options(self, keys, ciphers, macs)
-        access_log.add_room_callback(self._log_has_room)
+        access_log.add_room_callback(self._log_got_room)
 
     async def adopt(self, accepted: socket.socket, account: Account) -> None:
         """Serve a connection; tell `account` once it has ended, also where it fails at once.
 
         Raises OSError where it is gone already.
         """
-        connection = Connection(self._loop, self._options, fast=self._own_record_layer)
+        connection = Connection(
+            self._loop, self._options, scheduler=self._scheduler, fast=self._own_record_layer
+        )
         self._accounts[connection] = account
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+            await self._loop.connect_accepted_socket(lambda: SocketReader(connection), accepted)
         except BaseException:
             accepted.close()
             self._tell_ended(connection, None)
@@ -181,11 +187,18 @@ class SshServer:
             return False
         return True
 
-    def _log_has_room(self) -> None:
-        # Called on the log's own thread.
-        self._loop.call_soon_threadsafe(self._pump_all)
+    async def log_has_room(self) -> None:
+        """Wait until the access log has room."""
+        while self.access_log.congested():
+            self._log_room.clear()
+            await self._log_room.wait()
 
-    def _pump_all(self) -> None:
+    def _log_got_room(self) -> None:
+        # Called on the log's own thread.
+        self._loop.call_soon_threadsafe(self._continue)
+
+    def _continue(self) -> None:
+        self._log_room.set()
         for guest in tuple(self._guests):
             for channel in tuple(guest.channels):
                 channel.pump()

@@ -1,4 +1,4 @@
-"""A transport for a protocol that writes many small pieces at a time."""
+"""What is between a connection and its socket: bounded reads, and writes that are joined."""
 
 from __future__ import annotations
 
@@ -6,7 +6,66 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final, Protocol
+
+#: Bytes that are read at once. All connections share the buffer: what was read is copied out of it
+#: before anything else is read.
+_buffer: Final = memoryview(bytearray(64 * 1024))
+
+
+class Connection(Protocol):
+    """What SocketReader needs of a connection; the methods are those of asyncio.Protocol."""
+
+    #: Bytes to read at once, at most those of the buffer.
+    read_size: int
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...  # noqa: D102
+    def connection_lost(self, exc: Exception | None) -> None: ...  # noqa: D102
+    def data_received(self, data: bytes) -> None: ...  # noqa: D102
+    def eof_received(self) -> bool | None: ...  # noqa: D102
+    def pause_writing(self) -> None: ...  # noqa: D102
+    def resume_writing(self) -> None: ...  # noqa: D102
+
+
+class SocketReader(asyncio.BufferedProtocol):
+    """Reads from a socket no more at once than its connection wants to hold.
+
+    uvloop hands a plain asyncio.Protocol up to 250 KiB at once, and as much again for as long as
+    the socket has more, before it looks at other sockets.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._connection.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._connection.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        return _buffer[: self._connection.read_size]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        self._connection.data_received(bytes(_buffer[:nbytes]))
+
+    def eof_received(self) -> bool | None:
+        """The client sends no more."""
+        return self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        """The socket has enough to send."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The socket has room again."""
+        self._connection.resume_writing()
 
 
 class GatheringTransport(asyncio.Transport):
@@ -22,6 +81,7 @@ class GatheringTransport(asyncio.Transport):
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._gathered: list[bytes] = []
+        self._gathered_size = 0
         self._socket = transport.get_extra_info("socket")
         self._descriptor = self._socket.fileno()
 
@@ -30,6 +90,11 @@ class GatheringTransport(asyncio.Transport):
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
+        self._gathered_size += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait for the end of this turn, or for the network."""
+        return self._gathered_size + self._transport.get_write_buffer_size()
 
     def write_now(self, data: memoryview) -> bool:
         """Send `data`, which the caller may overwrite afterwards.
@@ -62,6 +127,7 @@ class GatheringTransport(asyncio.Transport):
 
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, []
+        self._gathered_size = 0
         if gathered and not self._transport.is_closing():
             self._transport.writelines(gathered)
 

@@ -20,6 +20,7 @@ from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.vfs.attributes import Attributes, Presentation
 from sftp_gateway.vfs.beneath import choose_finder
@@ -144,12 +145,20 @@ class WatchedLanes(Lanes):
                 await self._done.wait()
 
 
+class _RunningLoop:
+    """The loop that runs when it is asked for something; fixtures are made before there is one."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        return asyncio.get_running_loop().call_soon(callback)
+
+
 class MemoryChannel:
     """Keeps what is sent. After `room` bytes it says that it is full, as a client's window."""
 
     def __init__(self) -> None:
         self.session: SftpSession
         self.outgoing = Outgoing(32 * 1024)
+        self.time_slice = TimeSlice(Scheduler(_RunningLoop(), clock=lambda: 0.0), self._take_turn)
         self.writes: list[bytes] = []
         self.room: int | None = None
         self.reading = True
@@ -167,6 +176,12 @@ class MemoryChannel:
         self.changed.set()
         if self.room is not None and self.written >= self.room:
             self.session.pause_writing()
+
+    def wait_turn(self) -> None:
+        self.time_slice.wait()
+
+    def _take_turn(self) -> None:
+        self.session.take_turn()
 
     def pause_reading(self) -> None:
         assert self.reading

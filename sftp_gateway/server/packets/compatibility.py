@@ -10,13 +10,15 @@ right, until somebody has read the change and put the new digests here
 |-------------------------------------|---------------------------------------------------------|
 | a connection, sending               | _send_encryption _send_seq _compressor _kex_complete    |
 |                                     | _rekey_bytes _rekey_bytes_sent _rekey_seconds           |
-|                                     | _rekey_time _transport                                  |
+|                                     | _rekey_time _transport _deferred_packets _kex           |
 | a connection, receiving             | _recv_encryption _next_recv_encryption _recv_seq        |
 |                                     | _decompressor _next_decompressor _auth_complete         |
-|                                     | _inpbuf _max_recv_pktlen _channels                      |
+|                                     | _inpbuf _max_recv_pktlen _channels _recv_handler        |
+| a connection, logging in            | _auth _username _all_server_host_keys _session_id       |
 | a connection, keeping alive         | _keepalive_timer _keepalive_interval _loop              |
 | a channel                           | _send_chan _send_state _send_window _send_pktsize       |
-|                                     | _send_buf _send_buf_len _recv_state _recv_window        |
+|                                     | _send_buf _send_buf_len _recv_state _recv_window _conn  |
+|                                     | _session                                                |
 | a cipher                            | _key _iv _adkey                                         |
 """
 
@@ -28,8 +30,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from asyncssh.channel import SSHChannel
-from asyncssh.connection import SSHConnection
+from asyncssh.channel import SSHChannel, SSHServerChannel
+from asyncssh.connection import SSHConnection, SSHServerConnection
 from asyncssh.crypto.chacha import ChachaCipher
 from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
@@ -53,7 +55,14 @@ _LEANT_ON: Final[Mapping[type[Any], tuple[str, ...]]] = {
         "_reset_keepalive_timer",
         "_cancel_keepalive_timer",
         "_keepalive_timer_callback",
+        "_process_userauth_request",
+        "_finish_userauth",
+        "_process_kexinit",
+        "_process_global_request",
+        "_process_channel_open",
     ),
+    SSHServerConnection: ("_process_hostkeys_prove_00_at_openssh_dot_com_global_request",),
+    SSHServerChannel: ("__init__", "_start_session"),
     SSHChannel: (
         "write",
         "_flush_send_buf",
@@ -89,6 +98,14 @@ _KNOWN: Final[Mapping[str, str]] = {
     "SSHConnection._reset_keepalive_timer": "7a9157707c514524",
     "SSHConnection._cancel_keepalive_timer": "d812058ddd18253c",
     "SSHConnection._keepalive_timer_callback": "6d8aa6656cfc6003",
+    "SSHConnection._process_userauth_request": "9d1a0e42d15a1526",
+    "SSHConnection._finish_userauth": "bd2146536318273d",
+    "SSHConnection._process_kexinit": "439bdf2fc55e6737",
+    "SSHConnection._process_global_request": "ab927889d3844db5",
+    "SSHConnection._process_channel_open": "0a1ae759cb6aab2b",
+    "SSHServerConnection._process_hostkeys_prove_00_at_openssh_dot_com_global_request": "d6e86ada990be29e",
+    "SSHServerChannel.__init__": "00e69c3de18ffa1d",
+    "SSHServerChannel._start_session": "4ef1112382d829bb",
     "SSHChannel.write": "1045e20008469933",
     "SSHChannel._flush_send_buf": "3f11e9dc27c58b18",
     "SSHChannel._pause_resume_writing": "b05e507ca9fdeec9",

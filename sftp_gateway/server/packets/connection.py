@@ -7,6 +7,10 @@ is not plain sailing (a cipher that `ciphers` does not have, compression, a key 
 or due, a full window, a closing channel, a malformed packet) is left to asyncssh, from one packet
 to the next: both ways use the same cipher objects and sequence numbers.
 
+Whatever a connection does on the event loop, it does within a time slice (scheduler.py): packets
+are opened, and what waits for a client's window is sent, until the slice is used up, and the rest
+when it is this connection's turn again.
+
 This is the one module that leans on asyncssh's inside; `compatibility` lists what it leans on.
 """
 
@@ -17,12 +21,17 @@ import os
 import time
 import zlib
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import asyncssh
 from asyncssh.compression import Decompressor
-from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.constants import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_WINDOW_ADJUST,
+)
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
+from asyncssh.packet import String, UInt32
 
 from sftp_gateway.server.packets.ciphers import (
     LENGTH,
@@ -32,6 +41,7 @@ from sftp_gateway.server.packets.ciphers import (
     PacketCipher,
 )
 from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, Outgoing
+from sftp_gateway.server.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.transport import GatheringTransport
 
 if TYPE_CHECKING:
@@ -51,9 +61,27 @@ _PADDING: Final = os.urandom(MAX_PADDING)
 #: Bytes that a compressed packet may become: as many as the longest that OpenSSH takes.
 _MAX_INFLATED: Final = 256 * 1024
 
+#: Bytes of what waits for a client's window that are sent before the time is looked at again.
+_SEND_PIECE: Final = 64 * 1024
+
+#: Messages that asyncssh keeps until keys are exchanged. A client has sent more requests than this
+#: behind its KEXINIT, or before it answered ours, if more answers are kept.
+_MAX_DEFERRED: Final = 1024
+
+#: Bytes that wait in a socket for the network before the sessions make no more.
+SOCKET_BUFFER: Final = 512 * 1024
+
 #: What is sealed waits here for the socket to take it, which it does before anything else is
 #: sealed. Twice the capacity is more than headers and tags of the smallest packets need.
 _sealed = memoryview(bytearray(2 * CAPACITY))
+
+
+class Turn(Protocol):
+    """What is called when it is its connection's turn again."""
+
+    def take_turn(self) -> None:
+        """Continue, until the time slice is used up."""
+        ...
 
 
 class PacketConnection(asyncssh.SSHServerConnection):
@@ -64,6 +92,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         loop: asyncio.AbstractEventLoop,
         options: asyncssh.SSHServerConnectionOptions,
         *,
+        scheduler: Scheduler,
         fast: bool,
     ) -> None:
         """`fast`: whether to go the short way at all; if not, asyncssh does everything."""
@@ -71,6 +100,9 @@ class PacketConnection(asyncssh.SSHServerConnection):
         self._fast = fast
         self._heard = 0.0
         self._batch = _Batch()
+        self.time_slice = TimeSlice(scheduler, self._take_turn)
+        self._turns: dict[Turn, None] = {}
+        self._writing_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
@@ -86,7 +118,78 @@ class PacketConnection(asyncssh.SSHServerConnection):
             self._send_encryption = _lasting(self._send_encryption)
             self._next_recv_encryption = _lasting(self._next_recv_encryption)
 
+    # Turns
+
+    def wait_turn(self, turn: Turn) -> None:
+        """Have `turn` called in the next slice, behind those that wait for it already."""
+        self._turns[turn] = None
+        self.time_slice.wait()
+
+    def _take_turn(self) -> None:
+        if self._transport is None:
+            self._turns.clear()
+            return
+        for _ in range(len(self._turns)):
+            if self.time_slice.used_up():
+                break
+            turn = next(iter(self._turns))
+            del self._turns[turn]
+            turn.take_turn()
+        if self._turns:
+            self.time_slice.wait()
+        self._read_on()
+
+    def _recv_data(self) -> None:
+        """Called by asyncssh when something was read."""
+        self._reset_keepalive_timer()
+        if not self.time_slice.waiting:
+            self._read_on()
+
+    def _finish_recv_packet(
+        self,
+        pkttype: int,
+        seq: int,
+        _task: asyncio.Task[None] | None = None,
+        is_async: bool = False,
+    ) -> None:
+        """Called by asyncssh behind each packet. Behind one that took a task, others go first."""
+        super()._finish_recv_packet(pkttype, seq)
+        if is_async:
+            self.time_slice.wait()
+
+    def _read_on(self) -> None:
+        """Handle what was read, until the time slice is used up."""
+        time_slice = self.time_slice
+        began = time_slice.begin()
+        try:
+            while self._inpbuf and not time_slice.used_up() and self._recv_handler():
+                if len(self._deferred_packets) > _MAX_DEFERRED:
+                    raise asyncssh.ProtocolError("Too many requests during a key exchange")
+        except asyncssh.DisconnectError as error:
+            self._send_disconnect(error.code, error.reason, error.lang)
+            self._force_close(error)
+        except Exception:  # whatever it is, it is this connection's end only
+            self.internal_error()
+        finally:
+            if self._inpbuf and time_slice.used_up():
+                time_slice.wait()
+            if began:
+                time_slice.end()
+
+    @property
+    def exchanging_keys(self) -> bool:
+        """Whether the client has begun a key exchange and not sent its NEWKEYS yet."""
+        return self._kex is not None or self._next_recv_encryption is not None
+
     # Sending
+
+    def pause_writing(self) -> None:
+        """The socket has enough to send."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """The socket has room again."""
+        self._writing_paused = False
 
     def outgoing_of(self, channel: Channel) -> Outgoing:
         """Where to lay out what is sent on `channel`."""
@@ -112,26 +215,36 @@ class PacketConnection(asyncssh.SSHServerConnection):
         outgoing.clear()
         return taken
 
-    def _send_held(self, channel: SSHChannel[bytes]) -> None:
-        """The client's window has room for some of what asyncssh holds back."""
+    def send_buffered(self, channel: Channel) -> bool:
+        """Send what asyncssh holds back of a channel, as far as the client's window has room.
+
+        Returns whether the channel has to continue when it is its turn.
+        """
         held = channel._send_buf
         outgoing = Outgoing(channel._send_pktsize)
-        while held and channel._send_window:
-            cipher = self._sealing(channel, outgoing)
-            if cipher is None:
-                break
+        while held and channel._send_window and self._kex_complete and not self._writing_paused:
+            if self.time_slice.used_up() or self._gathering.get_write_buffer_size() > SOCKET_BUFFER:
+                return True
             data, datatype = held[0]
-            if datatype is not None:  # standard error
-                break
-            count = min(len(data), channel._send_window, CAPACITY)
-            outgoing.put(bytes(data[:count]))
-            self._seal(cipher, channel, outgoing, count)
-            outgoing.clear()
+            cipher = None if datatype else self._sealing(channel, outgoing)
+            most = _SEND_PIECE if cipher else channel._send_pktsize
+            count = min(len(data), channel._send_window, most)
+            piece = bytes(data[:count])
             channel._send_buf_len -= count
             del data[:count]
             if not data:
                 del held[0]
-        channel._flush_send_buf()  # tells the session of the room, and closes what is to be closed
+            if cipher:
+                outgoing.put(piece)
+                self._seal(cipher, channel, outgoing, count)
+                outgoing.clear()
+                continue
+            channel._send_window -= count
+            if datatype is None:
+                channel.send_packet(MSG_CHANNEL_DATA, String(piece))
+            else:
+                channel.send_packet(MSG_CHANNEL_EXTENDED_DATA, UInt32(datatype), String(piece))
+        return False
 
     def _sealing(self, channel: SSHChannel[bytes], outgoing: Outgoing) -> PacketCipher | None:
         """The cipher to seal with; None where asyncssh has to send."""
@@ -204,6 +317,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
             isinstance(self._recv_encryption, PacketCipher)
             and self._auth_complete
             and self._decompressor is None
+            and not self.exchanging_keys
             and not self._open_packets(self._recv_encryption)
         ):
             return False
@@ -214,8 +328,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
         data = self._inpbuf
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
-        batch = self._batch
-        while end - start >= LENGTH:
+        batch, used_up = self._batch, self.time_slice.used_up
+        while end - start >= LENGTH and not used_up():
             seq = self._recv_seq
             length = cipher.length(seq, data[start : start + LENGTH])
             stop = start + LENGTH + length + TAG
@@ -254,7 +368,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         if kind == MSG_CHANNEL_WINDOW_ADJUST and end == _CHANNEL_HEADER.size:
             channel._send_window += number
             if channel._send_buf:
-                self._send_held(channel)
+                channel._flush_send_buf()
             return True
         return False
 
