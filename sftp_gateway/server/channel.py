@@ -180,22 +180,26 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """The connection's socket has enough to send, or room again."""
         self._socket_full = full
         self._tell_room()
+        if not full:
+            self._channel.send_buffered()
 
     def keys_awaited(self, awaited: bool) -> None:
         """A key exchange has begun, during which nothing can be sent, or has ended."""
         self._keys_awaited = awaited
         self._tell_room()
+        if not awaited:
+            self._channel.send_buffered()
 
     def _tell_room(self) -> None:
         self._paused = self._window_full or self._socket_full or self._keys_awaited
         if self._paused:
             self._watch_progress()
-            if self._sftp is not None:
-                self._sftp.pause_writing()
+        if self._sftp is None:
+            return
+        if self._paused:
+            self._sftp.pause_writing()
         else:
-            self._channel.send_buffered()
-            if self._sftp is not None:
-                self._sftp.resume_writing()
+            self._sftp.resume_writing()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""

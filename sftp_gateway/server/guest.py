@@ -149,7 +149,9 @@ class Guest(asyncssh.SSHServer):
         """A login by a method that is not offered. Clients ask for `none` to see what is."""
         asked, self._nothing_tried = self._nothing_tried, False
         if not (asked and method == b"none"):
-            self.refuse_login(user, method.decode("ascii", "replace"), "method", key=None)
+            self.refuse_login(
+                user, method.decode("ascii", "replace"), "method_not_offered", key=None
+            )
 
     def _decided(self, user: str, method: str, decision: Decision) -> bool:
         self._decision, self._method = decision, method

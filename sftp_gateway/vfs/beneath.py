@@ -38,7 +38,7 @@ _RACE_RETRIES: Final = 64
 _MAX_LINKS: Final = 40
 
 #: Bytes of the longest path that the kernel takes, with its NUL byte (linux/limits.h).
-_PATH_MAX: Final = 4096
+PATH_MAX: Final = 4096
 
 
 class _OpenHow(ctypes.Structure):
@@ -142,7 +142,7 @@ class Walk:
         """See Finder. Without openat2 nothing tells whether a look-up would wait."""
         if not wait:
             raise would_wait()
-        if len(path) >= _PATH_MAX:
+        if len(path) >= PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         pending = _components(path)
         # The folders from the root down to where the walk is, so that `..` goes back to the very

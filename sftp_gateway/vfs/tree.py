@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from sftp_gateway.errors import Denied, NotFound
 from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.beneath import PATH_MAX
 from sftp_gateway.vfs.files import Entry, OpenDirectory
 from sftp_gateway.vfs.share import Share
 
@@ -80,10 +81,12 @@ class Tree:
         """`path` from the root of the tree, without `.`, `..` and repeated `/`.
 
         A relative path starts at the home folder. Only the text is looked at: nothing need
-        exist. Raises NotFound for a path with a NUL byte.
+        exist. Raises NotFound for a path with a NUL byte, or one that is longer than Linux takes.
         """
         if b"\0" in path:
             raise NotFound("a NUL byte in a path")
+        if len(path) >= PATH_MAX:
+            raise NotFound(f"a path of {len(path)} bytes")
         absolute = path if path.startswith(b"/") else self.home + b"/" + path
         kept: list[bytes] = []
         for part in absolute.split(b"/"):

@@ -6,9 +6,13 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asyncssh.constants import MSG_USERAUTH_REQUEST
+from asyncssh.packet import Boolean, String
 
+from tests.hostile.test_hostile_ssh import _client, _ends
 from tests.support.gateway import Gateway, wait_for
 
 pytestmark = pytest.mark.integration
@@ -134,3 +138,36 @@ def _offered(gateway: Gateway, user: str) -> str:
     ran = gateway.ssh("echo in", user=user, options=options)
     assert ran.returncode == 255
     return ran.stderr.partition("Permission denied (")[2].partition(")")[0]
+
+
+# Attempts that are sent without waiting for their answers
+
+_WRONG: Any = (
+    MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("password"),
+    Boolean(False), String("wrong"),
+)  # fmt: skip
+
+
+async def test_attempts_that_are_sent_together_are_all_counted(gateway: Gateway) -> None:
+    """RFC 4252 §5.1: each is to be processed completely before the next."""
+    before = len(gateway.events("login_refused", reason="wrong_password"))
+    async with _client(gateway, log_in=False) as connection:
+        for _ in range(50):
+            connection.send_packet(*_WRONG)
+        await _ends(connection)
+    first = wait_for(
+        lambda: gateway.events("login_refused", reason="wrong_password")[before:], "a line"
+    )[0]
+    end = gateway.wait_event("session_end", session=first["session"])
+    assert end["reason"] == "too_many_login_attempts"
+    assert len(gateway.events("login_refused", session=first["session"])) == 6
+
+
+async def test_an_attempt_whose_answer_is_not_waited_for_is_counted(gateway: Gateway) -> None:
+    before = len(gateway.events("login_refused"))
+    async with _client(gateway, log_in=False) as connection:
+        connection.send_packet(*_WRONG)
+        connection._transport.close()
+    refused = wait_for(lambda: gateway.events("login_refused")[before:], "its line")[-1]
+    assert (refused["user_tried"], refused["method"]) == ("gvpocr", "password")
+    assert refused["reason"] in ("connection_lost", "wrong_password")

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from asyncssh.channel import SSHChannel, SSHServerChannel
-from asyncssh.connection import SSHConnection, SSHServerConnection
+from asyncssh.connection import SSHConnection
 from asyncssh.crypto.chacha import ChachaCipher
 from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
@@ -59,9 +59,9 @@ _LEANT_ON: Final[Mapping[type[Any], tuple[str, ...]]] = {
         "_finish_userauth",
         "_process_kexinit",
         "_process_global_request",
+        "_report_global_response",
         "_process_channel_open",
     ),
-    SSHServerConnection: ("_process_hostkeys_prove_00_at_openssh_dot_com_global_request",),
     SSHServerChannel: ("__init__", "_start_session"),
     SSHChannel: (
         "write",
@@ -102,8 +102,8 @@ _KNOWN: Final[Mapping[str, str]] = {
     "SSHConnection._finish_userauth": "bd2146536318273d",
     "SSHConnection._process_kexinit": "439bdf2fc55e6737",
     "SSHConnection._process_global_request": "ab927889d3844db5",
+    "SSHConnection._report_global_response": "590a13bfd2ed513f",
     "SSHConnection._process_channel_open": "0a1ae759cb6aab2b",
-    "SSHServerConnection._process_hostkeys_prove_00_at_openssh_dot_com_global_request": "d6e86ada990be29e",
     "SSHServerChannel.__init__": "00e69c3de18ffa1d",
     "SSHServerChannel._start_session": "4ef1112382d829bb",
     "SSHChannel.write": "1045e20008469933",

@@ -1,0 +1,137 @@
+"""Time slices: who has to wait for whom, with a clock and a loop that the test holds in hand."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftp_gateway.server.scheduler import SLICE, TURN, Scheduler, TimeSlice
+
+
+class Loop:
+    """A loop whose turns the test takes, and the clock that work moves on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._soon: deque[Callable[[], None]] = deque()
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        self._soon.append(callback)
+        return callback
+
+    def turn(self) -> None:
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+
+    @property
+    def idle(self) -> bool:
+        return not self._soon
+
+
+class Busy:
+    """A connection with `left` packets, of `cost` seconds each."""
+
+    def __init__(self, loop: Loop, scheduler: Scheduler, *, left: int, cost: float) -> None:
+        self._loop = loop
+        self.left, self.cost = left, cost
+        self.time_slice = TimeSlice(scheduler, self.work)
+        self.done = 0
+
+    def receive(self) -> None:
+        """What the loop calls when the socket has something."""
+        if self.time_slice.begin():
+            self.work()
+            self.time_slice.end()
+
+    def work(self) -> None:
+        while self.left and not self.time_slice.used_up():
+            self._loop.now += self.cost
+            self.left -= 1
+            self.done += 1
+        if self.left:
+            self.time_slice.wait()
+
+
+def made(*packets: tuple[int, float]) -> tuple[Loop, list[Busy]]:
+    loop = Loop()
+    scheduler = Scheduler(loop, clock=lambda: loop.now)
+    return loop, [Busy(loop, scheduler, left=left, cost=cost) for left, cost in packets]
+
+
+def test_little_work_is_done_at_once_and_leaves_nothing_for_the_loop() -> None:
+    loop, [light] = made((3, SLICE / 10))
+    light.receive()
+    assert light.left == 0
+    assert loop.idle
+
+
+def test_a_flood_is_handled_a_slice_at_a_time() -> None:
+    loop, [flood] = made((1000, SLICE / 10))
+    flood.receive()
+    assert flood.done == 10
+    loop.turn()
+    assert flood.done == 20
+
+
+def test_what_comes_while_a_connection_waits_begins_no_slice() -> None:
+    _, [flood] = made((1000, SLICE / 10))
+    flood.receive()
+    flood.receive()
+    assert flood.done == 10
+
+
+def test_a_slice_within_a_slice_is_the_same() -> None:
+    _, [light] = made((1, SLICE))
+    assert light.time_slice.begin()
+    assert not light.time_slice.begin()
+    light.time_slice.end()
+    assert light.time_slice.begin()
+
+
+def test_outside_of_a_slice_there_is_no_time_left() -> None:
+    _, [light] = made((1, SLICE))
+    assert light.time_slice.used_up()
+
+
+@given(floods=st.integers(1, 200), cost=st.floats(1e-6, SLICE))
+def test_a_turn_is_as_long_however_many_connections_have_more_to_do(
+    floods: int, cost: float
+) -> None:
+    loop, busy = made(*[(10_000, cost)] * floods)
+    for each in busy:
+        each.receive()
+    before = loop.now
+    loop.turn()
+    assert loop.now - before <= TURN + SLICE + cost
+
+
+def test_everybody_who_has_more_gets_as_much_time() -> None:
+    loop, busy = made((100_000, SLICE / 100), (10_000, SLICE / 10), (10_000, SLICE / 2))
+    for each in busy:
+        each.receive()
+    for _ in range(300):
+        loop.turn()
+    times = [each.done * each.cost for each in busy]
+    assert max(times) - min(times) <= 2 * SLICE
+
+
+def test_an_error_of_one_does_not_stop_the_others() -> None:
+    loop, [broken, other] = made((10_000, SLICE / 10), (20, SLICE / 10))
+    for each in (broken, other):
+        each.receive()
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    broken.time_slice._resume = fail
+    seen = Counter[str]()
+    while other.left and not loop.idle:
+        try:
+            loop.turn()
+        except RuntimeError:
+            seen["failed"] += 1
+    assert seen["failed"] == 1
+    assert other.left == 0
