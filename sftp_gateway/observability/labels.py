@@ -79,6 +79,8 @@ LOGIN_REASONS: Final = frozenset(
         "no_password",
         "bad_signature",
         "signature_algorithm",
+        "method_not_offered",
+        "connection_lost",
         "revoked",
         "authority_not_trusted",
         "certificate_invalid",
