@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ _RESULTS = REPOSITORY / "benchmarks/results/speed"
 def main() -> int:
     """Do what the command line asks for. The exit status is 1 if the gateway failed somewhere."""
     options = _parser().parse_args()
+    if options.before is not None:
+        os.environ["BENCH_BEFORE"] = str(options.before.resolve())
     signal.signal(signal.SIGTERM, _leave)  # so that servers, mounts and data are cleared away
     if options.render is not None:
         _draw(from_json(json.loads(options.render.read_text())), options.output or options.render)
@@ -35,7 +38,7 @@ def main() -> int:
     )
     done = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
     print(as_markdown(done))
-    partial = options.quick or options.only or options.peers
+    partial = options.quick or options.only or options.peers or options.before
     output = options.output or (None if partial else _RESULTS)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=peers,
         metavar="PEER",
         help=f"{' '.join(peers)} (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="measure the gateway of another checkout in the same rounds, as the peer `before`",
     )
     parser.add_argument("--rounds", type=int, help="default: 5, or 1 of --quick")
     parser.add_argument(

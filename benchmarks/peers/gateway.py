@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,3 +46,18 @@ path = "{self.data}"
 
     def ready_url(self) -> str | None:
         return f"http://127.0.0.1:{self._metrics_port}/readyz"
+
+
+class GatewayBefore(Gateway):
+    """This project's server from another checkout, which BENCH_BEFORE names: `--before`."""
+
+    name = "before"
+    setup = "the gateway as it was, from another checkout; as set up as the gateway"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """It takes part only where it is named."""
+        return None if "BENCH_BEFORE" in os.environ else "no checkout is named by --before"
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": os.environ["BENCH_BEFORE"]}
