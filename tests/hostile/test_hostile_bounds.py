@@ -246,7 +246,6 @@ async def test_a_client_that_wants_no_more_data_is_done(attacked: Target) -> Non
     async with _client(attacked) as connection:
         session = await _stuffed(connection)
         await asyncio.to_thread(wait_for, lambda: _open_files(attacked) == 1, "the file to be open")
-        session.channel.send_packet(MSG_CHANNEL_EOF)
         session.channel.send_packet(MSG_CHANNEL_REQUEST, String("eow@openssh.com"), Boolean(False))
         await asyncio.to_thread(wait_for, lambda: _open_files(attacked) == 0, "its end")
         connection.abort()

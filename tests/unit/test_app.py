@@ -12,6 +12,12 @@ from typing import Any
 import asyncssh
 import pytest
 import uvloop
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+)
+from asyncssh.packet import String
 from pydantic import SecretStr
 
 from sftp_gateway import __version__
@@ -478,3 +484,67 @@ async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> 
     await running.stop()
     assert running.misdeeds == [None]
     writer.close()
+
+
+# Clients that send what they should not, or do not send what they should
+
+
+async def test_a_user_who_floods_is_told_as_a_protocol_error(start: Start) -> None:
+    running = await start()
+    connection: Any = await running.connect()
+    for _ in range(3000):
+        connection.send_packet(MSG_IGNORE, String(b""))
+    await connection.wait_closed()
+    await running.stop()
+    assert running.misdeeds == ["protocol_error"]
+
+
+async def test_a_key_exchange_that_is_not_finished_ends_the_connection(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftp_gateway.server.connection._KEY_EXCHANGE_TIMEOUT", 0.05)
+    running = await start()
+    connection: Any = await running.connect()
+    connection._packet_handlers = {
+        **connection._packet_handlers, MSG_KEXINIT: lambda *_: True,
+    }  # fmt: skip
+    connection._send_kexinit()
+    await connection.wait_closed()
+    await running.stop()
+    assert running.events()[-1]["reason"] == "key_exchange_timeout"
+
+
+async def test_messages_that_mean_a_line_wait_while_the_log_has_no_room(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        log = running.gateway._log
+        with monkeypatch.context() as full:
+            full.setattr(log, "congested", lambda: True)
+            opening = asyncio.create_task(connection.open_session(subsystem="x", encoding=None))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(opening), 0.1)
+            assert not running.events() or running.events()[-1]["event"] != "command_refused"
+        for callback in log._room_callbacks:
+            callback()
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await opening
+        assert await sftp.listdir("models")
+
+
+async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_closed(
+    start: Start,
+) -> None:
+    running = await start(drain_timeout=60.0)
+    connection: Any = await running.connect()
+    writer, *_ = await connection.open_session(subsystem="sftp", encoding=None)
+    channel, closed = writer.channel, asyncio.Event()
+    channel._packet_handlers = {
+        **channel._packet_handlers, MSG_CHANNEL_CLOSE: lambda *_: closed.set(),
+    }  # fmt: skip
+    writer.write(b"\0\0\0\0")  # no packet: the channel is closed for it
+    await closed.wait()
+    async with asyncio.timeout(PATIENCE):
+        await running.stop()
+    connection.abort()
