@@ -258,8 +258,9 @@ def test_the_example_lines_on_the_page_are_those_of_the_encoder():
 
 
 def test_the_page_tells_the_caps():
-    assert f"{json_lines.MAX_TEXT_LENGTH} characters" in ACCESS_LOG
-    assert f"{json_lines.MAX_BYTES_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_TEXT_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_PATH_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_LINE_LENGTH:,} bytes" in ACCESS_LOG
 
 
 def test_the_words_of_reasons_are_on_the_page():
