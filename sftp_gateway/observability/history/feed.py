@@ -16,6 +16,7 @@ import re
 import select
 import socket
 from collections.abc import Iterator
+from time import monotonic
 from typing import Final
 
 #: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
@@ -98,8 +99,10 @@ class FeedSink:
 
     def _send(self, piece: bytes) -> bool:
         sent = self._feed.send(piece)
-        if not sent and self._responsive:
-            self._feed.wait_for_room(PATIENCE)
+        deadline = monotonic() + PATIENCE
+        # Room for one datagram may go to another process.
+        while not sent and self._responsive and (left := deadline - monotonic()) > 0:
+            self._feed.wait_for_room(left)
             sent = self._feed.send(piece)
         self._responsive = sent
         return sent
