@@ -40,9 +40,9 @@ MINOR_NAMES: Final = frozenset(kind.name for kind in EVENTS if kind in _MINOR)
 
 #: Limited events a second, and at once. A session's own limit keeps it from using up its user's: a
 #: user may be hundreds of workers.
-SESSION_RATE: Final = 10
+SESSION_RATE: Final = 5
 SESSION_BURST: Final = 100
-OWNER_RATE: Final = 50
+OWNER_RATE: Final = 10
 OWNER_BURST: Final = 1000
 
 #: Bytes of lines of one user that one process writes a second, and at once. Honest readers stay

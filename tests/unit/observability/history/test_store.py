@@ -112,6 +112,16 @@ def test_refusals_make_room_before_files_that_were_read(path: Path, store: Store
     assert sum('"file_closed"' in each for each in lines(path)) == 300
 
 
+def test_a_flood_of_refusals_takes_no_file_of_the_user_who_has_most(
+    path: Path, store: Store
+) -> None:
+    store.add([row(read(f"models/{'x' * 200}{number}")) for number in range(650)], {})
+    for number in range(20):
+        text = f"{'x' * 200}{number}"
+        store.add([row(line("denied", user="ben", path=text)) for _ in range(500)], {})
+    assert sum('"file_closed"' in each for each in lines(path)) == 650
+
+
 def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
     made = Store(path, max_age=DAY, max_size=8 * LEAST_SIZE)
     made.add([row(read(f"models/{'x' * 200}{n}", user="ben")) for n in range(4000)], {})
