@@ -165,8 +165,10 @@ async def test_what_is_not_written_of_a_flood_is_summed_up(attacked: Target) -> 
     for name, number in (("denied", RENAMES), ("command_refused", FORWARDINGS)):
         assert counts[name] + sum(each.get(name, 0) for each in sums) == number
     assert counts["denied"] >= flood.SESSION_BURST
-    assert attacked.metric("sftp_gateway_access_log_suppressed_total") >= sum(
-        each["count"] for each in sums
+    suppressed = sum(each["count"] for each in sums)
+    wait_for(
+        lambda: attacked.metric("sftp_gateway_access_log_suppressed_total") >= suppressed,
+        "the metric",
     )
 
 
