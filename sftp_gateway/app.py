@@ -281,7 +281,8 @@ class Gateway:
 
     def _open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
-        tree = self._tree_of(recorder.session.user or "")
+        user = recorder.session.user or ""
+        tree = self._tree_of(user)
         handles = HandleTable(capacity=self._settings.max_handles)
         return SftpSession(
             channel=channel,
@@ -294,10 +295,10 @@ class Gateway:
             ),
             lanes=self._lanes,
             recorder=recorder,
-            log_congested=self._log.congested,
+            log_congested=functools.partial(self._log.congested, user),
             failed=functools.partial(_failed, recorder),
             max_read_length=_max_read_length(recorder.session.client_version or ""),
-            bandwidth=self._bandwidths.get(recorder.session.user or ""),
+            bandwidth=self._bandwidths.get(user),
         )
 
     def _tree_of(self, user: str) -> Tree:

@@ -67,7 +67,12 @@ def observe(
 def _start_rotation(settings: Settings) -> None:
     options = settings.access_log
     if options.file is not None and options.file_max_bytes is not None:
-        rotation.start(options.file, options.file_max_bytes)
+        rotation.start(
+            options.file,
+            options.file_max_bytes,
+            keep=options.file_keep,
+            max_age=options.file_max_age * 86_400,
+        )
 
 
 def history_file(settings: Settings, temporary: Path, say: Callable[[str], None]) -> Path:

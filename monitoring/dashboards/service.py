@@ -259,6 +259,8 @@ def _saturation() -> list[AnyPanel]:
             (f"sftp_gateway_access_log_queue_depth{{{_AT}}}", "waiting"),
             (f"increase(sftp_gateway_access_log_dropped_total{{{_AT}}}[$__rate_interval])",
              "dropped"),
+            (f"increase(sftp_gateway_access_log_suppressed_total{{{_AT}}}[$__rate_interval])",
+             "summed up"),
             (f"increase(sftp_gateway_access_log_lines_lost_total{{{_AT}}}[$__rate_interval])",
              "not written"),
             span=HALF,

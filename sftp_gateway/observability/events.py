@@ -194,6 +194,21 @@ class Request(SessionEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsSuppressed(SessionEvent):
+    """`count` events of the session came too fast to be written; of each kind, how many."""
+
+    name: ClassVar[str] = "events_suppressed"
+
+    count: int
+    since: float
+    until: float
+    denied: int | None = None
+    command_refused: int | None = None
+    command_answered: int | None = None
+    login_refused: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogDropped(Event):
     """`count` events are missing from the log at this place, the first of them from `since`."""
 
@@ -345,6 +360,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     CommandRefused,
     CommandAnswered,
     Request,
+    EventsSuppressed,
     LogDropped,
     ServerStarted,
     ServerStopping,

@@ -17,10 +17,21 @@ from typing import Final
 
 from sftp_gateway.observability.events import EVENTS, Event, Session, SessionEvent
 
-#: A client chooses these lengths, so they are cut: text (user names, versions) in characters,
-#: paths and commands in bytes. Linux itself takes no path over PATH_MAX, 4,096 bytes.
-MAX_TEXT_LENGTH: Final = 512
-MAX_BYTES_LENGTH: Final = 4096
+#: A client chooses these lengths, so they are cut: text (user names, versions), and paths and
+#: commands. Both are in bytes as they stand in the line, because one control character becomes six.
+#: Linux itself takes no path over PATH_MAX, 4,096 bytes.
+MAX_TEXT_LENGTH: Final = 1024
+MAX_PATH_LENGTH: Final = 4096
+
+#: No line is longer, in bytes: two paths, three texts, and what is the gateway's own.
+MAX_LINE_LENGTH: Final = 12 * 1024
+
+#: Bytes of a line that one byte of a client takes at most: `\u001b`.
+_MAX_ESCAPE: Final = 6
+
+#: One character of a client's as it stands in a line, which is never cut in two: `\u001b`, a path's
+#: `\\\\` or `\\xff`, `\n`, or itself.
+_CHARACTER: Final = re.compile(r"\\u[0-9a-f]{4}|\\\\(?:\\\\|x[0-9a-f]{2})|\\.|[^\\]", re.DOTALL)
 
 # DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
 # embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
@@ -101,13 +112,13 @@ def _member(name: str, value: object, cut: list[str]) -> str:
         # Commands come as text or as bytes; in the log they have one form.
         value = value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
-        if len(value) > MAX_BYTES_LENGTH:
-            cut.append(name)
-        json = encode_basestring(escape_path(value[:MAX_BYTES_LENGTH]))
+        json = encode_basestring(escape_path(value[:MAX_PATH_LENGTH]))
+        if len(value) * _MAX_ESCAPE > MAX_PATH_LENGTH:
+            json = _cut(name, json, MAX_PATH_LENGTH, len(value), cut)
     elif isinstance(value, str):
-        if len(value) > MAX_TEXT_LENGTH:
-            cut.append(name)
         json = encode_basestring(value[:MAX_TEXT_LENGTH])
+        if len(value) * _MAX_ESCAPE > MAX_TEXT_LENGTH:
+            json = _cut(name, json, MAX_TEXT_LENGTH, len(value), cut)
     elif isinstance(value, int):
         json = str(value).lower()  # true, false
     elif isinstance(value, float):
@@ -115,6 +126,21 @@ def _member(name: str, value: object, cut: list[str]) -> str:
     else:
         return ""
     return f',"{name}":{json}'
+
+
+def _cut(name: str, json: str, limit: int, length: int, cut: list[str]) -> str:
+    """The JSON of a string of `length`, with at most `limit` bytes between its quotes."""
+    json = _safe(json)
+    if length <= limit and len(json.encode()) - 2 <= limit:
+        return json
+    cut.append(name)
+    end = 1
+    for character in _CHARACTER.finditer(json, 1, len(json) - 1):
+        limit -= len(character[0].encode())
+        if limit < 0:
+            break
+        end = character.end()
+    return json[:end] + '"'
 
 
 def _seconds(value: float) -> str:

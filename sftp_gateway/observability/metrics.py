@@ -176,6 +176,7 @@ class AccessLogCounts:
             name: values.counter(f"access_log_{name}", help_text)
             for name, help_text in (
                 ("dropped", "Events that the queue had no room for."),
+                ("suppressed", "Events that were summed up instead of written."),
                 ("write_errors", "Batches of lines that a sink failed to write."),
                 ("lines_lost", "Lines that a sink failed to write."),
             )

@@ -249,11 +249,11 @@ class Guest(asyncssh.SSHServer):
     @property
     def log_congested(self) -> bool:
         """Whether what means a line in the access log has to wait."""
-        return self._server.access_log.congested()
+        return self._server.access_log.congested(self.recorder.session.user)
 
     async def log_has_room(self) -> None:
         """Wait until the access log has room."""
-        await self._server.log_has_room()
+        await self._server.log_has_room(self.recorder.session.user)
 
     def dismiss(self) -> None:
         """The user has too many sessions."""

@@ -187,9 +187,9 @@ class SshServer:
             return False
         return True
 
-    async def log_has_room(self) -> None:
-        """Wait until the access log has room."""
-        while self.access_log.congested():
+    async def log_has_room(self, user: str | None) -> None:
+        """Wait until the access log has room for lines of `user`; None: of nobody in particular."""
+        while self.access_log.congested(user):
             self._log_room.clear()
             await self._log_room.wait()
 

@@ -28,9 +28,21 @@ class AccessLogSettings(Table):
         ge=1 << 16,
         le=1 << 40,
         description=(
-            "Bytes after which the file is renamed to `FILE.1`, in place of an older one, and "
-            "begun anew. Without it the file grows until logrotate moves it away."
+            "Bytes after which the file is renamed to `FILE.1`, an older one to `FILE.2` and so "
+            "on, and a new file is begun. Without it the file grows until logrotate moves it away."
         ),
+    )
+    file_keep: int = Field(
+        20,
+        ge=1,
+        le=1000,
+        description="With `file_max_bytes`: old files that are kept; the oldest is deleted.",
+    )
+    file_max_age: float = Field(
+        365.0,
+        gt=0,
+        le=3660,
+        description="With `file_max_bytes`: days after which an old file is deleted.",
     )
     overflow: Literal["block", "drop"] = Field(
         "block",

@@ -30,7 +30,7 @@ class HistorySettings(Table):
         ge=1,
         le=1_048_576,
         description=(
-            "Megabytes (MiB) that the database may have; the oldest makes room. An access to a "
-            "file takes about 1 KiB."
+            "Megabytes (MiB) that the database may have; the oldest lines of the user who has the "
+            "most make room. An access to a file takes about 1 KiB."
         ),
     )

@@ -115,16 +115,17 @@ def test_an_observer_that_hangs_holds_up_nobody_and_what_is_missing_is_counted(
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
     name = "/".join(["x" * 200] * 9)
+    fill(gateway.folder / "shared/models", {f"{name}/a.bin": b"x"})
     stopped = observer_of(gateway)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert gateway.sftp(*[f"-mkdir models/{name}"] * 2000).returncode == 0
-        wait_for(lambda: len(gateway.events("denied")) == 2000, "the log itself to have all")
+        assert gateway.sftp(*[f"get models/{name}/a.bin /dev/null"] * 2000).returncode == 0
+        wait_for(lambda: len(gateway.events("file_closed")) == 2000, "the log itself to have all")
     finally:
         os.kill(stopped, signal.SIGCONT)
 
     def all_told() -> bool:
-        kept = len(history(gateway, "--event", "denied"))
+        kept = len(history(gateway, "--event", "file_closed"))
         missing = gateway.metric("sftp_gateway_history_dropped_total")
         return kept > 0 and missing > 0 and kept + missing >= 2000
 

@@ -521,7 +521,7 @@ async def test_messages_that_mean_a_line_wait_while_the_log_has_no_room(
     async with await running.connect() as connection, connection.start_sftp_client() as sftp:
         log = running.gateway._log
         with monkeypatch.context() as full:
-            full.setattr(log, "congested", lambda: True)
+            full.setattr(log, "congested", lambda user: True)
             opening = asyncio.create_task(connection.open_session(subsystem="x", encoding=None))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(opening), 0.1)

@@ -1,8 +1,10 @@
 """How what workers log and serve comes to the observer: datagrams of a Unix socket pair.
 
 The pair is made before the first fork and outlives each observer, so what is sent while one is
-being replaced waits in the kernel for the next. Its buffer is the bound. Nobody waits for room in
-it: what does not fit is dropped and counted, for the access log itself has it.
+being replaced waits in the kernel for the next. Its buffer is the bound. A log's writer thread
+waits for an observer that is slow, which keeps no client waiting while the log's queue has room.
+After PATIENCE without any room it waits no more until there is some again: what does not fit is
+dropped and counted, for the access log itself has it.
 
 A datagram is either whole lines of the access log, each of which begins with `{"time":`, or what a
 worker serves now, `{"live":...` (server/live.py).
@@ -11,8 +13,10 @@ worker serves now, `{"live":...` (server/live.py).
 from __future__ import annotations
 
 import re
+import select
 import socket
 from collections.abc import Iterator
+from time import monotonic
 from typing import Final
 
 #: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
@@ -23,6 +27,9 @@ _BUFFER: Final = 1 << 20
 
 #: The longest datagram that is received. A line is shorter: text of clients is cut.
 _LONGEST: Final = 1 << 18
+
+#: Seconds that the log's thread waits for an observer that takes nothing.
+PATIENCE: Final = 1.0
 
 #: Events that the history is not made of. Of a file `file_closed` says all that `file_opened` does,
 #: of a connection `session_end`, and requests would drive out everything else.
@@ -52,6 +59,12 @@ class Feed:
             return False
         return True
 
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until there may be room, for at most so long."""
+        poll = select.poll()
+        poll.register(self._ours, select.POLLOUT)
+        poll.poll(seconds * 1000)
+
     def receive(self, seconds: float) -> bytes | None:
         """The next datagram; None where none comes in this time. For one thread."""
         self._theirs.settimeout(seconds)
@@ -67,10 +80,11 @@ class Feed:
 
 
 class FeedSink:
-    """An output of the access log that hands its lines to the observer, and never waits."""
+    """An output of the access log that hands its lines to the observer."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self._responsive = True
         #: Lines that there was no room for, so far.
         self.dropped = 0
 
@@ -80,8 +94,18 @@ class FeedSink:
     def write(self, lines: bytes) -> None:
         """Send what the history is made of, in pieces of whole lines."""
         for piece in _pieces(_LEFT_OUT.sub(b"", lines)):
-            if not self._feed.send(piece):
+            if not self._send(piece):
                 self.dropped += piece.count(b"\n")
+
+    def _send(self, piece: bytes) -> bool:
+        sent = self._feed.send(piece)
+        deadline = monotonic() + PATIENCE
+        # Room for one datagram may go to another process.
+        while not sent and self._responsive and (left := deadline - monotonic()) > 0:
+            self._feed.wait_for_room(left)
+            sent = self._feed.send(piece)
+        self._responsive = sent
+        return sent
 
     def close(self) -> None:
         """Nothing is this sink's own."""

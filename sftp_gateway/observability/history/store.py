@@ -5,8 +5,13 @@
 | `events`     | a line of the access log, and the fields of it that are looked for        |
 | `throughput` | the bytes of a share's files, or of a user's, that were sent in a minute  |
 
-It is bounded by age and by size, whichever comes first: the oldest rows make room. Paths have no
-index: they are looked for by a part of them, which none would help.
+It is bounded by age and by size, whichever comes first. When it is full, minor events (flood.py)
+make room first, while they have more than a part of it: the oldest of the user who has most of
+them. Then the user who has most of all makes room: the oldest minor events, then the oldest others.
+So a user who has no more than an equal part loses nothing to another. Clients that have not logged
+in are one user here.
+
+Paths have no index: they are looked for by a part of them, which none would help.
 """
 
 from __future__ import annotations
@@ -15,14 +20,17 @@ import errno
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from sftp_gateway.observability import flood
+
 #: The version of the tables (PRAGMA user_version). A file of another is moved aside.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Seconds that bytes by the minute are kept: what the longest chart shows, and a day to look back.
 THROUGHPUT_AGE: Final = 2 * 86_400
@@ -31,10 +39,13 @@ THROUGHPUT_AGE: Final = 2 * 86_400
 LEAST_SIZE: Final = 1 << 20
 
 #: Rows that are taken out at once, so that no transaction is long.
-_CHUNK: Final = 1000
+_CHUNK: Final = 250
 
-#: Of the bound, this part may be filled before the oldest rows go; the rest is for the next batch.
+#: Of the bound, this part may be filled before rows go; the rest is for the next batch.
 _FULL: Final = 0.95
+
+#: Of the bound, the lines of minor events may have this part before they are the first to go.
+_MINOR: Final = 0.125
 
 #: Bytes that the write-ahead log is cut back to after a checkpoint.
 _WAL_SIZE: Final = 4 << 20
@@ -51,6 +62,8 @@ CREATE TABLE events (
     path TEXT,
     result TEXT,
     bytes INTEGER,
+    owner TEXT NOT NULL,
+    minor INTEGER NOT NULL,
     line TEXT NOT NULL
 );
 CREATE INDEX events_by_time ON events (time);
@@ -58,6 +71,7 @@ CREATE INDEX events_by_event ON events (event);
 CREATE INDEX events_by_user ON events (user);
 CREATE INDEX events_by_share ON events (share);
 CREATE INDEX events_by_result ON events (result);
+CREATE INDEX events_by_owner ON events (owner, minor);
 CREATE TABLE throughput (
     minute INTEGER NOT NULL,
     kind TEXT NOT NULL,
@@ -69,10 +83,11 @@ CREATE TABLE throughput (
 
 #: The fields of a row, in the order of the table's columns behind `id`.
 COLUMNS: Final = (
-    "time", "event", "session", "client_ip", "user", "share", "path", "result", "bytes", "line",
+    "time", "event", "session", "client_ip", "user", "share", "path", "result", "bytes", "owner",
+    "minor", "line",
 )  # fmt: skip
 
-_INSERT: Final = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _ADD: Final = """
 INSERT INTO throughput VALUES (?, ?, ?, ?)
@@ -123,12 +138,21 @@ class Store:
         if found != "ok":
             raise BrokenError(str(found))
         self._page_size = int(run("PRAGMA page_size").fetchone()[0])
+        #: The length of all lines by owner, and whether they are minor.
+        self._shares: Counter[tuple[str, int]] = Counter()
+        for owner, minor, size in run(
+            "SELECT owner, minor, sum(length(line)) FROM events GROUP BY owner, minor"
+        ):
+            self._shares[owner, minor] = size
 
     def add(self, rows: Iterable[Row], throughput: Throughput) -> None:
         """Add rows, all or none, and make room where there is none left."""
+        rows = list(rows)
         with self._transaction():
             self._database.executemany(_INSERT, rows)
             self._database.executemany(_ADD, ((*key, sent) for key, sent in throughput.items()))
+        for row in rows:
+            self._shares[row[-3], row[-2]] += len(row[-1])
         self._shrink()
 
     def forget(self, now: float) -> None:
@@ -139,16 +163,11 @@ class Store:
         """
         if not os.path.samestat(self.path.stat(), self._file):
             raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.path))
-        self._take_out("WHERE time < ?", now - self._max_age)
+        while self._take_out("WHERE time < ?", now - self._max_age):
+            pass
         oldest = int((now - min(self._max_age, THROUGHPUT_AGE)) // 60)
         self._database.execute("DELETE FROM throughput WHERE minute < ?", (oldest,))
         self._shrink()
-
-    @property
-    def rows(self) -> int:
-        """About how many events there are."""
-        found = self._database.execute("SELECT max(id) - min(id) + 1 FROM events").fetchone()[0]
-        return int(found or 0)
 
     @property
     def size(self) -> int:
@@ -161,9 +180,11 @@ class Store:
         self._database.close()
 
     def _shrink(self) -> None:
-        """Take the oldest out while there is too much; give back what the file has too much."""
-        while self._used > _FULL * self._max_size and self._take_out_oldest():
-            pass
+        """Take rows out while there is too much; give back what the file has too much."""
+        while self._shares and self._used > _FULL * self._max_size:
+            loser = self._loser()
+            if not self._take_out("WHERE owner = ? AND minor = ? ORDER BY id", *loser):
+                del self._shares[loser]
         if self.size > self._max_size:
             # `execute` would take one step of it, which is one page.
             self._database.executescript("PRAGMA incremental_vacuum")
@@ -173,15 +194,30 @@ class Store:
         (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
         return self.size - int(free) * self._page_size
 
-    def _take_out_oldest(self) -> int:
-        statement = "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)"
-        return self._database.execute(statement, (_CHUNK,)).rowcount
+    def _loser(self) -> tuple[str, int]:
+        """Whose rows make room, and whether the minor ones."""
+        minor = {owner: size for (owner, minor), size in self._shares.items() if minor}
+        if sum(minor.values()) > _MINOR * self._max_size:
+            return max(minor, key=minor.__getitem__), 1
+        sizes: Counter[str] = Counter()
+        for (owner, _), size in self._shares.items():
+            sizes[owner] += size
+        owner = max(sizes, key=sizes.__getitem__)
+        return owner, int(owner in minor)
 
-    def _take_out(self, condition: str, *values: float) -> None:
+    def _take_out(self, which: str, *values: object) -> int:
+        """Take out some of these rows; how many."""
         # The condition is one of this class's own.
-        statement = f"DELETE FROM events WHERE id IN (SELECT id FROM events {condition} LIMIT ?)"  # noqa: S608
-        while self._database.execute(statement, (*values, _CHUNK)).rowcount:
-            pass
+        statement = (
+            f"DELETE FROM events WHERE id IN (SELECT id FROM events {which} LIMIT {_CHUNK})"  # noqa: S608
+            " RETURNING owner, minor, length(line)"
+        )
+        gone = self._database.execute(statement, values).fetchall()
+        for owner, minor, size in gone:
+            self._shares[owner, minor] -= size
+            if not self._shares[owner, minor]:
+                del self._shares[owner, minor]
+        return len(gone)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -233,6 +269,8 @@ def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
         *text,
         _result(event, fields),
         sent if isinstance(sent, int) and 0 <= sent < 1 << 62 else None,
+        _text(fields, "user") or "",
+        int(event in flood.MINOR_NAMES),
         line.decode("utf-8", "replace").rstrip("\n"),
     )
     return row, fields

@@ -8,21 +8,24 @@
 | the file is no database, or broken       | moved aside, a warning, and a new one is begun        |
 | it is locked, the disk full, or the like | what waits is kept, up to a bound, and tried again    |
 | the file is gone                         | the same; it is made anew once that is possible       |
-| more comes than can be written           | dropped and counted                                   |
+| more comes than can be written           | dropped, of the user with most lines, and counted     |
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway.observability import flood
+from sftp_gateway.observability.fair_queue import FairQueue
 from sftp_gateway.observability.history.feed import LIVE, Feed
 from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
 from sftp_gateway.observability.live import Board
@@ -44,6 +47,12 @@ _PAUSE: Final = 2.0
 
 #: Seconds after which the thread that reads looks whether it is to end.
 _LOOK: Final = 0.5
+
+#: The event and the user of a line. A quote inside a text has a backslash before it, so what a
+#: client chooses is never taken for a key.
+_WHOSE: Final = re.compile(
+    rb'\{"time":"[^"]*","event":"([^"]*)"(?:.*?,"user":"((?:[^"\\]|\\.)*)")?'
+)
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +95,8 @@ class HistoryWriter:
         self._confine = confine
         self._store: Store | None = None
         self._failing = False
-        self._lines: deque[bytes] = deque()
-        self._waiting = 0  # bytes
+        self._lines: FairQueue[bytes] = FairQueue(_MOST_WAITING)
+        self._lock = threading.Lock()  # for the lines
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._counts = HistoryCounts(values)
@@ -122,12 +131,16 @@ class HistoryWriter:
         """What has come; from one thread."""
         if datagram.startswith(LIVE):
             self._board.take(datagram)
-        elif self._waiting + len(datagram) > _MOST_WAITING:
-            self._counts.dropped.inc(by=datagram.count(b"\n"))
-        else:
-            self._waiting += len(datagram)
-            self._lines.append(datagram)
-            self._wake.set()
+            return
+        dropped = 0
+        with self._lock:
+            for line in datagram.splitlines():
+                event, user = _whose(line)
+                minor = event in flood.MINOR_NAMES
+                dropped += len(self._lines.put(line, owner=user, minor=minor, size=len(line)))
+        if dropped:
+            self._counts.dropped.inc(by=dropped)
+        self._wake.set()
 
     # Writing
 
@@ -136,7 +149,7 @@ class HistoryWriter:
         reader = self._threads[0]
         tidied = 0.0
         rows: list[Row] = []
-        while reader.is_alive() or self._lines or rows:
+        while reader.is_alive() or self._lines.size or rows:
             if not rows:
                 # Bytes by the minute come without lines, while one big file is read.
                 self._wake.wait(_HOUSEKEEPING / 12)
@@ -149,21 +162,18 @@ class HistoryWriter:
                     tidied = time.monotonic()
                     self._try(lambda store: store.forget(time.time()))
             elif self._closing.wait(_PAUSE) and not reader.is_alive():
-                self._counts.dropped.inc(
-                    by=len(rows) + sum(one.count(b"\n") for one in self._lines)
-                )
+                with self._lock:
+                    lost = len(rows) + len(self._lines.take(sys.maxsize))
+                self._counts.dropped.inc(by=lost)
                 break
         if self._store is not None:
             with suppress(sqlite3.Error):
                 self._store.close()
 
     def _take_rows(self) -> list[Row]:
-        rows: list[Row] = []
-        while self._lines and len(rows) < _BATCH:
-            datagram = self._lines.popleft()
-            self._waiting -= len(datagram)
-            rows += self._rows_of(datagram.splitlines())
-        return rows
+        with self._lock:
+            lines = self._lines.take(_BATCH)
+        return list(self._rows_of(lines))
 
     def _rows_of(self, lines: Iterable[bytes]) -> Iterator[Row]:
         for line in lines:
@@ -213,6 +223,15 @@ class HistoryWriter:
             with suppress(sqlite3.Error):
                 self._store.close()
             self._store = None
+
+
+def _whose(line: bytes) -> tuple[str, str | None]:
+    """The event of a line, and its user."""
+    found = _WHOSE.match(line)
+    if found is None:
+        return "", None
+    event, user = found[1].decode("utf-8", "replace"), found[2]
+    return event, None if user is None else user.decode("utf-8", "replace")
 
 
 def is_broken(error: Exception) -> bool:

@@ -3,20 +3,29 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from sftp_gateway.observability import (
     AccessLog,
+    CommandRefused,
     Connection,
     Event,
+    FileClosed,
+    FileOpened,
     FileSink,
+    FolderListed,
+    LoginAccepted,
     Request,
     ServerStarted,
     ServerStopped,
     ServerStopping,
     Session,
+    SessionEnded,
     StreamSink,
+    flood,
 )
 
 SESSION = Session(session="00112233445566aa", client_ip="192.0.2.7", client_port=50122)
@@ -66,6 +75,45 @@ def numbered(number):
 
 def request():
     return Request(session=SESSION, operation="read", bytes=0, duration=0.0, result="ok")
+
+
+def opened(session):
+    return FileOpened(session=session, share="models", path=b"/a", size=1)
+
+
+def closed(session):
+    return FileClosed(
+        session=session,
+        share="models",
+        path=b"/a",
+        size=1,
+        bytes=1,
+        reads=1,
+        duration=0.0,
+        whole=True,
+        result="ok",
+    )
+
+
+def ended(session):
+    return SessionEnded(
+        session=session,
+        duration=0.0,
+        bytes=0,
+        files=0,
+        folders=0,
+        requests=0,
+        denied=0,
+        reason="closed",
+    )
+
+
+def listed(session):
+    return FolderListed(session=session, path=b"/", entries=0, complete=True, duration=0.0)
+
+
+ATTACKER = replace(SESSION, session="a" * 16, user="mallory")
+VICTIM = replace(SESSION, session="b" * 16, user="ana")
 
 
 @pytest.fixture
@@ -365,3 +413,137 @@ def test_standard_output_and_a_file_get_the_same_lines(tmp_path):
     os.close(writer)
     with open(reader, "rb") as stream:
         assert stream.read() == (tmp_path / "access.log").read_bytes() != b""
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop"])
+@pytest.mark.parametrize(
+    "flood_event",
+    [
+        lambda: CommandRefused(session=ATTACKER, kind="forwarding"),
+        lambda: listed(ATTACKER),
+        lambda: opened(ATTACKER),
+        lambda: Connection(session=replace(ATTACKER, user=None)),
+    ],
+)
+def test_the_flood_of_one_user_drops_no_line_of_another(held, overflow, flood_event):
+    log, sink = held(overflow=overflow, capacity=100)
+    for _ in range(1000):
+        log.emit(flood_event())
+    lines = [LoginAccepted(session=VICTIM), opened(VICTIM), closed(VICTIM), ended(VICTIM)]
+    for event in lines:
+        log.emit(event)
+    for _ in range(1000):
+        log.emit(flood_event())
+    assert log.depth <= 400 + len(lines)
+    sink.gate.set()
+    assert log.close(FOREVER) == 0
+    names = [line["event"] for line in sink.lines if line.get("user") == "ana"]
+    assert names == [event.name for event in lines]
+
+
+def test_a_flood_is_written_as_one_sum_and_keeps_nobody_waiting(held, monkeypatch):
+    monkeypatch.setattr(flood, "SESSION_RATE", 0.0)
+    log, sink = held(overflow="block", capacity=1000)
+    for _ in range(80_000):
+        log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
+    assert (log.depth, log.dropped, log.congested()) == (flood.SESSION_BURST, 0, False)
+    log.emit(ended(ATTACKER))
+    sink.gate.set()
+    assert log.close(FOREVER) == 0
+    assert sink.events[-2:] == ["events_suppressed", "session_end"]
+    counts = Counter(sink.events)
+    assert counts["command_refused"] + sink.lines[-2]["command_refused"] == 80_000
+    assert log.suppressed == sink.lines[-2]["count"] == 80_000 - counts["command_refused"]
+
+
+def test_a_sum_is_written_although_its_session_goes_on(held, monkeypatch):
+    monkeypatch.setattr(flood, "INTERVAL", 0.0)
+    log, sink = held()
+    for _ in range(flood.SESSION_BURST + 1):
+        log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
+    sink.gate.set()
+    sink.wait_for("events_suppressed")
+
+
+def test_what_is_summed_up_is_told_at_the_end(held):
+    log, sink = held()
+    for _ in range(flood.SESSION_BURST + 1):
+        log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
+    sink.gate.set()
+    assert log.close(FOREVER) == 0
+    assert sink.events[-1] == "events_suppressed"
+
+
+def test_with_block_thousands_of_files_that_are_closed_at_once_are_all_told(held):
+    log, sink = held(overflow="block", capacity=10)
+    for _ in range(50):
+        log.emit(listed(ATTACKER))
+    for _ in range(5000):
+        log.emit(closed(ATTACKER))
+    log.emit(ended(ATTACKER))
+    sink.gate.set()
+    assert log.close(FOREVER) == 0
+    assert Counter(sink.events)["file_closed"] == 5000
+    assert sink.events.count("session_end") == 1
+
+
+def test_a_user_with_half_of_the_queue_waits_and_others_do_not(held):
+    log, sink = held(overflow="block", capacity=100)
+    for _ in range(49):
+        log.emit(opened(ATTACKER))
+    assert not log.congested("mallory")
+    log.emit(opened(ATTACKER))
+    assert log.congested("mallory")
+    assert not log.congested("ana")
+    assert not log.congested()
+    room = threading.Event()
+    log.add_room_callback(room.set)
+    sink.gate.set()
+    assert room.wait(FOREVER)
+    assert not log.congested("mallory")
+
+
+def test_with_drop_nobody_waits(held):
+    log, _sink = held(overflow="drop", capacity=100)
+    for _ in range(1000):
+        log.emit(opened(ATTACKER))
+    assert not log.congested("mallory")
+    assert not log.congested()
+
+
+def test_a_user_whose_lines_have_too_many_bytes_waits_and_others_do_not(monkeypatch):
+    monkeypatch.setattr(flood, "BYTE_BURST", 2000)
+    monkeypatch.setattr(flood, "BYTE_RATE", 1)
+    sink = MemorySink()
+    log = AccessLog(sinks=[sink])
+    log.emit(closed(VICTIM))
+    for _ in range(100):
+        log.emit(opened(ATTACKER))
+    assert log.close(FOREVER) == 0
+    assert log.congested("mallory")
+    assert not log.congested("ana")
+    assert not log.congested()
+    assert len(sink.events) == 101
+
+
+def test_such_a_user_waits_no_longer_than_the_rate_says(monkeypatch):
+    monkeypatch.setattr(flood, "BYTE_BURST", 20_000)
+    monkeypatch.setattr(flood, "BYTE_RATE", 100_000)
+    log = AccessLog(sinks=[MemorySink()])
+    room = threading.Event()
+    log.add_room_callback(room.set)
+    for _ in range(150):
+        log.emit(opened(ATTACKER))
+    assert room.wait(FOREVER)
+    assert not log.congested("mallory")
+    log.close(FOREVER)
+
+
+def test_with_drop_such_a_user_does_not_wait(monkeypatch):
+    monkeypatch.setattr(flood, "BYTE_BURST", 2000)
+    monkeypatch.setattr(flood, "BYTE_RATE", 1)
+    log = AccessLog(sinks=[MemorySink()], overflow="drop")
+    for _ in range(100):
+        log.emit(opened(ATTACKER))
+    log.close(FOREVER)
+    assert not log.congested("mallory")

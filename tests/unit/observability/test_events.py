@@ -33,6 +33,7 @@ def test_the_names_in_the_log_are_these():
         "command_refused",
         "command_answered",
         "request",
+        "events_suppressed",
         "log_dropped",
         "server_started",
         "server_stopping",

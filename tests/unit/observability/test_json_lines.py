@@ -22,6 +22,7 @@ from sftp_gateway.observability import (
     escape_path,
     unescape_path,
 )
+from sftp_gateway.observability.json_lines import MAX_LINE_LENGTH
 
 NEW = Session(session="00112233445566aa", client_ip="192.0.2.7", client_port=50122)
 KNOWN = replace(
@@ -217,31 +218,54 @@ def test_a_command_has_one_form_whether_it_comes_as_text_or_as_bytes():
 
 def test_text_of_clients_is_cut_and_the_line_names_what_was_cut():
     event = LoginRefused(
-        session=replace(NEW, client_version="v" * 513),
-        user_tried="u" * 1000,
+        session=replace(NEW, client_version="v" * 1025),
+        user_tried="क" * 1000,
         method="password",
         reason="unknown_user",
     )
     line = json.loads(encode(event))
-    assert line["client_version"] == "v" * 512
-    assert line["user_tried"] == "u" * 512
+    assert line["client_version"] == "v" * 1024
+    assert line["user_tried"] == "क" * 341  # of three bytes each
     assert line["truncated"] == ["client_version", "user_tried"]
     assert list(line)[-1] == "truncated"
 
 
 def test_text_of_exactly_the_cap_is_whole():
-    event = LoginRefused(session=NEW, user_tried="u" * 512, method="password", reason="x")
+    event = LoginRefused(session=NEW, user_tried="u" * 1024, method="password", reason="x")
     assert "truncated" not in json.loads(encode(event))
 
 
 def test_paths_and_commands_are_cut_at_4096_bytes():
     path = "क".encode() * 2000  # 6,000 bytes; the cut is inside a letter
     line = json.loads(encode(Denied(session=NEW, operation="open", path=path, reason="x")))
-    assert unescape_path(line["path"]) == path[:4096]
+    assert unescape_path(line["path"]) == path[:4095]
     assert line["truncated"] == ["path"]
     line = json.loads(encode(CommandRefused(session=NEW, kind="exec", command="x" * 4097)))
     assert line["command"] == "x" * 4096
     assert line["truncated"] == ["command"]
+
+
+@pytest.mark.parametrize(
+    ("character", "length"),
+    [(b"\x1b", 6), (b"\n", 2), (b"\\", 4), (b"\xff", 5), ("\u2028".encode(), 6), (b"a", 1)],
+)
+def test_a_path_is_cut_by_its_length_in_the_line_and_between_two_characters(character, length):
+    kept = 4096 // length
+    for count, cut in ((kept, False), (kept + 1, True)):
+        path = character * count
+        line = encode(Denied(session=NEW, operation="open", path=path, reason="x"))
+        fields = json.loads(line)
+        assert unescape_path(fields["path"]) == character * kept
+        assert ("truncated" in fields) == cut
+
+
+def test_a_line_of_the_most_that_a_client_can_send_is_not_longer_than_the_bound():
+    session = replace(
+        KNOWN, client_version="\x1b" * 9999, user="\x1b" * 9999, certificate="\x1b" * 9999
+    )
+    path = b"\x1b" * 9999
+    event = Denied(session=session, operation="rename", path=path, target=path, reason="read_only")
+    assert 8192 < len(encode(event)) <= MAX_LINE_LENGTH
 
 
 def test_the_largest_numbers_of_the_protocol_are_written_whole():

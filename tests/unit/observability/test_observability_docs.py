@@ -17,6 +17,7 @@ from sftp_gateway.observability import (
     ConnectionsRefused,
     CredentialsRemoved,
     Denied,
+    EventsSuppressed,
     FileClosed,
     FileOpened,
     FolderListed,
@@ -140,6 +141,17 @@ EXAMPLES = [
         denied=1,
         reason="closed",
     ),
+    EventsSuppressed(
+        time=1767225630.0,
+        session=BY_KEY,
+        count=21748,
+        since=1767225602.1,
+        until=1767225629.5,
+        denied=21740,
+        command_refused=6,
+        command_answered=1,
+        login_refused=1,
+    ),
     LogDropped(time=1767225700.0, count=312, since=1767225699.25, reason="queue_full"),
     ServerStarted(
         time=1767225500.0,
@@ -258,8 +270,9 @@ def test_the_example_lines_on_the_page_are_those_of_the_encoder():
 
 
 def test_the_page_tells_the_caps():
-    assert f"{json_lines.MAX_TEXT_LENGTH} characters" in ACCESS_LOG
-    assert f"{json_lines.MAX_BYTES_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_TEXT_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_PATH_LENGTH:,} bytes" in ACCESS_LOG
+    assert f"{json_lines.MAX_LINE_LENGTH:,} bytes" in ACCESS_LOG
 
 
 def test_the_words_of_reasons_are_on_the_page():

@@ -59,6 +59,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "access_log.overflow": ("drop", "drop"),
     "access_log.capacity": ("500", 500),
     "access_log.file_max_bytes": ("1000000", 1_000_000),
+    "access_log.file_keep": ("7", 7),
+    "access_log.file_max_age": ("90", 90.0),
     "history": ('{"max_size": 8}', HistorySettings(max_size=8)),
     "history.enabled": ("false", False),
     "history.file": ("/var/lib/history", Path("/var/lib/history")),

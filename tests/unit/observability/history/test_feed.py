@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from sftp_gateway.observability.history.feed import Feed, FeedSink
+from sftp_gateway.observability.history import feed as module
+from sftp_gateway.observability.history.feed import PATIENCE, Feed, FeedSink
 from tests.support.history import line, read
 
 
@@ -54,7 +56,38 @@ def test_a_line_longer_than_a_piece_goes_alone(feed: Feed) -> None:
     assert received(feed) == [long, short]
 
 
-def test_without_room_lines_are_dropped_and_counted_and_nobody_waits(feed: Feed) -> None:
+def test_a_slow_observer_is_waited_for(feed: Feed) -> None:
+    sink = FeedSink(feed)
+    batch = b"".join(read(f"models/{number}") for number in range(64))
+    found = []
+
+    def take() -> None:
+        while not sink_done.is_set():
+            if (datagram := feed.receive(0.01)) is not None:
+                found.append(datagram)
+
+    sink_done = threading.Event()
+    observer = threading.Thread(target=take)
+    observer.start()
+    for _ in range(500):
+        sink.write(batch)
+    sink_done.set()
+    observer.join()
+    assert sink.dropped == 0
+    assert b"".join(found + received(feed)).count(b"\n") == 500 * 64
+
+
+def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(feed, "wait_for_room", wait)
+    monkeypatch.setattr(module, "monotonic", lambda: now)
     sink = FeedSink(feed)
     batch = b"".join(read(f"models/{number}") for number in range(64))
     for _ in range(500):
@@ -62,5 +95,6 @@ def test_without_room_lines_are_dropped_and_counted_and_nobody_waits(feed: Feed)
     arrived = sum(piece.count(b"\n") for piece in received(feed))
     assert 0 < arrived < 500 * 64
     assert sink.dropped == 500 * 64 - arrived
+    assert now == PATIENCE
     sink.write(batch)
     assert received(feed) == [batch]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,8 +66,73 @@ def test_it_never_grows_far_over_its_bound_and_the_oldest_make_room(
     for _ in range(20):  # some times as much as there is room for
         store.add(rows, {})
         assert store.size <= 1.5 * LEAST_SIZE
-    assert 500 < store.rows < 3000
+    assert 500 < len(lines(path)) < 3000
     assert lines(path)[-1].find("x499") > 0
+
+
+def flooded(path: Path, flood: Callable[[int], bytes]) -> list[str]:
+    """What is left of ana's lines, and of ben's, once there were far more of ben's than fit."""
+    made = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    mine = [read(f"models/{number}") for number in range(200)]
+    mine += [line("login_accepted", user="ana"), line("session_end", user="ana")]
+    made.add([row(each) for each in mine[:100]], {})
+    for batch in range(20):
+        made.add([row(flood(batch * 500 + number)) for number in range(500)], {})
+        mine_now = mine[100 + batch * 6 : 106 + batch * 6]
+        made.add([row(each) for each in mine_now], {})
+    assert made.size <= 1.5 * LEAST_SIZE
+    made.close()
+    kept = lines(path)
+    assert [each for each in kept if '"user":"ana"' in each] == [
+        each.decode().rstrip() for each in mine
+    ]
+    return [each for each in kept if '"user":"ana"' not in each]
+
+
+def test_a_flood_of_one_user_takes_no_line_of_another(path: Path) -> None:
+    kept = flooded(path, lambda number: read(f"models/{'x' * 200}{number}", user="ben"))
+    assert "x9999" in kept[-1]
+
+
+def test_a_flood_of_refusals_takes_no_line_of_another(path: Path) -> None:
+    kept = flooded(path, lambda number: line("denied", user="ben", path=f"{'x' * 200}{number}"))
+    assert "x9999" in kept[-1]
+
+
+def test_a_flood_without_a_login_takes_no_line_of_a_user(path: Path) -> None:
+    flooded(path, lambda n: line("login_refused", user_tried=f"{n % 97}", method="x" * 200))
+
+
+def test_refusals_make_room_before_files_that_were_read(path: Path, store: Store) -> None:
+    files = [row(read(f"models/{number}", user="ben")) for number in range(300)]
+    store.add(files, {})
+    for number in range(20):
+        text = f"{'x' * 200}{number}"
+        store.add([row(line("denied", user="ben", path=text)) for _ in range(500)], {})
+    assert sum('"file_closed"' in each for each in lines(path)) == 300
+
+
+def test_a_flood_of_refusals_takes_no_file_of_the_user_who_has_most(
+    path: Path, store: Store
+) -> None:
+    store.add([row(read(f"models/{'x' * 200}{number}")) for number in range(650)], {})
+    for number in range(20):
+        text = f"{'x' * 200}{number}"
+        store.add([row(line("denied", user="ben", path=text)) for _ in range(500)], {})
+    assert sum('"file_closed"' in each for each in lines(path)) == 650
+
+
+def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
+    made = Store(path, max_age=DAY, max_size=8 * LEAST_SIZE)
+    made.add([row(read(f"models/{'x' * 200}{n}", user="ben")) for n in range(4000)], {})
+    made.add([row(read("models/a"))], {})
+    made.close()
+    again = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    again.forget(NOON)
+    again.close()
+    kept = lines(path)
+    assert len(kept) < 3000
+    assert '"user":"ana"' in kept[-1]
 
 
 def test_a_bound_that_is_lowered_makes_the_file_smaller(path: Path) -> None:

@@ -198,3 +198,23 @@ def test_the_end_of_a_session_and_pictures_of_workers_reach_the_board(
     kept.sink.write(line("session_end", at=4e9, user="ana", bytes=500, duration=1.0))
     wait_for(lambda: kept.count() and History(kept.path).throughput("user", 0), "its bytes")
     assert sum(History(kept.path).throughput("user", 0).values()) == 500
+
+
+def test_more_than_can_be_written_is_dropped_of_the_user_with_most_lines(
+    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_WAITING", 20_000)
+    kept = keep()
+    forged = line("denied", client_version='","user":"ana"', user="ben", path="x" * 300)
+    for _ in range(50):
+        kept.writer.take(forged * 5)
+        if kept.metric("dropped_total") == 0:
+            kept.writer.take(read("models/a", user="ana"))
+    kept.writer.take(read("models/b", user="ana") + line("session_end", user="ana"))
+    kept.start()
+    wait_for(lambda: kept.count() > 2, "rows")
+    found = [entry.line for entry in History(kept.path).lines(Filter(user="ana"))]
+    assert '"session_end"' in found[-1]
+    assert "models/b" in found[-2]
+    assert found[:-2]
+    assert all("models/a" in each for each in found[:-2])
