@@ -27,7 +27,7 @@ from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
 from sftp_gateway.process import confinement, observer, sockets, worker
-from sftp_gateway.process.runner import raise_descriptor_limit
+from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server import algorithms
@@ -36,14 +36,15 @@ from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
-from sftp_gateway.server.lanes import Lanes
+from sftp_gateway.server.lanes import THREADS, Lane, Lanes
 from sftp_gateway.server.live import LiveSessions
+from sftp_gateway.server.quotas import Division, Holder, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
 from sftp_gateway.settings import Settings
 from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.beneath import choose_finder
+from sftp_gateway.vfs.beneath import Finder, choose_finder
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 
@@ -64,6 +65,12 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     for warning in configuration.warnings:
         say(f"warning: {warning}")
     raise_descriptor_limit()
+    if (room := _division(settings, choose_finder()).connections) < settings.max_connections:
+        say(
+            f"warning: {descriptor_limit()} open files are enough for {room} connections in each "
+            f"worker, and max_connections is {settings.max_connections}: raise the limit where the "
+            "gateway is started (ulimit -Hn, LimitNOFILE=, ulimits)"
+        )
     with (
         sockets.listen(settings.host, settings.port) as listener,
         http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
@@ -185,7 +192,12 @@ class Gateway:
         if sink is not None:
             self._metrics.watch_history(lambda: sink.dropped)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
-        self._shares = _shares(settings, self._presentation)
+        finder = choose_finder()
+        self._shares = _shares(settings, self._presentation, finder)
+        division = _division(settings, finder)
+        #: How many connections there are descriptors for.
+        self.max_connections = division.connections
+        self._quotas = Quotas(division, max_handles=settings.max_handles)
         self._bandwidths = {
             name: Bandwidth(user.bandwidth_limit)
             for name, user in settings.users.items()
@@ -281,9 +293,11 @@ class Gateway:
 
     def _open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
-        user = recorder.session.user or ""
+        session = recorder.session
+        user = session.user or ""
         tree = self._tree_of(user)
-        handles = HandleTable(capacity=self._settings.max_handles)
+        holder = Holder(user=user, connection=session.session)
+        handles = HandleTable(quotas=self._quotas, holder=holder)
         return SftpSession(
             channel=channel,
             handles=handles,
@@ -349,8 +363,7 @@ def _access_log(settings: Settings, history: FeedSink | None) -> AccessLog:
     )
 
 
-def _shares(settings: Settings, presentation: Presentation) -> list[Share]:
-    finder = choose_finder()
+def _shares(settings: Settings, presentation: Presentation, finder: Finder) -> list[Share]:
     return [
         Share(
             name=name,
@@ -361,6 +374,18 @@ def _shares(settings: Settings, presentation: Presentation) -> list[Share]:
         )
         for name, options in settings.shares.items()
     ]
+
+
+def _division(settings: Settings, finder: Finder) -> Division:
+    """How a worker divides its descriptors."""
+    # A thread that waits for a disk keeps those of its look-up, and of one within that (READLINK,
+    # the share's own check). The event loop is one thread more.
+    threads = 1 + len(settings.shares) * THREADS[Lane.METADATA]
+    return divide(
+        descriptor_limit(),
+        connections=settings.max_connections,
+        temporary=threads * (finder.descriptors + 2) + len(settings.shares),
+    )
 
 
 def _max_read_length(client_version: str) -> int:

@@ -66,7 +66,16 @@ class InvalidHandle(FileSystemError):
 
 
 class TooManyHandles(FileSystemError):
-    """The session has as many files and folders open as it may have."""
+    """The connection has as much open as it may have: `used` of `limit`, of what `reason` names.
+
+    `reason` is a stable word for the access log.
+    """
+
+    def __init__(self, reason: str, *, used: int, limit: int) -> None:
+        super().__init__(f"{reason}: {used} of {limit}")
+        self.reason = reason
+        self.used = used
+        self.limit = limit
 
 
 class Unsupported(FileSystemError):

@@ -147,7 +147,10 @@ class FolderListed(SessionEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denied(SessionEvent):
-    """A request was denied; `target` is the second path of a rename or a link."""
+    """A request was denied; `target` is the second path of a rename or a link.
+
+    `used` and `limit` are what the connection had of what `reason` names, and could have.
+    """
 
     name: ClassVar[str] = "denied"
 
@@ -156,6 +159,8 @@ class Denied(SessionEvent):
     path: RawPath | None = None
     target: RawPath | None = None
     reason: str
+    used: int | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,9 @@ DENIAL_REASONS: Final = frozenset(
         "link_leads_out",
         "special_file",
         "unreadable",
+        "too_many_handles",
+        "descriptor_quota",
+        "memory_quota",
     }
 )
 

@@ -22,6 +22,11 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def descriptor_limit() -> int:
+    """How many the process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def run(main: Callable[[], Awaitable[None]]) -> None:
     """Run `main` on uvloop. Its errors are raised.
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import pickle
-import resource
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,10 @@ from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
-from sftp_gateway.process.runner import run
+from sftp_gateway.process.runner import descriptor_limit, run
 from sftp_gateway.server.account import Account
 
 _log = logging.getLogger(__name__)
-
-#: This part of the descriptors is kept from new connections, so that those that are there can open
-#: files.
-_RESERVE: Final = 8
 
 #: Seconds between two reports of a worker: its metrics, and that it is alive.
 REPORT_INTERVAL: Final = 0.5
@@ -30,6 +25,9 @@ REPORT_INTERVAL: Final = 0.5
 
 class Serving(Protocol):
     """What serves in a worker. Made on the event loop that it runs on."""
+
+    #: How many connections there are descriptors for.
+    max_connections: int
 
     async def start(self) -> None:
         """Get ready for connections."""
@@ -130,10 +128,10 @@ class Worker:
                 self._drain.set()
 
     def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
-        # The kernel gives the lowest number that is free: a high one means that most are taken.
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if connection.fileno() >= limit - limit // _RESERVE:
-            _log.warning("a connection was closed: %s descriptors are too few for more", limit)
+        if len(self._accounts) >= serving.max_connections:
+            _log.warning(
+                "a connection was closed: %s descriptors are too few for more", descriptor_limit()
+            )
             connection.close()
             self._tell("ended", number, None)
             return

@@ -27,6 +27,7 @@ from sftp_gateway.protocol.constants import (
     StatusCode,
 )
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.quotas import cost_of_file, cost_of_folder
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Place, Tree
@@ -142,18 +143,21 @@ class Dispatcher:
     def _open(self, request: rq.OpenRequest) -> Operation:
         if request.pflags & WRITING_FLAGS:
             raise errors.Denied("read_only")
-        self._handles.check_room()
         place = self._tree.locate(request.path)
         share = place.share
         if share is None:
             raise errors.IsADirectory("a made-up folder")
+
+        def run(wait: bool) -> OpenFile:
+            with self._handles.room(cost_of_file(place.path)) as closed:
+                return share.open_file(place.relative, wait=wait, closed=closed)
 
         def finish(file: Any) -> rs.Response:
             opened = FileHandle(file=file, share=share, path=place.path, opened=time.monotonic())
             return self._enter(request, opened)
 
         return Operation(
-            run=partial(share.open_file, place.relative),
+            run=run,
             finish=finish,
             share=share,
             path=place.path,
@@ -244,7 +248,6 @@ class Dispatcher:
     # Folders
 
     def _opendir(self, request: rq.OpendirRequest) -> Operation:
-        self._handles.check_room()
         place = self._tree.locate(request.path)
 
         def finish(directory: Any) -> rs.Response:
@@ -266,9 +269,12 @@ class Dispatcher:
 
     def _open_directory(self, place: Place, *, wait: bool) -> OpenDirectory:
         children = tuple(self._tree.entries_of(place.node)) if place.node else ()
-        if place.share is None:
-            return self._tree.open_made_up(children)
-        return place.share.open_directory(place.relative, extra=children, wait=wait)
+        with self._handles.room(cost_of_folder(place.path)) as closed:
+            if place.share is None:
+                return self._tree.open_made_up(children, closed=closed)
+            return place.share.open_directory(
+                place.relative, extra=children, wait=wait, closed=closed
+            )
 
     def readdir(self, request: rq.ReaddirRequest, opened: FolderHandle) -> Operation:
         """The next names of `opened`; one operation of a folder at a time."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
-from sftp_gateway.errors import InvalidHandle, TooManyHandles
+from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.protocol.requests import ReaddirRequest
+from sftp_gateway.server.quotas import Cost, Holder, Quotas
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 
@@ -96,8 +98,11 @@ class FolderHandle:
 class HandleTable:
     """The handles of one session. A handle means nothing in any other session."""
 
-    def __init__(self, *, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, *, quotas: Quotas, holder: Holder) -> None:
+        """`holder` is the connection that the session is one of."""
+        self.capacity = quotas.most
+        self._quotas = quotas
+        self._holder = holder
         self._open: dict[bytes, FileHandle | FolderHandle] = {}
         self._next = 0
 
@@ -108,17 +113,21 @@ class HandleTable:
         """The files among them, in the order in which they were opened."""
         return (opened for opened in self._open.values() if isinstance(opened, FileHandle))
 
-    def check_room(self) -> None:
-        """Raise TooManyHandles when the table is full."""
-        if len(self._open) >= self.capacity:
-            raise TooManyHandles(f"{self.capacity} handles are open")
+    @contextmanager
+    def room(self, cost: Cost) -> Iterator[Callable[[], None]]:
+        """A context in which something is opened; gives what is to be called once it is closed.
+
+        From any thread. Raises TooManyHandles where there is no room for it.
+        """
+        release = self._quotas.take(self._holder, cost)
+        try:
+            yield release
+        except BaseException:
+            release()
+            raise
 
     def add(self, opened: FileHandle | FolderHandle) -> bytes:
-        """Enter what was opened; return its handle, four bytes that are not used again soon.
-
-        Raises TooManyHandles: others may have come in since `check_room` found a place.
-        """
-        self.check_room()
+        """Enter what was opened; return its handle, four bytes that are not used again soon."""
         while (handle := _HANDLE.pack(self._next)) in self._open:
             self._next = (self._next + 1) & 0xFFFFFFFF
         self._next = (self._next + 1) & 0xFFFFFFFF

@@ -32,7 +32,7 @@ class Lane(StrEnum):
 
 
 #: Threads for each share. Made when first needed; an idle one costs a few KiB.
-_THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8}
+THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8}
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -55,7 +55,7 @@ class Lanes:
     def __init__(self, shares: Iterable[str], *, timeout: float = float("inf")) -> None:
         """`timeout`: seconds after which work that is not done is given up."""
         self._executors = {
-            (share, lane): ThreadPoolExecutor(_THREADS[lane], thread_name_prefix=f"{share} {lane}")
+            (share, lane): ThreadPoolExecutor(THREADS[lane], thread_name_prefix=f"{share} {lane}")
             for share in shares
             for lane in Lane
         }
@@ -86,7 +86,7 @@ class Lanes:
         """
         key = (share, lane)
         loop = asyncio.get_running_loop()
-        if self._stuck[key] >= _THREADS[lane] and not patient:
+        if self._stuck[key] >= THREADS[lane] and not patient:
             loop.call_soon(done, _given_up(loop))
             return
         running = self._executors[key].submit(work)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sftp_gateway.errors import Denied, FileSystemError
+from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import StatusCode
@@ -119,7 +119,7 @@ class Operations:
             share, path = self._dispatcher.place_of(request)
         else:
             share, path = operation.share, operation.path
-        if isinstance(error, Denied):
+        if isinstance(error, Denied | TooManyHandles):
             target = getattr(request, "target", None)
             self._recorder.denied(name, error, share=share, path=path, target=target)
         elif not isinstance(error, FileSystemError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from sftp_gateway.errors import Denied
+from sftp_gateway.errors import Denied, TooManyHandles
 from sftp_gateway.observability import events
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import NO_SHARE
@@ -146,7 +146,7 @@ class Recorder:
     def denied(
         self,
         operation: str,
-        error: Denied,
+        error: Denied | TooManyHandles,
         *,
         share: Share | None,
         path: bytes | None,
@@ -155,6 +155,7 @@ class Recorder:
         """A request was denied."""
         self._denied += 1
         self._metrics.denied(error.reason)
+        full = error if isinstance(error, TooManyHandles) else None
         self._log.emit(
             events.Denied(
                 session=self.session,
@@ -163,6 +164,8 @@ class Recorder:
                 path=path,
                 target=target,
                 reason=error.reason,
+                used=full.used if full else None,
+                limit=full.limit if full else None,
             )
         )
 

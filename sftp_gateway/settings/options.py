@@ -272,10 +272,14 @@ class Settings(BaseSettings):
         ),
     )
     max_handles: int = Field(
-        1024,
+        16_384,
         ge=16,
         le=65_536,
-        description="Files and folders that one session may have open at once.",
+        description=(
+            "Files and folders that one connection may have open at once, on all its channels "
+            "together. Users and connections share what a worker may open, so that it can be less "
+            "([limits](limits.md#files-that-are-open))."
+        ),
     )
     drain_timeout: float = Field(
         10.0,

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,6 +38,10 @@ _RACE_RETRIES: Final = 64
 #: As many links as the kernel follows in one path (path_resolution(7)).
 _MAX_LINKS: Final = 40
 
+#: Folders above the one where a walk is that it keeps open. A link that climbs further is not
+#: followed: a path may have 2,000 folders, and a descriptor for each of them would be too many.
+_MAX_TRAIL: Final = 32
+
 #: Bytes of the longest path that the kernel takes, with its NUL byte (linux/limits.h).
 PATH_MAX: Final = 4096
 
@@ -54,6 +59,9 @@ _SIZE_OF_HOW: Final = ctypes.sizeof(_OpenHow)
 
 class Finder(Protocol):
     """How a path is found below a directory; `Openat2` where the kernel has it, else `Walk`."""
+
+    #: How many a look-up holds at most.
+    descriptors: int
 
     def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """Return a new O_PATH descriptor of `path` below the directory descriptor `root`.
@@ -88,6 +96,8 @@ def open_folder(path: Path) -> int:
 
 class Openat2:
     """Lets the kernel confine: RESOLVE_BENEATH and no magic links (Linux 5.6 and later)."""
+
+    descriptors = 1
 
     def __init__(self) -> None:
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -138,6 +148,8 @@ class Walk:
     and walked by us; one that is absolute, or climbs above the root, leads out.
     """
 
+    descriptors = _MAX_TRAIL + 1
+
     def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """See Finder. Without openat2 nothing tells whether a look-up would wait."""
         if not wait:
@@ -146,9 +158,9 @@ class Walk:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         pending = _components(path)
         # The folders from the root down to where the walk is, so that `..` goes back to the very
-        # folder it came from, whatever is renamed meanwhile.
-        trail = [os.dup(root)]
-        links = 0
+        # folder it came from, whatever is renamed meanwhile; without the topmost of very many.
+        trail = deque([os.dup(root)])
+        links, forgotten = 0, False
         try:
             while pending:
                 name = pending.pop()
@@ -156,7 +168,8 @@ class Walk:
                     _require_folder(trail[-1])
                     if name == b"..":
                         if len(trail) == 1:
-                            raise OSError(errno.EXDEV, "the path climbs above the root")
+                            code = errno.ELOOP if forgotten else errno.EXDEV
+                            raise OSError(code, "the path climbs too far")
                         os.close(trail.pop())
                     continue
                 found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=trail[-1])
@@ -165,6 +178,9 @@ class Walk:
                     pending += _link_components(found, links)
                     continue
                 trail.append(found)
+                if len(trail) > _MAX_TRAIL:
+                    os.close(trail.popleft())
+                    forgotten = True
             return trail.pop()
         finally:
             for descriptor in trail:

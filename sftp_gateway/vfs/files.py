@@ -41,17 +41,29 @@ class OpenFile:
         "_missed",
         "_misses",
         "_nowait",
+        "_then",
         "_users",
         "inline",
         "size",
     )
 
-    def __init__(self, *, descriptor: int, size: int, inline: bool) -> None:
-        """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network."""
+    def __init__(
+        self,
+        *,
+        descriptor: int,
+        size: int,
+        inline: bool,
+        closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network.
+
+        `closed` is called once the descriptor is closed, by whichever thread has closed it.
+        """
         self._descriptor = descriptor
         self._lock = threading.Lock()
         self._users = 0
         self._closed = False
+        self._then = closed
         self._nowait = True
         self._misses = 0
         self._missed = 0
@@ -142,7 +154,13 @@ class OpenFile:
             self._closed = True
             last = self._users == 0
         if last:
+            self._close()
+
+    def _close(self) -> None:
+        try:
             os.close(self._descriptor)
+        finally:  # on FUSE and NFS, close(2) may fail, and closes all the same
+            self._then()
 
     def _acquire(self) -> int:
         with self._lock:
@@ -156,7 +174,7 @@ class OpenFile:
             self._users -= 1
             last = self._closed and self._users == 0
         if last:
-            os.close(self._descriptor)
+            self._close()
 
 
 def _behind(places: Iterable[memoryview], start: int, stop: int) -> Sequence[memoryview]:

@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
@@ -151,8 +151,13 @@ class Share:
             raise NotFound("special file")
         return attributes
 
-    def open_file(self, path: bytes, *, wait: bool) -> OpenFile:
-        """Open the regular file `path`. A fifo, socket or device is never opened, only found."""
+    def open_file(
+        self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
+    ) -> OpenFile:
+        """Open the regular file `path`. A fifo, socket or device is never opened, only found.
+
+        `closed` is called behind the close of what this returns, by whichever thread closes it.
+        """
         with self._found(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
             if stat.S_ISDIR(status.st_mode):
@@ -164,14 +169,20 @@ class Share:
             if not wait:
                 os.set_blocking(descriptor, True)  # that was for the open alone
         inline = self._local and status.st_dev == self.device
-        return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline)
+        return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline, closed=closed)
 
     def open_directory(
-        self, path: bytes, *, extra: Iterable[Entry] = (), wait: bool
+        self,
+        path: bytes,
+        *,
+        extra: Iterable[Entry] = (),
+        wait: bool,
+        closed: Callable[[], None] = lambda: None,
     ) -> OpenDirectory:
         """Open the folder `path` for listing; entries `extra` are shown first.
 
-        What has the name of one of `extra` is hidden behind it, as by a mount.
+        What has the name of one of `extra` is hidden behind it, as by a mount. `closed` is called
+        as by `open_file`.
         """
         with self._found(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
@@ -188,6 +199,7 @@ class Share:
         def close() -> None:
             scan.close()
             os.close(descriptor)
+            closed()
 
         # `..` shows the folder itself: what is above a share is nobody's business.
         extra = tuple(extra)

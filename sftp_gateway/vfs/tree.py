@@ -7,7 +7,7 @@ share has under the same name, as a mount does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -144,10 +144,12 @@ class Tree:
         """What is shown for every made-up folder."""
         return self._folder
 
-    def open_made_up(self, children: Iterable[Entry]) -> OpenDirectory:
-        """Open a made-up folder that holds `children` for listing."""
+    def open_made_up(
+        self, children: Iterable[Entry], *, closed: Callable[[], None] = lambda: None
+    ) -> OpenDirectory:
+        """Open a made-up folder that holds `children` for listing; see `Share.open_file`."""
         dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
-        return OpenDirectory(first=[*dots, *children])
+        return OpenDirectory(first=[*dots, *children], close=closed)
 
     def entries_of(self, node: Node) -> Iterator[Entry]:
         """The folders of the tree that are directly in `node`."""

@@ -7,7 +7,7 @@ import errno
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
 from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.quotas import Division, Holder, Quotas
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.sftp import SftpSession
@@ -78,18 +79,29 @@ class GatedShare(Share):
         self.pass_gate("lstat", wait=wait)
         return super().lstat(path, wait=True)
 
-    def open_file(self, path: bytes, *, wait: bool) -> OpenFile:
+    def open_file(
+        self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
+    ) -> OpenFile:
         self.pass_gate("open_file", wait=wait)
         file = super().open_file(path, wait=True)
         return _GatedFile(
-            share=self, descriptor=file._descriptor, size=file.size, inline=file.inline
+            share=self,
+            descriptor=file._descriptor,
+            size=file.size,
+            inline=file.inline,
+            closed=closed,
         )
 
     def open_directory(
-        self, path: bytes, *, extra: Sequence[Entry] = (), wait: bool
+        self,
+        path: bytes,
+        *,
+        extra: Iterable[Entry] = (),
+        wait: bool,
+        closed: Callable[[], None] = lambda: None,
     ) -> OpenDirectory:
         self.pass_gate("open_directory", wait=wait)
-        return super().open_directory(path, extra=extra, wait=True)
+        return super().open_directory(path, extra=extra, wait=True, closed=closed)
 
 
 class _GatedFile(OpenFile):
@@ -210,6 +222,14 @@ class Lines:
         pass
 
 
+HOLDER = Holder(user="worker", connection="0" * 16)
+
+
+def make_quotas(max_handles: int) -> Quotas:
+    """Of which only the limit of a connection is ever met."""
+    return Quotas(Division(connections=1, handles=10 * max_handles), max_handles=max_handles)
+
+
 class Served:
     """A session, with the client's side of it."""
 
@@ -231,7 +251,8 @@ class Served:
             metrics=self.metrics,
         )
         self.lanes = WatchedLanes([share.name for share in shares], timeout=timeout)
-        self.handles = HandleTable(capacity=capacity)
+        self.quotas = make_quotas(capacity)
+        self.handles = HandleTable(quotas=self.quotas, holder=HOLDER)
         self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
         self.channel = MemoryChannel()
         self.congested = False
@@ -324,6 +345,11 @@ class Served:
         return reply.handle
 
     # What it tells
+
+    @property
+    def room_taken(self) -> int:
+        """How many handles are open, or being opened or closed."""
+        return self.quotas._handles.total()
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The access log's lines of one kind; ends the log."""

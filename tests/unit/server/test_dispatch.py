@@ -22,7 +22,7 @@ from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
-from tests.support.session import HOME, GatedShare, Served
+from tests.support.session import HOLDER, HOME, GatedShare, Served, make_quotas
 
 PACKAGE = Path(sftp_gateway.__file__).parent
 
@@ -90,7 +90,7 @@ def words_of(call: str) -> set[str]:
 def dispatcher() -> Dispatcher:
     return Dispatcher(
         tree=Tree(user="worker", shares=(), presentation=Presentation(), time=0),
-        handles=HandleTable(capacity=10),
+        handles=HandleTable(quotas=make_quotas(10), holder=HOLDER),
         opened=lambda opened: None,
         closed=lambda opened: None,
         made_up_statvfs=lambda tree: None,
@@ -138,7 +138,8 @@ def test_every_operation_that_metrics_know_is_the_name_of_a_request() -> None:
 
 
 def test_every_reason_for_a_denial_is_one_that_metrics_know() -> None:
-    assert words_of("Denied") == labels.DENIAL_REASONS
+    told = words_of("Denied") | words_of("TooManyHandles") | words_of("Quota")
+    assert told == labels.DENIAL_REASONS
 
 
 def test_every_reason_for_a_refused_login_is_one_that_metrics_know() -> None:

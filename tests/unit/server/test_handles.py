@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sftp_gateway.errors import InvalidHandle, TooManyHandles
+from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
-from tests.support.session import GatedShare
+from tests.support.session import HOLDER, GatedShare, make_quotas
 
 Open = Callable[[int], FileHandle]
 KB = 1024
@@ -150,7 +150,7 @@ def test_whole_is_whether_the_pieces_cover_the_file(
 
 
 def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> None:
-    table = HandleTable(capacity=10)
+    table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     file, listed = opened(1), folder()
     of_file, of_folder = table.add(file), table.add(listed)
     assert table.file(of_file) is table.get(of_file) is file
@@ -164,7 +164,7 @@ def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> N
 
 @pytest.mark.parametrize("handle", [b"", b"\0", b"\0\0\0\1", b"\0\0\0\0\0", b"\xff" * 256])
 def test_what_is_no_handle_is_refused(handle: bytes) -> None:
-    table = HandleTable(capacity=10)
+    table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     table.add(folder())
     for ask in (table.file, table.folder, table.get, table.remove):
         with pytest.raises(InvalidHandle):
@@ -172,7 +172,7 @@ def test_what_is_no_handle_is_refused(handle: bytes) -> None:
 
 
 def test_a_handle_that_was_closed_is_not_used_again() -> None:
-    table = HandleTable(capacity=10)
+    table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     seen = set()
     for _ in range(1000):
         handle = table.add(folder())
@@ -184,7 +184,7 @@ def test_a_handle_that_was_closed_is_not_used_again() -> None:
 
 
 def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() -> None:
-    table = HandleTable(capacity=10)
+    table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     first = table.add(folder())
     table._next = 0xFFFFFFFF
     assert table.add(folder()) == b"\xff\xff\xff\xff"
@@ -193,22 +193,8 @@ def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() 
     assert len(table) == 3
 
 
-def test_a_full_table_takes_no_more_until_one_is_closed() -> None:
-    table = HandleTable(capacity=3)
-    handles = []
-    for _ in range(3):
-        table.check_room()
-        handles.append(table.add(folder()))
-    for ask in (table.check_room, lambda: table.add(folder())):
-        with pytest.raises(TooManyHandles):
-            ask()
-    assert len(table) == 3
-    table.remove(handles[0])
-    table.add(folder())
-
-
 def test_draining_takes_everything_out() -> None:
-    table = HandleTable(capacity=10)
+    table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     entered = [folder() for _ in range(5)]
     for each in entered:
         table.add(each)

@@ -155,6 +155,62 @@ async def test_after_a_protocol_error_late_results_are_dropped_and_nothing_stays
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("end", ["eof", "protocol error"])
+async def test_handles_are_released_before_the_client_confirms_the_close(
+    at: Served, descriptors: Callable[[], int], end: str
+) -> None:
+    before = descriptors()
+    await at.open(b"share/file")
+    await at.opendir(b"share")
+    if end == "eof":
+        at.session.finish()
+    else:
+        at.feed(wire.encode_init())
+    assert at.channel.closed
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert not at.room_taken
+    at.session.connection_lost()
+    assert [line["result"] for line in at.events("file_closed")] == ["aborted"]
+
+
+async def test_an_open_that_fails_or_is_never_answered_takes_no_room(
+    share: GatedShare, root: Path
+) -> None:
+    (root / "file").write_bytes(b"")
+    with served(share, capacity=20) as at:
+        missing = [at.send(wire.encode_open, HOME + b"share/missing") for _ in range(50)]
+        await at.all_answered(missing)
+        await at.all_answered([at.send(wire.encode_open, HOME + b"share") for _ in range(50)])
+        assert not at.room_taken
+        share.cold = {"open_file", "open_directory"}
+        for _ in range(10):
+            at.send(wire.encode_open, HOME + b"share/file")
+            at.send(wire.encode_opendir, HOME + b"share")
+        await share.arrivals(8)
+        assert at.room_taken == 8
+        at.session.connection_lost()
+        share.gate.set()
+        await at.lanes.idle()
+        assert not at.room_taken
+
+
+async def test_a_refused_open_is_logged_with_the_limit(share: GatedShare, root: Path) -> None:
+    (root / "file").write_bytes(b"")
+    with served(share, capacity=20) as at:
+        for _ in range(20):
+            await at.open(b"share/file")
+        await at.ask(wire.encode_open, HOME + b"share/file")
+        await at.ask(wire.encode_opendir, HOME + b"share")
+        denials = at.events("denied")
+        assert [line["operation"] for line in denials] == ["open", "opendir"]
+        assert {(line["reason"], line["used"], line["limit"]) for line in denials} == {
+            ("too_many_handles", 20, 20)
+        }
+        assert denials[0]["path"] == "/home/worker/share/file"
+        assert at.metric("sftp_gateway_denied_total", reason="too_many_handles") == 2
+
+
 async def test_a_full_table_of_handles_is_told_and_never_exceeded(
     share: GatedShare, root: Path, descriptors: Callable[[], int]
 ) -> None:

@@ -62,6 +62,7 @@ async def test_a_file_that_is_opened_too_late_is_closed(
     await hurried.lanes.idle()
     assert descriptors() == before
     assert len(hurried.handles) == 0
+    assert not hurried.room_taken
 
 
 async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(

@@ -23,7 +23,11 @@ CASES = [
     (errors.IsADirectory("/secret"), StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink("/secret"), StatusCode.FAILURE, "Not a symbolic link"),
     (errors.InvalidHandle("/secret"), StatusCode.FAILURE, "Invalid handle"),
-    (errors.TooManyHandles("/secret"), StatusCode.FAILURE, "Too many open handles"),
+    (
+        errors.TooManyHandles("secret", used=1, limit=1),
+        StatusCode.FAILURE,
+        "Too many open handles",
+    ),
     (errors.Unsupported("secret"), StatusCode.OP_UNSUPPORTED, "Operation unsupported"),
     (OSError(errno.EIO, "secret"), StatusCode.FAILURE, "Input/output error"),
     (TimeoutError(errno.ETIMEDOUT, "secret"), StatusCode.FAILURE, "The disk does not answer"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -280,6 +281,32 @@ def test_another_mount_is_left_to_the_waiting_call(finder: Finder, memory: Path)
         assert identity(finder, held, path) == real(memory)
     finally:
         os.close(held)
+
+
+def test_walk_holds_few_descriptors_however_deep_a_path_is(
+    held: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deep := root.joinpath(*"d" * 100)).mkdir(parents=True)
+    (deep / "near").symlink_to("../" * 20 + "d/d/file")
+    (deep / "far").symlink_to("../" * 40 + "d")
+    (deep / "out").symlink_to("../" * 200)
+    root.joinpath(*"d" * 82, "file").touch()
+    before, most = len(descriptors()), 0
+    open_, walk = os.open, Walk()
+
+    def counted(*arguments: Any, **options: Any) -> int:
+        nonlocal most
+        descriptor = open_(*arguments, **options)
+        most = max(most, len(descriptors()) - before)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", counted)
+    path = b"d/" * 100
+    assert identity(walk, held, path + b"near") == real(root.joinpath(*"d" * 82, "file"))
+    assert most == walk.descriptors
+    for name in (b"far", b"out"):
+        assert refusal(walk, held, path + name) == "ELOOP"
+    assert len(descriptors()) == before
 
 
 def test_walk_cannot_tell_whether_it_would_wait(held: int) -> None:

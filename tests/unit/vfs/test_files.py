@@ -374,6 +374,38 @@ def test_closing_twice_does_not_close_what_got_the_number_since(opened: Open, pa
         assert other.read(5) == CONTENT[:5]
 
 
+def test_closing_is_reported_once_and_behind_the_last_read(path: Path) -> None:
+    reported = []
+    file = OpenFile(
+        descriptor=os.open(path, os.O_RDONLY),
+        size=SIZE,
+        inline=True,
+        closed=lambda: reported.append(is_open(file._descriptor)),
+    )
+    file._acquire()
+    file.close()
+    file.close()
+    assert not reported
+    file._release()
+    assert reported == [False]
+
+
+def test_closing_is_reported_where_the_disk_fails_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[None] = []
+    descriptor = os.open(path, os.O_RDONLY)
+    file = OpenFile(
+        descriptor=descriptor, size=SIZE, inline=True, closed=lambda: reported.append(None)
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", lambda _: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            file.close()
+    os.close(descriptor)
+    assert reported == [None]
+
+
 def test_a_failed_read_does_not_keep_the_descriptor(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,122 @@
+"""What one connection or user may take of a worker's descriptors and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sftp_gateway.errors import TooManyHandles
+from sftp_gateway.server.quotas import (
+    Cost,
+    Division,
+    Holder,
+    Quotas,
+    cost_of_file,
+    cost_of_folder,
+    divide,
+)
+
+ONE = Cost(1, 1)
+
+
+def holder(connection: str, user: str = "worker") -> Holder:
+    return Holder(user, connection)
+
+
+def fill(quotas: Quotas, who: Holder, cost: Cost = ONE) -> list[Callable[[], None]]:
+    """Take until it is refused; what gives each back."""
+    taken = []
+    while True:
+        try:
+            taken.append(quotas.take(who, cost))
+        except TooManyHandles:
+            return taken
+
+
+def make(handles: int, connections: int, **options: int) -> Quotas:
+    return Quotas(Division(connections, handles), **{"max_handles": 10**9, **options})
+
+
+# How descriptors are divided
+
+
+@pytest.mark.parametrize("limit", [8, 64, 256, 1024, 4096, 20_000, 524_288, 1 << 30])
+@pytest.mark.parametrize("temporary", [3, 100, 10_000])
+def test_no_more_is_divided_than_there_is_and_each_connection_can_open_a_file(
+    limit: int, temporary: int
+) -> None:
+    division = divide(limit, connections=2000, temporary=temporary)
+    assert division.connections + division.handles + min(temporary, limit // 2) <= limit
+    assert division.handles >= 2 * division.connections
+    assert 0 < division.connections <= 2000
+
+
+def test_all_connections_are_served_where_descriptors_suffice() -> None:
+    assert divide(20_000, connections=2000, temporary=100).connections == 2000
+    assert divide(1000, connections=2000, temporary=100).connections == 286
+
+
+# How they are shared
+
+
+def test_a_connection_has_at_most_max_handles_on_all_its_channels() -> None:
+    quotas = make(1000, 10, max_handles=16)
+    assert len(fill(quotas, holder("a"))) == 16
+    with pytest.raises(TooManyHandles) as refused:
+        quotas.take(holder("a"), ONE)
+    assert (refused.value.reason, refused.value.used, refused.value.limit) == (
+        "too_many_handles",
+        16,
+        16,
+    )
+    assert len(fill(quotas, holder("b"))) == 16
+
+
+def test_one_connection_alone_gets_three_eighths_and_its_part() -> None:
+    quotas = make(3000, 10)
+    assert len(fill(quotas, holder("a"))) == quotas.most == 100 + 2000 * 9 // 16
+
+
+def test_a_user_with_any_number_of_connections_leaves_a_quarter_of_the_shared_part() -> None:
+    quotas = make(3000, 100)
+    for number in range(99):
+        fill(quotas, holder(f"{number}", "greedy"))
+    assert len(fill(quotas, holder("99", "other"))) >= 10 + 2000 // 4 * 9 // 16
+
+
+def test_a_connection_has_its_part_when_all_others_took_what_they_could() -> None:
+    quotas = make(3000, 100)
+    for number in range(99):
+        fill(quotas, holder(f"{number}", f"user{number}"))
+    assert len(fill(quotas, holder("last", "last"))) >= 10
+
+
+def test_what_is_given_back_can_be_taken_again() -> None:
+    quotas = make(300, 10)
+    taken = fill(quotas, holder("a"))
+    for _ in range(3):
+        for give_back in taken:
+            give_back()
+        assert quotas.most == len(taken)
+        taken = fill(quotas, holder("a"))
+        assert quotas.most == len(taken)
+
+
+def test_open_folders_cost_bounded_memory() -> None:
+    quotas = make(10**6, 10, memory=10**7)
+    taken = fill(quotas, holder("a"), cost_of_folder(b"/"))
+    assert 50 <= len(taken) <= 10**7 // (32 * 1024)
+    with pytest.raises(TooManyHandles, match="memory_quota"):
+        quotas.take(holder("a"), cost_of_folder(b"/"))
+
+
+def test_long_paths_cost_what_they_take() -> None:
+    quotas = make(10**6, 10, memory=10**7)
+    assert len(fill(quotas, holder("a"), cost_of_file(b"x" * 4000))) <= 10**7 // 4000
+
+
+def test_no_more_is_open_than_there_is_while_files_of_lost_connections_cannot_be_closed() -> None:
+    quotas = make(300, 10)
+    opened = sum(len(fill(quotas, holder(f"{number}"))) for number in range(100))
+    assert opened <= 300
