@@ -188,7 +188,7 @@ def test_where_others_reach_it_the_first_start_makes_a_token(make_gateway: Make)
     assert gateway.http("/metrics")[0] == 200
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     url = f"http://127.0.0.1:{gateway.metrics_port}/"
-    with opener.open(f"{url}?token={token}") as answer:  # follows to the page
+    with opener.open(url, f"token={token}".encode()) as answer:  # follows to the page
         assert answer.url == url
         assert "Throughput" in answer.read().decode()
     with opener.open(url) as answer:
