@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from tests.support.gateway import Gateway, children_of, environment, fill, wait_for
+from tests.support.gateway import PATIENCE, Gateway, children_of, environment, fill, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -227,7 +228,7 @@ def test_lines_are_followed_as_they_come(gateway: Gateway) -> None:
     fill(gateway.folder / "shared/models", {"a.bin": b"x"})
     wait_for((gateway.folder / "state/history.sqlite3-wal").exists, "the history")
     with subprocess.Popen(
-        ["python", "-m", "sftp_gateway", "logs", "--follow", "--event", "file_closed"],
+        [sys.executable, "-m", "sftp_gateway", "logs", "--follow", "--event", "file_closed"],
         stdout=subprocess.PIPE, env=environment(), cwd=gateway.folder,
     ) as following:  # fmt: skip
         try:
@@ -236,4 +237,4 @@ def test_lines_are_followed_as_they_come(gateway: Gateway) -> None:
             assert b"/home/gvpocr/models/a.bin 1 B" in following.stdout.readline()
         finally:
             following.send_signal(signal.SIGINT)
-        assert following.wait() == 130
+        assert following.wait(PATIENCE) == 130

@@ -157,7 +157,7 @@ READERS: list[dict[str, Any]] = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(";,|\t\r\n=+-@ \"'\uff1dab", max_size=12), min_size=1, max_size=4))
 @example(["a;=1+1;"])
 @example(['a;"=1+1;b', 'a;""=1+1'])
