@@ -173,7 +173,7 @@ class Site:
             return "the probe failed"
 
 
-def is_whole(received: bytes) -> bool:
+def is_whole(received: bytes | bytearray) -> bool:
     """Whether a request is there, or as much of it as is ever read."""
     head, end, body = received.partition(_HEAD_END)
     if not end:
