@@ -77,8 +77,7 @@ def worker_messages(data: bytes) -> None:
             return
         theirs.send(data[:65536])
         try:
-            for message, descriptors in messages.received(ours):
-                assert not descriptors
+            for message in messages.received(ours):
                 json.dumps(message)
         except ValueError:  # the supervisor ends the worker over it
             pass

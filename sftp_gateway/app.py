@@ -20,7 +20,7 @@ from sftp_gateway.auth import Authenticator
 from sftp_gateway.configuration import Access, Configuration
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
-from sftp_gateway.observability import http
+from sftp_gateway.observability import http_server
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
@@ -73,7 +73,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         )
     with (
         sockets.listen(settings.host, settings.port) as listener,
-        http.listen(settings.metrics_host, settings.metrics_port) as http_listener,
+        http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
         _metrics_folder() as metrics,
     ):
         confinement.confine_all(settings.landlock)

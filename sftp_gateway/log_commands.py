@@ -47,8 +47,10 @@ _COLUMNS: Final = (
     "client_version",
 )  # fmt: skip
 
-#: What makes a spreadsheet take a text for a formula.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+#: Where a spreadsheet may take text for a formula: at its start, and, as some split at other
+#: characters than the comma and find no quotes within a cell, behind these (OWASP, CSV injection);
+#: the last four are full-width, which some take for the plain ones.
+_FORMULA: Final = re.compile(r"(^|[;,|\t\r\n])(?=[\s\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], load: Load) -> None:
@@ -273,7 +275,7 @@ class _Printer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._json = options.json
-        self._csv = csv.writer(sys.stdout) if options.csv else None
+        self._csv = _sheet() if options.csv else None
         if self._csv is not None:
             self._csv.writerow(_COLUMNS)
 
@@ -289,11 +291,14 @@ class _Printer:
             print(_columns(fields))
 
 
+def _sheet() -> Any:
+    """A writer of CSV in which each text is quoted."""
+    return csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC)
+
+
 def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets a quote in front, as they do it."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    """A number as it is; text with an apostrophe wherever a formula could begin."""
+    return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", str(value))
 
 
 def _columns(fields: Mapping[str, Any]) -> str:
@@ -320,7 +325,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
         for each in found:
             print(json.dumps({options.by: each.name, **{key: _value(each, key) for key in keys}}))
     elif options.csv:
-        writer = csv.writer(sys.stdout)
+        writer = _sheet()
         writer.writerow((options.by, *keys))
         for each in found:
             writer.writerow((_cell(each.name), *(_value(each, key) for key in keys)))

@@ -60,6 +60,7 @@ def observe(
         ),
         make_front=functools.partial(_front, configuration, board, file, file.parent == metrics),
         history=_writer(settings, feed=feed, board=board, file=file, values=values),
+        http_names=settings.metrics_names,
         start_rotation=functools.partial(_start_rotation, settings),
     )
 

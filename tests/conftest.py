@@ -1,8 +1,13 @@
-"""What holds for every test: what a machine lacks skips a test, and in CI nothing may skip."""
+"""What holds for every test: what a machine lacks skips a test, and in CI nothing may skip.
+
+A shell without job control starts what runs in the background with SIGINT ignored, and children
+inherit that (POSIX, "Signals and Error Handling"). Tests interrupt programs, so it is undone here.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +16,25 @@ from tests.support.machine import lacking
 
 #: Set by CI services and by .ci/run.
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+
+#: Seconds after which a test that is over time is interrupted again, if its limit is not shorter.
+_AGAIN = 60.0
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """Interrupt a test over and over: what it leaves may wait too, as `with Popen(...)` does."""
+    result = yield
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    if left:
+        signal.setitimer(signal.ITIMER_REAL, left, min(left, _AGAIN))
+    return result
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

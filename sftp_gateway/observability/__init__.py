@@ -33,7 +33,8 @@ from sftp_gateway.observability.events import (
 )
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.fleet import Fleet, WorkerState, health
-from sftp_gateway.observability.http import Health, ObservabilityServer, Probe, listen
+from sftp_gateway.observability.http import Health, Probe
+from sftp_gateway.observability.http_server import ObservabilityServer, listen
 from sftp_gateway.observability.json_lines import encode, escape_path, unescape_path
 from sftp_gateway.observability.labels import NO_SHARE, Vocabulary
 from sftp_gateway.observability.metrics import HandleKind, LaneDepths, Metrics

@@ -1,38 +1,45 @@
-"""The HTTP endpoint for Prometheus and health checks, on threads of its own.
+"""What the HTTP endpoint answers to a request; it knows nothing of sockets (http_server.py).
 
 It is served by a process of its own, and so a scrape never delays a READ. But a process that
 answers by itself would make stuck ones look healthy: health is asked of `probe`, which knows when
 each of them spoke last, and raises TimeoutError when one of them has fallen silent.
+
+A web page from anywhere can make its own name mean an address of this machine (DNS rebinding), and
+then read what a browser there may read. So metrics are given only under names that are not for
+others to give: an address, a name without a dot (localhost, a container's), or one that is
+configured. A token protects the status page from that by itself.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import socket
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
-from time import monotonic
+from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
-from sftp_gateway.errors import ConfigurationError
+#: Bytes of request line and headers, and of a form.
+MAX_HEAD_LENGTH: Final = 8192
+_MAX_FORM_LENGTH: Final = 4096
 
-#: Seconds for a request to arrive, and again for its answer to be taken.
-REQUEST_TIMEOUT: Final = 5.0
+_HEAD_END: Final = b"\r\n\r\n"
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})", re.IGNORECASE)
 
-#: More requests at once are answered 503: each one has a thread.
-MAX_REQUESTS: Final = 16
-
-#: Bytes of request line and headers.
-_MAX_HEAD_LENGTH: Final = 8192
+#: Health checks, which are answered at once, however many requests there are.
+_HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[? ]")
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _NO_ANSWER: Final = "a process does not answer"
+_WRONG_NAME: Final = (
+    b"metrics are not given under this name: ask by an address, or add the name to "
+    b"SFTP_GATEWAY_METRICS_ALLOWED_HOSTS\n"
+)
 _INDEX: Final = b"""<!doctype html>
 <html lang="en"><title>sftp-gateway</title>
 <ul><li><a href="/metrics">metrics</a><li><a href="/healthz">healthz</a>\
@@ -56,10 +63,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """What is asked for: a path with its query, and headers by their names in lower case."""
+    """What is asked for: a path with its query, and headers by their names in lower case.
+
+    `form` is the body of a POST, None for GET and HEAD.
+    """
 
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    form: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +93,55 @@ Render: TypeAlias = Callable[[], tuple[str, bytes]]
 
 
 class Site:
-    """What each path answers; knows nothing of sockets."""
+    """What each path answers."""
 
-    def __init__(self, *, render: Render, probe: Probe, front: Front | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        render: Render,
+        probe: Probe,
+        front: Front | None = None,
+        names: Collection[str] = (),
+    ) -> None:
+        """`names` are those of this endpoint, in lower case, beside its addresses; * is any."""
         self._render = render
         self._probe = probe
         self._front = front
+        self._names = names
+
+    def takes_form(self, path: str) -> bool:
+        """Whether the path may be POSTed to."""
+        return self._front is not None and path.partition("?")[0] == "/"
 
     def page(self, visit: Visit) -> Page:
-        """The answer to a GET."""
+        """The answer to a request."""
         path = visit.path.partition("?")[0]
         if self._front is not None and (path == "/" or path.startswith("/status")):
             return self._front(visit)
+        known = self._is_named(visit.headers.get("host"))
         match path:
+            case "/metrics" if not known:
+                return Page(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, _WRONG_NAME)
             case "/metrics":
                 return Page(HTTPStatus.OK, *self._render())
             case "/healthz":
                 return self._healthz()
             case "/readyz":
-                return self._readyz()
+                return self._readyz(details=known)
             case "/":
                 return Page(HTTPStatus.OK, "text/html; charset=utf-8", _INDEX)
             case _:
                 return Page(HTTPStatus.NOT_FOUND, _TEXT, b"not found\n")
+
+    def _is_named(self, host: str | None) -> bool:
+        """Whether a Host header has a name that only who runs this endpoint can have given it."""
+        if host is None or "*" in self._names:  # every browser sends one
+            return True
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+            return name != "" and (name in self._names or "." not in name or bool(ip_address(name)))
+        except ValueError:
+            return False
 
     def _healthz(self) -> Page:
         health = self._ask()
@@ -114,14 +151,14 @@ class Site:
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not alive\n")
         return Page(HTTPStatus.OK, _TEXT, b"ok\n")
 
-    def _readyz(self) -> Page:
+    def _readyz(self, *, details: bool) -> Page:
         health = self._ask()
         answer: dict[str, object]
         if isinstance(health, str):
             ready, answer = False, {"ready": False, "shares": {}, "error": health}
         else:
             ready = health.alive and health.ready
-            answer = {"ready": ready, "shares": dict(health.details)}
+            answer = {"ready": ready, "shares": dict(health.details) if details else {}}
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Page(status, "application/json", json.dumps(answer).encode() + b"\n")
 
@@ -136,130 +173,65 @@ class Site:
             return "the probe failed"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens for the endpoint; port 0 takes any free one.
+def is_whole(received: bytes | bytearray) -> bool:
+    """Whether a request is there, or as much of it as is ever read."""
+    head, end, body = received.partition(_HEAD_END)
+    if not end:
+        return len(received) >= MAX_HEAD_LENGTH
+    length = _CONTENT_LENGTH.search(head)
+    return length is None or len(body) >= min(int(length[1]), _MAX_FORM_LENGTH)
 
-    Raises ConfigurationError when the address cannot be had.
-    """
+
+def is_health_check(request: bytes) -> bool:
+    """Whether the answer is short, and takes no time to make."""
+    return _HEALTH.match(request) is not None
+
+
+def respond(site: Site, request: bytes) -> bytes:
+    """The whole answer to a request, nothing if it cannot be read at all. Never raises."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family, backlog=MAX_REQUESTS)
-    except OSError as error:
-        raise ConfigurationError(
-            [
-                f"SFTP_GATEWAY_METRICS_PORT: cannot listen on {host} port {port}:"
-                f" {error.strerror or error}; choose a port that is free, and an address of"
-                " this machine for SFTP_GATEWAY_METRICS_HOST"
-            ]
-        ) from error
-
-
-class ObservabilityServer:
-    """Serves metrics and health, and whatever `front` has, over HTTP on a listening socket."""
-
-    def __init__(
-        self,
-        *,
-        listener: socket.socket,
-        render: Render,
-        probe: Probe,
-        front: Front | None = None,
-    ) -> None:
-        self._server = _Server(listener, Site(render=render, probe=probe, front=front))
-        self._thread = threading.Thread(
-            target=self._server.serve, name="observability", daemon=True
-        )
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening, in every process that has the socket. Running requests get no time."""
-        self._server.stop()
-        if self._thread.is_alive():
-            self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, listener: socket.socket, site: Site) -> None:
-        self.site = site
-        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
-        self._stopping = threading.Event()
-        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-
-    def serve(self) -> None:
-        """Answer until `stop`, without the twice-a-second poll of `serve_forever`."""
-        with self:
-            while not self._stopping.is_set():
-                self.handle_request()
-
-    def stop(self) -> None:
-        """Make `serve` return: a listening socket that is shut down wakes who waits for it."""
-        self._stopping.set()
-        with suppress(OSError):  # `serve` saw the flag first, and has closed the socket
-            self.socket.shutdown(socket.SHUT_RDWR)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where that fails for want of descriptors, rest a moment rather than spin."""
-        try:
-            return super().get_request()
-        except OSError:
-            self._stopping.wait(0.1)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the request, or turn it away."""
-        request.settimeout(REQUEST_TIMEOUT)
-        if not self._free.acquire(blocking=False):
-            # Fits any send buffer, so it cannot hold up the next request.
-            request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no more threads
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer on the request's own thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tell our own log, not standard error; clients that hang up are no news."""
-        _logger.debug("A request from %s failed", client_address, exc_info=True)
+        return _Handler(site, request).answer
+    except Exception:  # a mistake of ours must not end the thread that serves all
+        _logger.exception("A request could not be answered")
+        return b""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    def __init__(self, site: Site, request: bytes) -> None:
+        self._site = site
+        self._received = request
+        super().__init__(None, ("", 0), None)  # type: ignore[arg-type]  # what it never touches
 
     def setup(self) -> None:
-        """Read the whole head before parsing: one deadline for all of it, and one cap."""
-        super().setup()
-        self.rfile.close()
-        self.rfile = BytesIO(_read_head(self.request))
+        """Read and write memory."""
+        self.rfile = BytesIO(self._received)
+        self.wfile = self._written = BytesIO()
+
+    def finish(self) -> None:
+        """Keep what was written."""
+        self.answer = self._written.getvalue()
 
     def do_GET(self) -> None:
         """Answer, without the body for HEAD."""
-        try:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            page = self.server.site.page(Visit(path=self.path, headers=headers))
-        except Exception:
-            _logger.exception("GET %s failed", self.path)
-            page = Page(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
-        self._send(page)
+        self._answer(None)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """Answer a form."""
+        if self._site.takes_form(self.path):
+            self._answer(self._received.partition(_HEAD_END)[2][:_MAX_FORM_LENGTH])
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+
+    def _answer(self, form: bytes | None) -> None:
+        try:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            page = self._site.page(Visit(path=self.path, headers=headers, form=form))
+        except Exception:
+            _logger.exception("%s %s failed", self.command, self.path.partition("?")[0])
+            page = Page(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
+        self._send(page)
 
     def _send(self, page: Page, **headers: str) -> None:
         # A request that could not be read counts as HTTP/0.9, which has no status.
@@ -291,21 +263,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: scrapes and health checks come every few seconds."""
-
-
-def _read_head(connection: socket.socket) -> bytes:
-    """Request line and headers; what came of them when the deadline or the cap is reached."""
-    deadline = monotonic() + REQUEST_TIMEOUT
-    head = b""
-    try:
-        while b"\r\n\r\n" not in head and len(head) < _MAX_HEAD_LENGTH:
-            connection.settimeout(max(0.001, deadline - monotonic()))
-            received = connection.recv(_MAX_HEAD_LENGTH)
-            if not received:
-                break
-            head += received
-    except OSError:
-        return b""
-    finally:
-        connection.settimeout(REQUEST_TIMEOUT)
-    return head

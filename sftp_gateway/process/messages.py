@@ -19,18 +19,20 @@ pickled.)
 | worker     | `["status", {share: text}]`        | the loop works; these shares cannot be read    |
 | worker     | `["stopped"]`                      | everything is closed and written; it ends      |
 
-A worker names connections, never addresses: it can have nobody penalised but its own clients.
+A worker names connections, never addresses: it can have nobody penalised but its own clients. It
+sends no descriptors: the kernel closes those of a message whose reader expects none.
 
 The end of the stream is the end of the other process.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -39,6 +41,8 @@ _LONGEST: Final = 1 << 18
 
 #: Messages taken in one turn: others have theirs in between.
 _BATCH: Final = 64
+
+_DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -54,32 +58,69 @@ def encode(*message: Any) -> bytes:
     return json.dumps(message).encode()
 
 
-def received(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
-    """The messages that are there, with their descriptors. Raises EOFError at the end.
+def received(end: socket.socket) -> Iterator[list[Any]]:
+    """The messages that are there, from a sender of no descriptors. Raises EOFError at the end.
 
-    Raises ValueError for what is no message.
+    Raises ValueError for anything else.
     """
+    for data, _, flags in _datagrams(end, 0):
+        if flags & socket.MSG_CTRUNC:
+            raise ValueError("a message with descriptors")
+        yield _decode(data)
+
+
+def received_with_descriptors(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
+    """The same, each with the descriptor that came along, if any: the caller has to close it."""
+    for data, descriptors, _ in _datagrams(end, 1):
+        try:
+            message = _decode(data)
+        except ValueError:
+            close_all(descriptors)
+            raise
+        yield message, descriptors
+
+
+def _datagrams(end: socket.socket, most: int) -> Iterator[tuple[bytes, list[int], int]]:
+    """The datagrams that are there, each with at most so many descriptors.
+
+    The kernel closes further ones, and sets MSG_CTRUNC (unix(7)).
+    """
+    space = socket.CMSG_LEN(most * _DESCRIPTOR_SIZE) if most else 0
     for _ in range(_BATCH):
         try:
-            data, descriptors, _, _ = socket.recv_fds(end, _LONGEST, 1)
+            data, ancillary, flags, _ = end.recvmsg(_LONGEST, space, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except ConnectionError as error:  # it ended with something of ours unread
             raise EOFError from error
+        descriptors = array.array("i")
+        for _, _, content in ancillary:  # none but SCM_RIGHTS is ever asked for
+            descriptors.frombytes(content)
         if not data:
+            close_all(descriptors)
             raise EOFError
-        try:
-            message = json.loads(data)
-        except RecursionError as error:  # brackets in brackets in brackets
-            raise ValueError("not a message") from error
-        yield message, descriptors
+        yield data, list(descriptors), flags
+
+
+def _decode(data: bytes) -> list[Any]:
+    try:
+        message: list[Any] = json.loads(data)
+    except RecursionError as error:  # brackets in brackets in brackets
+        raise ValueError("not a message") from error
+    return message
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close them."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def unheard(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
     """All messages that are left at the end of a process which is gone."""
     end.setblocking(False)  # it may have changed that, for all who have the end open
     with suppress(EOFError):
-        while found := list(received(end)):
+        while found := list(received_with_descriptors(end)):
             yield from found
 
 

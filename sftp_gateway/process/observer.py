@@ -10,7 +10,7 @@ import pickle
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from sftp_gateway.observability.events import Event, LogDropped
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.fleet import Fleet, health
 from sftp_gateway.observability.history.writer import HistoryWriter
-from sftp_gateway.observability.http import Front, ObservabilityServer
+from sftp_gateway.observability.http import Front
+from sftp_gateway.observability.http_server import ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.process import watch
@@ -55,12 +56,14 @@ def observe(
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
     make_front: Callable[[Callable[[], Fleet | None]], Front | None],
     history: HistoryWriter,
+    http_names: Collection[str] = (),
     start_rotation: Callable[[], None] = lambda: None,
 ) -> None:
     """Be the observer at this end of the supervisor's socket, until the other is closed.
 
     `watched` is how the configuration's files looked before they were read; the supervisor is
-    told when they have changed. `start_rotation` begins to look after the access log's file.
+    told when they have changed. `http_names` are those of the HTTP endpoint; `start_rotation`
+    begins to look after the access log's file.
     """
     fleet: Fleet | None = None
     history.start()
@@ -71,6 +74,7 @@ def observe(
         render=exposition.render,
         probe=lambda: health(fleet, time.monotonic()),
         front=make_front(lambda: fleet),
+        names=http_names,
     )
     server.start()
     control.setblocking(True)

@@ -380,6 +380,7 @@ def _for_observer(plan: Plan) -> object:
         settings.history,
         settings.status,
         settings.auto_reload,
+        settings.metrics_names,
         plan.status_token,
         plan.seen.keys(),
     )

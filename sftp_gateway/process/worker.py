@@ -103,15 +103,16 @@ class Worker:
 
     def _receive(self, serving: Serving) -> None:
         try:
-            for message, descriptors in messages.received(self._control):
+            for message, descriptors in messages.received_with_descriptors(self._control):
                 self._heed(serving, message, descriptors)
+                messages.close_all(descriptors)
         except EOFError:
             os._exit(1)  # the supervisor is gone
 
     def _heed(self, serving: Serving, message: list[Any], descriptors: list[int]) -> None:
         match message:
             case ["connection", number] if descriptors:
-                self._adopt(serving, socket.socket(fileno=descriptors[0]), number)
+                self._adopt(serving, socket.socket(fileno=descriptors.pop()), number)
             case ["connection", number]:  # there was no descriptor free to take it
                 self._tell("ended", number, None)
             case ["dismiss", number]:
@@ -121,7 +122,7 @@ class Worker:
                 serving.has_part(user, part)
             case ["access", number] if descriptors:
                 # From the process that forked this one, and only ever in this direction.
-                serving.take(pickle.loads(messages.read_sealed(descriptors[0])))  # noqa: S301
+                serving.take(pickle.loads(messages.read_sealed(descriptors.pop())))  # noqa: S301
                 self._tell("taken", number)
             case ["drain", seconds]:
                 self._drain_seconds = seconds

@@ -201,7 +201,7 @@ class Workers:
         if worker.control is None:
             return
         try:
-            for message, _ in messages.received(worker.control):
+            for message in messages.received(worker.control):
                 self._heed(worker, message)
         except EOFError:
             self._hang_up(worker)
@@ -295,12 +295,12 @@ class Workers:
             entered = None
             if message[0] == "connection":
                 entered = self._gate.admission.leave(message[1], worker.number)
+            if entered is None:
+                messages.close_all(descriptors)
+                continue
             for descriptor in descriptors:
-                if entered is None:
-                    os.close(descriptor)
-                else:
-                    connection = socket.socket(fileno=descriptor)
-                    self._owner.take_back(connection, entered.source)
+                connection = socket.socket(fileno=descriptor)
+                self._owner.take_back(connection, entered.source)
 
     # What they are good for
 

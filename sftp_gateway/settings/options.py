@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -119,6 +120,14 @@ class Settings(BaseSettings):
     )
     metrics_port: Port = Field(
         9222, description="The port of metrics, health and status page; 0 picks a free one."
+    )
+    metrics_allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Names under which metrics may be asked for, beside addresses, names without a dot, "
+            "`metrics_host`, `public_host` and the machine's own name; `*` is any. Under other "
+            "names a web page could read them through a browser (DNS rebinding)."
+        ),
     )
     ciphers: Literal["fast", "compatible"] | CipherNames = Field(
         "fast",
@@ -297,6 +306,12 @@ class Settings(BaseSettings):
             return ip_address(self.metrics_host).is_loopback
         except ValueError:
             return self.metrics_host == "localhost"
+
+    @property
+    def metrics_names(self) -> frozenset[str]:
+        """The names under which metrics may be asked for, in lower case; * is any."""
+        own = (self.metrics_host, self.public_host, platform.node())
+        return frozenset(name.lower() for name in (*own, *self.metrics_allowed_hosts))
 
     @model_validator(mode="after")
     def _known_shares(self) -> Self:

@@ -34,9 +34,10 @@ pytestmark = pytest.mark.integration
 FILE_BYTES = 1 << 18
 FILES = 12
 
-#: Renames, each of two paths that have the most bytes in a line; and requests to forward a port.
+#: Renames, each of two paths that have the most bytes in a line; and requests to forward a port, as
+#: many as a connection may send at once.
 RENAMES = 3000
-FORWARDINGS = 3000
+FORWARDINGS = 400
 #: Files that are opened and closed, and folders.
 OPENED = 1000
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +26,10 @@ def _content() -> dict[str, Any]:
     return content
 
 
-def _compose(*arguments: str, **variables: str) -> str:
+def _compose(*arguments: str, folder: Path = REPOSITORY, **variables: str) -> str:
     done = subprocess.run(
-        ["docker-compose", "--project-directory", REPOSITORY, *arguments],
-        cwd=REPOSITORY,
+        ["docker-compose", "--project-directory", folder, *arguments],
+        cwd=folder,
         env={"PATH": os.environ["PATH"], "HOME": "/root", **variables},
         capture_output=True,
         text=True,
@@ -105,6 +107,31 @@ def test_alloy_reads_the_file_that_the_gateway_writes_with_the_gateways_group() 
 def test_the_file_of_the_log_can_be_switched_off() -> None:
     gateway = _effective(SFTP_GATEWAY_ACCESS_LOG__FILE="")["sftp-gateway"]
     assert gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE"] == ""
+
+
+def test_the_gateway_gets_its_own_options_and_no_others_secrets(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "GRAFANA_ADMIN_PASSWORD=secret\nPROMETHEUS_RETENTION=1d\nGATEWAY_ENV_FILE=.env\n"
+        "SFTP_GATEWAY_ACCESS_LOG__LEVEL=requests\nSFTP_GATEWAY_ALLOW_FROM='[\"192.0.2.0/24\"]'\n"
+        "SFTP_GATEWAY_PUBLIC_HOST=from-the-file\n"
+    )
+    shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
+    config = _compose("config", folder=tmp_path, SFTP_GATEWAY_PUBLIC_HOST="from-the-shell")
+    services = yaml.safe_load(config)["services"]
+    for name in ("init", "sftp-gateway"):
+        given = {key: value for key, value in services[name]["environment"].items() if value}
+        assert {key for key in given if not key.startswith("SFTP_GATEWAY_")} == set()
+        assert given["SFTP_GATEWAY_ACCESS_LOG__LEVEL"] == "requests"
+        assert given["SFTP_GATEWAY_ALLOW_FROM"] == '["192.0.2.0/24"]'
+        assert given["SFTP_GATEWAY_PUBLIC_HOST"] == "from-the-shell"
+        assert given["SFTP_GATEWAY_METRICS_HOST"] == "0.0.0.0"
+        assert "env_file" not in services[name]
+    assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "secret"
+
+
+def test_an_option_that_is_not_set_is_not_passed_on() -> None:
+    given = _effective()["sftp-gateway"]["environment"]
+    assert given["SFTP_GATEWAY_LANDLOCK"] is None
 
 
 def test_nobody_gets_a_password_that_everybody_knows() -> None:

@@ -154,6 +154,9 @@ def deployed(
 ) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("clone")
     _clone(folder)
+    (folder / ".env").write_text(
+        "SFTP_GATEWAY_MAX_HANDLES=1000\nGRAFANA_ADMIN_PASSWORD=never-for-the-gateway\n"
+    )
     deployment = Deployment(folder, docker_host, {"GATEWAY_IMAGE": image})
     try:
         deployment.up()
@@ -195,6 +198,13 @@ def test_the_container_has_no_rights_that_it_does_not_need(deployed: Deployment)
     assert sorted(writable) == ["/srv/sftp-gateway/logs", "/srv/sftp-gateway/state"]
     metrics = facts["NetworkSettings"]["Ports"]["9222/tcp"]
     assert [binding["HostIp"] for binding in metrics] == ["127.0.0.1"]
+
+
+def test_the_container_has_its_options_and_nobody_elses_secrets(deployed: Deployment) -> None:
+    given = dict(each.partition("=")[::2] for each in deployed.inspect()["Config"]["Env"])
+    assert given["SFTP_GATEWAY_MAX_HANDLES"] == "1000"
+    assert "SFTP_GATEWAY_LANDLOCK" not in given  # what is not set is not empty either
+    assert "never-for-the-gateway" not in given.values()
 
 
 def test_the_shares_are_the_same_through_a_mount_and_every_access_is_logged(

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from tests.support.gateway import Gateway, children_of, environment, fill, wait_for
+from tests.support.gateway import PATIENCE, Gateway, children_of, environment, fill, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -189,7 +190,7 @@ def test_where_others_reach_it_the_first_start_makes_a_token(make_gateway: Make)
     assert gateway.http("/metrics")[0] == 200
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     url = f"http://127.0.0.1:{gateway.metrics_port}/"
-    with opener.open(f"{url}?token={token}") as answer:  # follows to the page
+    with opener.open(url, f"token={token}".encode()) as answer:  # follows to the page
         assert answer.url == url
         assert "Throughput" in answer.read().decode()
     with opener.open(url) as answer:
@@ -228,7 +229,7 @@ def test_lines_are_followed_as_they_come(gateway: Gateway) -> None:
     fill(gateway.folder / "shared/models", {"a.bin": b"x"})
     wait_for((gateway.folder / "state/history.sqlite3-wal").exists, "the history")
     with subprocess.Popen(
-        ["python", "-m", "sftp_gateway", "logs", "--follow", "--event", "file_closed"],
+        [sys.executable, "-m", "sftp_gateway", "logs", "--follow", "--event", "file_closed"],
         stdout=subprocess.PIPE, env=environment(), cwd=gateway.folder,
     ) as following:  # fmt: skip
         try:
@@ -237,4 +238,4 @@ def test_lines_are_followed_as_they_come(gateway: Gateway) -> None:
             assert b"/home/gvpocr/models/a.bin 1 B" in following.stdout.readline()
         finally:
             following.send_signal(signal.SIGINT)
-        assert following.wait() == 130
+        assert following.wait(PATIENCE) == 130

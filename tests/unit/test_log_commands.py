@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from sftp_gateway import cli
 from sftp_gateway.log_commands import moment
@@ -144,6 +148,32 @@ def test_csv_is_for_a_sheet_and_runs_nothing_in_it(logs: Logs) -> None:
     assert [each["event"] for each in rows][:2] == ["file_closed", "file_closed"]
     assert rows[0]["path"] == "/home/ana/models/a.bin"
     assert rows[3]["user_tried"] == "'=cmd|' /C calc'!A0"
+
+
+READERS: list[dict[str, Any]] = [
+    {"delimiter": delimiter, **quoting}
+    for delimiter in ",;|\t"
+    for quoting in ({}, {"quoting": csv.QUOTE_NONE})
+]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(";,|\t\r\n=+-@ \"'\uff1dab", max_size=12), min_size=1, max_size=4))
+@example(["a;=1+1;"])
+@example(['a;"=1+1;b', 'a;""=1+1'])
+@example(["a;", "=1+1"])
+def test_no_reader_of_csv_finds_a_formula(logs: Logs, unconfigured: Path, names: list[str]) -> None:
+    written = b"".join(read(f"models/{name}", user=name, key=[name]) for name in names)
+    (unconfigured / "access.log").write_bytes(written)
+    for options in ([], ["--by", "user"], ["--by", "file"]):
+        text = logs("access.log", "--csv", *options)[1]
+        for reader in READERS:
+            cells = [
+                cell
+                for row in csv.reader(io.StringIO(text, newline=None), **reader)
+                for cell in row
+            ]
+            assert not [cell for cell in cells if re.match(r'[\s"]*[=+\-@\uff1d]', cell)]
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])

@@ -5,8 +5,9 @@
 | this machine only          | shown, where it was asked for by a name of the machine | asked for |
 | others                     | shown to nobody                                        | asked for |
 
-A browser shows the token once (`/?token=...`, or the form), and has a cookie from then on that says
-it did, and not what the token is. Programs send `Authorization: Bearer TOKEN`.
+A browser shows the token once, by a form that is POSTed, and has a cookie from then on that says
+it did, and not what the token is. Programs send `Authorization: Bearer TOKEN`. A token in the
+address is not looked at: histories and the logs of proxies would keep it.
 
 The name matters because a web page from anywhere can make its own name mean 127.0.0.1 (DNS
 rebinding), and then read what a browser on this machine may read. A cookie or a token it has not.
@@ -45,19 +46,18 @@ class Doorway:
             shown = self._is_token(_bearer(visit)) or self._has_cookie(visit)
             if shown:
                 return None
-            return "wrong_token" if _asked_token(visit) is not None else "token"
+            return "wrong_token" if visit.form is not None else "token"
         if not self._local:
             return "no_token"
         return None if _names_this_machine(visit.headers.get("host", "")) else "host"
 
     def entrance(self, visit: Visit) -> Page | None:
-        """For who shows the token in the address: the cookie, and the address without it."""
-        token = _asked_token(visit)
-        if token is None or not self._is_token(token):
+        """For a form with the token: the cookie, and the page that was asked for."""
+        if visit.form is None or not self._is_token(_form_token(visit.form)):
             return None
-        kept = [pair for pair in parse_qsl(urlsplit(visit.path).query) if pair[0] != "token"]
+        query = urlencode(parse_qsl(urlsplit(visit.path).query))
         # Relative, so that a proxy may serve the page below a path of its own.
-        target = f"?{urlencode(kept)}" if kept else "./"
+        target = f"?{query}" if query else "./"
         cookie = (
             f"{COOKIE}={self._cookie}; Max-Age={_COOKIE_AGE}; Path=/; HttpOnly; SameSite=Strict"
         )
@@ -90,8 +90,8 @@ def _derived(token: str) -> str:
     return hmac.new(token.encode(), b"sftp-gateway status page", hashlib.sha256).hexdigest()
 
 
-def _asked_token(visit: Visit) -> str | None:
-    return dict(parse_qsl(urlsplit(visit.path).query)).get("token")
+def _form_token(form: bytes) -> str | None:
+    return dict(parse_qsl(form.decode(errors="replace"))).get("token")
 
 
 def _bearer(visit: Visit) -> str | None:

@@ -40,7 +40,7 @@ _ASSETS: Final = {
 _ASK: Final = """<main class="door"><h1>sftp-gateway</h1>
 <p>{text}</p>{form}</main>"""
 _FORM: Final = Html(
-    '<form method="get" action="./"><label>Token<input type="password" name="token" required '
+    '<form method="post"><label>Token<input type="password" name="token" required '
     'autocomplete="current-password"></label><button>Show the status</button></form>'
 )
 
@@ -84,7 +84,7 @@ class Front:
         self._assets = {path: (folder / path[1:]).read_bytes() for path in _ASSETS}
 
     def __call__(self, visit: Visit) -> Page:
-        """The answer to a GET."""
+        """The answer to a request."""
         path = visit.path.partition("?")[0]
         if path in self._assets:
             return Page(HTTPStatus.OK, _ASSETS[path], self._assets[path], headers=_HEADERS)

@@ -11,7 +11,8 @@ import pytest
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import Health, ObservabilityServer, listen
-from sftp_gateway.observability.http import MAX_REQUESTS
+from sftp_gateway.observability.http import Page
+from sftp_gateway.observability.http_server import MAX_CONNECTIONS, THREADS
 
 HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
 
@@ -41,10 +42,10 @@ def render():
 class Server(ObservabilityServer):
     """One that knows its port, and listens to begin with."""
 
-    def __init__(self, *, probe, host="127.0.0.1", port=0, render=render):
+    def __init__(self, *, probe, host="127.0.0.1", port=0, render=render, **more):
         self.listener = listen(host, port)
         self.port = self.listener.getsockname()[1]
-        super().__init__(listener=self.listener, render=render, probe=probe)
+        super().__init__(listener=self.listener, render=render, probe=probe, **more)
 
 
 @pytest.fixture
@@ -55,10 +56,10 @@ def server(gateway):
     server.close()
 
 
-def get(server, path, method="GET"):
+def get(server, path, method="GET", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
-        connection.request(method, path)
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
         return response.status, dict(response.headers), response.read()
     finally:
@@ -211,36 +212,137 @@ def test_a_request_may_arrive_in_pieces(server):
 
 
 def test_a_request_that_does_not_arrive_in_time_is_ended(server, monkeypatch):
-    monkeypatch.setattr("sftp_gateway.observability.http.REQUEST_TIMEOUT", 0.05)
+    monkeypatch.setattr("sftp_gateway.observability.http_server.REQUEST_TIMEOUT", 0.05)
     assert raw(server, b"GET /healthz HTTP/1.1\r\nHost") == b""
 
 
-def test_more_requests_than_threads_are_turned_away_and_served_again_later(gateway):
+@pytest.fixture
+def connect(server):
+    """Opens connections that send `data`, from the address `source`."""
+    with ExitStack() as stack:
+
+        def connect(data=b"", source="127.0.0.1"):
+            connection = stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), 60, (source, 0))
+            )
+            connection.sendall(data)
+            return connection
+
+        yield connect
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: ", b"POST / HTTP/1.1\r\n"])
+def test_connections_that_never_finish_a_request_keep_nobody_out(server, connect, sent):
+    for _ in range(3 * MAX_CONNECTIONS):
+        connect(sent)
+        assert get(server, "/healthz")[0] == 200
+    assert get(server, "/metrics")[0] == 200
+
+
+def test_clients_that_do_not_take_their_answers_keep_nobody_out(gateway):
+    server = Server(probe=gateway.probe, render=lambda: ("text/plain", b"x" * (64 << 20)))
+    server.start()
+    with ExitStack() as stack:
+        for _ in range(2 * THREADS):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+            stack.enter_context(connection)
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert connection.recv(1) == b"H"
+        assert get(server, "/healthz")[0] == 200
+        assert len(get(server, "/metrics")[2]) == 64 << 20
+    server.close()
+
+
+def test_the_source_with_most_connections_makes_room(server, connect):
+    other = connect(b"GET /metrics HTTP/1.0\r\n", "127.0.0.2")
+    for _ in range(2 * MAX_CONNECTIONS):
+        connect(b"GET")
+    other.sendall(b"\r\n")
+    with other.makefile("rb") as stream:
+        assert stream.readline() == b"HTTP/1.0 200 OK\r\n"
+
+
+def test_health_is_told_while_all_threads_make_answers(gateway):
     entered, leave = threading.Semaphore(0), threading.Event()
 
-    def probe():
+    def slow():
         entered.release()
         assert leave.wait(60)
-        return HEALTHY
+        return render()
 
-    server = Server(probe=probe)
+    server = Server(probe=gateway.probe, render=slow)
     server.start()
     with ExitStack() as stack:
         waiting = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
-            for _ in range(MAX_REQUESTS)
+            for _ in range(2 * MAX_CONNECTIONS)
         ]
         for connection in waiting:
-            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        for _ in range(THREADS):
             assert entered.acquire(timeout=60)
-        assert raw(server, b"").startswith(b"HTTP/1.0 503 Service Unavailable\r\n")
+        assert get(server, "/healthz")[0] == 200
+        assert get(server, "/readyz")[0] == 200
         leave.set()
-        for connection in waiting:
-            with connection.makefile("rb") as stream:
-                assert stream.read().endswith(b"ok\n")
-    while (status := get(server, "/healthz")[0]) == 503:
-        pass  # the last threads are about to end
-    assert status == 200
+        with waiting[-1].makefile("rb") as stream:
+            assert stream.readline() == b"HTTP/1.0 200 OK\r\n"
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:9222", "192.0.2.1", "[::1]:9222", "[2001:db8::1]", "[::ffff:192.0.2.1]",
+     "localhost", "sftp-gateway:9222", "Gateway.Example.org:9222", "gateway.example.org."],
+)  # fmt: skip
+def test_metrics_are_given_under_addresses_and_names_of_ones_own(gateway, host):
+    server = Server(probe=gateway.probe, names={"gateway.example.org"})
+    server.start()
+    assert get(server, "/metrics", Host=host)[0] == 200
+    assert raw(server, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:9222", "127.0.0.1.evil.example", "localhost.evil.example",
+     "x.gateway.example.org", "", "[", "evil.example@", ".."],
+)  # fmt: skip
+def test_metrics_are_not_given_under_a_strangers_name(gateway, host):
+    server = Server(probe=gateway.probe, names={"gateway.example.org"})
+    server.start()
+    status, _headers, body = get(server, "/metrics", Host=host)
+    assert status == 421
+    assert b"sftp_gateway_sessions" not in body
+    assert get(server, "/healthz", Host=host)[0] == 200
+    status, _headers, body = get(server, "/readyz", Host=host)
+    assert (status, json.loads(body)) == (200, {"ready": True, "shares": {}})
+    server.close()
+
+
+def test_any_name_is_taken_where_that_is_configured(gateway):
+    server = Server(probe=gateway.probe, names={"*"})
+    server.start()
+    assert get(server, "/metrics", Host="evil.example")[0] == 200
+    server.close()
+
+
+def test_a_form_arrives_whole_and_no_longer_than_it_may_be(gateway):
+    seen = []
+
+    def front(visit):
+        seen.append(visit.form)
+        return Page(200, "text/plain", b"")
+
+    server = Server(probe=gateway.probe, front=front)
+    server.start()
+    for body in (b"", b"token=x", b"x" * 5000):
+        head = b"POST /?hours=1 HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            for piece in (head[:20], head[20:], body[:3], body[3:]):
+                connection.sendall(piece)
+            assert connection.recv(9) == b"HTTP/1.0 "
+    assert seen == [b"", b"token=x", b"x" * 4096]
+    assert get(server, "/metrics", "POST")[0] == 405
     server.close()
 
 

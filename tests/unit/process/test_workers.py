@@ -134,6 +134,18 @@ def test_a_worker_that_does_not_speak_as_workers_do_is_ended(
     assert fleet.gate.admission.waiting == 1
 
 
+def test_a_worker_that_sends_descriptors_is_ended_and_none_is_kept(
+    make: Callable[..., Fleet],
+) -> None:
+    fleet = make()
+    before = os.listdir("/proc/self/fd")
+    for count in (1, 5, 253):
+        message = messages.encode("status", {})
+        socket.send_fds(fleet.ends[0], [message], [fleet.ends[0].fileno()] * count)
+    fleet.until(lambda: fleet.processes[0].poll() == -signal.SIGKILL)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) -> None:
     fleet = make(2)
     first, second = fleet.connect(0), fleet.connect(1)
@@ -149,7 +161,7 @@ def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
     for number in (fleet.connect(), fleet.connect()):
         fleet.say(0, messages.encode("login", number, "gvpocr"))
     fleet.until(lambda: fleet.gate.admission.waiting == 0)
-    ((said, _),) = messages.received(fleet.ends[0])
+    (said,) = messages.received(fleet.ends[0])
     assert said == ["dismiss", 2]
 
 
@@ -163,9 +175,9 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
     fleet.until(lambda: fleet.gate.admission.waiting == 0)
     for _ in range(2):
         fleet.workers.tell_parts()
-    heard = [[said for said, _ in messages.received(end)] for end in fleet.ends]
+    heard = [list(messages.received(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
     fleet.gate.left(numbers[3], 1, None)
     fleet.workers.tell_parts()
-    heard = [[said for said, _ in messages.received(end)] for end in fleet.ends]
+    heard = [list(messages.received(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]

@@ -72,6 +72,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "status.token_file": ("/run/secrets/status", Path("/run/secrets/status")),
     "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "metrics_port": ("9999", 9999),
+    "metrics_allowed_hosts": ('["gateway.example.org"]', ("gateway.example.org",)),
     "record_layer": ("asyncssh", "asyncssh"),
     "nist_curves": ("true", True),
     "landlock": ("require", "require"),

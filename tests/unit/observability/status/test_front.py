@@ -59,6 +59,10 @@ def get(front: Front, path: str = "/", host: str = "localhost:9222", **headers: 
     return front(Visit(path=path, headers={"host": host, **headers}))
 
 
+def post(front: Front, form: bytes, path: str = "/") -> Page:
+    return front(Visit(path=path, headers={"host": "gateway.example"}, form=form))
+
+
 def text_of(page: Page) -> str:
     return page.body.decode()
 
@@ -103,9 +107,9 @@ def test_a_token_that_is_set_is_asked_for(make: Make, local: bool) -> None:
     assert get(front, authorization=f"Bearer {TOKEN}").status == 200
 
 
-def test_the_token_in_the_address_becomes_a_cookie_and_goes_from_there(make: Make) -> None:
+def test_a_token_that_is_posted_becomes_a_cookie(make: Make) -> None:
     front = make(token=TOKEN, local=False)
-    page = get(front, "/?hours=1&token=correct+horse+battery+staple", host="gateway.example")
+    page = post(front, b"token=correct+horse+battery+staple", "/?hours=1")
     headers = dict(page.headers)
     assert page.status == 303
     assert headers["Location"] == "?hours=1"
@@ -116,10 +120,18 @@ def test_the_token_in_the_address_becomes_a_cookie_and_goes_from_there(make: Mak
     assert get(make(token=TOKEN + "2", local=False), cookie=cookie).status == 401
 
 
-def test_a_wrong_token_in_the_address_is_told(make: Make) -> None:
-    page = get(make(token=TOKEN), "/?token=wrong")
+@pytest.mark.parametrize("form", [b"token=wrong", b"", b"token", b"\xff=%ff", b"token=%ff"])
+def test_a_wrong_token_is_refused(make: Make, form: bytes) -> None:
+    page = post(make(token=TOKEN), form)
     assert page.status == 401
     assert "not the token" in text_of(page)
+    assert "Set-Cookie" not in dict(page.headers)
+
+
+def test_a_token_in_the_address_is_not_looked_at(make: Make) -> None:
+    page = get(make(token=TOKEN), "/?token=correct+horse+battery+staple")
+    assert page.status == 401
+    assert '<form method="post">' in text_of(page)
     assert "Set-Cookie" not in dict(page.headers)
 
 
