@@ -101,6 +101,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._keys_awaited = False
         self._counted = False
         self._tight = False
+        self._lost = False  # and not released yet
         self._paused = False
         self._finishing = False
         self._held_before = 0
@@ -118,9 +119,15 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """The channel is closed."""
         self._server.budget.forget(self)
         self._stop_watching()
+        self._lost = True
         if self._sftp is not None:
             self._sftp.connection_lost()
-        self._guest.channel_closed(self)
+        self._tell_released()
+
+    def _tell_released(self) -> None:
+        if self._lost and (self._sftp is None or self._sftp.released):
+            self._lost = False
+            self._guest.channel_closed(self)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         """`sftp` is served, nothing else."""
@@ -206,6 +213,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._channel.send_buffered()
         if self._sftp is not None:
             self._sftp.take_turn()
+            self._tell_released()
 
     def wait_turn(self) -> None:
         """Have `take_turn` called in the next time slice."""

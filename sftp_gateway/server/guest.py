@@ -45,6 +45,7 @@ class Guest(asyncssh.SSHServer):
         self._flooded = False
         self._logged_in = False
         self._closed_for: str | None = None  # the reason where it is ours
+        self._ended: str | None = None  # the reason, once the connection is gone
         self._idle: IdleWatch | None = None
         self._decision: Decision | None = None
         self._certificate: Certificate | None = None
@@ -73,14 +74,20 @@ class Guest(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        reason = self._closed_for or ("server_stopping" if self._server.stopping else _reason(exc))
+        stopping = "server_stopping" if self._server.stopping else None
+        self._ended = self._closed_for or stopping or _reason(exc)
         if self._verifying is not None:  # nobody is left to tell, but it was an attempt
             self._count_refusal(self._verifying, "password", "connection_lost", key=None)
-        self._server.left(self, self._misdeed(reason))
         self._learn_versions()
         if self._idle is not None:
             self._idle.stop()
-        self.recorder.ended(reason)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Be gone, once nothing of what the client had open is left."""
+        if self._ended is not None and not self.channels:
+            self._server.left(self, self._misdeed(self._ended))
+            self.recorder.ended(self._ended)
 
     def _misdeed(self, reason: str) -> str | None:
         """What a connection that ended like this is penalised for."""
@@ -310,7 +317,9 @@ class Guest(asyncssh.SSHServer):
         """A channel is gone. A client that has no other is not waited for when the server stops."""
         self._granted -= 1
         self.channels.discard(channel)
-        if self._server.stopping and not self.channels:
+        if self._ended is not None:
+            self._leave()
+        elif self._server.stopping and not self.channels:
             self.connection.close()
 
     @property

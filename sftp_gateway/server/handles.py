@@ -161,7 +161,6 @@ class HandleTable:
         del self._open[handle]
         return opened
 
-    def drain(self) -> Iterator[FileHandle | FolderHandle]:
-        """Take everything out."""
-        while self._open:
-            yield self._open.popitem()[1]
+    def pop(self) -> FileHandle | FolderHandle:
+        """Take out the one that was added last."""
+        return self._open.popitem()[1]

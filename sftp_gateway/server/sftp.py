@@ -192,14 +192,30 @@ class SftpSession:
 
     def _let_go(self) -> None:
         self._backlog.clear()
+        self._backlog_bytes = 0
         if self._slowed is not None:
             self._slowed.cancel()
         self._operations.close()
         self._reads.close()
         self._outgoing.clear()
-        for opened in (*self._handles.drain(), *self._closing):
+        began = self._time_slice.begin()
+        self._release_rest()
+        if began:
+            self._time_slice.end()
+
+    def _release_rest(self) -> None:
+        """Release what is open. There may be thousands of handles: in time slices, as all else."""
+        while not self.released:
+            if self._time_slice.used_up():
+                self._channel.wait_turn()
+                return
+            opened = self._closing.pop() if self._closing else self._handles.pop()
             self._release(opened, result="aborted")
-        self._closing.clear()
+
+    @property
+    def released(self) -> bool:
+        """Whether nothing is open any more."""
+        return not self._closing and not len(self._handles)
 
     # Stopping
 
@@ -292,7 +308,10 @@ class SftpSession:
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
         self._turn_bytes = 0
-        self.pump()
+        if self._closed:
+            self._release_rest()
+        else:
+            self.pump()
 
     def _balance_reading(self) -> None:
         if self._closed or not (self._backlog or self._reading_paused):

@@ -36,6 +36,7 @@ from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.server.transport import GatheringTransport
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
 from tests.support.gateway import PATIENCE
@@ -548,3 +549,30 @@ async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_clos
     async with asyncio.timeout(PATIENCE):
         await running.stop()
     connection.abort()
+
+
+async def test_thousands_of_open_files_are_released_in_time_slices_before_the_session_ends(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "shared/models/small").write_bytes(b"x")
+    running = await start()
+    turns = 0
+    release = SftpSession._release_rest
+
+    def counted(session: SftpSession) -> None:
+        nonlocal turns
+        turns += 1
+        release(session)
+
+    monkeypatch.setattr(SftpSession, "_release_rest", counted)
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        for _ in range(1000):
+            await sftp.open("models/small", "rb")
+        connection.abort()
+    while running.ended == 0:
+        await asyncio.sleep(0.01)
+    await running.stop()
+    assert turns > 1
+    events = [event["event"] for event in running.events()]
+    assert events.count("file_closed") == 1000
+    assert events[-1] == "session_end"

@@ -126,9 +126,6 @@ class PacketConnection(asyncssh.SSHServerConnection):
         self.time_slice.wait()
 
     def _take_turn(self) -> None:
-        if self._transport is None:
-            self._turns.clear()
-            return
         for _ in range(len(self._turns)):
             if self.time_slice.used_up():
                 break
@@ -137,7 +134,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
             turn.take_turn()
         if self._turns:
             self.time_slice.wait()
-        self._read_on()
+        if self._transport is not None:
+            self._read_on()
 
     def _recv_data(self) -> None:
         """Called by asyncssh when something was read."""

@@ -193,10 +193,10 @@ def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() 
     assert len(table) == 3
 
 
-def test_draining_takes_everything_out() -> None:
+def test_pop_takes_out_one_after_the_other() -> None:
     table = HandleTable(quotas=make_quotas(10), holder=HOLDER)
     entered = [folder() for _ in range(5)]
     for each in entered:
         table.add(each)
-    assert {id(each) for each in table.drain()} == {id(each) for each in entered}
+    assert {id(table.pop()) for _ in entered} == {id(each) for each in entered}
     assert len(table) == 0
