@@ -10,7 +10,7 @@ right, until somebody has read the change and put the new digests here
 |-------------------------------------|---------------------------------------------------------|
 | a connection, sending               | _send_encryption _send_seq _compressor _kex_complete    |
 |                                     | _rekey_bytes _rekey_bytes_sent _rekey_seconds           |
-|                                     | _rekey_time _transport _deferred_packets _kex           |
+|                                     | _rekey_time _transport _kex                             |
 | a connection, receiving             | _recv_encryption _next_recv_encryption _recv_seq        |
 |                                     | _decompressor _next_decompressor _auth_complete         |
 |                                     | _inpbuf _max_recv_pktlen _channels _recv_handler        |

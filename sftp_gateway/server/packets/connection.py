@@ -64,10 +64,6 @@ _MAX_INFLATED: Final = 256 * 1024
 #: Bytes of what waits for a client's window that are sent before the time is looked at again.
 _SEND_PIECE: Final = 64 * 1024
 
-#: Messages that asyncssh keeps until keys are exchanged. A client has sent more requests than this
-#: behind its KEXINIT, or before it answered ours, if more answers are kept.
-_MAX_DEFERRED: Final = 1024
-
 #: Bytes that wait in a socket for the network before the sessions make no more.
 SOCKET_BUFFER: Final = 512 * 1024
 
@@ -161,8 +157,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         began = time_slice.begin()
         try:
             while self._inpbuf and not time_slice.used_up() and self._recv_handler():
-                if len(self._deferred_packets) > _MAX_DEFERRED:
-                    raise asyncssh.ProtocolError("Too many requests during a key exchange")
+                pass
         except asyncssh.DisconnectError as error:
             self._send_disconnect(error.code, error.reason, error.lang)
             self._force_close(error)
