@@ -111,7 +111,7 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with while_it_is_read():
         print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
-    findings = inspected(settings, known={}).findings
+    findings = inspected(settings, config_path(options.config, os.environ)).findings
     for warning in findings.warnings:
         say(f"warning: {warning}")
     if findings.mistakes:
@@ -160,7 +160,7 @@ def _worker_doctor(arguments: Sequence[str]) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    findings = inspected(settings, known={}).findings
+    findings = inspected(settings, config_path(options.config, os.environ)).findings
     for kind, sentences in (("warning", findings.warnings), ("error", findings.mistakes)):
         for sentence in sentences:
             say(f"{kind}: {sentence}")

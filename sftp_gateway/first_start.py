@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway import share_folders
 from sftp_gateway.auth.keys import generate_ed25519
 from sftp_gateway.dirfd import Folder, Held, Owner
 from sftp_gateway.settings import DEFAULT_CONFIG_FILE, Settings
@@ -43,7 +44,7 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
     `gateway` is whom the host key is given to, for a gateway that runs as another user than this
     process (a container); everything else is then given to whoever owns the folder it is in.
 
-    Raises OSError where something cannot be made.
+    To be called in a process of one thread. Raises OSError where something cannot be made.
     """
     first = not (settings.keys_dir / HOST_KEY).exists()
     login, token = not _has_logins(settings), _needs_token(settings)
@@ -59,9 +60,17 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
             if gateway is not None:
                 _let_in(settings, keys, gateway, say)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
-    for name, share in settings.shares.items():
-        if name in default and share.path == default[name].path:
-            _make_share(name, share.path, first=first, say=say)
+    wanted = {
+        name: share.path
+        for name, share in settings.shares.items()
+        if name in default and share.path == default[name].path
+    }
+    hanging = share_folders.hanging(wanted)
+    for name, path in wanted.items():
+        if name in hanging:
+            say(f"left the share folder {path} as it is: its disk does not answer")
+        else:
+            _make_share(name, path, first=first, say=say)
 
 
 def host_key_files(keys: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,13 @@ def session(gateway: Gateway, key: Path) -> subprocess.Popen[bytes]:
     return client
 
 
+def mend_share(disk: Disk, tmp_path: Path, fault: str) -> None:
+    if fault == "missing":
+        (tmp_path / "behind/aside").rename(tmp_path / "behind/folder")
+    else:
+        disk.go_on()
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_removed_key_is_refused_and_its_sessions_end_while_a_share_is_away(
     gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
@@ -89,3 +97,63 @@ def test_a_removed_key_is_refused_and_its_sessions_end_while_a_share_is_away(
     assert "warning: shares.bad.path: " in gateway.stderr
     assert reloaded(gateway, 2)["changed"] == "credentials"
     assert workers(gateway) == before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_removed_keys(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
+) -> None:
+    gateway.start()
+    assert gateway.process is not None
+    before = workers(gateway)
+    break_share(disk, tmp_path, fault)
+    # So that the kernel keeps the old workers if the disk hangs.
+    gateway.sftp("get bad/file /dev/null")
+    wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
+    gateway.process.send_signal(signal.SIGUSR1)
+    assert reloaded(gateway)["changed"] == "all"
+    assert len(set(workers(gateway).values()) - set(before.values())) == 2
+    assert gateway.sftp("get good/file /dev/null").returncode == 0
+    assert gateway.sftp("get bad/file /dev/null").returncode == 1
+    assert gateway.http("/healthz") == (200, "ok\n")
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text("")
+    assert reloaded(gateway, 2)["changed"] == "credentials"
+    assert not lets_in(gateway, gateway.key)
+    assert gateway.events("configuration_refused") == []
+    if fault == "dead":  # which only another mount could end
+        return
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text(
+        (gateway.folder / "keys/worker_ed25519.pub").read_text()
+    )
+    mend_share(disk, tmp_path, fault)
+    wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
+
+
+@pytest.mark.parametrize("fault", ["stopped", "frozen"])
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_start_names_the_share_that_hangs_and_does_not_wait_for_ever(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str, command: str
+) -> None:
+    gateway.run("init")
+    break_share(disk, tmp_path, fault)
+    ran = gateway.run(command)
+    assert ran.returncode == 2
+    assert f"error: shares.bad.path: the disk of {tmp_path}/bad/folder does not" in ran.stderr
+    assert "shares.good" not in ran.stderr
+    assert not disk.tired
+
+
+def test_the_first_start_leaves_a_default_share_that_hangs_as_it_is(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway()
+    (gateway.folder / "shared").mkdir()
+    (tmp_path / "behind").mkdir()
+    with failing_disk(
+        tmp_path / "behind", gateway.folder / "shared/models", tmp_path / "gate"
+    ) as disk:
+        disk.freeze()
+        ran = gateway.run("init")
+        disk.go_on()
+    assert (ran.returncode, "shared/models as it is: its disk" in ran.stderr) == (0, True)
+    assert (gateway.folder / "shared/newsletters/README.txt").exists()

@@ -100,6 +100,8 @@ def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
         process.send_signal(signal.SIGCONT)
         gate.unlink(missing_ok=True)
         unmount(mount, process)
+        # One whose process is gone does not look like a mount.
+        subprocess.run(["fusermount3", "-uzq", str(mount)], stderr=subprocess.DEVNULL, check=False)
 
 
 def _says(gate: str) -> str | None:
