@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -127,6 +128,22 @@ def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_remo
     )
     mend_share(disk, tmp_path, fault)
     wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
+
+
+def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_keys(
+    gateway: Gateway, disk: Disk
+) -> None:
+    gateway.start()
+    before = workers(gateway)
+    disk.freeze()
+    depth = "sftp_gateway_slow_lane_depth"
+    wait_for(lambda: gateway.metric(depth, share="bad") >= 2, "both workers to look at it")
+    os.kill(before[0], signal.SIGKILL)
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text("")
+    assert reloaded(gateway)["changed"] == "credentials"
+    assert gateway.events("worker_exited") == []
+    assert not lets_in(gateway, gateway.key)
+    wait_for(lambda: len(workers(gateway)) > len(before), "another worker")
 
 
 @pytest.mark.parametrize("fault", ["stopped", "frozen"])
