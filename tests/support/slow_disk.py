@@ -2,8 +2,8 @@
 
 `python -m tests.support.slow_disk FOLDER MOUNT GATE` serves it in the foreground; reads wait for as
 long as the file GATE exists and is empty, and fail with EIO while it says so. While it says
-"frozen", look-ups wait too. libfuse answers ten requests at once: with that many held back, nothing
-else of the file system is answered either.
+"frozen", look-ups and statfs(2) wait too. libfuse answers ten requests at once: with that many held
+back, nothing else of the file system is answered either.
 """
 
 from __future__ import annotations
@@ -113,6 +113,11 @@ def _says(gate: str) -> str | None:
         return None
 
 
+def _wait_while_frozen(gate: str) -> None:
+    while _says(gate) == "frozen":
+        time.sleep(0.01)
+
+
 def _serve(folder: str, mount: str, gate: str) -> None:
     import mfusepy as fuse
 
@@ -123,8 +128,7 @@ def _serve(folder: str, mount: str, gate: str) -> None:
             return os.path.join(folder, path.lstrip("/"))
 
         def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
-            while _says(gate) == "frozen":
-                time.sleep(0.01)
+            _wait_while_frozen(gate)
             try:
                 status = os.lstat(self._real(path))
             except OSError as error:
@@ -135,6 +139,10 @@ def _serve(folder: str, mount: str, gate: str) -> None:
                 **{name: getattr(status, name) for name in names},
                 **{name: getattr(status, f"{name}_ns") for name in times},
             }
+
+        def statfs(self, path: str) -> dict[str, int]:
+            _wait_while_frozen(gate)
+            return {}
 
         def readdir(self, path: str, fh: int) -> list[str]:
             return [".", "..", *os.listdir(self._real(path))]
