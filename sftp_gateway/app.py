@@ -9,12 +9,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sftp_gateway import __version__, observing
+from sftp_gateway import __version__, observing, share_folders
 from sftp_gateway import configuration as configurations
 from sftp_gateway.auth import Authenticator
 from sftp_gateway.configuration import Access, Configuration
@@ -26,7 +26,7 @@ from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.process import confinement, observer, sockets, worker
+from sftp_gateway.process import confinement, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
@@ -45,7 +45,7 @@ from sftp_gateway.server.ssh import Limits, SshServer
 from sftp_gateway.settings import Settings
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import Finder, choose_finder
-from sftp_gateway.vfs.share import Links, Share
+from sftp_gateway.vfs.share import ABSENT, Links, Share
 from sftp_gateway.vfs.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -122,9 +122,9 @@ class Program:
         self.say = say
         self._feed = Feed()
 
-    def load(self, running: Configuration) -> Configuration:
-        """The configuration as it is now; what needs a start to change stays as it runs."""
-        return configurations.read_again(self._load, self._config_file, running)
+    def load(self, running: Configuration, hanging: Collection[str]) -> Configuration:
+        """The configuration as it is now, as `read_again` tells."""
+        return configurations.read_again(self._load, self._config_file, running, hanging=hanging)
 
     def greet(self, configuration: Configuration, port: int) -> None:
         """Tell people how to mount what is served."""
@@ -139,8 +139,13 @@ class Program:
         """Be a worker."""
 
         def make() -> Gateway:
-            version = confinement.confine_worker(configuration.settings, metrics=values.folder)
-            return Gateway(configuration, values, feed=self._feed, landlock=version)
+            settings = configuration.settings
+            paths = {name: share.path for name, share in settings.shares.items()}
+            folders = detached.open_folders(paths, seconds=share_folders.RUNNING)
+            version = confinement.confine_worker(settings, metrics=values.folder, folders=folders)
+            return Gateway(
+                configuration, values, feed=self._feed, landlock=version, folders=folders
+            )
 
         worker.work(control, make)
 
@@ -172,9 +177,12 @@ class Gateway:
         values: SharedValues,
         *,
         feed: Feed,
+        folders: Mapping[str, int],
         landlock: int = 0,
     ) -> None:
         """`feed` leads to the observer; `landlock` is the version that confines this process.
+
+        `folders` are those of the shares, open; a share that is missing there is away.
 
         Raises ConfigurationError for what can be told only by trying.
         """
@@ -193,7 +201,7 @@ class Gateway:
             self._metrics.watch_history(lambda: sink.dropped)
         self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
         finder = choose_finder()
-        self._shares = _shares(settings, self._presentation, finder)
+        self._shares = _shares(settings, self._presentation, finder, folders)
         division = _division(settings, finder)
         #: How many connections there are descriptors for.
         self.max_connections = division.connections
@@ -363,11 +371,17 @@ def _access_log(settings: Settings, history: FeedSink | None) -> AccessLog:
     )
 
 
-def _shares(settings: Settings, presentation: Presentation, finder: Finder) -> list[Share]:
+def _shares(
+    settings: Settings,
+    presentation: Presentation,
+    finder: Finder,
+    folders: Mapping[str, int],
+) -> list[Share]:
     return [
         Share(
             name=name,
             root=options.path,
+            folder=folders.get(name, ABSENT),
             links=Links(options.links),
             presentation=presentation,
             finder=finder,

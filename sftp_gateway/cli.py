@@ -25,8 +25,9 @@ from sftp_gateway.app import serve
 from sftp_gateway.auth import hash_password
 from sftp_gateway.configuration import inspected
 from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
+from sftp_gateway.dirfd import Owner
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import HOST_KEY, Owner, public_half, set_up
+from sftp_gateway.first_start import HOST_KEY, public_half, set_up
 from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake, same_key
 from sftp_gateway.settings import Settings, config_path, load_settings
@@ -110,7 +111,7 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     with while_it_is_read():
         print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
-    findings = inspected(settings, known={}).findings
+    findings = inspected(settings, config_path(options.config, os.environ)).findings
     for warning in findings.warnings:
         say(f"warning: {warning}")
     if findings.mistakes:
@@ -159,7 +160,7 @@ def _worker_doctor(arguments: Sequence[str]) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    findings = inspected(settings, known={}).findings
+    findings = inspected(settings, config_path(options.config, os.environ)).findings
     for kind, sentences in (("warning", findings.warnings), ("error", findings.mistakes)):
         for sentence in sentences:
             say(f"{kind}: {sentence}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway import share_folders
 from sftp_gateway.auth import Credentials, HostKey, Trust
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import REVOKED_KEYS
@@ -91,16 +91,18 @@ class Configuration:
     def needs_new_workers(self, running: Configuration) -> bool:
         """Whether more is different than workers of the running configuration can take over.
 
-        A share's folder counts too: workers have it open, and it may be another one by now, such
-        as that of a disk which was mounted since.
+        A share's folder does too: workers have it open, and it may be another one by now, such as
+        that of a disk which was mounted since. One that could not be looked at is left to them.
         """
         users, before = self.settings.users, running.settings.users
+        roots, roots_before = self.findings.roots, running.findings.roots
         return (
             self.settings.model_dump(exclude=set(_TAKEN_OVER))
             != running.settings.model_dump(exclude=set(_TAKEN_OVER))
             or any(_but_password(users[name]) != _but_password(before[name])
                    for name in users.keys() & before.keys())
-            or self.findings.roots != running.findings.roots
+            or any(roots[name] != roots_before[name]
+                   for name in roots.keys() & roots_before.keys())
         )  # fmt: skip
 
 
@@ -121,22 +123,26 @@ def read(
     seen = dict(watch.look([config_file]))
     settings = load()
     prepare(settings)
-    return _good(settings, config_file, seen, known={})
+    return _good(settings, config_file, seen)
 
 
 def read_again(
-    load: Callable[[], Settings], config_file: Path, running: Configuration
+    load: Callable[[], Settings],
+    config_file: Path,
+    running: Configuration,
+    *,
+    hanging: Collection[str] = (),
 ) -> Configuration:
     """The configuration as it is now; what needs a start to change stays as it runs.
 
-    Raises ConfigurationError.
+    Shares that are `hanging` are not looked at. Raises ConfigurationError.
     """
     seen = dict(watch.look([config_file]))
     loaded = load()
     kept = {name: getattr(running.settings, name) for name in _FIXED}
     changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
     settings = loaded.model_copy(update=kept)
-    configuration = _good(settings, config_file, seen, known=running.paths)
+    configuration = _good(settings, config_file, seen, running=running, hanging=hanging)
     _check_still_revoked(configuration, running)
     configuration.findings.warnings += [
         f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
@@ -144,13 +150,43 @@ def read_again(
     return configuration
 
 
-def inspected(settings: Settings, *, known: Mapping[Path, Path]) -> Configuration:
+def inspected(
+    settings: Settings,
+    config_file: Path,
+    *,
+    running: Configuration | None = None,
+    hanging: Collection[str] = (),
+) -> Configuration:
     """What is found where the settings point to, mistakes too.
 
-    Links in the paths of shares are followed, but where it is `known` what they led to before.
+    Links in the paths of shares are followed once, at the start: a path leads to the same folder
+    from then on, because whoever can write above a share could put a link there that leads to
+    something else.
     """
-    settings, paths = _followed(settings, known)
-    return Configuration(settings, asyncio.run(inspect(settings)), paths=paths)
+    named = {name: share.path for name, share in settings.shares.items()}
+    known = running.paths if running else {}
+    looks = share_folders.look(
+        named,
+        known=known,
+        seconds=share_folders.RUNNING if running else share_folders.AT_START,
+        hanging=hanging,
+    )
+    paths = {path: known[path] for path in named.values() if path in known}
+    paths |= {named[name]: look.place.path for name, look in looks.items() if not look.problem}
+    shares = {
+        name: share.model_copy(update={"path": paths.get(share.path, share.path)})
+        for name, share in settings.shares.items()
+    }
+    settings = settings.model_copy(update={"shares": shares})
+    findings = asyncio.run(
+        inspect(
+            settings,
+            config_file=config_file,
+            looks=looks,
+            running=running.settings if running else None,
+        )
+    )
+    return Configuration(settings, findings, paths=paths)
 
 
 def _good(
@@ -158,30 +194,14 @@ def _good(
     config_file: Path,
     seen: dict[str, tuple[int, ...]],
     *,
-    known: Mapping[Path, Path],
+    running: Configuration | None = None,
+    hanging: Collection[str] = (),
 ) -> Configuration:
     seen = {**watch.look(watched_files(settings, config_file)), **seen}
-    configuration = inspected(settings, known=known)
+    configuration = inspected(settings, config_file, running=running, hanging=hanging)
     if configuration.findings.mistakes:
         raise ConfigurationError(configuration.findings.mistakes)
     return replace(configuration, seen=seen)
-
-
-def _followed(settings: Settings, known: Mapping[Path, Path]) -> tuple[Settings, dict[Path, Path]]:
-    """The settings with shares' folders in the place of paths that may lead through links.
-
-    A path is followed once, and leads to the same folder from then on: whoever can write above a
-    share could put a link there that leads to something else.
-    """
-    paths, shares = {}, {}
-    for name, share in settings.shares.items():
-        path = known.get(share.path)
-        if path is None:  # what is not there is told of as it was written
-            exists = os.path.isdir(share.path)
-            path = Path(os.path.realpath(share.path)) if exists else share.path
-        paths[share.path] = path
-        shares[name] = share.model_copy(update={"path": path})
-    return settings.model_copy(update={"shares": shares}), paths
 
 
 def _check_still_revoked(configuration: Configuration, running: Configuration) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway import share_folders
 from sftp_gateway.auth.keys import generate_ed25519
+from sftp_gateway.dirfd import Folder, Held, Owner
 from sftp_gateway.settings import DEFAULT_CONFIG_FILE, Settings
 
 HOST_KEY: Final = "ssh_host_ed25519_key"
@@ -37,37 +38,39 @@ Whatever you put here, workers that mount the gateway can read. They cannot chan
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whom a file is given to: numbers of user and group."""
-
-    uid: int
-    gid: int
-
-
 def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], None]) -> None:
     """Make what is missing; touch nothing that exists. `say` is told of each thing made.
 
     `gateway` is whom the host key is given to, for a gateway that runs as another user than this
     process (a container); everything else is then given to whoever owns the folder it is in.
 
-    Raises OSError where something cannot be made.
+    To be called in a process of one thread. Raises OSError where something cannot be made.
     """
-    keys = settings.keys_dir
-    first = not (keys / HOST_KEY).exists()
-    make_folder(keys)
-    if first:
-        _make_pair(keys / HOST_KEY, "sftp-gateway host key", owner=gateway)
-        say(f"made the host key {keys / HOST_KEY}")
-    if not _has_logins(settings):
-        _make_worker_key(settings, say)
-    _make_token(settings, gateway, say)
+    first = not (settings.keys_dir / HOST_KEY).exists()
+    login, token = not _has_logins(settings), _needs_token(settings)
+    if first or login or token or gateway is not None:
+        with _keys_folder(settings.keys_dir, strict=gateway is not None) as keys:
+            if first:
+                _make_pair(keys, HOST_KEY, "sftp-gateway host key", owner=gateway)
+                say(f"made the host key {keys.path / HOST_KEY}")
+            if login:
+                _make_worker_key(settings, keys, say)
+            if token:
+                _make_token(keys, gateway, say)
+            if gateway is not None:
+                _let_in(settings, keys, gateway, say)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
-    for name, share in settings.shares.items():
-        if name in default and share.path == default[name].path:
-            _make_share(name, share.path, first=first, say=say)
-    if gateway is not None:
-        _let_in(settings, gateway, say)
+    wanted = {
+        name: share.path
+        for name, share in settings.shares.items()
+        if name in default and share.path == default[name].path
+    }
+    hanging = share_folders.hanging(wanted)
+    for name, path in wanted.items():
+        if name in hanging:
+            say(f"left the share folder {path} as it is: its disk does not answer")
+        else:
+            _make_share(name, path, first=first, say=say)
 
 
 def host_key_files(keys: Path) -> list[Path]:
@@ -81,46 +84,87 @@ def public_half(private: Path) -> Path:
     return private.with_name(f"{private.name}.pub")
 
 
-def _let_in(settings: Settings, gateway: Owner, say: Callable[[str], None]) -> None:
+@contextmanager
+def _keys_folder(path: Path, *, strict: bool) -> Iterator[Folder]:
+    """The folder of keys, open, and made if it is missing; `strict`, it must not be a link."""
+    if not strict:
+        with Folder.open(path, make=True) as keys:
+            yield keys
+        return
+    with Folder.open(path.parent, make=True) as above, above.make_folder(path.name or ".") as keys:
+        yield keys
+
+
+def _let_in(settings: Settings, keys: Folder, gateway: Owner, say: Callable[[str], None]) -> None:
     """Let the gateway's user read what it needs, whatever the umask of whoever made it."""
-    keys = settings.keys_dir
-    for path in host_key_files(keys):
-        if path.is_file() and path.stat().st_uid != gateway.uid:
-            os.chown(path, gateway.uid, gateway.gid, follow_symlinks=False)
-            say(f"gave {path} to the gateway's user {gateway.uid}")
-    authorized = keys / AUTHORIZED_KEYS
-    config = DEFAULT_CONFIG_FILE.parent
+    for path in host_key_files(settings.keys_dir):
+        with _entry(keys, path.name) as key:
+            if key is not None and key.status.st_uid != gateway.uid:
+                key.change(owner=gateway)
+                say(f"gave {path} to the gateway's user {gateway.uid}")
+    _let_read(keys, gateway, public=True, say=say)
+    for name in (AUTHORIZED_KEYS, USER_CA_KEYS, REVOKED_KEYS):
+        with _entry(keys, name) as held:
+            _let_read(held, gateway, public=True, say=say)
+            if isinstance(held, Folder):
+                _let_read_users(held, gateway, say)
+    with _held(DEFAULT_CONFIG_FILE.parent) as config:
+        _let_read(config, gateway, public=True, say=say)
     hashes = [user.password_hash_file for user in settings.users.values()]
-    for path in (keys, authorized, keys / USER_CA_KEYS, keys / REVOKED_KEYS, config):
-        _let_read(path, gateway, public=True, say=say)
-    for path in authorized.glob("*"):
-        _let_read(path, gateway, public=True, say=say)
-    for path in (DEFAULT_CONFIG_FILE, token_file(settings), *filter(None, hashes)):
-        _let_read(path, gateway, public=False, say=say)
+    for secret in (DEFAULT_CONFIG_FILE, token_file(settings), *filter(None, hashes)):
+        with _held(secret) as file:
+            _let_read(file, gateway, public=False, say=say)
 
 
-def _let_read(path: Path, gateway: Owner, *, public: bool, say: Callable[[str], None]) -> None:
+def _let_read_users(authorized: Folder, gateway: Owner, say: Callable[[str], None]) -> None:
+    for name in authorized.names():
+        if not name.startswith("."):  # those are editors'
+            with _entry(authorized, name) as file:
+                _let_read(file, gateway, public=True, say=say)
+
+
+@contextmanager
+def _entry(folder: Folder, name: str) -> Iterator[Held | None]:
+    """An entry of the folder, open; None if there is none. Raises OSError for a link."""
+    with folder.entry(name) or nullcontext() as held:
+        yield held
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Held | None]:
+    """What is at `path`, open, as `_entry` does it."""
+    try:
+        above = Folder.open(path.parent)
+    except FileNotFoundError:
+        yield None
+        return
+    with above, _entry(above, path.name or ".") as held:
+        yield held
+
+
+def _let_read(
+    held: Held | None, gateway: Owner, *, public: bool, say: Callable[[str], None]
+) -> None:
     """Give the gateway's user the one right that it needs: to read a file, to pass a folder.
 
     By way of the group where the group has no rights that it could lose, so that nobody else
     gets any; otherwise, for what is no secret, by way of everybody.
     """
-    if path.is_symlink() or not path.exists():
+    if held is None:
         return
-    status = path.stat()
-    right = 0o1 if path.is_dir() else 0o4
+    status = held.status
+    right = 0o1 if stat.S_ISDIR(status.st_mode) else 0o4
     shift = 6 if status.st_uid == gateway.uid else 3 if status.st_gid == gateway.gid else 0
     if status.st_mode >> shift & right:
         return
     mode = stat.S_IMODE(status.st_mode)
     if not mode & 0o070:
-        os.chown(path, -1, gateway.gid)
-        os.chmod(path, mode | right << 3)
+        held.change(owner=Owner(-1, gateway.gid), mode=mode | right << 3)
     elif public:
-        os.chmod(path, mode | right << 3 | right)
+        held.change(mode=mode | right << 3 | right)
     else:
         return
-    say(f"let the gateway's user {gateway.uid} read {path}")
+    say(f"let the gateway's user {gateway.uid} read {held.path}")
 
 
 def _has_logins(settings: Settings) -> bool:
@@ -132,21 +176,14 @@ def _has_logins(settings: Settings) -> bool:
     )
 
 
-def _make_worker_key(settings: Settings, say: Callable[[str], None]) -> None:
+def _make_worker_key(settings: Settings, keys: Folder, say: Callable[[str], None]) -> None:
     user = next(iter(settings.users), None)
-    private = settings.keys_dir / WORKER_KEY
-    if user is None or private.exists():
+    if user is None or keys.lstat(WORKER_KEY):
         return
-    _make_pair(private, f"sftp-gateway worker {user}", owner=_owner_of(settings.keys_dir))
-    folder = settings.keys_dir / AUTHORIZED_KEYS
-    make_folder(folder)
-    _write(
-        folder / user,
-        public_half(private).read_text(encoding="ascii"),
-        mode=0o644,
-        owner=_owner_of(settings.keys_dir),
-    )
-    say(f"made a key pair for workers, {private}, and let it log in as {user}")
+    line = _make_pair(keys, WORKER_KEY, f"sftp-gateway worker {user}", owner=keys.owner)
+    with keys.make_folder(AUTHORIZED_KEYS) as authorized:
+        authorized.write_new(user, line, mode=0o644, owner=keys.owner)
+    say(f"made a key pair for workers, {keys.path / WORKER_KEY}, and let it log in as {user}")
 
 
 def token_file(settings: Settings) -> Path:
@@ -154,71 +191,51 @@ def token_file(settings: Settings) -> Path:
     return settings.status.token_file or settings.keys_dir / STATUS_TOKEN
 
 
-def _make_token(settings: Settings, gateway: Owner | None, say: Callable[[str], None]) -> None:
-    """A token for a status page that others than this machine can reach.
-
-    Who owns the keys can read it, and hand it to who may see the page; the gateway by its group.
-    """
-    options, path = settings.status, settings.keys_dir / STATUS_TOKEN
+def _needs_token(settings: Settings) -> bool:
+    """Whether the status page has no token, and others than this machine can reach it."""
+    options = settings.status
     wanted = options.enabled and options.token is None and options.token_file is None
-    if not wanted or settings.metrics_are_local or path.exists():
-        return
-    owner = _owner_of(settings.keys_dir)
+    return wanted and not settings.metrics_are_local and not token_file(settings).exists()
+
+
+def _make_token(keys: Folder, gateway: Owner | None, say: Callable[[str], None]) -> None:
+    """The owner of the keys can read it, and hand it on; the gateway can by its group."""
+    owner = keys.owner
     if gateway is not None and owner is not None:
         owner = Owner(owner.uid, gateway.gid)
-    _write(path, secrets.token_urlsafe(24) + "\n", mode=0o640 if gateway else 0o600, owner=owner)
-    say(f"made a token for the status page, {path}")
+    token = f"{secrets.token_urlsafe(24)}\n".encode()
+    keys.write_new(STATUS_TOKEN, token, mode=0o640 if gateway else 0o600, owner=owner)
+    say(f"made a token for the status page, {keys.path / STATUS_TOKEN}")
 
 
 def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None]) -> None:
     """A missing default share gets a text file, so that the first mount shows something.
 
-    One that is empty at the first start gets it too: Docker makes the folders that it mounts.
+    One that is empty at the first start gets it too: Docker makes the folders that it mounts. One
+    that is a link is left as it is.
     """
-    if path.exists() and not (first and path.is_dir() and not any(path.iterdir())):
+    if not first and path.exists():
         return
-    make_folder(path)
-    text = _SHARE_TEXT.format(name=name)
-    _write(path / "README.txt", text, mode=0o644, owner=_owner_of(path))
+    with Folder.open(path.parent, make=True) as above:
+        status = above.lstat(path.name)
+        if status is not None and not (first and stat.S_ISDIR(status.st_mode)):
+            return
+        with above.make_folder(path.name) as share:
+            if status is not None and share.names():
+                return
+            text = _SHARE_TEXT.format(name=name).encode()
+            share.write_new("README.txt", text, mode=0o644, owner=share.owner)
     say(f"made the share folder {path}")
 
 
-def _make_pair(private: Path, comment: str, *, owner: Owner | None) -> None:
+def _make_pair(keys: Folder, private: str, comment: str, *, owner: Owner | None) -> bytes:
+    """Make a pair; return its public line."""
     pair = generate_ed25519(comment)
+    line = pair.public_line.rstrip("\n").encode() + b"\n"
     # The public half first: a private key without it would look complete to the next start.
-    _write(
-        public_half(private),
-        pair.public_line.rstrip("\n") + "\n",
-        mode=0o644,
-        owner=_owner_of(private.parent),
-        replace=True,
-    )
-    _write(private, pair.private_pem.decode("ascii"), mode=0o600, owner=owner)
-
-
-def _owner_of(path: Path) -> Owner | None:
-    """Whoever owns `path`, where this process may give files away."""
-    status = os.stat(path)
-    return Owner(status.st_uid, status.st_gid) if os.geteuid() == 0 else None
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that everybody may look into, and those before it, as its parent's owner's."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    for folder in reversed(missing):
-        folder.mkdir()
-        folder.chmod(0o755)  # whatever the umask is
-        owner = _owner_of(folder.parent)
-        if owner is not None:
-            os.chown(folder, owner.uid, owner.gid)
-
-
-def _write(path: Path, text: str, *, mode: int, owner: Owner | None, replace: bool = False) -> None:
-    """Write a new file that has its mode and owner before it has its content."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if replace else os.O_EXCL)
-    descriptor = os.open(path, flags, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, mode)
-        if owner is not None:
-            os.fchown(descriptor, owner.uid, owner.gid)
-        file.write(text)
+    public = public_half(Path(private)).name
+    with _entry(keys, public):
+        keys.remove(public, missing_ok=True)
+    keys.write_new(public, line, mode=0o644, owner=keys.owner)
+    keys.write_new(private, pair.private_pem, mode=0o600, owner=owner)
+    return line

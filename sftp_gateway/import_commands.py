@@ -17,6 +17,7 @@ from typing import Final
 from sftp_gateway.auth import atomic
 from sftp_gateway.auth.importing import Fate, OldFile, bring_in
 from sftp_gateway.console import Load, add_config, printable, say
+from sftp_gateway.dirfd import Folder, Owner
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -24,7 +25,6 @@ from sftp_gateway.first_start import (
     NIST_HOST_KEY,
     PREVIOUS,
     RSA_HOST_KEY,
-    make_folder,
     public_half,
 )
 from sftp_gateway.server import algorithms, host_keys
@@ -174,7 +174,8 @@ def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run:
         if dry_run:
             _, fates = bring_in(path.read_text("utf-8") if path.exists() else "", files)
         else:
-            make_folder(path.parent)
+            with Folder.open(path.parent, make=True):
+                pass
             fates = atomic.change(path, lambda text: bring_in(text, files))
     except ValueError as error:
         raise ConfigurationError([f"{path}: {error}"]) from error
@@ -292,21 +293,20 @@ def _put(
         raise ValueError(f"{previous} is still there; finish that rotation first")
     if options.dry_run:
         return f"would be {place}; nothing was written"
-    make_folder(settings.keys_dir)
-    like = place if there else settings.keys_dir
-    with atomic.locked(settings.keys_dir):
-        new = _beside(place, private, mode=0o600, like=like)
-        new_public = _beside(place, f"{line}\n".encode(), mode=0o644, like=settings.keys_dir)
+    with atomic.locked(settings.keys_dir, make=True) as keys:
+        owner = keys.owner_of(place.name) or keys.owner
+        new = _beside(keys, place, private, mode=0o600, owner=owner)
+        new_public = _beside(keys, place, f"{line}\n".encode(), mode=0o644, owner=keys.owner)
         if there:
             for half in (public, place):
-                if half.exists():
-                    half.rename(half.with_name(half.name.replace(place.name, previous.name)))
-        new_public.rename(public)
-        new.rename(place)
+                if keys.lstat(half.name):
+                    keys.rename(half.name, half.name.replace(place.name, previous.name))
+        keys.rename(new_public, public.name)
+        keys.rename(new, place.name)
     return f"is {place} now" + (f"; the one that was there is {previous}" if there else "")
 
 
-def _beside(place: Path, content: bytes, *, mode: int, like: Path) -> Path:
-    path = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    atomic.write_new(path, content, mode=mode, like=like)
-    return path
+def _beside(keys: Folder, place: Path, content: bytes, *, mode: int, owner: Owner | None) -> str:
+    name = f".{place.name}.{secrets.token_hex(4)}"
+    keys.write_new(name, content, mode=mode, owner=owner)
+    return name

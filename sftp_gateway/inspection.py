@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from sftp_gateway.auth import (
     private_key_mistakes,
     public_file_mistakes,
 )
+from sftp_gateway.console import ENV_FILE
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -34,7 +36,7 @@ from sftp_gateway.first_start import (
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, UserSettings
-from sftp_gateway.vfs.beneath import open_folder
+from sftp_gateway.share_folders import Look, Own, mixed_up, nested
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
 
@@ -53,17 +55,26 @@ class Findings:
     status_token: str | None = None
 
 
-async def inspect(settings: Settings) -> Findings:
-    """Look at keys, passwords, shares and files that `settings` name."""
+async def inspect(
+    settings: Settings,
+    *,
+    config_file: Path,
+    looks: Mapping[str, Look],
+    running: Settings | None = None,
+) -> Findings:
+    """Look at keys, passwords and files that `settings` name; `looks` says how the shares look.
+
+    While a gateway is `running`, what is wrong with a share is a warning: who may log in does not
+    depend on it.
+    """
     findings = Findings()
     await _inspect_host_keys(settings, findings)
     await _inspect_trust(settings, findings)
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
-    for name, share in settings.shares.items():
-        _inspect_share(name, share.path, findings)
+    _inspect_shares(settings, config_file, looks, running, findings)
     _inspect_access_log(settings.access_log, findings)
-    _inspect_confinement(settings, findings)
+    _inspect_confinement(settings, looks, findings)
     await _inspect_status(settings, findings)
     _inspect_history(settings, findings)
     try:
@@ -229,28 +240,49 @@ async def _password_hash(name: str, user: UserSettings, findings: Findings) -> s
         return None
 
 
-def _inspect_share(name: str, path: Path, findings: Findings) -> None:
-    if not os.path.isdir(path):  # Path.is_dir would raise PermissionError
-        findings.mistakes.append(
-            f"shares.{name}.path: there is no folder {path}; make it, or name another"
-        )
-    elif not os.access(path, os.R_OK | os.X_OK):
-        findings.mistakes.append(
-            f"shares.{name}.path: the folder {path} cannot be read by this user "
-            f"(uid {os.geteuid()}); give it r-x, or run the gateway as another user"
-        )
-    else:
-        try:
-            folder = open_folder(path)
-        except OSError as error:
-            findings.mistakes.append(
-                f"shares.{name}.path: {path}: {error.strerror}; links are followed at the start of "
-                "the gateway only, so start it anew if that is meant"
-            )
-            return
-        status = os.fstat(folder)
-        os.close(folder)
-        findings.roots[name] = status.st_dev, status.st_ino
+def _inspect_shares(
+    settings: Settings,
+    config_file: Path,
+    looks: Mapping[str, Look],
+    running: Settings | None,
+    findings: Findings,
+) -> None:
+    away = findings.mistakes if running is None else findings.warnings
+    for name, look in looks.items():
+        if look.problem:
+            away.append(f"shares.{name}.path: {look.problem}")
+        elif look.place.identity is not None:
+            findings.roots[name] = look.place.identity
+    mixed = mixed_up(looks, own_files(settings, config_file))
+    # One that was good when it was configured is so by what was mounted since.
+    same = running is not None and _places(settings, config_file) == _places(running, config_file)
+    (findings.warnings if same else findings.mistakes).extend(mixed)
+    findings.warnings += nested(looks, settings)
+
+
+def _places(settings: Settings, config_file: Path) -> object:
+    shares = [share.path for share in settings.shares.values()]
+    return shares, own_files(settings, config_file)
+
+
+def own_files(settings: Settings, config_file: Path) -> list[Own]:
+    """What the gateway itself keeps in files, and no share may have."""
+    owned = [
+        Own("keys_dir", settings.keys_dir, of_folder=True),
+        Own("the configuration's folder", config_file.parent, of_folder=True),
+    ]
+    if settings.history.enabled:
+        owned.append(Own("history.file", settings.history.file.parent, of_folder=True))
+    if settings.access_log.file is not None:
+        owned.append(Own("access_log.file", settings.access_log.file.parent, of_folder=True))
+    if settings.status.token_file is not None:
+        owned.append(Own("status.token_file", settings.status.token_file))
+    owned += [
+        Own(f"users.{name}.password_hash_file", user.password_hash_file)
+        for name, user in settings.users.items()
+        if user.password_hash_file is not None
+    ]
+    return [*owned, Own("the environment's file", ENV_FILE)] if ENV_FILE.exists() else owned
 
 
 def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
@@ -305,7 +337,7 @@ def _inspect_history(settings: Settings, findings: Findings) -> None:
         )
 
 
-def _inspect_confinement(settings: Settings, findings: Findings) -> None:
+def _inspect_confinement(settings: Settings, looks: Mapping[str, Look], findings: Findings) -> None:
     shortcomings = confinement.shortcomings(settings.landlock)
     if settings.landlock == "require" and not confinement.version(settings.landlock):
         findings.mistakes += shortcomings
@@ -315,14 +347,11 @@ def _inspect_confinement(settings: Settings, findings: Findings) -> None:
     if file is None or settings.landlock == "off":
         return
     folder = file.parent.resolve()
-    named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
+    named = {"keys_dir": settings.keys_dir.resolve()}
+    named |= {f"shares.{name}.path": look.place.path for name, look in looks.items()}
     if settings.history.enabled:
-        named["history.file"] = settings.history.file
-    within = [
-        option
-        for option, path in {"keys_dir": settings.keys_dir, **named}.items()
-        if path.resolve().is_relative_to(folder)
-    ]
+        named["history.file"] = settings.history.file.resolve()
+    within = [option for option, path in named.items() if path.is_relative_to(folder)]
     if within:
         findings.warnings.append(
             f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "

@@ -16,6 +16,7 @@ from typing import Final
 
 from sftp_gateway.auth import (
     AuthorizedKey,
+    KeyPair,
     atomic,
     generate_ed25519,
     keyring,
@@ -23,6 +24,7 @@ from sftp_gateway.auth import (
 )
 from sftp_gateway.auth.key_options import parse_expiry
 from sftp_gateway.console import Load, add_config, printable, say
+from sftp_gateway.dirfd import Folder, Owner
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -187,80 +189,84 @@ def _rotate(settings: Settings, options: argparse.Namespace) -> None:
         return text, old
 
     pair = generate_ed25519(f"{options.USER} {datetime.now(UTC):%Y-%m-%d}")
-    _write_pair(new, pair.private_pem, pair.public_line, like=None)
     try:
-        old = _change(path, edit)
-    except ConfigurationError:
-        for half in (new, public_half(new)):
-            half.unlink()
-        raise
+        with Folder.open(new.parent) as folder:
+            _write_pair(folder, new.name, pair, owner=folder.owner)
+            try:
+                old = _change(path, edit)
+            except ConfigurationError:
+                for half in (new, public_half(new)):
+                    folder.remove(half.name)
+                raise
+    except OSError as error:
+        raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
     say(f"made {new}, which may log in as {options.USER}; copy it to the worker (mode 600)")
     say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
 
 
-def _write_pair(private: Path, pem: bytes, line: str, *, like: Path | None) -> None:
+def _write_pair(folder: Folder, private: str, pair: KeyPair, *, owner: Owner | None) -> None:
+    """Write both halves; the private one is given to `owner`, the public one to the folder's."""
+    public = public_half(Path(private)).name
     try:
-        atomic.write_new(private, pem, mode=0o600, like=like or private.parent)
+        folder.write_new(private, pair.private_pem, mode=0o600, owner=owner)
         try:
-            atomic.write_new(
-                public_half(private), f"{line}\n".encode(), mode=0o644, like=private.parent
-            )
+            line = f"{pair.public_line}\n".encode()
+            folder.write_new(public, line, mode=0o644, owner=folder.owner)
         except OSError:
-            private.unlink()
+            folder.remove(private)
             raise
     except OSError as error:
-        raise ConfigurationError(
-            [f"{error.filename or private}: cannot be made: {error.strerror}"]
-        ) from error
+        raise ConfigurationError([f"{error.filename}: cannot be made: {error.strerror}"]) from error
 
 
 # The host key
 
 
 def _rotate_host(settings: Settings, options: argparse.Namespace) -> None:
-    current = settings.keys_dir / HOST_KEY
-    following, previous = (current.with_name(HOST_KEY + suffix) for suffix in (NEXT, PREVIOUS))
     try:
-        with atomic.locked(settings.keys_dir):
-            _STEPS[options.STEP](current, following, previous)
+        with atomic.locked(settings.keys_dir) as keys:
+            _STEPS[options.STEP](keys)
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
 
 
-def _prepare(current: Path, following: Path, previous: Path) -> None:
-    if previous.exists():
-        raise ConfigurationError([f"{previous} is still there; finish that rotation first"])
+def _prepare(keys: Folder) -> None:
+    if keys.lstat(HOST_KEY + PREVIOUS):
+        raise ConfigurationError(
+            [f"{keys.path / HOST_KEY}{PREVIOUS} is still there; finish that rotation first"]
+        )
     pair = generate_ed25519("sftp-gateway host key")
-    _write_pair(following, pair.private_pem, pair.public_line, like=current)
+    _write_pair(keys, HOST_KEY + NEXT, pair, owner=keys.owner_of(HOST_KEY))
     say(
-        f"made {following}. Clients with `UpdateHostKeys yes` learn it at their next login; when "
-        "all have been there: sftp-gateway keys rotate-host promote"
+        f"made {keys.path / HOST_KEY}{NEXT}. Clients with `UpdateHostKeys yes` learn it at their "
+        "next login; when all have been there: sftp-gateway keys rotate-host promote"
     )
 
 
-def _promote(current: Path, following: Path, previous: Path) -> None:
-    if not following.exists():
-        raise ConfigurationError([f"there is no {following}; prepare it first"])
-    for old, new in ((current, previous), (following, current)):
+def _promote(keys: Folder) -> None:
+    if not keys.lstat(HOST_KEY + NEXT):
+        raise ConfigurationError([f"there is no {keys.path / HOST_KEY}{NEXT}; prepare it first"])
+    for old, new in (("", PREVIOUS), (NEXT, "")):
         # The public half first: whoever compares it with the key that answers looks at both.
-        for half in (public_half, Path):
-            if half(old).exists():
-                half(old).rename(half(new))
+        for half in (".pub", ""):
+            if keys.lstat(HOST_KEY + old + half):
+                keys.rename(HOST_KEY + old + half, HOST_KEY + new + half)
     say(
-        f"{current} is the new key now. The old one is announced on, so that this can be undone; "
-        "at last: sftp-gateway keys rotate-host finish"
+        f"{keys.path / HOST_KEY} is the new key now. The old one is announced on, so that this can "
+        "be undone; at last: sftp-gateway keys rotate-host finish"
     )
 
 
-def _finish(current: Path, following: Path, previous: Path) -> None:
-    if not previous.exists():
-        raise ConfigurationError([f"there is no {previous}; nothing is to be finished"])
-    for half in (previous, public_half(previous)):
-        half.unlink(missing_ok=True)
-    say(f"deleted {previous}; clients forget it at their next login")
+def _finish(keys: Folder) -> None:
+    name = HOST_KEY + PREVIOUS
+    if not keys.lstat(name):
+        raise ConfigurationError([f"there is no {keys.path / name}; nothing is to be finished"])
+    for half in (name, f"{name}.pub"):
+        keys.remove(half, missing_ok=True)
+    say(f"deleted {keys.path / name}; clients forget it at their next login")
 
 
-_STEPS: Final[dict[str, Callable[[Path, Path, Path], None]]] = {
+_STEPS: Final[dict[str, Callable[[Folder], None]]] = {
     "prepare": _prepare,
     "promote": _promote,
     "finish": _finish,

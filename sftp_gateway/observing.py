@@ -13,6 +13,7 @@ from typing import Final
 
 from sftp_gateway import __version__
 from sftp_gateway.configuration import Configuration
+from sftp_gateway.dirfd import Folder
 from sftp_gateway.first_start import token_file
 from sftp_gateway.observability import rotation
 from sftp_gateway.observability.access_log import AccessLog
@@ -83,7 +84,10 @@ def history_file(settings: Settings, temporary: Path, say: Callable[[str], None]
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o640))
+        folder, name = Folder.above(file)
+        with folder:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            os.close(os.open(name, flags, 0o640, dir_fd=folder.descriptor))
     except OSError as error:
         say(
             f"warning: history.file: {file} cannot be written: {error.strerror}; the history is "

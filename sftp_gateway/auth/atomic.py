@@ -7,82 +7,71 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from sftp_gateway.dirfd import Folder, Owner
 
 _Told = TypeVar("_Told")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; others who ask for the same wait. Raises OSError where it is not there."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def locked(folder: Path, *, make: bool = False) -> Iterator[Folder]:
+    """Hold the folder; others who ask for the same wait. Raises OSError where it is not there,
+    unless it is to be made."""
+    with Folder.open(folder, make=make) as held:
+        _lock(held)
+        yield held
 
 
 def change(path: Path, edit: Callable[[str], tuple[str, _Told]]) -> _Told:
     """Replace a file's text by what `edit` makes of it; give what `edit` tells besides.
 
     The text of a file that is not there is "". Mode and owner stay; a link stays too, and what it
-    leads to is replaced. Who reads the file sees the old text or the new. Where an editor, which
-    knows nothing of our lock, saves the file meanwhile, its text is edited again.
+    leads to is replaced, unless others could have put the link there: that is refused. Who reads
+    the file sees the old text or the new. Where an editor, which knows nothing of our lock, saves
+    the file meanwhile, its text is edited again.
 
     Raises what `edit` raises, and OSError; nothing is changed then.
     """
-    path = Path(os.path.realpath(path))
-    with locked(path.parent):
+    folder, name = Folder.above(path)
+    with folder:
+        _lock(folder)
         while True:
-            before = _status(path)
-            text = path.read_text(encoding="utf-8") if before is not None else ""
+            before, text = _read(folder, name)
             changed, told = edit(text)
-            if changed == text or _replace(path, changed, before):
+            if changed == text or _replace(folder, name, changed, before):
                 return told
 
 
-def write_new(path: Path, content: bytes, *, mode: int, like: Path | None = None) -> None:
-    """Make a file, which has its mode and the owner of `like` before it has its content.
-
-    Raises OSError where there is one.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            if like is not None and os.geteuid() == 0:
-                status = like.stat()
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def _lock(folder: Folder) -> None:
+    """Wait for the folder; closing it lets go."""
+    fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
 
 
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
+def _read(folder: Folder, name: str) -> tuple[os.stat_result | None, str]:
+    held = folder.entry(name)
+    if held is None:
+        return None, ""
+    with held:
+        return held.status, held.read().decode("utf-8")
 
 
-def _replace(path: Path, text: str, before: os.stat_result | None) -> bool:
+def _replace(folder: Folder, name: str, text: str, before: os.stat_result | None) -> bool:
     """Whether the file could be replaced: it still is as it was."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    mode = 0o644 if before is None else stat.S_IMODE(before.st_mode)
-    write_new(new, text.encode("utf-8"), mode=mode, like=path if before else path.parent)
+    new = f".{name}.{secrets.token_hex(4)}"
+    mode, owner = 0o644, folder.owner
+    if before is not None:
+        mode = stat.S_IMODE(before.st_mode) & 0o777
+        owner = owner and Owner(before.st_uid, before.st_gid)
+    folder.write_new(new, text.encode("utf-8"), mode=mode, owner=owner)
     try:
-        if _changed(before, _status(path)):
+        if _changed(before, folder.lstat(name)):
             return False
-        new.rename(path)
+        folder.rename(new, name)
     finally:
-        with suppress(FileNotFoundError):
-            new.unlink()
+        folder.remove(new, missing_ok=True)
     return True
 
 

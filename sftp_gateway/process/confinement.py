@@ -14,10 +14,8 @@ configuration names, so it is not confined further; clients' bytes do not come t
 from __future__ import annotations
 
 import logging
-import os
 import sysconfig
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,7 +24,6 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import landlock
 from sftp_gateway.process.landlock import READ, Access, Rule
 from sftp_gateway.settings import Settings
-from sftp_gateway.vfs.beneath import open_folder
 
 _log = logging.getLogger(__name__)
 
@@ -110,14 +107,14 @@ def confine_all(mode: Mode) -> None:
             _failed(mode, error)
 
 
-def confine_worker(settings: Settings, *, metrics: Path) -> int:
+def confine_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) -> int:
     """Confine this process to what a worker needs; return the version, 0 where it is not.
 
     To be called with one thread. Raises ConfigurationError as `confine_all` does.
     """
     found = version(settings.landlock)
     if found:
-        rules = of_worker(settings, metrics=metrics)
+        rules = of_worker(settings, metrics=metrics, folders=folders)
         try:
             landlock.restrict(found, handled=landlock.everything(found), rules=rules, scoped=True)
         except OSError as error:
@@ -126,15 +123,13 @@ def confine_worker(settings: Settings, *, metrics: Path) -> int:
     return found
 
 
-def of_worker(settings: Settings, *, metrics: Path) -> Iterator[Rule]:
-    """All that a worker opens by itself once it runs.
+def of_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) -> Iterator[Rule]:
+    """All that a worker opens by itself once it runs; `folders` are those of shares, open.
 
     Host keys, authorised keys and password hashes are not among it: it was handed them.
     """
-    for share in settings.shares.values():
-        with suppress(OSError):  # nothing for what a link has been put in the place of
-            os.close(open_folder(share.path))
-            yield Rule(share.path, READ)
+    for folder in folders.values():
+        yield Rule(Path(f"/proc/self/fd/{folder}"), READ)
     for path in (*_LIBRARIES, *_FACTS):
         yield Rule(path, READ)
     yield Rule(metrics, _KEEP)

@@ -34,6 +34,7 @@ class Worker:
     seen: float
     stage: Stage = Stage.STARTING
     stopped: bool = False  # it has closed and written everything; only its process is left
+    killed: bool = False  # it does nothing any more, even if the kernel keeps it, in a disk
     problems: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     deadline: Timer | None = None

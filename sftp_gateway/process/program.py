@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -55,8 +55,9 @@ class Program(Protocol[AnyPlan]):
 
     say: Callable[[str], None]
 
-    def load(self, running: AnyPlan) -> AnyPlan:
-        """Read the configuration again, in a child. Raises ConfigurationError."""
+    def load(self, running: AnyPlan, hanging: Collection[str]) -> AnyPlan:
+        """Read the configuration again, in a child; the disks of shares that are `hanging` do not
+        answer. Raises ConfigurationError."""
 
     def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
         """Be a worker at this end of the supervisor's socket."""

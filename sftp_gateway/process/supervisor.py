@@ -82,7 +82,7 @@ class Supervisor(Generic[AnyPlan]):
         self._reloading: Reloading[AnyPlan] = Reloading(
             loop=self._loop,
             fork=self._fork,
-            load=lambda: self._program.load(self._plan),
+            load=lambda: self._program.load(self._plan, self._workers.hanging()),
             take=self._take,
             again=self._reload,
             say=program.say,

@@ -23,6 +23,7 @@ from sftp_gateway.process.crew import Owner, Stage, Worker
 from sftp_gateway.process.gate import Gate
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.restarts import Restarts
+from sftp_gateway.server.health import NO_ANSWER
 
 #: Seconds in which a worker must be ready: one look at each share takes at most 4.
 START_PATIENCE: Final = 30.0
@@ -33,6 +34,10 @@ TAKE_PATIENCE: Final = 10.0
 
 #: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
+
+#: Seconds in which a worker that was killed has ended, unless the kernel keeps it in a disk: then
+#: another takes its place.
+_END_PATIENCE: Final = 1.0
 
 #: Characters of a user's name.
 _LONGEST_NAME: Final = 32
@@ -103,7 +108,7 @@ class Workers:
 
     def _end_those_without(self, number: int) -> None:
         for worker in self._workers.values():
-            if worker.access < number and not worker.stopped:
+            if worker.access < number and not (worker.stopped or worker.killed):
                 _log.error("worker %d does not take over who may log in", worker.number)
                 self._kill(worker)
 
@@ -112,12 +117,18 @@ class Workers:
         """Whether all that are wanted serve, and all others are on their way out."""
         current, old = self._by_generation()
         serving = sum(worker.stage is Stage.SERVING for worker in current)
-        taken = all(worker.access == self._access for worker in self._workers.values())
+        taken = all(
+            worker.access == self._access
+            for worker in self._workers.values()
+            if not (worker.stopped or worker.killed)  # the kernel may keep such, in a disk
+        )
         return serving == len(current) == self.wanted and not old and taken
 
     def _by_generation(self) -> tuple[list[Worker], list[Worker]]:
         """Those that are wanted, and those that are to be replaced."""
-        staying = [w for w in self._workers.values() if w.stage is not Stage.DRAINING]
+        staying = [
+            w for w in self._workers.values() if w.stage is not Stage.DRAINING and not w.killed
+        ]
         current = [w for w in staying if w.generation == self._generation]
         return current, [w for w in staying if w.generation != self._generation]
 
@@ -194,6 +205,9 @@ class Workers:
         worker.deadline = timer
 
     def _kill(self, worker: Worker) -> None:
+        if not worker.killed:
+            worker.killed = True
+            self._loop.later(_END_PATIENCE, self.reconcile)
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 
@@ -312,7 +326,7 @@ class Workers:
 
     def candidates(self) -> list[int]:
         """Who may get a connection: the newest generation, and none that seems stuck."""
-        serving = [w for w in self._workers.values() if w.stage is Stage.SERVING]
+        serving = [w for w in self._workers.values() if w.stage is Stage.SERVING and not w.killed]
         newest = max((w.generation for w in serving), default=0)
         now = time.monotonic()
         best = [w for w in serving if w.generation == newest]
@@ -341,6 +355,16 @@ class Workers:
             )
             for worker in self._workers.values()
         )
+
+    def hanging(self) -> set[str]:
+        """The shares whose disks do not answer, as a worker has found."""
+        return {
+            share
+            for worker in self._workers.values()
+            if not worker.stopped
+            for share, problem in worker.problems.items()
+            if problem == NO_ANSWER
+        }
 
     # The end
 

@@ -15,6 +15,9 @@ from sftp_gateway.vfs.tree import Tree
 INTERVAL: Final = 5.0
 PATIENCE: Final = 4.0
 
+#: What is wrong with a share that hangs.
+NO_ANSWER: Final = "its disk does not answer"
+
 #: Unit of the sums over several file systems, in bytes.
 _BLOCK: Final = 4096
 
@@ -54,7 +57,7 @@ class ShareMonitor:
             async with asyncio.timeout(PATIENCE):
                 self._file_systems[share.name] = await asyncio.shield(self._ask(share))
         except TimeoutError:
-            problem = "its disk does not answer"
+            problem = NO_ANSWER
         except OSError as error:
             problem = error.strerror or "cannot be read"
         self._problems[share.name] = problem

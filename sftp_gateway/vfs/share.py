@@ -47,7 +47,7 @@ _NOT_FOUND: Final = frozenset(
 
 
 #: In the place of a folder's descriptor: every look-up below it fails (EBADF).
-_ABSENT: Final = -1
+ABSENT: Final = -1
 
 
 class Links(StrEnum):
@@ -71,31 +71,39 @@ class Share:
     """
 
     def __init__(
-        self, *, name: str, root: Path, links: Links, presentation: Presentation, finder: Finder
+        self,
+        *,
+        name: str,
+        root: Path,
+        links: Links,
+        presentation: Presentation,
+        finder: Finder,
+        folder: int | None = None,
     ) -> None:
         """`name` as clients see it, such as `.cache/huggingface/hub`.
 
         No link may be in the path of `root`: who can write in a folder above could change what
-        it leads to. Where `root` cannot be opened, all that is asked of the share fails with
-        OSError until `check` has found it: other shares are served all the same.
+        it leads to. `folder` is its O_PATH descriptor, which the share takes over; None has it
+        opened here. Where it is ABSENT, or cannot be opened, all that is asked of the share fails
+        with OSError until `check` has found it: other shares are served all the same.
         """
         self.name = name
         self.links = links
         self._path = root
         self._presentation = presentation
         self._finder = finder
-        self._root = _ABSENT
+        self._root = ABSENT
         #: st_dev of the file system that the share's folder is on.
         self.device = 0
         self._local = False
         with suppress(OSError):
-            self._take_over(open_folder(root))
+            self._take_over(open_folder(root) if folder is None else folder)
         #: Whether `check` found a folder at the path that is another, and may not be read.
         self.moved = False
 
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
-        if self._root != _ABSENT:
+        if self._root != ABSENT:
             os.close(self._root)
 
     def check(self) -> os.statvfs_result:
@@ -122,11 +130,11 @@ class Share:
 
     def _holds(self, found: os.stat_result) -> bool:
         """Whether that is the folder which is served now."""
-        return self._root != _ABSENT and os.path.samestat(found, os.fstat(self._root))
+        return self._root != ABSENT and os.path.samestat(found, os.fstat(self._root))
 
     def _take_over(self, folder: int) -> None:
         """Serve this folder from now on; the descriptor is the share's."""
-        if self._root == _ABSENT:
+        if self._root == ABSENT:
             self._root = folder
         else:
             # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the old

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.auth import atomic
 from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.dirfd import Folder
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import Settings
 from sftp_gateway.worker_kit.contents import Kit
@@ -139,17 +139,18 @@ def _key(name: str) -> bytes:
     return key
 
 
-def _write(kit: Kit, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, file in kit.files().items():
-        _write_file(folder / name, file.content, file.mode)
-    _write_file(folder / _SCRIPT, kit.script(), 0o755 if kit.key is None else 0o700)
+def _write(kit: Kit, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    with Folder.open(path) as folder:
+        for name, file in kit.files().items():
+            _write_file(folder, name, file.content, file.mode)
+        _write_file(folder, _SCRIPT, kit.script(), 0o755 if kit.key is None else 0o700)
 
 
-def _write_file(path: Path, content: bytes, mode: int) -> None:
+def _write_file(folder: Folder, name: str, content: bytes, mode: int) -> None:
     """Anew, so that it has its mode before it has its content."""
-    path.unlink(missing_ok=True)
-    atomic.write_new(path, content, mode=mode)
+    folder.remove(name, missing_ok=True)
+    folder.write_new(name, content, mode=mode, owner=None)
 
 
 def _set_up(kit: Kit, options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("gateway")
     share = folder / "shared/share"
     fill(share, {"big": BIG, "small": b"small\n", "empty": b"", "folder/file": b"below\n"})
+    fill(folder / "shared/others", {"keys/worker_ed25519": b"not theirs"})
     (share / "link").symlink_to("small")
     (share / "out").symlink_to("/etc/passwd")
     (share / "many").mkdir()
@@ -28,7 +29,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         [shares.share]
         path = "{share}"
         [shares.others]
-        path = "{folder}"
+        path = "{folder}/shared/others"
         [users.gvpocr]
         shares = ["share"]
     """

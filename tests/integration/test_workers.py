@@ -382,7 +382,7 @@ def test_sigusr1_replaces_the_workers_though_nothing_has_changed(
     [
         ("max_handles = 'x'\n", "max_handles"),
         ("this is no TOML\n", "not valid TOML"),
-        ('[shares.models]\npath = "/nowhere"\n', "there is no folder /nowhere"),
+        ('[shares.models]\npath = "."\n', "contains keys_dir (keys)"),
     ],
 )
 def test_sighup_with_a_wrong_configuration_changes_nothing_and_is_told(

@@ -1,9 +1,9 @@
 """A file system whose reads hang: a folder shown through FUSE, each read held back by a gate.
 
 `python -m tests.support.slow_disk FOLDER MOUNT GATE` serves it in the foreground; reads wait for as
-long as the file GATE exists and is empty, and fail with EIO while it says so. libfuse answers ten
-requests at once: with that many reads held back, nothing else of the file system is answered
-either.
+long as the file GATE exists and is empty, and fail with EIO while it says so. While it says
+"frozen", look-ups and statfs(2) wait too. libfuse answers ten requests at once: with that many held
+back, nothing else of the file system is answered either.
 """
 
 from __future__ import annotations
@@ -34,22 +34,41 @@ class Disk:
 
     tired = False
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], gate: Path) -> None:
         self._process = process
+        self._gate = gate
         self._end = threading.Timer(_LONGEST, self._tire)
 
     def hang(self) -> None:
+        """Stop the process: a signal that kills still ends whoever waits for it."""
         self._process.send_signal(signal.SIGSTOP)
-        self._end.daemon = True
-        self._end.start()
+        self._begin()
+
+    def freeze(self) -> None:
+        """Let the process take each request and not answer it: no signal ends whoever waits."""
+        self._gate.write_text("frozen")
+        self._begin()
+
+    def die(self) -> None:
+        """Kill the process; what it served fails with ENOTCONN until it is unmounted."""
+        self._process.kill()
+        self._process.wait()
 
     def go_on(self) -> None:
         self._end.cancel()
-        self._process.send_signal(signal.SIGCONT)
+        self._release()
         assert not self.tired, f"somebody waited {_LONGEST} s for the disk"
+
+    def _begin(self) -> None:
+        self._end.daemon = True
+        self._end.start()
 
     def _tire(self) -> None:
         self.tired = True
+        self._release()
+
+    def _release(self) -> None:
+        self._gate.unlink(missing_ok=True)
         self._process.send_signal(signal.SIGCONT)
 
 
@@ -76,11 +95,27 @@ def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
 
     try:
         wait_for(ready, "the slow disk")
-        yield Disk(process)
+        yield Disk(process, gate)
     finally:
         process.send_signal(signal.SIGCONT)
         gate.unlink(missing_ok=True)
         unmount(mount, process)
+        # One whose process is gone does not look like a mount.
+        subprocess.run(["fusermount3", "-uzq", str(mount)], stderr=subprocess.DEVNULL, check=False)
+
+
+def _says(gate: str) -> str | None:
+    """What is in the gate; None where it is open."""
+    try:
+        with open(gate) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _wait_while_frozen(gate: str) -> None:
+    while _says(gate) == "frozen":
+        time.sleep(0.01)
 
 
 def _serve(folder: str, mount: str, gate: str) -> None:
@@ -93,6 +128,7 @@ def _serve(folder: str, mount: str, gate: str) -> None:
             return os.path.join(folder, path.lstrip("/"))
 
         def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+            _wait_while_frozen(gate)
             try:
                 status = os.lstat(self._real(path))
             except OSError as error:
@@ -104,6 +140,10 @@ def _serve(folder: str, mount: str, gate: str) -> None:
                 **{name: getattr(status, f"{name}_ns") for name in times},
             }
 
+        def statfs(self, path: str) -> dict[str, int]:
+            _wait_while_frozen(gate)
+            return {}
+
         def readdir(self, path: str, fh: int) -> list[str]:
             return [".", "..", *os.listdir(self._real(path))]
 
@@ -111,13 +151,9 @@ def _serve(folder: str, mount: str, gate: str) -> None:
             return os.open(self._real(path), os.O_RDONLY)
 
         def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-            while True:
-                try:
-                    with open(gate) as said:
-                        if said.read() == "EIO":
-                            raise fuse.FuseOSError(errno.EIO)
-                except FileNotFoundError:
-                    break
+            while (said := _says(gate)) is not None:
+                if said == "EIO":
+                    raise fuse.FuseOSError(errno.EIO)
                 time.sleep(0.01)
             return os.pread(fh, size, offset)
 

@@ -27,7 +27,7 @@ from sftp_gateway.cli import main
 from sftp_gateway.configuration import Configuration
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
-from sftp_gateway.inspection import inspect
+from sftp_gateway.inspection import Findings, inspect
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
@@ -38,7 +38,15 @@ from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.probe import handshake, same_key
 from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.server.transport import GatheringTransport
-from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings, UserSettings
+from sftp_gateway.settings import (
+    DEFAULT_CONFIG_FILE,
+    AccessLogSettings,
+    Settings,
+    ShareSettings,
+    UserSettings,
+)
+from sftp_gateway.share_folders import look_at
+from sftp_gateway.vfs.beneath import open_folder
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
 
@@ -102,6 +110,12 @@ class Running:
 Start = Callable[..., Awaitable[Running]]
 
 
+async def found(settings: Settings) -> Findings:
+    """What is found where the settings point to."""
+    looks = {name: look_at(share.path) for name, share in settings.shares.items()}
+    return await inspect(settings, config_file=DEFAULT_CONFIG_FILE, looks=looks)
+
+
 async def begin(measured: Measured, **options: Any) -> Running:
     """A gateway with some options, on a free port."""
     settings = Settings(
@@ -113,9 +127,14 @@ async def begin(measured: Measured, **options: Any) -> Running:
             **options,
         }
     )
-    findings = await inspect(settings)
+    findings = await found(settings)
     assert findings.mistakes == []
-    gateway = Gateway(Configuration(settings, findings), measured.values, feed=measured.feed)
+    gateway = Gateway(
+        Configuration(settings, findings),
+        measured.values,
+        feed=measured.feed,
+        folders={name: open_folder(share.path) for name, share in settings.shares.items()},
+    )
     await gateway.start()
     return Running(gateway, settings, measured)
 
@@ -321,7 +340,7 @@ async def test_a_log_that_cannot_be_written_is_told(start: Start) -> None:
 
 async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
-    (said,) = (await inspect(Settings())).mistakes
+    (said,) = (await found(Settings())).mistakes
     assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
 
 
@@ -430,7 +449,7 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
 async def test_an_asyncssh_that_is_not_known_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configuration = Configuration(Settings(), await inspect(Settings()))
+    configuration = Configuration(Settings(), await found(Settings()))
     assert configuration.record_layer == "own"
     before = list(configuration.warnings)
     monkeypatch.setattr(compatibility, "changed", lambda: ("SSHConnection.send_packet",))

@@ -107,6 +107,48 @@ def test_a_share_whose_folder_is_another_one_takes_new_workers(running: Configur
     assert again(running).needs_new_workers(running)
 
 
+def test_a_share_that_is_away_is_a_warning_and_takes_no_new_workers(running: Configuration) -> None:
+    shutil.move("shared/models", "shared/moved")
+    add_key()
+    found = again(running)
+    assert not found.needs_new_workers(running)
+    assert found.access != running.access
+    (warning,) = found.warnings
+    models = Path("shared/models").absolute()
+    assert warning.startswith(f"shares.models.path: there is no folder {models}; ")
+
+
+def test_a_new_share_that_is_away_is_a_warning(running: Configuration) -> None:
+    shares = {**running.settings.shares, "new": ShareSettings(path=Path("missing"))}
+    found = again(running, Settings(shares=shares))
+    assert found.needs_new_workers(running)
+    (warning,) = found.warnings
+    assert warning.startswith("shares.new.path: there is no folder missing; ")
+
+
+def test_a_share_that_hangs_is_not_looked_at(running: Configuration) -> None:
+    shutil.move("shared/models", "shared/moved")
+    found = read_again(Settings, CONFIG, running, hanging=["models"])
+    (warning,) = found.warnings
+    assert "does not answer" in warning
+
+
+def test_a_new_share_with_the_keys_is_refused(running: Configuration) -> None:
+    with pytest.raises(ConfigurationError, match="contains keys_dir"):
+        again(running, Settings(shares={"models": ShareSettings(path=Path())}))
+
+
+def test_a_share_that_is_mounted_over_the_keys_does_not_stop_changes_of_these(
+    running: Configuration,
+) -> None:
+    shutil.move("shared/models", "shared/moved")
+    shutil.copytree("keys", "shared/models/keys")
+    shutil.move("keys", "old-keys")
+    Path("keys").symlink_to("shared/models/keys")
+    (warning,) = again(running).warnings
+    assert "contains keys_dir" in warning
+
+
 def test_whether_sessions_end_is_taken_over(running: Configuration) -> None:
     found = again(running, Settings(end_sessions_of_removed_keys=False))
     assert not found.needs_new_workers(running)

@@ -14,7 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from sftp_gateway.auth import parse_authorized_keys
-from sftp_gateway.first_start import Owner, set_up
+from sftp_gateway.dirfd import Owner
+from sftp_gateway.first_start import set_up
 from sftp_gateway.settings import Settings, ShareSettings, StatusSettings, UserSettings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -375,19 +376,135 @@ def test_the_gateways_user_can_read_what_a_strict_umask_has_closed(
     assert modes(reachable)["keys/ssh_host_rsa_key"] == 0o600
 
 
+# What others put in the place of what is changed
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file of somebody else's, in a folder of its own."""
+    file = tmp_path / "victim/gvpocr"
+    file.parent.mkdir()
+    file.write_bytes(b"precious")
+    file.chmod(0o640)
+    file.parent.chmod(0o750)
+    return file
+
+
+def assert_untouched(victim: Path) -> None:
+    assert [owner(path) for path in (victim, victim.parent)] == [Owner(0, 0)] * 2
+    assert modes(victim.parents[1])["victim"] == 0o750
+    assert modes(victim.parent) == {"gvpocr": 0o640}
+    assert victim.read_bytes() == b"precious"
+
+
 @as_root
-def test_links_are_left_alone_where_the_gateways_user_is_let_in(
-    start: SetUp, folder: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["keys", "keys/authorized_keys", "config"])
+def test_a_linked_folder_is_refused_and_nothing_behind_it_changes(
+    start: SetUp, folder: Path, victim: Path, name: str
 ) -> None:
-    target = tmp_path / "target"
-    target.write_bytes(b"precious")
-    target.chmod(0o600)
+    if name != "keys":
+        (folder / "keys").mkdir()
+    (folder / name).symlink_to(victim.parent)
+    with pytest.raises(OSError, match="symbolic link") as raised:
+        start(gateway=GATEWAY)
+    assert raised.value.filename == name
+    assert_untouched(victim)
+
+
+@as_root
+@pytest.mark.parametrize(
+    "name", ["authorized_keys/ben", "ssh_host_rsa_key", "user_ca_keys", "status_token", "hash"]
+)
+def test_a_linked_file_is_refused_and_what_it_leads_to_stays(
+    start: SetUp, folder: Path, victim: Path, name: str
+) -> None:
+    (folder / "keys/authorized_keys").mkdir(parents=True)
+    (folder / "keys" / name).symlink_to(victim)
+    users = {"gvpocr": UserSettings(password_hash_file=Path("keys/hash"))}
+    with pytest.raises(OSError, match="symbolic link") as raised:
+        start(gateway=GATEWAY, users=users)
+    assert raised.value.filename == f"keys/{name}"
+    assert_untouched(victim)
+
+
+@as_root
+@pytest.mark.parametrize("name", ["authorized_keys/ben", "ssh_host_rsa_key"])
+def test_a_hard_link_that_would_be_changed_is_refused(
+    start: SetUp, folder: Path, victim: Path, name: str
+) -> None:
+    (folder / "keys/authorized_keys").mkdir(parents=True)
+    os.link(victim, folder / "keys" / name)
+    with pytest.raises(OSError, match="has 2 names") as raised:
+        start(gateway=GATEWAY)
+    assert raised.value.filename == f"keys/{name}"
+    assert_untouched(victim)
+
+
+@as_root
+def test_a_public_half_is_not_written_through_a_hard_link(
+    start: SetUp, folder: Path, victim: Path
+) -> None:
+    (folder / "keys").mkdir()
+    os.link(victim, folder / "keys/ssh_host_ed25519_key.pub")
     start()
-    for name in ("authorized_keys/ben", "ssh_host_rsa_key"):
-        (folder / "keys" / name).symlink_to(target)
-    start(gateway=GATEWAY)
-    assert owner(target) == Owner(0, 0)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert_untouched(victim)
+
+
+@as_root
+@pytest.mark.parametrize("name", ["gvpocr", "."], ids=["file", "folder"])
+def test_what_is_swapped_for_a_link_once_it_was_looked_at_changes_nothing_behind_it(
+    start: SetUp, folder: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    authorized = folder / "keys/authorized_keys"
+    authorized.mkdir(parents=True)
+    (authorized / "gvpocr").touch()
+    (authorized / "gvpocr").chmod(0o640)
+    authorized.chmod(0o750)
+    place = authorized / name if name != "." else authorized
+    target = victim if name != "." else victim.parent
+    looked_at = os.stat(place)
+    real, swapped = (os.stat, os.fstat), []
+
+    def swap(found: os.stat_result) -> os.stat_result:
+        if os.path.samestat(found, looked_at) and not swapped:
+            swapped.append(place.rename(place.with_name("aside")))
+            place.symlink_to(target)
+        return found
+
+    monkeypatch.setattr(os, "stat", lambda *a, **more: swap(real[0](*a, **more)))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: swap(real[1](descriptor)))
+    with contextlib.suppress(OSError):
+        start(gateway=GATEWAY)
+    monkeypatch.undo()
+    assert swapped
+    assert_untouched(victim)
+
+
+@as_root
+def test_a_link_of_another_user_is_not_followed_on_the_way(
+    start: SetUp, folder: Path, victim: Path
+) -> None:
+    (folder / "way").symlink_to(victim.parent)
+    os.lchown(folder / "way", HOST.uid, HOST.gid)
+    with pytest.raises(OSError, match="others than user 0 can change"):
+        start(keys_dir=Path("way/keys"))
+    assert_untouched(victim)
+
+
+@as_root
+def test_a_link_of_roots_is_followed_on_the_way(start: SetUp, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "way").symlink_to(tmp_path / "elsewhere")
+    start(keys_dir=Path("way/keys"), gateway=GATEWAY)
+    assert owner(tmp_path / "elsewhere/keys/ssh_host_ed25519_key") == GATEWAY
+
+
+def test_a_share_that_is_a_link_gets_no_text(start: SetUp, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "shared").mkdir()
+    (folder / "shared/models").symlink_to(tmp_path / "elsewhere")
+    start()
+    assert os.listdir(tmp_path / "elsewhere") == []
 
 
 @as_root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -15,10 +15,12 @@ import pytest
 from pydantic import SecretStr
 
 from sftp_gateway.auth import generate_ed25519, hash_password
+from sftp_gateway.configuration import inspected
 from sftp_gateway.first_start import set_up
-from sftp_gateway.inspection import Findings, inspect
+from sftp_gateway.inspection import Findings
 from sftp_gateway.process import landlock
 from sftp_gateway.settings import (
+    DEFAULT_CONFIG_FILE,
     AccessLogSettings,
     HistorySettings,
     Settings,
@@ -48,7 +50,7 @@ def found(folder: Path) -> Inspect:
     """What is found with some options."""
 
     def run(**options: Any) -> Findings:
-        return asyncio.run(inspect(Settings(**options)))
+        return inspected(Settings(**options), DEFAULT_CONFIG_FILE).findings
 
     return run
 
@@ -68,7 +70,7 @@ def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
     findings = found(
         users={"gvpocr": UserSettings(password_hash=SecretStr("hunter2"))},
         shares={"a": ShareSettings(path=folder / "missing")},
-        access_log=AccessLogSettings(file=folder / "missing/access.log"),
+        access_log=AccessLogSettings(file=folder / "nowhere/access.log"),
     )
     assert len(findings.mistakes) == 5
     for said in findings.mistakes:
@@ -225,7 +227,7 @@ def test_a_share_without_a_folder_is_a_mistake(found: Inspect, folder: Path) -> 
             "a/b": ShareSettings(path=folder / "missing"),
             "c": ShareSettings(path=folder / "file"),
             "d": ShareSettings(path=folder / "file/below"),
-            "good": ShareSettings(path=folder),
+            "good": ShareSettings(path=folder / "shared"),
         }
     )
     assert [said.split(";")[0] for said in findings.mistakes] == [
@@ -233,6 +235,130 @@ def test_a_share_without_a_folder_is_a_mistake(found: Inspect, folder: Path) -> 
         f"shares.c.path: there is no folder {folder}/file",
         f"shares.d.path: there is no folder {folder}/file/below",
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (
+            ".",
+            "contains keys_dir (keys), the configuration's folder (config), history.file (state)",
+        ),
+        ("keys", "contains keys_dir (keys)"),
+        ("keys/authorized_keys", "is in the gateway's own keys_dir (keys)"),
+        ("config", "contains the configuration's folder (config)"),
+        ("state/old", "is in the gateway's own history.file (state)"),
+        ("logs", "contains access_log.file (logs)"),
+        ("logs/old", "is in the gateway's own access_log.file (logs)"),
+        ("secrets", "contains status.token_file (secrets/token), users.ana.password_hash_file"),
+    ],
+)
+@pytest.mark.parametrize("way", ["path", "link", pytest.param("bind mount", marks=as_root)])
+def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
+    found: Inspect, folder: Path, share: str, said: str, way: str
+) -> None:
+    for name in ("config", "state/old", "logs/old", "secrets"):
+        (folder / name).mkdir(parents=True)
+    (folder / "secrets/token").write_text("x" * 16)
+    (folder / "secrets/hash").write_text(HASH)
+    named = folder / share
+    with contextlib.ExitStack() as stack:
+        if way != "path":
+            named = folder / "elsewhere"
+        if way == "link":
+            named.symlink_to(folder / share)
+        if way == "bind mount":
+            named.mkdir()
+            subprocess.run(["mount", "--bind", folder / share, named], check=True)
+            stack.callback(subprocess.run, ["umount", named], check=True)
+        findings = found(
+            shares={
+                "models": ShareSettings(path=named),
+                "other": ShareSettings(path=folder / "ok"),
+            },
+            users={"ana": UserSettings(password_hash_file=Path("secrets/hash"))},
+            access_log=AccessLogSettings(file=Path("logs/log")),
+            status=StatusSettings(token_file=Path("secrets/token")),
+        )
+    mixed, missing = findings.mistakes[-1], findings.mistakes[0]
+    assert mixed.startswith("shares.models.path: ")
+    assert said in mixed
+    assert "shares.other.path" in missing
+
+
+def test_a_share_may_not_have_the_environments_file(found: Inspect, folder: Path) -> None:
+    (folder / "shared/.env").touch()
+    os.chdir(folder / "shared")
+    (said,) = found(
+        shares={"all": ShareSettings(path=folder / "shared")},
+        keys_dir=folder / "keys",
+        history=HistorySettings(enabled=False),
+    ).mistakes
+    assert said.startswith(f"shares.all.path: {folder}/shared contains the configuration's folder")
+    assert "the environment's file (.env)" in said
+
+
+@as_root
+def test_a_share_that_is_mounted_apart_from_the_keys_that_it_contains_is_a_mistake(
+    found: Inspect, folder: Path, tmp_path: Path
+) -> None:
+    """As volumes of a container are, where no folder above the keys is the share's."""
+    share, keys = tmp_path / "share", tmp_path / "keys"
+    with contextlib.ExitStack() as stack:
+        for at, source in ((share, folder), (keys, folder / "keys")):
+            at.mkdir()
+            subprocess.run(["mount", "--bind", source, at], check=True)
+            stack.callback(subprocess.run, ["umount", at], check=True)
+        os.chdir(tmp_path)
+        said = found(keys_dir=keys, shares={"all": ShareSettings(path=share)}).mistakes
+    assert any(f"{share} contains keys_dir ({keys})" in each for each in said)
+
+
+def test_folders_beside_the_gateways_own_are_shares(found: Inspect, folder: Path) -> None:
+    (folder / "config").mkdir()
+    (folder / "keys-of-a-house").mkdir()
+    findings = found(
+        shares={"models": ShareSettings(path=folder / "keys-of-a-house")},
+        access_log=AccessLogSettings(file=folder / "shared/log"),
+    )
+    assert findings.mistakes == []
+
+
+@pytest.mark.parametrize(
+    ("users", "warned"),
+    [
+        ({"ana": "*", "ben": "*"}, False),
+        ({"ana": ("outer", "inner"), "ben": ("outer", "inner")}, False),
+        ({"ana": ("outer",), "ben": ("inner",)}, True),
+        ({"ana": "*", "ben": ("inner",)}, True),
+        ({"ana": ("apart", "outer"), "ben": ("apart",)}, True),
+    ],
+)
+@pytest.mark.parametrize("same", [False, True])
+def test_a_share_in_another_is_warned_of_if_other_users_have_it(
+    found: Inspect, folder: Path, users: dict[str, Any], warned: bool, same: bool
+) -> None:
+    for name in ("outer/inner", "apart"):
+        (folder / name).mkdir(parents=True)
+    (folder / "link").symlink_to("outer" if same else "outer/inner")
+    findings = found(
+        shares={
+            "inner": ShareSettings(path=folder / "link"),
+            "apart": ShareSettings(path=folder / "apart"),
+            "outer": ShareSettings(path=folder / "outer"),
+        },
+        users={
+            name: UserSettings(shares=shares, password_hash=SecretStr(HASH))
+            for name, shares in users.items()
+        },
+    )
+    assert findings.mistakes == []
+    assert bool(findings.warnings) == warned
+    if warned:
+        (said,) = findings.warnings
+        assert ("the same folder as" in said) == same
+        for name, shares in users.items():
+            assert (name in said) == (shares != ("apart",))
 
 
 def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
@@ -283,20 +409,21 @@ def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
 # As a user whom permission bits stop
 
 PROGRAM = """
-import asyncio, json, os, sys
-from sftp_gateway.inspection import inspect
+import json, os
+from sftp_gateway.configuration import inspected
 from sftp_gateway.settings import Settings, UserSettings, ShareSettings, AccessLogSettings
 from pathlib import Path
+config = Path("config/sftp-gateway.toml")
 settings = Settings(
     users={"gvpocr": UserSettings(), "ana": UserSettings(password_hash_file=Path("secret"))},
     shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
     access_log=AccessLogSettings(file=Path("closed/below/log")),
 )
-asyncio.run(inspect(settings))  # imports the last of what it needs
+inspected(settings, config)  # imports the last of what it needs
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(json.dumps(asyncio.run(inspect(settings)).mistakes))
+print(json.dumps(inspected(settings, config).findings.mistakes))
 """
 
 
@@ -328,7 +455,8 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     assert "keys/authorized_keys/gvpocr cannot be looked at (Permission denied)" in said
     assert "keys/authorized_keys/ana cannot be looked at (Permission denied)" in said
     assert "users.ana.password_hash_file: secret cannot be read" in said
-    assert "shares.a.path: the folder closed cannot be read by this user (uid 65534)" in said
+    closed = f"{reachable}/closed"
+    assert f"shares.a.path: the folder {closed} cannot be read by this user (uid 65534)" in said
     assert "shares.b.path: there is no folder closed/below" in said
     assert "access_log.file: there is no folder closed/below" in said
     (reachable / "keys").chmod(0o700)

@@ -160,3 +160,21 @@ def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
         atomic.change(path, fail)
     assert path.read_text() == "old\n"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("at", ["file", "folder"])
+def test_a_link_that_another_user_has_made_is_not_followed(tmp_path: Path, at: str) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/file").write_text("old\n")
+    theirs = tmp_path / "theirs"
+    if at == "file":
+        theirs.mkdir()
+        os.chown(theirs, 1234, 4321)
+        (theirs / "file").symlink_to(tmp_path / "victim/file")
+    else:
+        theirs.symlink_to(tmp_path / "victim")
+        os.lchown(theirs, 1234, 4321)
+    with pytest.raises(OSError, match="others than user 0 can change"):
+        atomic.change(theirs / "file", lambda text: (text + "new\n", None))
+    assert (tmp_path / "victim/file").read_text() == "old\n"

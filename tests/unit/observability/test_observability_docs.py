@@ -192,7 +192,8 @@ EXAMPLES = [
     ConfigurationRefused(
         time=1767254400.0,
         cause="signal",
-        mistakes="shares.models.path: there is no folder /srv/models; make it, or name another",
+        mistakes="keys/authorized_keys/ana can be written by others (mode 0666), who could let "
+        "themselves in; run: chmod go-w keys/authorized_keys/ana",
     ),
 ]
 

@@ -132,7 +132,7 @@ def settings(folder: Path) -> Settings:
 
 def test_a_worker_may_change_nothing_but_its_metrics_and_its_log(folder: Path) -> None:
     changing = ~(READ | Access.EXECUTE)
-    rules = list(confinement.of_worker(settings(folder), metrics=folder / "metrics"))
+    rules = list(confinement.of_worker(settings(folder), metrics=folder / "metrics", folders={}))
     assert {rule.path for rule in rules if rule.access & changing} == {
         folder / "metrics",
         folder / "log",
@@ -141,7 +141,7 @@ def test_a_worker_may_change_nothing_but_its_metrics_and_its_log(folder: Path) -
 
 
 def test_a_worker_is_let_into_no_folder_that_keys_lie_in(folder: Path) -> None:
-    rules = confinement.of_worker(settings(folder), metrics=folder / "metrics")
+    rules = confinement.of_worker(settings(folder), metrics=folder / "metrics", folders={})
     secrets = folder / "keys/worker_ed25519", folder / "keys/ssh_host_ed25519_key"
     assert not [r for r in rules if any(secret.is_relative_to(r.path) for secret in secrets)]
 
@@ -154,7 +154,9 @@ def test_a_failure_is_said_or_where_it_is_required_raised(
 
     monkeypatch.setattr(landlock, "restrict", fail)
     given = settings(folder)
-    assert confinement.confine_worker(given, metrics=folder) == 0
+    assert confinement.confine_worker(given, metrics=folder, folders={}) == 0
     assert "refuses to confine" in caplog.text
     with pytest.raises(ConfigurationError, match="refuses to confine"):
-        confinement.confine_worker(given.model_copy(update={"landlock": "require"}), metrics=folder)
+        confinement.confine_worker(
+            given.model_copy(update={"landlock": "require"}), metrics=folder, folders={}
+        )

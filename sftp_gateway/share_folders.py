@@ -1,0 +1,246 @@
+"""The folders that shares name, as they are found: where they really are, and what they contain."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from sftp_gateway.process import detached
+from sftp_gateway.settings import Settings
+from sftp_gateway.vfs.beneath import open_folder
+
+#: Seconds that a share's disk has to answer: at the start, when it may have to spin up, and while
+#: the gateway runs and changes of keys wait for it.
+AT_START: Final = 15.0
+RUNNING: Final = 3.0
+
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file or folder is: by its path without links, by device and inode, and by the path
+    in its file system, which is the same for whatever it is mounted as."""
+
+    path: Path
+    identity: tuple[int, int] | None = None
+    above: frozenset[tuple[int, int]] = frozenset()
+    mounted: tuple[str, PurePosixPath] | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Place:
+        """Look it up; it need not exist. May wait for its disk."""
+        real = Path(os.path.realpath(path))
+        identity, *above = (_identity(each) for each in (real, *real.parents))
+        return cls(real, identity, frozenset(filter(None, above)), _mounted(real))
+
+    def contains(self, other: Place) -> bool:
+        """Whether the other is this folder or is in it, by any path, link or mount."""
+        if other.path.is_relative_to(self.path):
+            return True
+        if self.identity is not None and self.identity in {other.identity, *other.above}:
+            return True
+        if self.mounted is None or other.mounted is None:
+            return False
+        (file_system, path), (its, its_path) = self.mounted, other.mounted
+        return file_system == its and its_path.is_relative_to(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A share's folder as it was found, and what is wrong with it; "" if nothing is."""
+
+    place: Place
+    problem: str = ""
+
+
+def look(
+    shares: Mapping[str, Path],
+    *,
+    known: Mapping[Path, Path],
+    seconds: float,
+    hanging: Collection[str] = (),
+) -> dict[str, Look]:
+    """Look at the folders of all shares, for so many seconds at most.
+
+    Links in their paths are followed, unless it is `known` what they led to before. Those that are
+    `hanging` are not looked at. To be called in a process of one thread.
+    """
+    answers = detached.ask(
+        lambda name: look_at(shares[name], known.get(shares[name])),
+        [name for name in shares if name not in hanging],
+        seconds=seconds,
+    )
+    return {
+        name: answers.get(name) or _no_answer(known.get(path, path))
+        for name, path in shares.items()
+    }
+
+
+def hanging(shares: Mapping[str, Path]) -> set[str]:
+    """The shares whose disks do not answer in time. To be called as `look` is."""
+    answers = detached.ask(
+        lambda name: os.path.exists(shares[name]) and os.statvfs(shares[name]).f_bsize,
+        list(shares),
+        seconds=AT_START,
+    )
+    return shares.keys() - answers.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A file of the gateway's own, or a folder of which everything is, and the option's name."""
+
+    option: str
+    path: Path
+    of_folder: bool = False
+
+
+def mixed_up(looks: Mapping[str, Look], owned: Sequence[Own]) -> list[str]:
+    """Sentences about shares that have files of the gateway's own in them, or are among those."""
+    here = Place.of(Path.cwd())
+    places = [(own, Place.of(own.path)) for own in owned]
+    said = []
+    for name, look in looks.items():
+        place = look.place
+        if has := [own for own, its in places if place.contains(its)]:
+            what = ", ".join(f"{own.option} ({own.path})" for own in has)
+            said.append(
+                f"shares.{name}.path: {place.path} contains {what}, which would be served; name a "
+                "folder that has nothing of the gateway's own, or move what is"
+            )
+            continue
+        # What the working folder is in has more than the gateway's own, such as the shares.
+        among = [
+            own
+            for own, its in places
+            if own.of_folder and its.contains(place) and not its.contains(here)
+        ]
+        if among:
+            what = ", ".join(f"{own.option} ({own.path})" for own in among)
+            said.append(
+                f"shares.{name}.path: {place.path} is in the gateway's own {what}; move either to "
+                "a folder of its own"
+            )
+    return said
+
+
+def nested(looks: Mapping[str, Look], settings: Settings) -> list[str]:
+    """Sentences about shares that are in others, or the same, and are granted to other users."""
+    readers = {
+        share: {
+            name
+            for name, user in settings.users.items()
+            if user.shares == "*" or share in user.shares
+        }
+        for share in looks
+    }
+    said = []
+    for one, other in combinations(looks, 2):
+        if readers[one] == readers[other]:
+            continue
+        outer, inner = one, other
+        if not looks[one].place.contains(looks[other].place):
+            outer, inner = other, one
+            if not looks[outer].place.contains(looks[inner].place):
+                continue
+        same = looks[inner].place.contains(looks[outer].place)
+        who = "; ".join(
+            f"{share} is granted to {', '.join(sorted(readers[share])) or 'nobody'}"
+            for share in (outer, inner)
+        )
+        where = "the same folder as" if same else "in"
+        said.append(
+            f"shares.{inner}.path is {where} shares.{outer}.path, so whoever may read {outer} "
+            f"reads {inner} too: {who}; grant both to the same users, or keep them apart"
+        )
+    return said
+
+
+def look_at(path: Path, known: Path | None = None) -> Look:
+    """Look at one folder as `look` does, however long it takes."""
+    real = known or path
+    try:
+        os.statvfs(real)  # which no cache answers
+        if not os.path.isdir(real):
+            return _away(real, f"there is no folder {real}; make it, or name another")
+        if known is None:
+            real = Path(os.path.realpath(path))
+        if not os.access(real, os.R_OK | os.X_OK):
+            return _away(
+                real,
+                f"the folder {real} cannot be read by this user (uid {os.geteuid()}); give it r-x, "
+                "or run the gateway as another user",
+            )
+        os.close(open_folder(real))
+        return Look(Place.of(real))
+    except OSError as error:
+        return _away(real, _why_not(real, error))
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if error.errno in _NO_FOLDER:
+        return f"there is no folder {path}; make it, or name another"
+    if error.errno == errno.ELOOP:
+        return (
+            f"{path}: {error.strerror}; links are followed at the start of the gateway only, so "
+            "start it anew if that is meant"
+        )
+    return f"{path}: {error.strerror}; mount its disk again, or take it out of the configuration"
+
+
+def _no_answer(path: Path) -> Look:
+    return _away(
+        path,
+        f"the disk of {path} does not answer; repair or unmount it, or take it out of the "
+        "configuration",
+    )
+
+
+def _away(path: Path, problem: str) -> Look:
+    return Look(Place(Path(os.path.abspath(path))), problem)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _mounted(path: Path) -> tuple[str, PurePosixPath] | None:
+    """The file system that a path without links is in, and its path there, by proc(5).
+
+    What is not there is where the nearest folder before it is.
+    """
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        above = _mounted(path.parent) if path != path.parent else None
+        return above and (above[0], above[1] / path.name)
+    try:
+        facts = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        number = facts.partition("mnt_id:")[2].split()[0]
+        for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines():
+            mount, _, file_system, root, point, *_ = line.split(" ")
+            if mount == number:
+                below = path.relative_to(_unescaped(point))
+                return file_system, PurePosixPath(_unescaped(root)) / below
+    except (OSError, ValueError, IndexError):
+        pass  # no proc(5) that tells: paths and inodes have to do
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _unescaped(text: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)

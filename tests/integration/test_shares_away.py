@@ -1,0 +1,176 @@
+"""Who may log in does not depend on shares: one that is dead, frozen or missing fails alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_key_rotation import authorize_also, lets_in, reloaded
+from tests.integration.test_workers import workers
+from tests.support.gateway import PATIENCE, Gateway, fill, wait_for
+from tests.support.keys import make_key, public_line
+from tests.support.slow_disk import Disk, failing_disk
+
+pytestmark = pytest.mark.integration
+
+FAULTS = ("missing", "dead", "stopped", "frozen")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    fill(tmp_path / "behind", {"folder/file": b"bad"})
+    with failing_disk(tmp_path / "behind", tmp_path / "bad", tmp_path / "gate") as disk:
+        yield disk
+
+
+@pytest.fixture
+def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) -> Iterator[Gateway]:
+    """Two workers with a share `bad` on a disk that fails, and a share `good`; not started."""
+    fill(tmp_path / "good", {"file": b"good"})
+    gateway = make_gateway(
+        f'[shares.bad]\npath = "{tmp_path}/bad/folder"\n[shares.good]\npath = "{tmp_path}/good"\n',
+        SFTP_GATEWAY_WORKERS="2",
+        SFTP_GATEWAY_DISK_TIMEOUT="1",
+    )
+    yield gateway
+    disk.go_on()  # the kernel keeps a process until its requests have ended
+    gateway.close()
+
+
+def break_share(disk: Disk, tmp_path: Path, fault: str) -> None:
+    if fault == "missing":
+        (tmp_path / "behind/folder").rename(tmp_path / "behind/aside")
+    else:
+        {"dead": disk.die, "stopped": disk.hang, "frozen": disk.freeze}[fault]()
+
+
+def session(gateway: Gateway, key: Path) -> subprocess.Popen[bytes]:
+    """A client that is logged in and asks for nothing."""
+    before = len(gateway.events("login_accepted"))
+    client = subprocess.Popen(
+        [
+            "ssh", *gateway.ssh_options(key=key), "-p", str(gateway.port), "-s",
+            "gvpocr@127.0.0.1", "sftp",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: len(gateway.events("login_accepted")) > before, "the client to log in")
+    return client
+
+
+def mend_share(disk: Disk, tmp_path: Path, fault: str) -> None:
+    if fault == "missing":
+        (tmp_path / "behind/aside").rename(tmp_path / "behind/folder")
+    else:
+        disk.go_on()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_removed_key_is_refused_and_its_sessions_end_while_a_share_is_away(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
+) -> None:
+    gateway.start()
+    kept = (gateway.folder / "keys/authorized_keys/gvpocr").read_text()
+    lost = make_key(tmp_path / "lost", "ed25519")
+    authorize_also(gateway, public_line(lost))
+    reloaded(gateway)
+    client = session(gateway, lost)
+    try:
+        before = workers(gateway)
+        break_share(disk, tmp_path, fault)
+        (gateway.folder / "keys/authorized_keys/gvpocr").write_text(kept)
+        ended = gateway.wait_event("credentials_removed")
+        gateway.wait_event("session_end", session=ended["session"], reason="credentials_removed")
+        assert client.wait(PATIENCE) == 255
+    finally:
+        client.kill()
+        client.communicate()
+    assert not lets_in(gateway, lost)
+    assert lets_in(gateway, gateway.key)
+    assert gateway.events("configuration_refused") == []
+    assert "warning: shares.bad.path: " in gateway.stderr
+    assert reloaded(gateway, 2)["changed"] == "credentials"
+    assert workers(gateway) == before
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_removed_keys(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
+) -> None:
+    gateway.start()
+    assert gateway.process is not None
+    before = workers(gateway)
+    break_share(disk, tmp_path, fault)
+    # So that the kernel keeps the old workers if the disk hangs.
+    gateway.sftp("get bad/file /dev/null")
+    wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
+    gateway.process.send_signal(signal.SIGUSR1)
+    assert reloaded(gateway)["changed"] == "all"
+    assert len(set(workers(gateway).values()) - set(before.values())) == 2
+    assert gateway.sftp("get good/file /dev/null").returncode == 0
+    assert gateway.sftp("get bad/file /dev/null").returncode == 1
+    assert gateway.http("/healthz") == (200, "ok\n")
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text("")
+    assert reloaded(gateway, 2)["changed"] == "credentials"
+    assert not lets_in(gateway, gateway.key)
+    assert gateway.events("configuration_refused") == []
+    if fault == "dead":  # which only another mount could end
+        return
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text(
+        (gateway.folder / "keys/worker_ed25519.pub").read_text()
+    )
+    mend_share(disk, tmp_path, fault)
+    wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
+
+
+def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_keys(
+    gateway: Gateway, disk: Disk
+) -> None:
+    gateway.start()
+    before = workers(gateway)
+    disk.freeze()
+    depth = "sftp_gateway_slow_lane_depth"
+    wait_for(lambda: gateway.metric(depth, share="bad") >= 2, "both workers to look at it")
+    os.kill(before[0], signal.SIGKILL)
+    (gateway.folder / "keys/authorized_keys/gvpocr").write_text("")
+    assert reloaded(gateway)["changed"] == "credentials"
+    assert gateway.events("worker_exited") == []
+    assert not lets_in(gateway, gateway.key)
+    wait_for(lambda: len(workers(gateway)) > len(before), "another worker")
+
+
+@pytest.mark.parametrize("fault", ["stopped", "frozen"])
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_start_names_the_share_that_hangs_and_does_not_wait_for_ever(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str, command: str
+) -> None:
+    gateway.run("init")
+    break_share(disk, tmp_path, fault)
+    ran = gateway.run(command)
+    assert ran.returncode == 2
+    assert f"error: shares.bad.path: the disk of {tmp_path}/bad/folder does not" in ran.stderr
+    assert "shares.good" not in ran.stderr
+    assert not disk.tired
+
+
+def test_the_first_start_leaves_a_default_share_that_hangs_as_it_is(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway()
+    (gateway.folder / "shared").mkdir()
+    (tmp_path / "behind").mkdir()
+    with failing_disk(
+        tmp_path / "behind", gateway.folder / "shared/models", tmp_path / "gate"
+    ) as disk:
+        disk.freeze()
+        ran = gateway.run("init")
+        disk.go_on()
+    assert (ran.returncode, "shared/models as it is: its disk" in ran.stderr) == (0, True)
+    assert (gateway.folder / "shared/newsletters/README.txt").exists()
