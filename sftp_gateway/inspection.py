@@ -311,20 +311,3 @@ def _inspect_confinement(settings: Settings, findings: Findings) -> None:
         findings.mistakes += shortcomings
     else:
         findings.warnings += shortcomings
-    file = settings.access_log.file
-    if file is None or settings.landlock == "off":
-        return
-    folder = file.parent.resolve()
-    named = {f"shares.{name}.path": share.path for name, share in settings.shares.items()}
-    if settings.history.enabled:
-        named["history.file"] = settings.history.file
-    within = [
-        option
-        for option, path in {"keys_dir": settings.keys_dir, **named}.items()
-        if path.resolve().is_relative_to(folder)
-    ]
-    if within:
-        findings.warnings.append(
-            f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "
-            "workers write for the log; give it a folder of its own"
-        )

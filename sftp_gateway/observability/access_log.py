@@ -60,7 +60,7 @@ class AccessLog:
         capacity: int = 10_000,
     ) -> None:
         self.wants_requests: Final = level == "requests"
-        self._outputs = [_Output(sink) for sink in sinks]
+        self._outputs = [Output(sink) for sink in sinks]
         self._waiting: deque[Event] = deque()
         self._capacity = capacity
         self._blocks = overflow == "block"
@@ -181,7 +181,7 @@ class AccessLog:
 
 
 @dataclass(slots=True)
-class _Output:
+class Output:
     """One sink, and what it failed to write."""
 
     sink: Sink
@@ -191,6 +191,7 @@ class _Output:
     _since: float = 0.0
 
     def write(self, lines: bytes, count: int) -> None:
+        """Write `count` lines, or count them as lost. Never raises."""
         if self._missing:
             gap = LogDropped(count=self._missing, since=self._since, reason="write_failed")
             lines = encode(gap) + lines

@@ -120,9 +120,9 @@ def test_an_observer_that_hangs_holds_up_nobody_and_what_is_missing_is_counted(
     os.kill(stopped, signal.SIGSTOP)
     try:
         assert gateway.sftp(*[f"-mkdir models/{name}"] * 2000).returncode == 0
-        wait_for(lambda: len(gateway.events("denied")) == 2000, "the log itself to have all")
     finally:
         os.kill(stopped, signal.SIGCONT)
+    wait_for(lambda: len(gateway.events("denied")) == 2000, "the log itself to have all")
 
     def all_told() -> bool:
         kept = len(history(gateway, "--event", "denied"))
