@@ -23,8 +23,8 @@ from sftp_gateway.observability.access_log import Output
 from sftp_gateway.observability.history.feed import pieces
 from sftp_gateway.observability.sinks import Sink
 
-#: Bytes of the send buffer, which the kernel doubles: room for the longest line, and no more than it
-#: takes to keep the writer busy, as what is in it is lost when the machine fails.
+#: Bytes of the send buffer, which the kernel doubles: room for the longest line, and for what keeps
+#: the writer busy. More would only hide from `overflow` how slow the outputs are.
 _BUFFER: Final = 1 << 16
 
 #: The longest datagram that is received: as much as the send buffer takes.
