@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import socket
+import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +26,10 @@ from sftp_gateway.observability import http_server
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
+from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.process import confinement, detached, observer, sockets, worker
+from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
@@ -64,6 +67,11 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     settings = configuration.settings
     for warning in configuration.warnings:
         say(f"warning: {warning}")
+    if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):
+        say(
+            "warning: access_log: standard error goes to the same file as the log on standard "
+            "output, so that a worker could change the log; send them to different files"
+        )
     raise_descriptor_limit()
     if (room := _division(settings, choose_finder()).connections) < settings.max_connections:
         say(
@@ -84,6 +92,12 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             http_listener=http_listener,
             metrics=metrics,
         ).run()
+
+
+def _are_one_file(*descriptors: int) -> bool:
+    """Whether these lead to one regular file; it is different with pipes, which only grow."""
+    found = [os.fstat(each) for each in descriptors]
+    return stat.S_ISREG(found[0].st_mode) and os.path.samestat(*found)
 
 
 def _set_up(settings: Settings, *, say: Callable[[str], None]) -> None:
@@ -134,17 +148,30 @@ class Program:
             self.say(line)
 
     def work(
-        self, configuration: Configuration, control: socket.socket, values: SharedValues
+        self,
+        configuration: Configuration,
+        control: socket.socket,
+        values: SharedValues,
+        log: socket.socket,
     ) -> None:
         """Be a worker."""
+        self._feed.only_send()
+        children.redirect_to_null(sys.stdout.fileno())
 
         def make() -> Gateway:
             settings = configuration.settings
+            for output in _log_outputs(settings):
+                output.close()  # it can be written, or the start is given up
             paths = {name: share.path for name, share in settings.shares.items()}
             folders = detached.open_folders(paths, seconds=share_folders.RUNNING)
             version = confinement.confine_worker(settings, metrics=values.folder, folders=folders)
             return Gateway(
-                configuration, values, feed=self._feed, landlock=version, folders=folders
+                configuration,
+                values,
+                log=RelaySink(log),
+                feed=self._feed,
+                landlock=version,
+                folders=folders,
             )
 
         worker.work(control, make)
@@ -155,14 +182,19 @@ class Program:
         control: socket.socket,
         listener: socket.socket,
         metrics: Path,
+        logs: Sequence[socket.socket],
     ) -> None:
         """Be the observer."""
+        log_writer = LogWriter(_log_outputs(configuration.settings))
+        for log in logs:
+            log_writer.add(log)
         observing.observe(
             configuration,
             control,
             listener=listener,
             metrics=metrics,
             feed=self._feed,
+            log_writer=log_writer,
             make_log=functools.partial(_access_log, configuration.settings),
             say=self.say,
         )
@@ -176,11 +208,12 @@ class Gateway:
         configuration: Configuration,
         values: SharedValues,
         *,
+        log: Sink,
         feed: Feed,
         folders: Mapping[str, int],
         landlock: int = 0,
     ) -> None:
-        """`feed` leads to the observer; `landlock` is the version that confines this process.
+        """`log` and `feed` lead to the observer; `landlock` is the version that confines this.
 
         `folders` are those of the shares, open; a share that is missing there is away.
 
@@ -190,7 +223,7 @@ class Gateway:
         self._users = settings.users
         findings = configuration.findings
         sink = FeedSink(feed) if settings.history.enabled else None
-        self._log = _access_log(settings, sink)
+        self._log = _access_log(settings, [log] if sink is None else [log, sink])
         self._values = values
         self._metrics = Metrics(values)
         self._metrics.own_record_layer(configuration.record_layer == "own")
@@ -357,18 +390,22 @@ def _authenticator(access: Access) -> Authenticator:
     return Authenticator(access.credentials, trust=access.trust, clock=lambda: datetime.now(UTC))
 
 
-def _access_log(settings: Settings, history: FeedSink | None) -> AccessLog:
+def _access_log(settings: Settings, sinks: Sequence[Sink]) -> AccessLog:
+    options = settings.access_log
+    return AccessLog(
+        sinks=sinks, level=options.level, overflow=options.overflow, capacity=options.capacity
+    )
+
+
+def _log_outputs(settings: Settings) -> list[Sink]:
+    """Where the observer writes the log of all. Raises ConfigurationError where it cannot."""
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
         sinks.append(StreamSink(sys.stdout.fileno()))
     if options.file is not None:
         sinks.append(FileSink(options.file))
-    if history is not None:
-        sinks.append(history)
-    return AccessLog(
-        sinks=sinks, level=options.level, overflow=options.overflow, capacity=options.capacity
-    )
+    return sinks
 
 
 def _shares(

@@ -343,17 +343,3 @@ def _inspect_confinement(settings: Settings, looks: Mapping[str, Look], findings
         findings.mistakes += shortcomings
     else:
         findings.warnings += shortcomings
-    file = settings.access_log.file
-    if file is None or settings.landlock == "off":
-        return
-    folder = file.parent.resolve()
-    named = {"keys_dir": settings.keys_dir.resolve()}
-    named |= {f"shares.{name}.path": look.place.path for name, look in looks.items()}
-    if settings.history.enabled:
-        named["history.file"] = settings.history.file.resolve()
-    within = [option for option, path in named.items() if path.is_relative_to(folder)]
-    if within:
-        findings.warnings.append(
-            f"access_log.file: {', '.join(within)} is below {folder}, in which Landlock has to let "
-            "workers write for the log; give it a folder of its own"
-        )

@@ -6,7 +6,7 @@ import functools
 import os
 import platform
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from sftp_gateway import __version__
 from sftp_gateway.configuration import Configuration
 from sftp_gateway.dirfd import Folder
 from sftp_gateway.first_start import token_file
-from sftp_gateway.observability import rotation
+from sftp_gateway.observability import relay, rotation
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.exposition import Exposition
 from sftp_gateway.observability.fleet import Fleet
@@ -23,7 +23,9 @@ from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.history.queries import History
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.live import Board
+from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.sinks import Sink
 from sftp_gateway.observability.status.doorway import Doorway
 from sftp_gateway.observability.status.front import Front
 from sftp_gateway.observability.status.page import Sources
@@ -41,20 +43,26 @@ def observe(
     listener: socket.socket,
     metrics: Path,
     feed: Feed,
-    make_log: Callable[[FeedSink | None], AccessLog],
+    log_writer: LogWriter,
+    make_log: Callable[[Sequence[Sink]], AccessLog],
     say: Callable[[str], None],
 ) -> None:
     """Be the observer."""
     settings = configuration.settings
     values = SharedValues(metrics, observer.OBSERVER)
     board = Board()
-    sink = FeedSink(feed) if settings.history.enabled else None
+    sender, receiver = relay.channel()
+    log_writer.add(receiver)
+    sinks: list[Sink] = [RelaySink(sender)]
+    if settings.history.enabled:
+        sinks.append(FeedSink(feed))
     file = history_file(settings, metrics, say)
     observer.observe(
         control,
         listener=listener,
         watched=configuration.seen if settings.auto_reload else None,
-        access_log=make_log(sink),
+        access_log=make_log(sinks),
+        log_writer=log_writer,
         values=values,
         make_exposition=functools.partial(
             Exposition, folder=metrics, version=__version__, build=_build()

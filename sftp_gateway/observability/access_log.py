@@ -81,7 +81,7 @@ class AccessLog:
         capacity: int = 10_000,
     ) -> None:
         self.wants_requests: Final = level == "requests"
-        self._outputs = [_Output(sink) for sink in sinks]
+        self._outputs = [Output(sink) for sink in sinks]
         self._blocks = overflow == "block"
         self._waiting: FairQueue[Event] = FairQueue(
             capacity * HARD_BOUND if self._blocks else capacity
@@ -281,7 +281,7 @@ class AccessLog:
 
 
 @dataclass(slots=True)
-class _Output:
+class Output:
     """One sink, and what it failed to write."""
 
     sink: Sink
@@ -291,6 +291,7 @@ class _Output:
     _since: float = 0.0
 
     def write(self, lines: bytes, count: int) -> None:
+        """Write `count` lines, or count them as lost. Never raises."""
         if self._missing:
             gap = LogDropped(count=self._missing, since=self._since, reason="write_failed")
             lines = encode(gap) + lines

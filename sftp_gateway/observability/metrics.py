@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import Vocabulary, known
+from sftp_gateway.observability.relay import LogWriter
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.observability.tally import RequestTally
 
@@ -167,10 +168,13 @@ class Metrics:
 
 
 class AccessLogCounts:
-    """The counts that an access log keeps itself."""
+    """The counts that an access log keeps itself, and the writer of all logs where this is."""
 
-    def __init__(self, values: SharedValues, log: AccessLog) -> None:
+    def __init__(
+        self, values: SharedValues, log: AccessLog, writer: LogWriter | None = None
+    ) -> None:
         self._log = log
+        self._writer = writer
         self._depth = values.gauge("access_log_queue_depth", "Events that wait to be written.")
         self._counters = {
             name: values.counter(f"access_log_{name}", help_text)
@@ -188,7 +192,7 @@ class AccessLogCounts:
         """Hand on what was counted since the last time."""
         self._depth.set(self._log.depth)
         for name, counter in self._counters.items():
-            count: int = getattr(self._log, name)
+            count: int = getattr(self._log, name) + getattr(self._writer, name, 0)
             counter.inc(by=count - self._told[name])
             self._told[name] = count
 

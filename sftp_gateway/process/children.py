@@ -53,6 +53,7 @@ def _be_child(parent: int, work: Callable[[], None]) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        redirect_to_null(0)  # it may be a terminal
         work()
         status = 0
     except ConfigurationError as error:
@@ -64,6 +65,13 @@ def _be_child(parent: int, work: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def redirect_to_null(descriptor: int) -> None:
+    """Let go of what a standard descriptor leads to."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def ended_children() -> list[tuple[int, int]]:

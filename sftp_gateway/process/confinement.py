@@ -51,8 +51,7 @@ _FACTS: Final = (
     Path("/sys/devices/system/cpu"),
 )
 
-_APPEND: Final = Access.WRITE_FILE | Access.MAKE_REG
-_KEEP: Final = READ | _APPEND | Access.TRUNCATE | Access.REMOVE_FILE
+_KEEP: Final = READ | Access.WRITE_FILE | Access.MAKE_REG | Access.TRUNCATE | Access.REMOVE_FILE
 
 Mode = Literal["auto", "require", "off"]
 
@@ -133,9 +132,6 @@ def of_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) 
     for path in (*_LIBRARIES, *_FACTS):
         yield Rule(path, READ)
     yield Rule(metrics, _KEEP)
-    if settings.access_log.file is not None:
-        # Of the folder, because logrotate lets a file of this name be made anew.
-        yield Rule(settings.access_log.file.parent, _APPEND)
 
 
 def confine_history(settings: Settings, folder: Path, *, metrics: Path) -> None:

@@ -1,7 +1,8 @@
-"""The observer process: the HTTP endpoint, and the access log of the supervisor's own events.
+"""The observer process: the HTTP endpoint, and the access log of all processes.
 
-So the supervisor never waits for a log or a scraper. What clients of the shares send does not
-come here, and nothing of the shares or the keys is needed.
+So the supervisor never waits for a log or a scraper, and no worker can change what is written. What
+clients of the shares send does not come here but as lines of the log, and nothing of the shares or
+the keys is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Final
 
+from sftp_gateway.observability import relay
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.events import Event, LogDropped
 from sftp_gateway.observability.exposition import Exposition
@@ -22,6 +24,7 @@ from sftp_gateway.observability.history.writer import HistoryWriter
 from sftp_gateway.observability.http import Front
 from sftp_gateway.observability.http_server import ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
+from sftp_gateway.observability.relay import LogWriter
 from sftp_gateway.observability.shared import SharedValues
 from sftp_gateway.process import watch
 from sftp_gateway.process.loop import Loop
@@ -52,6 +55,7 @@ def observe(
     listener: socket.socket,
     watched: Looks | None,
     access_log: AccessLog,
+    log_writer: LogWriter,
     values: SharedValues,
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
     make_front: Callable[[Callable[[], Fleet | None]], Front | None],
@@ -67,7 +71,8 @@ def observe(
     """
     fleet: Fleet | None = None
     history.start()
-    counts = AccessLogCounts(values, access_log)
+    log_writer.start()
+    counts = AccessLogCounts(values, access_log, log_writer)
     exposition = make_exposition(lambda: fleet)
     server = ObservabilityServer(
         listener=listener,
@@ -81,16 +86,22 @@ def observe(
     if watched is not None:
         watch.start(Watch(watched), lambda: _tell_changed(control))
     start_rotation()
-    while data := control.recv(_LONGEST):
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, _LONGEST, 1)
+        if not data:
+            break
+        for descriptor in descriptors:
+            log_writer.add(socket.socket(fileno=descriptor))
         message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
         if isinstance(message, Event):
             access_log.emit(message)
-        else:
+        elif message is not None:
             fleet = message
             counts.publish()
     if fleet is not None and fleet.stopping:
         server.close()
     access_log.close(LOG_PATIENCE)
+    log_writer.close(LOG_PATIENCE)
     history.close(HISTORY_PATIENCE)
 
 
@@ -113,12 +124,16 @@ class Messenger:
         self._watched = False
         self._control: socket.socket | None = None
         self._waiting: deque[Event] = deque()
+        #: Where lines of workers come from, for this observer or the next; some it has not yet.
+        self.logs: list[socket.socket] = []
+        self._new_logs: deque[socket.socket] = deque()
         self._dropped = 0
         self._dropped_since = 0.0
 
     def connect(self) -> socket.socket:
-        """A new observer's end."""
+        """A new observer's end. The observer has to be given `logs` too."""
         self.close()
+        self._new_logs.clear()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         if self._loop is not None:
@@ -150,6 +165,25 @@ class Messenger:
             self._control.close()
             self._control = None
 
+    def add_log(self, receiver: socket.socket) -> None:
+        """Have written what comes from there."""
+        self.logs.append(receiver)
+        self._new_logs.append(receiver)
+        self._send_waiting()
+
+    def forget_logs(self) -> None:
+        """Close those of workers that have ended, once all is written."""
+        for receiver in [each for each in self.logs if relay.is_over(each)]:
+            self.logs.remove(receiver)
+            with suppress(ValueError):
+                self._new_logs.remove(receiver)
+            receiver.close()
+
+    def abandon_logs(self) -> None:
+        """In a child that does not write them: close what was the parent's."""
+        for receiver in self.logs:
+            receiver.close()
+
     def emit(self, event: Event) -> None:
         """Have an event logged."""
         if len(self._waiting) < _MOST_WAITING:
@@ -166,6 +200,10 @@ class Messenger:
 
     def _send_waiting(self) -> bool:
         """Whether everything that waited is sent."""
+        while self._new_logs:
+            if not self._send(None, self._new_logs[0]):
+                return False
+            self._new_logs.popleft()
         while self._waiting:
             if not self._send(self._waiting[0]):
                 return False
@@ -177,10 +215,11 @@ class Messenger:
             self._dropped = 0
         return True
 
-    def _send(self, message: Any) -> bool:
+    def _send(self, message: Any, *descriptors: socket.socket) -> bool:
         # An error: it is busy, or has ended. The next one gets what waits.
         with suppress(OSError):
             if self._control is not None:
-                self._control.send(pickle.dumps(message))
+                numbers = [each.fileno() for each in descriptors]
+                socket.send_fds(self._control, [pickle.dumps(message)], numbers)
                 return True
         return False

@@ -59,13 +59,20 @@ class Program(Protocol[AnyPlan]):
         """Read the configuration again, in a child; the disks of shares that are `hanging` do not
         answer. Raises ConfigurationError."""
 
-    def work(self, plan: AnyPlan, control: socket.socket, values: SharedValues) -> None:
-        """Be a worker at this end of the supervisor's socket."""
+    def work(
+        self, plan: AnyPlan, control: socket.socket, values: SharedValues, log: socket.socket
+    ) -> None:
+        """Be a worker at this end of the supervisor's socket; `log` takes lines of its log."""
 
     def observe(
-        self, plan: AnyPlan, control: socket.socket, listener: socket.socket, metrics: Path
+        self,
+        plan: AnyPlan,
+        control: socket.socket,
+        listener: socket.socket,
+        metrics: Path,
+        logs: Sequence[socket.socket],
     ) -> None:
-        """Be the observer, which reads the metrics in that folder."""
+        """Be the observer, which reads the metrics in that folder, and writes what `logs` bring."""
 
     def greet(self, plan: AnyPlan, port: int) -> None:
         """Every worker serves: tell people."""

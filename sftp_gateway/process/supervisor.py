@@ -32,7 +32,7 @@ from typing import Final, Generic
 
 from sftp_gateway import __version__
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability import events
+from sftp_gateway.observability import events, relay
 from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import SharedValues, forget_gauges
 from sftp_gateway.process import cpus
@@ -147,6 +147,7 @@ class Supervisor(Generic[AnyPlan]):
         self._gate.tick()
         self._workers.tell_parts()
         self._workers.remind()
+        self._messenger.forget_logs()
         self.workers_changed()
         self._loop.later(REPORT_INTERVAL, self._tick)
 
@@ -159,6 +160,7 @@ class Supervisor(Generic[AnyPlan]):
         """Let go of everything that is the supervisor's; then work."""
         if not serves_http:
             self._http_listener.close()
+            self._messenger.abandon_logs()
         self._loop.abandon()
         self._workers.abandon()
         self._messenger.close()
@@ -168,12 +170,15 @@ class Supervisor(Generic[AnyPlan]):
 
     def start_worker(self, number: int, control: socket.socket) -> int:
         """Fork a worker."""
+        sender, receiver = relay.channel()
+        self._messenger.add_log(receiver)
 
         def work() -> None:
             values = SharedValues(self._metrics, _writer(number))
-            self._program.work(self._plan, control, values)
+            self._program.work(self._plan, control, values, sender)
 
-        return self._fork(work)
+        with sender:
+            return self._fork(work)
 
     def _start_observer(self) -> None:
         if self._finished:
@@ -182,7 +187,9 @@ class Supervisor(Generic[AnyPlan]):
         with self._messenger.connect() as control:
 
             def observe() -> None:
-                self._program.observe(self._plan, control, self._http_listener, self._metrics)
+                self._program.observe(
+                    self._plan, control, self._http_listener, self._metrics, self._messenger.logs
+                )
 
             try:
                 self._observer = self._fork(observe, serves_http=True)
@@ -359,7 +366,7 @@ class Supervisor(Generic[AnyPlan]):
         self._show()
         self._messenger.close()
         if self._observer:
-            patience = LOG_PATIENCE + HISTORY_PATIENCE + _END_PATIENCE
+            patience = 2 * LOG_PATIENCE + HISTORY_PATIENCE + _END_PATIENCE
             self._loop.later(patience, self._loop.stop)
         else:
             self._loop.stop()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,13 +16,15 @@ import pytest
 from sftp_gateway.process import landlock
 from tests.support import faulty_gateway
 from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS
-from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.gateway import Gateway, environment, fill, wait_for
 from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, runner
 
 pytestmark = pytest.mark.integration
 
 SECRET = b"nobody may read this"
 FAULTY = (sys.executable, faulty_gateway.__file__)
+
+SHARES = ("Bhushanji", "newsletters", "models", "huggingface/hub")
 
 #: What a worker has to be able to do; all else that is attempted has to fail.
 GOOD = frozenset({"read-a-share"})
@@ -33,7 +37,10 @@ def faulty(
     """A gateway that does whatever it is asked, with Landlock and without."""
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "outside.txt").write_bytes(SECRET)
-    gateway = Gateway(folder, f'landlock = "{request.param}"\n')
+    (folder / "logs").mkdir()
+    gateway = Gateway(
+        folder, f'landlock = "{request.param}"\naccess_log.file = "{faulty_gateway.LOG}"\n'
+    )
     try:
         gateway.start(FAULTY)
         (folder / "shared/models/leads-out").symlink_to(folder / "outside.txt")
@@ -72,6 +79,40 @@ def test_what_no_process_needs_is_taken_from_the_supervisor_too(
 @pytest.mark.parametrize("attempt", sorted(GOOD))
 def test_what_a_worker_is_for_goes_on(faulty: Gateway, attempt: str) -> None:
     assert faulty.ssh(f"echo {attempt}").stdout == "done\n"
+
+
+def _held(pid: int) -> list[str]:
+    """What the descriptors of a process lead to."""
+    return [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_a_worker_holds_no_descriptor_that_it_does_not_need(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="logs/a.log", SFTP_GATEWAY_WORKERS="2")
+    (gateway.folder / "logs").mkdir()
+    supervisor, observer, *workers = gateway.start().pids
+    wait_for((gateway.folder / "state/history.sqlite3").exists, "the history")
+    held = {pid: Counter(_held(pid)) for pid in gateway.pids}
+    shares = {str(gateway.folder / "shared" / name) for name in SHARES}
+    assert len(workers) == 2
+    for number, pid in enumerate(sorted(workers)):
+        kinds = {name.partition(":")[0] for name in held[pid]}
+        assert kinds - shares - {"socket", "pipe", "anon_inode"} == {
+            "/dev/null",  # standard input and output
+            str(gateway.folder / "stderr.log"),
+            *(name for name in kinds if name.endswith(f"_worker{number}.db")),
+        }
+        assert shares <= kinds
+        sockets = {pid: {s for s in held[pid] if s.startswith("socket:")} for pid in held}
+        # One to the supervisor, which keeps its other end too; one to send to the history; one to
+        # send lines of the log, whose other end is elsewhere; and a pair of the event loop's own.
+        assert len(sockets[pid]) == 5
+        assert len(sockets[pid] & sockets[supervisor]) == 2
+        assert len(sockets[pid] & sockets[observer]) == 1
+    assert len(sockets[workers[0]] & sockets[workers[1]]) == 1
+    log = str(gateway.folder / "logs/a.log")
+    assert [pid for pid in held if log in held[pid]] == [observer]
 
 
 def test_a_path_that_the_gateway_lets_out_of_a_share_is_stopped_by_the_kernel(
@@ -144,6 +185,33 @@ def test_the_log_is_written_on_after_logrotate_has_moved_it(
     log.rename(log.with_name("a.log.1"))
     gateway.sftp("ls")
     wait_for(lambda: log.exists() and b"login_accepted" in log.read_bytes(), "the new log")
+
+
+def test_a_log_that_workers_could_change_by_their_standard_error_is_warned_of(
+    gateway: Gateway,
+) -> None:
+    assert "standard error" not in gateway.stderr
+    both = gateway.folder / "both"
+    taken = {"SFTP_GATEWAY_PORT": "0", "SFTP_GATEWAY_METRICS_PORT": str(gateway.metrics_port)}
+    with both.open("wb") as file:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sftp_gateway", "serve"],
+            stdout=file, stderr=file, cwd=gateway.folder, env=environment(**taken), timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 2  # the port is taken
+    assert "warning: access_log: standard error goes to the same file" in both.read_text()
+
+
+def test_what_is_logged_while_an_observer_is_killed_is_written_by_the_next(
+    gateway: Gateway,
+) -> None:
+    fill(gateway.folder / "shared/models", {f"{n}": b"x" for n in range(100)})
+    observer = gateway.pids[1]
+    os.kill(observer, signal.SIGSTOP)
+    assert gateway.sftp(*(f"get models/{n} /dev/null" for n in range(100))).returncode == 0
+    assert not gateway.events("file_closed")
+    os.kill(observer, signal.SIGKILL)
+    wait_for(lambda: len(gateway.events("file_closed")) == 100, "the lines")
 
 
 @pytest.fixture

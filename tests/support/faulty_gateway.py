@@ -60,6 +60,9 @@ def _connect(made: socket.socket) -> None:
     made.connect(("127.0.0.1", int(os.environ["SFTP_GATEWAY_METRICS_PORT"])))
 
 
+#: The access log's file.
+LOG = "logs/access.log"
+
 ATTEMPTS: dict[str, Callable[[], None]] = {
     "read-a-share": lambda: _open("shared/models/README.txt"),
     "read-outside": lambda: _open("outside.txt"),
@@ -73,6 +76,11 @@ ATTEMPTS: dict[str, Callable[[], None]] = {
     "make-in-a-share": lambda: _open("shared/models/new", os.O_WRONLY | os.O_CREAT),
     "delete-in-a-share": lambda: os.unlink("shared/models/README.txt"),
     "write-outside": lambda: _open("outside.txt", os.O_WRONLY),
+    "read-the-log": lambda: _open(LOG),
+    "append-to-the-log": lambda: _open(LOG, os.O_WRONLY | os.O_APPEND),
+    "truncate-the-log": lambda: os.truncate(LOG, os.stat(LOG).st_size),
+    "rename-the-log": lambda: os.rename(LOG, LOG),
+    "make-a-file-beside-the-log": lambda: _open("logs/new", os.O_WRONLY | os.O_CREAT),
     "execute": lambda: _execute("/bin/true"),
     "bind": lambda: _use_tcp(lambda made: made.bind(("127.0.0.1", 0))),
     "connect": lambda: _use_tcp(_connect),

@@ -25,9 +25,9 @@ from sftp_gateway.app import Gateway, mount_help
 from sftp_gateway.auth import hash_password
 from sftp_gateway.cli import main
 from sftp_gateway.configuration import Configuration
-from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
 from sftp_gateway.inspection import Findings, inspect
+from sftp_gateway.observability.sinks import FileSink
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
@@ -132,6 +132,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
     gateway = Gateway(
         Configuration(settings, findings),
         measured.values,
+        log=FileSink("access.log"),
         feed=measured.feed,
         folders={name: open_folder(share.path) for name, share in settings.shares.items()},
     )
@@ -331,11 +332,6 @@ async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -
     assert running.gateway.problems() == {"models": "No such file or directory"}
     assert running.metric("sftp_gateway_share_up", share="models") == 0
     assert running.metric("sftp_gateway_share_up", share="newsletters") == 1
-
-
-async def test_a_log_that_cannot_be_written_is_told(start: Start) -> None:
-    with pytest.raises(ConfigurationError, match="ACCESS_LOG__FILE: cannot append to shared"):
-        await start(access_log=AccessLogSettings(stdout=False, file=Path("shared")))
 
 
 async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:

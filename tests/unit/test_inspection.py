@@ -375,15 +375,6 @@ def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> N
     assert "no access will be logged" in said
 
 
-def test_a_log_beside_the_shares_is_a_warning_because_workers_may_write_where_it_is(
-    found: Inspect, folder: Path
-) -> None:
-    log = AccessLogSettings(file=folder / "log")
-    (said,) = found(access_log=log).warnings
-    assert said.startswith("access_log.file: keys_dir, shares.Bhushanji.path, ")
-    assert found(access_log=log, landlock="off").warnings == []
-
-
 def test_what_the_kernel_cannot_confine_is_a_warning(
     found: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,14 +487,6 @@ def test_a_token_file_that_is_not_there_or_too_short_is_a_mistake(
     (folder / "secret").write_text("short\n")
     (mistake,) = found(status=status).mistakes
     assert "16 characters at least" in mistake
-
-
-def test_a_history_that_workers_could_change_is_warned_of(found: Inspect, folder: Path) -> None:
-    (folder / "state").mkdir()
-    log = AccessLogSettings(file=Path("state/access.log"))
-    (warning,) = found(access_log=log).warnings
-    assert warning.startswith("access_log.file: history.file is below ")
-    assert found(access_log=log, history=HistorySettings(enabled=False)).warnings == []
 
 
 def test_a_history_that_cannot_be_written_is_warned_of(found: Inspect) -> None:

@@ -73,6 +73,10 @@ class Feed:
         except (TimeoutError, BlockingIOError):
             return None
 
+    def only_send(self) -> None:
+        """Close the end that receives, in this process."""
+        self._theirs.close()
+
     def close(self) -> None:
         """Close both ends, in this process."""
         self._ours.close()
@@ -93,7 +97,7 @@ class FeedSink:
 
     def write(self, lines: bytes) -> None:
         """Send what the history is made of, in pieces of whole lines."""
-        for piece in _pieces(_LEFT_OUT.sub(b"", lines)):
+        for piece in pieces(_LEFT_OUT.sub(b"", lines)):
             if not self._send(piece):
                 self.dropped += piece.count(b"\n")
 
@@ -111,7 +115,8 @@ class FeedSink:
         """Nothing is this sink's own."""
 
 
-def _pieces(lines: bytes) -> Iterator[bytes]:
+def pieces(lines: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as fit into a datagram, or one that is longer."""
     while len(lines) > _DATAGRAM:
         # Behind the last line that fits, or behind the first where that is longer.
         end = lines.rfind(b"\n", 0, _DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)

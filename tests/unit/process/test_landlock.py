@@ -130,13 +130,10 @@ def settings(folder: Path) -> Settings:
     )
 
 
-def test_a_worker_may_change_nothing_but_its_metrics_and_its_log(folder: Path) -> None:
+def test_a_worker_may_change_nothing_but_its_metrics(folder: Path) -> None:
     changing = ~(READ | Access.EXECUTE)
     rules = list(confinement.of_worker(settings(folder), metrics=folder / "metrics", folders={}))
-    assert {rule.path for rule in rules if rule.access & changing} == {
-        folder / "metrics",
-        folder / "log",
-    }
+    assert {rule.path for rule in rules if rule.access & changing} == {folder / "metrics"}
     assert not [rule for rule in rules if rule.access & Access.EXECUTE]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from typing import Any
 
-from sftp_gateway.observability import LogDropped, WorkerStarted
+from sftp_gateway.observability import LogDropped, WorkerStarted, relay
 from sftp_gateway.process.observer import Messenger
 from tests.support.measured import fleet
 
@@ -68,6 +69,43 @@ def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_to
         assert [each.worker for each in events] == list(range(len(events)))
         assert [each.count for each in lost] == [3000 - len(events)]
         assert len(events) > 1000
+    messenger.close()
+
+
+def received(end: socket.socket) -> list[socket.socket]:
+    """The channels that were sent to an observer so far."""
+    end.setblocking(False)
+    found = []
+    while True:
+        try:
+            _, descriptors, _, _ = socket.recv_fds(end, 1 << 18, 9)
+        except BlockingIOError:
+            return found
+        found += [socket.socket(fileno=each) for each in descriptors]
+
+
+def test_a_log_is_sent_to_the_observer_once_and_the_next_inherits_it() -> None:
+    messenger = Messenger()
+    sender, receiver = relay.channel()
+    messenger.add_log(receiver)
+    with messenger.connect() as end:
+        messenger.show(fleet())
+        assert received(end) == []
+        assert messenger.logs == [receiver]
+        ending, other = relay.channel()
+        messenger.add_log(other)
+        ending.close()
+        messenger.show(fleet())
+        ((sent),) = received(end)
+        assert os.path.sameopenfile(sent.fileno(), other.fileno())
+        sent.close()
+    sender.send(b"line")
+    sender.close()
+    messenger.forget_logs()
+    assert receiver in messenger.logs  # there is something left in it
+    receiver.recv(10)
+    messenger.forget_logs()
+    assert messenger.logs == []
     messenger.close()
 
 
