@@ -201,6 +201,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._paused = self._window_full or self._socket_full or self._keys_awaited
         if self._paused:
             self._watch_progress()
+        else:
+            self._held_before = 0  # some of it was taken, even if as much is held again later
         if self._sftp is None:
             return
         if self._paused:

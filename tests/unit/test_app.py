@@ -49,6 +49,7 @@ from sftp_gateway.share_folders import look_at
 from sftp_gateway.vfs.beneath import open_folder
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
+from tests.support.sftp_wire import encode_init, encode_open, encode_read
 
 
 @pytest.fixture
@@ -591,3 +592,30 @@ async def test_thousands_of_open_files_are_released_in_time_slices_before_the_se
     events = [event["event"] for event in running.events()]
     assert events.count("file_closed") == 1000
     assert events[-1] == "session_end"
+
+
+@pytest.mark.parametrize("pause", [0.02, None])
+async def test_a_client_is_given_up_when_it_takes_nothing_and_not_when_it_takes_little(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, pause: float | None
+) -> None:
+    monkeypatch.setattr("sftp_gateway.server.channel._STALL_TIMEOUT", 0.2)
+    (folder / "shared/models/big.bin").write_bytes(bytes(64 * 1024))
+    running = await start()
+    async with await running.connect() as connection:
+        writer, reader, _ = await connection.open_session(
+            subsystem="sftp", encoding=None, window=64 * 1024
+        )
+        asked = [encode_init(), encode_open(1, b"models/big.bin")]
+        asked += [encode_read(number, bytes(4), 0, 64 * 1024) for number in range(100)]
+        writer.write(b"".join(asked))
+        taken = 0
+        if pause is None:
+            while running.metric("sftp_gateway_open_handles") or not taken:
+                taken += running.metric("sftp_gateway_open_handles") > 0
+                await asyncio.sleep(0.01)
+            return
+        while taken < 100 * 64 * 1024:
+            piece = await reader.read(64 * 1024)
+            assert piece, f"cut off after {taken} bytes"
+            taken += len(piece)
+            await asyncio.sleep(pause)
