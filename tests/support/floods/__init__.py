@@ -1,0 +1,1 @@
+"""Hostile clients as a family: floods of every message, in every phase of a connection."""

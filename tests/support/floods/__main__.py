@@ -1,0 +1,208 @@
+"""`python -m tests.support.floods`: all kinds of floods, with figures; see scripts/floods."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests.support.floods.arena import MOST_BETWEEN, Arena, Result, flooded
+from tests.support.floods.kinds import Kind, kinds
+from tests.support.floods.phases import PHASES
+from tests.support.floods.victim import VictimError
+
+#: Requests of the victim without any flood, in each phase; and with each flood, at the least.
+_QUIET_SAMPLES, _SAMPLES = 5000, 300
+
+#: How many times as long as when all is quiet a request may take, 99 of 100 times.
+_MOST_RATIO = 10.0
+
+#: What is done for the attacker until a kind is left, in requests of the victim's.
+_WORK = 100 * MOST_BETWEEN
+
+
+@dataclass(frozen=True, slots=True)
+class _Latencies:
+    """Percentiles and the longest, in milliseconds."""
+
+    p50: float
+    p99: float
+    longest: float
+
+    @classmethod
+    def of(cls, latencies: Sequence[float], every: float) -> _Latencies:
+        """Of requests one of which comes `every` so many seconds.
+
+        The victim asks when it was answered, so it would ask but once while a worker is frozen:
+        whoever else asks meanwhile waits for the rest of that time.
+        """
+        waits = sorted(
+            max(latency - waited * every, 0.0)
+            for latency in latencies
+            for waited in range(1 + int(latency / every))
+        )
+        last = len(waits) - 1
+        return cls(*(1000 * waits[last * each // 100] if waits else 0.0 for each in (50, 99, 100)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A flood; the victim's latencies without it, and with it."""
+
+    flood: Result
+    quiet: _Latencies
+    flooded: _Latencies
+
+    @property
+    def ratio(self) -> float:
+        """Of the 99th percentiles."""
+        return self.flooded.p99 / self.quiet.p99
+
+    def complaints(self) -> Iterator[str]:
+        yield from self.flood.complaints()
+        if self.ratio > _MOST_RATIO:
+            yield f"{self.ratio:.0f} times as long"
+
+
+@dataclass(slots=True)
+class _Run:
+    """What came of all floods; `harm` is what gateways were left with."""
+
+    measured: list[_Measured] = field(default_factory=list)
+    harm: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.harm and not any(list(each.complaints()) for each in self.measured)
+
+
+def run(chosen: Sequence[Kind], *, packets: int, folder: Path) -> _Run:
+    """Flood, phase by phase, each with a gateway of its own; a new one if its victim is lost."""
+    done = _Run()
+    for name, group in itertools.groupby(chosen, lambda kind: kind.phase):
+        phase = next(phase for phase in PHASES if phase.name == name)
+        left = list(group)
+        while left:
+            of_gateway = Path(tempfile.mkdtemp(dir=folder))
+            with flooded(of_gateway, renews_keys=phase.renews_keys) as arena:
+                for each in _flood_all(arena, left, packets=packets):
+                    done.measured.append(each)
+                    _tell(each, len(done.measured), len(chosen))
+                done.harm += [f"{name}: {harm}" for harm in arena.harm()]
+    return done
+
+
+def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Measured]:
+    """Take kinds off `left` until there are none, or the victim is lost."""
+    latencies = arena.measure_quiet(_QUIET_SAMPLES)
+    every = statistics.median(latencies)
+    quiet = _Latencies.of(latencies, every)
+    while left and not arena.broken:
+        kind = left.pop(0)
+        try:
+            flood = arena.judged(kind, work=_WORK, packets=packets, least=_SAMPLES)
+        except (VictimError, EOFError, ConnectionError) as error:
+            flood = Result(kind=kind, reached=False, outcome=f"the victim or attacker: {error}")
+        yield _Measured(
+            flood=replace(flood, latencies=()),
+            quiet=quiet,
+            flooded=_Latencies.of(flood.latencies, every),
+        )
+
+
+def _tell(measured: _Measured, number: int, of: int) -> None:
+    flood, complaints = measured.flood, "; ".join(measured.complaints())
+    print(
+        f"{number:6,}/{of:,} {measured.ratio:7.1f} {flood.most_between:9,.0f} "
+        f"{flood.memory / 1024:6.1f} MiB  {flood.kind}: {flood.outcome}"
+        f"{f'  <- {complaints}' if complaints else ''}",
+        file=sys.stderr,
+    )
+
+
+def summary(measured: Sequence[_Measured]) -> Iterator[str]:
+    """A table with a line for each phase: its worst."""
+    yield (
+        "| phase | kinds | quiet p50, ms | p99 | worst p99 in a flood | longest "
+        "| ratio | of | memory, MiB "
+        "| the attackers |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|---|"
+    for name, group in itertools.groupby(measured, lambda each: each.flood.kind.phase):
+        each = list(group)
+        worst = max(each, key=lambda one: one.ratio)
+        kind, quiet = worst.flood.kind, worst.quiet
+        ends = Counter(_end(one.flood) for one in each)
+        yield (
+            f"| {name} | {len(each):,} | {quiet.p50:.2f} | {quiet.p99:.2f} "
+            f"| {worst.flooded.p99:.2f} | {worst.flooded.longest:.2f} | {worst.ratio:.1f} "
+            f"| {kind.family}: {_shown(kind)} | {max(one.flood.memory for one in each) / 1024:.1f} "
+            f"| {', '.join(f'{count} {end}' for end, count in ends.most_common())} |"
+        )
+
+
+def details(measured: Iterable[_Measured]) -> Iterator[str]:
+    """A table with a line for each kind."""
+    yield (
+        "| phase | family | message | packets | quiet p99, ms | p50 | p99 | longest | ratio "
+        "| most between | memory, MiB | the attacker | |"
+    )
+    yield "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|"
+    for each in measured:
+        flood, kind = each.flood, each.flood.kind
+        yield (
+            f"| {kind.phase} | {kind.family} | {_shown(kind)} | {flood.packets:,} "
+            f"| {each.quiet.p99:.2f} | {each.flooded.p50:.2f} | {each.flooded.p99:.2f} "
+            f"| {each.flooded.longest:.2f} | {each.ratio:.1f} | {flood.most_between:,.0f} "
+            f"| {flood.memory / 1024:.1f} | {flood.outcome} | {'; '.join(each.complaints())} |"
+        )
+
+
+def _shown(kind: Kind) -> str:
+    return kind.name + (f", {kind.how}" if kind.how else "")
+
+
+def _end(flood: Result) -> str:
+    return flood.outcome.partition(":")[0].partition(",")[0]
+
+
+def main() -> int:
+    """Flood, and print; 1 if anything is not as it has to be."""
+    options = _parser().parse_args()
+    chosen = [kind for kind in kinds() if all(word in str(kind) for word in options.only)]
+    with tempfile.TemporaryDirectory(prefix="sftp-floods-") as name:
+        done = run(chosen, packets=options.packets, folder=Path(name))
+    lines = [*summary(done.measured), *(f"\n{harm}" for harm in done.harm)]
+    print("\n".join(lines))
+    if options.out:
+        options.out.write_text("\n".join([*lines, "", *details(done.measured), ""]))
+    return 0 if done.good else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/floods",
+        description="Floods a gateway with every message in every phase, while another user works.",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help='kinds whose names have all of these in them, such as "before login:" IGNORE',
+    )
+    parser.add_argument(
+        "--packets", type=int, default=200_000, help="of a kind at the most (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="where to write a line for each kind, in Markdown")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,340 @@
+"""Floods a gateway while another user works on it, and measures what that user is left with.
+
+Three processes beside the gateway's: an attacker, a victim (stock `ssh`), and this one, which asks
+through the victim and watches. Both clients are served by the one worker there is.
+
+What is asserted is work, and not time: how much processor time the worker spends between a request
+of the victim and its answer, in units of what one such request costs it when all is quiet. That
+does not depend on how fast the machine is, nor on how busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from benchmarks.processes import family, memory
+from tests.support.floods.attacker import Attacker, Report
+from tests.support.floods.kinds import Kind
+from tests.support.floods.message import Login
+from tests.support.floods.sftp import FILES
+from tests.support.floods.victim import Victim, VictimError
+from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.keys import make_key, public_line
+
+#: What a worker may do between a request of one client and its answer, for all others there are, in
+#: requests of that client's which it could have served instead.
+MOST_BETWEEN = 300
+
+#: KiB that one client may have the gateway hold: what its sessions may (docs/security.md), and
+#: what the allocator makes of it.
+ONE_CLIENT = 36 * 1024
+
+#: KiB by which all processes may have grown behind all floods: Python does not give back all.
+LEFT_BEHIND = 40 * 1024
+
+#: How often a flood is tried at the most. Once a machine that is busy elsewhere may be late with
+#: the victim; what the gateway itself does, it does again.
+_TRIES = 3
+
+#: A hash of nobody's password that takes as long as the default ones do, and less memory.
+_PASSWORD_HASH = "$argon2id$v=19$m=4096,t=16,p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43
+
+#: Requests of the victim in a row, of little cost, after which there is nothing left to be done
+#: for the attacker; and how many times as much as usual is little.
+_QUIET, _LITTLE = 20, 5
+
+#: Seconds in which a worker's idleness shows, and after which it is no longer waited for.
+_PAUSE, _PATIENCE = 0.002, 10.0
+
+#: Looks at an attack, each behind so many quiet requests, until one that is taken slowly is left.
+_LOOKS = 50
+
+#: Turns of a message in the first burst, and how many times more there are in the next at most.
+_FIRST, _GROWTH = 8, 64
+
+#: Requests of the victim to find out what one costs.
+_SAMPLES = 500
+
+_HEALTH_INTERVAL = 0.25
+
+#: Characters that are shown of what the server says at the end.
+_WORDS = 60
+
+
+class _FloodedGateway(Gateway):
+    """One worker, and three users: of the victim, of the attacker, and one who has a password."""
+
+    def __init__(self, folder: Path, *, renews_keys: bool = False) -> None:
+        share = folder / "data/share"
+        fill(share, FILES)
+        users = "".join(f'[users.{name}]\nshares = ["share"]\n' for name in ("victim", "attacker"))
+        config = f"""
+            workers = 1
+            {"rekey_limit = 1048576" if renews_keys else ""}
+            [shares.share]
+            path = "{share}"
+            {users}
+            [users.typist]
+            shares = ["share"]
+            password_hash = "{_PASSWORD_HASH}"
+        """
+        super().__init__(folder, config)
+        self.keys = {}
+        for user in ("victim", "attacker"):
+            self.keys[user] = make_key(folder / user, "ed25519")
+            self.authorize(user, public_line(self.keys[user]))
+
+    @property
+    def worker(self) -> int:
+        return int(self.events("worker_started")[-1]["pid"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a flood.
+
+    `most_between` is what the worker did between a request of the victim and its answer, at the
+    most, and `work` what it did for the attacker in all: in requests of the victim's that it could
+    have served instead. `memory` is KiB by which all processes grew at their peaks; `latencies` are
+    the victim's, in seconds.
+    """
+
+    kind: Kind
+    most_between: float = 0.0
+    work: float = 0.0
+    memory: int = 0
+    packets: int = 0
+    sent: int = 0
+    outcome: str = ""
+    reached: bool = True
+    crashed: bool = False
+    latencies: Sequence[float] = ()
+
+    def complaints(self) -> Iterator[str]:
+        """What is not as it has to be."""
+        if not self.reached:
+            yield self.outcome
+        if self.crashed:
+            yield "an error that nobody handles"
+        if self.most_between > MOST_BETWEEN:
+            yield f"the victim waits while {self.most_between:,.0f} requests could be served"
+        if self.memory > ONE_CLIENT:
+            yield f"{self.memory:,} KiB of memory"
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What was seen while the victim worked: processor time of the worker, and latencies."""
+
+    spent: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+class Arena:
+    """A gateway, a victim that works on it, and an attacker's process."""
+
+    def __init__(self, gateway: _FloodedGateway) -> None:
+        self.gateway = gateway
+        self.unhealthy: list[str] = []
+        self.broken = False
+        self._login = Login(gateway.port, gateway.keys["attacker"])
+        self._worker = gateway.worker
+        self._clock = _clock_of(self._worker)
+        self._victim = Victim(gateway, gateway.keys["victim"])
+        self._attacker = Attacker()
+        self._over = threading.Event()
+        self._health = threading.Thread(target=self._watch_health)
+        self._health.start()
+        self.cost = 0.0
+        self.measure_quiet()
+        self._resting = memory(gateway.pids[0]).anonymous
+
+    def close(self) -> None:
+        """End both clients."""
+        self._over.set()
+        self._health.join()
+        self._attacker.close()
+        self._victim.close()
+
+    def judged(self, kind: Kind, *, work: float, packets: int, least: int = 0) -> Result:
+        """As `flood`, but again where it is not sure that the gateway was the reason."""
+        for _ in range(_TRIES):
+            try:
+                result = self.flood(kind, work=work, packets=packets, least=least)
+            except (VictimError, EOFError, ConnectionError):
+                self.broken = True
+                raise
+            if not MOST_BETWEEN < result.most_between < 10 * MOST_BETWEEN:
+                break
+        return result
+
+    def flood(self, kind: Kind, *, work: float, packets: int, least: int = 0) -> Result:
+        """Flood until `work` is done or `packets` are sent, or nothing more comes of it.
+
+        `least` is how often the victim asks at least. Raises VictimError if it is not served.
+        """
+        members = family(self.gateway.pids[0])
+        before = sum(map(_begin_peak, members))
+        errors = self.gateway.folder / "stderr.log"
+        said = errors.stat().st_size
+        if reason := self._attacker.reach(kind, self._login):
+            return Result(kind=kind, reached=False, outcome=f"not reached: {reason}")
+        watched = _Watched()
+        report = self._attack(watched, work, packets)
+        enough = self._work(watched) >= work
+        self._attacker.end_connection()
+        self._ask_until_quiet(watched)
+        while len(watched.spent) < least:
+            self._ask(watched)
+        return Result(
+            kind=kind,
+            most_between=max(watched.spent) / self.cost,
+            work=self._work(watched),
+            memory=sum(map(_peak, members)) - before,
+            packets=report.packets,
+            sent=report.sent,
+            outcome=_outcome(report, self._attacker.last_words(), enough=enough),
+            crashed=b"Traceback" in _behind(errors, said),
+            latencies=sorted(watched.latencies),
+        )
+
+    def measure_quiet(self, samples: int = _SAMPLES) -> Sequence[float]:
+        """The victim's latencies while nobody else is there; what a request costs comes of it."""
+        watched = _Watched()
+        for _ in range(samples):
+            self._ask(watched)
+        self.cost = statistics.median(watched.spent)
+        return sorted(watched.latencies)
+
+    def harm(self) -> Iterator[str]:
+        """What is not as before all floods, once the attacker is gone."""
+        for name in ("sftp_gateway_connections", "sftp_gateway_open_handles"):
+            only_the_victims = partial(self._is_one, name)
+            with contextlib.suppress(AssertionError):
+                wait_for(only_the_victims, "the attacker's to end")
+            if not only_the_victims():
+                yield f"{name} is {self.gateway.metric(name):.0f}"
+        if [event["pid"] for event in self.gateway.events("worker_started")] != [self._worker]:
+            yield "another worker was started"
+        if self.unhealthy:
+            yield f"/healthz, {len(self.unhealthy)} times: {self.unhealthy[0]}"
+        grown = memory(self.gateway.pids[0]).anonymous - self._resting
+        if grown > LEFT_BEHIND:
+            yield f"{grown:,} KiB more than before"
+
+    def _is_one(self, name: str) -> bool:
+        return self.gateway.metric(name) == 1
+
+    def _attack(self, watched: _Watched, work: float, packets: int) -> Report:
+        """Bursts that become longer, until one of them was enough."""
+        turns = _FIRST
+        while True:
+            more = self._attacker.burst(turns)
+            report = self._watch(watched, work=work)
+            done, left = self._work(watched), packets - report.packets
+            if report.ended or report.untaken or not more or done >= work or left <= 0:
+                return report
+            turns = min(left, int(turns * min(_GROWTH, max(2, work / max(done, 1)))))
+
+    def _watch(self, watched: _Watched, *, work: float) -> Report:
+        """Let the victim work until there is nothing to be done for the attacker any more."""
+        report: Report | None = None
+        for _ in range(_LOOKS):
+            before, report = report, self._attacker.report()
+            same = before is not None and before.untaken == report.untaken
+            if (report.begun and (same or not report.untaken)) or self._work(watched) >= work:
+                break
+            self._ask_until_quiet(watched, work)
+        assert report is not None
+        return report
+
+    def _ask_until_quiet(self, watched: _Watched, work: float = float("inf")) -> None:
+        quiet = 0
+        deadline = time.monotonic() + _PATIENCE
+        while self._work(watched) < work and time.monotonic() < deadline:
+            self._ask(watched)
+            quiet = quiet + 1 if watched.spent[-1] < _LITTLE * self.cost else 0
+            if quiet >= _QUIET and self._is_idle():
+                break
+
+    def _is_idle(self) -> bool:
+        """Whether the worker does nothing, also not on another thread, while nobody asks it."""
+        worked = time.clock_gettime(self._clock)
+        time.sleep(_PAUSE)
+        return time.clock_gettime(self._clock) - worked < _PAUSE / 4
+
+    def _ask(self, watched: _Watched) -> None:
+        worked, started = time.clock_gettime(self._clock), time.perf_counter()
+        self._victim.ask()
+        watched.latencies.append(time.perf_counter() - started)
+        watched.spent.append(time.clock_gettime(self._clock) - worked)
+
+    def _work(self, watched: _Watched) -> float:
+        """What was done beside the victim's requests."""
+        return sum(watched.spent) / self.cost - len(watched.spent)
+
+    def _watch_health(self) -> None:
+        while not self._over.wait(_HEALTH_INTERVAL):
+            try:
+                status, said = self.gateway.http("/healthz")
+            except OSError as error:
+                status, said = 0, str(error)
+            if status != 200:
+                self.unhealthy.append(f"{status} {said.strip()}")
+
+
+@contextlib.contextmanager
+def flooded(folder: Path, *, renews_keys: bool = False) -> Iterator[Arena]:
+    """An arena with a gateway of its own in `folder`."""
+    gateway = _FloodedGateway(folder, renews_keys=renews_keys)
+    try:
+        gateway.start()
+        arena = Arena(gateway)
+        try:
+            yield arena
+        finally:
+            arena.close()
+    finally:
+        gateway.close()
+
+
+def _clock_of(pid: int) -> int:
+    """The clock of a process's processor time, as clock_getcpuclockid(3) makes it."""
+    return (~pid << 3) | 2
+
+
+def _begin_peak(pid: int) -> int:
+    """Let the peak of a process's memory begin now (proc(5), clear_refs); KiB that it has."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _peak(pid)
+
+
+def _peak(pid: int) -> int:
+    """KiB that a process had at the most since then; 0 if it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0
+
+
+def _behind(log: Path, start: int) -> bytes:
+    with open(log, "rb") as file:
+        file.seek(start)
+        return file.read()
+
+
+def _outcome(report: Report, words: str, *, enough: bool) -> str:
+    if report.ended:
+        return f"ended: {words[:_WORDS]}" if words else "ended"
+    if enough:
+        return "enough was done for it"
+    return f"held up, {report.untaken:,} bytes not read" if report.untaken else "read"

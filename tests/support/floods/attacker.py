@@ -1,0 +1,265 @@
+"""The attacker of a flood, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import selectors
+import socket
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.support import raw_ssh
+from tests.support.floods.kinds import Kind
+from tests.support.floods.message import Login, Message, Reached
+from tests.support.gateway import REPOSITORY
+
+#: Bytes of a burst at the most: it is made before it is written.
+_MOST_BYTES = 32 * 1024 * 1024
+
+_SIOCOUTQNSD = 0x894B
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Sealed packets; `used_up`: the window has no room for more."""
+
+    turns: int
+    packets: int
+    sealed: bytes
+    used_up: bool = False
+
+
+def burst(reached: Reached, message: Message, *, start: int, count: int, most: int) -> Burst:
+    """Seal `count` turns from `start` on, or fewer if they come to `most` bytes."""
+    payloads = message.payloads
+    assert payloads is not None
+    room = {channel.theirs: channel for channel in reached.client.channels.values()}
+    sealed: list[bytes] = []
+    size = turns = 0
+    while turns < count and size < most:
+        for payload in payloads(reached, start + turns):
+            if message.within_window and (channel := room.get(int.from_bytes(payload[1:5], "big"))):
+                if channel.window < len(payload) - 9:
+                    return Burst(turns, len(sealed), b"".join(sealed), used_up=True)
+                channel.window -= len(payload) - 9
+            sealed.append(reached.client.seal(payload))
+            size += len(sealed[-1])
+        turns += 1
+    return Burst(turns, len(sealed), b"".join(sealed))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an attack stands: what was written, and how much of it the server has not read."""
+
+    begun: bool
+    packets: int
+    sent: int
+    untaken: int
+    ended: bool
+
+
+class _Attack:
+    """One connection of the attacker, in the attacker's process."""
+
+    def __init__(self, kind: Kind, login: Login) -> None:
+        self._message, self._reads = kind.message, kind.reached_in.reads
+        self._reached: Reached = kind.reached_in.reach(login)
+        self.socket = self._reached.client.socket
+        self._turns = self._exchanges = self._packets = self._sent = 0
+        self._unsent = memoryview(b"")
+        self._received: list[bytes] = []
+        self._begun = self.ended = False
+        self._words = ""
+        if self._message.exchange is None:
+            self.socket.setblocking(False)
+
+    @property
+    def wanted(self) -> int:
+        """What to wait for at the socket, as selectors name it."""
+        if self.ended:
+            return 0
+        writes = selectors.EVENT_WRITE if self._unsent or self._exchanges else 0
+        return writes | (selectors.EVENT_READ if self._reads else 0)
+
+    # Orders
+
+    def burst(self, turns: int) -> bool:
+        """Make packets, to be written from now on; whether there can be more after them."""
+        self._begun = False
+        if self._message.exchange is not None:
+            self._exchanges = turns
+            return True
+        made = burst(self._reached, self._message, start=self._turns, count=turns, most=_MOST_BYTES)
+        self._turns += made.turns
+        self._packets += made.packets
+        self._unsent = memoryview(made.sealed)
+        return not made.used_up
+
+    def report(self) -> Report:
+        untaken = len(self._unsent) + self._exchanges
+        if not self.ended:
+            untaken += _outgoing(self.socket) + _incoming(self.socket)
+        return Report(self._begun or self.ended, self._packets, self._sent, untaken, self.ended)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.socket.close()
+        self.ended = True
+
+    def last_words(self) -> str:
+        """What the server said last, if it was a DISCONNECT."""
+        if self._message.exchange is not None:
+            return self._words
+        last = self._reached.client.last_words(b"".join(self._received))
+        return raw_ssh.disconnect_reason(last) if last[:1] == b"\1" else ""
+
+    # In between
+
+    def step(self) -> None:
+        """Write, and take what is answered."""
+        if self._exchanges:
+            self._exchange()
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._write()
+        if self._reads or self.ended:
+            with contextlib.suppress(BlockingIOError):
+                self._read()
+
+    def _write(self) -> None:
+        if self._unsent:
+            try:
+                sent = self.socket.send(self._unsent)
+            except ConnectionError:
+                self.ended = True
+                return
+            self._begun = True
+            self._sent += sent
+            self._unsent = self._unsent[sent:]
+
+    def _read(self) -> None:
+        try:
+            data = self.socket.recv(1 << 20)
+        except ConnectionError:
+            data = b""
+        self.ended |= not data
+        self._received.append(data)
+
+    def _exchange(self) -> None:
+        exchange = self._message.exchange
+        assert exchange is not None
+        self._begun = True
+        self._exchanges -= 1
+        self._packets += 3
+        try:
+            exchange(self._reached.client)
+        except (raw_ssh.SshError, OSError) as error:
+            self.ended, self._words = True, str(error)
+
+
+def _outgoing(connection: socket.socket) -> int:
+    """Bytes that were not sent to the peer's kernel (linux/sockios.h).
+
+    SIOCOUTQ has those too that are not acknowledged, which may take 40 ms.
+    """
+    return int(struct.unpack("i", fcntl.ioctl(connection, _SIOCOUTQNSD, bytes(4)))[0])
+
+
+def _incoming(connection: socket.socket) -> int:
+    """Bytes that the peer's kernel has, and the peer has not read (proc(5))."""
+    try:
+        ours, theirs = connection.getsockname()[1], connection.getpeername()[1]
+    except OSError:  # it is gone
+        return 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues = line.split()[:5]
+        if int(local[-4:], 16) == theirs and int(remote[-4:], 16) == ours:
+            return int(queues.partition(":")[2], 16)
+    return 0
+
+
+def serve(descriptor: int) -> None:
+    """Do what is ordered, a method's name and its arguments, and attack meanwhile."""
+    orders: Connection[Any, Any] = Connection(descriptor)
+    attack: _Attack | None = None
+    while True:
+        busy = attack is not None and attack.wanted
+        with selectors.DefaultSelector() as selector:
+            selector.register(orders, selectors.EVENT_READ)
+            if attack is not None and busy:
+                selector.register(attack.socket, busy)
+            ready = {key.fileobj for key, _ in selector.select()}
+        if orders not in ready:
+            assert attack is not None
+            attack.step()
+            continue
+        try:
+            word, *arguments = orders.recv()
+        except EOFError:
+            return
+        if word == "reach":
+            try:
+                attack = _Attack(*arguments)
+            except (raw_ssh.SshError, OSError) as error:
+                attack = None
+                orders.send(str(error) or type(error).__name__)
+            else:
+                orders.send(None)
+        else:
+            orders.send(getattr(attack, word)(*arguments))
+
+
+class Attacker:
+    """The process, as seen by the one that gives it orders."""
+
+    def __init__(self) -> None:
+        self._orders, theirs = Pipe()
+        command = f"from tests.support.floods.attacker import serve; serve({theirs.fileno()})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", command],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+
+    def reach(self, kind: Kind, login: Login) -> str | None:
+        """Bring a connection to the phase of a kind; why it could not, if it could not."""
+        reason: str | None = self._order("reach", kind, login)
+        return reason
+
+    def burst(self, turns: int) -> bool:
+        """Send so many turns of the message; whether there can be more after them."""
+        return bool(self._order("burst", turns))
+
+    def report(self) -> Report:
+        """How the attack stands."""
+        report = self._order("report")
+        assert isinstance(report, Report)
+        return report
+
+    def end_connection(self) -> None:
+        """End the connection, whatever is under way."""
+        self._order("close")
+
+    def last_words(self) -> str:
+        """What the server said last, if it was a DISCONNECT."""
+        return str(self._order("last_words"))
+
+    def close(self) -> None:
+        """End the process."""
+        self._orders.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _order(self, *words: Any) -> Any:
+        self._orders.send(words)
+        return self._orders.recv()

@@ -1,0 +1,127 @@
+"""The kinds of floods: each message in each phase, well-formed and malformed.
+
+They are the product of tables, so that a new message, or a new phase, is one row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tests.support import raw_ssh as ssh
+from tests.support.floods.message import Message, Reached
+from tests.support.floods.messages import MANY_SIGNATURES, MESSAGES
+from tests.support.floods.phases import PHASES, Phase
+from tests.support.sftp_wire import string
+
+#: What is done to the contents of a message, behind the byte that says what it is.
+MALFORMED: dict[str, Callable[[bytes], bytes]] = {
+    "nothing but its number": lambda contents: b"",
+    "cut": lambda contents: contents[: len(contents) // 2],
+    "with 1,000 bytes too many": lambda contents: contents + bytes(1000),
+    "with a length that is too great": lambda contents: b"\xff" * 4 + contents[4:],
+    "with zeros": lambda contents: bytes(len(contents)),
+}
+
+
+#: Messages that begin with a channel's number, which stays as it is.
+_TO_A_CHANNEL = range(ssh.MSG_CHANNEL_OPEN_CONFIRMATION, ssh.MSG_CHANNEL_FAILURE + 1)
+
+
+def malformed(message: Message, how: str) -> Message:
+    """`message`, each payload spoilt; of what SFTP sends, each request."""
+    spoil, whole = MALFORMED[how], message.payloads
+    assert whole is not None
+
+    def spoilt(payload: bytes) -> bytes:
+        if message.within_window:  # CHANNEL_DATA of SFTP: recipient, length, then its packet
+            to_channel, packet = payload[:5], payload[9:]
+            return to_channel + string(string(packet[4:5] + spoil(packet[5:])))
+        head = 5 if payload[0] in _TO_A_CHANNEL else 1
+        return payload[:head] + spoil(payload[head:])
+
+    def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
+        return [spoilt(payload) for payload in whole(reached, turn)]
+
+    return replace(message, name=f"{message.name}, {how}", payloads=payloads)
+
+
+_PHASES = {phase.name: phase for phase in PHASES}
+_MESSAGES = {(message.family, message.name): message for message in MESSAGES}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One flood, by names, which another process can look up. `how` it is malformed, if it is."""
+
+    phase: str
+    family: str
+    name: str
+    how: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.phase}: {self.family}: {self.name}" + (f", {self.how}" if self.how else "")
+
+    @property
+    def reached_in(self) -> Phase:
+        return _PHASES[self.phase]
+
+    @property
+    def message(self) -> Message:
+        message = _MESSAGES[self.family, self.name]
+        return malformed(message, self.how) if self.how else message
+
+
+def kinds() -> Iterator[Kind]:
+    """All of them."""
+    for phase, message in itertools.product(PHASES, MESSAGES):
+        if _can_be_sent(message, phase):
+            for how in (None, *MALFORMED) if message.payloads else (None,):
+                yield Kind(phase.name, message.family, message.name, how)
+
+
+def _can_be_sent(message: Message, phase: Phase) -> bool:
+    return message.exchange is None or phase.exchanges
+
+
+#: Where the short form sends all messages of a family, once as they are and once malformed.
+_HOMES = {
+    "transport": "before login",
+    "key exchange": "before login",
+    "userauth": "before login",
+    "SFTP": "compressed",
+}
+_HOME = "with channels"
+
+#: Of how many messages the short form sends one in each other phase.
+_SPARSE = 10
+
+#: What has frozen a worker once, or filled its memory, where that was. The short form leaves none
+#: of them out, and sends as much of them as the long one.
+KNOWN = frozenset(
+    {
+        Kind("before login", "transport", "IGNORE"),
+        Kind("with channels", "global requests", "tcpip-forward, reply wanted"),
+        Kind("with channels", "channel opens", "direct-tcpip"),
+        Kind("with channels", "SFTP, packed", "LSTAT"),
+        Kind("in a key exchange", "channel opens", "direct-tcpip"),
+        Kind("compressed", "global requests", MANY_SIGNATURES),
+        Kind("with packets of a byte", "SFTP", "READ of 256 KiB"),
+    }
+)
+
+
+def short_form() -> Iterator[Kind]:
+    """Some of the kinds: each message, each phase and each way to be malformed."""
+    ways = itertools.cycle(MALFORMED)
+    for number, message in enumerate(MESSAGES):
+        home = _HOMES.get(message.family, _HOME)
+        for turn, phase in enumerate(PHASES):
+            kind = Kind(phase.name, message.family, message.name)
+            if phase.name == home:
+                yield kind
+                if message.payloads:
+                    yield replace(kind, how=next(ways))
+            elif (kind in KNOWN or (number + turn) % _SPARSE == 0) and _can_be_sent(message, phase):
+                yield kind

@@ -1,0 +1,58 @@
+"""A message that a client floods a server with, and the connection that it is sent on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.raw_ssh import RawSsh
+from tests.support.sftp_wire import uint32
+
+NO, YES = b"\0", b"\1"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where the attacker connects, and as whom. `typist` is a user who has a password."""
+
+    port: int
+    private: Path
+    user: str = "attacker"
+    typist: str = "typist"
+
+
+@dataclass(slots=True)
+class Reached:
+    """A connection in its phase, and what an attacker knows of it."""
+
+    client: RawSsh
+    login: Login
+    channels: list[int] = field(default_factory=lambda: [0])
+    #: The same in every channel.
+    file: bytes = bytes(4)
+    folder: bytes = bytes(4)
+    next_handle: int = 0
+    next_channel: int = 0
+
+    def channel(self, number: int) -> bytes:
+        """The channel of the `number`th packet."""
+        return uint32(self.channels[number % len(self.channels)])
+
+
+#: The payloads of the message's nth turn, of which several make sense only together.
+Payloads = Callable[[Reached, int], Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A row. `within_window`: what it sends as channel data keeps to the server's window.
+
+    `exchange` instead of `payloads` waits for the server each time.
+    """
+
+    family: str
+    name: str
+    payloads: Payloads | None = None
+    within_window: bool = False
+    exchange: Callable[[RawSsh], None] | None = None
