@@ -134,7 +134,8 @@ class Connection(PacketConnection):
 
     def limit_write_buffer(self, high: int | None) -> None:
         """Bytes that may wait there before the sessions are told; None: as many as usual."""
-        self._socket.set_write_buffer_limits(high=high or SOCKET_BUFFER)
+        if not self._socket.is_closing():
+            self._socket.set_write_buffer_limits(high=high or SOCKET_BUFFER)
 
     def pause_writing(self) -> None:
         """The socket has enough to send."""

@@ -27,10 +27,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 #: Seconds of one connection, until the next in the queue has its turn.
-SLICE: Final = 0.001
+SLICE: Final = 0.0005
 
 #: Seconds of all connections in the queue, until the event loop looks at its sockets again.
-TURN: Final = 0.002
+TURN: Final = 0.0005
 
 
 class Loop(Protocol):

@@ -105,17 +105,17 @@ def test_a_turn_is_as_long_however_many_connections_have_more_to_do(
         each.receive()
     before = loop.now
     loop.turn()
-    assert loop.now - before <= TURN + SLICE + cost
+    assert loop.now - before <= TURN + SLICE + 2 * cost
 
 
 def test_everybody_who_has_more_gets_as_much_time() -> None:
-    loop, busy = made((100_000, SLICE / 100), (10_000, SLICE / 10), (10_000, SLICE / 2))
+    loop, busy = made((100_000, SLICE / 100), (10_000, SLICE / 10), (10_000, SLICE / 4))
     for each in busy:
         each.receive()
     for _ in range(300):
         loop.turn()
     times = [each.done * each.cost for each in busy]
-    assert max(times) - min(times) <= 2 * SLICE
+    assert max(times) <= 1.3 * min(times)  # a slice may be too long by one packet
 
 
 def test_an_error_of_one_does_not_stop_the_others() -> None:
