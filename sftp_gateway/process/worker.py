@@ -14,13 +14,16 @@ from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
-from sftp_gateway.process.runner import descriptor_limit, run
+from sftp_gateway.process.runner import descriptor_limit, release_free_memory, run
 from sftp_gateway.server.account import Account
 
 _log = logging.getLogger(__name__)
 
 #: Seconds between two reports of a worker: its metrics, and that it is alive.
 REPORT_INTERVAL: Final = 0.5
+
+#: Seconds between two times that free memory is given back.
+RELEASE_INTERVAL: Final = 10.0
 
 
 class Serving(Protocol):
@@ -70,6 +73,7 @@ class Worker:
         self._unsent: deque[bytes] = deque()
         self._adopting: set[asyncio.Task[None]] = set()
         self._accounts: dict[int, Account] = {}
+        self._some_ended = False
         self._drain = asyncio.Event()
         self._drain_seconds = 0.0
 
@@ -86,12 +90,24 @@ class Worker:
         async with asyncio.TaskGroup() as tasks:
             await serving.start()
             self._tell("ready")
-            reports = tasks.create_task(self._report(serving))
+            background = [
+                tasks.create_task(self._report(serving)),
+                tasks.create_task(self._release_memory()),
+            ]
             await self._drain.wait()
             await serving.drain(self._drain_seconds)
-            reports.cancel()
+            for task in background:
+                task.cancel()
         await asyncio.to_thread(serving.close)
         self._tell("stopped")
+
+    async def _release_memory(self) -> None:
+        """Behind connections that have ended, at most once in an interval."""
+        while True:
+            await asyncio.sleep(RELEASE_INTERVAL)
+            if self._some_ended:
+                self._some_ended = False
+                await asyncio.to_thread(release_free_memory)
 
     async def _report(self, serving: Serving) -> None:
         while True:
@@ -139,6 +155,7 @@ class Worker:
 
         def ended(kind: str | None) -> None:
             del self._accounts[number]
+            self._some_ended = True
             self._tell("ended", number, kind)
 
         account = self._accounts[number] = Account(

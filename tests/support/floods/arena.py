@@ -225,9 +225,13 @@ class Arena:
             yield "another worker was started"
         if self.unhealthy:
             yield f"/healthz, {len(self.unhealthy)} times: {self.unhealthy[0]}"
-        grown = memory(self.gateway.pids[0]).anonymous - self._resting
-        if grown > LEFT_BEHIND:
-            yield f"{grown:,} KiB more than before"
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: self._grown() <= LEFT_BEHIND, "free memory to be given back")
+        if self._grown() > LEFT_BEHIND:
+            yield f"{self._grown():,} KiB more than before"
+
+    def _grown(self) -> int:
+        return memory(self.gateway.pids[0]).anonymous - self._resting
 
     def _is_one(self, name: str) -> bool:
         return self.gateway.metric(name) == 1
