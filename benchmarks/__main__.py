@@ -12,7 +12,7 @@ from types import FrameType
 
 from benchmarks.chart import as_svg
 from benchmarks.markdown import as_markdown
-from benchmarks.peers import GATEWAY, PEERS, REPOSITORY
+from benchmarks.peers import GATEWAY, PEERS, REPOSITORY, GatewayBefore
 from benchmarks.report import Run, as_json, from_json
 from benchmarks.runner import Plan, run
 from benchmarks.workloads import WORKLOADS
@@ -29,8 +29,9 @@ def main() -> int:
     if options.render is not None:
         _draw(from_json(json.loads(options.render.read_text())), options.output or options.render)
         return 0
+    peers = [peer for peer in PEERS if peer.name in (options.peers or [peer.name])]
     plan = Plan(
-        peers=[peer for peer in PEERS if peer.name in (options.peers or [peer.name])],
+        peers=[*peers, GatewayBefore] if options.before else peers,
         workloads=[each for each in WORKLOADS if each.name in (options.only or [each.name])],
         rounds=options.rounds or (1 if options.quick else 5),
         quick=options.quick,

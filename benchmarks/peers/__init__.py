@@ -5,12 +5,11 @@ from benchmarks.peers.gateway import Gateway, GatewayBefore
 from benchmarks.peers.openssh import OpenSsh, OpenSshGcm
 from benchmarks.peers.others import Asyncssh, ProFtpd, Rclone
 
-__all__ = ["BASELINE", "GATEWAY", "PEERS", "REPOSITORY", "Keys", "Peer", "program"]
+__all__ = ["BASELINE", "GATEWAY", "PEERS", "REPOSITORY", "GatewayBefore", "Keys", "Peer", "program"]
 
 #: All peers, in the order of the results' columns.
 PEERS: tuple[type[Peer], ...] = (
     Gateway,
-    GatewayBefore,
     OpenSsh,
     OpenSshGcm,
     Asyncssh,

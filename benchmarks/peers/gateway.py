@@ -54,10 +54,5 @@ class GatewayBefore(Gateway):
     name = "before"
     setup = "the gateway as it was, from another checkout; as set up as the gateway"
 
-    @classmethod
-    def missing(cls) -> str | None:
-        """It takes part only where it is named."""
-        return None if "BENCH_BEFORE" in os.environ else "no checkout is named by --before"
-
     def environment(self) -> Mapping[str, str]:
         return {"PYTHONPATH": os.environ["BENCH_BEFORE"]}

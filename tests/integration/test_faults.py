@@ -334,7 +334,7 @@ def test_a_standard_output_that_nobody_reads(
     """`block` waits and loses nothing; `drop` serves and counts what is lost."""
     gateway = make_gateway(
         SFTP_GATEWAY_ACCESS_LOG__OVERFLOW=overflow,
-        SFTP_GATEWAY_ACCESS_LOG__CAPACITY="100",
+        SFTP_GATEWAY_ACCESS_LOG__CAPACITY="1000",
         SFTP_GATEWAY_ACCESS_LOG__LEVEL="requests",
         SFTP_GATEWAY_WORKERS="1",
         SFTP_GATEWAY_PORT=str(free_port()),
@@ -357,7 +357,8 @@ def test_a_standard_output_that_nobody_reads(
         assert gateway.metric("sftp_gateway_access_log_dropped_total") > 0
     else:
         wait_for(
-            lambda: gateway.metric("sftp_gateway_access_log_queue_depth") >= 100, "a full queue"
+            lambda: gateway.metric("sftp_gateway_access_log_queue_depth") >= 400,
+            "the queue to be as full as one user may make it",
         )
         assert client.poll() is None
         assert gateway.http("/healthz") == (200, "ok\n")
