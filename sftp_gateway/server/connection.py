@@ -50,10 +50,8 @@ _log = logging.getLogger(__name__)
 #: size of 35000 bytes or less". Channels take 32 KiB of data in a packet.
 _MAX_PACKET: Final = 35_000
 
-#: Bytes that are read at once, and those of a connection that wait to be handled over which
-#: nothing more is read: more than the longest packet.
-_READ_BEFORE_LOGIN: Final = 8 * 1024
-_READ: Final = 64 * 1024
+#: Bytes of a connection that wait to be handled over which nothing more is read: more than the
+#: longest packet.
 _MAX_UNHANDLED: Final = 36 * 1024
 
 #: Bytes that wait for the network over which nothing more is read. It is more than sessions ever
@@ -110,7 +108,6 @@ class Connection(PacketConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """As PacketConnection."""
         super().__init__(*arguments, **options)
-        self.read_size = _READ_BEFORE_LOGIN
         self._max_recv_pktlen = _MAX_PACKET
         self._overhead = TokenBucket(
             rate=_OVERHEAD_PER_SECOND, capacity=_OVERHEAD_BURST, now=time.monotonic()
@@ -124,8 +121,12 @@ class Connection(PacketConnection):
         super().connection_made(transport)
 
     def logged_in(self) -> None:
-        """The client is worth more room for what it sends."""
-        self.read_size = _READ
+        """Read as much at once as there is, without a reader that bounds it."""
+        if not self._reading_paused:
+            self._socket.pause_reading()
+        self._socket.set_protocol(self)
+        if not self._reading_paused:
+            self._socket.resume_reading()
 
     @property
     def write_buffer_size(self) -> int:
@@ -155,11 +156,13 @@ class Connection(PacketConnection):
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Bytes of the client."""
         super().data_received(data, datatype)
-        self._balance_reading()
+        if self._writing_paused or self._reading_paused or len(self._inpbuf) > _MAX_UNHANDLED:
+            self._balance_reading()
 
     def _take_turn(self) -> None:
         super()._take_turn()
-        self._balance_reading()
+        if self._writing_paused or self._reading_paused:
+            self._balance_reading()
 
     def _balance_reading(self) -> None:
         """Read no more where too much is left to be handled, or too much was answered.

@@ -262,12 +262,18 @@ class SftpSession:
         self._close_when_answered()
 
     def _serve_backlog(self) -> None:
+        if self._time_slice.waiting and self._backlog:
+            self._channel.wait_turn()
+            return
         while self._backlog and not self._must_wait():
             frame = self._backlog.popleft()
             self._backlog_bytes -= len(frame)
             self._serve(frame)
             if self._outgoing.length >= FLUSH_BYTES:
                 self._flush()
+            if self._backlog and self._time_slice.used_up():
+                self._channel.wait_turn()
+                break
         self._flush()
 
     def _must_wait(self) -> bool:
@@ -276,13 +282,13 @@ class SftpSession:
             or self._owed.count >= MAX_PENDING
             or self._log_congested()
             or (self._bandwidth is not None and self._too_fast(self._bandwidth))
-            or self._turn_is_over()
+            or self._sent_enough()
         )
 
-    def _turn_is_over(self) -> bool:
-        # Bytes are counted over all that one turn of the event loop brings: each of many small
-        # packets of a client is delivered by itself, before the socket can say that it is full.
-        if self._turn_bytes < TURN_BYTES and not self._time_slice.used_up():
+    def _sent_enough(self) -> bool:
+        # Counted over all that one turn of the event loop brings: each of many small packets of a
+        # client is delivered by itself, before the socket can say that it is full.
+        if self._turn_bytes < TURN_BYTES:
             return False
         self._channel.wait_turn()
         return True

@@ -6,37 +6,23 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-#: Bytes that are read at once. All connections share the buffer: what was read is copied out of it
-#: before anything else is read.
-_buffer: Final = memoryview(bytearray(64 * 1024))
-
-
-class Connection(Protocol):
-    """What SocketReader needs of a connection; the methods are those of asyncio.Protocol."""
-
-    #: Bytes to read at once, at most those of the buffer.
-    read_size: int
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...  # noqa: D102
-    def connection_lost(self, exc: Exception | None) -> None: ...  # noqa: D102
-    def data_received(self, data: bytes) -> None: ...  # noqa: D102
-    def eof_received(self) -> bool | None: ...  # noqa: D102
-    def pause_writing(self) -> None: ...  # noqa: D102
-    def resume_writing(self) -> None: ...  # noqa: D102
+#: What is read at once. All connections share it: what was read is copied out before anything else
+#: is read.
+_buffer: Final = memoryview(bytearray(8 * 1024))
 
 
 class SocketReader(asyncio.BufferedProtocol):
-    """Reads from a socket no more at once than its connection wants to hold.
+    """Reads little at once from the socket of a client that has not logged in.
 
-    uvloop hands a plain asyncio.Protocol up to 250 KiB at once, and as much again for as long as
-    the socket has more, before it looks at other sockets.
+    uvloop hands a plain asyncio.Protocol up to 250 KiB at once. That is less work where much comes,
+    and more than a stranger may have us keep.
     """
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: asyncio.Protocol) -> None:
         self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +35,7 @@ class SocketReader(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
-        return _buffer[: self._connection.read_size]
+        return _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read."""

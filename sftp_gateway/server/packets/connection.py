@@ -133,8 +133,9 @@ class PacketConnection(asyncssh.SSHServerConnection):
         if self._transport is not None:
             self._read_on()
 
-    def _recv_data(self) -> None:
-        """Called by asyncssh when something was read."""
+    def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
+        """Bytes of the client."""
+        self._inpbuf += data
         self._reset_keepalive_timer()
         if not self.time_slice.waiting:
             self._read_on()
@@ -156,8 +157,9 @@ class PacketConnection(asyncssh.SSHServerConnection):
         time_slice = self.time_slice
         began = time_slice.begin()
         try:
-            while self._inpbuf and not time_slice.used_up() and self._recv_handler():
-                pass
+            while self._inpbuf and self._recv_handler():
+                if time_slice.used_up():
+                    break
         except asyncssh.DisconnectError as error:
             self._send_disconnect(error.code, error.reason, error.lang)
             self._force_close(error)
@@ -310,7 +312,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
             isinstance(self._recv_encryption, PacketCipher)
             and self._auth_complete
             and self._decompressor is None
-            and not self.exchanging_keys
+            and self._kex is None
+            and self._next_recv_encryption is None
             and not self._open_packets(self._recv_encryption)
         ):
             return False
@@ -322,7 +325,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
         batch, used_up = self._batch, self.time_slice.used_up
-        while end - start >= LENGTH and not used_up():
+        while end - start >= LENGTH and not (start and used_up()):
             seq = self._recv_seq
             length = cipher.length(seq, data[start : start + LENGTH])
             stop = start + LENGTH + length + TAG
