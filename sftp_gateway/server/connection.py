@@ -35,6 +35,7 @@ from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.auth.certificates import is_certificate, read_certificate
 from sftp_gateway.buckets import TokenBucket
 from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
+from sftp_gateway.server.transport import READ_BEFORE_LOGIN
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacket, SSHPacketLogger
@@ -53,6 +54,10 @@ _MAX_PACKET: Final = 35_000
 #: Bytes of a connection that wait to be handled over which nothing more is read: more than the
 #: longest packet.
 _MAX_UNHANDLED: Final = 36 * 1024
+
+#: Bytes that come at once, of a client that is logged in, behind which others have their turn. SFTP
+#: requests are small.
+_FULL_READ: Final = 64 * 1024
 
 #: Bytes that wait for the network over which nothing more is read. It is more than sessions ever
 #: leave there: only answers that have no window, such as those to global requests, come to so much.
@@ -100,6 +105,8 @@ class Connection(PacketConnection):
 
     gateway_owner: Guest
     _reading_paused = False
+    _turn_awaited = False  # before anything more is read
+    _full_read = READ_BEFORE_LOGIN
     _key_exchange_timer: asyncio.TimerHandle | None = None
 
     #: asyncssh looks for a channel's type among its methods: by this name for the type "channel".
@@ -125,6 +132,7 @@ class Connection(PacketConnection):
         if not self._reading_paused:
             self._socket.pause_reading()
         self._socket.set_protocol(self)
+        self._full_read = _FULL_READ
         if not self._reading_paused:
             self._socket.resume_reading()
 
@@ -155,11 +163,24 @@ class Connection(PacketConnection):
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Bytes of the client."""
+        if self._transport is None:  # closed over what came before, in this turn of the loop
+            if not self._socket.is_closing():
+                self._socket.pause_reading()
+            return
         super().data_received(data, datatype)
-        if self._writing_paused or self._reading_paused or len(self._inpbuf) > _MAX_UNHANDLED:
+        if len(data) >= self._full_read:  # and libuv would read on, for 31 times
+            self._turn_awaited = True
+            self.time_slice.wait()
+        if (
+            self._turn_awaited
+            or self._writing_paused
+            or self._reading_paused
+            or len(self._inpbuf) > _MAX_UNHANDLED
+        ):
             self._balance_reading()
 
     def _take_turn(self) -> None:
+        self._turn_awaited = False
         super()._take_turn()
         if self._writing_paused or self._reading_paused:
             self._balance_reading()
@@ -172,8 +193,10 @@ class Connection(PacketConnection):
         """
         if self._transport is None or self._socket.is_closing():
             return
-        wait = len(self._inpbuf) > _MAX_UNHANDLED or (
-            self._writing_paused and self.write_buffer_size > _MAX_UNTAKEN
+        wait = (
+            self._turn_awaited
+            or len(self._inpbuf) > _MAX_UNHANDLED
+            or (self._writing_paused and self.write_buffer_size > _MAX_UNTAKEN)
         )
         if wait != self._reading_paused:
             self._reading_paused = wait

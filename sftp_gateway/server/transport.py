@@ -8,9 +8,11 @@ import socket
 from contextlib import suppress
 from typing import Any, Final
 
-#: What is read at once. All connections share it: what was read is copied out before anything else
-#: is read.
-_buffer: Final = memoryview(bytearray(8 * 1024))
+#: Bytes that are read at once before the login.
+READ_BEFORE_LOGIN: Final = 8 * 1024
+
+#: All connections share it: what was read is copied out before anything else is read.
+_buffer: Final = memoryview(bytearray(READ_BEFORE_LOGIN))
 
 
 class SocketReader(asyncio.BufferedProtocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.support.floods.arena import MOST_BETWEEN, Arena, Result, flooded
-from tests.support.floods.kinds import Kind, kinds
+from tests.support.floods.kinds import Kind, kinds, short_form
 from tests.support.floods.phases import PHASES
 from tests.support.floods.victim import VictimError
 
@@ -175,7 +175,8 @@ def _end(flood: Result) -> str:
 def main() -> int:
     """Flood, and print; 1 if anything is not as it has to be."""
     options = _parser().parse_args()
-    chosen = [kind for kind in kinds() if all(word in str(kind) for word in options.only)]
+    of_all = short_form() if options.short else kinds()
+    chosen = [kind for kind in of_all if all(word in str(kind) for word in options.only)]
     with tempfile.TemporaryDirectory(prefix="sftp-floods-") as name:
         done = run(chosen, packets=options.packets, folder=Path(name))
     lines = [*summary(done.measured), *(f"\n{harm}" for harm in done.harm)]
@@ -196,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="WORD",
         help='kinds whose names have all of these in them, such as "before login:" IGNORE',
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="the kinds of the gate, one of about twenty"
     )
     parser.add_argument(
         "--packets", type=int, default=200_000, help="of a kind at the most (default: %(default)s)"
