@@ -129,6 +129,8 @@ class Connection(PacketConnection):
 
     def logged_in(self) -> None:
         """Read as much at once as there is, without a reader that bounds it."""
+        if self._socket.is_closing():
+            return
         if not self._reading_paused:
             self._socket.pause_reading()
         self._socket.set_protocol(self)
