@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "words", nargs="*", help="only mutations in whose text, file or tests one of these is"
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="mutations that are tried at once (default: %(default)s)",
+    )
     parser.add_argument("--list", action="store_true", help="say what would be done")
     given = parser.parse_args(arguments)
     chosen = [each for each in mutations() if _chosen(each, given.words)]
@@ -101,7 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"without: {mutation.without}", *mutation.tests, sep="\n    ")
         return 0
     with tempfile.TemporaryDirectory(prefix="sftp-gateway-mutate-") as folder:
-        complaints = list(_try(Copy(Path(folder)), chosen))
+        folders = [Path(folder) / str(number) for number in range(given.jobs)]
+        for each in folders:
+            each.mkdir()
+        complaints = list(_try([Copy(each) for each in folders], chosen))
     print(f"{len(chosen)} mutations, {len(complaints)} complaints", *complaints, sep="\n")
     return 1 if complaints or not chosen else 0
 
@@ -111,23 +122,39 @@ def _chosen(mutation: Mutation, words: Sequence[str]) -> bool:
     return not words or any(word in text for word in words)
 
 
-def _try(copy: Copy, chosen: Sequence[Mutation]) -> Iterable[str]:
+def _try(copies: Sequence[Copy], chosen: Sequence[Mutation]) -> Iterable[str]:
     tests = sorted({test for mutation in chosen for test in mutation.tests})
     print(f"{len(tests)} tests as it is", flush=True)
-    failing = [] if not tests or copy.run(*tests)[0] == _PASSED else _failing(copy, tests)
+    failing = [] if not tests or copies[0].run(*tests)[0] == _PASSED else _failing(copies[0], tests)
     yield from (f"{test} does not pass without a mutation" for test in failing)
-    for number, mutation in enumerate(chosen, start=1):
-        if not set(failing).isdisjoint(mutation.tests):
+    free: queue.Queue[Copy] = queue.Queue()
+    for copy in copies:
+        free.put(copy)
+
+    def attempt(mutation: Mutation) -> dict[str, tuple[int, str]]:
+        copy = free.get()
+        try:
+            return copy.attempt(mutation)
+        finally:
+            free.put(copy)
+
+    tried = [each for each in chosen if set(failing).isdisjoint(each.tests)]
+    with ThreadPoolExecutor(len(copies)) as pool:
+        results = zip(tried, pool.map(attempt, tried), strict=True)
+        for number, (mutation, outcomes) in enumerate(results, start=1):
+            print(f"{number}/{len(tried)} without {mutation.without}", flush=True)
+            yield from _complaints(mutation, outcomes)
+
+
+def _complaints(mutation: Mutation, outcomes: dict[str, tuple[int, str]]) -> Iterable[str]:
+    for test, (status, said) in outcomes.items():
+        name = test.partition("::")[2]
+        why = _failure(test, said)
+        if why is not None:
+            print(f"    noticed by {name}: {why}", flush=True)
             continue
-        print(f"{number}/{len(chosen)} without {mutation.without}", flush=True)
-        for test, (status, said) in copy.attempt(mutation).items():
-            name = test.partition("::")[2]
-            why = _failure(test, said)
-            if why is not None:
-                print(f"    noticed by {name}: {why}", flush=True)
-                continue
-            print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
-            yield f"without {mutation.without}: {test} does not fail"
+        print(f"    NOT NOTICED by {name}: pytest's status is {status}", flush=True)
+        yield f"without {mutation.without}: {test} does not fail"
 
 
 def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
