@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
+from asyncssh.packet import UInt32
 
 from sftp_gateway.server import command
 from sftp_gateway.server.handles import FileHandle
@@ -54,10 +56,25 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
             line_history=0, max_line_length=0, encoding=None, errors="strict",
             window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET,
         )  # fmt: skip
+        self._taken = 0  # bytes that the client has not been given room for again
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Handle a message for this channel."""
         return self._conn.admit(super().process_packet, pkttype, pktid, packet)
+
+    def _deliver_data(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Give the session data, and the client room for as much as the session has taken.
+
+        asyncssh gives room for the whole window whenever some data is taken, even if as much as
+        that still waits here for a session that has paused.
+        """
+        self._taken += len(data)
+        if self._taken >= self._init_recv_window // 2:
+            self._recv_window += self._taken
+            self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._taken))
+            self._taken = 0
+        if self._session is not None:
+            self._session.data_received(data, datatype)
 
     def _flush_send_buf(self) -> None:
         """Called by asyncssh when there may be something to send."""

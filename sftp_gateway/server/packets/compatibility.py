@@ -18,7 +18,7 @@ right, until somebody has read the change and put the new digests here
 | a connection, keeping alive         | _keepalive_timer _keepalive_interval _loop              |
 | a channel                           | _send_chan _send_state _send_window _send_pktsize       |
 |                                     | _send_buf _send_buf_len _recv_state _recv_window _conn  |
-|                                     | _session                                                |
+|                                     | _session _init_recv_window                              |
 | a cipher                            | _key _iv _adkey                                         |
 """
 
