@@ -184,3 +184,13 @@ def test_the_log_explains_what_a_mount_reports_at_the_limit(
 def test_a_limit_too_low_for_max_connections_is_reported_at_the_start(gateway: Gateway) -> None:
     _start(gateway, 200)
     assert "warning: 200 open files are enough for" in gateway.stderr
+
+
+def test_the_kernel_has_room_for_all_descriptors_of_a_worker_before_it_serves(
+    gateway: Gateway,
+) -> None:
+    _start(gateway)
+    worker = gateway.events("worker_started")[-1]["pid"]
+    status = Path(f"/proc/{worker}/status").read_text().splitlines()
+    (room,) = (int(line.split()[1]) for line in status if line.startswith("FDSize:"))
+    assert room >= _LIMIT
