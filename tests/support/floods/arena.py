@@ -41,7 +41,7 @@ LEFT_BEHIND = 40 * 1024
 
 #: How often a flood is tried at the most. Once a machine that is busy elsewhere may be late with
 #: the victim; what the gateway itself does, it does again.
-_TRIES = 3
+TRIES = 3
 
 #: A hash of nobody's password that takes as long as the default ones do, and less memory.
 _PASSWORD_HASH = "$argon2id$v=19$m=4096,t=16,p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43
@@ -165,7 +165,7 @@ class Arena:
 
     def judged(self, kind: Kind, *, work: float, packets: int, least: int = 0) -> Result:
         """As `flood`, but again where it is not sure that the gateway was the reason."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             try:
                 result = self.flood(kind, work=work, packets=packets, least=least)
             except (VictimError, EOFError, ConnectionError):
