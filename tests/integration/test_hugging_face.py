@@ -101,7 +101,7 @@ def _with_links() -> list[str]:
     return ["no_contain_symlinks"] if "no_contain_symlinks" in told.stdout + told.stderr else []
 
 
-@pytest.fixture(params=["dereference", "inside"])
+@pytest.fixture(params=["dereference", "auto", "keep"])
 def mount(
     request: pytest.FixtureRequest,
     make_gateway: Callable[..., Gateway],
@@ -112,7 +112,7 @@ def mount(
     gateway = make_gateway(
         f'[shares.".cache/huggingface/hub"]\npath = "{cache}"\nlinks = "{request.param}"\n'
     ).start()
-    options = _with_links() if request.param == "inside" else []
+    options = _with_links() if request.param == "keep" else []
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", *options) as home:
         yield home / ".cache/huggingface/hub"
 
@@ -149,7 +149,7 @@ def test_a_dereferenced_share_shows_no_link_at_all(mount: Path) -> None:
     assert status.st_size == len(FILES["model.safetensors"])
 
 
-@pytest.mark.parametrize("mount", ["inside"], indirect=True)
+@pytest.mark.parametrize("mount", ["keep"], indirect=True)
 def test_a_share_with_its_links_shows_them_relative_and_working(mount: Path) -> None:
     snapshot = mount / FOLDER / "snapshots" / COMMIT
     for name, content in FILES.items():

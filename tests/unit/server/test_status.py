@@ -19,7 +19,7 @@ CASES = [
     (errors.Denied("read_only"), StatusCode.PERMISSION_DENIED, "Permission denied"),
     (errors.Denied("unreadable", hidden=False), StatusCode.PERMISSION_DENIED, "Permission denied"),
     (errors.Denied("special_file", hidden=True), StatusCode.NO_SUCH_FILE, "No such file"),
-    (errors.NotADirectory("/secret"), StatusCode.FAILURE, "Not a directory"),
+    (errors.NotADirectory("/secret"), StatusCode.NO_SUCH_FILE, "Not a directory"),
     (errors.IsADirectory("/secret"), StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink("/secret"), StatusCode.FAILURE, "Not a symbolic link"),
     (errors.InvalidHandle("/secret"), StatusCode.FAILURE, "Invalid handle"),

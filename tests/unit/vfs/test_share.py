@@ -27,14 +27,14 @@ def test_attributes_are_those_of_the_file(either: Share, root: Path) -> None:
     os.utime(root / "file", (1000, 2000))
     (root / "file").chmod(0o750)
     real = (root / "file").stat()
-    shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o554, 1000, 2000)
+    shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o754, 1000, 2000)
     assert either.lstat(b"file", wait=True) == shown
     assert either.stat(b"file", wait=True) == shown
 
 
 def test_the_empty_path_is_the_share_itself(either: Share, root: Path) -> None:
     shown = either.lstat(b"", wait=True)
-    assert shown.mode == stat.S_IFDIR | 0o555
+    assert shown.mode == stat.S_IFDIR | 0o755
     assert shown.mtime == int(root.stat().st_mtime)
     assert shown == either.stat(b"", wait=True)
 
@@ -43,7 +43,7 @@ def test_owner_and_group_are_shown_as_configured(root: Path, finder: Finder) -> 
     share = Share(
         name="share",
         root=root,
-        links=Links.INSIDE,
+        links=Links.KEEP,
         presentation=Presentation(uid=11, gid=12),
         finder=finder,
     )
@@ -178,7 +178,7 @@ def local(folder: Path) -> Share:
     return Share(
         name="share",
         root=folder,
-        links=Links.INSIDE,
+        links=Links.KEEP,
         presentation=Presentation(),
         finder=Openat2(),
     )
