@@ -141,6 +141,28 @@ def test_a_folder_of_5_000_entries_is_listed_whole(either: Share, root: Path) ->
     assert set(found) == names | {b".", b"..", b"inner"}
 
 
+def test_what_the_home_folder_shows_of_a_share_is_what_lstat_shows(
+    share: Share, root: Path
+) -> None:
+    os.utime(root, (1000, 2000))
+    assert share.root_attributes() == share.lstat(b"", wait=True)
+    os.utime(root, (3000, 4000))
+    assert share.root_attributes() == share.lstat(b"", wait=True)
+
+
+def test_what_the_home_folder_shows_of_a_network_share_asks_no_disk(
+    share: Share, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the last check saw, which may hang by now."""
+    share._local = False
+    os.utime(root, (1000, 2000))
+    share.check()
+    seen = share.lstat(b"", wait=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: pytest.fail("asked the disk"))
+        assert share.root_attributes() == seen
+
+
 def test_extra_entries_come_first_and_hide_what_has_their_name(share: Share) -> None:
     shown = Attributes(4096, 0, 0, stat.S_IFDIR | 0o555, 1, 1)
     extra = [Entry(b"file", shown), Entry(b"made up", shown)]
