@@ -71,7 +71,8 @@ class Presentation:
         if shown is None:
             return None
         uid, gid, mode = shown
-        return Attributes(size, uid, gid, mode, int(atime), int(mtime))
+        # As a tuple, os.stat_result has whole seconds.
+        return Attributes(size, uid, gid, mode, atime, mtime)  # type: ignore[arg-type]
 
     def folder(self, time: int) -> Attributes:
         """What is shown for a folder that the gateway makes up, with `time` as its times."""

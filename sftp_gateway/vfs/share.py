@@ -98,6 +98,7 @@ class Share:
         """
         self.name = name
         self.links = links
+        self._dereferenced = links is Links.DEREFERENCE
         self._path = root
         self._presentation = presentation
         self._finder = finder
@@ -168,7 +169,7 @@ class Share:
 
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`; of a link itself, if it is served as one."""
-        if self.links is Links.DEREFERENCE:
+        if self._dereferenced:
             return self.stat(path, wait=wait)
         with self._found(path, follow=False, wait=wait) as pinned:
             shown = self._show(pinned, os.fstat(pinned), wait=wait)
@@ -229,7 +230,10 @@ class Share:
                 raise NotADirectory("not a folder")
             descriptor = reopen(pinned, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            hidden = self._hidden_in(path, descriptor)
+            extra = tuple(extra)
+            hidden = frozenset(entry.name for entry in extra)
+            if b"s--" in path and self.links is not Links.KEEP:
+                hidden |= _hidden_in(path, descriptor)
             scan = os.scandir(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -241,12 +245,11 @@ class Share:
             closed()
 
         # `..` shows the folder itself: what is above a share is nobody's business.
-        extra = tuple(extra)
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
             show=partial(self._show_entry, path, descriptor),
-            hidden=hidden.union(entry.name for entry in extra),
+            hidden=hidden,
             close=close,
         )
 
@@ -336,7 +339,7 @@ class Share:
     def _show_entry(self, path: bytes, folder: int, entry: os.DirEntry[str]) -> Attributes | None:
         """What is shown for an entry of `folder`, at `path`; None if it is hidden or gone."""
         try:
-            if self.links is Links.DEREFERENCE and entry.is_symlink():
+            if self._dereferenced and entry.is_symlink():
                 return self.stat(_joined(path, entry), wait=True)
             shown = self._presentation.show(entry.stat(follow_symlinks=False))
             if shown is None:
@@ -386,19 +389,6 @@ class Share:
                     return True
         return False
 
-    def _hidden_in(self, path: bytes, folder: int) -> frozenset[bytes]:
-        """Names that a listing of `folder` leaves out; whoever asks for them gets them.
-
-        A Hugging Face cache has each file in `blobs` and, by links, in `snapshots`. Where those
-        are served as what they lead to, programs that walk the cache would find each file twice.
-        """
-        if self.links is Links.KEEP or not _HUB_REPOSITORY.search(path):
-            return frozenset()
-        with suppress(OSError):
-            if stat.S_ISDIR(os.lstat("snapshots", dir_fd=folder).st_mode):
-                return frozenset({b"blobs"})
-        return frozenset()
-
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """`path`, pinned; to be entered, as a context, at once."""
         if not wait and not self._local:
@@ -435,6 +425,19 @@ def _raise_own(error: OSError) -> None:
         raise Denied("link_leads_out") from error
     if error.errno in (errno.EACCES, errno.EPERM):
         raise Denied("unreadable") from error
+
+
+def _hidden_in(path: bytes, folder: int) -> frozenset[bytes]:
+    """Names that a listing of `folder` leaves out; whoever asks for them gets them.
+
+    A Hugging Face cache has each file in `blobs` and, by links, in `snapshots`. Where those are
+    served as what they lead to, programs that walk the cache would find each file twice.
+    """
+    if _HUB_REPOSITORY.search(path):
+        with suppress(OSError):
+            if stat.S_ISDIR(os.lstat("snapshots", dir_fd=folder).st_mode):
+                return frozenset({b"blobs"})
+    return frozenset()
 
 
 def _joined(folder: bytes, entry: os.DirEntry[str]) -> bytes:
