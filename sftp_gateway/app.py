@@ -46,7 +46,7 @@ from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
 from sftp_gateway.settings import Settings
-from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.attributes import Modes, Presentation
 from sftp_gateway.vfs.beneath import Finder, choose_finder
 from sftp_gateway.vfs.share import ABSENT, Links, Share
 from sftp_gateway.vfs.tree import Tree
@@ -232,7 +232,9 @@ class Gateway:
         self._metrics.watch_access_log(self._log)
         if sink is not None:
             self._metrics.watch_history(lambda: sink.dropped)
-        self._presentation = Presentation(uid=settings.show_uid, gid=settings.show_gid)
+        self._presentation = Presentation(
+            uid=settings.show_uid, gid=settings.show_gid, modes=Modes(settings.show_mode)
+        )
         finder = choose_finder()
         self._shares = _shares(settings, self._presentation, finder, folders)
         division = _division(settings, finder)
@@ -419,7 +421,7 @@ def _shares(
             name=name,
             root=options.path,
             folder=folders.get(name, ABSENT),
-            links=Links(options.links),
+            links=Links.KEEP if options.links == "inside" else Links(options.links),
             presentation=presentation,
             finder=finder,
         )

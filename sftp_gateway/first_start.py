@@ -12,7 +12,7 @@ from typing import Final
 from sftp_gateway import share_folders
 from sftp_gateway.auth.keys import generate_ed25519
 from sftp_gateway.dirfd import Folder, Held, Owner
-from sftp_gateway.settings import DEFAULT_CONFIG_FILE, Settings
+from sftp_gateway.settings import DEFAULT_CONFIG_FILE, HUB_SHARE, Settings
 
 HOST_KEY: Final = "ssh_host_ed25519_key"
 WORKER_KEY: Final = "worker_ed25519"
@@ -212,7 +212,8 @@ def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None
     """A missing default share gets a text file, so that the first mount shows something.
 
     One that is empty at the first start gets it too: Docker makes the folders that it mounts. One
-    that is a link is left as it is.
+    that is a link is left as it is. The Hugging Face cache stays empty: huggingface_hub warns of
+    what it has not put there itself.
     """
     if not first and path.exists():
         return
@@ -223,8 +224,11 @@ def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None
         with above.make_folder(path.name) as share:
             if status is not None and share.names():
                 return
-            text = _SHARE_TEXT.format(name=name).encode()
-            share.write_new("README.txt", text, mode=0o644, owner=share.owner)
+            if name != HUB_SHARE:
+                text = _SHARE_TEXT.format(name=name).encode()
+                share.write_new("README.txt", text, mode=0o644, owner=share.owner)
+            elif status is not None:
+                return
     say(f"made the share folder {path}")
 
 

@@ -258,6 +258,12 @@ def _inspect_shares(
     same = running is not None and _places(settings, config_file) == _places(running, config_file)
     (findings.warnings if same else findings.mistakes).extend(mixed)
     findings.warnings += nested(looks, settings)
+    findings.warnings += [
+        f'shares.{name}.links: "inside" is deprecated; write "keep", which means the same, or '
+        'leave it out for "auto", whose links every sshfs follows'
+        for name, share in settings.shares.items()
+        if share.links == "inside"
+    ]
 
 
 def _places(settings: Settings, config_file: Path) -> object:

@@ -25,6 +25,7 @@ _ALL_FIELDS: Final = Struct(">IQIIIII")
 _UINT32_MAX: Final = 0xFFFFFFFF
 #: `ls` shows the year instead of the time of day for what is older than this, in seconds.
 _RECENT: Final = 365 * 24 * 3600 // 2
+_WEEK: Final = 7 * 24 * 3600
 
 
 def encode_attributes(file: FileAttributes) -> bytes:
@@ -40,14 +41,16 @@ def encode_attributes(file: FileAttributes) -> bytes:
 def longname(file: FileAttributes, filename: bytes, now: float) -> bytes:
     """The line of `ls -l` for a file, in the format that §7 recommends.
 
-    Nothing that the entry does not say already is looked up: the link count is 1 and owner and
-    group are numbers. The files of a folder have much in common: what they have is made once.
+    Times are of the server's zone, as OpenSSH has them. Nothing that the entry does not say already
+    is looked up: the link count is 1 and owner and group are numbers. The files of a folder have
+    much in common: what they have is made once.
     """
     size, uid, gid, permissions, _, mtime = file
     if 0 <= now - mtime < _RECENT:
         stamp = _time_of_minute(mtime // 60)
     else:
-        stamp = _date_of_day(mtime // 86400)
+        offset = _offset_of_week(mtime // _WEEK)
+        stamp = _date_of_day((mtime + (_offset(mtime) if offset is None else offset)) // 86400)
     return b"%s %8d %s %s" % (_mode_and_owner(permissions, uid, gid), size, stamp, filename)
 
 
@@ -59,12 +62,24 @@ def _mode_and_owner(permissions: int, uid: int, gid: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _time_of_minute(minute: int) -> bytes:
-    return time.strftime("%b %e %H:%M", time.gmtime(_clamped(minute * 60))).encode()
+    return time.strftime("%b %e %H:%M", time.localtime(_clamped(minute * 60))).encode()
 
 
 @lru_cache(maxsize=1024)
 def _date_of_day(day: int) -> bytes:
+    """The date of a day in local time, by its number."""
     return time.strftime("%b %e  %Y", time.gmtime(_clamped(day * 86400))).encode()
+
+
+@lru_cache(maxsize=1024)
+def _offset_of_week(week: int) -> int | None:
+    """Seconds that local time is ahead of UTC all that week; None if that changes within it."""
+    first, last = _offset(week * _WEEK), _offset((week + 1) * _WEEK)
+    return first if first == last else None
+
+
+def _offset(seconds: int) -> int:
+    return time.localtime(_clamped(seconds)).tm_gmtoff
 
 
 def _clamped(seconds: int) -> int:

@@ -226,15 +226,39 @@ class Dispatcher:
 
     def _realpath(self, request: rq.RealpathRequest) -> Operation:
         # §6.11: "This is useful for converting path names containing ".." components or relative
-        # pathnames without a leading slash into absolute paths." Nothing need exist.
-        return _immediate(_one_name(request.request_id, self._tree.canonical(request.path)))
+        # pathnames without a leading slash into absolute paths."
+        return self._resolved(request.request_id, request.path)
+
+    def _resolved(self, request_id: int, path: bytes) -> Operation:
+        """`path` without links, as OpenSSH gives it: by it, clients notice that they walk in a
+        circle. What is outside, missing or not to be seen is changed by its text only.
+        """
+        text = self._tree.canonical(path)
+        try:
+            place = self._tree.locate(path)
+        except errors.FileSystemError:
+            return _immediate(_one_name(request_id, text))
+        share = place.share
+        if share is None or not place.relative:
+            return _immediate(_one_name(request_id, text))
+
+        def finish(relative: bytes | None) -> rs.Response:
+            known = None if relative is None else self._tree.path_in(share, relative)
+            return _one_name(request_id, known or text)
+
+        return Operation(
+            run=partial(share.resolve, place.relative),
+            finish=finish,
+            share=share,
+            path=place.path,
+        )
 
     def _expand_path(self, request: rq.ExpandPathRequest) -> Operation:
         path = request.path
         if path.startswith(b"~"):
             user, slash, rest = path[1:].partition(b"/")
             path = self._home_of(user) + slash + rest
-        return _immediate(_one_name(request.request_id, self._tree.canonical(path)))
+        return self._resolved(request.request_id, path)
 
     def _home_directory(self, request: rq.HomeDirectoryRequest) -> Operation:
         return _immediate(_one_name(request.request_id, self._home_of(request.username)))

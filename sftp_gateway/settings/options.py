@@ -101,6 +101,15 @@ class Settings(BaseSettings):
         le=0xFFFFFFFF,
         description="Show this group for everything, instead of the real ones.",
     )
+    show_mode: Literal["real", "read-only"] = Field(
+        "real",
+        description=(
+            "The permission bits that are shown, which copies get. `real`: those of the file, so "
+            "that a copy can be changed by its owner. `read-only`: the same without `w`. Either "
+            "way, what the gateway can read is shown as readable for all, because it reads for "
+            "all; and nothing can be written."
+        ),
+    )
     access_log: AccessLogSettings = Field(
         default_factory=AccessLogSettings, description="See the options below."
     )

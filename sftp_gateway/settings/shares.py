@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from sftp_gateway.settings.table import Table
+
+#: The default share that has a Hugging Face cache.
+HUB_SHARE: Final = ".cache/huggingface/hub"
 
 
 class ShareSettings(Table):
@@ -19,13 +22,14 @@ class ShareSettings(Table):
             "the gateway starts."
         )
     )
-    links: Literal["inside", "dereference"] = Field(
-        "inside",
+    links: Literal["auto", "keep", "dereference", "inside"] = Field(
+        "auto",
         description=(
-            "`inside`: symbolic links are served as links, and followed only inside the share. "
-            "`dereference`: they are served as what they lead to. Current sshfs (3.7.6, and "
-            "Debian's updates of 3.7.3) refuses to follow links with `..` as a Hugging Face cache "
-            "has them, unless it is mounted with `follow_symlinks`."
+            "How symbolic links are served that stay inside the share; none leads out of it. "
+            "`auto`: relative ones without `..` as links, which the client follows; others as what "
+            "they lead to, because current sshfs (3.7.6, and Debian's updates of 3.7.3) follows "
+            "none with `..`. `keep` (formerly `inside`): all as links. `dereference`: all as what "
+            "they lead to. Except with `keep`, listings leave out `blobs` of a Hugging Face cache."
         ),
     )
 
@@ -36,7 +40,5 @@ def default_shares() -> dict[str, ShareSettings]:
         "Bhushanji": ShareSettings(path=Path("shared/Bhushanji")),
         "newsletters": ShareSettings(path=Path("shared/newsletters")),
         "models": ShareSettings(path=Path("shared/models")),
-        ".cache/huggingface/hub": ShareSettings(
-            path=Path("shared/huggingface/hub"), links="dereference"
-        ),
+        HUB_SHARE: ShareSettings(path=Path("shared/huggingface/hub"), links="dereference"),
     }

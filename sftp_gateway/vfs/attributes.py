@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Final, NamedTuple, TypeAlias
 
 
 class Attributes(NamedTuple):
@@ -22,37 +25,54 @@ class Attributes(NamedTuple):
     mtime: int
 
 
+class Modes(StrEnum):
+    """Which permission bits are shown."""
+
+    #: Those that files and folders have, `w` included, although nothing can be written.
+    REAL = "real"
+    #: The same without `w`.
+    READ_ONLY = "read-only"
+
+
+#: What is shown as a link's mode, as on all of Linux.
+LINK: Final = stat.S_IFLNK | 0o777
+#: Set in the mode of everything that this process may read by its owner, group and mode.
+READABLE: Final = 0o004
+
+#: Kinds of files that have been seen with one owner and mode, and what is shown of them.
+_Shown: TypeAlias = "tuple[int, int, int] | None"
+_MAX_SHOWN: Final = 1024
+
+
+def readable(attributes: Attributes) -> Attributes:
+    """`attributes` of what this process may read, although its mode does not say so."""
+    bits = 0o555 if stat.S_ISDIR(attributes.mode) else 0o444
+    return attributes._replace(mode=attributes.mode | bits)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presentation:
-    """Owner and group to show instead of the real ones; None shows the real ones."""
+    """What is shown for an owner, a group and a mode; `uid` and `gid` None show the real ones."""
 
     uid: int | None = None
     gid: int | None = None
+    modes: Modes = Modes.REAL
+    _shown: dict[tuple[int, int, int], _Shown] = field(
+        default_factory=dict, init=False, compare=False
+    )
 
     def show(self, status: os.stat_result) -> Attributes | None:
-        """What is shown for `status`, or None for what is hidden: fifos, sockets and devices.
-
-        sshfs mounts with `default_permissions` make the worker's kernel enforce these bits, so
-        they say what is true here: folders and files can be read by all, nothing can be written,
-        and what is executable stays so.
-        """
+        """What is shown for `status`, or None for what is hidden: fifos, sockets and devices."""
         mode, _, _, _, uid, gid, size, atime, mtime, _ = status
-        if stat.S_ISREG(mode):
-            shown = stat.S_IFREG | 0o444 | (mode & 0o111)
-        elif stat.S_ISDIR(mode):
-            shown = stat.S_IFDIR | 0o555
-        elif stat.S_ISLNK(mode):
-            shown = stat.S_IFLNK | 0o777
-        else:
+        try:
+            shown = self._shown[mode, uid, gid]
+        except KeyError:
+            shown = self._learn(mode, uid, gid)
+        if shown is None:
             return None
-        return Attributes(
-            size,
-            uid if self.uid is None else self.uid,
-            gid if self.gid is None else self.gid,
-            shown,
-            int(atime),
-            int(mtime),
-        )
+        uid, gid, mode = shown
+        # As a tuple, os.stat_result has whole seconds.
+        return Attributes(size, uid, gid, mode, atime, mtime)  # type: ignore[arg-type]
 
     def folder(self, time: int) -> Attributes:
         """What is shown for a folder that the gateway makes up, with `time` as its times."""
@@ -60,7 +80,59 @@ class Presentation:
             4096,
             os.getuid() if self.uid is None else self.uid,
             os.getgid() if self.gid is None else self.gid,
-            stat.S_IFDIR | 0o555,
+            stat.S_IFDIR | self._masked(0o755),
             time,
             time,
         )
+
+    def _learn(self, mode: int, uid: int, gid: int) -> _Shown:
+        """What to show for a kind of file, from now on.
+
+        sshfs mounts with `default_permissions` make the worker's kernel enforce these bits. The
+        gateway reads for every worker, so what it can read is shown readable for all. What it
+        cannot read has its own bits only. Set-user-ID, set-group-ID and sticky bits mean nothing
+        on a mount, and a copy must not get them.
+        """
+        shown: _Shown
+        if stat.S_ISLNK(mode):
+            bits = LINK
+        elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            rights = 0o7 if _reads_everything() else _rights(mode, uid, gid)
+            bits = mode & 0o777 | 0o444 if rights & 0o4 else mode & 0o777 & ~READABLE
+            if stat.S_ISDIR(mode) and rights & 0o1:
+                bits |= 0o111
+            bits = stat.S_IFMT(mode) | self._masked(bits)
+        else:
+            bits = 0
+        shown = (
+            (uid if self.uid is None else self.uid, gid if self.gid is None else self.gid, bits)
+            if bits
+            else None
+        )
+        if len(self._shown) >= _MAX_SHOWN:
+            self._shown.clear()
+        self._shown[mode, uid, gid] = shown
+        return shown
+
+    def _masked(self, bits: int) -> int:
+        return bits if self.modes is Modes.REAL else bits & ~0o222
+
+
+def _rights(mode: int, uid: int, gid: int) -> int:
+    """What owner, group and mode let this process do; an access-control list may let it do more."""
+    if uid == os.geteuid():
+        return mode >> 6
+    if gid == os.getegid() or gid in os.getgroups():
+        return mode >> 3
+    return mode
+
+
+@cache
+def _reads_everything() -> bool:
+    """Whether modes do not bind this process: capabilities(7), CAP_DAC_OVERRIDE and
+    CAP_DAC_READ_SEARCH."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # linux/capability.h: version 3; this thread
+    data = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None).capget(header, data) != 0:
+        return False
+    return bool(data[0] & 0b110)

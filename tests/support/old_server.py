@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.support.gateway import PATIENCE, wait_for
+from tests.support.gateway import PATIENCE, Gateway, free_port, running, wait_for
+from tests.support.keys import make_key, public_line
 
 _USER = "gvpocr:x:54100:54100::/home/gvpocr:/bin/sh"
 
@@ -90,3 +94,60 @@ class OldServer:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
+
+
+class ClientsOfOldServer(Gateway):
+    """The clients that a test has for a gateway, for the old server instead."""
+
+    def __init__(self, server: OldServer, key: Path) -> None:
+        self.port = server.port
+        self._server, self._key = server, key
+
+    @property
+    def key(self) -> Path:
+        return self._key
+
+    @property
+    def known_hosts(self) -> Path:
+        path = self._server.folder / "known_hosts"
+        if not path.exists():
+            public = (self._server.folder / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+            path.write_text(f"[127.0.0.1]:{self.port} {public}")
+        return path
+
+
+class Both(NamedTuple):
+    """A gateway and an sshd that serve the same folders to the same user."""
+
+    gateway: Gateway
+    openssh: Gateway
+
+
+#: The shares, and where their folders are below that of all.
+SHARES = {
+    "Bhushanji": "Bhushanji",
+    "newsletters": "newsletters",
+    "models": "models",
+    ".cache/huggingface/hub": "huggingface/hub",
+}
+
+
+@contextlib.contextmanager
+def beside_openssh(top: Path, *, links: str = "auto") -> Iterator[Both]:
+    """Serve the shares' folders below `top/data`, which are made if they are missing, twice."""
+    shares = top / "data"
+    for folder in (top / "old", top / "new", *(shares / path for path in SHARES.values())):
+        folder.mkdir(parents=True, exist_ok=True)
+    key = make_key(top / "key", "ed25519")
+    (top / "old/authorized_keys").write_text(public_line(key) + "\n")
+    old = OldServer(top / "old", shares, free_port())
+    config = "".join(
+        f'[shares."{name}"]\npath = "{shares / path}"\nlinks = "{links}"\n'
+        for name, path in SHARES.items()
+    )
+    try:
+        old.start()
+        with running(top / "new", config) as gateway:
+            yield Both(gateway, ClientsOfOldServer(old, key))
+    finally:
+        old.stop()

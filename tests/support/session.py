@@ -49,7 +49,7 @@ class GatedShare(Share):
         super().__init__(
             name=name,
             root=root,
-            links=Links.INSIDE,
+            links=Links.KEEP,
             presentation=Presentation(),
             finder=choose_finder(),
         )

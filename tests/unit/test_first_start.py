@@ -38,7 +38,6 @@ MADE = {
     "shared/Bhushanji/README.txt": 0o644,
     "shared/huggingface": 0o755,
     "shared/huggingface/hub": 0o755,
-    "shared/huggingface/hub/README.txt": 0o644,
     "shared/models": 0o755,
     "shared/models/README.txt": 0o644,
     "shared/newsletters": 0o755,
@@ -132,7 +131,12 @@ def test_the_pairs_are_real_and_the_workers_may_log_in(start: SetUp, folder: Pat
 
 def test_the_text_in_a_share_has_its_name(start: SetUp, folder: Path) -> None:
     start()
-    assert '".cache/huggingface/hub"' in (folder / "shared/huggingface/hub/README.txt").read_text()
+    assert '"newsletters"' in (folder / "shared/newsletters/README.txt").read_text()
+
+
+def test_the_hugging_face_cache_stays_empty(start: SetUp, folder: Path) -> None:
+    start()
+    assert list((folder / "shared/huggingface/hub").iterdir()) == []
 
 
 def test_the_first_user_gets_the_workers_key(start: SetUp, folder: Path) -> None:

@@ -361,6 +361,15 @@ def test_a_share_in_another_is_warned_of_if_other_users_have_it(
             assert (name in said) == (shares != ("apart",))
 
 
+def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folder: Path) -> None:
+    (folder / "share").mkdir()
+    shares = {"a": ShareSettings(path=folder / "share", links="inside")}
+    (said,) = found(shares=shares).warnings
+    assert said.startswith('shares.a.links: "inside" is deprecated; write "keep"')
+    shares = {"a": ShareSettings(path=folder / "share", links="keep")}
+    assert found(shares=shares).warnings == []
+
+
 def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
     assert found(access_log=AccessLogSettings(file=folder / "log")).mistakes == []
     (said,) = found(access_log=AccessLogSettings(file=folder / "no/log")).mistakes

@@ -13,6 +13,7 @@ from itertools import chain, combinations
 import pytest
 
 from sftp_gateway.errors import ProtocolError
+from sftp_gateway.protocol import attributes as protocol
 from sftp_gateway.protocol.attributes import encode_attributes, longname, skip_attributes
 from sftp_gateway.protocol.wire import Cursor
 from sftp_gateway.vfs.attributes import Attributes
@@ -190,13 +191,32 @@ def test_the_name_is_the_rest_of_the_line_byte_for_byte(filename):
     assert (parsed["owner"], parsed["group"], parsed["size"]) == (b"1000", b"50", b"348911")
 
 
-def test_the_time_of_day_is_utc_wherever_the_server_is(monkeypatch):
+#: With daylight saving time of an hour and of half of one, and without.
+ZONES = ["UTC0", "IST-5:30", "EST5EDT,M3.2.0,M11.1.0", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"]
+
+
+@pytest.fixture(params=ZONES)
+def zone(request, monkeypatch):
+    """The server's time zone."""
+    caches = (protocol._time_of_minute, protocol._date_of_day, protocol._offset_of_week)
     with monkeypatch.context() as patch:
-        patch.setenv("TZ", "Asia/Kolkata")
+        patch.setenv("TZ", request.param)
         time.tzset()
-        line = line_of(mtime=attributes().mtime + 24 * 3600)  # of a minute that is not cached
+        for cache in caches:
+            cache.cache_clear()
+        yield request.param
     time.tzset()
-    assert " 14:29 " in line
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_times_are_of_the_servers_zone_whenever_its_clocks_are_changed(zone):
+    now = int(datetime(2026, 11, 26, tzinfo=UTC).timestamp())
+    for mtime in range(now - 3 * 365 * 86400, now + 40 * 86400, 2 * 3600 + 60):
+        shape = "%b %e %H:%M" if 0 <= now - mtime < HALF_A_YEAR else "%b %e  %Y"
+        expected = time.strftime(shape, time.localtime(mtime))
+        line = longname(attributes(mtime=mtime), b"f", now).decode()
+        assert line.endswith(f" {expected} f"), mtime
 
 
 @pytest.mark.parametrize("days", [1, 1000, -10], ids=["recent", "old", "future"])
@@ -218,7 +238,7 @@ def test_the_line_reads_as_what_ls_prints(tmp_path, days):
     printed = subprocess.run(
         ["ls", "-ln", path.name],
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
         check=True,
         capture_output=True,
     )

@@ -30,7 +30,7 @@ class Watched(Share):
         super().__init__(
             name=name,
             root=root,
-            links=Links.INSIDE,
+            links=Links.KEEP,
             presentation=Presentation(),
             finder=choose_finder(),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,13 +15,15 @@ from sftp_gateway.errors import FileSystemError
 from sftp_gateway.observability.labels import RESULTS
 from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.server.status import refusal, status_of
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.share import Links, Share
 
 CASES = [
     (errors.NotFound("/secret"), StatusCode.NO_SUCH_FILE, "No such file"),
     (errors.Denied("read_only"), StatusCode.PERMISSION_DENIED, "Permission denied"),
     (errors.Denied("unreadable", hidden=False), StatusCode.PERMISSION_DENIED, "Permission denied"),
     (errors.Denied("special_file", hidden=True), StatusCode.NO_SUCH_FILE, "No such file"),
-    (errors.NotADirectory("/secret"), StatusCode.FAILURE, "Not a directory"),
+    (errors.NotADirectory("/secret"), StatusCode.NO_SUCH_FILE, "Not a directory"),
     (errors.IsADirectory("/secret"), StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink("/secret"), StatusCode.FAILURE, "Not a symbolic link"),
     (errors.InvalidHandle("/secret"), StatusCode.FAILURE, "Invalid handle"),
@@ -57,6 +61,48 @@ def test_each_error_has_its_status(error: Exception, code: StatusCode, message: 
 def test_every_error_of_the_file_tree_has_a_place_in_the_table() -> None:
     told = {type(error) for error, _, _ in CASES}
     assert set(FileSystemError.__subclasses__()) <= told
+
+
+#: sftp-server.c, errno_to_portable(); all others are FAILURE.
+OPENSSH = {
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP), StatusCode.NO_SUCH_FILE
+    ),
+    **dict.fromkeys((errno.EPERM, errno.EACCES, errno.EFAULT), StatusCode.PERMISSION_DENIED),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), StatusCode.BAD_MESSAGE),
+    errno.ENOSYS: StatusCode.OP_UNSUPPORTED,
+}
+#: Where the gateway answers otherwise, and why.
+OTHERWISE = {
+    errno.ENAMETOOLONG: (StatusCode.NO_SUCH_FILE, "no file can have that name"),
+    errno.ENXIO: (StatusCode.NO_SUCH_FILE, "a special file is not shown"),
+    errno.ENODEV: (StatusCode.NO_SUCH_FILE, "a special file is not shown"),
+    errno.EXDEV: (StatusCode.PERMISSION_DENIED, "a link leads out of the share"),
+    errno.EBADF: (StatusCode.FAILURE, "a share that is away is not an empty one"),
+    errno.EINVAL: (StatusCode.FAILURE, "the packet was well formed"),
+    errno.EFAULT: (StatusCode.FAILURE, "a fault of ours is not a matter of permissions"),
+    errno.ENOSYS: (StatusCode.FAILURE, "the operation is known"),
+}
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
+def test_what_a_look_up_fails_with_has_openssh_s_status(number: int, tmp_path: Path) -> None:
+    class Failing:
+        descriptors = 1
+
+        def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+            raise OSError(number, os.strerror(number))
+
+    share = Share(
+        name="s", root=tmp_path, links=Links.AUTO, presentation=Presentation(), finder=Failing()
+    )
+    try:
+        with pytest.raises((OSError, FileSystemError)) as raised:
+            share.lstat(b"file", wait=True)
+    finally:
+        share.close()
+    expected, _ = OTHERWISE.get(number, (OPENSSH.get(number, StatusCode.FAILURE), ""))
+    assert status_of(raised.value)[0] is expected
 
 
 WORDS = {message for _, _, message in CASES}

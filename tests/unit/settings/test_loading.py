@@ -52,6 +52,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "show_uid": ("1000", 1000),
     "disk_timeout": ("1.5", 1.5),
     "show_gid": ("1001", 1001),
+    "show_mode": ("read-only", "read-only"),
     "access_log": ('{"capacity": 200}', AccessLogSettings(capacity=200)),
     "access_log.level": ("requests", "requests"),
     "access_log.stdout": ("false", False),
@@ -200,7 +201,7 @@ def test_without_a_file_there_are_the_defaults(load: Load) -> None:
     assert Settings().users["gvpocr"].shares == "*"
     shares = Settings().shares
     assert list(shares) == ["Bhushanji", "newsletters", "models", ".cache/huggingface/hub"]
-    assert [share.links for share in shares.values()] == [*["inside"] * 3, "dereference"]
+    assert [share.links for share in shares.values()] == [*["auto"] * 3, "dereference"]
 
 
 def test_the_file_of_the_default_name_is_read_where_there_is_one(

@@ -50,9 +50,7 @@ def make_share(root: Path, finder: Finder) -> Iterator[MakeShare]:
     made: list[Share] = []
     default = root
 
-    def make(
-        root: Path | None = None, *, links: Links = Links.INSIDE, name: str = "share"
-    ) -> Share:
+    def make(root: Path | None = None, *, links: Links = Links.KEEP, name: str = "share") -> Share:
         share = Share(
             name=name,
             root=default if root is None else root,

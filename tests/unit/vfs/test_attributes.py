@@ -7,38 +7,82 @@ import stat
 
 import pytest
 
-from sftp_gateway.vfs.attributes import Attributes, Presentation
+from sftp_gateway.vfs import attributes as module
+from sftp_gateway.vfs.attributes import READABLE, Attributes, Modes, Presentation
 
 
-def status(mode: int, *, size: int = 10) -> os.stat_result:
-    return os.stat_result((mode, 1, 2, 1, 1001, 1002, size, 111, 222, 333))
+def status(mode: int, *, size: int = 10, uid: int = 1001, gid: int = 1002) -> os.stat_result:
+    return os.stat_result((mode, 1, 2, 1, uid, gid, size, 111, 222, 333))
+
+
+@pytest.fixture(params=[False, True], ids=["user", "root"])
+def reads_everything(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the gateway has the capabilities that root has; uid 1001 and group 1002 if not."""
+    monkeypatch.setattr(module, "_reads_everything", lambda: request.param)
+    monkeypatch.setattr(os, "geteuid", lambda: 1001)
+    monkeypatch.setattr(os, "getegid", lambda: 7)
+    monkeypatch.setattr(os, "getgroups", lambda: [8, 1002])
+    made: bool = request.param
+    return made
+
+
+def mode(kind: int, real: int, *, uid: int = 1001, gid: int = 1002, **options: Modes) -> int:
+    attributes = Presentation(**options).show(status(kind | real, uid=uid, gid=gid))
+    assert attributes is not None
+    assert stat.S_IFMT(attributes.mode) == kind
+    return stat.S_IMODE(attributes.mode)
 
 
 @pytest.mark.parametrize(
-    ("real", "shown"),
+    ("real", "expected"),
     [
-        (0o000, 0o444),
-        (0o600, 0o444),
-        (0o644, 0o444),
-        (0o666, 0o444),
-        (0o755, 0o555),
-        (0o700, 0o544),
-        (0o4755, 0o555),
-        (0o2711, 0o555),
-        (0o7777, 0o555),
+        (0o600, 0o644),
+        (0o644, 0o644),
+        (0o664, 0o664),
+        (0o666, 0o666),
+        (0o700, 0o744),
+        (0o755, 0o755),
+        (0o4755, 0o755),
+        (0o6751, 0o755),
     ],
 )
-def test_a_file_can_be_read_by_all_and_stays_executable(real: int, shown: int) -> None:
-    attributes = Presentation().show(status(stat.S_IFREG | real))
-    assert attributes is not None
-    assert attributes.mode == stat.S_IFREG | shown
+@pytest.mark.usefixtures("reads_everything")
+def test_a_file_that_can_be_read_has_its_own_bits_and_is_readable_by_all(
+    real: int, expected: int
+) -> None:
+    assert mode(stat.S_IFREG, real) == expected
+    assert mode(stat.S_IFREG, real, modes=Modes.READ_ONLY) == expected & 0o555
 
 
-@pytest.mark.parametrize("real", [0o000, 0o700, 0o755, 0o1777, 0o2775])
-def test_a_folder_can_be_read_and_entered_by_all(real: int) -> None:
-    attributes = Presentation().show(status(stat.S_IFDIR | real))
-    assert attributes is not None
-    assert attributes.mode == stat.S_IFDIR | 0o555
+@pytest.mark.parametrize(
+    ("real", "expected"), [(0o700, 0o755), (0o755, 0o755), (0o1777, 0o777), (0o2775, 0o775)]
+)
+@pytest.mark.usefixtures("reads_everything")
+def test_a_folder_that_can_be_listed_has_its_own_bits_and_can_be_by_all(
+    real: int, expected: int
+) -> None:
+    assert mode(stat.S_IFDIR, real) == expected
+    assert mode(stat.S_IFDIR, real, modes=Modes.READ_ONLY) == 0o555
+
+
+@pytest.mark.parametrize(
+    ("kind", "real", "uid", "gid"),
+    [
+        (stat.S_IFREG, 0o277, 1001, 1002),
+        (stat.S_IFREG, 0o707, 1, 1002),
+        (stat.S_IFREG, 0o770, 1, 1),
+        (stat.S_IFDIR, 0o277, 1001, 1),
+        (stat.S_IFDIR, 0o727, 1, 7),
+        (stat.S_IFDIR, 0o773, 1, 1),
+    ],
+)
+def test_what_the_gateway_cannot_read_is_not_readable_by_others(
+    reads_everything: bool, kind: int, real: int, uid: int, gid: int
+) -> None:
+    shown = mode(kind, real, uid=uid, gid=gid)
+    assert bool(shown & READABLE) == reads_everything
+    if not reads_everything:
+        assert shown == real & ~READABLE
 
 
 def test_a_link_has_all_bits_as_every_link_on_linux() -> None:
@@ -54,7 +98,7 @@ def test_whatever_is_no_file_folder_or_link_is_hidden(kind: int) -> None:
 
 def test_owner_group_size_and_times_are_the_real_ones() -> None:
     shown = Presentation().show(status(stat.S_IFREG | 0o644, size=5 << 40))
-    assert shown == Attributes(5 << 40, 1001, 1002, stat.S_IFREG | 0o444, 111, 222)
+    assert shown == Attributes(5 << 40, 1001, 1002, stat.S_IFREG | 0o644, 111, 222)
 
 
 def test_owner_and_group_can_be_replaced_even_by_root() -> None:
@@ -76,9 +120,10 @@ def test_times_are_whole_seconds() -> None:
     assert (shown.atime, shown.mtime) == (10, 20)
 
 
-def test_a_made_up_folder_is_read_only_and_has_the_given_time() -> None:
-    shown = Presentation(uid=5, gid=6).folder(1234)
-    assert shown == Attributes(4096, 5, 6, stat.S_IFDIR | 0o555, 1234, 1234)
+@pytest.mark.parametrize(("modes", "bits"), [(Modes.REAL, 0o755), (Modes.READ_ONLY, 0o555)])
+def test_a_made_up_folder_has_the_given_time(modes: Modes, bits: int) -> None:
+    shown = Presentation(uid=5, gid=6, modes=modes).folder(1234)
+    assert shown == Attributes(4096, 5, 6, stat.S_IFDIR | bits, 1234, 1234)
 
 
 def test_a_made_up_folder_belongs_to_the_gateway_itself_by_default() -> None:

@@ -27,14 +27,14 @@ def test_attributes_are_those_of_the_file(either: Share, root: Path) -> None:
     os.utime(root / "file", (1000, 2000))
     (root / "file").chmod(0o750)
     real = (root / "file").stat()
-    shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o554, 1000, 2000)
+    shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o754, 1000, 2000)
     assert either.lstat(b"file", wait=True) == shown
     assert either.stat(b"file", wait=True) == shown
 
 
 def test_the_empty_path_is_the_share_itself(either: Share, root: Path) -> None:
     shown = either.lstat(b"", wait=True)
-    assert shown.mode == stat.S_IFDIR | 0o555
+    assert shown.mode == stat.S_IFDIR | 0o755
     assert shown.mtime == int(root.stat().st_mtime)
     assert shown == either.stat(b"", wait=True)
 
@@ -43,7 +43,7 @@ def test_owner_and_group_are_shown_as_configured(root: Path, finder: Finder) -> 
     share = Share(
         name="share",
         root=root,
-        links=Links.INSIDE,
+        links=Links.KEEP,
         presentation=Presentation(uid=11, gid=12),
         finder=finder,
     )
@@ -141,6 +141,28 @@ def test_a_folder_of_5_000_entries_is_listed_whole(either: Share, root: Path) ->
     assert set(found) == names | {b".", b"..", b"inner"}
 
 
+def test_what_the_home_folder_shows_of_a_share_is_what_lstat_shows(
+    share: Share, root: Path
+) -> None:
+    os.utime(root, (1000, 2000))
+    assert share.root_attributes() == share.lstat(b"", wait=True)
+    os.utime(root, (3000, 4000))
+    assert share.root_attributes() == share.lstat(b"", wait=True)
+
+
+def test_what_the_home_folder_shows_of_a_network_share_asks_no_disk(
+    share: Share, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the last check saw, which may hang by now."""
+    share._local = False
+    os.utime(root, (1000, 2000))
+    share.check()
+    seen = share.lstat(b"", wait=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda _: pytest.fail("asked the disk"))
+        assert share.root_attributes() == seen
+
+
 def test_extra_entries_come_first_and_hide_what_has_their_name(share: Share) -> None:
     shown = Attributes(4096, 0, 0, stat.S_IFDIR | 0o555, 1, 1)
     extra = [Entry(b"file", shown), Entry(b"made up", shown)]
@@ -178,7 +200,7 @@ def local(folder: Path) -> Share:
     return Share(
         name="share",
         root=folder,
-        links=Links.INSIDE,
+        links=Links.KEEP,
         presentation=Presentation(),
         finder=Openat2(),
     )

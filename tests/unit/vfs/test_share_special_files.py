@@ -66,7 +66,7 @@ def test_a_special_file_is_left_out_of_listings(either: Share, special: dict[str
     shown = set(listing(either))
     assert shown.isdisjoint(special.values())
     linked = {b"to_" + name for name in special.values()}
-    assert shown & linked == (linked if either.links is Links.INSIDE else set())
+    assert shown & linked == (set() if either.links is Links.DEREFERENCE else linked)
 
 
 def test_the_devices_of_a_dev_that_is_served_are_hidden(make_share: MakeShare) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sftp_gateway.errors import Denied, NotFound
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Place, Tree
-from tests.unit.vfs.helpers import MakeShare, entries, read
+from tests.unit.vfs.helpers import MakeShare, entries, read, unread
 
 HUB = ".cache/huggingface/hub"
 
@@ -114,7 +114,7 @@ def test_a_path_as_long_as_the_kernel_takes_is_only_text(tree: Tree) -> None:
     assert tree.canonical(b"../" * 1365) == b"/"
     assert tree.canonical(b"models/../" * 409) == b"/home/gvpocr"
     place = tree.locate(b"models/" + b"n/" * 2000)
-    assert where(place) == ("models", b"n/" * 1999 + b"n")
+    assert where(place) == ("models", b"n/" * 2000)
 
 
 def test_a_longer_path_is_not_looked_at(tree: Tree) -> None:
@@ -140,7 +140,11 @@ def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> N
         (b"models/", "models", b""),
         (b"/home/gvpocr/models", "models", b""),
         (b"models/a/b", "models", b"a/b"),
-        (b"models/a/../b//c/.", "models", b"b/c"),
+        (b"models/b//c/.", "models", b"b/c/"),
+        (b"models/a/", "models", b"a/"),
+        (b"models/a/../b//c/.", "models", b"a/../b/c/"),
+        (b"models/a/..", "models", b"a/.."),
+        (b"models/a/../../models/b/../c", "models", b"b/../c"),
         (b"Bhushanji/../models/x", "models", b"x"),
         (b"models/models", "models", b"models"),
         (b"models/home/gvpocr/models", "models", b"home/gvpocr/models"),
@@ -157,7 +161,8 @@ def test_a_path_in_a_share_is_split_into_share_and_rest(
     place = tree.locate(path)
     assert where(place) == (share, relative)
     assert (place.node is not None) == (relative == b"")
-    assert place.path == b"/home/gvpocr/" + share.encode() + (b"/" + relative if relative else b"")
+    behind = b"/" + relative.rstrip(b"/") if relative else b""
+    assert place.path == b"/home/gvpocr/" + share.encode() + behind
 
 
 def test_names_of_shares_are_told_apart_by_case_and_in_whole(tree: Tree) -> None:
@@ -206,9 +211,9 @@ def test_a_made_up_folder_is_opened_with_its_dots(tree: Tree) -> None:
     assert {entry.attributes for entry in found} == {tree.attributes()}
 
 
-def test_a_made_up_folder_can_be_read_only_and_has_the_given_time(tree: Tree) -> None:
+def test_a_made_up_folder_has_the_given_owner_and_time(tree: Tree) -> None:
     shown = tree.attributes()
-    assert shown.mode == stat.S_IFDIR | 0o555
+    assert shown.mode == stat.S_IFDIR | 0o755
     assert (shown.uid, shown.gid) == (1, 2)
     assert shown.atime == shown.mtime == 1234
 
@@ -230,7 +235,8 @@ def test_a_made_up_folder_can_be_read_only_and_has_the_given_time(tree: Tree) ->
         (b"data/x", None, b""),
         (b"data/x/y", "data/x/y", b""),
         (b"data/x/y/name", "data/x/y", b"name"),
-        (b"data/x/../x/y/z/..", "data/x/y", b""),
+        (b"data/x/../x/y/z/..", "data/x/y", b"z/.."),
+        (b"data/z/..", "data", b""),
         (b"data/z/x/y", "data", b"z/x/y"),
     ],
 )
@@ -259,7 +265,9 @@ def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path
     extra = nested.entries_of(place.node)
     found = entries(place.share.open_directory(b"", extra=extra, wait=True))
     assert [entry.name for entry in found] == [b".", b"..", b"sub", b"x", b"name"]
-    assert found[2].attributes == nested.attributes()
+    [sub, x] = found[2:4]
+    assert unread(sub.attributes) == unread(nested.shares[1].lstat(b"", wait=True))
+    assert x.attributes == nested.attributes()
 
 
 def test_each_share_gives_its_own_files(nested: Tree) -> None:
@@ -378,3 +386,15 @@ def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) ->
     assert [names(tree, b"/home") for tree in trees] == [[b"one"], [b"two"]]
     with pytest.raises(Denied, match="outside_shares"):
         trees[0].locate(b"/home/two/models")
+
+
+def test_a_path_in_a_share_is_told_from_the_root(nested: Tree) -> None:
+    data, sub, _ = nested.shares
+    assert nested.path_in(data, b"") == b"/home/gvpocr/data"
+    assert nested.path_in(data, b"a/b") == b"/home/gvpocr/data/a/b"
+    assert nested.path_in(sub, b"a") == b"/home/gvpocr/data/sub/a"
+
+
+@pytest.mark.parametrize("relative", [b"sub", b"sub/name", b"x", b"x/y", b"x/z", b"x/y/name"])
+def test_a_path_that_another_share_hides_is_not_told(nested: Tree, relative: bytes) -> None:
+    assert nested.path_in(nested.shares[0], relative) is None

@@ -1,0 +1,243 @@
+"""Links of the default kind: plain ones are links, those with `..` are what they lead to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import Denied, NotALink, NotFound
+from sftp_gateway.vfs.attributes import LINK
+from sftp_gateway.vfs.share import Links, Share
+from tests.unit.vfs.helpers import MakeShare, entries, listing, read, unread
+
+
+@pytest.fixture
+def auto(make_share: MakeShare) -> Share:
+    return make_share(links=Links.AUTO)
+
+
+def walk(share: Share, path: bytes = b"") -> list[bytes]:
+    """All names that a program finds that enters every folder and follows no link."""
+    found = []
+    for name, entry in listing(share, path).items():
+        below = path + b"/" + name if path else name
+        found.append(below)
+        assert unread(entry.attributes) == unread(share.lstat(below, wait=True)), below
+        if stat.S_ISDIR(entry.attributes.mode):
+            found += walk(share, below)
+    return found
+
+
+@pytest.mark.parametrize("target", ["inner", "./inner", "missing", "inner/", "..a", "a..b"])
+def test_a_relative_link_without_dot_dot_is_a_link(auto: Share, root: Path, target: str) -> None:
+    (root / "folder/link").symlink_to(target)
+    assert auto.lstat(b"folder/link", wait=True).mode == LINK
+    assert listing(auto, b"folder")[b"link"].attributes.mode == LINK
+    assert auto.readlink(b"folder/link", wait=True) == target.encode()
+
+
+@pytest.mark.parametrize("target", ["../file", "./../folder/../file", "../plain"])
+def test_a_link_with_dot_dot_to_a_file_is_shown_as_the_file(
+    auto: Share, root: Path, target: str
+) -> None:
+    (root / "plain").symlink_to("file")
+    (root / "folder/link").symlink_to(target)
+    shown = auto.lstat(b"folder/link", wait=True)
+    assert unread(shown) == unread(auto.stat(b"file", wait=True))
+    assert unread(listing(auto, b"folder")[b"link"].attributes) == unread(shown)
+    assert read(auto, b"folder/link") == b"content"
+    with pytest.raises(NotALink):
+        auto.readlink(b"folder/link", wait=True)
+
+
+def test_a_link_with_dot_dot_to_a_folder_is_shown_as_the_folder(auto: Share, root: Path) -> None:
+    (root / "other").mkdir()
+    (root / "other/latest").symlink_to("../folder")
+    assert stat.S_ISDIR(auto.lstat(b"other/latest", wait=True).mode)
+    assert walk(auto, b"other") == [b"other/latest", b"other/latest/inner"]
+
+
+def test_a_link_to_a_folder_that_it_is_in_stays_a_link(auto: Share, root: Path) -> None:
+    (root / "folder/up").symlink_to("..")
+    (root / "folder/self").symlink_to("../folder")
+    for name in (b"folder/up", b"folder/self"):
+        assert auto.lstat(name, wait=True).mode == LINK
+    assert auto.readlink(b"folder/up", wait=True) == b".."
+
+
+def test_folders_that_lead_to_each_other_are_walked_once(auto: Share, root: Path) -> None:
+    for name, target in (("a", "../b"), ("b", "../c"), ("c", "../a")):
+        (root / name).mkdir()
+        (root / name / "next").symlink_to(target)
+    assert sorted(walk(auto, b"a")) == [b"a/next", b"a/next/next", b"a/next/next/next"]
+    assert auto.lstat(b"a/next/next/next", wait=True).mode == LINK
+
+
+def test_a_link_very_far_down_to_a_folder_stays_a_link(auto: Share, root: Path) -> None:
+    far = root.joinpath(*["d"] * 40)
+    far.mkdir(parents=True)
+    (far / "e").mkdir()
+    (far / "link").symlink_to("../d/e")
+    (far.parent / "link").symlink_to("../e")
+    (far.parents[1] / "e").mkdir()
+    assert auto.lstat(b"d/" * 40 + b"link", wait=True).mode == LINK
+    assert stat.S_ISDIR(auto.lstat(b"d/" * 39 + b"link", wait=True).mode)
+
+
+@pytest.mark.parametrize("target", ["../outside/secret", "/etc/passwd", "folder/../../outside"])
+def test_a_link_that_leads_out_is_a_link_and_is_not_told(
+    auto: Share, root: Path, target: str
+) -> None:
+    (root / "link").symlink_to(target)
+    assert auto.lstat(b"link", wait=True).mode == LINK
+    assert listing(auto)[b"link"].attributes.mode == LINK
+    with pytest.raises(Denied, match="link_leads_out"):
+        auto.readlink(b"link", wait=True)
+
+
+def test_a_link_with_dot_dot_that_leads_nowhere_is_not_there(auto: Share, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    for name, target in (("dead", "../missing"), ("loop", "../folder/loop"), ("to", "../fifo")):
+        (root / "folder" / name).symlink_to(target)
+        for ask in (auto.lstat, auto.readlink):
+            with pytest.raises(NotFound):
+                ask(b"folder/" + name.encode(), wait=True)
+    assert set(listing(auto, b"folder")) == {b"inner"}
+
+
+# A Hugging Face cache
+
+
+@pytest.mark.parametrize("links", [Links.AUTO, Links.DEREFERENCE])
+@pytest.mark.parametrize("name", ["models--a--b", "datasets--a", "spaces--a--b--c"])
+def test_blobs_of_a_hugging_face_cache_are_not_listed_and_can_be_read(
+    make_share: MakeShare, root: Path, links: Links, name: str
+) -> None:
+    for folder in ("blobs", "snapshots/rev"):
+        (root / name / folder).mkdir(parents=True)
+    (root / name / "blobs/hash").write_bytes(b"weights")
+    (root / name / "snapshots/rev/model").symlink_to("../../blobs/hash")
+    share = make_share(links=links)
+    path = name.encode()
+    assert walk(share, path) == [
+        path + below for below in (b"/snapshots", b"/snapshots/rev", b"/snapshots/rev/model")
+    ]
+    assert set(listing(share, path + b"/")) == {b"snapshots"}
+    assert read(share, path + b"/snapshots/rev/model") == b"weights"
+    assert read(share, path + b"/blobs/hash") == b"weights"
+    assert set(listing(share, path + b"/blobs")) == {b"hash"}
+
+
+def test_blobs_are_listed_elsewhere(make_share: MakeShare, root: Path) -> None:
+    for folder in ("folder", "models--a", "models--b/deeper"):
+        (root / folder / "blobs").mkdir(parents=True)
+    (root / "folder/snapshots").mkdir()
+    (root / "models--b/deeper/snapshots").mkdir()
+    (root / "models--kept/blobs").mkdir(parents=True)
+    (root / "models--kept/snapshots").mkdir()
+    share = make_share(links=Links.AUTO)
+    for path in (b"folder", b"models--a", b"models--b/deeper"):
+        assert b"blobs" in listing(share, path)
+    assert b"blobs" in listing(make_share(links=Links.KEEP), b"models--kept")
+
+
+# Paths without links
+
+
+@pytest.mark.parametrize(
+    ("path", "resolved"),
+    [
+        (b"", b""),
+        (b"file", b"file"),
+        (b"latest", b"folder"),
+        (b"latest/", b"folder"),
+        (b"latest/inner", b"folder/inner"),
+        (b"latest/missing", b"folder/missing"),
+        (b"folder/up", b""),
+        (b"folder/up/latest/up/file", b"file"),
+        (b"latest/..", b""),
+        (b"gone", b"gone"),
+        (b"missing", b"missing"),
+        (b"missing/deeper", None),
+        (b"missing/..", None),
+        (b"out", None),
+        (b"out/secret", None),
+        (b"absolute", None),
+        (b"loop", b"loop"),
+    ],
+)
+def test_a_path_is_resolved_inside_the_share(
+    either: Share, root: Path, path: bytes, resolved: bytes | None
+) -> None:
+    links = {
+        "latest": "folder",
+        "folder/up": "..",
+        "gone": "missing",
+        "out": "../outside",
+        "absolute": str(root / "file"),
+        "loop": "loop",
+    }
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    assert either.resolve(path, wait=True) == resolved
+
+
+def test_a_name_that_ends_as_that_of_a_deleted_file_is_resolved(share: Share, root: Path) -> None:
+    (root / "a (deleted)").touch()
+    (root / "link").symlink_to("a (deleted)")
+    assert share.resolve(b"link", wait=True) == b"a (deleted)"
+
+
+def test_a_share_whose_folder_is_moved_resolves_below_its_new_place(
+    share: Share, root: Path
+) -> None:
+    (root / "link").symlink_to("folder")
+    root.rename(root.parent / "moved")
+    try:
+        assert share.resolve(b"link", wait=True) == b"folder"
+    finally:
+        (root.parent / "moved").rename(root)
+
+
+def test_a_file_that_is_found_and_then_moved_is_not_resolved_to_another(
+    share: Share, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel names is looked up again, and has to be the same file."""
+    real = os.readlink
+
+    def elsewhere(path: bytes, **more: int) -> bytes:
+        found = os.fsencode(real(path, **more))
+        return found if found.endswith(b"/share") else os.fsencode(root / "folder")
+
+    monkeypatch.setattr(os, "readlink", elsewhere)
+    assert share._resolve(b"file", wait=True) is None
+    monkeypatch.setattr(
+        os,
+        "readlink",
+        lambda path, **_: os.fsencode(root if path.endswith(b"%d" % share._root) else outside),
+    )
+    assert share._resolve(b"file", wait=True) is None
+
+
+def test_a_share_that_is_away_resolves_nothing(either: Share, root: Path) -> None:
+    gone = Share(
+        name="gone",
+        root=root / "missing",
+        links=either.links,
+        presentation=either._presentation,
+        finder=either._finder,
+    )
+    assert gone.resolve(b"file", wait=True) is None
+    assert gone.root_attributes() is None
+
+
+def test_nothing_is_left_open(auto: Share, root: Path) -> None:
+    (root / "folder/link").symlink_to("../file")
+    before = os.listdir("/proc/self/fd")
+    auto.lstat(b"folder/link", wait=True)
+    auto.resolve(b"folder/link", wait=True)
+    entries(auto.open_directory(b"folder", wait=True))
+    assert os.listdir("/proc/self/fd") == before
