@@ -38,6 +38,7 @@ class Guest(asyncssh.SSHServer):
     def __init__(self, server: SshServer) -> None:
         self._server = server
         self.signatures = server.signatures
+        self.offers = server.offers
         self._refused = 0
         self._unknown_user = False
         self._verifying: str | None = None  # the user whose password is being verified
@@ -79,6 +80,8 @@ class Guest(asyncssh.SSHServer):
         if self._verifying is not None:  # nobody is left to tell, but it was an attempt
             self._count_refusal(self._verifying, "password", "connection_lost", key=None)
         self._learn_versions()
+        if self._ended == "no_common_algorithm":
+            self.recorder.negotiation_failed(self.connection.mismatch)
         if self._idle is not None:
             self._idle.stop()
         self._leave()
