@@ -34,7 +34,7 @@ from sftp_gateway.auth.authenticator import Reason
 from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.auth.certificates import is_certificate, read_certificate
 from sftp_gateway.buckets import TokenBucket
-from sftp_gateway.server.negotiation import KexInit, Mismatch, read_kexinit
+from sftp_gateway.server.negotiation import KexInit, mismatch, read_kexinit
 from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
 from sftp_gateway.server.transport import READ_BEFORE_LOGIN
 
@@ -222,8 +222,8 @@ class Connection(PacketConnection):
         """Have `process` handle a message, if it may come now; once the access log has room."""
         if pkttype in _OVERHEAD:
             self._count_overhead(_OVERHEAD[pkttype])
-            if self._kexinit_timer is not None and pkttype == MSG_KEXINIT:
-                self._offer_to(packet)
+            if pkttype == MSG_KEXINIT and not self._session_id:
+                self._read_first_kexinit(packet)
         # RFC 4253 §7.1: "Once a party has sent a SSH_MSG_KEXINIT message for key exchange or
         # re-exchange, until it has sent a SSH_MSG_NEWKEYS message, it MUST NOT send any messages
         # other than: Transport layer generic messages (1 to 19) (but SSH_MSG_SERVICE_REQUEST and
@@ -284,13 +284,18 @@ class Connection(PacketConnection):
         else:
             super()._send_kexinit()
 
-    def _offer_to(self, packet: SSHPacket) -> None:
+    def _read_first_kexinit(self, packet: SSHPacket) -> None:
         """The client's first KEXINIT is here; asyncssh handles it after this."""
         try:
             client = read_kexinit(packet.get_full_payload())
         except ValueError:  # asyncssh finds that too
             return
-        self._offer(client)
+        if self._kexinit_timer is not None:
+            self._offer(client)
+        ours = (self._server_host_key_algs or (), self._enc_algs, self._mac_algs)
+        failed = mismatch(client, *([name.decode() for name in names] for names in ours))
+        if failed is not None:  # asyncssh finds that too, unless the client is gone before
+            self.gateway_owner.negotiation_failed(failed)
 
     def _offer(self, client: KexInit | None) -> None:
         """Send the first KEXINIT, with the ciphers and MACs for this client."""
@@ -301,12 +306,6 @@ class Connection(PacketConnection):
         self._enc_algs = [name.encode() for name in offer.ciphers]
         self._mac_algs = [name.encode() for name in offer.macs]
         super()._send_kexinit()
-
-    @property
-    def mismatch(self) -> Mismatch | None:
-        """What client and server have nothing in common of, if the key exchange failed for that."""
-        host_keys = (name.decode() for name in self._server_host_key_algs or ())
-        return self.gateway_owner.offers.mismatch(read_kexinit(self._client_kexinit), host_keys)
 
     def _watch_keys(self, pkttype: int) -> None:
         """Let the sessions wait while keys are exchanged.

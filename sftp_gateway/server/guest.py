@@ -21,6 +21,7 @@ from sftp_gateway.server.channel import ChannelSession, SessionChannel
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
+from sftp_gateway.server.negotiation import Mismatch
 from sftp_gateway.server.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ class Guest(asyncssh.SSHServer):
         if self._verifying is not None:  # nobody is left to tell, but it was an attempt
             self._count_refusal(self._verifying, "password", "connection_lost", key=None)
         self._learn_versions()
-        if self._ended == "no_common_algorithm":
-            self.recorder.negotiation_failed(self.connection.mismatch)
         if self._idle is not None:
             self._idle.stop()
         self._leave()
@@ -247,6 +246,12 @@ class Guest(asyncssh.SSHServer):
         """How many requests were answered; None while the client waits for any."""
         busy = any(channel.busy for channel in self.channels)
         return None if busy else self.recorder.requests
+
+    def negotiation_failed(self, mismatch: Mismatch) -> None:
+        """The client and the server have no algorithm of some kind in common."""
+        self._closed_for = "no_common_algorithm"
+        self._learn_versions()
+        self.recorder.negotiation_failed(mismatch)
 
     def flooded(self) -> None:
         """The client is disconnected for the number of messages that it sent."""

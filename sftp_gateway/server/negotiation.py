@@ -79,7 +79,6 @@ class Offers:
         """Raises ConfigurationError for a cipher that cannot be offered."""
         ciphers = algorithms.ciphers(choice, has_aes=has_aes)
         self.preferred = Offer(ciphers, algorithms.macs(choice))
-        self._all = algorithms.ciphers("compatible", has_aes=has_aes)
         self._fallback: Offer | None = None
         if choice == "fast":
             self._fallback = Offer(ciphers + algorithms.AES_CTR, algorithms.macs("compatible"))
@@ -101,20 +100,24 @@ class Offers:
             self._fallback.ciphers, etm if _common(etm, client.macs) else self._fallback.macs
         )
 
-    def mismatch(self, client: KexInit, host_keys: Iterable[str]) -> Mismatch | None:
-        """The first of what a key exchange with this client needs that has nothing in common."""
-        if not _common(algorithms.KEY_EXCHANGES, [client.key_exchanges]):
-            return _mismatch("key_exchange", client.key_exchanges, _UPDATE)
-        if not _common(host_keys, [client.host_keys]):
-            return _mismatch("host_key", client.host_keys, _host_key_remedy(client.host_keys))
-        offer = self.to(client)
-        if not _common(offer.ciphers, client.ciphers):
-            known = _common(self._all, client.ciphers)
-            return _mismatch("cipher", client.ciphers[1], _remedy(known))
-        if not _common(offer.macs, client.macs):
-            known = _common(algorithms.macs("compatible"), client.macs)
-            return _mismatch("mac", client.macs[1], _remedy(known))
-        return None
+
+def mismatch(
+    client: KexInit, host_keys: Sequence[str], ciphers: Sequence[str], macs: Sequence[str]
+) -> Mismatch | None:
+    """The first kind of algorithm of which the client knows none that it was offered."""
+    if not _common(algorithms.KEY_EXCHANGES, [client.key_exchanges]):
+        return _mismatch("key_exchange", client.key_exchanges, _UPDATE)
+    if not _common(host_keys, [client.host_keys]):
+        return _mismatch("host_key", client.host_keys, _host_key_remedy(client.host_keys))
+    if not _common(ciphers, client.ciphers):
+        known = _common(algorithms.ciphers("compatible", has_aes=True), client.ciphers)
+        return _mismatch("cipher", client.ciphers[1], _remedy(known))
+    for their_ciphers, their_macs in zip(client.ciphers, client.macs, strict=True):
+        chosen = next(name for name in their_ciphers if name in ciphers)
+        if chosen in algorithms.AES_CTR and not _common(macs, [their_macs]):
+            known = _common(algorithms.macs("compatible"), [their_macs])
+            return _mismatch("mac", their_macs, _remedy(known))
+    return None
 
 
 def _common(ours: Iterable[str], theirs: Iterable[Sequence[str]]) -> bool:

@@ -87,18 +87,17 @@ class Recorder:
             )
         )
 
-    def negotiation_failed(self, mismatch: Mismatch | None) -> None:
-        """The key exchange failed; None: for another reason than what the two sides offer."""
+    def negotiation_failed(self, mismatch: Mismatch) -> None:
+        """The client and the gateway have no algorithm of some kind in common."""
         self.connected()
-        if mismatch is not None:
-            self._log.emit(
-                events.NegotiationFailed(
-                    session=self.session,
-                    algorithm=mismatch.algorithm,
-                    their_offer=mismatch.their_offer[:_MAX_OFFER],
-                    remedy=mismatch.remedy,
-                )
+        self._log.emit(
+            events.NegotiationFailed(
+                session=self.session,
+                algorithm=mismatch.algorithm,
+                their_offer=mismatch.their_offer[:_MAX_OFFER],
+                remedy=mismatch.remedy,
             )
+        )
 
     def credentials_removed(self, reason: str) -> None:
         """The session ends because its login would not be accepted any more."""

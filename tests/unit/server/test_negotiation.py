@@ -8,7 +8,7 @@ import pytest
 from asyncssh.packet import Boolean, NameList, UInt32
 
 from sftp_gateway.server import algorithms
-from sftp_gateway.server.negotiation import KexInit, Mismatch, Offer, Offers, read_kexinit
+from sftp_gateway.server.negotiation import KexInit, Mismatch, Offer, Offers, mismatch, read_kexinit
 
 GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CTR = ("aes256-ctr", "aes192-ctr", "aes128-ctr")
@@ -75,7 +75,7 @@ UPDATE, COMPATIBLE = "update the client", 'ciphers = "compatible"'
 
 
 @pytest.mark.parametrize(
-    ("choice", "kexinit", "mismatch"),
+    ("choice", "kexinit", "expected"),
     [
         ("fast", client(("aes128-cbc", "3des-cbc")),
          Mismatch("cipher", "aes128-cbc,3des-cbc", UPDATE)),
@@ -94,12 +94,15 @@ UPDATE, COMPATIBLE = "update the client", 'ciphers = "compatible"'
         ("fast", client(host_keys=("ssh-rsa",)), Mismatch("host_key", "ssh-rsa", UPDATE)),
         ("fast", client(), None),
         ("fast", client(CTR, PLAIN), None),
+        ("fast", client(GCM, ("hmac-sha1",)), None),
+        (GCM + CTR, client((*CTR, *GCM), PLAIN), Mismatch("mac", ",".join(PLAIN), COMPATIBLE)),
     ],
 )  # fmt: skip
 def test_a_mismatch_names_what_would_have_helped(
-    choice: str | tuple[str, ...], kexinit: KexInit, mismatch: Mismatch | None
+    choice: str | tuple[str, ...], kexinit: KexInit, expected: Mismatch | None
 ) -> None:
-    assert Offers(choice, has_aes=True).mismatch(kexinit, HOST_KEYS) == mismatch
+    offer = Offers(choice, has_aes=True).to(kexinit)
+    assert mismatch(kexinit, HOST_KEYS, offer.ciphers, offer.macs) == expected
 
 
 def message(*lists: Sequence[str]) -> bytes:
