@@ -253,6 +253,33 @@ def test_what_old_clients_say_of_ciphers_that_they_do_not_know(
     assert failed["remedy"] == 'ciphers = "compatible"'
 
 
+@pytest.fixture(scope="module")
+def with_rsa_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway whose worker's key is of type RSA."""
+    gateway = Gateway(tmp_path_factory.mktemp("rsa"))
+    gateway.key.parent.mkdir()
+    key = make_key(gateway.key, "rsa", 3072)
+    gateway.authorize("gvpocr", public_line(key))
+    try:
+        yield gateway.start()
+    finally:
+        gateway.close()
+
+
+@pytest.mark.parametrize("client", ["paramiko 2.12", "rclone 1.60", "psftp 0.78"])
+def test_old_clients_log_in_by_an_rsa_key(
+    with_rsa_key: Gateway, tmp_path: Path, client: str
+) -> None:
+    assert "models" in CLIENTS[client](with_rsa_key, tmp_path).list("/home/gvpocr")
+
+
+def test_what_curl_says_if_it_signs_with_sha_1(with_rsa_key: Gateway, tmp_path: Path) -> None:
+    message = documented("curl: (67) Authentication failure")
+    with pytest.raises(Failed, match=re.escape(message)):
+        CLIENTS["curl 7.88, libssh2 1.10"](with_rsa_key, tmp_path).list("/home/gvpocr")
+    assert with_rsa_key.wait_event("login_refused")["reason"] == "signature_algorithm"
+
+
 def test_what_paramiko_says_with_too_many_files_open(gateway: Gateway) -> None:
     with paramiko.SSHClient() as client:
         client.load_host_keys(str(gateway.known_hosts))
