@@ -41,6 +41,7 @@ from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
 from sftp_gateway.server.lanes import THREADS, Lane, Lanes
 from sftp_gateway.server.live import LiveSessions
+from sftp_gateway.server.negotiation import Offers
 from sftp_gateway.server.quotas import Division, Holder, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp import Channel, SftpSession
@@ -254,8 +255,7 @@ class Gateway:
         )
         self._server = SshServer(
             keys=findings.host_keys,
-            ciphers=algorithms.ciphers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
-            macs=algorithms.macs(settings.ciphers),
+            offers=Offers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
             signatures=algorithms.signatures(nist_curves=settings.nist_curves),
             own_record_layer=configuration.record_layer == "own",
             limits=Limits(

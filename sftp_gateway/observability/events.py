@@ -82,6 +82,17 @@ class LoginRefused(SessionEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NegotiationFailed(SessionEvent):
+    """The client and the gateway have no algorithm of a kind in common; the connection ends."""
+
+    name: ClassVar[str] = "negotiation_failed"
+
+    algorithm: str  # "key_exchange", "host_key", "cipher" or "mac"
+    their_offer: str  # names, with commas between
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialsRemoved(SessionEvent):
     """The session ends: the login would not be accepted by the new credentials."""
 
@@ -356,6 +367,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     Connection,
     LoginAccepted,
     LoginRefused,
+    NegotiationFailed,
     CredentialsRemoved,
     SessionEnded,
     FileOpened,

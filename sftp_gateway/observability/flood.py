@@ -24,6 +24,7 @@ from sftp_gateway.observability.events import (
     EventsSuppressed,
     FolderListed,
     LoginRefused,
+    NegotiationFailed,
     Request,
     Session,
     SessionEnded,
@@ -33,7 +34,7 @@ from sftp_gateway.observability.events import (
 #: The events that are limited by rate.
 LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused})
 
-_MINOR: Final = LIMITED | {Connection, FolderListed, Request}
+_MINOR: Final = LIMITED | {Connection, NegotiationFailed, FolderListed, Request}
 
 #: Names of the minor events, for those who read lines.
 MINOR_NAMES: Final = frozenset(kind.name for kind in EVENTS if kind in _MINOR)

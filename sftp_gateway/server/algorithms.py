@@ -39,11 +39,12 @@ _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 _GCM: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _CHACHA: Final = ("chacha20-poly1305@openssh.com",)
-_CTR: Final = ("aes256-ctr", "aes192-ctr", "aes128-ctr")
+#: What clients without AES-GCM know.
+AES_CTR: Final = ("aes256-ctr", "aes192-ctr", "aes128-ctr")
 
 
 def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
-    """The ciphers to offer for the setting `ciphers`.
+    """The preferred ciphers for the setting `ciphers`; negotiation.py has what else is offered.
 
     RFC 4253 §7.1 lets the client's order decide, and stock clients put chacha20-poly1305 first:
     the only way to the faster AES-GCM is not to offer anything that the client would put before.
@@ -51,7 +52,7 @@ def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
     Raises ConfigurationError for a name that is none of those that may be offered.
     """
     if isinstance(choice, tuple):
-        allowed = _GCM + _CHACHA + _CTR
+        allowed = _GCM + _CHACHA + AES_CTR
         unknown = [name for name in choice if name not in allowed]
         if unknown:
             raise ConfigurationError(
@@ -60,11 +61,11 @@ def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
         return choice
     if choice == "fast":
         return _GCM if has_aes else _CHACHA + _GCM
-    return _GCM + _CHACHA + _CTR
+    return _GCM + _CHACHA + AES_CTR
 
 
 def macs(choice: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The message authentication codes to offer for the setting `ciphers`."""
+    """The preferred message authentication codes for the setting `ciphers`."""
     return _MACS + _OLD_MACS if choice == "compatible" else _MACS
 
 

@@ -34,6 +34,7 @@ from sftp_gateway.auth.authenticator import Reason
 from sftp_gateway.auth.blobs import fingerprint
 from sftp_gateway.auth.certificates import is_certificate, read_certificate
 from sftp_gateway.buckets import TokenBucket
+from sftp_gateway.server.negotiation import KexInit, mismatch, read_kexinit
 from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
 from sftp_gateway.server.transport import READ_BEFORE_LOGIN
 
@@ -84,6 +85,10 @@ _SIGNATURE: Final = 100
 #: a connection is part of the login, which has a time of its own.)
 _KEY_EXCHANGE_TIMEOUT: Final = 60.0
 
+#: Seconds that a client's first KEXINIT is waited for, where the offer depends on it. Some clients
+#: (libssh) wait for the server's.
+_CLIENT_KEXINIT_TIMEOUT: Final = 0.3
+
 #: Messages that may mean a line in the access log, and wait while that has no room.
 _LOGGED: Final = frozenset(
     {MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL_REQUEST, MSG_USERAUTH_REQUEST}
@@ -95,6 +100,7 @@ class Connection(PacketConnection):
 
     Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
     Protocol callbacks, of which asyncssh ignores the last two), `data_received`, `send_packet`,
+    `_send_kexinit` (the offer may depend on the client's),
     `process_packet` (every message but those of a channel or a key exchange), `_finish_userauth`
     (each login attempt), `_process_..._forward_..._global_request` (each would wait a turn of the
     loop, behind any number of others, to ask whether it may listen),
@@ -108,6 +114,7 @@ class Connection(PacketConnection):
     _turn_awaited = False  # before anything more is read
     _full_read = READ_BEFORE_LOGIN
     _key_exchange_timer: asyncio.TimerHandle | None = None
+    _kexinit_timer: asyncio.TimerHandle | None = None  # while the client's first KEXINIT is awaited
 
     #: asyncssh looks for a channel's type among its methods: by this name for the type "channel".
     _process_channel_open = None  # type: ignore[assignment]
@@ -215,6 +222,8 @@ class Connection(PacketConnection):
         """Have `process` handle a message, if it may come now; once the access log has room."""
         if pkttype in _OVERHEAD:
             self._count_overhead(_OVERHEAD[pkttype])
+            if pkttype == MSG_KEXINIT and not self._session_id:
+                self._read_first_kexinit(packet)
         # RFC 4253 §7.1: "Once a party has sent a SSH_MSG_KEXINIT message for key exchange or
         # re-exchange, until it has sent a SSH_MSG_NEWKEYS message, it MUST NOT send any messages
         # other than: Transport layer generic messages (1 to 19) (but SSH_MSG_SERVICE_REQUEST and
@@ -267,6 +276,37 @@ class Connection(PacketConnection):
         if pkttype == MSG_UNIMPLEMENTED:
             self._count_overhead(1)
 
+    def _send_kexinit(self) -> None:
+        """Send a KEXINIT; the first one once the client's has come, if the offer depends on it."""
+        offers = self.gateway_owner.offers
+        if not self._session_id and offers.depends_on_kexinit(self._client_version):
+            self._kexinit_timer = self._loop.call_later(_CLIENT_KEXINIT_TIMEOUT, self._offer, None)
+        else:
+            super()._send_kexinit()
+
+    def _read_first_kexinit(self, packet: SSHPacket) -> None:
+        """The client's first KEXINIT is here; asyncssh handles it after this."""
+        try:
+            client = read_kexinit(packet.get_full_payload())
+        except ValueError:  # asyncssh finds that too
+            return
+        if self._kexinit_timer is not None:
+            self._offer(client)
+        ours = (self._server_host_key_algs or (), self._enc_algs, self._mac_algs)
+        failed = mismatch(client, *([name.decode() for name in names] for names in ours))
+        if failed is not None:  # asyncssh finds that too, unless the client is gone before
+            self.gateway_owner.negotiation_failed(failed)
+
+    def _offer(self, client: KexInit | None) -> None:
+        """Send the first KEXINIT, with the ciphers and MACs for this client."""
+        if self._kexinit_timer is not None:
+            self._kexinit_timer.cancel()
+            self._kexinit_timer = None
+        offer = self.gateway_owner.offers.to(client)
+        self._enc_algs = [name.encode() for name in offer.ciphers]
+        self._mac_algs = [name.encode() for name in offer.macs]
+        super()._send_kexinit()
+
     def _watch_keys(self, pkttype: int) -> None:
         """Let the sessions wait while keys are exchanged.
 
@@ -293,8 +333,9 @@ class Connection(PacketConnection):
             channel.keys_awaited(self._keys_awaited)
 
     def _cleanup(self, exc: Exception | None) -> None:
-        if self._key_exchange_timer is not None:
-            self._key_exchange_timer.cancel()
+        for timer in (self._key_exchange_timer, self._kexinit_timer):
+            if timer is not None:
+                timer.cancel()
         super()._cleanup(exc)
 
     # Global requests

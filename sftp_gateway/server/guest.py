@@ -21,6 +21,7 @@ from sftp_gateway.server.channel import ChannelSession, SessionChannel
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.idle import IdleWatch
+from sftp_gateway.server.negotiation import Mismatch
 from sftp_gateway.server.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Guest(asyncssh.SSHServer):
     def __init__(self, server: SshServer) -> None:
         self._server = server
         self.signatures = server.signatures
+        self.offers = server.offers
         self._refused = 0
         self._unknown_user = False
         self._verifying: str | None = None  # the user whose password is being verified
@@ -244,6 +246,12 @@ class Guest(asyncssh.SSHServer):
         """How many requests were answered; None while the client waits for any."""
         busy = any(channel.busy for channel in self.channels)
         return None if busy else self.recorder.requests
+
+    def negotiation_failed(self, mismatch: Mismatch) -> None:
+        """The client and the server have no algorithm of some kind in common."""
+        self._closed_for = "no_common_algorithm"
+        self._learn_versions()
+        self.recorder.negotiation_failed(mismatch)
 
     def flooded(self) -> None:
         """The client is disconnected for the number of messages that it sent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Final
 
 from sftp_gateway.errors import Denied, TooManyHandles
 from sftp_gateway.observability import events
@@ -11,7 +12,11 @@ from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import NO_SHARE
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.server.handles import FileHandle, FolderHandle
+from sftp_gateway.server.negotiation import Mismatch
 from sftp_gateway.vfs.share import Share
+
+#: Characters of a client's offer that are logged: twice what OpenSSH's longest list has.
+_MAX_OFFER: Final = 1000
 
 
 class Recorder:
@@ -79,6 +84,18 @@ class Recorder:
                 certificate=certificate,
                 serial=serial,
                 reason=reason,
+            )
+        )
+
+    def negotiation_failed(self, mismatch: Mismatch) -> None:
+        """The client and the gateway have no algorithm of some kind in common."""
+        self.connected()
+        self._log.emit(
+            events.NegotiationFailed(
+                session=self.session,
+                algorithm=mismatch.algorithm,
+                their_offer=mismatch.their_offer[:_MAX_OFFER],
+                remedy=mismatch.remedy,
             )
         )
 

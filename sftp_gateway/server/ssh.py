@@ -27,6 +27,7 @@ from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.guest import Guest
 from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.negotiation import Offers
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.scheduler import Scheduler
 from sftp_gateway.server.sftp import SftpSession
@@ -61,8 +62,7 @@ class SshServer:
         self,
         *,
         keys: Sequence[HostKey],
-        ciphers: Sequence[str],
-        macs: Sequence[str],
+        offers: Offers,
         signatures: Sequence[str],
         own_record_layer: bool,
         limits: Limits,
@@ -96,9 +96,8 @@ class SshServer:
         self._scheduler = Scheduler(self._loop)
         self._log_room = asyncio.Event()
         self.signatures = signatures
-        self._ciphers = ciphers
-        self._macs = macs
-        self._options = _options(self, keys, ciphers, macs)
+        self.offers = offers
+        self._options = _options(self, keys)
         access_log.add_room_callback(self._log_got_room)
 
     async def adopt(self, accepted: socket.socket, account: Account) -> None:
@@ -128,7 +127,7 @@ class SshServer:
         been let in by these credentials. Raises ConfigurationError for host keys that cannot be
         read, and nothing is taken then.
         """
-        self._options = _options(self, keys, self._ciphers, self._macs)
+        self._options = _options(self, keys)
         self.authenticator = authenticator
         self.end_sessions = end_sessions
         for guest in tuple(self._guests):
@@ -204,9 +203,7 @@ class SshServer:
                 channel.pump()
 
 
-def _options(
-    server: SshServer, keys: Sequence[HostKey], ciphers: Sequence[str], macs: Sequence[str]
-) -> asyncssh.SSHServerConnectionOptions:
+def _options(server: SshServer, keys: Sequence[HostKey]) -> asyncssh.SSHServerConnectionOptions:
     options = asyncssh.SSHServerConnectionOptions(
         config=None,
         server_factory=lambda: Guest(server),
@@ -216,8 +213,8 @@ def _options(
         gss_host=None,
         x509_trusted_certs=None,
         kex_algs=algorithms.KEY_EXCHANGES,
-        encryption_algs=ciphers,
-        mac_algs=macs,
+        encryption_algs=server.offers.preferred.ciphers,
+        mac_algs=server.offers.preferred.macs,
         signature_algs=server.signatures,
         compression_algs=["none", "zlib@openssh.com"],
         host_based_auth=False,

@@ -141,10 +141,12 @@ class Settings(BaseSettings):
     ciphers: Literal["fast", "compatible"] | CipherNames = Field(
         "fast",
         description=(
-            "`fast` offers AES-GCM only, where the processor has AES instructions, because stock "
-            "clients would choose the slower chacha20-poly1305 if they could; `compatible` "
-            "offers chacha20-poly1305, AES-CTR and plain HMACs too, for old clients; or a list "
-            "of names."
+            "`fast` offers AES-GCM, where the processor has AES instructions, because stock "
+            "clients would choose the slower chacha20-poly1305 if they could; only a client that "
+            "does not know AES-GCM (paramiko before 3.5, libssh2 before 1.11) is offered AES-CTR "
+            "too, by what its version string and key exchange show. `compatible` offers "
+            "AES-GCM, chacha20-poly1305, AES-CTR and plain HMACs to all, so that each client's "
+            "own order decides; a list of names offers these to all and nothing else."
         ),
     )
     nist_curves: bool = Field(

@@ -96,8 +96,8 @@ def _add_refusal(target: Target, attempt: str) -> None:
         means = "The connection ended before the login was decided; the server's log has why."
         if "no matching" in attempt:
             means = (
-                "This ssh is too old or too restricted for the server; "
-                'ciphers = "compatible" there helps old clients.'
+                "This ssh is too old or too restricted for the server; its log says what would "
+                "help: negotiation_failed."
             )
         elif "Too many authentication failures" in attempt:
             means = "ssh tries all keys of the agent first: mount with -o IdentitiesOnly=yes."

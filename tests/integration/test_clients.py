@@ -127,19 +127,20 @@ def test_lftp_mirrors_the_tree(gateway: Gateway, tmp_path: Path) -> None:
 # curl
 
 
-def test_curl_fetches_and_lists_where_older_ciphers_are_offered(
-    compatible: Gateway, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["gateway", "compatible"])
+def test_curl_fetches_and_lists(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    gateway: Gateway = request.getfixturevalue(name)
+
     def curl(path: str) -> bytes:
-        public = (compatible.folder / "keys/ssh_host_ed25519_key.pub").read_text().split()[1]
+        public = (gateway.folder / "keys/ssh_host_ed25519_key.pub").read_text().split()[1]
         known_hosts = tmp_path / ".ssh/known_hosts"
         known_hosts.parent.mkdir(exist_ok=True)
-        known_hosts.write_text(f"[127.0.0.1]:{compatible.port} ssh-ed25519 {public}\n")
+        known_hosts.write_text(f"[127.0.0.1]:{gateway.port} ssh-ed25519 {public}\n")
         ran = subprocess.run(
             [
                 "curl", "--disable", "--silent", "--show-error", "--user", "gvpocr:",
-                "--key", compatible.key, "--pubkey", f"{compatible.key}.pub",
-                f"sftp://127.0.0.1:{compatible.port}{path}",
+                "--key", gateway.key, "--pubkey", f"{gateway.key}.pub",
+                f"sftp://127.0.0.1:{gateway.port}{path}",
             ],
             env={**os.environ, "HOME": str(tmp_path)},
             capture_output=True,

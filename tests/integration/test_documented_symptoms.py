@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,8 +12,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
+from tests.clients.programs import CLIENTS, Failed, Rclone
 from tests.integration.test_worker_doctor import NOBODY, process_of, silent_port
 from tests.support.gateway import PATIENCE, REPOSITORY, Gateway, fill, free_port, running, wait_for
 from tests.support.keys import make_key, public_line
@@ -201,6 +205,122 @@ def test_what_a_mount_says_while_the_gateway_is_away(
         wait_for(lambda: shell(f"cat {mount}/models/README.txt").endswith(message), "the message")
         gateway.start()
         wait_for(lambda: shell(f"cat {mount}/models/README.txt").startswith("This"), "the mount")
+
+
+# What other clients say
+
+
+@pytest.fixture(scope="module")
+def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with few ciphers, which bans nobody."""
+    config = 'ciphers = ["aes128-gcm@openssh.com", "aes256-ctr"]\n[penalties]\nenabled = false\n'
+    with running(tmp_path_factory.mktemp("restricted"), config) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("Ciphers=aes128-ctr", "no matching cipher found"),
+        ("MACs=hmac-sha2-256", "no matching MAC found"),
+        ("KexAlgorithms=diffie-hellman-group14-sha256", "no matching key exchange method found"),
+        ("HostKeyAlgorithms=rsa-sha2-512", "no matching host key type found"),
+    ],
+)
+def test_what_ssh_says_without_a_common_algorithm(
+    restricted: Gateway, option: str, message: str
+) -> None:
+    # Of the two ciphers, the one that needs a MAC.
+    options = [*restricted.ssh_options(), f"-o{option}", "-oCiphers=aes256-ctr"]
+    assert documented(message) in restricted.ssh("echo in", options=options).stderr
+
+
+@pytest.mark.parametrize(
+    ("client", "message"),
+    [
+        ("paramiko 2.12", "Incompatible ssh server (no acceptable ciphers)"),
+        ("paramiko 3.4", "Incompatible ssh server (no acceptable ciphers)"),
+        ("curl 7.88, libssh2 1.10", "Unable to exchange encryption keys"),
+    ],
+)
+def test_what_old_clients_say_of_ciphers_that_they_do_not_know(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, client: str, message: str
+) -> None:
+    gateway = make_gateway('ciphers = ["aes128-gcm@openssh.com"]\n').start()
+    with pytest.raises(Failed, match=re.escape(documented(message))):
+        CLIENTS[client](gateway, tmp_path).list("/home/gvpocr/models")
+    failed = gateway.wait_event("negotiation_failed", algorithm="cipher")
+    assert failed["remedy"] == 'ciphers = "compatible"'
+
+
+@pytest.fixture(scope="module")
+def with_rsa_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway whose worker's key is of type RSA."""
+    gateway = Gateway(tmp_path_factory.mktemp("rsa"))
+    gateway.key.parent.mkdir()
+    key = make_key(gateway.key, "rsa", 3072)
+    gateway.authorize("gvpocr", public_line(key))
+    try:
+        yield gateway.start()
+    finally:
+        gateway.close()
+
+
+@pytest.mark.parametrize("client", ["paramiko 2.12", "rclone 1.60", "psftp 0.78"])
+def test_old_clients_log_in_by_an_rsa_key(
+    with_rsa_key: Gateway, tmp_path: Path, client: str
+) -> None:
+    assert "models" in CLIENTS[client](with_rsa_key, tmp_path).list("/home/gvpocr")
+
+
+def test_what_curl_says_if_it_signs_with_sha_1(with_rsa_key: Gateway, tmp_path: Path) -> None:
+    message = documented("curl: (67) Authentication failure")
+    with pytest.raises(Failed, match=re.escape(message)):
+        CLIENTS["curl 7.88, libssh2 1.10"](with_rsa_key, tmp_path).list("/home/gvpocr")
+    assert with_rsa_key.wait_event("login_refused")["reason"] == "signature_algorithm"
+
+
+def test_what_paramiko_says_with_too_many_files_open(gateway: Gateway) -> None:
+    with paramiko.SSHClient() as client:
+        client.load_host_keys(str(gateway.known_hosts))
+        client.connect(
+            "127.0.0.1", gateway.port, "gvpocr", key_filename=str(gateway.key),
+            look_for_keys=False, allow_agent=False,
+        )  # fmt: skip
+        with client.open_sftp() as sftp, contextlib.ExitStack() as opened:
+            for number in range(16):
+                opened.enter_context(sftp.open(f"models/file{number}"))
+            with pytest.raises(OSError, match=f"^{documented('Too many open handles')}$"):
+                sftp.open("models/file16")
+
+
+@pytest.mark.parametrize("client", ["rclone 1.60", "rclone 1.75"])
+def test_what_rclone_says_of_a_checksum_that_is_not_computed(
+    gateway: Gateway, tmp_path: Path, client: str
+) -> None:
+    rclone = CLIENTS[client](gateway, tmp_path)
+    assert isinstance(rclone, Rclone)
+    message = documented("hash unsupported: hash type not supported")
+    with pytest.raises(Failed, match=message):
+        rclone.run_rclone("hashsum", "whirlpool", ":sftp:models/file1")
+
+
+def test_what_rm_says_of_a_copy_without_write_permission(
+    gateway: Gateway, mount: Path, reachable: Path
+) -> None:
+    served = gateway.folder / "shared/models/kept"
+    fill(served, {"folder/file": b"kept"})
+    (served / "folder/file").chmod(0o444)
+    (served / "folder").chmod(0o555)
+    os.chown(reachable, 65534, 65534)
+    said = shell(
+        f"cp -r --no-preserve=ownership {mount}/models/kept/folder {reachable}/copy;"
+        f"chown -R 65534:65534 {reachable}/copy; {' '.join(NOBODY)} rm -rf {reachable}/copy"
+    )
+    assert said == f"rm: cannot remove '{reachable}/copy/file': Permission denied\n"
+    assert "| `rm: cannot remove` ... `Permission denied`, in a copy" in PAGE
+    repair = f"chmod -R u+w {reachable}/copy && rm -r {reachable}/copy"
+    assert shell(f"{' '.join(NOBODY)} sh -c '{repair}'") == ""
 
 
 # Refused at the door

@@ -45,6 +45,9 @@ EXPLAINED: Final[dict[tuple[str, str, str], tuple[frozenset[str], str]]] = {
 NOTES: Final = (
     "Terrapin: the gateway takes part in the strict key exchange, as the note says; what is left "
     "needs a client from before 2024, and `fast` offers nothing that it works with.",
+    "`fast` is audited as OpenSSH sees it. A client whose key exchange shows that it knows none of "
+    "these ciphers is offered AES-CTR too, and with it the MACs that the section of `compatible` "
+    "has.",
     "The auditor's test of connection rates is left out: it asks for less than 20 a second from "
     "one address, and a fleet behind one NAT address comes back at once after a restart.",
 )

@@ -264,30 +264,34 @@ class Gateway:
         *options: str,
         user: str = "gvpocr",
         key: Path | None = None,
+        sshfs: str | Path = "sshfs",
     ) -> Iterator[Path]:
-        """Mount with stock sshfs by the worker's key, in the foreground as a child of the test."""
+        """Mount by the worker's key, in the foreground as a child of the test.
+
+        `sshfs`: the program; tests.support.clients has those of other versions.
+        """
         at.mkdir(parents=True, exist_ok=True)
         ssh = [
             part.removeprefix("-o") for part in self.ssh_options(key=key) if part.startswith("-o")
         ]
-        sshfs = subprocess.Popen(
+        mounting = subprocess.Popen(
             [
-                "sshfs", "-f", "-p", str(self.port), f"{user}@127.0.0.1:{source}", str(at),
+                sshfs, "-f", "-p", str(self.port), f"{user}@127.0.0.1:{source}", str(at),
                 *(f"-o{option}" for option in (*ssh, *options)),
             ],
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
         def ready() -> bool:
-            if sshfs.poll() is not None:
-                raise AssertionError(f"sshfs ended with status {sshfs.returncode}")
+            if mounting.poll() is not None:
+                raise AssertionError(f"sshfs ended with status {mounting.returncode}")
             return os.path.ismount(at)
 
         try:
             wait_for(ready, f"{at} to be mounted")
             yield at
         finally:
-            unmount(at, sshfs)
+            unmount(at, mounting)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ _VERBS: Final[Mapping[str, str]] = {
     "denied": "denied",
     "login_accepted": "logged in",
     "login_refused": "login refused",
+    "negotiation_failed": "no common algorithm",
     "session_end": "left",
     "command_refused": "command refused",
     "command_answered": "echo",
@@ -177,6 +178,8 @@ def outcome(line: Mapping[str, Any]) -> str:
     event = line.get("event")
     if event in ("denied", "login_refused"):
         return f"{line.get('operation', '')} {line.get('reason', '')}".strip()
+    if event == "negotiation_failed":
+        return str(line.get("algorithm", ""))
     if event == "command_refused":
         return str(line.get("kind", ""))
     if event in ("session_end", "credentials_removed"):

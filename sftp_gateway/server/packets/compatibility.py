@@ -8,6 +8,8 @@ right, until somebody has read the change and put the new digests here
 
 | attributes of                       | that are read or written                                |
 |-------------------------------------|---------------------------------------------------------|
+| a connection, negotiating           | _client_version _client_kexinit _enc_algs _mac_algs     |
+|                                     | _server_host_key_algs _session_id                       |
 | a connection, sending               | _send_encryption _send_seq _compressor _kex_complete    |
 |                                     | _rekey_bytes _rekey_bytes_sent _rekey_seconds           |
 |                                     | _rekey_time _transport _kex                             |
@@ -44,6 +46,7 @@ _LEANT_ON: Final[Mapping[type[Any], tuple[str, ...]]] = {
         "_send",
         "_send_deferred_packets",
         "_send_kexinit",
+        "_recv_version",
         "_recv_data",
         "_recv_pkthdr",
         "_recv_packet",
@@ -87,6 +90,7 @@ _KNOWN: Final[Mapping[str, str]] = {
     "SSHConnection._send": "c6698a37eb80f574",
     "SSHConnection._send_deferred_packets": "c5ef8240853eb331",
     "SSHConnection._send_kexinit": "275ddc818b59f44b",
+    "SSHConnection._recv_version": "05573b0ac8886bf3",
     "SSHConnection._recv_data": "fc4e0735191bb0fd",
     "SSHConnection._recv_pkthdr": "7adc4d88fe20593c",
     "SSHConnection._recv_packet": "b3daa22e9763eee9",

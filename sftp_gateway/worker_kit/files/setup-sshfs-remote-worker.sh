@@ -239,7 +239,7 @@ explain() {
             "on the server: sftp-gateway keys list; sftp-gateway keys add $LOGIN FILE.pub" \
             "is $LOGIN the right user (-u)?" ;;
     *'no matching'*) fail 'this OpenSSH is too old for the algorithms of the gateway' \
-            'update it, or set ciphers = "compatible" on the server' ;;
+            'update it; the log of the gateway says what would help: negotiation_failed' ;;
     *closed* | *reset*)
         fail "the server closed the connection" \
             'it may have banned this address after failed logins, or not allow it: its log says which (source_banned)' ;;

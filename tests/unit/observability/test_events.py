@@ -24,6 +24,7 @@ def test_the_names_in_the_log_are_these():
         "connection",
         "login_accepted",
         "login_refused",
+        "negotiation_failed",
         "credentials_removed",
         "session_end",
         "file_opened",

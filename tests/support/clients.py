@@ -1,0 +1,43 @@
+"""The clients that scripts/clients installs, in the versions that users have."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.support.gateway import REPOSITORY
+
+_FOLDER: Final = REPOSITORY / ".clients"
+
+#: sshfs of each Debian release, which brings the ssh of that release with it.
+_SSHFS: Final = {
+    "3.7.1": "bullseye",
+    "3.7.3": "bookworm",
+    "3.7.3 on FUSE 3.17": "trixie",
+}
+
+
+@functools.cache
+def installed() -> Path:
+    """Where the clients are, once scripts/clients has installed what is missing."""
+    ran = subprocess.run(["scripts/clients"], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return _FOLDER
+
+
+def debian(suite: str, program: str) -> Path:
+    """A program of a Debian release, to be started as the installed one would be."""
+    return installed() / suite / "bin" / program
+
+
+def sshfs_versions() -> dict[str, Path]:
+    """The program of each version of sshfs: to be handed to `Gateway.mounted(sshfs=...)`.
+
+    Names for tests, such as "3.7.1"; parametrize by `SSHFS_VERSIONS`, which installs nothing.
+    """
+    return {version: debian(suite, "sshfs") for version, suite in _SSHFS.items()}
+
+
+SSHFS_VERSIONS: Final = tuple(_SSHFS)
