@@ -235,7 +235,7 @@ class _WordReader:
         rest = self._command[self.at : self.at + 2]
         if rest[:1] != "~" or rest[1:] not in ("", "/", *_BLANKS):
             return False
-        self.at += len(rest.rstrip(_BLANKS))
+        self.at += 1
         return True
 
     def _unquoted(self, found: str) -> None:
