@@ -71,7 +71,7 @@ class CheckFiles:
         """Nobody is there to be answered any more."""
         self._owed.count -= len(self._checks)
         for check in self._checks:
-            check.cancel()
+            self._checksums.cancel(check)
         self._checks.clear()
 
     def _finish(

@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,6 +87,7 @@ class Check:
     block_size: int = 0
     done: Callable[[Digest | Exception], None] = lambda digest: None
     cancelled: bool = False
+    #: Once it has begun.
     pieces: _Pieces | None = None
 
     #: By time.monotonic().
@@ -106,10 +107,6 @@ class Check:
             raise AssertionError("only a share has files")
         return self.operation.share.name
 
-    def cancel(self) -> None:
-        """Nobody wants it any more: `done` is not called."""
-        self.cancelled = True
-
 
 class Checksums:
     """The checksums that the clients of this process ask for."""
@@ -119,35 +116,42 @@ class Checksums:
         self._lanes = lanes
         self._clock = clock
         #: By share and user; whose turn it is comes first.
-        self._waiting: dict[str, OrderedDict[str, deque[Check]]] = {}
+        self._waiting: dict[str, OrderedDict[str, dict[Check, None]]] = {}
         self._running: Counter[str] = Counter()
         self._remembered: OrderedDict[_Key, bytes] = OrderedDict()
         self._lock = Lock()
 
     def start(self, check: Check) -> None:
         """Compute `check`, and call its `done` on the event loop."""
-        check.pieces = self._compute(check)
-        self._add(check)
-
-    def _add(self, check: Check) -> None:
         users = self._waiting.setdefault(check.share, OrderedDict())
-        users.setdefault(check.user, deque()).append(check)
+        users.setdefault(check.user, {})[check] = None
         self._start_next(check.share)
+
+    def cancel(self, check: Check) -> None:
+        """Nobody wants `check` any more: its `done` is not called."""
+        check.cancelled = True
+        users = self._waiting[check.share]
+        checks = users.get(check.user, {})
+        if check in checks:
+            del checks[check]
+            if not checks:
+                del users[check.user]
+            self._let_go(check)
 
     def _start_next(self, share: str) -> None:
         users = self._waiting[share]
         while users and self._running[share] < THREADS[Lane.CHECKSUM]:
             user, checks = users.popitem(last=False)
-            check = checks.popleft()
+            check = next(iter(checks))
+            del checks[check]
             if checks:
                 users[user] = checks  # behind the others
-            if check.cancelled:
-                self._let_go(check)
-            else:
-                self._submit(check)
+            self._submit(check)
 
     def _submit(self, check: Check) -> None:
         self._running[check.share] += 1
+        if check.pieces is None:
+            check.pieces = self._compute(check)
         self._lanes.submit(
             check.share,
             Lane.CHECKSUM,
@@ -169,7 +173,7 @@ class Checksums:
             self._let_go(check)
             check.done(digest)
         else:
-            self._add(check)
+            self.start(check)
         self._start_next(check.share)
 
     def _let_go(self, check: Check) -> None:

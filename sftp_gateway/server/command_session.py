@@ -283,7 +283,7 @@ class CommandSession:
         program.close()
         self._look_at_input = None
         if self._check is not None:
-            self._check.cancel()
+            self._checksums.cancel(self._check)
         if self._slowed is not None:
             self._slowed.cancel()
         self._outgoing.clear()

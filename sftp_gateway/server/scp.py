@@ -117,7 +117,8 @@ class _Source:
         session = self._session
         opened = await session.open_folder(path)
         with session.closing(opened):
-            identity = opened.directory.identity
+            status = opened.directory.status
+            identity = None if status is None else (status.st_dev, status.st_ino)
             if len(within) == _MAX_DEPTH or (identity is not None and identity in within):
                 self._fail(path, "Too many levels of folders")  # links made a cycle, most likely
                 return

@@ -210,13 +210,13 @@ class OpenDirectory:
         show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: None,
         hidden: frozenset[bytes] = frozenset(),
         close: Callable[[], None] = lambda: None,
-        identity: tuple[int, int] | None = None,
+        status: os.stat_result | None = None,
     ) -> None:
         """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name.
 
-        `identity` is the folder's device and inode, where it has some.
+        `status` is the folder's own, where it is one of a file system.
         """
-        self.identity = identity
+        self.status = status
         #: Whether what is left needs no disk.
         self.at_hand = scan == ()
         # Not a generator, which an error would end: the entries behind a bad one are listed.

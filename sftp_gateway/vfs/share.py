@@ -217,7 +217,7 @@ class Share:
             show=partial(self._show_entry, path),
             hidden=frozenset(entry.name for entry in extra),
             close=close,
-            identity=(status.st_dev, status.st_ino),
+            status=status,
         )
 
     def readlink(self, path: bytes, *, wait: bool) -> bytes:

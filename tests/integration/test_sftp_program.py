@@ -61,7 +61,8 @@ def test_ls_shows_the_shares_and_not_what_is_hidden(gateway: Gateway) -> None:
 def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gateway) -> None:
     [line] = _printed(gateway, "ls -l newsletters/2024")
     assert re.fullmatch(
-        rf"-r-xr--r-x\s+1 {os.getuid()}\s+{os.getgid()}\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
+        # The program makes the line itself, with names of owners: it does not know of links.
+        rf"-r-xr--r-x\s+\? root\s+root\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
         line,
     )
 

@@ -189,7 +189,7 @@ async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
         checksums.start(check)
     await share.arrivals(THREADS[Lane.CHECKSUM])
     for check in checks:
-        check.cancel()
+        checksums.cancel(check)
     share.cold.clear()
     reads = len(opened)
     share.gate.set()
