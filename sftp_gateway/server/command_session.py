@@ -439,6 +439,8 @@ class CommandSession:
         except (FileSystemError, OSError) as error:
             self._record("read", opened.share, opened.path, started, error)
             raise
+        if self._outgoing.length >= sftp.FLUSH_BYTES:
+            self._flush()
         if count:
             opened.note_read(offset, count)
         self._record("read", opened.share, opened.path, started, sent=count)
