@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sftp_gateway import __version__, observing, share_folders
 from sftp_gateway import configuration as configurations
@@ -33,18 +34,22 @@ from sftp_gateway.process import children, confinement, detached, observer, sock
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
-from sftp_gateway.server import algorithms
+from sftp_gateway.server import algorithms, owners
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.checksums import Checksums
+from sftp_gateway.server.command_session import CommandSession
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
 from sftp_gateway.server.lanes import THREADS, Lane, Lanes
 from sftp_gateway.server.live import LiveSessions
 from sftp_gateway.server.negotiation import Offers
+from sftp_gateway.server.owners import OwnerNames, Owners
 from sftp_gateway.server.quotas import Division, Holder, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp import Channel, SftpSession
+from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.server.ssh import Limits, SshServer
 from sftp_gateway.settings import Settings
 from sftp_gateway.vfs.attributes import Modes, Presentation
@@ -165,6 +170,7 @@ class Program:
                 output.close()  # it can be written, or the start is given up
             paths = {name: share.path for name, share in settings.shares.items()}
             folders = detached.open_folders(paths, seconds=share_folders.RUNNING)
+            owner_names = owners.read()
             version = confinement.confine_worker(settings, metrics=values.folder, folders=folders)
             return Gateway(
                 configuration,
@@ -173,6 +179,7 @@ class Program:
                 feed=self._feed,
                 landlock=version,
                 folders=folders,
+                owner_names=owner_names,
             )
 
         worker.work(control, make)
@@ -212,6 +219,7 @@ class Gateway:
         log: Sink,
         feed: Feed,
         folders: Mapping[str, int],
+        owner_names: OwnerNames,
         landlock: int = 0,
     ) -> None:
         """`log` and `feed` lead to the observer; `landlock` is the version that confines this.
@@ -250,6 +258,8 @@ class Gateway:
         self._started = int(time.time())
         self._lanes = Lanes((share.name for share in self._shares), timeout=settings.disk_timeout)
         self._metrics.watch_lanes(self._lanes.depths)
+        self._checksums = Checksums(self._lanes)
+        self._owner_names = owner_names
         self._monitor = ShareMonitor(
             shares=self._shares, lanes=self._lanes, changed=self._metrics.share_up
         )
@@ -271,6 +281,7 @@ class Gateway:
             access_log=self._log,
             metrics=self._metrics,
             open_sftp=self._open_sftp,
+            open_command=self._open_command,
         )
         self._feed = feed
         self._live = LiveSessions(
@@ -334,29 +345,41 @@ class Gateway:
         self._values.close()
         self._lanes.close()
 
-    def _open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
+    def _open_sftp(self, channel: ChannelSession, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
+        return SftpSession(
+            max_read_length=_max_read_length(recorder.session.client_version or ""),
+            **self._parts(channel, recorder),
+        )
+
+    def _open_command(self, channel: ChannelSession, recorder: Recorder) -> CommandSession:
+        """The session of a command on `channel`."""
+        home = self._tree_of(recorder.session.user or "").home
+        return CommandSession(home=home, **self._parts(channel, recorder))
+
+    def _parts(self, channel: ChannelSession, recorder: Recorder) -> dict[str, Any]:
+        """What the sessions of a user who has logged in have in common."""
         session = recorder.session
         user = session.user or ""
-        tree = self._tree_of(user)
         holder = Holder(user=user, connection=session.session)
         handles = HandleTable(quotas=self._quotas, holder=holder)
-        return SftpSession(
-            channel=channel,
-            handles=handles,
-            make_dispatcher=functools.partial(
+        return {
+            "channel": channel,
+            "handles": handles,
+            "make_dispatcher": functools.partial(
                 Dispatcher,
-                tree=tree,
+                tree=self._tree_of(user),
                 handles=handles,
                 made_up_statvfs=self._monitor.statvfs_of,
+                owners=Owners(self._owner_names),
             ),
-            lanes=self._lanes,
-            recorder=recorder,
-            log_congested=functools.partial(self._log.congested, user),
-            failed=functools.partial(_failed, recorder),
-            max_read_length=_max_read_length(recorder.session.client_version or ""),
-            bandwidth=self._bandwidths.get(user),
-        )
+            "lanes": self._lanes,
+            "checksums": self._checksums,
+            "recorder": recorder,
+            "log_congested": functools.partial(self._log.congested, user),
+            "failed": functools.partial(_failed, recorder),
+            "bandwidth": self._bandwidths.get(user),
+        }
 
     def _tree_of(self, user: str) -> Tree:
         granted = self._users[user].shares

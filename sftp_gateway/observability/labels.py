@@ -32,6 +32,8 @@ OPERATIONS: Final = frozenset(
         "limits",
         "home-directory",
         "expand-path",
+        "check-file",
+        "users-groups-by-id",
         # Those that would write.
         "write",
         "setstat",

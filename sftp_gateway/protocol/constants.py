@@ -104,5 +104,9 @@ MAX_NAME_LENGTH: Final = 64 * 1024
 #: Most bytes of a handle (§7: "The length of the handle string MUST NOT exceed 256").
 MAX_HANDLE_LENGTH: Final = 256
 
+#: Most users, and most groups, of one users-groups-by-id@openssh.com request. A client asks for the
+#: owners of one folder.
+MAX_IDS: Final = 1024
+
 #: Bytes of a DATA packet before the file's bytes: length, type, request id, data length.
 DATA_HEADER_LENGTH: Final = 13

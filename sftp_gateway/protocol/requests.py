@@ -15,7 +15,7 @@ from typing import Final
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
 from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType
-from sftp_gateway.protocol.wire import Cursor
+from sftp_gateway.protocol.wire import UINT32, Cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,32 @@ class ExpandPathRequest(PathRequest):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckFileRequest(Request):
+    """Checksums of an open file, or of one that is named; the other is None.
+
+    draft-ietf-secsh-filexfer-extensions-00 §3. `length` is 0 for all that there is, `block_size` 0
+    for one block. `tagged` asks for the answer that draft describes; later ones (filexfer-09 to -13
+    §9.1.2), which renamed the requests, leave the name of the extension out.
+    """
+
+    path: bytes | None
+    handle: bytes | None
+    algorithms: bytes
+    offset: int
+    length: int
+    block_size: int
+    tagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsersGroupsByIdRequest(Request):
+    """users-groups-by-id@openssh.com (PROTOCOL §4.12)."""
+
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WritingRequest(Request):
     """Any request that would change something; `operation` is its name in lower case.
 
@@ -154,6 +180,7 @@ AnyRequest = InitRequest | Request
 _INIT: Final = int(MessageType.INIT)
 _HEAD: Final = Struct(">BI")
 _OFFSET_AND_LENGTH: Final = Struct(">QI")
+_RANGE_AND_BLOCK: Final = Struct(">QQI")
 
 
 def decode_request(frame: bytes) -> AnyRequest:
@@ -271,6 +298,29 @@ def _home_directory(request_id: int, cursor: Cursor) -> Request:
     return HomeDirectoryRequest(request_id, cursor.string())
 
 
+def _check_file(*, by_name: bool, tagged: bool = False) -> _Decoder:
+    def decode(request_id: int, cursor: Cursor) -> Request:
+        path = cursor.string() if by_name else None
+        handle = None if by_name else _handle(cursor)
+        algorithms = cursor.string()
+        offset, length, block_size = cursor.fields(_RANGE_AND_BLOCK)
+        return CheckFileRequest(
+            request_id, path, handle, algorithms, offset, length, block_size, tagged
+        )
+
+    return decode
+
+
+def _users_groups_by_id(request_id: int, cursor: Cursor) -> Request:
+    return UsersGroupsByIdRequest(request_id, _ids(cursor.string()), _ids(cursor.string()))
+
+
+def _ids(packed: bytes) -> tuple[int, ...]:
+    if len(packed) % UINT32.size:
+        raise ProtocolError("an id that is cut short")
+    return tuple(number for (number,) in UINT32.iter_unpack(packed))
+
+
 def _extended(request_id: int, cursor: Cursor) -> Request:
     name = cursor.string()
     decode = _EXTENSIONS.get(name)
@@ -285,6 +335,10 @@ _EXTENSIONS: Final[dict[bytes, _Decoder]] = {
     b"limits@openssh.com": _limits,
     b"home-directory": _home_directory,
     b"expand-path@openssh.com": _path(ExpandPathRequest),
+    b"check-file-name": _check_file(by_name=True),
+    b"check-file-handle": _check_file(by_name=False),
+    b"check-file": _check_file(by_name=False, tagged=True),
+    b"users-groups-by-id@openssh.com": _users_groups_by_id,
     b"posix-rename@openssh.com": _writing_two_paths("posix-rename"),
     b"hardlink@openssh.com": _writing_two_paths("hardlink"),
     b"fsync@openssh.com": _writing_handle("fsync"),

@@ -37,6 +37,8 @@ EXTENSIONS: Final = (
     (b"limits@openssh.com", b"1"),
     (b"expand-path@openssh.com", b"1"),
     (b"home-directory", b"1"),
+    (b"users-groups-by-id@openssh.com", b"1"),
+    (b"check-file", b"1"),
 )
 
 
@@ -175,6 +177,36 @@ class LimitsResponse:
         return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
 
 
+@dataclass(frozen=True, slots=True)
+class CheckFileResponse:
+    """The answer to CheckFileRequest: the checksums of all blocks, one behind the other."""
+
+    request_id: int
+    algorithm: bytes
+    checksums: bytes
+    tagged: bool
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        tag = string(b"check-file") if self.tagged else b""
+        payload = tag + string(self.algorithm) + self.checksums
+        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class UsersGroupsByIdResponse:
+    """PROTOCOL §4.12: names in the order of the ids; an empty one for an id without a name."""
+
+    request_id: int
+    users: Sequence[bytes]
+    groups: Sequence[bytes]
+
+    def encode(self) -> bytes:
+        """The whole packet."""
+        payload = b"".join(string(b"".join(map(string, s))) for s in (self.users, self.groups))
+        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+
+
 Response = (
     VersionResponse
     | StatusResponse
@@ -183,6 +215,8 @@ Response = (
     | AttrsResponse
     | StatvfsResponse
     | LimitsResponse
+    | CheckFileResponse
+    | UsersGroupsByIdResponse
 )
 
 

@@ -1,4 +1,4 @@
-"""One session channel: SFTP, an `echo` that is answered, or a refusal."""
+"""One session channel: SFTP, a command that is answered, or a refusal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
 from sftp_gateway.server import command
+from sftp_gateway.server.command_session import CommandSession
+from sftp_gateway.server.commands import program
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp import SftpSession
 
@@ -57,6 +59,12 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
             window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET,
         )  # fmt: skip
         self._taken = 0  # bytes that the client has not been given room for again
+
+    def _process_exec_request(self, packet: SSHPacket) -> bool:
+        """A command is bytes: names of files need not be UTF-8, as asyncssh demands."""
+        asked = packet.get_string()
+        packet.check_end()
+        return self._start_session(command=asked.decode("utf-8", "surrogateescape"))
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Handle a message for this channel."""
@@ -106,12 +114,12 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
 
 
 class ChannelSession(asyncssh.SSHServerSession[bytes]):
-    """A session channel; also the side of it that an SftpSession writes to."""
+    """A session channel; also the side of it that its session writes to."""
 
     def __init__(self, guest: Guest, server: SshServer) -> None:
         self._guest = guest
         self._server = server
-        self._sftp: SftpSession | None = None
+        self._served: SftpSession | CommandSession | None = None
         self._command: str | None = None
         self._window_full = False
         self._socket_full = False
@@ -137,19 +145,19 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._server.budget.forget(self)
         self._stop_watching()
         self._lost = True
-        if self._sftp is not None:
-            self._sftp.connection_lost()
+        if self._served is not None:
+            self._served.connection_lost()
         self._tell_released()
 
     def _tell_released(self) -> None:
-        if self._lost and (self._sftp is None or self._sftp.released):
+        if self._lost and (self._served is None or self._served.released):
             self._lost = False
             self._guest.channel_closed(self)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         """`sftp` is served, nothing else."""
         if subsystem == "sftp":
-            self._sftp = self._server.open_sftp(self, self._guest.recorder)
+            self._served = self._server.open_sftp(self, self._guest.recorder)
             return True
         self._guest.recorder.command_refused("subsystem", subsystem)
         return False
@@ -165,29 +173,35 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def session_started(self) -> None:
         """Answer a command or a shell."""
-        if self._sftp is not None:
+        if self._served is not None:
             return
         recorder = self._guest.recorder
-        words = command.answer(self._command) if self._command is not None else None
-        if words is not None and self._command is not None:
-            recorder.command_answered(self._command)
-            self._channel.write(words.encode())
-            self._channel.exit(0)
-        else:
-            kind = "shell" if self._command is None else "exec"
-            recorder.command_refused(kind, self._command)
+        asked = self._command
+        parsed = command.parse(asked) if asked is not None else None
+        if asked is None or parsed is None:
+            recorder.command_refused("shell" if asked is None else "exec", asked)
             self._channel.write_stderr(command.REFUSAL.encode())
             self._channel.exit(1)
+            return
+        recorder.command_answered(asked)
+        if isinstance(parsed, command.Text):
+            self._channel.write(parsed.text.encode())
+            self._channel.exit(0)
+        else:
+            self._served = session = self._server.open_command(self, recorder)
+            session.start(program(session, parsed))
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Bytes of the client."""
-        if self._sftp is not None:
-            self._sftp.data_received(data)
+        if self._served is not None:
+            self._served.data_received(data)
 
     def eof_received(self) -> bool:
         """The client sends no more; what it asked is still answered, while it takes answers."""
-        if self._sftp is not None:
+        if isinstance(self._served, SftpSession):
             self.finish()
+        elif self._served is not None:
+            self._served.eof_received()
         return True
 
     def pause_writing(self) -> None:
@@ -220,18 +234,18 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
             self._watch_progress()
         else:
             self._held_before = 0  # some of it was taken, even if as much is held again later
-        if self._sftp is None:
+        if self._served is None:
             return
         if self._paused:
-            self._sftp.pause_writing()
+            self._served.pause_writing()
         else:
-            self._sftp.resume_writing()
+            self._served.resume_writing()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
         self._channel.send_buffered()
-        if self._sftp is not None:
-            self._sftp.take_turn()
+        if self._served is not None:
+            self._served.take_turn()
             self._tell_released()
 
     def wait_turn(self) -> None:
@@ -269,35 +283,35 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
     def abort(self) -> None:
         """Close the channel; what the client has not taken is lost."""
         self._channel.abort()
-        if self._sftp is not None:
-            self._sftp.connection_lost()
+        if self._served is not None:
+            self._served.connection_lost()
 
     @property
     def busy(self) -> bool:
         """Whether the client waits for an answer."""
-        return self._sftp is not None and self._sftp.busy
+        return self._served is not None and self._served.busy
 
     def open_files(self) -> Iterable[FileHandle]:
         """What the client has open."""
-        return () if self._sftp is None else self._sftp.open_files()
+        return () if self._served is None else self._served.open_files()
 
     def pump(self) -> None:
         """The access log has room again."""
-        if self._sftp is not None:
-            self._sftp.pump()
+        if self._served is not None:
+            self._served.pump()
 
     def drain(self) -> None:
         """Close once nothing is open."""
-        if self._sftp is not None:
-            self._sftp.drain()
+        if self._served is not None:
+            self._served.drain()
         else:
             self._channel.close()
 
     def finish(self) -> None:
         """Close once what was asked is answered."""
         self._finish_soon()
-        if self._sftp is not None:
-            self._sftp.finish()
+        if self._served is not None:
+            self._served.finish()
         else:
             self._channel.close()
 
@@ -306,7 +320,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """Whether our side of the channel is closed, so that the client gets nothing more."""
         return self._channel.closed
 
-    # What SftpSession needs of a channel
+    # What a session needs of its channel
 
     def flush(self) -> None:
         """Send what is in `outgoing`, unless the client has closed the channel meanwhile."""
@@ -339,6 +353,15 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def close(self) -> None:
         """Close the channel when everything is sent; exit status 0, as sftp-server's."""
+        self.exit(0)
+
+    def exit(self, status: int) -> None:
+        """Close the channel when everything is sent, with this exit status."""
         self._finish_soon()
         if not self._channel.is_closing():
-            self._channel.exit(0)
+            self._channel.exit(status)
+
+    def write_error(self, data: bytes) -> None:
+        """Send `data` on standard error."""
+        if not self._channel.is_closing():
+            self._channel.write_stderr(data)

@@ -1,21 +1,24 @@
-"""Answers what is not SFTP: `echo WORDS` with its words, everything else with a refusal.
+"""Reads a command line: what it asks for, of the few things that are answered without a shell.
 
-Nothing is ever executed. The `echo` is there because the workers' old set-up script runs
-`ssh … "echo 'SSH connection successful'"` first, and gives up unless it exits 0.
+Nothing is ever executed. A command is split into words as a shell splits it. What a shell would
+run, redirect or substitute is not answered at all: to answer it as it stands would be wrong.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from typing import Final
 
-#: What is told to whoever asks for a command or a shell.
+#: What a client is told that asks for any other command, or for a shell.
 REFUSAL: Final = (
-    "sftp-gateway: only SFTP is served here (sshfs, sftp, rclone, scp without -O); "
-    "no commands, no shell, no forwarding.\n"
+    "sftp-gateway: only SFTP is served here (sshfs, sftp, rclone, scp) and checksums of files; "
+    "no other commands, no shell, no forwarding.\n"
 )
-_MAX_COMMAND: Final = 4096
+
+#: Characters of an `echo` that is answered: they come back.
+_MAX_ECHO: Final = 4096
 
 #: `echo` and words, quoted or not, without anything that a shell would expand, run or redirect:
 #: printing that as it stands would not be what the shell does, so it is not answered. Nor is a
@@ -24,12 +27,255 @@ _ECHO: Final = re.compile(
     r"""\ *echo(?:\ +(?:'[^'\\]*'|"[^"$`\\]*"|[^\ '"$`\\;|&<>(){}*?\[\]~\#])+)*\ *""", re.VERBOSE
 )
 
+#: How rclone finds out what shell there is, and what any POSIX shell prints (without ShellId).
+_RCLONE_PROBE: Final = "echo ${ShellId}%ComSpec%"
+_POSIX_SHELL: Final = "%ComSpec%\n"
 
-def answer(command: str) -> str | None:
+#: The commands that print checksums, each as coreutils or as rclone have it, and how it begins.
+_CHECKSUMS: Final = {
+    ("md5sum",): "md5",
+    ("sha1sum",): "sha1",
+    ("sha224sum",): "sha224",
+    ("sha256sum",): "sha256",
+    ("sha384sum",): "sha384",
+    ("sha512sum",): "sha512",
+    ("rclone", "md5sum"): "md5",
+    ("rclone", "sha1sum"): "sha1",
+    ("rclone", "hashsum", "md5"): "md5",
+    ("rclone", "hashsum", "sha1"): "sha1",
+    ("rclone", "hashsum", "sha256"): "sha256",
+    ("rclone", "hashsum", "sha512"): "sha512",
+}
+
+#: Options of coreutils' commands: the last one decides whether names are marked with `*`.
+_CHECKSUM_OPTIONS: Final = {"-b": True, "--binary": True, "-t": False, "--text": False}
+
+_BLANKS: Final = " \t"
+#: Characters by which a shell would do more than split words, where they are not quoted.
+_FOR_A_SHELL: Final = frozenset("\n;&|<>()$`{}")
+_WILDCARDS: Final = frozenset("*?[")
+_ESCAPED_IN_QUOTES: Final = frozenset('$`"\\')
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a command; bytes that are not UTF-8 are in it as surrogate escapes.
+
+    `pattern` is the word as fnmatch takes it, where it has wildcards that a shell would expand.
+    `home` says that it began with `~/` or was `~`, which is not in `text` any more.
+    """
+
+    text: str
+    pattern: str | None = None
+    home: bool = False
+
+    def path(self, home: bytes) -> bytes:
+        """The path that it is, in the user's home folder `home` where it says so."""
+        path = self.text.encode("utf-8", "surrogateescape")
+        return home + path if self.home else path
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Something to be printed as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScpSource:
+    """`scp -f`: the client downloads `paths`."""
+
+    paths: tuple[Word, ...]
+    recursive: bool
+    times: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScpSink:
+    """`scp -t`: the client uploads to `path`."""
+
+    path: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """`sha256sum` and the like: without paths, or with `-`, of standard input.
+
+    `binary` marks the names with `*`, as coreutils' option does.
+    """
+
+    program: str
+    algorithm: str
+    paths: tuple[Word, ...]
+    binary: bool
+
+
+Command = Text | ScpSource | ScpSink | Checksum
+
+
+def parse(command: str) -> Command | None:
+    """What `command` asks for; None where it is not answered."""
+    if command == _RCLONE_PROBE:
+        return Text(_POSIX_SHELL)
+    printed = _echo(command)
+    if printed is not None:
+        return Text(printed)
+    words = split(command)
+    if not words or words[0].pattern is not None:
+        return None
+    if words[0].text == "scp":
+        return _scp(words[1:])
+    return _checksum(words)
+
+
+def _echo(command: str) -> str | None:
     """What `echo WORDS` prints, with its newline; None for any other command."""
-    if len(command) > _MAX_COMMAND or not command.isprintable() or not _ECHO.fullmatch(command):
+    if len(command) > _MAX_ECHO or not command.isprintable() or not _ECHO.fullmatch(command):
         return None
     words = shlex.split(command)[1:]
     if words and words[0].startswith("-"):
         return None  # options: every shell's echo has its own
     return " ".join(words) + "\n"
+
+
+def _scp(words: list[Word]) -> ScpSource | ScpSink | None:
+    options, paths = _options(words)
+    letters = set()
+    for option in options:
+        if option.startswith("--") or not set(option[1:]) <= set("ftrpvdq"):
+            return None
+        letters |= set(option[1:])
+    if "f" in letters and "t" not in letters and paths:
+        return ScpSource(paths, recursive="r" in letters, times="p" in letters)
+    if "t" in letters and "f" not in letters and len(paths) == 1:
+        return ScpSink(paths[0])
+    return None
+
+
+def _checksum(words: list[Word]) -> Checksum | None:
+    for length in (1, 2, 3):
+        begin = tuple(word.text for word in words[:length])
+        if (algorithm := _CHECKSUMS.get(begin)) is not None:
+            options, paths = _options(words[length:])
+            if not _CHECKSUM_OPTIONS.keys() >= set(options):
+                return None
+            binary = bool(options) and _CHECKSUM_OPTIONS[options[-1]]
+            return Checksum(" ".join(begin), algorithm, paths, binary)
+    return None
+
+
+def _options(words: list[Word]) -> tuple[list[str], tuple[Word, ...]]:
+    """Options and operands; as with GNU's getopt, options may follow operands until `--`."""
+    options, operands = [], []
+    for number, word in enumerate(words):
+        if word.text == "--":
+            operands += words[number + 1 :]
+            break
+        if word.text.startswith("-") and word.text != "-" and not word.home:
+            options.append(word.text)
+        else:
+            operands.append(word)
+    return options, tuple(operands)
+
+
+def split(command: str) -> list[Word] | None:
+    """The words of a simple command; None where a shell would do more than split it."""
+    words: list[Word] = []
+    at, end = 0, len(command)
+    while at < end:
+        if command[at] in _BLANKS:
+            at += 1
+            continue
+        reader = _WordReader(command, at)
+        word = reader.read()
+        if word is None:
+            return None
+        words.append(word)
+        at = reader.at
+    return words
+
+
+class _WordReader:
+    """Reads one word of a command, from its first character on."""
+
+    def __init__(self, command: str, at: int) -> None:
+        self._command = command
+        self.at = at
+        self._text: list[str] = []
+        self._pattern: list[str] = []
+        self._wild = False
+
+    def read(self) -> Word | None:
+        """The word; None where a shell would do more, or a quote is not closed. Sets `at`."""
+        command = self._command
+        home = self._tilde()
+        if command.startswith("#", self.at):
+            return None  # a comment
+        while self.at < len(command) and (found := command[self.at]) not in _BLANKS:
+            self.at += 1
+            if found == "'":
+                taken = self._until("'")
+            elif found == '"':
+                taken = self._double_quoted()
+            elif found == "\\":
+                taken = self._escaped()
+            elif found in _FOR_A_SHELL:
+                return None
+            else:
+                self._unquoted(found)
+                taken = True
+            if not taken:
+                return None
+        text = "".join(self._text)
+        return Word(text, "".join(self._pattern) if self._wild else None, home)
+
+    def _tilde(self) -> bool:
+        """Read past `~` at the beginning, where it stands for the home folder."""
+        rest = self._command[self.at : self.at + 2]
+        if rest[:1] != "~" or rest[1:] not in ("", "/", *_BLANKS):
+            return False
+        self.at += 1
+        return True
+
+    def _unquoted(self, found: str) -> None:
+        self._text.append(found)
+        # A shell has `[^a]` beside fnmatch's `[!a]`.
+        inverts = found == "^" and self._pattern[-1:] == ["["]
+        self._pattern.append("!" if inverts else found)
+        self._wild = self._wild or found in _WILDCARDS
+
+    def _quoted(self, text: str) -> None:
+        self._text.append(text)
+        self._pattern += (f"[{each}]" if each in _WILDCARDS else each for each in text)
+
+    def _until(self, quote: str) -> bool:
+        end = self._command.find(quote, self.at)
+        if end < 0:
+            return False
+        self._quoted(self._command[self.at : end])
+        self.at = end + 1
+        return True
+
+    def _double_quoted(self) -> bool:
+        command = self._command
+        while self.at < len(command):
+            found = command[self.at]
+            self.at += 1
+            if found == '"':
+                return True
+            if found in "$`":
+                return False
+            if found == "\\" and command[self.at : self.at + 1] in _ESCAPED_IN_QUOTES:
+                found = command[self.at]
+                self.at += 1
+            self._quoted(found)
+        return False
+
+    def _escaped(self) -> bool:
+        found = self._command[self.at : self.at + 1]
+        if found in ("", "\n"):  # a line that continues
+            return False
+        self._quoted(found)
+        self.at += 1
+        return True

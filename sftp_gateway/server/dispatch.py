@@ -20,13 +20,16 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.attributes import longname
 from sftp_gateway.protocol.constants import (
+    MAX_IDS,
     MAX_NAME_LENGTH,
     STATVFS_NOSUID,
     STATVFS_RDONLY,
     WRITING_FLAGS,
+    OpenFlags,
     StatusCode,
 )
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.owners import Owners
 from sftp_gateway.server.quotas import cost_of_file, cost_of_folder
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
@@ -51,6 +54,8 @@ _OPERATION_NAMES: Final[dict[type[rq.Request], str]] = {
     rq.LimitsRequest: "limits",
     rq.HomeDirectoryRequest: "home-directory",
     rq.ExpandPathRequest: "expand-path",
+    rq.CheckFileRequest: "check-file",
+    rq.UsersGroupsByIdRequest: "users-groups-by-id",
     rq.UnknownRequest: "unknown",
 }
 
@@ -90,6 +95,7 @@ class Dispatcher:
         opened: Callable[[FileHandle | FolderHandle], None],
         closed: Callable[[FileHandle | FolderHandle], None],
         made_up_statvfs: Callable[[Tree], os.statvfs_result | None],
+        owners: Owners,
     ) -> None:
         """`opened` and `closed` are told of handles; `made_up_statvfs` sums up a tree's shares."""
         self._tree = tree
@@ -97,6 +103,7 @@ class Dispatcher:
         self._opened = opened
         self._closed = closed
         self._made_up_statvfs = made_up_statvfs
+        self._owners = owners
         self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
             rq.OpenRequest: self._open,
             rq.CloseRequest: self._close,
@@ -111,6 +118,8 @@ class Dispatcher:
             rq.LimitsRequest: self._limits,
             rq.HomeDirectoryRequest: self._home_directory,
             rq.ExpandPathRequest: self._expand_path,
+            rq.CheckFileRequest: self._check_file,
+            rq.UsersGroupsByIdRequest: self._users_groups_by_id,
             rq.WritingRequest: self._refuse_writing,
             rq.UnknownRequest: self._refuse_unknown,
         }
@@ -177,6 +186,18 @@ class Dispatcher:
             return rs.StatusResponse(request.request_id, StatusCode.OK, "Success")
 
         return Operation(run=lambda wait: None, finish=finish, share=opened.share, path=opened.path)
+
+    def _check_file(self, request: rq.CheckFileRequest) -> Operation:
+        """The file whose checksum is asked for; `run` opens it if need be (checksums.py)."""
+        if request.path is not None:
+            return self._open(rq.OpenRequest(request.request_id, request.path, OpenFlags.READ))
+        opened = self._handles.file(request.handle or b"")
+        return Operation(
+            run=lambda wait: opened.file,
+            finish=_no_response,
+            share=opened.share,
+            path=opened.path,
+        )
 
     def _fstat(self, request: rq.FstatRequest) -> Operation:
         opened = self._handles.get(request.handle)
@@ -310,7 +331,7 @@ class Dispatcher:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
                 raise would_wait()
-            return _page(opened.directory)
+            return _page(opened.directory, self._owners)
 
         def finish(page: _Page) -> rs.Response:
             if not page.entries:
@@ -352,6 +373,12 @@ class Dispatcher:
     def _limits(self, request: rq.LimitsRequest) -> Operation:
         return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
 
+    def _users_groups_by_id(self, request: rq.UsersGroupsByIdRequest) -> Operation:
+        if max(len(request.uids), len(request.gids)) > MAX_IDS:
+            raise errors.FileSystemError(f"more than {MAX_IDS} ids")
+        users, groups = self._owners.names(request.uids, request.gids)
+        return _immediate(rs.UsersGroupsByIdResponse(request.request_id, users, groups))
+
     # What is refused
 
     def _refuse_writing(self, _: rq.WritingRequest) -> Operation:
@@ -376,6 +403,10 @@ def _immediate(response: rs.Response, path: bytes | None = None) -> Operation:
     return Operation(run=lambda wait: None, finish=lambda _: response, path=path)
 
 
+def _no_response(_: Any) -> rs.Response:
+    raise AssertionError("the file is not what is answered")
+
+
 def _one_name(request_id: int, name: bytes) -> rs.NameResponse:
     return rs.NameResponse(request_id, [rs.name_entry(name, name, None)])
 
@@ -387,14 +418,18 @@ class _Page(NamedTuple):
     named: int
 
 
-def _page(directory: OpenDirectory) -> _Page:
+def _page(directory: OpenDirectory, owners: Owners) -> _Page:
     """As many entries as fit one NAME response; none at the end of the folder."""
     page: list[bytes] = []
     room, dots, now = MAX_NAME_LENGTH, 0, time.time()
+    uid = gid = -1
 
     def take(entry: Entry) -> bool:
-        nonlocal room, dots
+        nonlocal room, dots, uid, gid
         name, attributes = entry
+        if attributes[1] != uid or attributes[2] != gid:
+            _, uid, gid, _, _, _ = attributes
+            owners.show(uid, gid)
         encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
         room -= len(encoded)
         if room < 0 and page:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -29,10 +31,14 @@ class Lane(StrEnum):
 
     READ = "read"
     METADATA = "metadata"
+    CHECKSUM = "checksum"
 
 
 #: Threads for each share. Made when first needed; an idle one costs a few KiB.
-THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8}
+THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8, Lane.CHECKSUM: 2}
+
+#: By how much threads that compute leave the processor to those that serve (nice(1)).
+_NICE: Final = 10
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -55,7 +61,11 @@ class Lanes:
     def __init__(self, shares: Iterable[str], *, timeout: float = float("inf")) -> None:
         """`timeout`: seconds after which work that is not done is given up."""
         self._executors = {
-            (share, lane): ThreadPoolExecutor(THREADS[lane], thread_name_prefix=f"{share} {lane}")
+            (share, lane): ThreadPoolExecutor(
+                THREADS[lane],
+                thread_name_prefix=f"{share} {lane}",
+                initializer=_step_back if lane is Lane.CHECKSUM else None,
+            )
             for share in shares
             for lane in Lane
         }
@@ -152,6 +162,11 @@ class Lanes:
             self._timer = None
         for executor in self._executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Leave the processor to others: on Linux, each thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _given_up(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:

@@ -160,6 +160,11 @@ class Recorder:
             )
         )
 
+    def checked(self, opened: FileHandle) -> None:
+        """A file was opened and its checksum told, but none of its bytes."""
+        self.opened(opened)
+        self.closed(opened, result="ok")
+
     def denied(
         self,
         operation: str,

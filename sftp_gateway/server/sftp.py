@@ -29,7 +29,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import FileSystemError, ProtocolError
 from sftp_gateway.protocol import requests as rq
@@ -37,6 +37,8 @@ from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.check_files import CheckFiles
+from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lanes
@@ -103,6 +105,7 @@ class SftpSession:
         handles: HandleTable,
         make_dispatcher: Callable[..., Dispatcher],
         lanes: Lanes,
+        checksums: Checksums,
         recorder: Recorder,
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
@@ -123,8 +126,9 @@ class SftpSession:
         self._initialised = False
         self._outgoing = channel.outgoing
         self._owed = Owed()
+        dispatcher = make_dispatcher(opened=recorder.opened, closed=self._close_handle)
         self._operations = Operations(
-            dispatcher=make_dispatcher(opened=recorder.opened, closed=self._close_handle),
+            dispatcher=dispatcher,
             handles=handles,
             lanes=lanes,
             recorder=recorder,
@@ -134,9 +138,6 @@ class SftpSession:
             listing_done=self._release_if_done,
             failed=failed,
         )
-        # Looked up once, not for each request.
-        self._serve_operation = self._operations.serve
-        self._serve_readdir = self._operations.serve_readdir
         self._reads = Reads(
             lanes=lanes,
             recorder=recorder,
@@ -147,6 +148,24 @@ class SftpSession:
             hung=self._end,
             max_length=max_read_length,
         )
+        self._check_files = CheckFiles(
+            dispatcher=dispatcher,
+            handles=handles,
+            checksums=checksums,
+            recorder=recorder,
+            owed=self._owed,
+            send=self._send,
+            refuse=self._operations.refuse,
+            done=self._check_done,
+        )
+        # Looked up once, not for each request.
+        self._serve_operation = self._operations.serve
+        #: What serves the requests that are no Operation.
+        self._serve_other: dict[type[rq.Request], Callable[[Any], None]] = {
+            rq.ReadRequest: self._serve_long_read,
+            rq.ReaddirRequest: self._operations.serve_readdir,
+            rq.CheckFileRequest: self._check_files.serve,
+        }
         #: Closed by the client while something that it asked for before is still owed.
         self._closing: set[FileHandle | FolderHandle] = set()
         self._writing_paused = False
@@ -197,6 +216,7 @@ class SftpSession:
             self._slowed.cancel()
         self._operations.close()
         self._reads.close()
+        self._check_files.close()
         self._outgoing.clear()
         began = self._time_slice.begin()
         self._release_rest()
@@ -343,12 +363,12 @@ class SftpSession:
             self._send(rs.VersionResponse().encode())
         elif not self._initialised:
             raise ProtocolError("a request before INIT")
-        elif isinstance(request, rq.ReadRequest):
-            self._serve_read((request.request_id, request.handle, request.offset, request.length))
-        elif isinstance(request, rq.ReaddirRequest):
-            self._serve_readdir(request)
         else:
-            self._serve_operation(request)
+            self._serve_other.get(type(request), self._serve_operation)(request)
+
+    def _serve_long_read(self, read: rq.ReadRequest) -> None:
+        """A READ whose handle is none of ours."""
+        self._serve_read((read.request_id, read.handle, read.offset, read.length))
 
     def _serve_read(self, read: rq.PlainRead) -> None:
         try:
@@ -360,6 +380,11 @@ class SftpSession:
 
     def _slow_read_done(self, opened: FileHandle) -> None:
         self._release_if_done(opened)
+        self._after_thread()
+
+    def _check_done(self, opened: FileHandle | None) -> None:
+        if opened is not None:
+            self._release_if_done(opened)
         self._after_thread()
 
     def _after_thread(self) -> None:

@@ -24,6 +24,7 @@ from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.channel import ChannelSession
+from sftp_gateway.server.command_session import CommandSession
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.guest import Guest
 from sftp_gateway.server.handles import FileHandle
@@ -71,6 +72,7 @@ class SshServer:
         access_log: AccessLog,
         metrics: Metrics,
         open_sftp: Callable[[ChannelSession, Recorder], SftpSession],
+        open_command: Callable[[ChannelSession, Recorder], CommandSession],
     ) -> None:
         """`own_record_layer`: whether connections seal and open packets themselves.
 
@@ -84,6 +86,7 @@ class SshServer:
         self.access_log = access_log
         self.metrics = metrics
         self.open_sftp = open_sftp
+        self.open_command = open_command
         self.budget = Budget()
         self.stopping = False
         self.end_sessions = end_sessions

@@ -210,8 +210,13 @@ class OpenDirectory:
         show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: None,
         hidden: frozenset[bytes] = frozenset(),
         close: Callable[[], None] = lambda: None,
+        status: os.stat_result | None = None,
     ) -> None:
-        """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name."""
+        """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name.
+
+        `status` is the folder's own, where it is one of a file system.
+        """
+        self.status = status
         #: Whether what is left needs no disk.
         self.at_hand = scan == ()
         # Not a generator, which an error would end: the entries behind a bad one are listed.

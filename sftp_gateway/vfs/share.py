@@ -251,6 +251,7 @@ class Share:
             show=partial(self._show_entry, path, descriptor),
             hidden=hidden,
             close=close,
+            status=status,
         )
 
     def readlink(self, path: bytes, *, wait: bool) -> bytes:

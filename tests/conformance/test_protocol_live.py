@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from typing import Any
@@ -19,6 +20,8 @@ from tests.support.sftp_wire import (
     NameReply,
     Status,
     decode_limits,
+    decode_users_groups_by_id,
+    encode_check_file,
     encode_close,
     encode_fstat,
     encode_fstatvfs,
@@ -32,11 +35,14 @@ from tests.support.sftp_wire import (
     encode_readlink,
     encode_stat,
     encode_statvfs,
+    encode_users_groups_by_id,
+    string,
 )
 
 pytestmark = pytest.mark.integration
 
 SHARE = b"/home/gvpocr/share/"
+_MD5_OF_BIG = hashlib.md5(BIG, usedforsecurity=False).digest()
 
 
 # INIT
@@ -53,6 +59,8 @@ async def test_version_3_is_answered_with_the_extensions_that_are_served(gateway
         b"limits@openssh.com": b"1",
         b"expand-path@openssh.com": b"1",
         b"home-directory": b"1",
+        b"users-groups-by-id@openssh.com": b"1",
+        b"check-file": b"1",
     }
 
 
@@ -302,3 +310,85 @@ async def test_made_up_folders_are_folders(gateway: Gateway) -> None:
             assert status_of(await session.ask(encode_open, path)) is Status.FAILURE
             assert status_of(await session.ask(encode_readlink, path)) is Status.FAILURE
             assert isinstance(await session.ask(encode_statvfs, path), ExtendedReply)
+
+
+# Checksums
+
+
+@pytest.mark.parametrize("extension", [b"check-file-handle", b"check-file-name", b"check-file"])
+async def test_a_files_checksums_are_answered_in_the_form_of_the_request(
+    gateway: Gateway, extension: bytes
+) -> None:
+    async with live(gateway) as session:
+        target = SHARE + b"big"
+        if extension != b"check-file-name":
+            target = await session.handle(encode_open, target)
+        tag = string(b"check-file") if extension == b"check-file" else b""
+        for offset, length, block in (
+            (0, 0, 0), (1, 0, 0), (len(BIG), 0, 0), (len(BIG) + 5, 9, 0), (5, 70_000, 0),
+            (5, 1 << 60, 0), (0, 2560, 256), (1, 1000, 300), (0, 0, 65_536),
+        ):  # fmt: skip
+            reply = await session.ask(
+                encode_check_file, extension, target, b"tiger,sha256,md5", offset, length, block
+            )
+            assert isinstance(reply, ExtendedReply)
+            asked = BIG[offset : offset + length] if length else BIG[offset:]
+            step = block or len(BIG)
+            blocks = [asked[at : at + step] for at in range(0, len(asked), step)]
+            expected = b"".join(hashlib.sha256(each).digest() for each in blocks or [b""])
+            assert reply.payload == tag + string(b"sha256") + expected
+
+
+async def test_checksums_that_cannot_be_told_fail(gateway: Gateway) -> None:
+    async with live(gateway) as session:
+        for path, algorithms, block, code in (
+            (b"missing", b"md5", 0, Status.NO_SUCH_FILE),
+            (b"out", b"md5", 0, Status.PERMISSION_DENIED),
+            (b"folder", b"md5", 0, Status.FAILURE),
+            (b"", b"md5", 0, Status.FAILURE),
+            (b"../../../etc/passwd", b"md5", 0, Status.NO_SUCH_FILE),
+            (b"../others/keys/worker_ed25519", b"md5", 0, Status.NO_SUCH_FILE),
+            (b"big", b"tiger,crc32", 0, Status.OP_UNSUPPORTED),
+            (b"big", b"", 0, Status.OP_UNSUPPORTED),
+            (b"big", b"md5", 1, Status.FAILURE),
+            (b"big", b"md5", 255, Status.FAILURE),
+            (b"big", b"md5", 256, Status.FAILURE),  # more blocks than are told at once
+        ):
+            reply = await session.ask(
+                encode_check_file, b"check-file-name", SHARE + path, algorithms, 0, 0, block
+            )
+            assert status_of(reply) is code, path
+        reply = await session.ask(encode_check_file, b"check-file-handle", b"none", b"md5")
+        assert status_of(reply) is Status.FAILURE
+    denied = gateway.wait_event("denied", operation="check-file", reason="outside_shares")
+    assert denied["path"] == "/home/gvpocr/share/../../../etc/passwd"
+
+
+async def test_a_checksum_is_told_of_a_file_that_is_closed_behind_the_request(
+    gateway: Gateway,
+) -> None:
+    async with live(gateway) as session:
+        handle = await session.handle(encode_open, SHARE + b"big")
+        check, closed = await session.ask_all(
+            [(encode_check_file, b"check-file-handle", handle, b"md5"), (encode_close, handle)]
+        )
+        assert isinstance(check, ExtendedReply)
+        assert check.payload == string(b"md5") + _MD5_OF_BIG
+        assert status_of(closed) is Status.OK
+
+
+# Names of owners
+
+
+async def test_an_owners_name_is_told_once_it_was_shown(gateway: Gateway) -> None:
+    async with live(gateway) as session:
+        reply = await session.ask(encode_users_groups_by_id, [0, 1, 12345], [0])
+        assert isinstance(reply, ExtendedReply)
+        assert decode_users_groups_by_id(reply) == ([b"", b"", b""], [b""])
+        handle = await session.handle(encode_opendir, SHARE + b"folder")
+        await session.ask(encode_readdir, handle)
+        reply = await session.ask(encode_users_groups_by_id, [0, 1, 12345], [0, 0])
+        assert isinstance(reply, ExtendedReply)
+        assert decode_users_groups_by_id(reply) == ([b"root", b"", b""], [b"root", b"root"])
+        reply = await session.ask(encode_users_groups_by_id, range(1025), [])
+        assert status_of(reply) is Status.FAILURE

@@ -42,7 +42,6 @@ from tests.support.sftp_wire import (
     encode_setstat,
     encode_stat,
     encode_symlink,
-    encode_users_groups_by_id,
     encode_write,
     packet,
     string,
@@ -106,8 +105,6 @@ async def test_what_the_server_does_not_know_is_unsupported(gateway: Gateway) ->
         for name in (b"", b"check-file@openssh.com", b"md5-hash", b"\xff" * 1000, b"statvfs"):
             reply = await session.ask(encode_extended, name, string(b"/"))
             assert status_of(reply) is Status.OP_UNSUPPORTED
-        reply = await session.ask(encode_users_groups_by_id, [0], [0])
-        assert status_of(reply) is Status.OP_UNSUPPORTED
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def _ended(ssh: subprocess.Popen[str]) -> str:
         ("echo", "\n"),
         ('echo  two   words "and  two more"', "two words and  two more\n"),
         ("echo नमस्ते", "नमस्ते\n"),
+        ("echo ${ShellId}%ComSpec%", "%ComSpec%\n"),  # rclone's question for a shell
     ],
 )
 def test_echo_is_answered_as_a_shell_would(gateway: Gateway, command: str, printed: str) -> None:
@@ -71,7 +72,12 @@ def test_echo_is_answered_as_a_shell_would(gateway: Gateway, command: str, print
         "/bin/sh -i",
         "internal-sftp",
         "/usr/lib/openssh/sftp-server",
-        "scp -f .",
+        "scp -f . ; touch {made}",
+        "scp -f $(touch {made})",
+        "scp -S {made} -f .",
+        "sha256sum `touch {made}`",
+        "sha256sum x > {made}",
+        "sha256sum --check x",
         "echo hi; touch {made}",
         "echo hi && touch {made}",
         "echo hi | tee {made}",
@@ -85,7 +91,6 @@ def test_echo_is_answered_as_a_shell_would(gateway: Gateway, command: str, print
         "echo ~",
         "echo *",
         "echo -e hi",
-        "echo ${{ShellId}}%ComSpec%",
         "echo 'unclosed",
         "echo back\\slash",
         "echohi",

@@ -61,7 +61,8 @@ def test_ls_shows_the_shares_and_not_what_is_hidden(gateway: Gateway) -> None:
 def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gateway) -> None:
     [line] = _printed(gateway, "ls -l newsletters/2024")
     assert re.fullmatch(
-        rf"-rwxr--r-x\s+1 {os.getuid()}\s+{os.getgid()}\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
+        # The program makes the line itself, with names of owners: it does not know of links.
+        rf"-rwxr--r-x\s+\? root\s+root\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
         line,
     )
 
@@ -241,19 +242,3 @@ def test_scp_to_the_gateway_is_refused_and_logged_as_denied(gateway: Gateway) ->
     assert ran.returncode == 1
     path = "/home/gvpocr/newsletters/uploaded"
     assert gateway.wait_event("denied", path=path)["reason"] == "read_only"
-
-
-@pytest.mark.parametrize("upload", [False, True])
-def test_the_old_scp_protocol_is_refused_with_one_clear_line(
-    gateway: Gateway, tmp_path: Path, upload: bool
-) -> None:
-    there, here = "gvpocr@127.0.0.1:newsletters/2024/letter.txt", str(tmp_path / "here")
-    ran = _scp(gateway, "-O", *(("/etc/hostname", there) if upload else (there, here)))
-    assert ran.returncode == 1
-    lines = [line for line in ran.stderr.splitlines() if line != "lost connection"]
-    assert len(lines) == 1
-    assert lines[0].startswith("sftp-gateway: only SFTP is served here")
-    assert "scp without -O" in lines[0]
-    command = f"scp -{'t' if upload else 'f'} newsletters/2024/letter.txt"
-    assert gateway.wait_event("command_refused", command=command)["kind"] == "exec"
-    assert not (tmp_path / "here").exists()

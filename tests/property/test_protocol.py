@@ -39,6 +39,7 @@ uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
 request_ids = uint32
 handles = st.binary(max_size=256)
+ids = st.lists(uint32, max_size=5).map(tuple)
 paths = st.binary(max_size=300) | st.text(max_size=40).map(str.encode)
 pairs = st.lists(st.tuples(paths, paths), max_size=3).map(tuple)
 file_attributes = st.builds(Attributes, uint64, uint32, uint32, uint32, uint32, uint32)
@@ -85,6 +86,18 @@ def copied(request_id: int, source: bytes, target: bytes, offset: int, length: i
     return wire.encode_copy_data(request_id, source, target, offset=offset, length=length)
 
 
+def named(extension: bytes) -> Callable[..., bytes]:
+    return lambda request_id, *values: wire.encode_check_file(request_id, extension, *values)
+
+
+def checked_by_name(request_id: int, path: bytes, *rest: object) -> ours.AnyRequest:
+    return ours.CheckFileRequest(request_id, path, None, *rest)
+
+
+def checked_by_handle(request_id: int, handle: bytes, *rest: object) -> ours.AnyRequest:
+    return ours.CheckFileRequest(request_id, None, handle, *rest)
+
+
 every_request = st.one_of(
     st.tuples(uint32, pairs).map(
         lambda drawn: (wire.encode_init(*drawn), ours.InitRequest(drawn[0]))
@@ -116,6 +129,9 @@ every_request = st.one_of(
     case(wire.encode_hardlink, writing("hardlink", "path", "target"), paths, paths),
     case(wire.encode_fsync, writing("fsync", "handle"), handles),
     case(wire.encode_lsetstat, writing("lsetstat", "path"), paths, attrs()),
+    case(wire.encode_users_groups_by_id, ours.UsersGroupsByIdRequest, ids, ids),
+    case(named(b"check-file-name"), checked_by_name, paths, paths, uint64, uint64, uint32),
+    case(named(b"check-file-handle"), checked_by_handle, handles, paths, uint64, uint64, uint32),
     case(copied, writing("copy-data", "handle"), handles, handles, uint64, uint64),
 )
 

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from sftp_gateway.observability import AccessLog, events
 from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.owners import OwnerNames, Owners
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.quotas import Division, Holder, Quotas
 from sftp_gateway.server.recorder import Recorder
@@ -265,8 +267,10 @@ class Served:
                 tree=self.tree,
                 handles=self.handles,
                 made_up_statvfs=lambda tree: None,
+                owners=Owners(OwnerNames()),
             ),
             lanes=self.lanes,
+            checksums=Checksums(self.lanes),
             recorder=self.recorder,
             log_congested=lambda: self.congested,
             failed=self.failures.append,

@@ -229,6 +229,22 @@ def encode_users_groups_by_id(request_id: int, uids: Iterable[int], gids: Iterab
     return encode_extended(request_id, b"users-groups-by-id@openssh.com", *ids)
 
 
+def encode_check_file(
+    request_id: int,
+    extension: bytes,
+    target: bytes,
+    algorithms: bytes,
+    *numbers: int,
+) -> bytes:
+    """draft-ietf-secsh-filexfer-extensions-00, section 3; `target` is a path or a handle.
+
+    `numbers` are offset, length and block size, 0 where they are left out.
+    """
+    offset, length, block_size = (*numbers, 0, 0, 0)[:3]
+    body = string(target) + string(algorithms) + uint64(offset) + uint64(length)
+    return encode_extended(request_id, extension, body + uint32(block_size))
+
+
 def _encoder(kind: int | bytes) -> Callable[..., bytes]:
     """Of a request that is the id and then strings; `kind` is its type or its extension's name."""
     head, name = (PacketType.EXTENDED, string(kind)) if isinstance(kind, bytes) else (kind, b"")
@@ -364,6 +380,20 @@ def decode_statvfs(reply: ExtendedReply) -> Statvfs:
 
 def decode_limits(reply: ExtendedReply) -> Limits:
     return Limits(*_uint64s(reply.payload, 4))
+
+
+def decode_users_groups_by_id(reply: ExtendedReply) -> tuple[list[bytes], list[bytes]]:
+    """Names of users and of groups."""
+    both = _Fields(reply.payload)
+    names = []
+    for packed in (both.string(), both.string()):
+        source, found = _Fields(packed), []
+        while source.left:
+            found.append(source.string())
+        names.append(found)
+    if both.left:
+        raise WireError(f"{both.left} bytes behind the names")
+    return names[0], names[1]
 
 
 def _uint64s(payload: bytes, number: int) -> tuple[int, ...]:

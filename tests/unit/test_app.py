@@ -31,6 +31,7 @@ from sftp_gateway.observability.sinks import FileSink
 from sftp_gateway.process.sockets import listen
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.budget import Budget
+from sftp_gateway.server.owners import OwnerNames
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
@@ -136,6 +137,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
         log=FileSink("access.log"),
         feed=measured.feed,
         folders={name: open_folder(share.path) for name, share in settings.shares.items()},
+        owner_names=OwnerNames(),
     )
     await gateway.start()
     return Running(gateway, settings, measured)

@@ -11,6 +11,7 @@ from sftp_gateway.protocol.constants import WRITING_FLAGS, OpenFlags
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.protocol.requests import (
     AnyRequest,
+    CheckFileRequest,
     CloseRequest,
     ExpandPathRequest,
     FstatRequest,
@@ -28,6 +29,7 @@ from sftp_gateway.protocol.requests import (
     StatRequest,
     StatvfsRequest,
     UnknownRequest,
+    UsersGroupsByIdRequest,
     WritingRequest,
     decode_request,
 )
@@ -229,18 +231,42 @@ GOLDEN: dict[str, tuple[str, bytes, AnyRequest]] = {
         wire.encode_copy_data(28, b"r", b"w", offset=5, length=6, at=7),
         WritingRequest(28, "copy-data", handle=b"r"),
     ),
-}
-
-#: Requests of which only the id and the name are read.
-UNKNOWN: dict[str, tuple[str, bytes, AnyRequest]] = {
     "users-groups-by-id@openssh.com": (
         "0000003b c8 0000001d"
         "0000001e 75736572732d67726f7570732d62792d6964406f70656e7373682e636f6d"
         "00000008 00000000 000003e8"  # uids 0 and 1000
         "00000004 00000000",  # gid 0
         wire.encode_users_groups_by_id(29, [0, 1000], [0]),
-        UnknownRequest(29, "users-groups-by-id@openssh.com"),
+        UsersGroupsByIdRequest(29, (0, 1000), (0,)),
     ),
+    "check-file-name": (
+        "0000003b c8 00000021"
+        "0000000f 636865636b2d66696c652d6e616d65"
+        "00000001 70 00000006 6d64352c7368"  # p; md5,sh
+        "0000000000000005 0000000000000006 00000100",
+        wire.encode_check_file(33, b"check-file-name", b"p", b"md5,sh", 5, 6, 256),
+        CheckFileRequest(33, b"p", None, b"md5,sh", 5, 6, 256),
+    ),
+    "check-file-handle": (
+        "0000003a c8 00000022"
+        "00000011 636865636b2d66696c652d68616e646c65"
+        "00000001 68 00000003 6d6435"
+        "0000000000000000 0000000000000000 00000000",
+        wire.encode_check_file(34, b"check-file-handle", b"h", b"md5"),
+        CheckFileRequest(34, None, b"h", b"md5", 0, 0, 0),
+    ),
+    "check-file": (
+        "00000033 c8 00000023"
+        "0000000a 636865636b2d66696c65"
+        "00000001 68 00000003 6d6435"
+        "0000000000000000 0000000000000000 00000000",
+        wire.encode_check_file(35, b"check-file", b"h", b"md5"),
+        CheckFileRequest(35, None, b"h", b"md5", 0, 0, 0, tagged=True),
+    ),
+}
+
+#: Requests of which only the id and the name are read.
+UNKNOWN: dict[str, tuple[str, bytes, AnyRequest]] = {
     "an extension whose name is not ASCII": (
         "0000000b c8 0000001e 00000002 ff0a",
         wire.encode_extended(30, b"\xff\n"),

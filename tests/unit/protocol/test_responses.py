@@ -18,11 +18,13 @@ from sftp_gateway.protocol.constants import (
 )
 from sftp_gateway.protocol.responses import (
     AttrsResponse,
+    CheckFileResponse,
     HandleResponse,
     LimitsResponse,
     NameResponse,
     StatusResponse,
     StatvfsResponse,
+    UsersGroupsByIdResponse,
     VersionResponse,
     data_header,
     name_entry,
@@ -51,12 +53,14 @@ GOLDEN = {
         wire.VersionReply(3, ()),
     ),
     "VERSION of this server": (
-        "00000090 02 00000003"
+        "000000ca 02 00000003"
         "00000013 73746174766673406f70656e7373682e636f6d 00000001 32"
         "00000014 6673746174766673406f70656e7373682e636f6d 00000001 32"
         "00000012 6c696d697473406f70656e7373682e636f6d 00000001 31"
         "00000017 657870616e642d70617468406f70656e7373682e636f6d 00000001 31"
-        "0000000e 686f6d652d6469726563746f7279 00000001 31",
+        "0000000e 686f6d652d6469726563746f7279 00000001 31"
+        "0000001e 75736572732d67726f7570732d62792d6964406f70656e7373682e636f6d 00000001 31"
+        "0000000a 636865636b2d66696c65 00000001 31",
         VersionResponse(),
         wire.VersionReply(
             3,
@@ -66,6 +70,8 @@ GOLDEN = {
                 (b"limits@openssh.com", b"1"),
                 (b"expand-path@openssh.com", b"1"),
                 (b"home-directory", b"1"),
+                (b"users-groups-by-id@openssh.com", b"1"),
+                (b"check-file", b"1"),
             ),
         ),
     ),
@@ -139,6 +145,25 @@ GOLDEN = {
             9,
             bytes.fromhex("0000000000040000 000000000003fc00 0000000000000000 0000000000000400"),
         ),
+    ),
+    "EXTENDED_REPLY to users-groups-by-id@openssh.com": (
+        "00000020 c9 0000000a"
+        "0000000c 00000004 726f6f74 00000000"  # root; an id without a name
+        "00000007 00000003 616461",  # ada
+        UsersGroupsByIdResponse(10, [b"root", b""], [b"ada"]),
+        wire.ExtendedReply(
+            10, bytes.fromhex("0000000c 00000004 726f6f74 00000000 00000007 00000003 616461")
+        ),
+    ),
+    "EXTENDED_REPLY to check-file-name": (
+        "0000000e c9 0000000b 00000003 6d6435 0102",
+        CheckFileResponse(11, b"md5", b"\1\2", tagged=False),
+        wire.ExtendedReply(11, bytes.fromhex("00000003 6d6435 0102")),
+    ),
+    "EXTENDED_REPLY to check-file": (
+        "0000001c c9 0000000c 0000000a 636865636b2d66696c65 00000003 6d6435 0102",
+        CheckFileResponse(12, b"md5", b"\1\2", tagged=True),
+        wire.ExtendedReply(12, bytes.fromhex("0000000a 636865636b2d66696c65 00000003 6d6435 0102")),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""`echo WORDS` is answered exactly as a shell would, or not at all."""
+"""A command is answered exactly as a shell would have it, or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sftp_gateway.server.command import REFUSAL, answer
+from sftp_gateway.server.command import (
+    REFUSAL,
+    Checksum,
+    ScpSink,
+    ScpSource,
+    Text,
+    Word,
+    parse,
+    split,
+)
 
 #: Those that this machine has; every machine has the first.
 SHELLS = [shell for shell in ("sh", "bash", "dash") if shutil.which(shell)]
+
+
+def answer(command: str) -> str | None:
+    parsed = parse(command)
+    return parsed.text if isinstance(parsed, Text) else None
 
 
 @pytest.mark.parametrize(
@@ -34,6 +48,7 @@ SHELLS = [shell for shell in ("sh", "bash", "dash") if shutil.which(shell)]
         ("echo a=b 50% x^y +1 1-2 e@f.g,h:i/j !", "a=b 50% x^y +1 1-2 e@f.g,h:i/j !\n"),
         ("echo a -n", "a -n\n"),
         ("echo नमस्ते", "नमस्ते\n"),
+        ("echo ${ShellId}%ComSpec%", "%ComSpec%\n"),
         ("echo " + "x" * 4000, "x" * 4000 + "\n"),
     ],
 )
@@ -96,7 +111,7 @@ def test_words_are_answered(command: str, printed: str) -> None:
     ],
 )
 def test_anything_else_is_refused(command: str) -> None:
-    assert answer(command) is None
+    assert parse(command) is None
 
 
 def test_the_refusal_is_one_line() -> None:
@@ -135,3 +150,98 @@ def test_what_is_answered_is_what_a_shell_prints(command: str) -> None:
 def test_any_text_is_answered_with_one_line_or_not_at_all(command: str) -> None:
     expected = answer(command)
     assert expected is None or (expected.count("\n") == 1 and expected.endswith("\n"))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", []),
+        ("a  b\tc", [Word("a"), Word("b"), Word("c")]),
+        ("a'b c'\"d \\\" \\e\"\\ f", [Word('ab cd " \\e f')]),
+        ("'new\nline' '*'", [Word("new\nline"), Word("*")]),
+        ("'' \"\"", [Word(""), Word("")]),
+        ("*.pdf", [Word("*.pdf", "*.pdf")]),
+        ("'a*'*\\[[^x]", [Word("a**[[^x]", "a[*]*[[][!x]")]),
+        ("~", [Word("", home=True)]),
+        ("~/a* b~ '~' ~other", [
+            Word("/a*", "/a*", home=True), Word("b~"), Word("~"), Word("~other"),
+        ]),
+        ("\udcff", [Word("\udcff")]),
+    ],
+)  # fmt: skip
+def test_a_command_is_split_into_words(command: str, words: list[Word]) -> None:
+    assert split(command) == words
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "a; b", "a & b", "a | b", "a > b", "a < b", "a\nb", "(a)", "a `b`", "a $b", 'a "$b"',
+        'a "`b`"', "a $(b)", "a {b,c}", "a # b", "a 'b", 'a "b', "a \\", "a \\\nb",
+    ],
+)  # fmt: skip
+def test_what_a_shell_would_run_or_expand_is_not_split(command: str) -> None:
+    assert split(command) is None
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(PARTS | st.sampled_from(["\n", "\t", "'\n'"]), max_size=12).map("".join))
+def test_words_are_those_of_a_shell(rest: str) -> None:
+    words = split(rest)
+    if words is None or any(word.pattern or word.home for word in words):
+        return
+    if any(word.text.startswith("~") for word in words):
+        return  # a shell knows other users
+    for shell in SHELLS:
+        ran = subprocess.run(
+            [shell, "-c", "printf '%s\\0' - " + rest], capture_output=True, timeout=30
+        )
+        assert ran.returncode == 0
+        assert ran.stdout.decode().split("\0")[1:-1] == [word.text for word in words]
+
+
+# Programs
+
+
+@pytest.mark.parametrize(
+    ("command", "parsed"),
+    [
+        ("scp -f a", ScpSource((Word("a"),), recursive=False, times=False)),
+        ("scp -v -r -p -f -- -a b", ScpSource((Word("-a"), Word("b")), recursive=True, times=True)),
+        ("scp -rpf ~/a", ScpSource((Word("/a", home=True),), recursive=True, times=True)),
+        ("scp -d -t a", ScpSink(Word("a"))),
+        ("md5sum", Checksum("md5sum", "md5", (), binary=False)),
+        ("sha256sum -b a", Checksum("sha256sum", "sha256", (Word("a"),), binary=True)),
+        ("sha1sum a -b -t", Checksum("sha1sum", "sha1", (Word("a"),), binary=False)),
+        (
+            "rclone hashsum sha256 a",
+            Checksum("rclone hashsum sha256", "sha256", (Word("a"),), False),
+        ),
+    ],
+)
+def test_a_command_that_is_answered_is_understood(command: str, parsed: object) -> None:
+    assert parse(command) == parsed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "scp", "scp -f", "scp a b", "scp -f -t a", "scp -t a b", "scp -S sh -f a", "scp --help",
+        "scp -f a; id", "scp -f $HOME", "scp -f a | sh", "SCP -f a", "/usr/bin/scp -f a",
+        "md5sum -c a", "md5sum --check a", "md5sum a > b", "md5sum `id`", "md5 -r", "b3sum a",
+        "xxh128sum", "rclone", "rclone hashsum", "rclone hashsum blake3 a", "rclone ls a",
+        "rclone md5sum --config=x a", "*", "~/scp -f a", "'scp -f' a", "df -k /", "pwd", "cd /",
+        "ls", "cat a", "rsync --server --sender . a", "", " ", "#",
+    ],
+)  # fmt: skip
+def test_any_other_program_or_option_is_refused(command: str) -> None:
+    assert parse(command) is None
+
+
+@given(st.text(max_size=60) | st.text(max_size=60).map("md5sum ".__add__))
+def test_any_text_is_understood_or_refused(command: str) -> None:
+    parsed = parse(command)
+    assert parsed is None or isinstance(parsed, Text | ScpSource | ScpSink | Checksum)

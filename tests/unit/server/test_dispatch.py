@@ -19,6 +19,7 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol.constants import MessageType
 from sftp_gateway.server.dispatch import Dispatcher, operation_name
 from sftp_gateway.server.handles import HandleTable
+from sftp_gateway.server.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
@@ -38,6 +39,11 @@ VALUES: dict[str, Any] = {
     "operation": "remove",
     "target": b"/x",
     "name": "type 99",
+    "algorithms": b"md5",
+    "block_size": 0,
+    "tagged": False,
+    "uids": (0,),
+    "gids": (0,),
 }
 
 ATTRS = wire.Attrs()
@@ -94,6 +100,7 @@ def dispatcher() -> Dispatcher:
         opened=lambda opened: None,
         closed=lambda opened: None,
         made_up_statvfs=lambda tree: None,
+        owners=Owners(OwnerNames()),
     )
 
 
@@ -101,7 +108,7 @@ def dispatcher() -> Dispatcher:
 
 
 def test_all_requests_are_looked_at() -> None:
-    assert len(REQUESTS) == 17
+    assert len(REQUESTS) == 19
     assert {rq.OpenRequest, rq.ReadRequest, rq.WritingRequest, rq.UnknownRequest} < set(REQUESTS)
 
 

@@ -1,0 +1,230 @@
+"""Checksums are those of the bytes, shared out fairly, and remembered while a file is unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftp_gateway.errors import FileSystemError
+from sftp_gateway.server.checksums import ALGORITHMS, Check, Checksums, Digest
+from sftp_gateway.server.dispatch import Operation
+from sftp_gateway.server.lanes import THREADS, Lane
+from sftp_gateway.vfs.files import OpenFile
+from tests.support.gateway import PATIENCE
+from tests.support.session import GatedShare, WatchedLanes
+
+MIB = 1024 * 1024
+BYTES = bytes(range(256)) * 40_000
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> GatedShare:
+    (tmp_path / "file").write_bytes(BYTES)
+    (tmp_path / "small").write_bytes(b"small")
+    return GatedShare(tmp_path)
+
+
+@pytest.fixture
+async def lanes() -> AsyncIterator[WatchedLanes]:
+    made = WatchedLanes(["share"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def opened() -> list[OpenFile]:
+    """Every file that was opened."""
+    return []
+
+
+@pytest.fixture
+def operation(share: GatedShare, opened: list[OpenFile]) -> Callable[[str], Operation]:
+    def make(name: str = "file") -> Operation:
+        def run(wait: bool) -> OpenFile:
+            opened.append(share.open_file(name.encode(), wait=wait))
+            return opened[-1]
+
+        return Operation(
+            run=run, finish=lambda _: None, share=share, path=b"/", discard=lambda f: f.close()
+        )  # type: ignore[arg-type]
+
+    return make
+
+
+async def computed(checksums: Checksums, operation: Operation, **options: Any) -> bytes:
+    told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def done(digest: Digest | Exception) -> None:
+        if isinstance(digest, Exception):
+            told.set_exception(digest)
+        else:
+            told.set_result(digest.value)
+
+    options = {"algorithm": "sha256", "user": "one", **options}
+    checksums.start(Check(operation=operation, done=done, **options))
+    async with asyncio.timeout(PATIENCE):
+        return await told
+
+
+def closed(files: Sequence[OpenFile]) -> bool:
+    return all(file._closed for file in files)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_checksum_is_that_of_the_bytes(
+    lanes: WatchedLanes, operation: Callable[..., Operation], opened: list[OpenFile], algorithm: str
+) -> None:
+    checksums = Checksums(lanes)
+    expected = hashlib.new(algorithm, BYTES).digest()
+    assert await computed(checksums, operation(), algorithm=algorithm) == expected
+    await lanes.idle()
+    assert closed(opened)
+
+
+async def test_an_unchanged_file_is_not_read_again(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+) -> None:
+    checksums = Checksums(lanes, clock=lambda: time.time() + 10)
+    first = await computed(checksums, operation())
+    share.failure = OSError("read")
+    assert await computed(checksums, operation()) == first
+    # Another algorithm, a part, and another content are not known.
+    for options in ({"algorithm": "md5"}, {"offset": 1}, {"block_size": MIB}):
+        with pytest.raises(OSError, match="read"):
+            await computed(checksums, operation(), **options)
+    os.utime(tmp_path / "file", ns=(1, 1))
+    with pytest.raises(OSError, match="read"):
+        await computed(checksums, operation())
+
+
+async def test_a_file_that_has_just_changed_is_read_again(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+) -> None:
+    checksums = Checksums(lanes)
+    await computed(checksums, operation())
+    share.failure = OSError("read")
+    with pytest.raises(OSError, match="read"):
+        await computed(checksums, operation())
+
+
+async def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+) -> None:
+    checksums = Checksums(lanes, clock=lambda: time.time() + 10)
+    share.cold.add("read")
+    first = asyncio.create_task(computed(checksums, operation()))
+    await share.arrivals(1)
+    (tmp_path / "file").write_bytes(b"x" + BYTES[1:])
+    share.gate.set()
+    await first
+    assert await computed(checksums, operation()) == hashlib.sha256(b"x" + BYTES[1:]).digest()
+
+
+async def test_a_file_that_becomes_shorter_has_no_checksum(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+) -> None:
+    share.cold.add("read")
+    check = asyncio.create_task(computed(Checksums(lanes), operation()))
+    await share.arrivals(1)
+    os.truncate(tmp_path / "file", 1)
+    share.gate.set()
+    with pytest.raises(FileSystemError, match="shorter"):
+        await check
+
+
+async def test_users_have_their_turn_whatever_others_ask_for(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation]
+) -> None:
+    checksums = Checksums(lanes)
+    share.cold.add("open_file")
+    ended: list[str] = []
+
+    async def ask(user: str, name: str) -> None:
+        await computed(checksums, operation(name), user=user)
+        ended.append(user)
+
+    many = [asyncio.create_task(ask("many", "file")) for _ in range(20)]
+    await share.arrivals(THREADS[Lane.CHECKSUM])
+    one = asyncio.create_task(ask("one", "small"))
+    await asyncio.sleep(0)
+    share.gate.set()
+    await one
+    assert ended.count("many") <= 2 * THREADS[Lane.CHECKSUM]
+    await asyncio.gather(*many)
+
+
+async def test_no_more_threads_of_a_share_compute_than_are_set_aside(
+    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation]
+) -> None:
+    checksums = Checksums(lanes)
+    share.cold.add("read")
+    checks = [asyncio.create_task(computed(checksums, operation())) for _ in range(10)]
+    await share.arrivals(THREADS[Lane.CHECKSUM])
+    assert lanes.depths()["share", "checksum"] == THREADS[Lane.CHECKSUM]
+    assert not share._arrived.acquire(blocking=False)
+    share.gate.set()
+    await asyncio.gather(*checks)
+
+
+async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
+    lanes: WatchedLanes,
+    share: GatedShare,
+    operation: Callable[..., Operation],
+    opened: list[OpenFile],
+) -> None:
+    checksums = Checksums(lanes)
+    share.cold.add("read")
+    checks = [
+        Check(operation=operation(), algorithm="md5", user="one", done=_never) for _ in range(5)
+    ]
+    for check in checks:
+        checksums.start(check)
+    await share.arrivals(THREADS[Lane.CHECKSUM])
+    for check in checks:
+        checksums.cancel(check)
+    share.cold.clear()
+    reads = len(opened)
+    share.gate.set()
+    await lanes.idle()
+    assert len(opened) == reads == THREADS[Lane.CHECKSUM]
+    assert closed(opened)
+
+
+def _never(digest: Digest | Exception) -> None:
+    raise AssertionError("nobody is there")
+
+
+async def test_a_disk_that_hangs_is_given_up_and_its_file_is_closed_later(
+    share: GatedShare, operation: Callable[..., Operation], opened: list[OpenFile]
+) -> None:
+    lanes = WatchedLanes(["share"], timeout=0.05)
+    checksums = Checksums(lanes)
+    share.cold.add("read")
+    with pytest.raises(TimeoutError):
+        await computed(checksums, operation())
+    assert not closed(opened)
+    share.gate.set()
+    await lanes.idle()
+    assert closed(opened)
+    assert await computed(checksums, operation("small")) == hashlib.sha256(b"small").digest()
+    await lanes.idle()
+    lanes.close()
+
+
+async def test_threads_that_compute_leave_the_processor_to_others(lanes: WatchedLanes) -> None:
+    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    lanes.submit(
+        "share",
+        Lane.CHECKSUM,
+        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
+        lambda future: told.set_result(future.result()),
+    )
+    assert await told > os.getpriority(os.PRIO_PROCESS, os.getpid())
