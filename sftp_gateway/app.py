@@ -36,6 +36,7 @@ from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENG
 from sftp_gateway.server import algorithms
 from sftp_gateway.server.account import Account
 from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.clients import reports_read_errors
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import ShareMonitor
@@ -352,9 +353,19 @@ class Gateway:
             recorder=recorder,
             log_congested=functools.partial(self._log.congested, user),
             failed=functools.partial(_failed, recorder),
-            max_read_length=_max_read_length(recorder.session.client_version or ""),
+            max_read_length=_max_read_length(session.client_version or ""),
+            status_shares=self._status_shares(session.client_version or ""),
             bandwidth=self._bandwidths.get(user),
         )
+
+    def _status_shares(self, client_version: str) -> Collection[str]:
+        """The shares whose failed READs this client gets a status for."""
+        known = reports_read_errors(client_version)
+        return [
+            name
+            for name, share in self._settings.shares.items()
+            if known or share.read_errors == "status"
+        ]
 
     def _tree_of(self, user: str) -> Tree:
         granted = self._users[user].shares

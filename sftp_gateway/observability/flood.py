@@ -24,6 +24,7 @@ from sftp_gateway.observability.events import (
     EventsSuppressed,
     FolderListed,
     LoginRefused,
+    ReadFailed,
     Request,
     Session,
     SessionEnded,
@@ -31,7 +32,7 @@ from sftp_gateway.observability.events import (
 )
 
 #: The events that are limited by rate.
-LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused})
+LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused, ReadFailed})
 
 _MINOR: Final = LIMITED | {Connection, FolderListed, Request}
 

@@ -153,7 +153,13 @@ class Dispatcher:
                 return share.open_file(place.relative, wait=wait, closed=closed)
 
         def finish(file: Any) -> rs.Response:
-            opened = FileHandle(file=file, share=share, path=place.path, opened=time.monotonic())
+            opened = FileHandle(
+                file=file,
+                share=share,
+                path=place.path,
+                opened=time.monotonic(),
+                known_size=file.size,
+            )
             return self._enter(request, opened)
 
         return Operation(
@@ -183,9 +189,14 @@ class Dispatcher:
         if isinstance(opened, FolderHandle):
             return self._attributes(request, opened.path, follow=True)
         file, share = opened.file, opened.share
+
+        def finish(attributes: Any) -> rs.Response:
+            opened.known_size = attributes.size
+            return rs.AttrsResponse(request.request_id, attributes)
+
         return Operation(
             run=_on_file(file, lambda: share.show(file.stat())),
-            finish=partial(rs.AttrsResponse, request.request_id),
+            finish=finish,
             share=share,
             path=opened.path,
         )
@@ -286,7 +297,11 @@ class Dispatcher:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
                 raise would_wait()
-            return _page(opened.directory)
+            try:
+                return _page(opened.directory)
+            except OSError:
+                opened.lose()
+                raise
 
         def finish(page: _Page) -> rs.Response:
             if not page.entries:
@@ -371,7 +386,8 @@ def _page(directory: OpenDirectory) -> _Page:
     def take(entry: Entry) -> bool:
         nonlocal room, dots
         name, attributes = entry
-        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
+        known = attributes if attributes.mode else None
+        encoded = rs.name_entry(name, longname(attributes, name, now), known)
         room -= len(encoded)
         if room < 0 and page:
             return False

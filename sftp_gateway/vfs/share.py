@@ -303,16 +303,16 @@ def _raise_own(error: OSError) -> None:
 
 
 def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
-    """What is shown of an entry that cannot be looked at: only its kind is known."""
+    """What is shown of an entry that cannot be looked at.
+
+    A mode of 0 stands for attributes that are not known: a file that seemed to be empty would be
+    read as empty.
+    """
     if entry.is_dir(follow_symlinks=False):
-        kind = stat.S_IFDIR
-    elif entry.is_symlink():
-        kind = stat.S_IFLNK
-    elif entry.is_file(follow_symlinks=False):
-        kind = stat.S_IFREG
-    else:
-        return None
-    return Attributes(0, 0, 0, kind, 0, 0)
+        return Attributes(0, 0, 0, stat.S_IFDIR, 0, 0)
+    if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+        return Attributes(0, 0, 0, 0, 0, 0)
+    return None
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:
