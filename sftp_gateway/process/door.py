@@ -27,7 +27,7 @@ _REST: Final = 0.5
 _BUSY_REST: Final = 0.01
 
 #: Connections that wait because those before were interrupted (Gate.hold_of). Others are passed on.
-_MAX_HELD: Final = 256
+_MAX_HELD: Final = 1024
 
 #: Seconds between two lines of the access log about refused connections.
 _QUIET: Final = 5.0

@@ -162,3 +162,38 @@ async def test_a_file_that_grows_is_read_to_its_new_end(at: Served, root: Path) 
         log.write(b"more")
     assert len((await at.ask(wire.encode_read, handle, SIZE - 4, 1000)).data) == 8
     assert (await at.ask(wire.encode_read, handle, SIZE + 4, 1000)).code == wire.Status.EOF
+
+
+# Folders
+
+
+async def test_a_folder_whose_listing_failed_is_not_listed_further(
+    at: Served, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error, Python's scandir says that the folder ends there."""
+    handle = await at.opendir(b"share")
+    monkeypatch.setattr(at.handles.folder(handle).directory, "take_while", _fail)
+    asked = [at.send(wire.encode_readdir, handle) for _ in range(3)]
+    replies = await at.all_answered(asked)
+    monkeypatch.undo()
+    replies.append(await at.ask(wire.encode_readdir, handle))
+    for reply in replies:
+        assert (reply.code, reply.message) == (wire.Status.FAILURE, "Input/output error")
+    await at.ask(wire.encode_close, handle)
+    (line,) = at.events("folder_listed")
+    assert not line["complete"]
+
+
+async def test_an_entry_that_cannot_be_looked_at_is_listed_without_attributes(
+    at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sshfs would take a size of 0 for the truth, and read the file as empty."""
+    handle = await at.opendir(b"share")
+    monkeypatch.setattr(type(share._presentation), "show", _fail)
+    reply = await at.ask(wire.encode_readdir, handle)
+    (entry,) = [name for name in reply.names if name.filename == b"file"]
+    assert entry.attrs == wire.Attrs()
+
+
+def _fail(*_: object) -> None:
+    raise OSError(errno.EIO, "no")
