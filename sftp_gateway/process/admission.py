@@ -108,6 +108,10 @@ class Admission:
         entered = self._connections.get(number)
         return entered if entered is not None and entered.worker == worker else None
 
+    def entered_of(self, worker: int) -> list[Entered]:
+        """The connections of `worker`."""
+        return [each for each in self._connections.values() if each.worker == worker]
+
     def leave(self, number: int, worker: int) -> Entered | None:
         """`worker` says that its connection has ended. What is not its own counts for nothing."""
         entered = self._connections.get(number)

@@ -133,11 +133,16 @@ class Gate:
 
     def worker_ended(self, worker: int) -> int:
         """All its connections have ended with it, through no fault of theirs; how many."""
+        self.worker_lost(worker)
         left = self.admission.worker_ended(worker)
         for entered in left:
-            self._hold(entered)
             self._gone(entered)
         return len(left)
+
+    def worker_lost(self, worker: int) -> None:
+        """All its connections end now; its process may not have ended yet."""
+        for entered in self.admission.entered_of(worker):
+            self._hold(entered)
 
     def _hold(self, entered: Entered) -> None:
         if entered.user is not None:

@@ -218,6 +218,7 @@ class Workers:
             for message in messages.received(worker.control):
                 self._heed(worker, message)
         except EOFError:
+            self._gate.worker_lost(worker.number)
             self._hang_up(worker)
             if not worker.stopped:
                 self._kill(worker)  # it cannot be told anything any more

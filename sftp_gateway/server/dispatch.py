@@ -97,6 +97,8 @@ class Dispatcher:
         self._opened = opened
         self._closed = closed
         self._made_up_statvfs = made_up_statvfs
+        #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
+        self._in_order = False
         self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
             rq.OpenRequest: self._open,
             rq.CloseRequest: self._close,
@@ -159,6 +161,7 @@ class Dispatcher:
                 path=place.path,
                 opened=time.monotonic(),
                 known_size=file.size,
+                in_order=self._in_order,
             )
             return self._enter(request, opened)
 
@@ -341,6 +344,7 @@ class Dispatcher:
         )
 
     def _limits(self, request: rq.LimitsRequest) -> Operation:
+        self._in_order = True
         return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
 
     # What is refused

@@ -32,6 +32,8 @@ class FileHandle:
     opened: float
     #: The size that the client was last told by this handle.
     known_size: int
+    #: Whether READs of it are answered in the order in which they came.
+    in_order: bool = False
     reads: int = 0
     served: int = 0
     #: Reads that are under way or wait for a thread; the file is closed behind the last of them.

@@ -7,6 +7,10 @@ A READ that fails must not pass for the end of the file. sshfs (3.7) takes an er
 and the loss of its connection too; but after that loss, further reads of the file, and its
 close(2), fail. So unless the client is known to report errors, or the share's `read_errors` says
 so, the session ends instead of an answer.
+
+READs of a file are answered as their bytes come. OpenSSH's `scp` (9.1 to 9.3), however, cuts a copy
+at the first answer that overtook another, and reports success; so the clients of `in_order` files
+get their answers in the order of the READs.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ MAX_SLOW_READS: Final = 8
 END_DELAY: Final = 1.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _SlowRead:
     """A READ that the page cache could not answer; `started` in time.perf_counter()."""
 
@@ -47,6 +51,8 @@ class _SlowRead:
     opened: FileHandle
     length: int
     started: float
+    #: The bytes, once they are there.
+    future: asyncio.Future[memoryview] | None = None
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
@@ -87,6 +93,8 @@ class Reads:
         self._max_length = max_length
         self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
+        #: By file, the READs that are to be answered in this order.
+        self._ordered: dict[FileHandle, deque[_SlowRead]] = {}
         self._paused = False
         self._closed = False
         #: Ends the session over a READ that has failed.
@@ -97,6 +105,9 @@ class Reads:
         started = time.perf_counter()
         request_id, _, offset, length = read
         length = min(length, self._max_length)
+        if opened.pending and opened.in_order:
+            self._wait(_SlowRead(read, opened, length, started))
+            return
         outgoing = self._outgoing
         start = outgoing.length
         try:
@@ -105,10 +116,7 @@ class Reads:
             )
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
-            opened.pending += 1
-            self._owed.count += 1
-            self._waiting.append(_SlowRead(read, opened, length, started))
-            self._start()
+            self._wait(_SlowRead(read, opened, length, started))
         except Exception as error:
             self._fail(read, opened, error, started)
         else:
@@ -139,6 +147,14 @@ class Reads:
         if self._ending is not None:
             self._ending.cancel()
 
+    def _wait(self, slow: _SlowRead) -> None:
+        slow.opened.pending += 1
+        self._owed.count += 1
+        self._waiting.append(slow)
+        if slow.opened.in_order:
+            self._ordered.setdefault(slow.opened, deque()).append(slow)
+        self._start()
+
     def _start(self) -> None:
         while self._waiting and self._on_threads < MAX_SLOW_READS and not self._paused:
             self._on_threads += 1
@@ -149,8 +165,20 @@ class Reads:
             slow.opened.share.name,
             Lane.READ,
             slow.run,
-            lambda future: self._finish(slow, future),
+            lambda future: self._come(slow, future),
         )
+
+    def _come(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
+        """The bytes are there: answer, if it is this READ's turn, and those behind it."""
+        slow.future = future
+        if not slow.opened.in_order:
+            self._finish(slow, future)
+            return
+        ordered = self._ordered[slow.opened]
+        while ordered and (first := ordered[0].future) is not None:
+            self._finish(ordered.popleft(), first)
+        if not ordered:
+            self._ordered.pop(slow.opened, None)
 
     def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
         self._on_threads -= 1

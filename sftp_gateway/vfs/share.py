@@ -261,8 +261,9 @@ class Share:
             return self._presentation.show(entry.stat(follow_symlinks=False))
         except (NotFound, Denied, FileNotFoundError):
             return None
-        except OSError:  # one bad entry (a folder not to be searched, a dead mount) hides no other
-            return _show_kind(entry)
+        except OSError as error:
+            # One bad entry (a folder not to be searched, a dead mount) hides no other.
+            return _show_kind(entry, error)
 
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """`path`, pinned; to be entered, as a context, at once."""
@@ -302,17 +303,21 @@ def _raise_own(error: OSError) -> None:
         raise Denied("unreadable") from error
 
 
-def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
-    """What is shown of an entry that cannot be looked at.
+def _show_kind(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
+    """What is shown of an entry that cannot be looked at, because of `error`.
 
-    A mode of 0 stands for attributes that are not known: a file that seemed to be empty would be
-    read as empty.
+    Only its kind is known. Of a file that cannot be read now, but may be later, not even that is
+    said (a mode of 0): clients would take the size of 0 for the truth, and read it as empty.
     """
     if entry.is_dir(follow_symlinks=False):
         return Attributes(0, 0, 0, stat.S_IFDIR, 0, 0)
-    if entry.is_symlink() or entry.is_file(follow_symlinks=False):
-        return Attributes(0, 0, 0, 0, 0, 0)
-    return None
+    if entry.is_symlink():
+        kind = stat.S_IFLNK
+    elif entry.is_file(follow_symlinks=False):
+        kind = stat.S_IFREG
+    else:
+        return None
+    return Attributes(0, 0, 0, kind if isinstance(error, PermissionError) else 0, 0, 0)
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:
