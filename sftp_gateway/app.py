@@ -39,6 +39,7 @@ from sftp_gateway.server.account import Account
 from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.channel import ChannelSession
 from sftp_gateway.server.checksums import Checksums
+from sftp_gateway.server.clients import reports_read_errors
 from sftp_gateway.server.command_session import CommandSession
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
@@ -349,6 +350,7 @@ class Gateway:
         """The SFTP session of a user who has logged in on `channel`."""
         return SftpSession(
             max_read_length=_max_read_length(recorder.session.client_version or ""),
+            status_shares=self._status_shares(recorder.session.client_version or ""),
             **self._parts(channel, recorder),
         )
 
@@ -380,6 +382,15 @@ class Gateway:
             "failed": functools.partial(_failed, recorder),
             "bandwidth": self._bandwidths.get(user),
         }
+
+    def _status_shares(self, client_version: str) -> Collection[str]:
+        """The shares whose failed READs this client gets a status for."""
+        known = reports_read_errors(client_version)
+        return [
+            name
+            for name, share in self._settings.shares.items()
+            if known or share.read_errors == "status"
+        ]
 
     def _tree_of(self, user: str) -> Tree:
         granted = self._users[user].shares

@@ -61,6 +61,10 @@ class NotALink(FileSystemError):
     """READLINK was asked of something that is not a symbolic link."""
 
 
+class Truncated(FileSystemError):
+    """The file became shorter while it was read: it ends before the size that the client knows."""
+
+
 class InvalidHandle(FileSystemError):
     """The handle is not open in this session, or not of the kind that the request needs."""
 

@@ -144,6 +144,20 @@ class FileClosed(SessionEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadFailed(SessionEvent):
+    """The disk failed a READ; `effect` is "disconnect" (the session ends for it) or "status"."""
+
+    name: ClassVar[str] = "read_failed"
+
+    share: str
+    path: RawPath
+    offset: int
+    length: int
+    error: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FolderListed(SessionEvent):
     """A folder was read and closed; `share` is None for the folders that the gateway makes up."""
 
@@ -222,6 +236,7 @@ class EventsSuppressed(SessionEvent):
     command_refused: int | None = None
     command_answered: int | None = None
     login_refused: int | None = None
+    read_failed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,6 +387,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     SessionEnded,
     FileOpened,
     FileClosed,
+    ReadFailed,
     FolderListed,
     Denied,
     CommandRefused,

@@ -25,6 +25,7 @@ from sftp_gateway.observability.events import (
     FolderListed,
     LoginRefused,
     NegotiationFailed,
+    ReadFailed,
     Request,
     Session,
     SessionEnded,
@@ -32,7 +33,7 @@ from sftp_gateway.observability.events import (
 )
 
 #: The events that are limited by rate.
-LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused})
+LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused, ReadFailed})
 
 _MINOR: Final = LIMITED | {Connection, NegotiationFailed, FolderListed, Request}
 

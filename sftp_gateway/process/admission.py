@@ -103,6 +103,15 @@ class Admission:
         self._count(entered, 1)
         return entered
 
+    def of_number(self, number: int, worker: int) -> Entered | None:
+        """The connection of this number, if it is the worker's."""
+        entered = self._connections.get(number)
+        return entered if entered is not None and entered.worker == worker else None
+
+    def entered_of(self, worker: int) -> list[Entered]:
+        """The connections of `worker`."""
+        return [each for each in self._connections.values() if each.worker == worker]
+
     def leave(self, number: int, worker: int) -> Entered | None:
         """`worker` says that its connection has ended. What is not its own counts for nothing."""
         entered = self._connections.get(number)

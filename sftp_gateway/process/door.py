@@ -26,6 +26,9 @@ _BATCH: Final = 16
 _REST: Final = 0.5
 _BUSY_REST: Final = 0.01
 
+#: Connections that wait because those before were interrupted (Gate.hold_of). Others are passed on.
+_MAX_HELD: Final = 1024
+
 #: Seconds between two lines of the access log about refused connections.
 _QUIET: Final = 5.0
 
@@ -68,6 +71,7 @@ class Door:
         #: Who was let in and waits for a worker, with their addresses: the one that none could
         #: take, and those of a worker that has ended.
         self._waiting: deque[tuple[socket.socket, str]] = deque()
+        self._held: set[socket.socket] = set()
         self._untold = _Untold()
         self._quiet = False
 
@@ -99,6 +103,8 @@ class Door:
         self._listener.close()
         while self._waiting:
             self._waiting.popleft()[0].close()
+        while self._held:
+            self._held.pop().close()
 
     def _may_pass_on(self) -> bool:
         return not self._resting and not self._closed and bool(self._workers.candidates())
@@ -123,11 +129,26 @@ class Door:
         reason = self._gate.refuses(source)
         if reason is not None:
             self._refuse(reason, source)
+        elif (hold := self._gate.hold_of(source)) and len(self._held) < _MAX_HELD:
+            self._hold(connection, source, hold)
+            return True
         elif not self._pass_on(connection, source):
             self._waiting.append((connection, source))
             return False
         connection.close()
         return True
+
+    def _hold(self, connection: socket.socket, source: str, seconds: float) -> None:
+        """Let it wait for so long, and then for a worker."""
+
+        def release() -> None:
+            if connection in self._held:
+                self._held.remove(connection)
+                self._waiting.append((connection, source))
+                self.update()
+
+        self._held.add(connection)
+        self._loop.later(seconds, release)
 
     def _pass_on(self, connection: socket.socket, source: str) -> bool:
         """Give the connection to a worker; where none can take it now, rest."""

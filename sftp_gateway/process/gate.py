@@ -23,6 +23,12 @@ from sftp_gateway.settings import Settings
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.
 _dice: Final = random.SystemRandom().random
 
+#: Seconds for which a client waits that comes back from a connection which was interrupted. To the
+#: Linux kernel, a file that was being read through sshfs ends at that place then, for as long as it
+#: believes what it knows of the file: 1 second (libfuse's `attr_timeout`). Whoever opens it within
+#: that time reads a file that is too short, and no error.
+HOLD: Final = 1.1
+
 #: Bans that are told one by one; there may be tens of thousands.
 MOST_BANS: Final = 50
 
@@ -48,6 +54,7 @@ class Gate:
         self._startups = Startups.parse(settings.max_startups)
         self._blocks = rules.blocks
         self.admission = Admission(rules.blocks.of)
+        self._held_until: dict[str, float] = {}
         self.refused: Counter[str] = Counter()
 
     def configure(self, settings: Settings) -> None:
@@ -118,12 +125,33 @@ class Gate:
             self._penalties.penalise(entered.source, kind, self._clock())
             self._tell()
 
+    def interrupted(self, number: int, worker: int) -> None:
+        """A worker's connection ends while its client has files open."""
+        entered = self.admission.of_number(number, worker)
+        if entered is not None:
+            self._hold(entered)
+
     def worker_ended(self, worker: int) -> int:
         """All its connections have ended with it, through no fault of theirs; how many."""
+        self.worker_lost(worker)
         left = self.admission.worker_ended(worker)
         for entered in left:
             self._gone(entered)
         return len(left)
+
+    def worker_lost(self, worker: int) -> None:
+        """All its connections end now; its process may not have ended yet."""
+        for entered in self.admission.entered_of(worker):
+            self._hold(entered)
+
+    def _hold(self, entered: Entered) -> None:
+        if entered.user is not None:
+            self._held_until[entered.source] = self._clock() + HOLD
+
+    def hold_of(self, source: str) -> float:
+        """Seconds for which the next connection from this address has to wait."""
+        until = self._held_until.get(source)
+        return max(0.0, until - self._clock()) if until is not None else 0.0
 
     def _gone(self, entered: Entered) -> None:
         if entered.user is not None:
@@ -144,7 +172,9 @@ class Gate:
 
     def tick(self) -> None:
         """Let bans end; to be called now and then."""
-        self._penalties.expire(self._clock())
+        now = self._clock()
+        self._penalties.expire(now)
+        self._held_until = {s: until for s, until in self._held_until.items() if until > now}
         self._tell()
 
     @property

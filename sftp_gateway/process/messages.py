@@ -14,6 +14,7 @@ pickled.)
 | worker     | `["ready"]`                        | connections may come                           |
 | worker     | `["failed", [mistake, ...]]`       | the configuration is wrong; the worker ends    |
 | worker     | `["login", number, user]`          | this connection is logged in                   |
+| worker     | `["interrupted", number]`          | it ends while its client has files open        |
 | worker     | `["ended", number, kind or null]`  | it has ended; what it is to be penalised for   |
 | worker     | `["taken", number]`                | who may log in by that is let in, nobody else  |
 | worker     | `["status", {share: text}]`        | the loop works; these shares cannot be read    |

@@ -159,7 +159,9 @@ class Worker:
             self._tell("ended", number, kind)
 
         account = self._accounts[number] = Account(
-            logged_in=lambda user: self._tell("login", number, user), ended=ended
+            logged_in=lambda user: self._tell("login", number, user),
+            ended=ended,
+            interrupted=lambda: self._tell("interrupted", number),
         )
 
         async def adopt() -> None:

@@ -218,6 +218,7 @@ class Workers:
             for message in messages.received(worker.control):
                 self._heed(worker, message)
         except EOFError:
+            self._gate.worker_lost(worker.number)
             self._hang_up(worker)
             if not worker.stopped:
                 self._kill(worker)  # it cannot be told anything any more
@@ -236,11 +237,11 @@ class Workers:
                 if not self._gate.logged_in(number, worker.number, user):
                     self._tell(worker, "dismiss", number)
                 return
-            case ["ended", int(number), None]:
-                self._gate.left(number, worker.number, None)
+            case ["interrupted", int(number)]:
+                self._gate.interrupted(number, worker.number)
                 return
-            case ["ended", int(number), str(kind)]:
-                self._gate.left(number, worker.number, Kind(kind))
+            case ["ended", int(number), (None | str()) as kind]:
+                self._gate.left(number, worker.number, None if kind is None else Kind(kind))
                 return
             case ["taken", int(number)] if number <= worker.sent:
                 worker.access = number

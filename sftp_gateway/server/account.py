@@ -9,13 +9,19 @@ class Account:
     """One connection's.
 
     `logged_in` is told the user, once. `ended` is told once, whatever happens, with a word of
-    `auth.penalties.Kind` for what the client did wrong, or None.
+    `auth.penalties.Kind` for what the client did wrong, or None; before it, `interrupted` is called
+    if the client had files open, and did not end the connection itself.
     """
 
     def __init__(
-        self, *, logged_in: Callable[[str], None], ended: Callable[[str | None], None]
+        self,
+        *,
+        logged_in: Callable[[str], None],
+        ended: Callable[[str | None], None],
+        interrupted: Callable[[], None] = lambda: None,
     ) -> None:
         self.logged_in = logged_in
         self.ended = ended
+        self.interrupted = interrupted
         #: Closes the connection, because the user has too many; set once there is one.
         self.dismiss: Callable[[], None] = lambda: None

@@ -39,6 +39,9 @@ _TIGHT_BUFFER: Final = 32 * 1024
 _STALL_TIMEOUT: Final = 300.0
 _CLOSE_TIMEOUT: Final = 10.0
 
+#: What `ssh` prints where a READ that failed has ended the session.
+_READ_FAILED: Final = "sftp-gateway: a read failed ({}); disconnecting\n"
+
 
 class SessionChannel(asyncssh.SSHServerChannel[bytes]):
     """A session channel as asyncssh has it, that sends within its connection's time slices."""
@@ -309,6 +312,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def finish(self) -> None:
         """Close once what was asked is answered."""
+        if self._server.stopping and any(self.open_files()):
+            self._guest.interrupted()
         self._finish_soon()
         if self._served is not None:
             self._served.finish()
@@ -365,3 +370,9 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """Send `data` on standard error."""
         if not self._channel.is_closing():
             self._channel.write_stderr(data)
+
+    def close_for_read(self, message: str) -> None:
+        """The same over a READ that failed with `message`, with exit status 1."""
+        self._guest.read_failed()
+        self.write_error(_READ_FAILED.format(message).encode())
+        self.exit(1)

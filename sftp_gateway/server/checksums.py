@@ -98,7 +98,13 @@ class Check:
         share, path = self.operation.share, self.operation.path
         if share is None or path is None:
             raise AssertionError("only a share has files")
-        return FileHandle(file=digest.file, share=share, path=path, opened=self.started)
+        return FileHandle(
+            file=digest.file,
+            share=share,
+            path=path,
+            opened=self.started,
+            known_size=digest.file.size,
+        )
 
     @property
     def share(self) -> str:

@@ -104,6 +104,8 @@ class Dispatcher:
         self._closed = closed
         self._made_up_statvfs = made_up_statvfs
         self._owners = owners
+        #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
+        self._in_order = False
         self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
             rq.OpenRequest: self._open,
             rq.CloseRequest: self._close,
@@ -162,7 +164,14 @@ class Dispatcher:
                 return share.open_file(place.relative, wait=wait, closed=closed)
 
         def finish(file: Any) -> rs.Response:
-            opened = FileHandle(file=file, share=share, path=place.path, opened=time.monotonic())
+            opened = FileHandle(
+                file=file,
+                share=share,
+                path=place.path,
+                opened=time.monotonic(),
+                known_size=file.size,
+                in_order=self._in_order,
+            )
             return self._enter(request, opened)
 
         return Operation(
@@ -204,9 +213,14 @@ class Dispatcher:
         if isinstance(opened, FolderHandle):
             return self._attributes(request, opened.path, follow=True)
         file, share = opened.file, opened.share
+
+        def finish(attributes: Any) -> rs.Response:
+            opened.known_size = attributes.size
+            return rs.AttrsResponse(request.request_id, attributes)
+
         return Operation(
             run=_on_file(file, lambda: share.show(file.stat())),
-            finish=partial(rs.AttrsResponse, request.request_id),
+            finish=finish,
             share=share,
             path=opened.path,
         )
@@ -331,7 +345,11 @@ class Dispatcher:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
                 raise would_wait()
-            return _page(opened.directory, self._owners)
+            try:
+                return _page(opened.directory, self._owners)
+            except OSError:
+                opened.lose()
+                raise
 
         def finish(page: _Page) -> rs.Response:
             if not page.entries:
@@ -371,6 +389,7 @@ class Dispatcher:
         )
 
     def _limits(self, request: rq.LimitsRequest) -> Operation:
+        self._in_order = True
         return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
 
     def _users_groups_by_id(self, request: rq.UsersGroupsByIdRequest) -> Operation:
@@ -430,7 +449,8 @@ def _page(directory: OpenDirectory, owners: Owners) -> _Page:
         if attributes[1] != uid or attributes[2] != gid:
             _, uid, gid, _, _, _ = attributes
             owners.show(uid, gid)
-        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
+        known = attributes if attributes.mode else None
+        encoded = rs.name_entry(name, longname(attributes, name, now), known)
         room -= len(encoded)
         if room < 0 and page:
             return False

@@ -76,6 +76,8 @@ class Guest(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        if exc is not None and any(self.open_files()):
+            self.interrupted()
         stopping = "server_stopping" if self._server.stopping else None
         self._ended = self._closed_for or stopping or _reason(exc)
         if self._verifying is not None:  # nobody is left to tell, but it was an attempt
@@ -270,6 +272,15 @@ class Guest(asyncssh.SSHServer):
         """Wait until the access log has room."""
         await self._server.log_has_room(self.recorder.session.user)
 
+    def read_failed(self) -> None:
+        """A READ has failed, and its channel is closed for that."""
+        self._closed_for = "read_failed"
+        self.interrupted()
+
+    def interrupted(self) -> None:
+        """The connection ends while the client has files open, and not by its own will."""
+        self._server.interrupted(self)
+
     def dismiss(self) -> None:
         """The user has too many sessions."""
         self._close_for("too_many_sessions", "Too many sessions")
@@ -322,12 +333,14 @@ class Guest(asyncssh.SSHServer):
     # Stopping
 
     def channel_closed(self, channel: ChannelSession) -> None:
-        """A channel is gone. A client that has no other is not waited for when the server stops."""
+        """A channel is gone. A client that has no other is not waited for when the server stops,
+        or when a READ has failed.
+        """
         self._granted -= 1
         self.channels.discard(channel)
         if self._ended is not None:
             self._leave()
-        elif self._server.stopping and not self.channels:
+        elif (self._server.stopping or self._closed_for) and not self.channels:
             self.connection.close()
 
     @property

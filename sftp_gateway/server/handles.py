@@ -30,6 +30,10 @@ class FileHandle:
     share: Share
     path: bytes
     opened: float
+    #: The size that the client was last told by this handle.
+    known_size: int
+    #: Whether READs of it are answered in the order in which they came.
+    in_order: bool = False
     reads: int = 0
     served: int = 0
     #: Reads that are under way or wait for a thread; the file is closed behind the last of them.
@@ -60,6 +64,15 @@ class FileHandle:
         while self._pieces and (first := min(self._pieces)) <= self._contiguous:
             self._contiguous = max(self._contiguous, self._pieces.pop(first))
 
+    def lacks(self, end: int) -> bool:
+        """Whether a client that reads on from what it has would miss bytes if the file ended here.
+
+        A file may become shorter and be read again from its start, as `tail -f` does.
+        """
+        if end >= self.known_size:
+            return False
+        return end >= max(self._contiguous, *self._pieces.values(), 0)
+
     @property
     def whole(self) -> bool:
         """Whether every byte that the file had when it was opened was served."""
@@ -77,7 +90,7 @@ class FolderHandle:
     entries: int = 0
     complete: bool = False
     busy: bool = False
-    #: The disk did not give a page of names in time: whoever lists on would miss them.
+    #: The disk did not give a page of names: whoever lists on would miss them.
     broken: bool = False
     queue: deque[ReaddirRequest] = field(default_factory=deque)
 

@@ -2,6 +2,15 @@
 
 READ is the hot path. It goes around dispatch and the dataclasses of responses: what the page cache
 holds is read to its place in the SSH packets that are sent.
+
+A READ that fails must not pass for the end of the file. sshfs (3.7) takes an error status for that,
+and the loss of its connection too; but after that loss, further reads of the file, and its
+close(2), fail. So unless the client is known to report errors, or the share's `read_errors` says
+so, the session ends instead of an answer.
+
+READs of a file are answered as their bytes come. OpenSSH's `scp` (9.1 to 9.3), however, cuts a copy
+at the first answer that overtook another, and reports success; so the clients of `in_order` files
+get their answers in the order of the READs.
 """
 
 from __future__ import annotations
@@ -9,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final
 
+from sftp_gateway.errors import InvalidHandle, Truncated
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
 from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse, data_header
@@ -26,8 +36,14 @@ from sftp_gateway.server.recorder import Recorder
 #: leaves threads to the others.
 MAX_SLOW_READS: Final = 8
 
+#: Seconds from a READ that fails to the end of its session. The Linux kernel believes what it knows
+#: of a file for 1 second (libfuse's `attr_timeout`). Where that time is over, the reader's next
+#: read(2) after the one that came back short asks for the size again, and fails; before, it reports
+#: the end of the file, and only close(2) fails.
+END_DELAY: Final = 1.1
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class _SlowRead:
     """A READ that the page cache could not answer; `started` in time.perf_counter()."""
 
@@ -35,6 +51,8 @@ class _SlowRead:
     opened: FileHandle
     length: int
     started: float
+    #: The bytes, once they are there.
+    future: asyncio.Future[memoryview] | None = None
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
@@ -54,13 +72,15 @@ class Reads:
         owed: Owed,
         refuse: Callable[[Request, Exception, float], None],
         done: Callable[[FileHandle], None],
-        hung: Callable[[Exception], None],
+        end: Callable[[Exception], None],
+        status_shares: Container[str],
         max_length: int,
     ) -> None:
-        """Answers go to `outgoing` and `refuse`; `done` is told of each that took a thread,
-        and `hung` of one that the disk did not answer in time.
+        """Answers go to `outgoing` and `refuse`; `done` is called behind each that took a thread.
 
-        A READ of more than `max_length` bytes is answered with so many.
+        A READ that fails is refused if its share is one of `status_shares`; otherwise `end` is
+        called, once, to end the session. One of more than `max_length` bytes is answered with so
+        many.
         """
         self._lanes = lanes
         self._recorder = recorder
@@ -68,18 +88,26 @@ class Reads:
         self._owed = owed
         self._refuse = refuse
         self._done = done
-        self._hung = hung
+        self._end = end
+        self._status_shares = status_shares
         self._max_length = max_length
         self._waiting: deque[_SlowRead] = deque()
         self._on_threads = 0
+        #: By file, the READs that are to be answered in this order.
+        self._ordered: dict[FileHandle, deque[_SlowRead]] = {}
         self._paused = False
         self._closed = False
+        #: Ends the session over a READ that has failed.
+        self._ending: asyncio.TimerHandle | None = None
 
     def serve(self, read: PlainRead, opened: FileHandle) -> None:
         """Answer `read` now, or once a thread has got the bytes."""
         started = time.perf_counter()
         request_id, _, offset, length = read
         length = min(length, self._max_length)
+        if opened.pending and opened.in_order:
+            self._wait(_SlowRead(read, opened, length, started))
+            return
         outgoing = self._outgoing
         start = outgoing.length
         try:
@@ -88,13 +116,13 @@ class Reads:
             )
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
-            opened.pending += 1
-            self._owed.count += 1
-            self._waiting.append(_SlowRead(read, opened, length, started))
-            self._start()
-        except Exception as error:  # whatever happens, the client gets an answer
-            self._refuse(ReadRequest(*read), error, started)
+            self._wait(_SlowRead(read, opened, length, started))
+        except Exception as error:
+            self._fail(read, opened, error, started)
         else:
+            if count < length and opened.lacks(offset + count):
+                self._fail(read, opened, Truncated("shorter than it was"), started)
+                return
             if count or not length:
                 outgoing.write(start, data_header(request_id, count))
                 outgoing.length = start + DATA_HEADER_LENGTH + count
@@ -116,6 +144,16 @@ class Reads:
         self._closed = True
         self._owed.count -= len(self._waiting)
         self._waiting.clear()
+        if self._ending is not None:
+            self._ending.cancel()
+
+    def _wait(self, slow: _SlowRead) -> None:
+        slow.opened.pending += 1
+        self._owed.count += 1
+        self._waiting.append(slow)
+        if slow.opened.in_order:
+            self._ordered.setdefault(slow.opened, deque()).append(slow)
+        self._start()
 
     def _start(self) -> None:
         while self._waiting and self._on_threads < MAX_SLOW_READS and not self._paused:
@@ -127,8 +165,20 @@ class Reads:
             slow.opened.share.name,
             Lane.READ,
             slow.run,
-            lambda future: self._finish(slow, future),
+            lambda future: self._come(slow, future),
         )
+
+    def _come(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
+        """The bytes are there: answer, if it is this READ's turn, and those behind it."""
+        slow.future = future
+        if not slow.opened.in_order:
+            self._finish(slow, future)
+            return
+        ordered = self._ordered[slow.opened]
+        while ordered and (first := ordered[0].future) is not None:
+            self._finish(ordered.popleft(), first)
+        if not ordered:
+            self._ordered.pop(slow.opened, None)
 
     def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
         self._on_threads -= 1
@@ -137,15 +187,17 @@ class Reads:
         error = error_of(future)
         if self._closed:
             return
-        if isinstance(error, TimeoutError):
-            # To sshfs (3.7), a READ that fails is the end of the file, also where the connection
-            # is lost; but after that loss, all further reads of the file, and closing it, fail.
-            self._hung(error)
-            return
+        data = memoryview(b"") if error is not None else future.result()
+        if (
+            error is None
+            and len(data) < slow.length
+            and slow.opened.lacks(slow.read[2] + len(data))
+        ):
+            error = Truncated("shorter than it was")
         if error is not None:
-            self._refuse(ReadRequest(*slow.read), error, slow.started)
+            self._fail(slow.read, slow.opened, error, slow.started)
         else:
-            data, request_id = future.result(), slow.read[0]
+            request_id = slow.read[0]
             if data or not slow.length:
                 self._outgoing.put(data_header(request_id, len(data)))
                 self._outgoing.put(data)
@@ -154,6 +206,22 @@ class Reads:
             self._answered(slow.read, slow.opened, len(data), slow.started)
         self._start()
         self._done(slow.opened)
+
+    def _fail(self, read: PlainRead, opened: FileHandle, error: Exception, started: float) -> None:
+        """Refuse a READ, or end the session over it: then it is never answered."""
+        _, _, offset, length = read
+        if isinstance(error, InvalidHandle):  # the client's own mistake
+            self._refuse(ReadRequest(*read), error, started)
+            return
+        if opened.share.name in self._status_shares:
+            self._recorder.read_failed(opened, offset, length, error, effect="status")
+            self._refuse(ReadRequest(*read), error, started)
+            return
+        self._recorder.read_failed(opened, offset, length, error, effect="disconnect")
+        self._owed.count += 1  # a session that is drained waits for this
+        if self._ending is None:
+            delay = max(0.0, started + END_DELAY - time.perf_counter())
+            self._ending = asyncio.get_running_loop().call_later(delay, self._end, error)
 
     def _send_end(self, request_id: int) -> None:
         # §6.4: "If an error occurs or EOF is encountered before reading any data, the server will

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 from typing import Final
 
-from sftp_gateway.errors import Denied, TooManyHandles
+from sftp_gateway.errors import Denied, TooManyHandles, Truncated
 from sftp_gateway.observability import events
 from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.labels import NO_SHARE
@@ -195,6 +196,23 @@ class Recorder:
         """A READ could not be answered from the page cache."""
         self._metrics.slow_read(share.name)
 
+    def read_failed(
+        self, opened: FileHandle, offset: int, length: int, error: Exception, *, effect: str
+    ) -> None:
+        """The disk failed a READ; `effect` is as of events.ReadFailed."""
+        self._metrics.failed_read(opened.share.name)
+        self._log.emit(
+            events.ReadFailed(
+                session=self.session,
+                share=opened.share.name,
+                path=opened.path,
+                offset=offset,
+                length=length,
+                error=_word_of(error),
+                effect=effect,
+            )
+        )
+
     def request(
         self,
         operation: str,
@@ -248,3 +266,12 @@ class Recorder:
                 reason=reason,
             )
         )
+
+
+def _word_of(error: Exception) -> str:
+    """The symbol of an errno, or a word of ours."""
+    if isinstance(error, Truncated):
+        return "truncated"
+    if isinstance(error, OSError) and error.errno is not None:
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return "internal"

@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Final, Protocol
 
 from sftp_gateway.errors import FileSystemError, ProtocolError
@@ -48,6 +48,7 @@ from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.scheduler import TimeSlice
+from sftp_gateway.server.status import status_of
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
@@ -94,6 +95,10 @@ class Channel(Protocol):
         """Close the channel when everything written is sent."""
         ...
 
+    def close_for_read(self, message: str) -> None:
+        """The same, over a READ that failed with `message`."""
+        ...
+
 
 class SftpSession:
     """The SFTP subsystem of one channel. Everything runs on the event loop but `Operation.run`."""
@@ -110,9 +115,13 @@ class SftpSession:
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
         max_read_length: int = MAX_READ_LENGTH,
+        status_shares: Container[str] = (),
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs."""
+        """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs.
+
+        The client gets a status for READs that fail in `status_shares`.
+        """
         self._channel = channel
         self._handles = handles
         self._lanes = lanes
@@ -145,7 +154,8 @@ class SftpSession:
             owed=self._owed,
             refuse=self._operations.refuse,
             done=self._slow_read_done,
-            hung=self._end,
+            end=self._end_for_read,
+            status_shares=status_shares,
             max_length=max_read_length,
         )
         self._check_files = CheckFiles(
@@ -427,9 +437,17 @@ class SftpSession:
 
     def _end(self, error: Exception) -> None:
         """Close the channel over something that cannot be answered."""
+        self._end_by(self._channel.close, error)
+
+    def _end_for_read(self, error: Exception) -> None:
+        """Close the channel over a READ that failed."""
+        _, message = status_of(error)
+        self._end_by(lambda: self._channel.close_for_read(message), error)
+
+    def _end_by(self, close: Callable[[], None], error: Exception) -> None:
         self._flush()
         self._failed(error)
         if not self._closed:
             self._closed = True
-            self._channel.close()
+            close()
         self._let_go()

@@ -153,6 +153,12 @@ class SshServer:
         if account is not None:
             account.logged_in(user)
 
+    def interrupted(self, guest: Guest) -> None:
+        """It ends while its client has files open."""
+        account = self._accounts.get(guest.connection)
+        if account is not None:
+            account.interrupted()
+
     def left(self, guest: Guest, misdeed: str | None) -> None:
         """A connection is gone; `misdeed` is what the client did wrong."""
         self._guests.discard(guest)

@@ -18,6 +18,7 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode, str], ...]] = (
     (errors.NotADirectory, StatusCode.NO_SUCH_FILE, "Not a directory"),
     (errors.IsADirectory, StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink, StatusCode.FAILURE, "Not a symbolic link"),
+    (errors.Truncated, StatusCode.FAILURE, "File became shorter while it was read"),
     (errors.InvalidHandle, StatusCode.FAILURE, "Invalid handle"),
     (errors.TooManyHandles, StatusCode.FAILURE, "Too many open handles"),
     (errors.Unsupported, StatusCode.OP_UNSUPPORTED, "Operation unsupported"),

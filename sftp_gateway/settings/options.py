@@ -225,9 +225,8 @@ class Settings(BaseSettings):
         le=86_400,
         description=(
             "Seconds that a request may wait for a share's disk, and for others that wait for it "
-            "too. Then it fails, and what the disk says later is thrown away. A read that fails so "
-            "ends its session: sshfs takes a failed read for the end of the file, and at least all "
-            "that follows on that file is an I/O error then. Mounts need `reconnect` to come back. "
+            "too. Then it fails, and what the disk says later is thrown away. A read that fails "
+            "ends its session (`read_errors` of the share); mounts need `reconnect` to come back. "
             "The default is longer than a disk takes to spin up, or Linux to give up a SCSI "
             "command and try again (30 s); a share on NFS whose server fails over may need more."
         ),

@@ -32,6 +32,15 @@ class ShareSettings(Table):
             "they lead to. Except with `keep`, listings leave out `blobs` of a Hugging Face cache."
         ),
     )
+    read_errors: Literal["disconnect", "status"] = Field(
+        "disconnect",
+        description=(
+            "What a client gets for a READ that the disk fails. `disconnect`: the session ends, "
+            "because sshfs takes an error for the end of the file, and a copy would be short "
+            "without an error; clients that are known to report errors get the status all the "
+            "same. `status`: every client gets the status. Use it only if nobody mounts the share."
+        ),
+    )
 
 
 def default_shares() -> dict[str, ShareSettings]:

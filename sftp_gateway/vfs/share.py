@@ -355,8 +355,9 @@ class Share:
             return shown
         except (NotFound, Denied, FileNotFoundError):
             return None
-        except OSError:  # one bad entry (a folder not to be searched, a dead mount) hides no other
-            return _show_kind(entry)
+        except OSError as error:
+            # One bad entry (a folder not to be searched, a dead mount) hides no other.
+            return _show_kind(entry, error)
 
     def _instead(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
         """What is shown instead of the link at `path`; None if it is served as a link.
@@ -445,17 +446,21 @@ def _joined(folder: bytes, entry: os.DirEntry[str]) -> bytes:
     return (folder + b"/" + os.fsencode(entry.name)).lstrip(b"/")
 
 
-def _show_kind(entry: os.DirEntry[str]) -> Attributes | None:
-    """What is shown of an entry that cannot be looked at: only its kind is known."""
+def _show_kind(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
+    """What is shown of an entry that cannot be looked at, because of `error`.
+
+    Only its kind is known. Of a file that cannot be read now, but may be later, not even that is
+    said (a mode of 0): clients would take the size of 0 for the truth, and read it as empty.
+    """
     if entry.is_dir(follow_symlinks=False):
-        kind = stat.S_IFDIR
-    elif entry.is_symlink():
+        return Attributes(0, 0, 0, stat.S_IFDIR, 0, 0)
+    if entry.is_symlink():
         kind = stat.S_IFLNK
     elif entry.is_file(follow_symlinks=False):
         kind = stat.S_IFREG
     else:
         return None
-    return Attributes(0, 0, 0, kind, 0, 0)
+    return Attributes(0, 0, 0, kind if isinstance(error, PermissionError) else 0, 0, 0)
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:

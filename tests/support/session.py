@@ -177,6 +177,7 @@ class MemoryChannel:
         self.room: int | None = None
         self.reading = True
         self.closed = False
+        self.read_failed: str | None = None
         self.changed = asyncio.Event()
 
     @property
@@ -210,6 +211,10 @@ class MemoryChannel:
         self.closed = True
         self.changed.set()
 
+    def close_for_read(self, message: str) -> None:
+        self.read_failed = message
+        self.close()
+
 
 class Lines:
     """A sink that keeps the access log's lines."""
@@ -242,6 +247,7 @@ class Served:
         capacity: int = 1024,
         bandwidth: Bandwidth | None = None,
         timeout: float = float("inf"),
+        status_shares: Sequence[str] = (),
     ) -> None:
         self.lines = Lines()
         self.log = AccessLog(sinks=[self.lines], level="requests")
@@ -275,6 +281,7 @@ class Served:
             log_congested=lambda: self.congested,
             failed=self.failures.append,
             bandwidth=bandwidth,
+            status_shares=status_shares,
         )
         self.channel.session = self.session
         self._client = wire.RawClient()
@@ -371,9 +378,16 @@ def served(
     capacity: int = 1024,
     bandwidth: Bandwidth | None = None,
     timeout: float = float("inf"),
+    status_shares: Sequence[str] = (),
 ) -> Iterator[Served]:
     """A session that has begun; it is over, with all that it has open, at the end."""
-    made = Served(shares, capacity=capacity, bandwidth=bandwidth, timeout=timeout)
+    made = Served(
+        shares,
+        capacity=capacity,
+        bandwidth=bandwidth,
+        timeout=timeout,
+        status_shares=status_shares,
+    )
     try:
         made.begin()
         yield made

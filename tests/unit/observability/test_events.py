@@ -29,6 +29,7 @@ def test_the_names_in_the_log_are_these():
         "session_end",
         "file_opened",
         "file_closed",
+        "read_failed",
         "folder_listed",
         "denied",
         "command_refused",

@@ -25,6 +25,7 @@ from sftp_gateway.observability import (
     LoginAccepted,
     LoginRefused,
     NegotiationFailed,
+    ReadFailed,
     Request,
     ServerStarted,
     ServerStopped,
@@ -105,6 +106,16 @@ EXAMPLES = [
         duration=0.0231180001,
         whole=True,
         result="ok",
+    ),
+    ReadFailed(
+        time=1767225601.51,
+        session=BY_KEY,
+        share="Bhushanji",
+        path=SCAN,
+        offset=524288,
+        length=32768,
+        error="EIO",
+        effect="disconnect",
     ),
     FolderListed(
         time=1767225601.2,
@@ -311,6 +322,7 @@ def metrics_in_full():
     metrics.login("accepted", "publickey", "accepted")
     metrics.request_done("Bhushanji", "read", "ok", 0.001, 1)
     metrics.slow_read("Bhushanji")
+    metrics.failed_read("Bhushanji")
     metrics.denied("read_only")
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)

@@ -28,7 +28,7 @@ def opened(share: GatedShare, root: Path) -> Iterator[Open]:
         with open(root / "file", "wb") as file:
             file.truncate(size)
         files.append(share.open_file(b"file", wait=True))
-        return FileHandle(file=files[-1], share=share, path=b"/file", opened=0.0)
+        return FileHandle(file=files[-1], share=share, path=b"/file", opened=0.0, known_size=size)
 
     yield make
     for file in files:

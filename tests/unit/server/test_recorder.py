@@ -73,7 +73,13 @@ def recorded(make: Make) -> Recorded:
 def file(share: GatedShare, root: Path) -> Iterator[FileHandle]:
     (root / "file").write_bytes(b"x" * 100)
     opened = share.open_file(b"file", wait=True)
-    yield FileHandle(file=opened, share=share, path=b"/home/u/share/file", opened=time.monotonic())
+    yield FileHandle(
+        file=opened,
+        share=share,
+        path=b"/home/u/share/file",
+        opened=time.monotonic(),
+        known_size=100,
+    )
     opened.close()
 
 

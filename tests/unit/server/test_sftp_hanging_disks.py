@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from sftp_gateway.server import reads
 from tests.support import sftp_wire as wire
 from tests.support.gateway import PATIENCE
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
+
+
+@pytest.fixture(autouse=True)
+def end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "END_DELAY", 0.0)
+
 
 #: Seconds; what is to be given up here waits for a gate that opens later.
 SOON = 0.05

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import sftp_wire as wire
-from tests.support.session import HOME, GatedShare, Served
+from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
 
@@ -26,21 +26,24 @@ from tests.unit.server.conftest import CONTENT
     ],
 )
 async def test_an_error_inside_an_operation_is_a_failure_and_the_session_lives(
-    at: Served, share: GatedShare, failure: Exception, message: str, cold: bool
+    share: GatedShare, root: Path, failure: Exception, message: str, cold: bool
 ) -> None:
-    handle = await at.open(b"share/file")
-    share.failure, share.cold = failure, {"lstat", "read"} if cold else set()
-    share.gate.set()
-    for encode, values in [
-        (wire.encode_lstat, (HOME + b"share/file",)),
-        (wire.encode_read, (handle, 0, 10)),
-    ]:
-        reply = await at.ask(encode, *values)
-        assert (reply.code, reply.message) == (wire.Status.FAILURE, message)
-    assert at.failures == [failure, failure]
-    share.failure = None
-    assert (await at.ask(wire.encode_read, handle, 0, 10)).data == CONTENT[:10]
-    assert [line["result"] for line in at.events("request")][-3:] == ["failure", "failure", "ok"]
+    (root / "file").write_bytes(CONTENT)
+    with served(share, status_shares=["share"]) as at:
+        handle = await at.open(b"share/file")
+        share.failure, share.cold = failure, {"lstat", "read"} if cold else set()
+        share.gate.set()
+        for encode, values in [
+            (wire.encode_lstat, (HOME + b"share/file",)),
+            (wire.encode_read, (handle, 0, 10)),
+        ]:
+            reply = await at.ask(encode, *values)
+            assert (reply.code, reply.message) == (wire.Status.FAILURE, message)
+        assert at.failures == [failure, failure]
+        share.failure = None
+        assert (await at.ask(wire.encode_read, handle, 0, 10)).data == CONTENT[:10]
+        results = [line["result"] for line in at.events("request")]
+        assert results[-3:] == ["failure", "failure", "ok"]
 
 
 async def test_an_error_while_a_request_is_planned_is_a_failure_and_the_session_lives(

@@ -54,6 +54,39 @@ async def test_a_session_has_at_most_so_many_requests_pending(
     await at.all_answered(asked)
 
 
+async def _overtaken(at: Served, share: GatedShare) -> tuple[list[int], list[int]]:
+    """Ids of READs, of which only the first is not in the page cache, and of their answers."""
+    handle = await at.open(b"share/file")
+    share.cold = {"read"}
+    asked = [at.send(wire.encode_read, handle, 0, 10)]
+    await share.arrivals(1)
+    share.cold = set()
+    asked += [at.send(wire.encode_read, handle, offset, 10) for offset in range(10, 200, 10)]
+    share.gate.set()
+    await at.all_answered(asked)
+    replies = [reply for reply in at.replies if isinstance(reply, wire.DataReply)]
+    assert [reply.data for reply in sorted(replies, key=lambda reply: reply.request_id)] == [
+        CONTENT[offset : offset + 10] for offset in range(0, 200, 10)
+    ]
+    return asked, [reply.request_id for reply in replies]
+
+
+async def test_a_read_in_the_page_cache_overtakes_one_that_is_not(
+    at: Served, share: GatedShare
+) -> None:
+    asked, answered = await _overtaken(at, share)
+    assert answered == [*asked[1:], asked[0]]
+
+
+async def test_a_client_that_has_asked_for_limits_gets_the_reads_of_a_file_in_order(
+    at: Served, share: GatedShare
+) -> None:
+    """OpenSSH's `scp` 9.1 to 9.3 cuts a copy at the first answer that overtook another."""
+    await at.ask(wire.encode_limits)
+    asked, answered = await _overtaken(at, share)
+    assert answered == asked
+
+
 async def test_reads_that_wait_count_as_pending(at: Served, share: GatedShare) -> None:
     share.cold = {"read"}
     handle = await at.open(b"share/file")

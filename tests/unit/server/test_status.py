@@ -26,6 +26,7 @@ CASES = [
     (errors.NotADirectory("/secret"), StatusCode.NO_SUCH_FILE, "Not a directory"),
     (errors.IsADirectory("/secret"), StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink("/secret"), StatusCode.FAILURE, "Not a symbolic link"),
+    (errors.Truncated("/secret"), StatusCode.FAILURE, "File became shorter while it was read"),
     (errors.InvalidHandle("/secret"), StatusCode.FAILURE, "Invalid handle"),
     (
         errors.TooManyHandles("secret", used=1, limit=1),
