@@ -85,8 +85,8 @@ _SIGNATURE: Final = 100
 #: a connection is part of the login, which has a time of its own.)
 _KEY_EXCHANGE_TIMEOUT: Final = 60.0
 
-#: Seconds to wait for a client's first KEXINIT if the offer depends on it. Some clients wait for the
-#: server's (old versions of libssh).
+#: Seconds to wait for a client's first KEXINIT if the offer depends on it. Some clients, such as
+#: old versions of libssh, wait for the server's.
 _CLIENT_KEXINIT_TIMEOUT: Final = 0.3
 
 #: Messages that may mean a line in the access log, and wait while that has no room.
