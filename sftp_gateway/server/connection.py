@@ -85,8 +85,8 @@ _SIGNATURE: Final = 100
 #: a connection is part of the login, which has a time of its own.)
 _KEY_EXCHANGE_TIMEOUT: Final = 60.0
 
-#: Seconds that a client's first KEXINIT is waited for, where the offer depends on it. Some clients
-#: (libssh) wait for the server's.
+#: Seconds to wait for a client's first KEXINIT if the offer depends on it. Some clients, such as
+#: old versions of libssh, wait for the server's.
 _CLIENT_KEXINIT_TIMEOUT: Final = 0.3
 
 #: Messages that may mean a line in the access log, and wait while that has no room.
@@ -222,7 +222,7 @@ class Connection(PacketConnection):
         """Have `process` handle a message, if it may come now; once the access log has room."""
         if pkttype in _OVERHEAD:
             self._count_overhead(_OVERHEAD[pkttype])
-            if pkttype == MSG_KEXINIT and not self._session_id:
+            if pkttype == MSG_KEXINIT and not (self._session_id or self.exchanging_keys):
                 self._read_first_kexinit(packet)
         # RFC 4253 §7.1: "Once a party has sent a SSH_MSG_KEXINIT message for key exchange or
         # re-exchange, until it has sent a SSH_MSG_NEWKEYS message, it MUST NOT send any messages

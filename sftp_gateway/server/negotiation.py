@@ -13,7 +13,7 @@ choose it before a better one that it knows as well:
 
 With any other choice every client is offered the same. RFC 4253 does not say which side sends its
 KEXINIT first. Version strings and both KEXINITs are part of the exchange hash (§8) that the host
-key signs: whoever alters one on the way, to get another offer, breaks the key exchange.
+key signs: an attacker who alters one on the way, to get another offer, breaks the key exchange.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ def _text(fields: dict[str, Any], key: str) -> str | None:
 
 def _result(event: str, fields: dict[str, Any]) -> str | None:
     """One word for how it went: `ok`, or what the line says instead."""
-    if event in ("denied", "login_refused", "command_refused"):
+    if event in ("denied", "login_refused", "negotiation_failed", "command_refused"):
         return "denied" if event == "denied" else "refused"
     return _text(fields, "result") or ("ok" if event in _GOOD else None)
 

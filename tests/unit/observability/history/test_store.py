@@ -202,6 +202,7 @@ def test_a_field_of_another_type_than_it_should_be_is_no_field_of_the_row() -> N
         ("file_closed", {"result": "aborted"}, "aborted"),
         ("denied", {"reason": "read_only"}, "denied"),
         ("login_refused", {"reason": "unknown_user"}, "refused"),
+        ("negotiation_failed", {"algorithm": "cipher"}, "refused"),
         ("login_accepted", {}, "ok"),
         ("server_started", {}, None),
     ],
