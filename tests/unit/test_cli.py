@@ -152,7 +152,11 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
     told = json.loads(ran.out)
     assert told["port"] == 2022
-    assert told["shares"]["models"] == {"path": "shared/models", "links": "auto"}
+    assert told["shares"]["models"] == {
+        "path": "shared/models",
+        "links": "auto",
+        "read_errors": "disconnect",
+    }
 
 
 def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, folder: Path) -> None:

@@ -145,7 +145,7 @@ async def begun(runs: list[Run], run: Run, command: str = "scp -f share/big") ->
     return run
 
 
-LINE = b"C0444 %d big\n" % len(BIG)
+LINE = b"C0644 %d big\n" % len(BIG)
 
 
 async def test_a_file_is_sent_as_scp_sends_it(share: GatedShare, runs: list[Run]) -> None:
@@ -278,7 +278,7 @@ async def test_a_client_that_refuses_a_file_gets_the_next_and_one_that_gives_up_
         run.session.data_received(b"\0" + reply + b"\0\0")
         await run.wait()
         assert run.channel.status == 1
-        assert run.sent == LINE + (b"C0444 6 file\nsmall\n\0" if more else b"")
+        assert run.sent == LINE + (b"C0644 6 file\nsmall\n\0" if more else b"")
 
 
 @pytest.mark.parametrize("input", [b"", b"\0", b"\0\1" + b"x" * 5_000])
