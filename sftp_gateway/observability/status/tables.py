@@ -27,7 +27,7 @@ _VERBS: Final[Mapping[str, str]] = {
     "login_refused": "login refused",
     "session_end": "left",
     "command_refused": "command refused",
-    "command_answered": "echo",
+    "command_answered": "command",
     "credentials_removed": "key taken away",
 }
 
