@@ -14,7 +14,7 @@ from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
-from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MessageType
+from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MAX_IDS, MessageType
 from sftp_gateway.protocol.wire import UINT32, Cursor
 
 
@@ -148,7 +148,7 @@ class CheckFileRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class UsersGroupsByIdRequest(Request):
-    """users-groups-by-id@openssh.com (PROTOCOL §4.12)."""
+    """users-groups-by-id@openssh.com (PROTOCOL §4.12); of each, MAX_IDS + 1 at most are read."""
 
     uids: tuple[int, ...]
     gids: tuple[int, ...]
@@ -318,7 +318,8 @@ def _users_groups_by_id(request_id: int, cursor: Cursor) -> Request:
 def _ids(packed: bytes) -> tuple[int, ...]:
     if len(packed) % UINT32.size:
         raise ProtocolError("an id that is cut short")
-    return tuple(number for (number,) in UINT32.iter_unpack(packed))
+    few = packed[: (MAX_IDS + 1) * UINT32.size]  # a packet has 65,000, which take milliseconds
+    return tuple(number for (number,) in UINT32.iter_unpack(few))
 
 
 def _extended(request_id: int, cursor: Cursor) -> Request:

@@ -12,8 +12,8 @@ from asyncssh.packet import UInt32
 
 from sftp_gateway.server import command
 from sftp_gateway.server.command_session import CommandSession
-from sftp_gateway.server.commands import program
 from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.programs import program
 from sftp_gateway.server.sftp import SftpSession
 
 if TYPE_CHECKING:

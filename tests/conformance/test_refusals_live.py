@@ -102,7 +102,12 @@ async def test_what_the_server_does_not_know_is_unsupported(gateway: Gateway) ->
             if number not in known:
                 reply = await session.ask(of_type(number))
                 assert status_of(reply) is Status.OP_UNSUPPORTED, number
-        for name in (b"", b"check-file@openssh.com", b"md5-hash", b"\xff" * 1000, b"statvfs"):
+        for name in (
+            b"", b"check-file@openssh.com", b"md5-hash", b"md5-hash-handle", b"\xff" * 1000,
+            b"statvfs", b"space-available", b"text-seek", b"vendor-id", b"version-select",
+            b"copy-file", b"get-temp-folder", b"owner-group-query@generic-extensions",
+            b"filename-translation-control",
+        ):  # fmt: skip
             reply = await session.ask(encode_extended, name, string(b"/"))
             assert status_of(reply) is Status.OP_UNSUPPORTED
 

@@ -248,6 +248,21 @@ def test_rclone_prints_checksums(rclone: str, gateway: Gateway) -> None:
         assert {hashlib.new(algorithm, TREE[name]).hexdigest() for name in names} <= printed
 
 
+def test_a_current_rclone_prints_sha256_where_it_is_asked_to_look_for_it(gateway: Gateway) -> None:
+    for rclone in RCLONES:
+        if "--sftp-hashes" not in _rclone(rclone, gateway, "help", "flags", "sftp-hashes").stdout:
+            continue  # before 1.71 there is no way
+        ran = _rclone(
+            rclone, gateway, "hashsum", "sha256", "--sftp-hashes=sha256", "--checkers=1",
+            ":sftp:models/sizes",
+            RCLONE_SFTP_SHA256SUM_COMMAND="sha256sum",
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        printed = {line.split()[0] for line in ran.stdout.splitlines()}
+        names = [name for name in TREE if name.startswith(b"sizes/")]
+        assert printed == {hashlib.sha256(TREE[name]).hexdigest() for name in names}
+
+
 # check-file
 
 

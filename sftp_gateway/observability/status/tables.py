@@ -28,7 +28,7 @@ _VERBS: Final[Mapping[str, str]] = {
     "negotiation_failed": "no common algorithm",
     "session_end": "left",
     "command_refused": "command refused",
-    "command_answered": "echo",
+    "command_answered": "command",
     "credentials_removed": "key taken away",
 }
 

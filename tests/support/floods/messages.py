@@ -197,6 +197,8 @@ _OPENS: dict[str, Payloads] = {
     "session, opened and closed": _open_and_close(),
     "session, with sftp and closed": _open_and_close((b"subsystem", string(b"sftp"))),
     "session, with exec and closed": _open_and_close((b"exec", string(b"id"))),
+    "session, with scp and closed": _open_and_close((b"exec", string(b"scp -r -f share"))),
+    "session, with sha256sum and closed": _open_and_close((b"exec", string(b"sha256sum share/*"))),
     "direct-tcpip": _open(b"direct-tcpip", _TCPIP, _TCPIP),
     "forwarded-tcpip": _open(b"forwarded-tcpip", _TCPIP, _TCPIP),
     "direct-streamlocal@openssh.com": _open(

@@ -67,6 +67,10 @@ def _pair(encode: Callable[..., bytes], name: bytes) -> Requests:
     return requests
 
 
+def _check_file(request_id: int, path: bytes) -> bytes:
+    return wire.encode_check_file(request_id, b"check-file-name", path, b"x," * 20_000 + b"md5")
+
+
 def _extended(name: bytes) -> Requests:
     return lambda reached, turn: wire.encode_extended(turn % 2**32, name, string(SHARE) * 2)
 
@@ -112,6 +116,11 @@ _SFTP: dict[str, Requests] = {
     "RENAME": _on_path(wire.encode_rename, b"small", SHARE + b"other"),
     "RENAME of control characters": _on_path(wire.encode_rename, _CONTROL, SHARE + _CONTROL),
     "READLINK": _on_path(wire.encode_readlink, b"small"),
+    "check-file-name": _on_path(_check_file, b"small"),
+    "check-file-name of nothing": _on_path(_check_file, b"missing"),
+    "users-groups-by-id of 32,000": lambda reached, turn: wire.encode_users_groups_by_id(
+        turn % 2**32, range(32_000), range(32_000)
+    ),
     "SYMLINK": _on_path(wire.encode_symlink, b"small", SHARE + b"other"),
     "0": _typed(range(1)),
     "21 to 100": _typed(range(21, 101)),

@@ -14,10 +14,10 @@ from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.command import Checksum, ScpSink, ScpSource, parse
 from sftp_gateway.server.command_session import CommandSession
-from sftp_gateway.server.commands import program
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.owners import OwnerNames, Owners
+from sftp_gateway.server.programs import program
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree
