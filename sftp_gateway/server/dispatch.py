@@ -390,8 +390,7 @@ def _page(directory: OpenDirectory) -> _Page:
     def take(entry: Entry) -> bool:
         nonlocal room, dots
         name, attributes = entry
-        known = attributes if attributes.mode else None
-        encoded = rs.name_entry(name, longname(attributes, name, now), known)
+        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
         room -= len(encoded)
         if room < 0 and page:
             return False
