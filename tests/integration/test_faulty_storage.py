@@ -155,7 +155,8 @@ class MountClient(Client):
 
     @contextmanager
     def connected(self) -> Iterator[Callable[[], Outcome]]:
-        with mounted_by(SSHFS[self._sshfs], self.gateway, self._mount, *self._options) as mount:
+        options = ("ro", *self._options)  # as the worker kit mounts
+        with mounted_by(SSHFS[self._sshfs], self.gateway, self._mount, *options) as mount:
             command = [*READERS[self._reader], str(mount / "bad" / self.name), str(self.target)]
             yield functools.partial(_run, *command, target=self.target)
 
