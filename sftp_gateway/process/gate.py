@@ -23,10 +23,10 @@ from sftp_gateway.settings import Settings
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.
 _dice: Final = random.SystemRandom().random
 
-#: Seconds for which a client waits that comes back from a connection which was interrupted. To the
-#: Linux kernel, a file that was being read through sshfs ends at that place then, for as long as it
-#: believes what it knows of the file: 1 second (libfuse's `attr_timeout`). Whoever opens it within
-#: that time reads a file that is too short, and no error.
+#: Seconds for which a client waits whose last connection was interrupted. A file that was being
+#: read through sshfs ends at that place then, until the Linux kernel asks for its size again: it
+#: caches attributes for 1 second (libfuse's `attr_timeout`). A program that opens the file before
+#: gets too few bytes, and no error.
 HOLD: Final = 1.1
 
 #: Bans that are told one by one; there may be tens of thousands.

@@ -145,6 +145,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
+        if exc is not None and any(self.open_files()):
+            self._guest.interrupted()
         self._server.budget.forget(self)
         self._stop_watching()
         self._lost = True

@@ -449,8 +449,7 @@ def _page(directory: OpenDirectory, owners: Owners) -> _Page:
         if attributes[1] != uid or attributes[2] != gid:
             _, uid, gid, _, _, _ = attributes
             owners.show(uid, gid)
-        known = attributes if attributes.mode else None
-        encoded = rs.name_entry(name, longname(attributes, name, now), known)
+        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
         room -= len(encoded)
         if room < 0 and page:
             return False

@@ -76,8 +76,6 @@ class Guest(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        if exc is not None and any(self.open_files()):
-            self.interrupted()
         stopping = "server_stopping" if self._server.stopping else None
         self._ended = self._closed_for or stopping or _reason(exc)
         if self._verifying is not None:  # nobody is left to tell, but it was an attempt

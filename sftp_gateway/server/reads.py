@@ -36,10 +36,10 @@ from sftp_gateway.server.recorder import Recorder
 #: leaves threads to the others.
 MAX_SLOW_READS: Final = 8
 
-#: Seconds from a READ that fails to the end of its session. The Linux kernel believes what it knows
-#: of a file for 1 second (libfuse's `attr_timeout`). Where that time is over, the reader's next
-#: read(2) after the one that came back short asks for the size again, and fails; before, it reports
-#: the end of the file, and only close(2) fails.
+#: Seconds from a READ that fails to the end of its session. The Linux kernel caches a file's
+#: attributes for 1 second (libfuse's `attr_timeout`). After that, the reader's next read(2), behind
+#: the one that came back short, has it ask for the size again, and fails; before, it reports the
+#: end of the file, and only close(2) fails.
 END_DELAY: Final = 1.1
 
 

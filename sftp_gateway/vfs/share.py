@@ -450,17 +450,22 @@ def _show_kind(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
     """What is shown of an entry that cannot be looked at, because of `error`.
 
     Only its kind is known. Of a file that cannot be read now, but may be later, not even that is
-    said (a mode of 0): clients would take the size of 0 for the truth, and read it as empty.
+    said: to sshfs, a mode of 0 means to ask again, where it would take the size of 0 of any other
+    for the truth, and read the file as empty.
     """
-    if entry.is_dir(follow_symlinks=False):
-        return Attributes(0, 0, 0, stat.S_IFDIR, 0, 0)
-    if entry.is_symlink():
-        kind = stat.S_IFLNK
-    elif entry.is_file(follow_symlinks=False):
-        kind = stat.S_IFREG
-    else:
-        return None
-    return Attributes(0, 0, 0, kind if isinstance(error, PermissionError) else 0, 0, 0)
+    unknown = Attributes(0, 0, 0, 0, 0, 0)
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return unknown._replace(mode=stat.S_IFDIR)
+        if entry.is_symlink():
+            kind = stat.S_IFLNK
+        elif entry.is_file(follow_symlinks=False):
+            kind = stat.S_IFREG
+        else:
+            return None
+    except OSError:  # its file system does not tell kinds in listings
+        return unknown
+    return unknown._replace(mode=kind) if isinstance(error, PermissionError) else unknown
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,10 +158,9 @@ class MountClient(Client):
 
     @contextmanager
     def connected(self) -> Iterator[Callable[[], Outcome]]:
+        options = ("ro", *self._options)  # as the worker kit mounts
         sshfs = sshfs_versions()[self._sshfs]
-        with self.gateway.mounted(
-            self._mount, "/home/gvpocr", *self._options, sshfs=sshfs
-        ) as mount:
+        with self.gateway.mounted(self._mount, "/home/gvpocr", *options, sshfs=sshfs) as mount:
             command = [*READERS[self._reader], str(mount / "bad" / self.name), str(self.target)]
             yield functools.partial(_run, *command, target=self.target)
 
@@ -186,14 +189,14 @@ class Storage:
 
     def __init__(self, gateway: Gateway, disk: FaultyFileSystem, folder: Path) -> None:
         self.gateway = gateway
-        self._disk = disk
+        self.disk = disk
         self._clients = _clients(gateway, folder)
         self.restore()
 
     def restore(self) -> None:
         """Have all files whole, and no fault."""
-        self._disk.heal()
-        fill(self._disk.behind, dict.fromkeys([client.name for client in self._clients], CONTENT))
+        self.disk.heal()
+        fill(self.disk.behind, dict.fromkeys([client.name for client in self._clients], CONTENT))
 
     @functools.cache  # noqa: B019 - as many as there are faults
     def outcomes(self, fault: str) -> Mapping[str, Sequence[Outcome]]:
@@ -207,8 +210,8 @@ class Storage:
             self._begin(fault)
             attempts = [pool.submit(_twice, read) for read in reads]
             if fault == "hang and come back":
-                wait_for(self._some_hang, "reads that hang")
-                self._disk.heal()
+                wait_for(lambda: self.disk.hangs, "reads that hang")
+                self.disk.heal()
             both = [attempt.result() for attempt in attempts]
             self.restore()
             last = pool.map(lambda read: read(), reads)
@@ -219,10 +222,7 @@ class Storage:
 
     def _begin(self, fault: str) -> None:
         word = fault.partition(" ")[0]
-        self._disk.fail(word, offset=BAD, times=50 if fault == "EINTR" else -1)
-
-    def _some_hang(self) -> bool:
-        return self.gateway.metric("sftp_gateway_slow_lane_depth", share="bad", lane="read") > 0
+        self.disk.fail(word, offset=BAD, times=50 if fault == "EINTR" else -1)
 
 
 def _twice(read: Callable[[], Outcome]) -> tuple[Outcome, Outcome]:
@@ -239,7 +239,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         faulty_filesystem(folder / "behind", folder / "bad", folder / "control") as disk,
         running(
             folder / "gateway",
-            f'[shares.bad]\npath = "{folder}/bad"\n',
+            f'[shares.bad]\npath = "{folder}/bad"\n'
+            f'[shares.reported]\npath = "{folder}/bad"\nread_errors = "status"\n',
             SFTP_GATEWAY_DISK_TIMEOUT=str(DISK_TIMEOUT),
             SFTP_GATEWAY_PENALTIES__ENABLED="false",
             SFTP_GATEWAY_MAX_STARTUPS="100:30:100",
@@ -278,3 +279,153 @@ def test_a_repeat_is_identical_once_the_storage_is_well(
 ) -> None:
     *_, last = storage.outcomes(fault)[name]
     assert last.succeeded, last
+
+
+def test_the_log_says_which_file_failed_where_and_why(storage: Storage) -> None:
+    storage.outcomes("EIO")
+    gateway = storage.gateway
+    for name, effect in (("cp-3.7.3-reconnect", "disconnect"), ("rclone", "status")):
+        path = f"/home/gvpocr/bad/{name}"
+        lines = gateway.events("read_failed", path=path, share="bad", error="EIO", effect=effect)
+        assert any(line["offset"] <= BAD < line["offset"] + line["length"] for line in lines)
+    gateway.wait_event("session_end", reason="read_failed")
+    ends = gateway.events("session_end", reason="read_failed")
+    assert all("OpenSSH" in end["client_version"] for end in ends)
+    assert gateway.metric("sftp_gateway_failed_reads_total", share="bad") > 0
+
+
+def test_openssh_clients_say_why_they_are_disconnected(storage: Storage) -> None:
+    for name in ("sftp", "scp"):
+        first, *_ = storage.outcomes("EIO")[name]
+        assert "sftp-gateway: a read failed (Input/output error); disconnecting" in first.message
+
+
+def test_a_share_whose_read_errors_are_statuses_keeps_the_session(storage: Storage) -> None:
+    storage.restore()
+    storage.disk.fail("EIO", offset=BAD)
+    got = storage.gateway.sftp("-get reported/sftp /dev/null", "ls reported/sftp")
+    storage.restore()
+    assert b'read remote "/home/gvpocr/reported/sftp" : Failure' in got.stderr
+    assert b"reported/sftp" in got.stdout
+    assert got.returncode == 0
+
+
+# Worker processes that are killed
+
+
+@pytest.mark.parametrize("sshfs", SSHFS)
+def test_a_file_that_was_being_read_from_a_killed_worker_is_whole_when_it_is_read_again(
+    storage: Storage, tmp_path: Path, sshfs: str
+) -> None:
+    """The worker's kernel takes it for shorter, for as long as it believes its size."""
+    gateway = storage.gateway
+    storage.restore()
+    with gateway.mounted(
+        tmp_path / "mnt", "/home/gvpocr", "reconnect", "ro", sshfs=sshfs_versions()[sshfs]
+    ) as mount:
+        file = mount / "bad/sftp"
+        worker = _serving(gateway.port)
+        storage.disk.fail("hang", offset=BAD)
+        reading = subprocess.Popen(["cp", str(file), str(tmp_path / "first")])
+        wait_for(lambda: storage.disk.hangs, "a read that hangs")
+        os.kill(worker, signal.SIGKILL)  # there is another, so the mount could be back at once
+        storage.disk.heal()
+        assert reading.wait(60) != 0
+        second = _run("cp", str(file), str(tmp_path / "second"), target=tmp_path / "second")
+        assert second.succeeded, second
+        assert second.has(CONTENT), second
+
+
+def _serving(port: int) -> int:
+    """The process that has the connection of the port's only client."""
+    command = ["ss", "-tnpH", "state", "established", f"sport = :{port}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (pid,) = set(re.findall(r"pid=(\d+)", listed))
+    return int(pid)
+
+
+# Folders
+
+
+@pytest.fixture
+def folder(storage: Storage) -> Iterator[set[str]]:
+    """The names in `bad/folder`, whose listing fails after most of them."""
+    storage.restore()
+    names = {f"{number:04}" for number in range(2000)}
+    fill(storage.disk.behind / "folder", dict.fromkeys(names, b"x"))
+    storage.disk.fail("EIO", offset=1 << 62, names=[".."])
+    yield names
+    storage.restore()
+    shutil.rmtree(storage.disk.behind / "folder")
+
+
+@pytest.mark.parametrize("sshfs", SSHFS)
+def test_a_listing_that_fails_half_way_is_an_error_of_a_mount(
+    storage: Storage, folder: set[str], tmp_path: Path, sshfs: str
+) -> None:
+    with storage.gateway.mounted(
+        tmp_path / "mnt", "/home/gvpocr", "reconnect", sshfs=sshfs_versions()[sshfs]
+    ) as mount:
+        for command in (["ls"], ["find"], ["rsync", "-n", "-r"]):
+            done = subprocess.run([*command, str(mount / "bad/folder")], capture_output=True)
+            assert done.returncode != 0, command
+        storage.disk.heal()
+        assert set(os.listdir(mount / "bad/folder")) == folder
+
+
+def test_a_listing_that_fails_half_way_is_an_error_of_other_clients(
+    storage: Storage, folder: set[str], tmp_path: Path
+) -> None:
+    gateway = storage.gateway
+    assert gateway.sftp("ls bad/folder").returncode != 0
+    assert gateway.sftp(f"get -r bad/folder {tmp_path}").returncode != 0
+    listed = subprocess.run(
+        [
+            "rclone", "--config=", "--retries=1", "--low-level-retries=1", "lsf",
+            f":sftp,host=127.0.0.1,port={gateway.port},user=gvpocr,key_file={gateway.key}:"
+            "/home/gvpocr/bad/folder",
+        ],
+        capture_output=True,
+    )  # fmt: skip
+    assert listed.returncode != 0
+    with paramiko.Transport(("127.0.0.1", gateway.port)) as transport:
+        key = paramiko.Ed25519Key.from_private_key_file(str(gateway.key))
+        transport.connect(username="gvpocr", pkey=key)
+        client = paramiko.SFTPClient.from_transport(transport)
+        assert client is not None
+        with pytest.raises(OSError, match="Input/output error"):
+            client.listdir("bad/folder")
+        storage.disk.heal()
+        assert set(client.listdir("bad/folder")) == folder
+
+
+@pytest.mark.parametrize("sshfs", SSHFS)
+def test_a_file_that_could_not_be_looked_at_while_it_was_listed_is_not_read_as_empty(
+    storage: Storage, tmp_path: Path, sshfs: str
+) -> None:
+    storage.restore()
+    with storage.gateway.mounted(
+        tmp_path / "mnt", "/home/gvpocr", "reconnect", sshfs=sshfs_versions()[sshfs]
+    ) as mount:
+        storage.disk.fail("EIO", offset=1 << 62, names=["scp"])
+        assert {"scp", "sftp"} <= set(os.listdir(mount / "bad"))
+        storage.disk.heal()
+        assert (mount / "bad/scp").read_bytes() == CONTENT
+
+
+# A file system below the share that makes short reads the end of its files, as Linux does
+
+
+def test_a_file_that_the_kernel_cuts_below_the_share_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "gateway").mkdir()
+    fill(tmp_path / "behind", {"file": CONTENT})
+    with (
+        faulty_filesystem(
+            tmp_path / "behind", tmp_path / "bad", tmp_path / "control", direct_io=False
+        ) as disk,
+        running(tmp_path / "gateway", f'[shares.bad]\npath = "{tmp_path}/bad"\n') as gateway,
+    ):
+        disk.fail("short", offset=BAD)
+        got = gateway.sftp(f"get bad/file {tmp_path}/got")
+        assert got.returncode != 0
+        gateway.wait_event("read_failed", error="truncated")

@@ -7,7 +7,8 @@ foreground. CONTROL is a JSON file, read at each request:
 
 WORD is the name of an errno, `hang`, `short` (a read returns less than it asks for), or `shrink`
 (a read cuts the file at `offset`). It applies to reads that reach `offset`, and, with a name in
-`names`, to stat(2) of these files. A fault with `times` is over after so many requests. Without
+`names`, to stat(2) of these files; with one that is `..`, to listings behind their 1,500th entry. A
+fault with `times` is over after so many requests. Without
 `direct_io` the kernel caches pages, and takes a short read for the end of a file.
 """
 
@@ -30,6 +31,13 @@ from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
 _SHORT = 1000
 
 
+#: FUSE_CAP_READDIRPLUS (fuse_common.h).
+_READDIRPLUS = 1 << 13
+
+#: Entries of a folder that are listed before a fault.
+_LISTED = 1500
+
+
 class FaultyFileSystem:
     """The mount of such a file system."""
 
@@ -45,11 +53,17 @@ class FaultyFileSystem:
         """Let reads from `offset` on, and stat(2) of `names`, fail."""
         self._set({"fault": fault, "offset": offset, "names": list(names), "times": times})
 
+    @property
+    def hangs(self) -> bool:
+        """Whether anything hangs, or has since the fault began."""
+        return Path(f"{self._control}.hangs").exists()
+
     def heal(self) -> None:
         """Let everything succeed."""
         self._set({"fault": ""})
 
     def _set(self, rule: dict[str, Any]) -> None:
+        Path(f"{self._control}.hangs").unlink(missing_ok=True)
         new = self._control.with_suffix(".new")
         new.write_text(json.dumps({**rule, "number": time.monotonic_ns()}))
         new.rename(self._control)
@@ -96,6 +110,7 @@ class _Rule:
         while fault := self._fault(name, end):
             if fault != "hang":
                 return fault
+            Path(f"{self._control}.hangs").touch()
             time.sleep(0.01)
         return ""
 
@@ -126,6 +141,9 @@ def _serve(folder: str, mount: str, control: str, *options: str) -> None:
     class FileSystem(fuse.Operations):
         use_ns = True
 
+        def init_with_config(self, conn: Any, config: Any) -> None:
+            conn.want &= ~_READDIRPLUS  # one bad file would fail its folder's listing
+
         def _real(self, path: str) -> str:
             return os.path.join(folder, path.lstrip("/"))
 
@@ -142,8 +160,14 @@ def _serve(folder: str, mount: str, control: str, *options: str) -> None:
                 **{name: getattr(status, f"{name}_ns") for name in times},
             }
 
-        def readdir(self, path: str, fh: int) -> list[str]:
-            return [".", "..", *os.listdir(self._real(path))]
+        def readdir_with_offset(
+            self, path: str, offset: int, fh: int
+        ) -> Iterator[tuple[str, dict[str, int], int]]:
+            names = [".", "..", *sorted(os.listdir(self._real(path)))]
+            for number, name in enumerate(names[offset:], offset + 1):
+                if number > _LISTED:
+                    raise_if_error(rule.apply(name="..", end=None))
+                yield name, {"st_mode": 0}, number
 
         def open(self, path: str, flags: int) -> int:
             return os.open(self._real(path), os.O_RDONLY)

@@ -67,6 +67,7 @@ class Running:
         self.gateway = gateway
         self.ended = 0
         self.misdeeds: list[str | None] = []
+        self.interrupted = 0
         self.users: list[str] = []
         self._drain_seconds = settings.drain_timeout
         self._measured = measured
@@ -80,9 +81,12 @@ class Running:
             self.ended += 1
             self.misdeeds.append(kind)
 
+        def interrupted() -> None:
+            self.interrupted += 1
+
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            account = Account(logged_in=self.users.append, ended=ended)
+            account = Account(logged_in=self.users.append, ended=ended, interrupted=interrupted)
             await self.gateway.adopt(connection, account)
 
     async def stop(self) -> None:
@@ -621,3 +625,40 @@ async def test_a_client_is_given_up_when_it_takes_nothing_and_not_when_it_takes_
             assert piece, f"cut off after {taken} bytes"
             taken += len(piece)
             await asyncio.sleep(pause)
+
+
+# Connections that are interrupted
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_connection_is_interrupted_if_it_is_lost_with_files_open(
+    start: Start, opened: bool
+) -> None:
+    running = await start()
+    connection = await running.connect()
+    sftp = await connection.start_sftp_client()
+    if opened:
+        await sftp.open("models/README.txt")
+    connection.abort()
+    async with asyncio.timeout(PATIENCE):
+        while not running.ended:
+            await asyncio.sleep(0.01)
+    assert running.interrupted == opened
+
+
+async def test_a_client_that_disconnects_with_files_open_is_not_interrupted(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.open("models/README.txt")
+    async with asyncio.timeout(PATIENCE):
+        while not running.ended:
+            await asyncio.sleep(0.01)
+    assert running.interrupted == 0
+
+
+async def test_a_stop_interrupts_who_has_files_open(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.open("models/README.txt")
+        await running.stop()
+    assert running.interrupted >= 1
