@@ -27,7 +27,7 @@ from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
+from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink, check_file
 from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
@@ -411,7 +411,7 @@ def _log_outputs(settings: Settings) -> list[Sink]:
 def _check_log(settings: Settings) -> None:
     """Raises ConfigurationError where the log's file cannot be written."""
     if settings.access_log.file is not None:
-        FileSink(settings.access_log.file).check()
+        check_file(settings.access_log.file)
 
 
 def _shares(

@@ -70,8 +70,8 @@ class FileSink:
     batch the path is compared with the open file; when it was moved or deleted, it is made anew.
     Only regular files are opened: a fifo or a device may keep the writer waiting for ever.
 
-    Where it cannot be opened, each batch tries again, and raises OSError; `check` tells at the
-    start of the gateway.
+    Where it cannot be opened, each batch tries again, and raises OSError; `check_file` tells at
+    the start of the gateway.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -80,24 +80,7 @@ class FileSink:
         self._astray = False  # nothing can be written at the path, but to what was moved away
         self._descriptor = _CLOSED
         with suppress(OSError):
-            self._descriptor = self._open()
-
-    def check(self) -> None:
-        """Raises ConfigurationError when the file cannot be opened."""
-        try:
-            os.close(self._open())
-        except OSError as error:
-            why = error.strerror
-            if not self._path.parent.is_dir():
-                why = f"the folder {self._path.parent} does not exist"
-            elif self._path.exists() and not self._path.is_file():
-                why = _NOT_REGULAR  # whatever the kernel calls that
-            raise ConfigurationError(
-                [
-                    f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {self._path}: {why};"
-                    " name a file in a folder that the gateway may write to"
-                ]
-            ) from error
+            self._descriptor = _open(self._path)
 
     def __repr__(self) -> str:
         return str(self._path)
@@ -113,18 +96,9 @@ class FileSink:
             os.close(self._descriptor)
             self._descriptor = _CLOSED
 
-    def _open(self) -> int:
-        # Without O_NONBLOCK, a fifo would be waited for until someone reads it.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-        descriptor = os.open(self._path, flags, 0o640)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, _NOT_REGULAR)
-        return descriptor
-
     def _follow(self) -> None:
         if self._descriptor == _CLOSED:
-            self._descriptor = self._open()
+            self._descriptor = _open(self._path)
             return
         ours = os.fstat(self._descriptor)
         with suppress(OSError):
@@ -132,7 +106,7 @@ class FileSink:
                 self._astray = False
                 return
         try:
-            opened = self._open()
+            opened = _open(self._path)
         except OSError as error:
             # A line in the file that was moved away is not lost; one in a deleted file is.
             if not ours.st_nlink:
@@ -150,6 +124,34 @@ class FileSink:
         os.close(self._descriptor)
         self._descriptor = opened
         self._writer = _LineWriter()
+
+
+def check_file(path: Path) -> None:
+    """Raises ConfigurationError when a FileSink could not open the file."""
+    try:
+        os.close(_open(path))
+    except OSError as error:
+        why = error.strerror
+        if not path.parent.is_dir():
+            why = f"the folder {path.parent} does not exist"
+        elif path.exists() and not path.is_file():
+            why = _NOT_REGULAR  # whatever the kernel calls that
+        raise ConfigurationError(
+            [
+                f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {path}: {why};"
+                " name a file in a folder that the gateway may write to"
+            ]
+        ) from error
+
+
+def _open(path: Path) -> int:
+    # Without O_NONBLOCK, a fifo would be waited for until someone reads it.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NOT_REGULAR)
+    return descriptor
 
 
 class _LineWriter:

@@ -11,6 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import FileSink, StreamSink
+from sftp_gateway.observability.sinks import check_file
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_file_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):
 
 def test_a_missing_folder_is_a_mistake_that_names_the_option(tmp_path):
     with pytest.raises(ConfigurationError) as raised:
-        FileSink(tmp_path / "logs" / "access.log").check()
+        check_file(tmp_path / "logs" / "access.log")
     assert raised.value.mistakes == (
         f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {tmp_path}/logs/access.log: the folder"
         f" {tmp_path}/logs does not exist; name a file in a folder that the gateway may write to",
@@ -161,7 +162,7 @@ def special(request, tmp_path):
 
 def test_what_is_not_a_regular_file_is_a_mistake(special):
     with pytest.raises(ConfigurationError, match="it is not a regular file"):
-        FileSink(special).check()
+        check_file(special)
 
 
 def test_a_file_whose_place_something_else_takes_is_written_on_and_that_is_said(
