@@ -50,6 +50,14 @@ def kill_children(gateway: Gateway) -> None:
     )
 
 
+def test_a_full_disk_of_standard_error_ends_nothing(make_gateway: Callable[..., Gateway]) -> None:
+    gateway = make_gateway().start(("sh", "-c", 'exec "$@" 2>/dev/full', "sh"))
+    (gateway.folder / "config/sftp-gateway.toml").write_text("no_such_option = 1\n")
+    gateway.wait_event("configuration_refused")
+    assert gateway.sftp("ls").returncode == 0
+    assert gateway.stop() == 0
+
+
 # Temporary folders
 
 
