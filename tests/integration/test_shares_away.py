@@ -181,8 +181,18 @@ def served_by_all(gateway: Gateway, tmp_path: Path, content: bytes) -> bool:
     return all(each.exists() and each.read_bytes() == content for each in got)
 
 
-@pytest.mark.parametrize("kind", ["fuse", "tmpfs", "over", "folder"])
-@pytest.mark.parametrize("worker", ["running", "started"])
+@pytest.mark.parametrize(
+    ("whole", "worker", "kind"),
+    [
+        ("require", "running", "fuse"),
+        ("require", "started", "fuse"),
+        ("off", "running", "fuse"),
+        ("off", "started", "over"),
+        ("require", "running", "folder"),
+        ("off", "running", "tmpfs"),
+    ],
+    indirect=["whole"],
+)
 def test_a_dead_mount_that_comes_back_is_served_by_workers_old_and_new(
     whole: Gateway, tmp_path: Path, disk: Disk, kind: str, worker: str
 ) -> None:
