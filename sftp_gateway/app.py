@@ -9,10 +9,9 @@ import os
 import socket
 import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from sftp_gateway.observability.access_log import AccessLog
 from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.relay import LogWriter, RelaySink
-from sftp_gateway.observability.shared import SharedValues
-from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
+from sftp_gateway.observability.shared import Memory, SharedValues
+from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink, check_file
 from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
@@ -43,7 +42,7 @@ from sftp_gateway.server.clients import reports_read_errors
 from sftp_gateway.server.command_session import CommandSession
 from sftp_gateway.server.dispatch import Dispatcher
 from sftp_gateway.server.handles import HandleTable
-from sftp_gateway.server.health import ShareMonitor
+from sftp_gateway.server.health import DiskErrors, ShareMonitor
 from sftp_gateway.server.lanes import THREADS, Lane, Lanes
 from sftp_gateway.server.live import LiveSessions
 from sftp_gateway.server.negotiation import Offers
@@ -72,6 +71,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         load, config_file, prepare=functools.partial(_set_up, say=say)
     )
     settings = configuration.settings
+    _check_log(settings)
     for warning in configuration.warnings:
         say(f"warning: {warning}")
     if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):
@@ -89,7 +89,6 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     with (
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
-        _metrics_folder() as metrics,
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
@@ -97,7 +96,6 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
-            metrics=metrics,
         ).run()
 
 
@@ -120,18 +118,6 @@ def _set_up(settings: Settings, *, say: Callable[[str], None]) -> None:
             ) from error
 
 
-@contextmanager
-def _metrics_folder() -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="sftp-gateway-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ConfigurationError(
-            [f"there is no folder for temporary files (TMPDIR): {error.strerror}"]
-        ) from error
-    with folder as path:
-        yield Path(path)
-
-
 class Program:
     """What the processes of a gateway do."""
 
@@ -145,7 +131,10 @@ class Program:
 
     def load(self, running: Configuration, hanging: Collection[str]) -> Configuration:
         """The configuration as it is now, as `read_again` tells."""
-        return configurations.read_again(self._load, self._config_file, running, hanging=hanging)
+        found = configurations.read_again(self._load, self._config_file, running, hanging=hanging)
+        if found.settings.access_log != running.settings.access_log:
+            _check_log(found.settings)
+        return found
 
     def greet(self, configuration: Configuration, port: int) -> None:
         """Tell people how to mount what is served."""
@@ -167,12 +156,10 @@ class Program:
 
         def make() -> Gateway:
             settings = configuration.settings
-            for output in _log_outputs(settings):
-                output.close()  # it can be written, or the start is given up
             paths = {name: share.path for name, share in settings.shares.items()}
             folders = detached.open_folders(paths, seconds=share_folders.RUNNING)
             owner_names = owners.read()
-            version = confinement.confine_worker(settings, metrics=values.folder, folders=folders)
+            version = confinement.confine_worker(settings, folders=folders)
             return Gateway(
                 configuration,
                 values,
@@ -190,7 +177,7 @@ class Program:
         configuration: Configuration,
         control: socket.socket,
         listener: socket.socket,
-        metrics: Path,
+        memories: dict[str, Memory],
         logs: Sequence[socket.socket],
     ) -> None:
         """Be the observer."""
@@ -201,7 +188,7 @@ class Program:
             configuration,
             control,
             listener=listener,
-            metrics=metrics,
+            memories=memories,
             feed=self._feed,
             log_writer=log_writer,
             make_log=functools.partial(_access_log, configuration.settings),
@@ -257,12 +244,20 @@ class Gateway:
             if user.bandwidth_limit is not None
         }
         self._started = int(time.time())
-        self._lanes = Lanes((share.name for share in self._shares), timeout=settings.disk_timeout)
+        errors = DiskErrors(count=self._metrics.disk_error)
+        self._lanes = Lanes(
+            (share.name for share in self._shares),
+            timeout=settings.disk_timeout,
+            ended=errors.ended,
+        )
         self._metrics.watch_lanes(self._lanes.depths)
         self._checksums = Checksums(self._lanes)
         self._owner_names = owner_names
         self._monitor = ShareMonitor(
-            shares=self._shares, lanes=self._lanes, changed=self._metrics.share_up
+            shares=self._shares,
+            lanes=self._lanes,
+            errors=errors,
+            changed=self._metrics.share_up,
         )
         self._server = SshServer(
             keys=findings.host_keys,
@@ -334,8 +329,13 @@ class Gateway:
         return {name: problem for name, problem in self._monitor.problems.items() if problem}
 
     def outdated(self) -> list[str]:
-        """Shares at whose paths something else is mounted than what Landlock lets this one read."""
-        return [share.name for share in self._shares if share.moved and self._confined]
+        """Shares at whose paths something else is mounted than what Landlock lets this one read,
+        or than what its threads wait for."""
+        return [
+            share.name
+            for share in self._shares
+            if (share.moved and self._confined) or share.name in self._monitor.left_behind
+        ]
 
     def close(self) -> None:
         """Let go of everything; the access log is written out first."""
@@ -434,7 +434,7 @@ def _access_log(settings: Settings, sinks: Sequence[Sink]) -> AccessLog:
 
 
 def _log_outputs(settings: Settings) -> list[Sink]:
-    """Where the observer writes the log of all. Raises ConfigurationError where it cannot."""
+    """Where the observer writes the log of all."""
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
@@ -442,6 +442,12 @@ def _log_outputs(settings: Settings) -> list[Sink]:
     if options.file is not None:
         sinks.append(FileSink(options.file))
     return sinks
+
+
+def _check_log(settings: Settings) -> None:
+    """Raises ConfigurationError where the log's file cannot be written."""
+    if settings.access_log.file is not None:
+        check_file(settings.access_log.file)
 
 
 def _shares(
@@ -467,7 +473,7 @@ def _division(settings: Settings, finder: Finder) -> Division:
     """How a worker divides its descriptors."""
     # A thread that waits for a disk keeps those of its look-up, and of one within that (READLINK,
     # the share's own check). The event loop is one thread more.
-    threads = 1 + len(settings.shares) * THREADS[Lane.METADATA]
+    threads = 1 + len(settings.shares) * (THREADS[Lane.METADATA] + THREADS[Lane.LOOK])
     return divide(
         descriptor_limit(),
         connections=settings.max_connections,

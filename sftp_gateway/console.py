@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -60,8 +60,12 @@ def while_it_is_read() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error: standard output is for what was asked for."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for people, on standard error: standard output is for what was asked for.
+
+    It is lost where it cannot be written (a full disk, a reader that is gone): nothing ends by it.
+    """
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

@@ -297,6 +297,11 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
         findings.mistakes.append(
             f"access_log.file: there is no folder {file.parent}; make it, or name another file"
         )
+    elif file is not None and os.path.exists(file) and not os.path.isfile(file):
+        findings.mistakes.append(
+            f"access_log.file: {file} is not a regular file; name one, or none: the log goes to "
+            "standard output with access_log.stdout"
+        )
     if file is None and not options.stdout:
         findings.warnings.append(
             "access_log: stdout is off and no file is named; no access will be logged"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import hashlib
 import os
 import platform
 import socket
+import stat
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +27,7 @@ from sftp_gateway.observability.history.queries import History
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.live import Board
 from sftp_gateway.observability.relay import LogWriter, RelaySink
-from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.observability.sinks import Sink
 from sftp_gateway.observability.status.doorway import Doorway
 from sftp_gateway.observability.status.front import Front
@@ -41,7 +44,7 @@ def observe(
     control: socket.socket,
     *,
     listener: socket.socket,
-    metrics: Path,
+    memories: dict[str, Memory],
     feed: Feed,
     log_writer: LogWriter,
     make_log: Callable[[Sequence[Sink]], AccessLog],
@@ -49,14 +52,14 @@ def observe(
 ) -> None:
     """Be the observer."""
     settings = configuration.settings
-    values = SharedValues(metrics, observer.OBSERVER)
+    values = SharedValues(memories[observer.OBSERVER])
     board = Board()
     sender, receiver = relay.channel()
     log_writer.add(receiver)
     sinks: list[Sink] = [RelaySink(sender)]
     if settings.history.enabled:
         sinks.append(FeedSink(feed))
-    file = history_file(settings, metrics, say)
+    file = history_file(settings, say)
     observer.observe(
         control,
         listener=listener,
@@ -64,10 +67,14 @@ def observe(
         access_log=make_log(sinks),
         log_writer=log_writer,
         values=values,
+        memories=memories,
         make_exposition=functools.partial(
-            Exposition, folder=metrics, version=__version__, build=_build()
+            Exposition,
+            memories=lambda: tuple(memories.values()),  # others are added meanwhile
+            version=__version__,
+            build=_build(),
         ),
-        make_front=functools.partial(_front, configuration, board, file, file.parent == metrics),
+        make_front=functools.partial(_front, configuration, board, file),
         history=_writer(settings, feed=feed, board=board, file=file, values=values),
         http_names=settings.metrics_names,
         start_rotation=functools.partial(_start_rotation, settings),
@@ -85,9 +92,9 @@ def _start_rotation(settings: Settings) -> None:
         )
 
 
-def history_file(settings: Settings, temporary: Path, say: Callable[[str], None]) -> Path:
-    """Where the history can be kept: where the settings say, or among temporary files."""
-    file = settings.history.file
+def history_file(settings: Settings, say: Callable[[str], None]) -> Path:
+    """Where the history can be kept: where the settings say, or in a temporary folder."""
+    file = settings.history.file.absolute()
     if not settings.history.enabled:
         return file
     try:
@@ -95,21 +102,49 @@ def history_file(settings: Settings, temporary: Path, say: Callable[[str], None]
         folder, name = Folder.above(file)
         with folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            os.close(os.open(name, flags, 0o640, dir_fd=folder.descriptor))
+            descriptor = os.open(name, flags, 0o640, dir_fd=folder.descriptor)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+            finally:
+                os.close(descriptor)
     except OSError as error:
+        temporary = _temporary_folder(file)
         say(
             f"warning: history.file: {file} cannot be written: {error.strerror}; the history is "
-            "lost when the gateway stops"
+            f"kept in {temporary}, which may be lost when the gateway stops"
         )
         return temporary / file.name
-    return file.absolute()
+    return file
+
+
+def _temporary_folder(file: Path) -> Path:
+    """The folder for a history that cannot be at `file`; always the same, so that none is left
+    behind by a gateway that is killed."""
+    whose = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
+    return Path(os.environ.get("TMPDIR") or "/tmp") / f"sftp-gateway-{os.geteuid()}-{whose}"  # noqa: S108
+
+
+def _prepare_folder(settings: Settings, folder: Path) -> None:
+    """Make the history's folder if it is gone, and confine this thread to it.
+
+    Raises OSError where it cannot be made, or a temporary one is another user's.
+    """
+    if folder == settings.history.file.absolute().parent:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it is another user's", str(folder))
+    confinement.confine_history(settings, folder)
 
 
 def _writer(
     settings: Settings, *, feed: Feed, board: Board, file: Path, values: SharedValues
 ) -> HistoryWriter:
-    options, metrics = settings.history, values.folder
-    most = _MOST_TEMPORARY if file.parent == metrics else options.max_size
+    options = settings.history
+    most = options.max_size if file == options.file.absolute() else _MOST_TEMPORARY
     megabytes = min(most, options.max_size)
     return HistoryWriter(
         feed=feed,
@@ -120,9 +155,7 @@ def _writer(
         if options.enabled
         else None,
         values=values,
-        confine=functools.partial(
-            confinement.confine_history, settings, file.parent, metrics=metrics
-        ),
+        prepare=functools.partial(_prepare_folder, settings, file.parent),
     )
 
 
@@ -130,7 +163,6 @@ def _front(
     configuration: Configuration,
     board: Board,
     file: Path,
-    temporary: bool,
     fleet: Callable[[], Fleet | None],
 ) -> Front | None:
     settings = configuration.settings
@@ -143,7 +175,7 @@ def _front(
             board=board,
             history=History(file) if settings.history.enabled else None,
             version=__version__,
-            temporary=temporary,
+            temporary=file != settings.history.file.absolute(),
         ),
         doorway=Doorway(token=configuration.status_token, local=settings.metrics_are_local),
         token_is_in=variable("status.token") if options.token else str(token_file(settings)),

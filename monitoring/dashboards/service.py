@@ -216,6 +216,11 @@ def _errors() -> list[AnyPanel]:
             about="A share has 1 while every worker process can read it, else 0.",
         ),
         _chart(
+            "Requests that a disk failed or did not answer",
+            "ops",
+            (_rate("sftp_gateway_disk_errors_total", "share, error", _OF), "{{share}} {{error}}"),
+        ),
+        _chart(
             "Processes that ended by themselves",
             "short",
             (f"increase(sftp_gateway_worker_restarts_total{{{_AT}}}[$__rate_interval])",

@@ -1,6 +1,6 @@
 """The metrics of all processes as one page: what they share, and what can be seen of them.
 
-Read by the observer. The numbers of the workers come from their files (shared.py); how many there
+Read by the observer. The numbers of the workers come from their memory (shared.py); how many there
 are, what was refused and what they cost is known to the supervisor and the kernel.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -16,19 +16,18 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.labels import CONNECTION_REFUSALS, PENALTY_KINDS
-from sftp_gateway.observability.shared import NAMESPACE
+from sftp_gateway.observability.shared import NAMESPACE, Memory, SharedCollector
 
 #: What a page of memory that several processes have is counted as: once, in parts.
 _PROPORTIONAL: Final = "Pss:"
 
 
 class Exposition:
-    """Renders the metrics of the processes that share `folder`; `fleet` is asked each time.
+    """Renders the metrics that are in `memories`; these and `fleet` are asked for each time.
 
     `build` holds further labels of `build_info`, as the versions of libraries.
     """
@@ -37,12 +36,12 @@ class Exposition:
         self,
         fleet: Callable[[], Fleet | None],
         *,
-        folder: Path,
+        memories: Callable[[], Iterable[Memory]],
         version: str,
         build: Mapping[str, str] | None = None,
     ) -> None:
         self._registry = registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(folder))
+        registry.register(SharedCollector(memories))
         registry.register(_FleetCollector(fleet))
         registry.register(_ProcessesCollector(fleet))
         Info("build", "What is running.", namespace=NAMESPACE, registry=registry).info(

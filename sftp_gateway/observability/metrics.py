@@ -61,7 +61,14 @@ class Metrics:
             "failed_reads", "Reads that the disk failed or did not answer in time.", "share"
         )
         self._share_up = values.gauge(
-            "share_up", "1 while the root of the share is readable.", "share", mode="livemin"
+            "share_up", "1 while the share can be read.", "share", mode="livemin"
+        )
+        self._disk_errors = values.counter(
+            "disk_errors",
+            "Reads and other requests that a disk failed, or did not answer in time.",
+            "share",
+            "lane",
+            "error",
         )
         self._own_record_layer = values.gauge(
             "own_record_layer",
@@ -132,8 +139,12 @@ class Metrics:
         self._commands.inc(known(kind, self._words.command_kinds))
 
     def share_up(self, share: str, up: bool) -> None:
-        """The root of the share was found to be readable, or not."""
+        """The share was found to be readable, or not."""
         self._share_up.set(up, share)
+
+    def disk_error(self, share: str, lane: str, error: str) -> None:
+        """A share's disk failed a request, with the error of this name."""
+        self._disk_errors.inc(share, lane, error)
 
     def bandwidth(self, user: str, rate: float) -> None:
         """So much of the limit of this user, who is in the configuration, is this process's."""

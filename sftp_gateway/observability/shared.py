@@ -1,31 +1,37 @@
-"""Counters and gauges of several processes, in files that one of them reads.
+"""Counters and gauges of several processes, in memory that one of them reads.
 
-Each process has files of its own and writes its numbers there, by mmap: without a system call, and
-readable after it was killed. The files are those of prometheus_client's multiprocess mode, whose
-`MultiProcessCollector` sums them up. Its metric classes are not used: in that mode they find their
-files by a global and an environment variable, and name them after process ids, so that a gateway
-whose workers are replaced would gather files for ever. Here a file is named after a writer, and
-the next process that has that name counts on where the last one stopped.
+Each writer has memory of its own, which the supervisor makes and every process of that writer
+inherits: its numbers are written there by mmap, without a system call, and can be read after it
+was killed. A successor continues with the counters of its predecessor; gauges end with their
+process.
 
-What of prometheus_client this relies on, and `test_shared.py` holds:
+The memory is anonymous (memfd_create(2)), so that nobody who cleans temporary folders takes it
+away, and none is left behind. It is allocated before it is used: a page that cannot be had when it
+is first written to would end the process with SIGBUS.
 
-- `MmapedDict(path)`: `read_value(key)` gives (value, timestamp) and makes the key if need be,
-  `write_value(key, value, timestamp)`;
-- `mmap_key(metric, sample, label names, label values, help)` makes the key;
-- files named `counter_WRITER.db`, `histogram_WRITER.db` (`le` buckets not cumulated, no `_count`)
-  and `gauge_MODE_WRITER.db`, WRITER without `_`, the modes `livesum` and `livemin`;
-- `mark_process_dead(writer, path)` removes the files of such gauges.
+    used: u64, then entries: key length: u32, 4 bytes, value: f64, key: JSON padded to 8 bytes
+
+What a writer has written is read without trust, for it may be a worker that was taken over.
 """
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
+import mmap
+import os
+import re
+import struct
 import threading
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from prometheus_client.mmap_dict import MmapedDict, mmap_key
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 NAMESPACE: Final = "sftp_gateway"
@@ -33,14 +39,139 @@ NAMESPACE: Final = "sftp_gateway"
 #: How the gauges of several processes become one: their sum, or the least of them.
 GaugeMode: TypeAlias = Literal["livesum", "livemin"]
 
+#: Bytes of a segment at first, and at most.
+_SIZE: Final = 1 << 16
+_MAX_SIZE: Final = 1 << 24
+
+_USED: Final = struct.Struct("<Q")
+_ENTRY: Final = struct.Struct("<I4xd")
+_VALUE: Final = struct.Struct("<d")
+
+#: What a family and its samples are called; anything else would spoil the page.
+_NAME: Final = re.compile(rf"{NAMESPACE}_[a-z_]+")
+_LABEL: Final = re.compile("[a-z_]+")
+
+_log = logging.getLogger(__name__)
+
+
+class Memory:
+    """Two segments of one writer: its counts, which outlive its processes, and its gauges."""
+
+    def __init__(self, counts: int, gauges: int) -> None:
+        """Takes over the descriptors."""
+        self.counts = counts
+        self.gauges = gauges
+
+    @classmethod
+    def make(cls) -> Memory:
+        """New, empty memory. Raises OSError if there is none."""
+        counts = _make_segment()
+        try:
+            return cls(counts, _make_segment())
+        except OSError:
+            os.close(counts)
+            raise
+
+    def forget_gauges(self) -> None:
+        """The writer's process has ended: it has no connections, files or the like any more."""
+        os.pwrite(self.gauges, _USED.pack(0), 0)
+
+    def close(self) -> None:
+        """Close both, in this process."""
+        os.close(self.counts)
+        os.close(self.gauges)
+
+
+def _make_segment() -> int:
+    descriptor = os.memfd_create("sftp-gateway-metrics")
+    try:
+        os.posix_fallocate(descriptor, 0, _SIZE)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+class _Segment:
+    """One segment, open for writing; for one thread at a time."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Raises OSError if there is no memory. What a predecessor spoiled is begun again."""
+        self._descriptor = descriptor
+        self._size = max(os.fstat(descriptor).st_size, _SIZE)
+        os.posix_fallocate(descriptor, 0, self._size)
+        self._map = mmap.mmap(descriptor, self._size)
+        self._used = _USED.unpack_from(self._map)[0]
+        self._positions: dict[bytes, int] = {}
+        self._full = False
+        try:
+            if _USED.size < self._used <= self._size:
+                for key, _, position in _entries(self._map[: self._used]):
+                    self._positions[key] = position
+                return
+        except struct.error:
+            self._positions.clear()
+        self._used = _USED.size
+
+    def change(self, key: bytes, by: float, *, add: bool) -> None:
+        """Add to the value of a key, or set it; without memory for a new key, do nothing."""
+        position = self._positions.get(key)
+        if position is None:
+            position = self._append(key)
+            if position is None:
+                return
+        if add:
+            by += _VALUE.unpack_from(self._map, position)[0]
+        # One assignment of eight aligned bytes: pack_into would let readers see a part of it.
+        self._map[position : position + _VALUE.size] = _VALUE.pack(by)
+
+    def _append(self, key: bytes) -> int | None:
+        entry = _ENTRY.pack(len(key), 0.0) + key + bytes(-len(key) % 8)
+        end = self._used + len(entry)
+        try:
+            while end > self._size:
+                self._grow()
+        except OSError as error:
+            if not self._full:
+                _log.error("there is no memory for another metric: %s", error.strerror)
+            self._full = True
+            return None
+        self._map[self._used : end] = entry
+        self._map[: _USED.size] = _USED.pack(end)
+        position: int = self._used + _ENTRY.size - _VALUE.size
+        self._used = end
+        self._positions[key] = position
+        return position
+
+    def _grow(self) -> None:
+        size = 2 * self._size
+        if size > _MAX_SIZE:
+            raise OSError(errno.ENOSPC, "there are too many")
+        os.posix_fallocate(self._descriptor, 0, size)
+        self._map.close()
+        self._map = mmap.mmap(self._descriptor, size)
+        self._size = size
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _entries(data: bytes) -> Iterator[tuple[bytes, float, int]]:
+    """Keys, values and where the values are. Raises struct.error if they make no sense."""
+    position = _USED.size
+    while position < len(data):
+        length, value = _ENTRY.unpack_from(data, position)
+        start = position + _ENTRY.size
+        yield data[start : start + length], value, start - _VALUE.size
+        position = start + length + -length % 8
+
 
 class SharedValues:
-    """The numbers of the process that is called `writer`; from any of its threads."""
+    """The numbers of the process that writes to `memory`; from any of its threads."""
 
-    def __init__(self, folder: Path, writer: str) -> None:
-        self.folder = folder
-        self._writer = writer
-        self._files: dict[str, MmapedDict] = {}
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._segments: dict[int, _Segment] = {}
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_text: str, *labels: str) -> SharedCounter:
@@ -51,7 +182,7 @@ class SharedValues:
         self, name: str, help_text: str, *labels: str, mode: GaugeMode = "livesum"
     ) -> SharedGauge:
         """A gauge that ends with its process."""
-        return SharedGauge(self, f"gauge_{mode}", name, help_text, labels)
+        return SharedGauge(self, mode, name, help_text, labels)
 
     def histogram(
         self, name: str, help_text: str, *labels: str, bounds: Iterable[float]
@@ -59,31 +190,32 @@ class SharedValues:
         """A histogram with these upper bounds, and one without."""
         return SharedHistogram(self, name, help_text, labels, bounds)
 
-    def update(self, kind: str, changes: Mapping[str, float], *, add: bool) -> None:
+    def update(self, kind: str, changes: Mapping[bytes, float], *, add: bool) -> None:
         """Add to the values of some keys, or set them."""
+        descriptor = self._memory.counts if kind in _COUNTS else self._memory.gauges
         with self._lock:
-            file = self._files.get(kind)
-            if file is None:
-                file = self._files[kind] = self._open(f"{kind}_{self._writer}")
+            segment = self._segments.get(descriptor)
+            if segment is None:
+                segment = self._segments[descriptor] = _Segment(descriptor)
             for key, change in changes.items():
-                before = file.read_value(key)[0]
-                file.write_value(key, before + change if add else change, 0.0)
-
-    def _open(self, name: str) -> MmapedDict:
-        path = self.folder / f"{name}.db"
-        if not path.exists():
-            # A reader must not find a file that is empty yet.
-            unfinished = self.folder / f"{name}.new"
-            MmapedDict(str(unfinished)).close()
-            unfinished.rename(path)
-        return MmapedDict(str(path))
+                segment.change(key, change, add=add)
 
     def close(self) -> None:
-        """Let go of the files, whose numbers stay."""
+        """Let go of the memory, which keeps the numbers."""
         with self._lock:
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
+            for segment in self._segments.values():
+                segment.close()
+            self._segments.clear()
+
+
+#: The kinds that outlive their process.
+_COUNTS: Final = frozenset({"counter", "histogram"})
+
+
+def _key(
+    metric: str, kind: str, sample: str, labels: Iterable[tuple[str, str]], help_text: str
+) -> bytes:
+    return json.dumps([metric, kind, sample, list(labels), help_text]).encode()
 
 
 class _Shared:
@@ -95,13 +227,14 @@ class _Shared:
         self._name = f"{NAMESPACE}_{name}"
         self._help = help_text
         self._labels = labels
-        self._keys: dict[tuple[str, ...], str] = {}
+        self._keys: dict[tuple[str, ...], bytes] = {}
 
-    def _key(self, words: tuple[str, ...]) -> str:
+    def _key(self, words: tuple[str, ...]) -> bytes:
         key = self._keys.get(words)
         if key is None:
             sample = self._name + ("_total" if self._kind == "counter" else "")
-            key = mmap_key(self._name, sample, list(self._labels), list(words), self._help)
+            labels = zip(self._labels, words, strict=True)
+            key = _key(self._name, self._kind, sample, labels, self._help)
             self._keys[words] = key
         return key
 
@@ -140,9 +273,9 @@ class SharedHistogram:
         self._values = values
         self._name = f"{NAMESPACE}_{name}"
         self._help = help_text
-        self._labels = list(labels)
+        self._labels = labels
         self._bounds = [floatToGoString(bound) for bound in (*bounds, float("inf"))]
-        self._keys: dict[tuple[str, ...], list[str]] = {}
+        self._keys: dict[tuple[str, ...], list[bytes]] = {}
 
     def add(self, *words: str, counts: Iterable[int], total: float) -> None:
         """Add so many observations to each bucket, which together make `total`."""
@@ -150,18 +283,93 @@ class SharedHistogram:
         changes = dict(zip(keys, (*counts, total), strict=True))
         self._values.update("histogram", changes, add=True)
 
-    def _make_keys(self, words: tuple[str, ...]) -> list[str]:
+    def _make_keys(self, words: tuple[str, ...]) -> list[bytes]:
         """Of the buckets, and of the sum."""
-        bucket, labels = f"{self._name}_bucket", [*self._labels, "le"]
+        labels = tuple(zip(self._labels, words, strict=True))
         keys = [
-            mmap_key(self._name, bucket, labels, [*words, bound], self._help)
+            _key(
+                self._name,
+                "histogram",
+                f"{self._name}_bucket",
+                (*labels, ("le", bound)),
+                self._help,
+            )
             for bound in self._bounds
         ]
-        keys.append(mmap_key(self._name, f"{self._name}_sum", self._labels, [*words], self._help))
+        keys.append(_key(self._name, "histogram", f"{self._name}_sum", labels, self._help))
         self._keys[words] = keys
         return keys
 
 
-def forget_gauges(folder: Path, writer: str) -> None:
-    """`writer` has ended: it has no connections, files or the like any more."""
-    mark_process_dead(writer, str(folder))
+class SharedCollector(Collector):
+    """What all writers have counted, together."""
+
+    def __init__(self, memories: Callable[[], Iterable[Memory]]) -> None:
+        self._memories = memories
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, for prometheus_client."""
+        families: dict[str, _Family] = {}
+        for memory in self._memories():
+            for descriptor in (memory.counts, memory.gauges):
+                # The numbers of one that writes nonsense are worth nothing; those of others are.
+                with suppress(ValueError, TypeError, struct.error, OSError, RecursionError):
+                    _add(families, _read(descriptor))
+        for name, family in families.items():
+            yield family.metric(name)
+
+
+def _read(descriptor: int) -> bytes:
+    """The header and the entries of a segment."""
+    (used,) = _USED.unpack(os.pread(descriptor, _USED.size, 0))
+    return os.pread(descriptor, min(used, _MAX_SIZE), 0)
+
+
+_Labels: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class _Family:
+    """One metric while the numbers of its writers are put together."""
+
+    kind: str
+    help_text: str
+    values: dict[tuple[str, _Labels], float] = field(default_factory=dict)
+
+    def add(self, sample: str, labels: _Labels, value: float) -> None:
+        """Take in the number of one writer."""
+        before = self.values.get((sample, labels))
+        if before is not None:
+            value = min(before, value) if self.kind == "livemin" else before + value
+        self.values[sample, labels] = value
+
+    def metric(self, name: str) -> Metric:
+        """All of it, as prometheus_client has it."""
+        kind = self.kind if self.kind in _COUNTS else "gauge"
+        metric = Metric(name, self.help_text, kind)
+        counts: dict[_Labels, float] = {}  # of a histogram, up to the bucket that is next
+        for (sample, labels), value in self.values.items():
+            if sample.endswith("_bucket"):  # whose buckets are in order, the one without bound last
+                total = counts[labels[:-1]] = counts.get(labels[:-1], 0.0) + value
+            else:
+                total = value
+            metric.samples.append(Sample(sample, dict(labels), total))
+        for labels, total in counts.items():
+            metric.samples.append(Sample(f"{name}_count", dict(labels), total))
+        return metric
+
+
+def _add(families: dict[str, _Family], data: bytes) -> None:
+    for key, value, _ in _entries(data):
+        metric, kind, sample, named, help_text = json.loads(key)
+        labels = tuple((label, str(word)) for label, word in named)
+        if not (
+            _NAME.fullmatch(metric)
+            and _NAME.fullmatch(sample)
+            and all(_LABEL.fullmatch(label) for label, _ in labels)
+        ):
+            raise ValueError(metric)
+        family = families.get(metric)
+        if family is None:
+            family = families[metric] = _Family(str(kind), str(help_text))
+        family.add(sample, labels, value)

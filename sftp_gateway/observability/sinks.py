@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import select
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 
 _LINE_FEED = 0x0A
+
+_CLOSED: Final = -1
+_NOT_REGULAR: Final = "it is not a regular file"
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -61,25 +68,19 @@ class FileSink:
 
     O_APPEND keeps batches of several processes apart and lets `copytruncate` work. Before each
     batch the path is compared with the open file; when it was moved or deleted, it is made anew.
+    Only regular files are opened: a fifo or a device may keep the writer waiting for ever.
 
-    Raises ConfigurationError when the file cannot be opened at the start.
+    Where it cannot be opened, each batch tries again, and raises OSError; `check_file` tells at
+    the start of the gateway.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._writer = _LineWriter()
-        try:
-            self._descriptor = self._open()
-        except OSError as error:
-            why = error.strerror
-            if not self._path.parent.is_dir():
-                why = f"the folder {self._path.parent} does not exist"
-            raise ConfigurationError(
-                [
-                    f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {self._path}: {why};"
-                    " name a file in a folder that the gateway may write to"
-                ]
-            ) from error
+        self._astray = False  # nothing can be written at the path, but to what was moved away
+        self._descriptor = _CLOSED
+        with suppress(OSError):
+            self._descriptor = _open(self._path)
 
     def __repr__(self) -> str:
         return str(self._path)
@@ -91,26 +92,66 @@ class FileSink:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        if self._descriptor != _CLOSED:
+            os.close(self._descriptor)
+            self._descriptor = _CLOSED
 
     def _follow(self) -> None:
+        if self._descriptor == _CLOSED:
+            self._descriptor = _open(self._path)
+            return
         ours = os.fstat(self._descriptor)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if os.path.samestat(os.stat(self._path), ours):
+                self._astray = False
                 return
         try:
-            opened = self._open()
-        except OSError:
+            opened = _open(self._path)
+        except OSError as error:
             # A line in the file that was moved away is not lost; one in a deleted file is.
-            if ours.st_nlink:
-                return
-            raise
+            if not ours.st_nlink:
+                raise
+            if not self._astray:
+                _log.error(
+                    "the access log cannot be written to %s: %s; its lines go to the file that was "
+                    "moved away from there",
+                    self._path,
+                    error.strerror,
+                )
+            self._astray = True
+            return
+        self._astray = False
         os.close(self._descriptor)
         self._descriptor = opened
         self._writer = _LineWriter()
+
+
+def check_file(path: Path) -> None:
+    """Raises ConfigurationError when a FileSink could not open the file."""
+    try:
+        os.close(_open(path))
+    except OSError as error:
+        why = error.strerror
+        if not path.parent.is_dir():
+            why = f"the folder {path.parent} does not exist"
+        elif path.exists() and not path.is_file():
+            why = _NOT_REGULAR  # whatever the kernel calls that
+        raise ConfigurationError(
+            [
+                f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {path}: {why};"
+                " name a file in a folder that the gateway may write to"
+            ]
+        ) from error
+
+
+def _open(path: Path) -> int:
+    # Without O_NONBLOCK, a fifo would be waited for until someone reads it.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NOT_REGULAR)
+    return descriptor
 
 
 class _LineWriter:

@@ -106,14 +106,14 @@ def confine_all(mode: Mode) -> None:
             _failed(mode, error)
 
 
-def confine_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) -> int:
+def confine_worker(settings: Settings, *, folders: Mapping[str, int]) -> int:
     """Confine this process to what a worker needs; return the version, 0 where it is not.
 
     To be called with one thread. Raises ConfigurationError as `confine_all` does.
     """
     found = version(settings.landlock)
     if found:
-        rules = of_worker(settings, metrics=metrics, folders=folders)
+        rules = of_worker(folders)
         try:
             landlock.restrict(found, handled=landlock.everything(found), rules=rules, scoped=True)
         except OSError as error:
@@ -122,7 +122,7 @@ def confine_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, i
     return found
 
 
-def of_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) -> Iterator[Rule]:
+def of_worker(folders: Mapping[str, int]) -> Iterator[Rule]:
     """All that a worker opens by itself once it runs; `folders` are those of shares, open.
 
     Host keys, authorised keys and password hashes are not among it: it was handed them.
@@ -131,10 +131,9 @@ def of_worker(settings: Settings, *, metrics: Path, folders: Mapping[str, int]) 
         yield Rule(Path(f"/proc/self/fd/{folder}"), READ)
     for path in (*_LIBRARIES, *_FACTS):
         yield Rule(path, READ)
-    yield Rule(metrics, _KEEP)
 
 
-def confine_history(settings: Settings, folder: Path, *, metrics: Path) -> None:
+def confine_history(settings: Settings, folder: Path) -> None:
     """Confine the thread that calls this to what writing the history in `folder` takes.
 
     Landlock holds for a thread. The observer's others have to look into the processes, which it
@@ -144,7 +143,7 @@ def confine_history(settings: Settings, folder: Path, *, metrics: Path) -> None:
     if not found:
         return
     rules = [Rule(path, READ) for path in (*_LIBRARIES, *_FACTS)]
-    rules += [Rule(metrics, _KEEP), Rule(folder, _KEEP)]
+    rules.append(Rule(folder, _KEEP))
     try:
         landlock.restrict(found, handled=landlock.everything(found), rules=rules)
     except OSError as error:

@@ -25,7 +25,7 @@ from sftp_gateway.observability.http import Front
 from sftp_gateway.observability.http_server import ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
 from sftp_gateway.observability.relay import LogWriter
-from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.process import watch
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.watch import Looks, Watch
@@ -57,6 +57,7 @@ def observe(
     access_log: AccessLog,
     log_writer: LogWriter,
     values: SharedValues,
+    memories: dict[str, Memory],
     make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
     make_front: Callable[[Callable[[], Fleet | None]], Front | None],
     history: HistoryWriter,
@@ -66,7 +67,8 @@ def observe(
     """Be the observer at this end of the supervisor's socket, until the other is closed.
 
     `watched` is how the configuration's files looked before they were read; the supervisor is
-    told when they have changed. `http_names` are those of the HTTP endpoint; `start_rotation`
+    told when they have changed. `memories` are those of all writers of metrics; workers that come
+    later add theirs. `http_names` are those of the HTTP endpoint; `start_rotation`
     begins to look after the access log's file.
     """
     fleet: Fleet | None = None
@@ -87,15 +89,19 @@ def observe(
         watch.start(Watch(watched), lambda: _tell_changed(control))
     start_rotation()
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, _LONGEST, 1)
+        data, descriptors, _, _ = socket.recv_fds(control, _LONGEST, 3)
         if not data:
             break
-        for descriptor in descriptors:
-            log_writer.add(socket.socket(fileno=descriptor))
         message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
-        if isinstance(message, Event):
+        if isinstance(message, str):
+            log, counts_of, gauges = descriptors
+            log_writer.add(socket.socket(fileno=log))
+            memory = Memory(counts_of, gauges)
+            if memories.setdefault(message, memory) is not memory:
+                memory.close()  # it is a successor's
+        elif isinstance(message, Event):
             access_log.emit(message)
-        elif message is not None:
+        else:
             fleet = message
             counts.publish()
     if fleet is not None and fleet.stopping:
@@ -126,14 +132,14 @@ class Messenger:
         self._waiting: deque[Event] = deque()
         #: Where lines of workers come from, for this observer or the next; some it has not yet.
         self.logs: list[socket.socket] = []
-        self._new_logs: deque[socket.socket] = deque()
+        self._new: deque[tuple[str, socket.socket, Memory]] = deque()
         self._dropped = 0
         self._dropped_since = 0.0
 
     def connect(self) -> socket.socket:
-        """A new observer's end. The observer has to be given `logs` too."""
+        """A new observer's end. The observer has to be given `logs` and all memories too."""
         self.close()
-        self._new_logs.clear()
+        self._new.clear()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         if self._loop is not None:
@@ -165,18 +171,17 @@ class Messenger:
             self._control.close()
             self._control = None
 
-    def add_log(self, receiver: socket.socket) -> None:
-        """Have written what comes from there."""
+    def add_worker(self, writer: str, receiver: socket.socket, memory: Memory) -> None:
+        """Have written what the worker sends to `receiver`, and its metrics shown."""
         self.logs.append(receiver)
-        self._new_logs.append(receiver)
+        self._new.append((writer, receiver, memory))
         self._send_waiting()
 
     def forget_logs(self) -> None:
         """Close those of workers that have ended, once all is written."""
         for receiver in [each for each in self.logs if relay.is_over(each)]:
             self.logs.remove(receiver)
-            with suppress(ValueError):
-                self._new_logs.remove(receiver)
+            self._new = deque(each for each in self._new if each[1] is not receiver)
             receiver.close()
 
     def abandon_logs(self) -> None:
@@ -200,10 +205,11 @@ class Messenger:
 
     def _send_waiting(self) -> bool:
         """Whether everything that waited is sent."""
-        while self._new_logs:
-            if not self._send(None, self._new_logs[0]):
+        while self._new:
+            writer, receiver, memory = self._new[0]
+            if not self._send(writer, receiver.fileno(), memory.counts, memory.gauges):
                 return False
-            self._new_logs.popleft()
+            self._new.popleft()
         while self._waiting:
             if not self._send(self._waiting[0]):
                 return False
@@ -215,11 +221,10 @@ class Messenger:
             self._dropped = 0
         return True
 
-    def _send(self, message: Any, *descriptors: socket.socket) -> bool:
+    def _send(self, message: Any, *descriptors: int) -> bool:
         # An error: it is busy, or has ended. The next one gets what waits.
         with suppress(OSError):
             if self._control is not None:
-                numbers = [each.fileno() for each in descriptors]
-                socket.send_fds(self._control, [pickle.dumps(message)], numbers)
+                socket.send_fds(self._control, [pickle.dumps(message)], descriptors)
                 return True
         return False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.process.watch import Looks
 from sftp_gateway.settings import Settings
 
@@ -69,10 +68,11 @@ class Program(Protocol[AnyPlan]):
         plan: AnyPlan,
         control: socket.socket,
         listener: socket.socket,
-        metrics: Path,
+        memories: dict[str, Memory],
         logs: Sequence[socket.socket],
     ) -> None:
-        """Be the observer, which reads the metrics in that folder, and writes what `logs` bring."""
+        """Be the observer, which reads the metrics in `memories`, by their writers, and writes
+        what `logs` bring."""
 
     def greet(self, plan: AnyPlan, port: int) -> None:
         """Every worker serves: tell people."""

@@ -27,14 +27,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Generic
 
 from sftp_gateway import __version__
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import events, relay
 from sftp_gateway.observability.fleet import Fleet
-from sftp_gateway.observability.shared import SharedValues, forget_gauges
+from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.process import cpus
 from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.crew import Worker
@@ -64,16 +63,15 @@ class Supervisor(Generic[AnyPlan]):
         plan: AnyPlan,
         listener: socket.socket,
         http_listener: socket.socket,
-        metrics: Path,
     ) -> None:
-        """`metrics` is an empty folder."""
         self._program = program
         self._plan = plan
         self._generation = 0
         self._fallback: tuple[AnyPlan, int] | None = None
         self._listener = listener
         self._http_listener = http_listener
-        self._metrics = metrics
+        #: By writer; they outlive the processes.
+        self._memories: dict[str, Memory] = {}
         self._loop = Loop()
         self._messenger = Messenger(loop=self._loop, changed=lambda: self._ask("files"))
         self._observer = 0  # its pid
@@ -153,14 +151,19 @@ class Supervisor(Generic[AnyPlan]):
 
     # Children
 
-    def _fork(self, work: Callable[[], None], *, serves_http: bool = False) -> int:
-        return fork(lambda: self._be_child(work, serves_http))
+    def _fork(
+        self, work: Callable[[], None], *, observes: bool = False, writer: str | None = None
+    ) -> int:
+        return fork(lambda: self._be_child(work, observes, writer))
 
-    def _be_child(self, work: Callable[[], None], serves_http: bool) -> None:
+    def _be_child(self, work: Callable[[], None], observes: bool, writer: str | None) -> None:
         """Let go of everything that is the supervisor's; then work."""
-        if not serves_http:
+        if not observes:
             self._http_listener.close()
             self._messenger.abandon_logs()
+            for other, memory in self._memories.items():
+                if other != writer:
+                    memory.close()
         self._loop.abandon()
         self._workers.abandon()
         self._messenger.close()
@@ -170,15 +173,21 @@ class Supervisor(Generic[AnyPlan]):
 
     def start_worker(self, number: int, control: socket.socket) -> int:
         """Fork a worker."""
+        writer = _writer(number)
+        memory = self._memory_of(writer)
         sender, receiver = relay.channel()
-        self._messenger.add_log(receiver)
+        self._messenger.add_worker(writer, receiver, memory)
 
         def work() -> None:
-            values = SharedValues(self._metrics, _writer(number))
-            self._program.work(self._plan, control, values, sender)
+            self._program.work(self._plan, control, SharedValues(memory), sender)
 
         with sender:
-            return self._fork(work)
+            return self._fork(work, writer=writer)
+
+    def _memory_of(self, writer: str) -> Memory:
+        if writer not in self._memories:
+            self._memories[writer] = Memory.make()
+        return self._memories[writer]
 
     def _start_observer(self) -> None:
         if self._finished:
@@ -188,11 +197,12 @@ class Supervisor(Generic[AnyPlan]):
 
             def observe() -> None:
                 self._program.observe(
-                    self._plan, control, self._http_listener, self._metrics, self._messenger.logs
+                    self._plan, control, self._http_listener, self._memories, self._messenger.logs
                 )
 
             try:
-                self._observer = self._fork(observe, serves_http=True)
+                self._memory_of(OBSERVER)
+                self._observer = self._fork(observe, observes=True)
             except OSError as error:
                 _log.error("the observer cannot be started: %s", error)
                 self._observer_ended(1)
@@ -200,7 +210,8 @@ class Supervisor(Generic[AnyPlan]):
 
     def _observer_ended(self, code: int) -> None:
         self._observer = 0
-        forget_gauges(self._metrics, OBSERVER)
+        if OBSERVER in self._memories:
+            self._memories[OBSERVER].forget_gauges()
         if code:
             _log.warning("the observer ended with status %d", code)
         if self._finished:
@@ -248,7 +259,7 @@ class Supervisor(Generic[AnyPlan]):
 
     def worker_ended(self, worker: Worker) -> None:
         """Give up what has not worked yet: the start, or a new configuration."""
-        forget_gauges(self._metrics, _writer(worker.number))
+        self._memories[_writer(worker.number)].forget_gauges()
         if self._stopping:
             return
         if not self._started:

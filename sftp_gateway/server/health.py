@@ -1,13 +1,25 @@
-"""Looks at every share now and then: whether it can be read, and how full its disk is."""
+"""Looks at every share now and then: whether it can be read, and how full its disk is.
+
+A look opens the share's folder, which may work while its files cannot be read. So a share has a
+problem too while what clients ask of it hangs or fails:
+
+| problem                      | until                                                             |
+|------------------------------|-------------------------------------------------------------------|
+| reads or requests hang       | the disk has answered all that it kept for 10 seconds             |
+| the last read failed         | a read from the disk succeeds, or none has failed for a minute    |
+| the last other request failed| one succeeds, or a look, or none has failed for a minute          |
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.lanes import Lane, Lanes, error_of
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 
@@ -18,28 +30,115 @@ PATIENCE: Final = 4.0
 #: What is wrong with a share that hangs.
 NO_ANSWER: Final = "its disk does not answer"
 
+#: Seconds for which a failure is a problem if nothing else is asked of the share.
+_MEMORY: Final = 60.0
+
+#: Errors that tell of what was asked for, or of this process, not of the disk.
+_NOT_OF_DISK: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.EBADF,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOENT,
+        errno.ENOMEM,
+        errno.ENOTDIR,
+        errno.EOVERFLOW,
+        errno.EPERM,
+        errno.EXDEV,
+    }
+)
+
+#: What the work of a lane is called.
+_WORK: Final = {Lane.READ: "reads", Lane.METADATA: "requests"}
+
 #: Unit of the sums over several file systems, in bytes.
 _BLOCK: Final = 4096
+
+
+class DiskErrors:
+    """What disks failed of what clients asked for; for the event loop."""
+
+    def __init__(
+        self,
+        *,
+        count: Callable[[str, str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`count` is told each error: the share, the lane, and the error's name."""
+        self._count = count
+        self._clock = clock
+        #: The last error, and when it came, until it is made good.
+        self._last: dict[tuple[str, Lane], tuple[str, float]] = {}
+
+    def ended(self, share: str, lane: Lane, error: Exception | None) -> None:
+        """A disk has done something for a client, or has failed to."""
+        if error is None:
+            if self._last:
+                self._last.pop((share, lane), None)
+        elif (
+            isinstance(error, OSError)
+            and lane is not Lane.LOOK
+            and error.errno not in _NOT_OF_DISK
+            and error.errno is not None
+        ):
+            self._count(share, lane, errno.errorcode.get(error.errno, "other"))
+            self._last[share, lane] = os.strerror(error.errno), self._clock()
+
+    def looked(self, share: str) -> None:
+        """A look at the share has succeeded."""
+        self._last.pop((share, Lane.METADATA), None)
+
+    def problem(self, share: str) -> str:
+        """What fails of the share; "" for nothing."""
+        for lane, work in _WORK.items():
+            text, since = self._last.get((share, lane), ("", 0.0))
+            if text and self._clock() - since < _MEMORY:
+                return f"{work} fail: {text}"
+        return ""
 
 
 class ShareMonitor:
     """The state of the shares as it was found last."""
 
     def __init__(
-        self, *, shares: Sequence[Share], lanes: Lanes, changed: Callable[[str, bool], None]
+        self,
+        *,
+        shares: Sequence[Share],
+        lanes: Lanes,
+        errors: DiskErrors,
+        changed: Callable[[str, bool], None],
     ) -> None:
         """`changed` is told each share's name and whether it can be read, at every look."""
         self._shares = tuple(shares)
         self._lanes = lanes
+        self._errors = errors
         self._changed = changed
-        self._problems = {share.name: "not looked at yet" for share in shares}
+        self._found = {share.name: "not looked at yet" for share in shares}
         self._file_systems: dict[str, os.statvfs_result] = {}
         self._looking: dict[str, asyncio.Future[os.statvfs_result]] = {}
+        self._peeking: set[str] = set()
+        #: Shares whose disks hang, and at whose paths another is mounted by now: no thread that
+        #: waits for the old one is free again.
+        self.left_behind: set[str] = set()
 
     @property
     def problems(self) -> dict[str, str]:
         """What is wrong with each share; empty for one that can be read."""
-        return dict(self._problems)
+        return {share.name: self._problem(share.name) for share in self._shares}
+
+    def _problem(self, share: str) -> str:
+        if found := self._found[share]:
+            return found
+        for lane, work in _WORK.items():
+            if count := self._lanes.hanging(share, lane):
+                return f"{work} hang: {count} {'thread' if count == 1 else 'threads'}"
+        return self._errors.problem(share)
 
     async def run(self) -> None:
         """Look for ever."""
@@ -56,12 +155,27 @@ class ShareMonitor:
         try:
             async with asyncio.timeout(PATIENCE):
                 self._file_systems[share.name] = await asyncio.shield(self._ask(share))
+            self._errors.looked(share.name)
         except TimeoutError:
             problem = NO_ANSWER
+            self._peek(share)
         except OSError as error:
             problem = error.strerror or "cannot be read"
-        self._problems[share.name] = problem
-        self._changed(share.name, not problem)
+        self._found[share.name] = problem
+        self._changed(share.name, not self._problem(share.name))
+
+    def _peek(self, share: Share) -> None:
+        """See whether it is still the disk that hangs which is mounted there."""
+        if share.name in self._peeking:
+            return
+        self._peeking.add(share.name)
+
+        def done(future: asyncio.Future[bool]) -> None:
+            self._peeking.discard(share.name)
+            if error_of(future) is None and future.result() and share.name in self._looking:
+                self.left_behind.add(share.name)
+
+        self._lanes.submit(share.name, Lane.LOOK, share.left_behind, done, patient=True)
 
     def _ask(self, share: Share) -> asyncio.Future[os.statvfs_result]:
         """The look that is under way, or a new one: a hanging disk holds one thread, not more."""
@@ -80,7 +194,7 @@ class ShareMonitor:
                 else:
                     waiting.set_result(future.result())
 
-            self._lanes.submit(share.name, Lane.METADATA, share.check, done, patient=True)
+            self._lanes.submit(share.name, Lane.LOOK, share.check, done, patient=True)
         return asked
 
     def statvfs_of(self, tree: Tree) -> os.statvfs_result | None:

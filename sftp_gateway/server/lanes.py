@@ -32,22 +32,27 @@ class Lane(StrEnum):
     READ = "read"
     METADATA = "metadata"
     CHECKSUM = "checksum"
+    #: Of the gateway itself, whether the share can be read: not to be held up by clients.
+    LOOK = "look"
 
 
 #: Threads for each share. Made when first needed; an idle one costs a few KiB.
-THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8, Lane.CHECKSUM: 2}
+THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8, Lane.CHECKSUM: 2, Lane.LOOK: 2}
 
 #: By how much threads that compute leave the processor to those that serve (nice(1)).
 _NICE: Final = 10
 
+#: Seconds after which work that is not done hangs, whether it is given up then or not.
+HANGING: Final = 10.0
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Work:
-    """Something that a thread does or will do; `deadline` in the event loop's time."""
+    """Something that a thread does or will do; `started` in the event loop's time."""
 
     key: tuple[str, Lane]
     running: Future[Any]
-    deadline: float
+    started: float
     done: Callable[[asyncio.Future[Any]], None]
     late: Callable[[Any], None]
     patient: bool
@@ -58,8 +63,17 @@ class _Work:
 class Lanes:
     """The lanes of all shares."""
 
-    def __init__(self, shares: Iterable[str], *, timeout: float = float("inf")) -> None:
-        """`timeout`: seconds after which work that is not done is given up."""
+    def __init__(
+        self,
+        shares: Iterable[str],
+        *,
+        timeout: float = float("inf"),
+        ended: Callable[[str, Lane, Exception | None], None] = lambda share, lane, error: None,
+    ) -> None:
+        """`timeout`: seconds after which work that is not done is given up.
+
+        `ended` is told of all work, given up or not, with its error.
+        """
         self._executors = {
             (share, lane): ThreadPoolExecutor(
                 THREADS[lane],
@@ -71,6 +85,7 @@ class Lanes:
         }
         self._depth = dict.fromkeys(self._executors, 0)
         self._timeout = timeout
+        self._ended = ended
         #: What is not done and not given up, the oldest first (a dict keeps the order).
         self._work: dict[_Work, None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -97,13 +112,13 @@ class Lanes:
         key = (share, lane)
         loop = asyncio.get_running_loop()
         if self._stuck[key] >= THREADS[lane] and not patient:
-            loop.call_soon(done, _given_up(loop))
+            self._tell_given_up(key, done)
             return
         running = self._executors[key].submit(work)
         item = _Work(
             key=key,
             running=running,
-            deadline=loop.time() + self._timeout,
+            started=loop.time(),
             done=done,
             late=late,
             patient=patient,
@@ -114,7 +129,7 @@ class Lanes:
             lambda future: self._finished(item, future)
         )
         if self._timer is None and self._timeout != float("inf"):
-            self._timer = loop.call_at(item.deadline, self._give_up_old)
+            self._timer = loop.call_at(item.started + self._timeout, self._give_up_old)
 
     def let_go(self, share: str, close: Callable[[], None]) -> None:
         """Have a thread call `close`: on FUSE, close(2) waits for the file system's answer."""
@@ -126,6 +141,7 @@ class Lanes:
         self._work.pop(item, None)
         self._stuck[item.key] -= item.stuck
         if not item.given_up:
+            self._ended(*item.key, error_of(future))
             item.done(future)
         elif error_of(future) is None:
             item.late(future.result())
@@ -135,21 +151,40 @@ class Lanes:
         loop = asyncio.get_running_loop()
         while self._work:
             item = next(iter(self._work))
-            if item.deadline > loop.time():
-                self._timer = loop.call_at(item.deadline, self._give_up_old)
+            deadline = item.started + self._timeout
+            if deadline > loop.time():
+                self._timer = loop.call_at(deadline, self._give_up_old)
                 return
             del self._work[item]
-            self._give_up(item, loop)
+            self._give_up(item)
         self._timer = None
 
-    def _give_up(self, item: _Work, loop: asyncio.AbstractEventLoop) -> None:
+    def _give_up(self, item: _Work) -> None:
         if item.running.done():  # its result is on its way here
             return
         item.stuck = item.patient or not item.running.cancel()
         self._stuck[item.key] += item.stuck
         if not item.patient:
             item.given_up = True
-            loop.call_soon(item.done, _given_up(loop))
+            self._tell_given_up(item.key, item.done)
+
+    def _tell_given_up(
+        self, key: tuple[str, Lane], done: Callable[[asyncio.Future[Any]], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        future = _given_up(loop)
+        self._ended(*key, error_of(future))
+        loop.call_soon(done, future)
+
+    def hanging(self, share: str, lane: Lane) -> int:
+        """Threads of the lane that have waited for the disk for more than HANGING seconds."""
+        key, now = (share, lane), asyncio.get_running_loop().time()
+        count = self._stuck[key]
+        for item in self._work:
+            if now - item.started < HANGING:
+                break
+            count += item.key == key and item.running.running()
+        return count
 
     def depths(self) -> Mapping[tuple[str, str], int]:
         """By share and lane: how many operations are under way or wait there."""

@@ -19,7 +19,7 @@ class HistorySettings(Table):
         Path("state/history.sqlite3"),
         description=(
             "The database. Where its folder can be neither made nor written, the gateway warns, "
-            "and keeps the history among its temporary files until it is stopped."
+            "and keeps the history in a folder of `TMPDIR`."
         ),
     )
     max_age: float = Field(

@@ -30,6 +30,13 @@ _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
 #: because a mount below it may be a network's.
 _CONFINED_CACHED: Final = _CONFINED | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
 
+# linux/fcntl.h, linux/stat.h
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_MNT_ID: Final = 0x1000
+_WORDS_OF_STATX: Final = 32
+_STX_MNT_ID: Final = 18  # the word's place
+
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: openat2(2): EAGAIN means that a rename raced with a `..` in the path; asking again is right.
@@ -92,6 +99,18 @@ def open_folder(path: Path) -> int:
         finally:
             os.close(above)
     return here
+
+
+def mount_of(descriptor: int) -> int:
+    """The number of the mount that the descriptor is of, without asking its file system.
+
+    No other mount has it for as long as the descriptor is open; 0 before Linux 5.8.
+    """
+    found = (ctypes.c_uint64 * _WORDS_OF_STATX)()
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    if ctypes.CDLL(None).statx(descriptor, b"", flags, _STATX_MNT_ID, found) != 0:
+        return 0
+    return found[_STX_MNT_ID]
 
 
 class Openat2:

@@ -22,7 +22,7 @@ from sftp_gateway.errors import (
     NotFound,
 )
 from sftp_gateway.vfs.attributes import LINK, READABLE, Attributes, Presentation, readable
-from sftp_gateway.vfs.beneath import Finder, open_folder, reopen
+from sftp_gateway.vfs.beneath import Finder, mount_of, open_folder, reopen
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.waiting import would_wait
 
@@ -103,6 +103,7 @@ class Share:
         self._presentation = presentation
         self._finder = finder
         self._root = ABSENT
+        self._looked_at = 0  # the mount's number
         #: st_dev of the file system that the share's folder is on.
         self.device = 0
         self._local = False
@@ -127,23 +128,40 @@ class Share:
         """
         there = open_folder(self._path)
         try:
-            fresh = reopen(there, os.O_RDONLY | os.O_DIRECTORY)
-        except PermissionError:
-            self.moved = not self._holds(os.fstat(there))
-            raise
+            self._looked_at = mount_of(there)
+            try:
+                fresh = reopen(there, os.O_RDONLY | os.O_DIRECTORY)
+            except PermissionError:
+                self.moved = not self._holds(os.fstat(there))
+                raise
+            try:
+                found = os.fstatvfs(fresh)
+            finally:
+                os.close(fresh)
+            self._seen = os.fstat(there)
+            if not self._holds(self._seen):
+                self._take_over(os.dup(there))
+            return found
         finally:
             os.close(there)
+
+    def left_behind(self) -> bool:
+        """Whether another mount has come to the share's path since the last `check` began.
+
+        To be asked while that hangs: asks no disk but those of the folders above.
+        """
+        there = open_folder(self._path)
         try:
-            self._seen = os.fstat(fresh)
-            if not self._holds(self._seen):
-                self._take_over(os.dup(fresh))
-            return os.fstatvfs(fresh)
+            return mount_of(there) != self._looked_at
         finally:
-            os.close(fresh)
+            os.close(there)
 
     def _holds(self, found: os.stat_result) -> bool:
         """Whether that is the folder which is served now."""
-        return self._root != ABSENT and os.path.samestat(found, os.fstat(self._root))
+        try:
+            return os.path.samestat(found, os.fstat(self._root))
+        except OSError:  # it is ABSENT, or of a file system that has died
+            return False
 
     def _take_over(self, folder: int) -> None:
         """Serve this folder from now on; the descriptor is the share's."""

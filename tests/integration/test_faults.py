@@ -30,7 +30,7 @@ GOOD = b"x" * 100_000
 BIG = bytes(range(256)) * 256 * 64
 
 #: Threads that one share has in one worker: server/lanes.py.
-_THREADS = 24
+_THREADS = 26
 
 
 @pytest.fixture
@@ -162,6 +162,53 @@ def test_a_disk_with_bad_blocks_fails_their_reads_only(
         gate.unlink()
         assert (mount / "bad/b").read_bytes() == b"b" * 300_000
     assert "Input/output error" in gateway.stderr
+
+
+def _readiness(gateway: Gateway) -> tuple[int, str]:
+    """The status of /readyz, and what it says of the share `bad`."""
+    status, body = gateway.http("/readyz")
+    return status, json.loads(body)["shares"]["bad"]
+
+
+def _bytes_read(gateway: Gateway) -> bool:
+    return gateway.sftp("get bad/b /dev/null").returncode == 0
+
+
+def test_a_share_whose_reads_fail_is_not_ready_until_one_succeeds(
+    gateway: Gateway, gate: Path
+) -> None:
+    assert _readiness(gateway) == (200, "ok")
+    gate.write_text("EIO")
+    assert not _bytes_read(gateway)
+    failing = (503, "reads fail: Input/output error")
+    wait_for(lambda: _readiness(gateway) == failing, "the share to be missed")
+    wait_for(lambda: gateway.metric("sftp_gateway_share_up", share="bad") == 0, "its metric")
+    assert gateway.metric("sftp_gateway_share_up", share="good") == 1
+    assert gateway.metric("sftp_gateway_disk_errors_total", share="bad", error="EIO") >= 1
+    assert "reads fail: Input/output error" in gateway.http("/")[1]
+    assert gateway.http("/healthz")[0] == 200
+    gate.unlink()
+    assert _bytes_read(gateway)
+    wait_for(lambda: _readiness(gateway) == (200, "ok"), "the share to be back")
+    wait_for(lambda: gateway.metric("sftp_gateway_share_up", share="bad") == 1, "its metric")
+
+
+def test_a_share_whose_reads_hang_is_not_ready_until_they_are_answered(
+    gateway: Gateway, gate: Path
+) -> None:
+    gate.touch()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(_bytes_read, gateway)
+        _, says = wait_for(
+            lambda: (found := _readiness(gateway))[0] == 503 and found, "the share to be missed"
+        )
+        assert says.startswith("reads hang: ")
+        assert not reading.result(), "a hanging disk gave a file"
+        errors = "sftp_gateway_disk_errors_total"
+        assert gateway.metric(errors, share="bad", lane="read", error="ETIMEDOUT") >= 1
+        gate.unlink()
+    assert _bytes_read(gateway)
+    wait_for(lambda: _readiness(gateway) == (200, "ok"), "the share to be back")
 
 
 def test_a_disk_that_is_unmounted_and_mounted_again_is_served_again(

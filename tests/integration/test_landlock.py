@@ -86,6 +86,12 @@ def _held(pid: int) -> list[str]:
     return [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+def _memory(pid: int) -> set[int]:
+    """The inodes of the anonymous memory that a process has open."""
+    descriptors = Path(f"/proc/{pid}/fd").iterdir()
+    return {os.stat(each).st_ino for each in descriptors if "/memfd:" in os.readlink(each)}
+
+
 def test_a_worker_holds_no_descriptor_that_it_does_not_need(
     make_gateway: Callable[..., Gateway],
 ) -> None:
@@ -96,12 +102,12 @@ def test_a_worker_holds_no_descriptor_that_it_does_not_need(
     held = {pid: Counter(_held(pid)) for pid in gateway.pids}
     shares = {str(gateway.folder / "shared" / name) for name in SHARES}
     assert len(workers) == 2
-    for number, pid in enumerate(sorted(workers)):
+    for pid in workers:
         kinds = {name.partition(":")[0] for name in held[pid]}
         assert kinds - shares - {"socket", "pipe", "anon_inode"} == {
             "/dev/null",  # standard input and output
             str(gateway.folder / "stderr.log"),
-            *(name for name in kinds if name.endswith(f"_worker{number}.db")),
+            "/memfd",  # its metrics
         }
         assert shares <= kinds
         sockets = {pid: {s for s in held[pid] if s.startswith("socket:")} for pid in held}
@@ -111,6 +117,9 @@ def test_a_worker_holds_no_descriptor_that_it_does_not_need(
         assert len(sockets[pid] & sockets[supervisor]) == 2
         assert len(sockets[pid] & sockets[observer]) == 1
     assert len(sockets[workers[0]] & sockets[workers[1]]) == 1
+    metrics = [_memory(pid) for pid in workers]
+    assert [len(each) for each in metrics] == [2, 2]
+    assert not metrics[0] & metrics[1]
     log = str(gateway.folder / "logs/a.log")
     assert [pid for pid in held if log in held[pid]] == [observer]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -121,13 +122,107 @@ def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_remo
     assert reloaded(gateway, 2)["changed"] == "credentials"
     assert not lets_in(gateway, gateway.key)
     assert gateway.events("configuration_refused") == []
-    if fault == "dead":  # which only another mount could end
-        return
     (gateway.folder / "keys/authorized_keys/gvpocr").write_text(
         (gateway.folder / "keys/worker_ed25519.pub").read_text()
     )
-    mend_share(disk, tmp_path, fault)
+    if fault == "dead":
+        subprocess.run(["umount", "-l", tmp_path / "bad"], check=True)
+        fill(tmp_path / "bad", {"folder/file": b"bad"})
+    else:
+        mend_share(disk, tmp_path, fault)
     wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
+
+
+@contextmanager
+def mounted_again(tmp_path: Path, kind: str) -> Iterator[None]:
+    """Something else at the place of the disk, with a file that says so."""
+    at = tmp_path / "bad"
+    if kind == "over":  # by who does not know that there is one
+        subprocess.run(["mount", "-t", "tmpfs", "test", at], check=True)
+    else:
+        subprocess.run(["umount", "-l", at], check=True)
+    fill(tmp_path / "next", {"file": b"next"})
+    if kind == "fuse":
+        with failing_disk(tmp_path / "next", at, tmp_path / "other gate"):
+            yield
+        return
+    if kind == "tmpfs":
+        subprocess.run(["mount", "-t", "tmpfs", "test", at], check=True)
+    fill(at, {"file": b"next"})
+    yield
+    if kind != "folder":
+        subprocess.run(["umount", "-l", at], check=True)
+
+
+@pytest.fixture(params=["require", "off"])
+def whole(
+    request: pytest.FixtureRequest,
+    make_gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    disk: Disk,
+) -> Iterator[Gateway]:
+    """Two workers with a share that is a mount of its own; with Landlock and without."""
+    fill(tmp_path / "behind", {"file": b"first"})
+    gateway = make_gateway(
+        f'shares.bad.path = "{tmp_path}/bad"\n[users.gvpocr]\n',
+        SFTP_GATEWAY_WORKERS="2",
+        SFTP_GATEWAY_LANDLOCK=request.param,
+    ).start()
+    yield gateway
+    disk.go_on()
+    gateway.close()
+
+
+def served_by_all(gateway: Gateway, tmp_path: Path, content: bytes) -> bool:
+    """Whether two connections, which are with different workers, read this."""
+    for number in range(2):
+        gateway.sftp(f"get bad/file {tmp_path}/got{number}")
+    got = [tmp_path / f"got{number}" for number in range(2)]
+    return all(each.exists() and each.read_bytes() == content for each in got)
+
+
+@pytest.mark.parametrize(
+    ("whole", "worker", "kind"),
+    [
+        ("require", "running", "fuse"),
+        ("require", "started", "fuse"),
+        ("off", "running", "fuse"),
+        ("off", "started", "over"),
+        ("require", "running", "folder"),
+        ("off", "running", "tmpfs"),
+    ],
+    indirect=["whole"],
+)
+def test_a_dead_mount_that_comes_back_is_served_by_workers_old_and_new(
+    whole: Gateway, tmp_path: Path, disk: Disk, kind: str, worker: str
+) -> None:
+    assert served_by_all(whole, tmp_path, b"first")
+    disk.die()
+    if worker == "started":
+        before = workers(whole)
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(whole.events("worker_started")) == 4, "their successors")
+        wait_for(lambda: whole.metric("sftp_gateway_workers") == 2, "their successors to serve")
+    wait_for(lambda: whole.http("/readyz")[0] == 503, "the share to be missed")
+    with mounted_again(tmp_path, kind):
+        wait_for(lambda: served_by_all(whole, tmp_path, b"next"), "the new mount to be served")
+        wait_for(lambda: whole.http("/readyz")[0] == 200, "the gateway to be ready")
+        whole.close()
+
+
+def test_a_mount_that_hangs_and_is_replaced_is_left_behind(
+    whole: Gateway, tmp_path: Path, disk: Disk
+) -> None:
+    assert served_by_all(whole, tmp_path, b"first")
+    disk.freeze()
+    wait_for(lambda: whole.http("/readyz")[0] == 503, "the share to be missed")
+    with mounted_again(tmp_path, "tmpfs"):
+        wait_for(lambda: served_by_all(whole, tmp_path, b"next"), "the new mount to be served")
+        wait_for(lambda: whole.http("/readyz")[0] == 200, "the gateway to be ready")
+        assert whole.events("worker_outdated", share="bad")
+        disk.go_on()
+        whole.close()
 
 
 def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_keys(

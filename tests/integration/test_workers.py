@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import PATIENCE, Gateway, children_of, fill, free_port, wait_for
+from tests.support.without_syscalls import LANDLOCK_RESTRICT_SELF, runner
 
 pytestmark = pytest.mark.integration
 
@@ -404,13 +406,16 @@ def test_sighup_with_a_wrong_configuration_changes_nothing_and_is_told(
     two.wait_event("configuration_reloaded")
 
 
-def test_a_configuration_that_no_worker_can_start_with_is_not_taken(two: Gateway) -> None:
+def test_a_configuration_that_no_worker_can_start_with_is_not_taken(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    two = make_gateway('workers = 2\nlandlock = "off"\n').start(runner(LANDLOCK_RESTRICT_SELF))
     before = workers(two)
-    # Whether a log file can be opened is told only by trying.
-    (two.folder / "config/sftp-gateway.toml").write_text('[access_log]\nfile = "shared"\n')
+    # Whether the kernel confines a process is told only by trying.
+    (two.folder / "config/sftp-gateway.toml").write_text('workers = 2\nlandlock = "require"\n')
     hang_up(two)
     refused = two.wait_event("configuration_refused")
-    assert "cannot append to shared" in refused["mistakes"]
+    assert "the kernel refuses to confine this process" in refused["mistakes"]
     still = workers(two)
     assert {number: still[number] for number in before} == before
     assert two.metric("sftp_gateway_worker_restarts_total") == 0
@@ -441,11 +446,21 @@ def test_the_number_of_workers_and_the_log_may_change_while_ports_stay(
 # The start
 
 
+_UNCONFINED = """
+from sftp_gateway.cli import main
+from sftp_gateway.process import confinement
+confinement.confine_all = lambda mode: None
+raise SystemExit(main(["serve"]))
+"""
+
+
 def test_what_only_a_worker_can_tell_ends_the_start(make_gateway: Callable[..., Gateway]) -> None:
-    gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="shared")
-    assert gateway.run("init").returncode == 0
-    ran = gateway.run("serve")
-    assert ran.returncode == 2
-    assert "error: SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to shared" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    gateway = make_gateway(SFTP_GATEWAY_LANDLOCK="require")
+    refusing = (*runner(LANDLOCK_RESTRICT_SELF), sys.executable, "-c", _UNCONFINED)
+    with pytest.raises(AssertionError, match="did not start"):
+        gateway.start(refusing)
+    assert gateway.process is not None
+    assert gateway.process.returncode == 2
+    assert "error: landlock: the kernel refuses to confine this process" in gateway.stderr
+    assert "Traceback" not in gateway.stderr
     assert gateway.events("server_started") == []

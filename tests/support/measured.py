@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sftp_gateway.observability import Exposition, Fleet, Metrics, SharedValues
 from sftp_gateway.observability.history.feed import Feed
+from sftp_gateway.observability.shared import Memory
 
 
 def fleet(**changed: Any) -> Fleet:
@@ -38,12 +37,13 @@ class Measured:
     """`metrics` to count with, and what they come to."""
 
     def __init__(self, *, build: Mapping[str, str] | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory()
-        self.folder = Path(self._temporary.name)
-        self.values = SharedValues(self.folder, "test")
+        self._memory = Memory.make()
+        self.values = SharedValues(self._memory)
         self.feed = Feed()
         self.metrics = Metrics(self.values)
-        self._exposition = Exposition(fleet, folder=self.folder, version="1.2.3", build=build)
+        self._exposition = Exposition(
+            fleet, memories=lambda: [self._memory], version="1.2.3", build=build
+        )
 
     def render(self) -> tuple[str, bytes]:
         """Content type and body of the page, up to date."""
@@ -57,7 +57,7 @@ class Measured:
     def close(self) -> None:
         self.values.close()
         self.feed.close()
-        self._temporary.cleanup()
+        self._memory.close()
 
 
 def metric_in(page: str, name: str, **labels: str) -> float:

@@ -82,7 +82,7 @@ def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
     """The same, as something that can be told to fail."""
-    mount.mkdir()
+    mount.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.slow_disk", str(folder), str(mount), str(gate)],
         cwd=REPOSITORY,

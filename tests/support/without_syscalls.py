@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 OPENAT2 = 437
 LANDLOCK_CREATE_RULESET = 444
+LANDLOCK_RESTRICT_SELF = 446
 
 # linux/bpf_common.h, linux/seccomp.h, linux/prctl.h
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06

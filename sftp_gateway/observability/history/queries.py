@@ -167,6 +167,8 @@ class History:
 
 def connect(path: Path) -> sqlite3.Connection:
     """The database for reading. Raises sqlite3.OperationalError where there is none."""
+    if not path.is_file():  # opening a fifo would wait for someone who writes to it
+        raise sqlite3.OperationalError(f"{path} is not a file")
     uri = path.absolute().as_uri() + "?mode=ro"
     if not path.with_name(f"{path.name}-wal").exists():
         # Nobody has it open to write, and who reads need not be able to make the files of WAL.

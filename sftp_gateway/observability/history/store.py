@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -118,6 +119,8 @@ class Store:
         if not path.exists() or path.stat().st_size == 0:
             _make(path)
         self._file = path.stat()
+        if not stat.S_ISREG(self._file.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
             self._prepare()
@@ -146,7 +149,12 @@ class Store:
             self._shares[owner, minor] = size
 
     def add(self, rows: Iterable[Row], throughput: Throughput) -> None:
-        """Add rows, all or none, and make room where there is none left."""
+        """Add rows, all or none, and make room where there is none left.
+
+        Raises FileNotFoundError where the file was taken away or another is in its place: nobody
+        would see what is written.
+        """
+        self._check_place()
         rows = list(rows)
         with self._transaction():
             self._database.executemany(_INSERT, rows)
@@ -156,18 +164,17 @@ class Store:
         self._shrink()
 
     def forget(self, now: float) -> None:
-        """Take out what is too old; to be called now and then.
-
-        Raises FileNotFoundError where the file was taken away or another is in its place: nobody
-        would see what is written.
-        """
-        if not os.path.samestat(self.path.stat(), self._file):
-            raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.path))
+        """Take out what is too old; to be called now and then. Raises as `add` does."""
+        self._check_place()
         while self._take_out("WHERE time < ?", now - self._max_age):
             pass
         oldest = int((now - min(self._max_age, THROUGHPUT_AGE)) // 60)
         self._database.execute("DELETE FROM throughput WHERE minute < ?", (oldest,))
         self._shrink()
+
+    def _check_place(self) -> None:
+        if not os.path.samestat(self.path.stat(), self._file):
+            raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.path))
 
     @property
     def size(self) -> int:

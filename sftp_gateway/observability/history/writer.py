@@ -7,7 +7,8 @@
 |------------------------------------------|-------------------------------------------------------|
 | the file is no database, or broken       | moved aside, a warning, and a new one is begun        |
 | it is locked, the disk full, or the like | what waits is kept, up to a bound, and tried again    |
-| the file is gone                         | the same; it is made anew once that is possible       |
+| the file or its folder is gone, or there | the same, in the folder that is there now; both are   |
+| is another                               | made again                                            |
 | more comes than can be written           | dropped, of the user with most lines, and counted     |
 """
 
@@ -83,42 +84,49 @@ class HistoryWriter:
         board: Board,
         open_store: Callable[[], Store] | None,
         values: SharedValues,
-        confine: Callable[[], None] = lambda: None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Without `open_store` nothing is kept, and only the board is told.
 
-        `confine` is called first on the thread that writes.
+        `prepare` is called first on each thread that writes; may raise OSError.
         """
         self._feed = feed
         self._board = board
         self._open_store = open_store
-        self._confine = confine
+        self._prepare = prepare
         self._store: Store | None = None
         self._failing = False
         self._lines: FairQueue[bytes] = FairQueue(_MOST_WAITING)
         self._lock = threading.Lock()  # for the lines
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._rows: list[Row] = []
+        self._tidied = 0.0
         self._counts = HistoryCounts(values)
-        self._threads = [threading.Thread(target=self._read, name="feed", daemon=True)]
-        if open_store is not None:
-            self._threads.append(threading.Thread(target=self._write, name="history", daemon=True))
+        self._reader = threading.Thread(target=self._read, name="feed", daemon=True)
+        self._writer: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin."""
-        for thread in self._threads:
-            thread.start()
+        self._reader.start()
 
     def close(self, patience: float) -> None:
         """Write what has been sent so far, for at most so many seconds, and end."""
         self._closing.set()
-        for thread in self._threads:
-            thread.join(patience)
+        self._reader.join(patience)
+        if self._writer is None:
+            return
+        self._writer.join(patience)
+        if not self._writer.is_alive():
+            with self._lock:
+                lost = len(self._rows) + len(self._lines.take(sys.maxsize))
+            self._counts.dropped.inc(by=lost)
 
     # Taking
 
     def _read(self) -> None:
         while True:
+            self._keep_writing()
             closing = self._closing.is_set()
             datagram = self._feed.receive(0.0 if closing else _LOOK)
             if datagram is not None:
@@ -126,6 +134,12 @@ class HistoryWriter:
             elif closing:
                 break
         self._wake.set()
+
+    def _keep_writing(self) -> None:
+        """Start a thread that writes if there is none; unlike that, this one is not confined."""
+        if self._open_store is not None and (self._writer is None or not self._writer.is_alive()):
+            self._writer = threading.Thread(target=self._write, name="history", daemon=True)
+            self._writer.start()
 
     def take(self, datagram: bytes) -> None:
         """What has come; from one thread."""
@@ -145,30 +159,27 @@ class HistoryWriter:
     # Writing
 
     def _write(self) -> None:
-        self._confine()
-        reader = self._threads[0]
-        tidied = 0.0
-        rows: list[Row] = []
-        while reader.is_alive() or self._lines.size or rows:
-            if not rows:
+        """Write until nothing comes any more, or an attempt has failed.
+
+        Landlock confines a thread to the folder that was there when it began. So the next attempt
+        is another thread's, which may write to one that has come to its place.
+        """
+        while self._reader.is_alive() or self._lines.size or self._rows:
+            if not self._rows:
                 # Bytes by the minute come without lines, while one big file is read.
                 self._wake.wait(_HOUSEKEEPING / 12)
                 self._wake.clear()
                 self._closing.wait(_GATHER)
-                rows = self._take_rows()
-            if self._add(rows):
-                rows = []
-                if time.monotonic() - tidied > _HOUSEKEEPING:
-                    tidied = time.monotonic()
-                    self._try(lambda store: store.forget(time.time()))
-            elif self._closing.wait(_PAUSE) and not reader.is_alive():
-                with self._lock:
-                    lost = len(rows) + len(self._lines.take(sys.maxsize))
-                self._counts.dropped.inc(by=lost)
-                break
-        if self._store is not None:
-            with suppress(sqlite3.Error):
-                self._store.close()
+                self._rows = self._take_rows()
+            if not self._add(self._rows):
+                self._closing.wait(_PAUSE)
+                return
+            self._rows = []
+            if time.monotonic() - self._tidied > _HOUSEKEEPING:
+                self._tidied = time.monotonic()
+                if not self._try(lambda store: store.forget(time.time())):
+                    return
+        self._let_go()
 
     def _take_rows(self) -> list[Row]:
         with self._lock:
@@ -202,6 +213,7 @@ class HistoryWriter:
         """Do it with the store, which is opened if need be; whether it worked. Never raises."""
         try:
             if self._store is None and self._open_store is not None:
+                self._prepare()
                 self._store = self._open_store()
             if self._store is not None:
                 work(self._store)

@@ -88,7 +88,7 @@ class Sources:
     board: Board
     history: History | None
     version: str
-    temporary: bool = False  # the history ends with the gateway
+    temporary: bool = False  # the history is in a temporary folder
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
 
@@ -202,7 +202,7 @@ def _read(history: History, sources: Sources, query: Query, now: float) -> dict[
     found = history.entries(query.filter, ACCESSES + 1)
     refused = Filter(event="login_refused")
     note = (
-        "The history cannot be kept where history.file says, and is lost when the gateway stops."
+        "The history cannot be kept where history.file says; it may be lost when the gateway stops."
         if sources.temporary
         else ""
     )

@@ -6,7 +6,6 @@ import os
 import platform
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,11 @@ Page = Callable[..., str]
 
 
 @pytest.fixture
-def show(tmp_path: Path) -> Page:
+def show() -> Page:
     """The page for a fleet; one exposition for all of a test."""
     shown: list[Fleet | None] = []
     exposition = Exposition(
-        lambda: shown[-1], folder=tmp_path, version="1.2.3", build={"asyncssh": "2.24.1"}
+        lambda: shown[-1], memories=tuple, version="1.2.3", build={"asyncssh": "2.24.1"}
     )
 
     def page(state: Fleet | None) -> str:

@@ -326,6 +326,7 @@ def metrics_in_full():
     metrics.denied("read_only")
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)
+    metrics.disk_error("Bhushanji", "read", "EIO")
     metrics.own_record_layer(True)
     metrics.bandwidth("gvpocr", 1e6)
     metrics.landlock_abi(7)

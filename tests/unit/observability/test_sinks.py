@@ -1,6 +1,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import FileSink, StreamSink
+from sftp_gateway.observability.sinks import check_file
 
 
 @pytest.fixture
@@ -130,16 +132,65 @@ def test_a_file_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):
 
 def test_a_missing_folder_is_a_mistake_that_names_the_option(tmp_path):
     with pytest.raises(ConfigurationError) as raised:
-        FileSink(tmp_path / "logs" / "access.log")
+        check_file(tmp_path / "logs" / "access.log")
     assert raised.value.mistakes == (
         f"SFTP_GATEWAY_ACCESS_LOG__FILE: cannot append to {tmp_path}/logs/access.log: the folder"
         f" {tmp_path}/logs does not exist; name a file in a folder that the gateway may write to",
     )
 
 
-def test_a_folder_in_place_of_the_file_is_a_mistake_too(tmp_path):
-    with pytest.raises(ConfigurationError, match="Is a directory"):
-        FileSink(tmp_path)
+@pytest.fixture(params=["folder", "fifo", "read fifo", "socket", "device"])
+def special(request, tmp_path):
+    """A path at which there is no regular file."""
+    path = tmp_path / "special"
+    if request.param == "folder":
+        path.mkdir()
+    elif request.param == "device":
+        path.symlink_to("/dev/null")
+    elif request.param == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        os.mkfifo(path)
+    if request.param == "read fifo":
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        yield path
+        os.close(reader)
+    else:
+        yield path
+
+
+def test_what_is_not_a_regular_file_is_a_mistake(special):
+    with pytest.raises(ConfigurationError, match="it is not a regular file"):
+        check_file(special)
+
+
+def test_a_file_whose_place_something_else_takes_is_written_on_and_that_is_said(
+    special, tmp_path, caplog
+):
+    path = tmp_path / "access.log"
+    sink = FileSink(path)
+    sink.write(b"one\n")
+    path.rename(tmp_path / "moved")
+    path.symlink_to(special)
+    for _ in range(2):
+        sink.write(b"two\n")
+    assert (tmp_path / "moved").read_bytes() == b"one\ntwo\ntwo\n"
+    assert caplog.text.count("its lines go to the file that was moved away") == 1
+    path.unlink()
+    sink.write(b"three\n")
+    sink.close()
+    assert path.read_bytes() == b"three\n"
+
+
+def test_a_sink_without_a_folder_fails_until_there_is_one(tmp_path):
+    sink = FileSink(tmp_path / "logs/access.log")
+    with pytest.raises(FileNotFoundError):
+        sink.write(b"one\n")
+    (tmp_path / "logs").mkdir()
+    sink.write(b"two\n")
+    sink.close()
+    assert (tmp_path / "logs/access.log").read_bytes() == b"two\n"
 
 
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path):

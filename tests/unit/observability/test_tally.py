@@ -2,9 +2,9 @@ import threading
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from sftp_gateway.observability import SharedValues, Vocabulary
+from sftp_gateway.observability.shared import Memory, SharedCollector
 from sftp_gateway.observability.tally import BUCKETS, RequestTally
 
 PREFIX = "sftp_gateway_"
@@ -16,20 +16,27 @@ def tally(values):
 
 
 @pytest.fixture
-def values(tmp_path):
-    values = SharedValues(tmp_path, "test")
+def memory():
+    memory = Memory.make()
+    yield memory
+    memory.close()
+
+
+@pytest.fixture
+def values(memory):
+    values = SharedValues(memory)
     yield values
     values.close()
 
 
 @pytest.fixture
-def value(tmp_path, tally):
+def value(memory, tally):
     """Gives the value of a series, of all that was counted so far."""
 
     def published(name, **labels):
         tally.publish()
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(tmp_path))
+        registry.register(SharedCollector(lambda: [memory]))
         return registry.get_sample_value(PREFIX + name, labels)
 
     return published

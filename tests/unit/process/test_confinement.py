@@ -33,13 +33,13 @@ def in_a_thread(work: Callable[[], None]) -> None:
 
 
 def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Path) -> None:
-    history, metrics, secret = (tmp_path / name for name in ("state", "metrics", "secret"))
-    for folder in (history, metrics, secret):
+    history, secret = (tmp_path / name for name in ("state", "secret"))
+    for folder in (history, secret):
         folder.mkdir()
     (secret / "key").write_text("secret")
 
     def work() -> None:
-        confinement.confine_history(Settings(), history, metrics=metrics)
+        confinement.confine_history(Settings(), history)
         store = Store(history / "history.sqlite3", max_age=1e9, max_size=1 << 20)
         store.add([], {(1, "share", "models"): 1})
         store.forget(0.0)
@@ -62,7 +62,7 @@ def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Pa
 def test_without_landlock_the_thread_is_not_confined(tmp_path: Path) -> None:
     def work() -> None:
         settings = Settings(landlock="off")
-        confinement.confine_history(settings, tmp_path, metrics=tmp_path)
+        confinement.confine_history(settings, tmp_path)
         Path("/proc/self/status").read_text()
 
     in_a_thread(work)

@@ -12,7 +12,7 @@ import pytest
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import confinement, landlock
-from sftp_gateway.process.landlock import READ, Access, Rule
+from sftp_gateway.process.landlock import READ, Rule
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings
 from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, refuse
 
@@ -130,15 +130,12 @@ def settings(folder: Path) -> Settings:
     )
 
 
-def test_a_worker_may_change_nothing_but_its_metrics(folder: Path) -> None:
-    changing = ~(READ | Access.EXECUTE)
-    rules = list(confinement.of_worker(settings(folder), metrics=folder / "metrics", folders={}))
-    assert {rule.path for rule in rules if rule.access & changing} == {folder / "metrics"}
-    assert not [rule for rule in rules if rule.access & Access.EXECUTE]
+def test_a_worker_may_only_read() -> None:
+    assert not [rule for rule in confinement.of_worker({}) if rule.access & ~READ]
 
 
 def test_a_worker_is_let_into_no_folder_that_keys_lie_in(folder: Path) -> None:
-    rules = confinement.of_worker(settings(folder), metrics=folder / "metrics", folders={})
+    rules = confinement.of_worker({})
     secrets = folder / "keys/worker_ed25519", folder / "keys/ssh_host_ed25519_key"
     assert not [r for r in rules if any(secret.is_relative_to(r.path) for secret in secrets)]
 
@@ -151,9 +148,7 @@ def test_a_failure_is_said_or_where_it_is_required_raised(
 
     monkeypatch.setattr(landlock, "restrict", fail)
     given = settings(folder)
-    assert confinement.confine_worker(given, metrics=folder, folders={}) == 0
+    assert confinement.confine_worker(given, folders={}) == 0
     assert "refuses to confine" in caplog.text
     with pytest.raises(ConfigurationError, match="refuses to confine"):
-        confinement.confine_worker(
-            given.model_copy(update={"landlock": "require"}), metrics=folder, folders={}
-        )
+        confinement.confine_worker(given.model_copy(update={"landlock": "require"}), folders={})

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from sftp_gateway.observability import LogDropped, WorkerStarted, relay
+from sftp_gateway.observability.shared import Memory
 from sftp_gateway.process.observer import Messenger
 from tests.support.measured import fleet
 
@@ -72,33 +73,39 @@ def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_to
     messenger.close()
 
 
-def received(end: socket.socket) -> list[socket.socket]:
-    """The channels that were sent to an observer so far."""
+def received(end: socket.socket) -> list[tuple[str, list[int]]]:
+    """The writers that an observer was told of so far, and the descriptors that came with them."""
     end.setblocking(False)
     found = []
     while True:
         try:
-            _, descriptors, _, _ = socket.recv_fds(end, 1 << 18, 9)
+            data, descriptors, _, _ = socket.recv_fds(end, 1 << 18, 9)
         except BlockingIOError:
             return found
-        found += [socket.socket(fileno=each) for each in descriptors]
+        if descriptors:
+            found.append((unpickled(data), descriptors))
 
 
-def test_a_log_is_sent_to_the_observer_once_and_the_next_inherits_it() -> None:
+def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
     messenger = Messenger()
+    memory = Memory.make()
     sender, receiver = relay.channel()
-    messenger.add_log(receiver)
+    messenger.add_worker("worker0", receiver, memory)
     with messenger.connect() as end:
         messenger.show(fleet())
         assert received(end) == []
         assert messenger.logs == [receiver]
         ending, other = relay.channel()
-        messenger.add_log(other)
+        messenger.add_worker("worker1", other, memory)
         ending.close()
         messenger.show(fleet())
-        ((sent),) = received(end)
-        assert os.path.sameopenfile(sent.fileno(), other.fileno())
-        sent.close()
+        ((writer, sent),) = received(end)
+        assert writer == "worker1"
+        for descriptor, original in zip(
+            sent, (other.fileno(), memory.counts, memory.gauges), strict=True
+        ):
+            assert os.path.sameopenfile(descriptor, original)
+            os.close(descriptor)
     sender.send(b"line")
     sender.close()
     messenger.forget_logs()
@@ -107,6 +114,7 @@ def test_a_log_is_sent_to_the_observer_once_and_the_next_inherits_it() -> None:
     messenger.forget_logs()
     assert messenger.logs == []
     messenger.close()
+    memory.close()
 
 
 def test_the_observer_sees_the_end_when_the_supervisor_lets_go() -> None:

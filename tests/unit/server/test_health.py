@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from sftp_gateway.errors import NotFound
 from sftp_gateway.server import health
-from sftp_gateway.server.health import ShareMonitor
+from sftp_gateway.server import lanes as lanes_module
+from sftp_gateway.server.health import DiskErrors, ShareMonitor
+from sftp_gateway.server.lanes import Lane, Lanes
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import choose_finder
 from sftp_gateway.vfs.share import Links, Share
@@ -106,6 +109,7 @@ def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
         return ShareMonitor(
             shares=shares,
             lanes=all_lanes[-1],
+            errors=DiskErrors(count=lambda *_: None),
             changed=told.add,
         )
 
@@ -315,3 +319,131 @@ async def test_the_figures_of_a_share_that_hangs_are_those_that_were_found_last(
     monkeypatch.setattr(health, "PATIENCE", 0.01)
     await watching.look()
     assert watching.statvfs_of(tree(share)) == before
+
+
+# What clients' requests show
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def counted() -> list[tuple[str, str, str]]:
+    return []
+
+
+@pytest.fixture
+def errors(clock: Clock, counted: list[tuple[str, str, str]]) -> DiskErrors:
+    return DiskErrors(count=lambda *error: counted.append(error), clock=clock)
+
+
+def io_error() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_read_that_fails_is_a_problem_until_one_succeeds(
+    errors: DiskErrors, counted: list[tuple[str, str, str]]
+) -> None:
+    errors.ended("a", Lane.READ, io_error())
+    assert errors.problem("a") == "reads fail: Input/output error"
+    assert errors.problem("b") == ""
+    for share, lane in (("a", Lane.METADATA), ("b", Lane.READ)):
+        errors.ended(share, lane, None)
+    errors.looked("a")
+    assert errors.problem("a")
+    errors.ended("a", Lane.READ, None)
+    assert errors.problem("a") == ""
+    assert counted == [("a", "read", "EIO")]
+
+
+def test_a_read_that_fails_is_forgotten_after_a_minute(errors: DiskErrors, clock: Clock) -> None:
+    errors.ended("a", Lane.READ, io_error())
+    clock.now = 59.0
+    assert errors.problem("a")
+    clock.now = 60.0
+    assert errors.problem("a") == ""
+
+
+def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErrors) -> None:
+    errors.ended("a", Lane.METADATA, OSError(errno.ESTALE, ""))
+    assert errors.problem("a") == "requests fail: Stale file handle"
+    errors.looked("a")
+    assert errors.problem("a") == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOENT, ""), OSError(errno.EMFILE, ""), OSError("stopping"), NotFound("")],
+)
+def test_errors_that_are_not_the_disks_are_no_problem(
+    errors: DiskErrors, counted: list[tuple[str, str, str]], error: Exception
+) -> None:
+    errors.ended("a", Lane.METADATA, error)
+    assert (errors.problem("a"), counted) == ("", [])
+
+
+async def test_reads_that_hang_are_a_problem_until_they_are_answered(
+    make: Make, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes_module, "HANGING", 0.0)
+    share = make("a", tmp_path)
+    lanes = Lanes(["a"])
+    watching = ShareMonitor(
+        shares=[share], lanes=lanes, errors=DiskErrors(count=lambda *_: None), changed=told.add
+    )
+    await watching.look()
+    started, gate = threading.Barrier(3), threading.Event()
+
+    def read() -> None:
+        started.wait(PATIENCE)
+        gate.wait(PATIENCE)
+
+    answered: asyncio.Queue[object] = asyncio.Queue()
+    for _ in range(2):
+        lanes.submit("a", Lane.READ, read, answered.put_nowait)
+    await asyncio.to_thread(started.wait, PATIENCE)
+    assert watching.problems == {"a": "reads hang: 2 threads"}
+    gate.set()
+    for _ in range(2):
+        await answered.get()
+    assert watching.problems == {"a": ""}
+    lanes.close()
+
+
+async def test_a_share_that_hangs_is_left_behind_once_another_mount_is_there(
+    make: Make,
+    monitor: Callable[..., ShareMonitor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    await watching.look()
+    share.gate.clear()
+    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    mounts = iter([False, True])
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def left_behind() -> bool:
+        loop.call_soon_threadsafe(asked.set)
+        return next(mounts)
+
+    monkeypatch.setattr(share, "left_behind", left_behind)
+    for expected in (set(), {"a"}):
+        asked.clear()
+        await watching.look()
+        async with asyncio.timeout(PATIENCE):
+            await asked.wait()
+            while watching.left_behind != expected:
+                await asyncio.sleep(0)
+        assert watching.left_behind == expected

@@ -104,8 +104,7 @@ async def test_work_behind_a_full_lane_runs_when_there_is_room(
 async def test_depths_count_what_is_under_way_and_what_waits(
     lanes: Lanes, occupy: Occupy, gate: threading.Event
 ) -> None:
-    kinds = ("read", "metadata", "checksum")
-    nothing = {(share, lane): 0 for share in ("a", "b") for lane in kinds}
+    nothing = {(share, lane): 0 for share in ("a", "b") for lane in Lane}
     assert lanes.depths() == nothing
     occupy("a", Lane.READ, 20)
     occupy("b", Lane.METADATA, 3)
