@@ -193,7 +193,7 @@ class Share:
             shown = self._show(pinned, os.fstat(pinned), wait=wait)
             if shown.mode != LINK or self.links is Links.KEEP:
                 return shown
-            target = os.readlink(b"", dir_fd=pinned)
+            target = self._target(path, pinned, wait=wait)
         return self._instead(path, target, wait=wait) or shown
 
     def stat(self, path: bytes, *, wait: bool) -> Attributes:
@@ -285,7 +285,7 @@ class Share:
             if not stat.S_ISLNK(status.st_mode):
                 self.show(status)  # raises for what is hidden
                 raise NotALink("not a link")
-            target = os.readlink(b"", dir_fd=pinned)
+            target = self._target(path, pinned, wait=wait)
         if self.links is Links.AUTO and self._instead(path, target, wait=wait):
             raise NotALink("served as what it leads to")
         if target.startswith(b"/") or _climbs_out(path, target):
@@ -376,6 +376,14 @@ class Share:
         except OSError as error:
             # One bad entry (a folder not to be searched, a dead mount) hides no other.
             return _show_kind(entry, error)
+
+    def _target(self, path: bytes, link: int, *, wait: bool) -> bytes:
+        """The text of the link at `path`, which is pinned as `link`."""
+        if not wait:
+            # It may be on the disk. It is not if the kernel can follow it by its caches alone.
+            with suppress(NotFound, Denied), self._found(path, follow=True, wait=False):
+                pass
+        return os.readlink(b"", dir_fd=link)
 
     def _instead(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
         """What is shown instead of the link at `path`; None if it is served as a link.

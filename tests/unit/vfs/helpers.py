@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -72,6 +73,14 @@ def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
 def unread(attributes: Attributes) -> Attributes:
     """`attributes` without the time of the last read, which a listing changes."""
     return attributes._replace(atime=0)
+
+
+def followed_lately(link: Path) -> None:
+    """Have the kernel follow `link` without setting the time of its last access, which may wait.
+
+    open(2), "relatime": that is set once a day, and whenever the link was changed since.
+    """
+    os.utime(link, (time.time() + 1000, 0), follow_symlinks=False)
 
 
 def descriptors() -> dict[str, str]:

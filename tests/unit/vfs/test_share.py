@@ -18,7 +18,16 @@ from sftp_gateway.vfs.attributes import Attributes, Presentation
 from sftp_gateway.vfs.beneath import Finder, Openat2
 from sftp_gateway.vfs.files import Entry
 from sftp_gateway.vfs.share import Links, Share
-from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read, taken, unread
+from tests.unit.vfs.helpers import (
+    MakeShare,
+    descriptors,
+    entries,
+    followed_lately,
+    listing,
+    read,
+    taken,
+    unread,
+)
 
 # Attributes
 
@@ -210,6 +219,7 @@ def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> 
     (memory / "folder").mkdir()
     (memory / "folder" / "file").write_bytes(b"cached")
     (memory / "link").symlink_to("folder/file")
+    followed_lately(memory / "link")
     share = local(memory)
     try:
         assert share.lstat(b"folder/file", wait=False) == share.lstat(b"folder/file", wait=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, NotALink, NotFound
-from sftp_gateway.vfs.attributes import LINK
+from sftp_gateway.vfs.attributes import LINK, Presentation
+from sftp_gateway.vfs.beneath import Openat2
 from sftp_gateway.vfs.share import Links, Share
-from tests.unit.vfs.helpers import MakeShare, entries, listing, read, unread
+from tests.unit.vfs.helpers import MakeShare, entries, followed_lately, listing, read, unread
 
 
 @pytest.fixture
@@ -106,6 +107,37 @@ def test_a_link_with_dot_dot_that_leads_nowhere_is_not_there(auto: Share, root: 
             with pytest.raises(NotFound):
                 ask(b"folder/" + name.encode(), wait=True)
     assert set(listing(auto, b"folder")) == {b"inner"}
+
+
+def test_a_link_whose_text_is_not_in_memory_waits_for_a_thread(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (memory / "folder").mkdir()
+    (memory / "file").touch()
+    (memory / "folder/link").symlink_to("../file")
+    followed_lately(memory / "folder/link")
+    finder = Openat2()
+    share = Share(
+        name="share",
+        root=memory,
+        links=Links.AUTO,
+        presentation=Presentation(),
+        finder=finder,
+    )
+    assert stat.S_ISREG(share.lstat(b"folder/link", wait=False).mode)
+    find = finder.find
+
+    def cold(root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        if follow and not wait:
+            raise BlockingIOError
+        return find(root, path, follow=follow, wait=wait)
+
+    monkeypatch.setattr(finder, "find", cold)
+    for ask in (share.lstat, share.readlink):
+        with pytest.raises(BlockingIOError):
+            ask(b"folder/link", wait=False)
+    assert stat.S_ISREG(share.lstat(b"folder/link", wait=True).mode)
+    share.close()
 
 
 # A Hugging Face cache
