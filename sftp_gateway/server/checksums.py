@@ -89,7 +89,6 @@ class Check:
     cancelled: bool = False
     #: Once it has begun.
     pieces: _Pieces | None = None
-
     #: By time.monotonic().
     started: float = field(default_factory=time.monotonic)
 

@@ -17,7 +17,9 @@ REFUSAL: Final = (
     "no other commands, no shell, no forwarding.\n"
 )
 
-#: Characters of an `echo` that is answered: they come back.
+#: Characters of a command that is answered: a path of 4,095, each of them escaped. It is read at
+#: once. And of an `echo`: they come back.
+_MAX_COMMAND: Final = 8192
 _MAX_ECHO: Final = 4096
 
 #: `echo` and words, quoted or not, without anything that a shell would expand, run or redirect:
@@ -50,11 +52,21 @@ _CHECKSUMS: Final = {
 #: Options of coreutils' commands: the last one decides whether names are marked with `*`.
 _CHECKSUM_OPTIONS: Final = {"-b": True, "--binary": True, "-t": False, "--text": False}
 
-_BLANKS: Final = " \t"
-#: Characters by which a shell would do more than split words, where they are not quoted.
-_FOR_A_SHELL: Final = frozenset("\n;&|<>()$`{}")
-_WILDCARDS: Final = frozenset("*?[")
-_ESCAPED_IN_QUOTES: Final = frozenset('$`"\\')
+#: What words are made of, where a shell would do nothing else. A newline, and anything of
+#: ; & | < > ( ) $ ` { } that is not quoted, is no token: a shell would do more.
+_TOKEN: Final = re.compile(
+    r"""
+    (?P<blank>[ \t]+)
+    | '(?P<single>[^']*)'
+    | "(?P<double>[^"$`\\]*(?:\\[^\n][^"$`\\]*)*)"
+    | \\(?P<escaped>[^\n])
+    | (?P<wild>[*?\[])
+    | (?P<plain>[^ \t\n'"\\*?\[;&|<>()$`{}]+)
+    """,
+    re.VERBOSE,
+)
+_ESCAPED_IN_QUOTES: Final = re.compile(r'\\([$`"\\])')
+_WILDCARD: Final = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ def parse(command: str) -> Command | None:
     printed = _echo(command)
     if printed is not None:
         return Text(printed)
-    words = split(command)
+    words = split(command) if len(command) <= _MAX_COMMAND else None
     if not words or words[0].pattern is not None:
         return None
     if words[0].text == "scp":
@@ -182,100 +194,67 @@ def _options(words: list[Word]) -> tuple[list[str], tuple[Word, ...]]:
 def split(command: str) -> list[Word] | None:
     """The words of a simple command; None where a shell would do more than split it."""
     words: list[Word] = []
+    word = _Builder()
     at, end = 0, len(command)
     while at < end:
-        if command[at] in _BLANKS:
-            at += 1
-            continue
-        reader = _WordReader(command, at)
-        word = reader.read()
-        if word is None:
+        token = _TOKEN.match(command, at)
+        if token is None:
             return None
-        words.append(word)
-        at = reader.at
-    return words
+        at = token.end()
+        match token.lastgroup:
+            case "blank":
+                words += word.built()
+                word = _Builder()
+            case "plain":
+                if not word.add_plain(token["plain"]):
+                    return None
+            case "wild":
+                word.add_wildcard(token["wild"])
+            case "double":
+                word.add_quoted(_ESCAPED_IN_QUOTES.sub(r"\1", token["double"]))
+            case kind:
+                word.add_quoted(token[kind or "single"])
+    return words + word.built()
 
 
-class _WordReader:
-    """Reads one word of a command, from its first character on."""
+class _Builder:
+    """Puts a word together of its parts."""
 
-    def __init__(self, command: str, at: int) -> None:
-        self._command = command
-        self.at = at
+    def __init__(self) -> None:
         self._text: list[str] = []
         self._pattern: list[str] = []
-        self._wild = False
+        self._wild = self._home_possible = False
 
-    def read(self) -> Word | None:
-        """The word; None where a shell would do more, or a quote is not closed. Sets `at`."""
-        command = self._command
-        home = self._tilde()
-        if command.startswith("#", self.at):
-            return None  # a comment
-        while self.at < len(command) and (found := command[self.at]) not in _BLANKS:
-            self.at += 1
-            if found == "'":
-                taken = self._until("'")
-            elif found == '"':
-                taken = self._double_quoted()
-            elif found == "\\":
-                taken = self._escaped()
-            elif found in _FOR_A_SHELL:
-                return None
-            else:
-                self._unquoted(found)
-                taken = True
-            if not taken:
-                return None
-        text = "".join(self._text)
-        return Word(text, "".join(self._pattern) if self._wild else None, home)
-
-    def _tilde(self) -> bool:
-        """Read past `~` at the beginning, where it stands for the home folder."""
-        rest = self._command[self.at : self.at + 2]
-        if rest[:1] != "~" or rest[1:] not in ("", "/", *_BLANKS):
+    def add_plain(self, text: str) -> bool:
+        """Characters that stand for themselves; False where they begin a comment."""
+        if not self._text and text.startswith("#"):
             return False
-        self.at += 1
-        return True
-
-    def _unquoted(self, found: str) -> None:
-        self._text.append(found)
-        # A shell has `[^a]` beside fnmatch's `[!a]`.
-        inverts = found == "^" and self._pattern[-1:] == ["["]
-        self._pattern.append("!" if inverts else found)
-        self._wild = self._wild or found in _WILDCARDS
-
-    def _quoted(self, text: str) -> None:
+        if not self._text and text.startswith("~"):
+            self._home_possible = True
         self._text.append(text)
-        self._pattern += (f"[{each}]" if each in _WILDCARDS else each for each in text)
-
-    def _until(self, quote: str) -> bool:
-        end = self._command.find(quote, self.at)
-        if end < 0:
-            return False
-        self._quoted(self._command[self.at : end])
-        self.at = end + 1
+        # A shell has `[^a]` beside fnmatch's `[!a]`.
+        inverts = text.startswith("^") and self._pattern[-1:] == ["["]
+        self._pattern.append("!" + text[1:] if inverts else text)
         return True
 
-    def _double_quoted(self) -> bool:
-        command = self._command
-        while self.at < len(command):
-            found = command[self.at]
-            self.at += 1
-            if found == '"':
-                return True
-            if found in "$`":
-                return False
-            if found == "\\" and command[self.at : self.at + 1] in _ESCAPED_IN_QUOTES:
-                found = command[self.at]
-                self.at += 1
-            self._quoted(found)
-        return False
+    def add_wildcard(self, text: str) -> None:
+        """A character that a shell would expand."""
+        self._text.append(text)
+        self._pattern.append(text)
+        self._wild = True
 
-    def _escaped(self) -> bool:
-        found = self._command[self.at : self.at + 1]
-        if found in ("", "\n"):  # a line that continues
-            return False
-        self._quoted(found)
-        self.at += 1
-        return True
+    def add_quoted(self, text: str) -> None:
+        """Characters that stand for themselves, wildcards too."""
+        self._text.append(text)
+        self._pattern.append(_WILDCARD.sub(r"[\g<0>]", text))
+
+    def built(self) -> list[Word]:
+        """The word, if one has begun."""
+        if not self._text:
+            return []
+        text, pattern = "".join(self._text), "".join(self._pattern)
+        # `~/` and `~`, but not `~"/"`, which begins with the same text.
+        home = self._home_possible and (
+            self._text[0].startswith("~/") or (self._text[0] == "~" and not self._text[1:])
+        )
+        return [Word(text[home:], pattern[home:] if self._wild else None, home)]

@@ -11,6 +11,7 @@ from typing import Final
 from sftp_gateway.errors import FileSystemError, GatewayError
 from sftp_gateway.server.command import Word
 from sftp_gateway.server.command_session import CommandSession
+from sftp_gateway.vfs.beneath import PATH_MAX
 
 #: Paths of one command, and their bytes. (A kernel takes 2 MiB, execve(2).)
 _MAX_PATHS: Final = 4096
@@ -47,6 +48,8 @@ def _check_bounds(paths: Collection[bytes]) -> None:
 
 async def _matches(session: CommandSession, word: Word) -> list[bytes]:
     pattern = word.pattern or ""
+    if len(pattern) >= PATH_MAX:
+        return []
     start = session.home + b"/" if word.home else b"/" if pattern.startswith("/") else b""
     found, expanded = [start], False
     *folders, last = [part for part in pattern.split("/") if part]

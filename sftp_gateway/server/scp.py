@@ -149,7 +149,7 @@ class _Source:
         """Announce a file or folder; return whether the client takes it."""
         session = self._session
         if self._times:
-            session.write(b"T%d 0 %d 0\n" % (shown.mtime, shown.atime))
+            session.write(b"T%d 0 %d 0\n" % (max(shown.mtime, 0), max(shown.atime, 0)))
             if not await self._accepted():
                 return False
         name = path.rpartition(b"/")[2] or path

@@ -233,7 +233,8 @@ def test_a_command_that_is_answered_is_understood(command: str, parsed: object) 
         "scp -f a; id", "scp -f $HOME", "scp -f a | sh", "SCP -f a", "/usr/bin/scp -f a",
         "md5sum -c a", "md5sum --check a", "md5sum a > b", "md5sum `id`", "md5 -r", "b3sum a",
         "xxh128sum", "rclone", "rclone hashsum", "rclone hashsum blake3 a", "rclone ls a",
-        "rclone md5sum --config=x a", "*", "~/scp -f a", "'scp -f' a", "df -k /", "pwd", "cd /",
+        "rclone md5sum --config=x a", "md5sum " + "a" * 8_192, "*",
+        "~/scp -f a", "'scp -f' a", "df -k /", "pwd", "cd /",
         "ls", "cat a", "rsync --server --sender . a", "", " ", "#",
     ],
 )  # fmt: skip

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sftp_gateway.observability import AccessLog, events
+from sftp_gateway.server import command_session
 from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.command import Checksum, ScpSink, ScpSource, parse
@@ -306,6 +310,40 @@ async def test_a_connection_that_has_too_much_open_fails_the_command(
     assert run.channel.status == 1
     assert b"\1scp: share/folder/below: Too many open handles\n" in run.sent
     assert [event["reason"] for event in run.events("denied")] == ["too_many_handles"]
+
+
+async def test_names_that_are_lost_in_the_middle_of_a_folder_fail_the_copy(
+    share: GatedShare, runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = iter([command_session._page])
+
+    def page(*arguments: Any) -> Any:
+        if (read := next(pages, None)) is None:
+            raise OSError(errno.EIO, "names are lost")
+        return read(*arguments)
+
+    monkeypatch.setattr(command_session, "_page", page)
+    run = await begun(runs, Run(share), "scp -r -f share/folder/below")
+    run.session.data_received(b"\0\0")
+    await run.wait()
+    assert run.channel.status == 1
+    assert run.sent == (
+        b"D0555 0 below\nC0444 6 file\nsmall\n\0\1scp: share/folder/below: Input/output error\nE\n"
+    )
+    [listed] = run.events("folder_listed")
+    assert (listed["entries"], listed["complete"]) == (1, False)
+
+
+@pytest.mark.parametrize(("time", "shown"), [(-5, 0), (2**33, 2**33)])
+async def test_times_are_sent_as_scp_reads_them(
+    share: GatedShare, runs: list[Run], tmp_path: Path, time: int, shown: int
+) -> None:
+    os.utime(tmp_path / "folder/below/file", (time, time))
+    run = await begun(runs, Run(share), "scp -p -f share/folder/below/file")
+    run.session.data_received(b"\0")
+    await run.wait()
+    assert run.channel.status == 0
+    assert run.sent == b"T%d 0 %d 0\nC0444 6 file\nsmall\n\0" % (shown, shown)
 
 
 async def test_a_stop_ends_the_command_with_an_error(share: GatedShare, runs: list[Run]) -> None:
