@@ -104,11 +104,13 @@ def open_folder(path: Path) -> int:
 def mount_of(descriptor: int) -> int:
     """The number of the mount that the descriptor is of, without asking its file system.
 
-    No other mount has it for as long as the descriptor is open; 0 before Linux 5.8.
+    No other mount has it for as long as the descriptor is open. 0 before Linux 5.8, and without
+    the C library's statx(2).
     """
+    statx = getattr(ctypes.CDLL(None), "statx", None)
     found = (ctypes.c_uint64 * _WORDS_OF_STATX)()
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    if ctypes.CDLL(None).statx(descriptor, b"", flags, _STATX_MNT_ID, found) != 0:
+    if statx is None or statx(descriptor, b"", flags, _STATX_MNT_ID, found) != 0:
         return 0
     return found[_STX_MNT_ID]
 

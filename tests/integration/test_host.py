@@ -121,13 +121,14 @@ def test_counters_outlive_killed_workers_and_observers_and_gauges_do_not(
 
 @pytest.fixture(params=["require", "off"])
 def gateway(
-    request: pytest.FixtureRequest, make_gateway: Callable[..., Gateway]
+    request: pytest.FixtureRequest, make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> Iterator[Gateway]:
     """With Landlock and without, a gateway whose log and history are in folders; not started."""
     gateway = make_gateway(
         SFTP_GATEWAY_LANDLOCK=request.param,
         SFTP_GATEWAY_ACCESS_LOG__FILE="logs/a.log",
         SFTP_GATEWAY_WORKERS="1",
+        TMPDIR=str(tmp_path),
     )
     (gateway.folder / "logs").mkdir()
     yield gateway

@@ -36,6 +36,7 @@ PROVOKED = {
 #: Panels that have no data for a gateway to which nothing bad has happened.
 EMPTY_IN_HEALTH = {
     "Requests that failed",
+    "Requests that a disk failed or did not answer",
     "Logins refused",
     "Requests and commands denied",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, NotFound
+from sftp_gateway.vfs.beneath import mount_of, open_folder
 from sftp_gateway.vfs.share import Share
 from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read
 
@@ -139,3 +140,13 @@ def test_a_share_without_a_folder_fails_until_there_is_one(
     share.check()
     assert share.device == folder.stat().st_dev
     assert share.stat(b"file", wait=True).size == 0
+
+
+def test_the_number_of_a_mount_is_told_without_its_file_system(tmp_path: Path) -> None:
+    numbers = []
+    for folder in (tmp_path, tmp_path, Path("/dev/shm")):
+        descriptor = open_folder(folder)
+        numbers.append(mount_of(descriptor))
+        os.close(descriptor)
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert 0 not in numbers
