@@ -104,6 +104,9 @@ MAX_NAME_LENGTH: Final = 64 * 1024
 #: Most bytes of a handle (§7: "The length of the handle string MUST NOT exceed 256").
 MAX_HANDLE_LENGTH: Final = 256
 
+#: Bytes of a check-file request's list of algorithms that are kept: all that the draft has take 47.
+MAX_ALGORITHMS_LENGTH: Final = 1024
+
 #: Most users, and most groups, of one users-groups-by-id@openssh.com request. A client asks for the
 #: owners of one folder.
 MAX_IDS: Final = 1024

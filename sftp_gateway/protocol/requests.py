@@ -14,7 +14,12 @@ from typing import Final
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
-from sftp_gateway.protocol.constants import MAX_HANDLE_LENGTH, MAX_IDS, MessageType
+from sftp_gateway.protocol.constants import (
+    MAX_ALGORITHMS_LENGTH,
+    MAX_HANDLE_LENGTH,
+    MAX_IDS,
+    MessageType,
+)
 from sftp_gateway.protocol.wire import UINT32, Cursor
 
 
@@ -302,7 +307,8 @@ def _check_file(*, by_name: bool, tagged: bool = False) -> _Decoder:
     def decode(request_id: int, cursor: Cursor) -> Request:
         path = cursor.string() if by_name else None
         handle = None if by_name else _handle(cursor)
-        algorithms = cursor.string()
+        # A request may wait for long, and 128 of them.
+        algorithms = cursor.string()[:MAX_ALGORITHMS_LENGTH]
         offset, length, block_size = cursor.fields(_RANGE_AND_BLOCK)
         return CheckFileRequest(
             request_id, path, handle, algorithms, offset, length, block_size, tagged

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from sftp_gateway.errors import Unsupported
 from sftp_gateway.protocol.requests import CheckFileRequest
@@ -15,9 +14,6 @@ from sftp_gateway.server.dispatch import Dispatcher, operation_name
 from sftp_gateway.server.handles import FileHandle, HandleTable
 from sftp_gateway.server.owed import Owed
 from sftp_gateway.server.recorder import Recorder
-
-#: Bytes of a list of algorithms that are looked at.
-_MAX_ALGORITHMS: Final = 1024
 
 
 class CheckFiles:
@@ -116,7 +112,7 @@ class CheckFiles:
 
 def _choose(algorithms: bytes) -> str:
     """The first of a client's algorithms that there is; raises Unsupported."""
-    for name in algorithms[:_MAX_ALGORITHMS].split(b","):
+    for name in algorithms.split(b","):
         if (algorithm := name.decode("ascii", "replace")) in ALGORITHMS:
             return algorithm
     raise Unsupported("hash algorithms")

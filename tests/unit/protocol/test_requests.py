@@ -377,3 +377,8 @@ def test_flags_of_open_that_the_draft_does_not_know_are_dropped():
 def test_the_name_of_an_unknown_extension_is_kept_short():
     request = decode_request(wire.encode_extended(1, b"x" * 100_000)[4:])
     assert request == UnknownRequest(1, "x" * 64)
+
+
+def test_no_more_of_a_list_of_algorithms_is_kept_than_is_ever_needed():
+    packet = wire.encode_check_file(1, b"check-file-name", b"p", b"md5," * 10_000)
+    assert decode_request(packet[4:]).algorithms == b"md5," * 256
