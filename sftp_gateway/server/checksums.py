@@ -175,7 +175,6 @@ class Checksums:
         elif error is not None:
             check.done(error)
         elif digest is not None:
-            self._let_go(check)
             check.done(digest)
         else:
             self.start(check)
@@ -191,20 +190,23 @@ class Checksums:
     def _compute(self, check: Check) -> _Pieces:
         file: OpenFile = check.operation.run(wait=True)
         try:
-            before = file.stat()
-            whole = not (check.offset or check.length or check.block_size)
-            key = _key(check.algorithm, before)
-            known = self._recall(key) if whole and file.inline else None
-            if known is not None:
-                yield Digest(known, file)
-                return
-            value = yield from _hash(check, file, before.st_size)
-            settled = before.st_ctime + _SETTLED < self._clock()
-            if whole and file.inline and settled and _key(check.algorithm, file.stat()) == key:
-                self._remember(key, value)
-            yield Digest(value, file)
+            value = yield from self._value(check, file)
         finally:
             check.operation.discard(file)
+        yield Digest(value, file)
+
+    def _value(self, check: Check, file: OpenFile) -> Generator[None, None, bytes]:
+        before = file.stat()
+        key = _key(check.algorithm, before)
+        lasting = file.inline and not (check.offset or check.length or check.block_size)
+        known = self._recall(key) if lasting else None
+        if known is not None:
+            return known
+        value = yield from _hash(check, file, before.st_size)
+        settled = before.st_ctime + _SETTLED < self._clock()
+        if lasting and settled and _key(check.algorithm, file.stat()) == key:
+            self._remember(key, value)
+        return value
 
     def _recall(self, key: _Key) -> bytes | None:
         with self._lock:
