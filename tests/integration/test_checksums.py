@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import paramiko
 import pytest
 
+from tests.support.clients import installed
 from tests.support.gateway import Gateway, fill, running, wait_for
 from tests.support.slow_disk import failing_disk
 from tests.support.trees import ODD_NAMES, some_tree, write_tree
@@ -23,15 +22,8 @@ pytestmark = pytest.mark.integration
 TREE = some_tree()
 BIG = TREE[b"sizes/3000001.bin"]
 
-#: The system's rclone, and a current one where it is installed with the tests.
-RCLONES = {
-    path
-    for path in (
-        shutil.which("rclone"),
-        shutil.which("rclone", path=sysconfig.get_path("scripts")),
-    )
-    if path is not None
-}
+#: Debian's rclone and a current one, as scripts/clients installs them.
+RCLONES = ("bookworm/bin/rclone", "rclone-1.75/bin/rclone")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +200,7 @@ def _rclone(
         **more,
     }
     return subprocess.run(
-        [rclone, *arguments],
+        [installed() / rclone, *arguments],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -217,7 +209,7 @@ def _rclone(
     )
 
 
-@pytest.mark.parametrize("rclone", sorted(RCLONES))
+@pytest.mark.parametrize("rclone", RCLONES)
 def test_rclone_checks_a_tree_by_checksums(rclone: str, gateway: Gateway, tmp_path: Path) -> None:
     write_tree(tmp_path, {name: c for name, c in TREE.items() if name.startswith(b"sizes")})
     checked = _rclone(
@@ -235,7 +227,7 @@ def test_rclone_checks_a_tree_by_checksums(rclone: str, gateway: Gateway, tmp_pa
     assert "65536.bin: md5 differ" in checked.stderr
 
 
-@pytest.mark.parametrize("rclone", sorted(RCLONES))
+@pytest.mark.parametrize("rclone", RCLONES)
 def test_rclone_prints_checksums(rclone: str, gateway: Gateway) -> None:
     for command, algorithm in ((("md5sum",), "md5"), (("sha1sum",), "sha1")):
         # While rclone looks for a program, it takes those that it has not found for none that there
@@ -249,18 +241,15 @@ def test_rclone_prints_checksums(rclone: str, gateway: Gateway) -> None:
 
 
 def test_a_current_rclone_prints_sha256_where_it_is_asked_to_look_for_it(gateway: Gateway) -> None:
-    for rclone in RCLONES:
-        if "--sftp-hashes" not in _rclone(rclone, gateway, "help", "flags", "sftp-hashes").stdout:
-            continue  # before 1.71 there is no way
-        ran = _rclone(
-            rclone, gateway, "hashsum", "sha256", "--sftp-hashes=sha256", "--checkers=1",
-            ":sftp:models/sizes",
-            RCLONE_SFTP_SHA256SUM_COMMAND="sha256sum",
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
-        printed = {line.split()[0] for line in ran.stdout.splitlines()}
-        names = [name for name in TREE if name.startswith(b"sizes/")]
-        assert printed == {hashlib.sha256(TREE[name]).hexdigest() for name in names}
+    ran = _rclone(
+        RCLONES[1], gateway, "hashsum", "sha256", "--sftp-hashes=sha256", "--checkers=1",
+        ":sftp:models/sizes",
+        RCLONE_SFTP_SHA256SUM_COMMAND="sha256sum",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    printed = {line.split()[0] for line in ran.stdout.splitlines()}
+    names = [name for name in TREE if name.startswith(b"sizes/")]
+    assert printed == {hashlib.sha256(TREE[name]).hexdigest() for name in names}
 
 
 # check-file
