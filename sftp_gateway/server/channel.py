@@ -126,7 +126,6 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         self._command: str | None = None
         self._window_full = False
         self._socket_full = False
-        self._keys_awaited = False
         self._counted = False
         self._tight = False
         self._lost = False  # and not released yet
@@ -226,15 +225,12 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         if not full:
             self._channel.send_buffered()
 
-    def keys_awaited(self, awaited: bool) -> None:
-        """A key exchange has begun, during which nothing can be sent, or has ended."""
-        self._keys_awaited = awaited
-        self._tell_room()
-        if not awaited:
-            self._channel.send_buffered()
+    def send_held(self) -> None:
+        """Send what waited for the end of a key exchange."""
+        self._channel.send_buffered()
 
     def _tell_room(self) -> None:
-        self._paused = self._window_full or self._socket_full or self._keys_awaited
+        self._paused = self._window_full or self._socket_full
         if self._paused:
             self._watch_progress()
         else:

@@ -60,10 +60,6 @@ _MAX_UNHANDLED: Final = 36 * 1024
 #: requests are small.
 _FULL_READ: Final = 64 * 1024
 
-#: Bytes that wait for the network over which nothing more is read. It is more than sessions ever
-#: leave there: only answers that have no window, such as those to global requests, come to so much.
-_MAX_UNTAKEN: Final = 2 * 1024 * 1024
-
 #: What a connection may send beside SFTP, at once, and for each second and each SFTP request of it:
 #: one for each of these messages. asyncssh's client puts a MSG_IGNORE before every packet.
 _OVERHEAD_BURST: Final = 1000
@@ -164,7 +160,6 @@ class Connection(PacketConnection):
     def resume_writing(self) -> None:
         """The socket has room again."""
         super().resume_writing()
-        self._balance_reading()
         for channel in tuple(self.gateway_owner.channels):
             channel.socket_full(False)
 
@@ -180,33 +175,24 @@ class Connection(PacketConnection):
         if len(data) >= self._full_read:  # and libuv would read on, for 31 times
             self._turn_awaited = True
             self.time_slice.wait()
-        if (
-            self._turn_awaited
-            or self._writing_paused
-            or self._reading_paused
-            or len(self._inpbuf) > _MAX_UNHANDLED
-        ):
+        if self._turn_awaited or self._reading_paused or len(self._inpbuf) > _MAX_UNHANDLED:
             self._balance_reading()
 
     def _take_turn(self) -> None:
         self._turn_awaited = False
         super()._take_turn()
-        if self._writing_paused or self._reading_paused:
+        if self._reading_paused:
             self._balance_reading()
 
     def _balance_reading(self) -> None:
-        """Read no more where too much is left to be handled, or too much was answered.
+        """Read no more while too much is left to be handled.
 
-        asyncssh keeps both without a bound: what comes while a login is being decided, and what it
-        answers to a client that does not read.
+        asyncssh keeps without a bound what comes while a login is being decided. (What it answers
+        to a client that does not read is bounded by the rate of what it answers.)
         """
         if self._transport is None or self._socket.is_closing():
             return
-        wait = (
-            self._turn_awaited
-            or len(self._inpbuf) > _MAX_UNHANDLED
-            or (self._writing_paused and self.write_buffer_size > _MAX_UNTAKEN)
-        )
+        wait = self._turn_awaited or len(self._inpbuf) > _MAX_UNHANDLED
         if wait != self._reading_paused:
             self._reading_paused = wait
             if wait:
@@ -308,15 +294,16 @@ class Connection(PacketConnection):
         super()._send_kexinit()
 
     def _watch_keys(self, pkttype: int) -> None:
-        """Let the sessions wait while keys are exchanged.
+        """Bound the time of a key exchange, and send what was held back during it.
 
-        asyncssh keeps what it may not send meanwhile (RFC 4253 §7.1), and a client that does not
-        answer would have it keep all that its window allows.
+        Channels hold back what may not be sent meanwhile (RFC 4253 §7.1), as while a window is
+        full.
         """
         self._keys_awaited = pkttype == MSG_KEXINIT
-        # Behind what asyncssh has kept, which may make it ask for new keys again.
-        self._loop.call_soon(self._tell_keys)
-        if self._keys_awaited and self._auth_complete:
+        if not self._keys_awaited:
+            # Behind what asyncssh has kept, which may make it ask for new keys again.
+            self._loop.call_soon(self._send_held)
+        elif self._auth_complete:
             if self._key_exchange_timer is not None:
                 self._key_exchange_timer.cancel()
             self._key_exchange_timer = self._loop.call_later(
@@ -328,9 +315,9 @@ class Connection(PacketConnection):
         if self._transport is not None and (self._keys_awaited or self.exchanging_keys):
             self.gateway_owner.key_exchange_timed_out()
 
-    def _tell_keys(self) -> None:
+    def _send_held(self) -> None:
         for channel in tuple(self.gateway_owner.channels):
-            channel.keys_awaited(self._keys_awaited)
+            channel.send_held()
 
     def _cleanup(self, exc: Exception | None) -> None:
         for timer in (self._key_exchange_timer, self._kexinit_timer):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import struct
+import termios
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -34,7 +37,7 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, Byte, String, UInt32
 
 from tests.hostile.conftest import INSIDE, Target, in_thread
-from tests.support.gateway import PATIENCE, wait_for
+from tests.support.gateway import PATIENCE, Gateway, running, wait_for
 from tests.support.live import Live, connected, open_live
 from tests.support.record_client import KeyExchanges
 from tests.support.sftp_wire import AttrsReply, DataReply, encode_open, encode_read, encode_stat
@@ -46,6 +49,13 @@ SHARE = b"/home/gvpocr/share/"
 #: KiB that one client may have the server hold before anything of it is taken. Answers of a few
 #: bytes each take several times their length in memory.
 _ONE_CLIENT = 36 * 1024
+
+#: Of a user whose password takes as long to verify as a configuration may ask for.
+_SLOW_PASSWORD = f"""
+workers = 1
+[users.typist]
+password_hash = "$argon2id$v=19$m=8192,t=512,p=1$c29tZXNhbHRzb21lc2FsdA${"A" * 43}"
+"""
 
 _HELLO = b"SSH-2.0-OpenSSH_9.9\r\n"
 
@@ -537,6 +547,35 @@ async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
         await _ends(connection)  # by max_auth_tries
 
 
+async def test_what_comes_while_a_password_is_verified_stays_in_the_socket(
+    attacked: Target, tmp_path: Path
+) -> None:
+    with running(tmp_path, _SLOW_PASSWORD) as gateway:
+        async with _client(gateway, log_in=False) as connection:
+            connection.send_packet(
+                MSG_USERAUTH_REQUEST, String("typist"), String("ssh-connection"),
+                String("password"), Boolean(False), String("wrong"),
+            )  # fmt: skip
+            for _ in range(500):
+                connection.send_packet(MSG_IGNORE, String(bytes(30_000)))
+            await asyncio.sleep(0.5)
+            taken = 500 * 30_000 - _untaken(connection._transport)
+            assert not gateway.events("login_refused"), "the password is verified already"
+    assert taken < 256 * 1024
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes of a client that wait at its own end, or at the server's (proc(5), tcp rx_queue)."""
+    client = transport.get_extra_info("socket")
+    waiting = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    ends = f":{client.getpeername()[1]:04X}", f":{client.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(ends[0]) and remote.endswith(ends[1]):
+            return transport.get_write_buffer_size() + waiting + int(queues.partition(":")[2], 16)
+    raise AssertionError("the server has no such connection")
+
+
 async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
     ends = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked, log_in=False) as connection:
@@ -584,7 +623,7 @@ async def _taken(transport: Any, enough: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _client(gateway: Target, *, log_in: bool = True) -> AsyncIterator[Any]:
+async def _client(gateway: Gateway, *, log_in: bool = True) -> AsyncIterator[Any]:
     """A connection whose packets the test makes itself; of a user that can log in, or does not."""
     if log_in:
         connection = await asyncssh.connect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -408,10 +409,9 @@ def test_a_standard_output_that_nobody_reads(
         assert client.wait(PATIENCE) == 0
         assert gateway.metric("sftp_gateway_access_log_dropped_total") > 0
     else:
-        wait_for(
-            lambda: gateway.metric("sftp_gateway_access_log_queue_depth") >= 400,
-            "the queue to be as full as one user may make it",
-        )
+        depth = functools.partial(gateway.metric, "sftp_gateway_access_log_queue_depth")
+        wait_for(lambda: depth() >= 400, "the queue to be as full as one user may make it")
+        wait_for(lambda: _rests(depth), "the client to be kept waiting")
         assert client.poll() is None
         assert gateway.http("/healthz") == (200, "ok\n")
         assert gateway.metric("sftp_gateway_access_log_dropped_total") == 0
@@ -420,6 +420,13 @@ def test_a_standard_output_that_nobody_reads(
     if overflow == "block":
         gateway.wait_event("session_end")
         assert len(gateway.events("file_closed", result="ok")) >= 900
+
+
+def _rests(read: Callable[[], float]) -> bool:
+    """Whether a number does not change for a second."""
+    before = read()
+    time.sleep(1)
+    return read() == before
 
 
 def _with_pipe(go_on: Path) -> list[str]:

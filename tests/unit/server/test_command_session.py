@@ -264,7 +264,7 @@ async def test_folders_are_closed_when_the_client_leaves(
     runs.append(run)
     run.start("scp -r -f share/folder")
     run.session.data_received(b"\0\0\0")
-    await run.wait(len(b"D0555 0 folder\nD0555 0 below\n"))
+    await run.wait(len(b"D0755 0 folder\nD0755 0 below\n"))
     assert len(run.handles) >= 2
     run.session.connection_lost()
     await run.lanes.idle()
@@ -328,7 +328,7 @@ async def test_names_that_are_lost_in_the_middle_of_a_folder_fail_the_copy(
     await run.wait()
     assert run.channel.status == 1
     assert run.sent == (
-        b"D0555 0 below\nC0444 6 file\nsmall\n\0\1scp: share/folder/below: Input/output error\nE\n"
+        b"D0755 0 below\nC0644 6 file\nsmall\n\0\1scp: share/folder/below: Input/output error\nE\n"
     )
     [listed] = run.events("folder_listed")
     assert (listed["entries"], listed["complete"]) == (1, False)
@@ -343,7 +343,7 @@ async def test_times_are_sent_as_scp_reads_them(
     run.session.data_received(b"\0")
     await run.wait()
     assert run.channel.status == 0
-    assert run.sent == b"T%d 0 %d 0\nC0444 6 file\nsmall\n\0" % (shown, shown)
+    assert run.sent == b"T%d 0 %d 0\nC0644 6 file\nsmall\n\0" % (shown, shown)
 
 
 async def test_a_stop_ends_the_command_with_an_error(share: GatedShare, runs: list[Run]) -> None:
