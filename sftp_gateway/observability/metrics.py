@@ -57,9 +57,6 @@ class Metrics:
         self._slow_reads = values.counter(
             "slow_reads", "Reads that the page cache could not answer at once.", "share"
         )
-        self._failed_reads = values.counter(
-            "failed_reads", "Reads that the disk failed or did not answer in time.", "share"
-        )
         self._share_up = values.gauge(
             "share_up", "1 while the share can be read.", "share", mode="livemin"
         )
@@ -117,10 +114,6 @@ class Metrics:
     def slow_read(self, share: str) -> None:
         """A read had to go to a thread."""
         self._slow_reads.inc(share)
-
-    def failed_read(self, share: str) -> None:
-        """The disk failed a read."""
-        self._failed_reads.inc(share)
 
     def handle_opened(self, kind: HandleKind) -> None:
         """A client opened a file or a folder."""

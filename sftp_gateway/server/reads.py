@@ -218,6 +218,15 @@ class Reads:
             self._refuse(ReadRequest(*read), error, started)
             return
         self._recorder.read_failed(opened, offset, length, error, effect="disconnect")
+        self._recorder.request(
+            "read",
+            share=opened.share,
+            path=opened.path,
+            started=started,
+            result="failure",
+            offset=offset,
+            length=length,
+        )
         self._owed.count += 1  # a session that is drained waits for this
         if self._ending is None:
             delay = max(0.0, started + END_DELAY - time.perf_counter())

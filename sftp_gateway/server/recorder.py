@@ -200,7 +200,6 @@ class Recorder:
         self, opened: FileHandle, offset: int, length: int, error: Exception, *, effect: str
     ) -> None:
         """The disk failed a READ; `effect` is as of events.ReadFailed."""
-        self._metrics.failed_read(opened.share.name)
         self._log.emit(
             events.ReadFailed(
                 session=self.session,

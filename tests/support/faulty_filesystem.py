@@ -1,15 +1,15 @@
 """A FUSE file system that shows a folder and fails as it is told.
 
-`python -m tests.support.faulty_filesystem FOLDER MOUNT CONTROL [direct_io]` serves it in the
-foreground. CONTROL is a JSON file, read at each request:
+`python -m tests.support.faulty_filesystem FOLDER MOUNT CONTROL` serves it in the foreground.
+CONTROL is a JSON file, read at each request:
 
     {"fault": WORD, "offset": BYTES, "names": [NAME, ...], "times": COUNT}
 
 WORD is the name of an errno, `hang`, `short` (a read returns less than it asks for), or `shrink`
 (a read cuts the file at `offset`). It applies to reads that reach `offset`, and, with a name in
 `names`, to stat(2) of these files; with one that is `..`, to listings behind their 1,500th entry. A
-fault with `times` is over after so many requests. Without
-`direct_io` the kernel caches pages, and takes a short read for the end of a file.
+fault with `times` is over after so many requests. The kernel caches no pages (`direct_io`): it
+would take a short read for the end of a file.
 """
 
 from __future__ import annotations
@@ -70,16 +70,13 @@ class FaultyFileSystem:
 
 
 @contextlib.contextmanager
-def faulty_filesystem(
-    behind: Path, mount: Path, control: Path, *, direct_io: bool = True
-) -> Iterator[FaultyFileSystem]:
+def faulty_filesystem(behind: Path, mount: Path, control: Path) -> Iterator[FaultyFileSystem]:
     """Show the folder `behind` at `mount`, by a process of its own."""
     mount.mkdir(parents=True)
     found = FaultyFileSystem(behind, mount, control)
     module = "tests.support.faulty_filesystem"
-    options = ["direct_io"] if direct_io else []
     process = subprocess.Popen(
-        [sys.executable, "-m", module, str(behind), str(mount), str(control), *options],
+        [sys.executable, "-m", module, str(behind), str(mount), str(control)],
         cwd=REPOSITORY,
         env=environment(),
     )
@@ -188,7 +185,7 @@ def _serve(folder: str, mount: str, control: str, *options: str) -> None:
         mount,
         foreground=True,
         nothreads=False,
-        direct_io="direct_io" in options,
+        direct_io=True,
         ro=True,
         attr_timeout=0,
         entry_timeout=0,

@@ -322,7 +322,6 @@ def metrics_in_full():
     metrics.login("accepted", "publickey", "accepted")
     metrics.request_done("Bhushanji", "read", "ok", 0.001, 1)
     metrics.slow_read("Bhushanji")
-    metrics.failed_read("Bhushanji")
     metrics.denied("read_only")
     metrics.command_refused("exec")
     metrics.share_up("Bhushanji", True)

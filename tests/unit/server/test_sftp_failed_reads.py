@@ -56,7 +56,10 @@ async def test_the_session_ends_over_a_read_that_fails(
     assert (line["path"], line["length"]) == ("/home/worker/share/file", 10)
     assert (line["error"], line["effect"]) == ("EIO", "disconnect")
     assert line["offset"] in (0, 20)
-    assert at.metric("sftp_gateway_failed_reads_total", share="share") >= 1
+    assert (
+        at.metric("sftp_gateway_requests_total", share="share", operation="read", result="failure")
+        >= 1
+    )
 
 
 async def test_other_requests_are_answered_until_the_session_ends(
