@@ -100,8 +100,8 @@ def _greet(_self: Program, _configuration: Configuration, _port: int) -> None:
     Path(RESULTS).write_text(json.dumps({name: _outcome(name) for name in OF_ALL}))
 
 
-def _attempt(words: str) -> str:
-    return f"{_outcome(words.split()[1])}\n"
+def _attempt(words: str) -> command.Text:
+    return command.Text(f"{_outcome(words.split()[1])}\n")
 
 
 def _outcome(attempt: str) -> str:
@@ -114,6 +114,6 @@ def _outcome(attempt: str) -> str:
 
 if __name__ == "__main__":
     beneath.Openat2 = Careless  # type: ignore[assignment,misc]
-    command.answer = _attempt
+    command.parse = _attempt  # type: ignore[assignment]
     Program.greet = _greet  # type: ignore[method-assign]
     sys.exit(main(["serve"]))

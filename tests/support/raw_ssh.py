@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import socket
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -75,6 +77,10 @@ class Channel:
     data: bytearray
 
 
+#: Where connections come from, in turn: one that is interrupted holds up the next of its address.
+_SOURCES: Final = itertools.cycle(f"127.0.1.{number}" for number in range(1, 251))
+
+
 class RawSsh:
     """A connection to 127.0.0.1. Methods raise SshError when the server ends it.
 
@@ -82,7 +88,9 @@ class RawSsh:
     """
 
     def __init__(self, port: int, *, compress: bool = False, patience: float = 60.0) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), patience)
+        self.socket = socket.create_connection(
+            ("127.0.0.1", port), patience, source_address=(next(_SOURCES), 0)
+        )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.channels: dict[int, Channel] = {}
         self.host_key = b""
