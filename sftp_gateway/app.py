@@ -348,18 +348,19 @@ class Gateway:
 
     def _open_sftp(self, channel: ChannelSession, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
+        client_version = recorder.session.client_version or ""
         return SftpSession(
-            max_read_length=_max_read_length(recorder.session.client_version or ""),
-            status_shares=self._status_shares(recorder.session.client_version or ""),
-            **self._parts(channel, recorder),
+            max_read_length=_max_read_length(client_version),
+            status_shares=self._status_shares(client_version),
+            **self._parts(channel, recorder, self._tree_of(recorder)),
         )
 
     def _open_command(self, channel: ChannelSession, recorder: Recorder) -> CommandSession:
         """The session of a command on `channel`."""
-        home = self._tree_of(recorder.session.user or "").home
-        return CommandSession(home=home, **self._parts(channel, recorder))
+        tree = self._tree_of(recorder)
+        return CommandSession(home=tree.home, **self._parts(channel, recorder, tree))
 
-    def _parts(self, channel: ChannelSession, recorder: Recorder) -> dict[str, Any]:
+    def _parts(self, channel: ChannelSession, recorder: Recorder, tree: Tree) -> dict[str, Any]:
         """What the sessions of a user who has logged in have in common."""
         session = recorder.session
         user = session.user or ""
@@ -370,7 +371,7 @@ class Gateway:
             "handles": handles,
             "make_dispatcher": functools.partial(
                 Dispatcher,
-                tree=self._tree_of(user),
+                tree=tree,
                 handles=handles,
                 made_up_statvfs=self._monitor.statvfs_of,
                 owners=Owners(self._owner_names),
@@ -392,7 +393,8 @@ class Gateway:
             if known or share.read_errors == "status"
         ]
 
-    def _tree_of(self, user: str) -> Tree:
+    def _tree_of(self, recorder: Recorder) -> Tree:
+        user = recorder.session.user or ""
         granted = self._users[user].shares
         shares = [s for s in self._shares if granted == "*" or s.name in granted]
         return Tree(

@@ -18,16 +18,15 @@ from sftp_gateway.observability.events import Event, SourceBanned, SourceUnbanne
 from sftp_gateway.observability.fleet import Ban
 from sftp_gateway.process.admission import Admission, Entered
 from sftp_gateway.process.startups import Startups
+from sftp_gateway.server.clients import ATTRIBUTES_EXPIRE
 from sftp_gateway.settings import Settings
 
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.
 _dice: Final = random.SystemRandom().random
 
-#: Seconds for which a client waits whose last connection was interrupted. A file that was being
-#: read through sshfs ends at that place then, until the Linux kernel asks for its size again: it
-#: caches attributes for 1 second (libfuse's `attr_timeout`). A program that opens the file before
-#: gets too few bytes, and no error.
-HOLD: Final = 1.1
+#: Seconds for which a client waits whose last connection was interrupted. A program that opens a
+#: file before, which was being read through sshfs then, gets too few bytes, and no error.
+HOLD: Final = ATTRIBUTES_EXPIRE
 
 #: Bans that are told one by one; there may be tens of thousands.
 MOST_BANS: Final = 50

@@ -8,7 +8,7 @@ from typing import Final
 
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.command import Checksum
-from sftp_gateway.server.command_session import CommandSession, words_of
+from sftp_gateway.server.command_session import CommandSession, printable, words_of
 from sftp_gateway.server.globs import TooManyPaths, expand
 
 _STANDARD_INPUT: Final = b"-"
@@ -16,7 +16,6 @@ _STANDARD_INPUT: Final = b"-"
 #: What coreutils escape in names, with a backslash before the line.
 _ESCAPES: Final = {b"\\": rb"\\", b"\n": rb"\n", b"\r": rb"\r"}
 _ESCAPED: Final = re.compile(rb"[\\\n\r]")
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 async def run(session: CommandSession, command: Checksum) -> int:
@@ -32,9 +31,9 @@ async def run(session: CommandSession, command: Checksum) -> int:
             value = await _checksum(session, path, command.algorithm)
         except (FileSystemError, OSError) as error:
             failed = True
-            told = _CONTROL.sub(b"?", path)
+            words = words_of(error).encode()
             session.write_error(
-                b"%s: %s: %s\n" % (command.program.encode(), told, words_of(error).encode())
+                b"%s: %s: %s\n" % (command.program.encode(), printable(path), words)
             )
         else:
             session.write(_line(value, path, binary=command.binary))

@@ -17,6 +17,10 @@ _REPORT_READ_ERRORS: Final = (
     "winscp_",
 )
 
+#: Seconds behind which Linux asks for the size of a file again: it caches attributes for 1 second
+#: (libfuse's `attr_timeout`). A file that sshfs could not read on ends at that place until then.
+ATTRIBUTES_EXPIRE: Final = 1.1
+
 #: What golang.org/x/crypto/ssh calls itself.
 _GO: Final = "go"
 

@@ -17,6 +17,7 @@ counted alike.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
@@ -27,16 +28,17 @@ from sftp_gateway.errors import Denied, FileSystemError, GatewayError, TooManyHa
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
-from sftp_gateway.server import sftp
+from sftp_gateway.server import session
 from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.checksums import Check, Checksums, Digest
 from sftp_gateway.server.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.session import Session
 from sftp_gateway.server.status import status_of
 from sftp_gateway.vfs.attributes import Attributes
-from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.files import Entry, OpenDirectory
 from sftp_gateway.vfs.share import Share
 
 T = TypeVar("T")
@@ -47,12 +49,14 @@ _PAGE: Final = 256
 #: Bytes of a client's reply: scp gives up a message that is longer.
 _MAX_REPLY: Final = 2048
 
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+
 
 class Disconnected(GatewayError):
     """The client sends no more, and a reply was awaited."""
 
 
-class Channel(sftp.Channel, Protocol):
+class Channel(session.Channel, Protocol):
     """What a command needs of its SSH channel."""
 
     def write_error(self, data: bytes) -> None:
@@ -82,8 +86,10 @@ class Step(Generic[T]):
 Program: TypeAlias = Coroutine[Step[Any], None, int]
 
 
-class CommandSession:
+class CommandSession(Session):
     """The command of one channel. Everything runs on the event loop but what threads wait for."""
+
+    _channel: Channel
 
     def __init__(
         self,
@@ -100,18 +106,18 @@ class CommandSession:
         bandwidth: Bandwidth | None = None,
     ) -> None:
         """As SftpSession; `home` is the user's home folder."""
+        super().__init__(
+            channel=channel,
+            lanes=lanes,
+            recorder=recorder,
+            log_congested=log_congested,
+            bandwidth=bandwidth,
+        )
         self.home = home
-        self._channel = channel
         self._handles = handles
         self._dispatcher = make_dispatcher(opened=recorder.opened, closed=lambda opened: None)
-        self._lanes = lanes
         self._checksums = checksums
-        self._recorder = recorder
-        self._log_congested = log_congested
         self._failed = failed
-        self._bandwidth = bandwidth
-        self._outgoing = channel.outgoing
-        self._time_slice = channel.time_slice
         self._program: Program | None = None
         #: Whether the coroutine waits for nothing but its turn.
         self._ready = False
@@ -121,10 +127,6 @@ class CommandSession:
         self._input_ended = False
         self._look_at_input: Callable[[], None] | None = None
         self._running = False
-        self._writing_paused = False
-        self._turn_bytes = 0
-        self._slowed: asyncio.TimerHandle | None = None
-        self._closed = False
 
     def start(self, program: Program) -> None:
         """Run `program`."""
@@ -239,36 +241,6 @@ class CommandSession:
         self._ready = True
         self.pump()
 
-    def _must_wait(self) -> bool:
-        return (
-            self._writing_paused
-            or self._log_congested()
-            or (self._bandwidth is not None and self._too_fast(self._bandwidth))
-            or self._sent_enough()
-        )
-
-    def _sent_enough(self) -> bool:
-        if self._turn_bytes < sftp.TURN_BYTES:
-            return False
-        self._channel.wait_turn()
-        return True
-
-    def _too_fast(self, bandwidth: Bandwidth) -> bool:
-        if self._slowed is None and (delay := bandwidth.delay()):
-            self._slowed = asyncio.get_running_loop().call_later(delay, self._go_on)
-        return self._slowed is not None
-
-    def _go_on(self) -> None:
-        self._slowed = None
-        self.pump()
-
-    def _flush(self) -> None:
-        if self._outgoing.length and not self._closed:
-            self._turn_bytes += self._outgoing.length
-            if self._bandwidth is not None:
-                self._bandwidth.sent(self._outgoing.length)
-            self._channel.flush()
-
     def _end(self, status: int) -> None:
         self._flush()
         if not self._closed:
@@ -296,9 +268,7 @@ class CommandSession:
 
     def write(self, data: bytes) -> None:
         """Send `data`, at most 64 KiB, on standard output."""
-        if self._outgoing.length >= sftp.FLUSH_BYTES:
-            self._flush()
-        self._outgoing.put(data)
+        self._send(data)
 
     def write_error(self, data: bytes) -> None:
         """Send `data` on standard error, behind what was written."""
@@ -361,17 +331,13 @@ class CommandSession:
         try:
             yield
         except BaseException:
-            self._release(opened, result="aborted")
+            self._close(opened, result="aborted")
             raise
-        self._release(opened, result="ok")
+        self._close(opened, result="ok")
 
-    def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+    def _close(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
         self._handles.remove(self._open_handles.pop(opened))
-        if isinstance(opened, FileHandle) and not opened.file.inline:
-            self._lanes.let_go(opened.share.name, opened.close)
-        else:
-            opened.close()
-        self._recorder.closed(opened, result=result)
+        self._release(opened, result=result)
 
     async def attributes(self, path: bytes) -> Attributes:
         """What is shown of `path`, links followed."""
@@ -432,14 +398,14 @@ class CommandSession:
             except BlockingIOError:
                 self._recorder.slow_read(opened.share)
                 data = await self._on_thread(
-                    opened.share.name, Lane.READ, partial(_read, opened.file, offset, length)
+                    opened.share.name, Lane.READ, partial(opened.file.read_bytes, offset, length)
                 )
                 count = len(data)
                 self._outgoing.put(data)
         except (FileSystemError, OSError) as error:
             self._record("read", opened.share, opened.path, started, error)
             raise
-        if self._outgoing.length >= sftp.FLUSH_BYTES:
+        if self._outgoing.length >= session.FLUSH_BYTES:
             self._flush()
         if count:
             opened.note_read(offset, count)
@@ -542,6 +508,11 @@ def words_of(error: Exception) -> str:
     return "No such file or directory" if words == "No such file" else words
 
 
+def printable(path: bytes) -> bytes:
+    """`path` with nothing in it that a terminal would act on."""
+    return _CONTROL.sub(b"?", path)
+
+
 def _raise(error: Exception) -> Any:
     raise error
 
@@ -569,9 +540,3 @@ def _page(
 
     directory.take_while(take)
     return read, page
-
-
-def _read(file: OpenFile, offset: int, length: int) -> memoryview:
-    """Called on a thread."""
-    place = memoryview(bytearray(length))
-    return place[: file.read([place], offset)]

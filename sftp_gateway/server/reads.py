@@ -26,6 +26,7 @@ from sftp_gateway.errors import InvalidHandle, Truncated
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
 from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse, data_header
+from sftp_gateway.server.clients import ATTRIBUTES_EXPIRE
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
 from sftp_gateway.server.owed import Owed
@@ -36,11 +37,10 @@ from sftp_gateway.server.recorder import Recorder
 #: leaves threads to the others.
 MAX_SLOW_READS: Final = 8
 
-#: Seconds from a READ that fails to the end of its session. The Linux kernel caches a file's
-#: attributes for 1 second (libfuse's `attr_timeout`). After that, the reader's next read(2), behind
-#: the one that came back short, has it ask for the size again, and fails; before, it reports the
-#: end of the file, and only close(2) fails.
-END_DELAY: Final = 1.1
+#: Seconds from a READ that fails to the end of its session. Behind them, the reader's next read(2)
+#: after the one that came back short has the kernel ask for the size again, and fails; before, it
+#: reports the end of the file, and only close(2) fails.
+END_DELAY: Final = ATTRIBUTES_EXPIRE
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +56,7 @@ class _SlowRead:
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
-        place = memoryview(bytearray(self.length))
-        return place[: self.opened.file.read([place], self.read[2])]
+        return self.opened.file.read_bytes(self.read[2], self.length)
 
 
 class Reads:

@@ -12,13 +12,12 @@ size, and other programs take it for a good one.)
 
 from __future__ import annotations
 
-import re
 import stat
 from typing import Final
 
 from sftp_gateway.errors import Denied, FileSystemError, IsADirectory
 from sftp_gateway.server.command import ScpSink, ScpSource
-from sftp_gateway.server.command_session import CommandSession, Disconnected, words_of
+from sftp_gateway.server.command_session import CommandSession, Disconnected, printable, words_of
 from sftp_gateway.server.globs import TooManyPaths, expand
 from sftp_gateway.server.handles import FolderHandle
 from sftp_gateway.vfs.attributes import Attributes
@@ -31,7 +30,6 @@ _MAX_DEPTH: Final = 100
 _MAX_TOLD: Final = 1024
 
 _MODE: Final = 0o7777
-_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class _Unreadable(Exception):
@@ -170,5 +168,4 @@ class _Source:
 
 
 def _told(path: bytes, words: str) -> bytes:
-    """A message, with nothing in it that a terminal would act on."""
-    return b"%s: %s" % (_CONTROL.sub(b"?", path[-_MAX_TOLD:]), words.encode())
+    return b"%s: %s" % (printable(path[-_MAX_TOLD:]), words.encode())

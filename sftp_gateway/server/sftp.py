@@ -25,7 +25,6 @@ draft-ietf-secsh-filexfer-02 §6.1 allows; READDIR responses of one handle do no
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator
@@ -36,6 +35,7 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.server import session
 from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.check_files import CheckFiles
 from sftp_gateway.server.checksums import Checksums
@@ -44,20 +44,14 @@ from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.lanes import Lanes
 from sftp_gateway.server.operations import Operations
 from sftp_gateway.server.owed import Owed
-from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.reads import Reads
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.scheduler import TimeSlice
+from sftp_gateway.server.session import FLUSH_BYTES, Session
 from sftp_gateway.server.status import status_of
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
 MAX_PENDING: Final = 128
-
-#: Bytes of responses that a session makes before it lets the others have their turn, and before
-#: it sends them: while the client works on a piece, the next is made.
-TURN_BYTES: Final = 512 * 1024
-FLUSH_BYTES: Final = 64 * 1024
 
 #: Packets in the backlog over which nothing more is taken off the channel, and under which it is
 #: taken again; and bytes of them, because a packet of a client may have 256 KiB.
@@ -66,22 +60,8 @@ _BACKLOG_LOW: Final = 64
 _BACKLOG_BYTES: Final = 256 * 1024
 
 
-class Channel(Protocol):
-    """What a session needs of its SSH channel."""
-
-    #: Where the session lays out what it sends.
-    outgoing: Outgoing
-
-    #: The time of its connection, which all its channels share.
-    time_slice: TimeSlice
-
-    def wait_turn(self) -> None:
-        """Have the session's `take_turn` called in the next time slice."""
-        ...
-
-    def flush(self) -> None:
-        """Send what is in `outgoing`; may call the session's `pause_writing` meanwhile."""
-        ...
+class Channel(session.Channel, Protocol):
+    """What an SFTP session needs of its SSH channel."""
 
     def pause_reading(self) -> None:
         """Deliver no more data until `resume_reading`."""
@@ -100,8 +80,10 @@ class Channel(Protocol):
         ...
 
 
-class SftpSession:
+class SftpSession(Session):
     """The SFTP subsystem of one channel. Everything runs on the event loop but `Operation.run`."""
+
+    _channel: Channel
 
     def __init__(
         self,
@@ -122,18 +104,19 @@ class SftpSession:
 
         The client gets a status for READs that fail in `status_shares`.
         """
-        self._channel = channel
+        super().__init__(
+            channel=channel,
+            lanes=lanes,
+            recorder=recorder,
+            log_congested=log_congested,
+            bandwidth=bandwidth,
+        )
         self._handles = handles
-        self._lanes = lanes
-        self._recorder = recorder
-        self._log_congested = log_congested
         self._failed = failed
         self._frames = FrameReader()
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
-        self._time_slice = channel.time_slice
         self._initialised = False
-        self._outgoing = channel.outgoing
         self._owed = Owed()
         dispatcher = make_dispatcher(opened=recorder.opened, closed=self._close_handle)
         self._operations = Operations(
@@ -178,15 +161,10 @@ class SftpSession:
         }
         #: Closed by the client while something that it asked for before is still owed.
         self._closing: set[FileHandle | FolderHandle] = set()
-        self._writing_paused = False
         self._reading_paused = False
         self._pumping = False
-        self._turn_bytes = 0
-        self._bandwidth = bandwidth
-        self._slowed: asyncio.TimerHandle | None = None
         self._draining = False
         self._finishing = False
-        self._closed = False
 
     # What the channel and the connection tell us
 
@@ -295,7 +273,7 @@ class SftpSession:
         if self._time_slice.waiting and self._backlog:
             self._channel.wait_turn()
             return
-        while self._backlog and not self._must_wait():
+        while self._backlog and self._owed.count < MAX_PENDING and not self._must_wait():
             frame = self._backlog.popleft()
             self._backlog_bytes -= len(frame)
             self._serve(frame)
@@ -305,32 +283,6 @@ class SftpSession:
                 self._channel.wait_turn()
                 break
         self._flush()
-
-    def _must_wait(self) -> bool:
-        return (
-            self._writing_paused
-            or self._owed.count >= MAX_PENDING
-            or self._log_congested()
-            or (self._bandwidth is not None and self._too_fast(self._bandwidth))
-            or self._sent_enough()
-        )
-
-    def _sent_enough(self) -> bool:
-        # Counted over all that one turn of the event loop brings: each of many small packets of a
-        # client is delivered by itself, before the socket can say that it is full.
-        if self._turn_bytes < TURN_BYTES:
-            return False
-        self._channel.wait_turn()
-        return True
-
-    def _too_fast(self, bandwidth: Bandwidth) -> bool:
-        if self._slowed is None and (delay := bandwidth.delay()):
-            self._slowed = asyncio.get_running_loop().call_later(delay, self._go_on)
-        return self._slowed is not None
-
-    def _go_on(self) -> None:
-        self._slowed = None
-        self.pump()
 
     @property
     def busy(self) -> bool:
@@ -412,28 +364,6 @@ class SftpSession:
         if opened in self._closing and not opened.owed:
             self._closing.remove(opened)
             self._release(opened, result="ok")
-
-    def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
-        if isinstance(opened, FileHandle) and not opened.file.inline:
-            self._lanes.let_go(opened.share.name, opened.close)
-        else:
-            opened.close()
-        self._recorder.closed(opened, result=result)
-
-    # Output
-
-    def _send(self, packet: bytes) -> None:
-        if self._outgoing.length >= FLUSH_BYTES:  # there is room for one more, however long
-            self._flush()
-        self._outgoing.put(packet)
-
-    def _flush(self) -> None:
-        """Send the responses made so far together, so that SSH packets are full ones."""
-        if self._outgoing.length and not self._closed:
-            self._turn_bytes += self._outgoing.length
-            if self._bandwidth is not None:
-                self._bandwidth.sent(self._outgoing.length)
-            self._channel.flush()
 
     def _end(self, error: Exception) -> None:
         """Close the channel over something that cannot be answered."""

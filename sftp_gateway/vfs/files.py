@@ -83,6 +83,11 @@ class OpenFile:
         finally:
             self._release()
 
+    def read_bytes(self, offset: int, length: int) -> memoryview:
+        """As `read`, into memory of its own."""
+        place = memoryview(bytearray(length))
+        return place[: self.read([place], offset)]
+
     def read_cached(self, places: Sequence[memoryview], offset: int) -> int:
         """As `read`, but raises BlockingIOError where the page cache does not hold all of it.
 
