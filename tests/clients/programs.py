@@ -213,16 +213,7 @@ class Rclone(Client):
 
     def run_rclone(self, *arguments: str | Path) -> bytes:
         """What a command prints; `:sftp:` is the gateway."""
-        settings = {
-            "RCLONE_CONFIG": "/dev/null",
-            "RCLONE_SFTP_HOST": "127.0.0.1",
-            "RCLONE_SFTP_PORT": str(self.gateway.port),
-            "RCLONE_SFTP_USER": "gvpocr",
-            "RCLONE_SFTP_KEY_FILE": str(self.gateway.key),
-            "RCLONE_SFTP_KNOWN_HOSTS_FILE": str(self.gateway.known_hosts),
-            "RCLONE_RETRIES": "1",
-            "RCLONE_LOW_LEVEL_RETRIES": "1",
-        }
+        settings = {**self.gateway.rclone_settings(), "RCLONE_LOW_LEVEL_RETRIES": "1"}
         return self.run(installed() / self.program, *arguments, env=settings)
 
     def list(self, path: str) -> set[str]:
@@ -356,8 +347,8 @@ class Lftp(Client):
         self._lftp(f"put {local} -o {path}")
 
 
-class Psftp(Client):
-    """PuTTY's psftp."""
+class Psftp(Sftp):
+    """PuTTY's psftp, which has most of the commands of OpenSSH's."""
 
     fails_on_stdout = True
 
@@ -381,22 +372,9 @@ class Psftp(Client):
         lines = self._batch(f"ls {path}").splitlines()
         return {line.split(None, 8)[8] for line in lines if re.match("[-dl][-rwx]{9}", line)}
 
-    def read(self, path: str) -> bytes:
-        self._batch(f"get {path} read")
-        return (self.folder / "read").read_bytes()
-
-    def resume(self, path: str, local: Path) -> None:
-        self._batch(f"reget {path} {local}")
-
-    def copy(self, path: str, local: Path) -> None:
-        self._batch(f"get -r {path} {local}")
-
     def link(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
         return _in_long_listing(self._batch(f"ls {folder}"), name)
-
-    def write(self, local: Path, path: str) -> None:
-        self._batch(f"put {local} {path}")
 
 
 class Gvfs(Client):

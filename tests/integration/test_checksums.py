@@ -189,19 +189,9 @@ def test_a_disk_that_fails_or_hangs_fails_the_checksum(
 def _rclone(
     rclone: str, gateway: Gateway, *arguments: str | Path, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    settings = {
-        "RCLONE_CONFIG": "/dev/null",
-        "RCLONE_SFTP_HOST": "127.0.0.1",
-        "RCLONE_SFTP_PORT": str(gateway.port),
-        "RCLONE_SFTP_USER": "gvpocr",
-        "RCLONE_SFTP_KEY_FILE": str(gateway.key),
-        "RCLONE_SFTP_KNOWN_HOSTS_FILE": str(gateway.known_hosts),
-        "RCLONE_RETRIES": "1",
-        **more,
-    }
     return subprocess.run(
         [installed() / rclone, *arguments],
-        env={**os.environ, **settings},
+        env={**os.environ, **gateway.rclone_settings(), **more},
         capture_output=True,
         text=True,
         errors="surrogateescape",

@@ -52,15 +52,7 @@ def _fill(gateway: Gateway) -> None:
 
 
 def _rclone(gateway: Gateway, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    settings = {
-        "RCLONE_CONFIG": "/dev/null",
-        "RCLONE_SFTP_HOST": "127.0.0.1",
-        "RCLONE_SFTP_PORT": str(gateway.port),
-        "RCLONE_SFTP_USER": "gvpocr",
-        "RCLONE_SFTP_KEY_FILE": str(gateway.key),
-        "RCLONE_SFTP_KNOWN_HOSTS_FILE": str(gateway.known_hosts),
-        "RCLONE_RETRIES": "1",
-    }
+    settings = gateway.rclone_settings()
     return subprocess.run(
         ["rclone", *arguments], env={**os.environ, **settings}, capture_output=True, timeout=120
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
-from tests.support.gateway import REPOSITORY
-
-_FOLDER: Final = REPOSITORY / ".clients"
+#: The repository that the virtual environment is in: a copy, as scripts/mutate makes them, has
+#: neither that nor the clients.
+_HOME: Final = Path(sys.prefix).parent
 
 #: sshfs of each Debian release, which brings the ssh of that release with it.
 _SSHFS: Final = {
@@ -22,9 +23,9 @@ _SSHFS: Final = {
 @functools.cache
 def installed() -> Path:
     """Where the clients are, once scripts/clients has installed what is missing."""
-    ran = subprocess.run(["scripts/clients"], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    ran = subprocess.run(["scripts/clients"], cwd=_HOME, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 0, ran.stderr
-    return _FOLDER
+    return _HOME / ".clients"
 
 
 def debian(suite: str, program: str) -> Path:

@@ -18,14 +18,13 @@ import contextlib
 import errno
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
+from tests.support.gateway import filesystem
 
 #: Bytes that a short read returns.
 _SHORT = 1000
@@ -74,23 +73,11 @@ def faulty_filesystem(behind: Path, mount: Path, control: Path) -> Iterator[Faul
     """Show the folder `behind` at `mount`, by a process of its own."""
     mount.mkdir(parents=True)
     found = FaultyFileSystem(behind, mount, control)
-    module = "tests.support.faulty_filesystem"
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, str(behind), str(mount), str(control)],
-        cwd=REPOSITORY,
-        env=environment(),
-    )
-
-    def ready() -> bool:
-        assert process.poll() is None, "the faulty file system ended"
-        return os.path.ismount(mount)
-
-    try:
-        wait_for(ready, "the faulty file system")
-        yield found
-    finally:
-        found.heal()
-        unmount(mount, process)
+    with filesystem("tests.support.faulty_filesystem", behind, mount, control, mount=mount):
+        try:
+            yield found
+        finally:
+            found.heal()
 
 
 class _Rule:

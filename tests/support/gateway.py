@@ -256,6 +256,18 @@ class Gateway:
             timeout=120,
         )
 
+    def rclone_settings(self) -> dict[str, str]:
+        """Environment by which rclone's `:sftp:` is this gateway, with the worker's key."""
+        return {
+            "RCLONE_CONFIG": "/dev/null",
+            "RCLONE_SFTP_HOST": "127.0.0.1",
+            "RCLONE_SFTP_PORT": str(self.port),
+            "RCLONE_SFTP_USER": "gvpocr",
+            "RCLONE_SFTP_KEY_FILE": str(self.key),
+            "RCLONE_SFTP_KNOWN_HOSTS_FILE": str(self.known_hosts),
+            "RCLONE_RETRIES": "1",
+        }
+
     @contextlib.contextmanager
     def mounted(
         self,
@@ -302,6 +314,26 @@ def running(folder: Path, config: str = "", **options: str) -> Iterator[Gateway]
         yield gateway.start()
     finally:
         gateway.close()
+
+
+@contextlib.contextmanager
+def filesystem(module: str, *arguments: Path, mount: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A FUSE file system of tests, which this module serves in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=REPOSITORY, env=environment()
+    )
+
+    def ready() -> bool:
+        assert process.poll() is None, f"{module} ended"
+        return os.path.ismount(mount)
+
+    try:
+        wait_for(ready, f"{mount} to be mounted")
+        yield process
+    finally:
+        unmount(mount, process)
+        # One whose process is gone does not look like a mount.
+        subprocess.run(["fusermount3", "-uzq", str(mount)], stderr=subprocess.DEVNULL, check=False)
 
 
 def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.gateway import REPOSITORY, environment, unmount, wait_for
+from tests.support.gateway import filesystem
 
 #: Seconds for which a disk may hang altogether.
 _LONGEST = 60.0
@@ -83,25 +83,12 @@ def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
 def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
     """The same, as something that can be told to fail."""
     mount.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.slow_disk", str(folder), str(mount), str(gate)],
-        cwd=REPOSITORY,
-        env=environment(),
-    )
-
-    def ready() -> bool:
-        assert process.poll() is None, "the slow disk ended"
-        return os.path.ismount(mount)
-
-    try:
-        wait_for(ready, "the slow disk")
-        yield Disk(process, gate)
-    finally:
-        process.send_signal(signal.SIGCONT)
-        gate.unlink(missing_ok=True)
-        unmount(mount, process)
-        # One whose process is gone does not look like a mount.
-        subprocess.run(["fusermount3", "-uzq", str(mount)], stderr=subprocess.DEVNULL, check=False)
+    with filesystem("tests.support.slow_disk", folder, mount, gate, mount=mount) as process:
+        try:
+            yield Disk(process, gate)
+        finally:
+            process.send_signal(signal.SIGCONT)
+            gate.unlink(missing_ok=True)
 
 
 def _says(gate: str) -> str | None:
