@@ -129,15 +129,12 @@ class Share:
         there = open_folder(self._path)
         try:
             self._looked_at = mount_of(there)
+            found = os.fstatvfs(there)  # no cache answers for a disk that is dead
             try:
-                fresh = reopen(there, os.O_RDONLY | os.O_DIRECTORY)
+                os.close(reopen(there, os.O_RDONLY | os.O_DIRECTORY))
             except PermissionError:
                 self.moved = not self._holds(os.fstat(there))
                 raise
-            try:
-                found = os.fstatvfs(fresh)
-            finally:
-                os.close(fresh)
             self._seen = os.fstat(there)
             if not self._holds(self._seen):
                 self._take_over(os.dup(there))

@@ -133,6 +133,24 @@ def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_remo
     wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
 
 
+def test_workers_that_start_while_a_cache_answers_for_a_dead_share_stay(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    fill(tmp_path / "behind", {"folder/file": b"bad"})
+    places = (tmp_path / "behind", tmp_path / "bad", tmp_path / "gate")
+    with failing_disk(*places, cached=600) as disk:
+        gateway = make_gateway(f'shares.bad.path = "{tmp_path}/bad/folder"').start()
+        assert gateway.process is not None
+        disk.die()
+        gateway.process.send_signal(signal.SIGUSR1)
+        reloaded(gateway)
+        wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
+        assert (tmp_path / "bad/folder").stat()  # by the cache
+        gateway.sftp("get bad/file /dev/null")
+        assert gateway.events("worker_outdated") == []
+        gateway.close()
+
+
 @contextmanager
 def mounted_again(tmp_path: Path, kind: str) -> Iterator[None]:
     """Something else at the place of the disk, with a file that says so."""

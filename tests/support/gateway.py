@@ -317,7 +317,9 @@ def running(folder: Path, config: str = "", **options: str) -> Iterator[Gateway]
 
 
 @contextlib.contextmanager
-def filesystem(module: str, *arguments: Path, mount: Path) -> Iterator[subprocess.Popen[bytes]]:
+def filesystem(
+    module: str, *arguments: Path | str, mount: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A FUSE file system of tests, which this module serves in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], cwd=REPOSITORY, env=environment()

@@ -1,9 +1,10 @@
 """A file system whose reads hang: a folder shown through FUSE, each read held back by a gate.
 
-`python -m tests.support.slow_disk FOLDER MOUNT GATE` serves it in the foreground; reads wait for as
-long as the file GATE exists and is empty, and fail with EIO while it says so. While it says
-"frozen", look-ups and statfs(2) wait too. libfuse answers ten requests at once: with that many held
-back, nothing else of the file system is answered either.
+`python -m tests.support.slow_disk FOLDER MOUNT GATE SECONDS` serves it in the foreground; reads
+wait for as long as the file GATE exists and is empty, and fail with EIO while it says so. While it
+says "frozen", look-ups and statfs(2) wait too. The kernel caches names and attributes for SECONDS.
+libfuse answers ten requests at once: with that many held back, nothing else of the file system is
+answered either.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def failing_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Disk]:
-    """The same, as something that can be told to fail."""
+def failing_disk(folder: Path, mount: Path, gate: Path, *, cached: float = 1.0) -> Iterator[Disk]:
+    """The same, as something that can be told to fail; the kernel caches for so many seconds."""
     mount.mkdir(exist_ok=True)
-    with filesystem("tests.support.slow_disk", folder, mount, gate, mount=mount) as process:
+    arguments = (folder, mount, gate, str(cached))
+    with filesystem("tests.support.slow_disk", *arguments, mount=mount) as process:
         try:
             yield Disk(process, gate)
         finally:
@@ -105,7 +107,7 @@ def _wait_while_frozen(gate: str) -> None:
         time.sleep(0.01)
 
 
-def _serve(folder: str, mount: str, gate: str) -> None:
+def _serve(folder: str, mount: str, gate: str, cached: str) -> None:
     import mfusepy as fuse
 
     class SlowDisk(fuse.Operations):
@@ -148,8 +150,17 @@ def _serve(folder: str, mount: str, gate: str) -> None:
             os.close(fh)
             return 0
 
-    fuse.FUSE(SlowDisk(), mount, foreground=True, nothreads=False, direct_io=True, ro=True)
+    fuse.FUSE(
+        SlowDisk(),
+        mount,
+        foreground=True,
+        nothreads=False,
+        direct_io=True,
+        ro=True,
+        entry_timeout=cached,
+        attr_timeout=cached,
+    )
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], sys.argv[3])
+    _serve(*sys.argv[1:])
