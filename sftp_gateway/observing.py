@@ -33,6 +33,7 @@ from sftp_gateway.observability.status.doorway import Doorway
 from sftp_gateway.observability.status.front import Front
 from sftp_gateway.observability.status.page import Sources
 from sftp_gateway.process import confinement, observer
+from sftp_gateway.server.lanes import lower_priority
 from sftp_gateway.settings import Settings, variable
 
 #: MiB of a history among temporary files: in a container those are memory.
@@ -51,6 +52,7 @@ def observe(
     say: Callable[[str], None],
 ) -> None:
     """Be the observer."""
+    lower_priority()  # workers serve first: what cannot be logged in time slows its user down
     settings = configuration.settings
     values = SharedValues(memories[observer.OBSERVER])
     board = Board()

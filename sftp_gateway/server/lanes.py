@@ -78,7 +78,7 @@ class Lanes:
             (share, lane): ThreadPoolExecutor(
                 THREADS[lane],
                 thread_name_prefix=f"{share} {lane}",
-                initializer=_step_back if lane is Lane.CHECKSUM else None,
+                initializer=lower_priority if lane is Lane.CHECKSUM else None,
             )
             for share in shares
             for lane in Lane
@@ -199,8 +199,11 @@ class Lanes:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _step_back() -> None:
-    """Leave the processor to others: on Linux, each thread has a priority of its own."""
+def lower_priority() -> None:
+    """Let other threads run first, where processors are scarce.
+
+    Of this thread, and of those that it starts: on Linux, each has a priority of its own.
+    """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 

@@ -28,6 +28,7 @@ from sftp_gateway.server.command_session import CommandSession
 from sftp_gateway.server.connection import Connection
 from sftp_gateway.server.guest import Guest
 from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.lanes import lower_priority
 from sftp_gateway.server.negotiation import Offers
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.scheduler import Scheduler
@@ -90,7 +91,9 @@ class SshServer:
         self.budget = Budget()
         self.stopping = False
         self.end_sessions = end_sessions
-        self.password_threads = ThreadPoolExecutor(_PASSWORD_THREADS, "password")
+        self.password_threads = ThreadPoolExecutor(
+            _PASSWORD_THREADS, "password", initializer=lower_priority
+        )
         self._guests: set[Guest] = set()
         self._empty = asyncio.Event()
         self._empty.set()

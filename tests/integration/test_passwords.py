@@ -14,6 +14,7 @@ from asyncssh.constants import MSG_USERAUTH_FAILURE, MSG_USERAUTH_REQUEST
 from asyncssh.packet import Boolean, String
 
 from tests.hostile.test_hostile_ssh import _client, _ends
+from tests.integration.test_workers import workers
 from tests.support.gateway import PATIENCE, Gateway, wait_for
 
 pytestmark = pytest.mark.integration
@@ -63,6 +64,19 @@ def test_the_right_password_is_let_in(gateway: Gateway) -> None:
     accepted = gateway.wait_event("login_accepted", auth="password")
     assert accepted["user"] == "gvpocr"
     assert "key" not in accepted
+
+
+def test_verification_leaves_the_processor_to_requests(gateway: Gateway) -> None:
+    def niced() -> set[int]:
+        return {
+            int(thread)
+            for pid in workers(gateway).values()
+            for thread in os.listdir(f"/proc/{pid}/task")
+            if os.getpriority(os.PRIO_PROCESS, int(thread)) > os.getpriority(os.PRIO_PROCESS, pid)
+        }
+
+    assert _by_password(gateway, _ssh(gateway), PASSWORD).stdout == "in\n"
+    assert niced()
 
 
 def test_sftp_works_with_a_password(gateway: Gateway, tmp_path: Path) -> None:

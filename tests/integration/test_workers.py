@@ -286,6 +286,13 @@ def test_a_worker_that_is_stuck_makes_the_gateway_unhealthy_and_gets_no_connecti
 # The other processes
 
 
+def test_the_observer_leaves_the_processor_to_workers(two: Gateway) -> None:
+    (served,) = {os.getpriority(os.PRIO_PROCESS, pid) for pid in workers(two).values()}
+    threads = os.listdir(f"/proc/{observer(two)}/task")
+    assert len(threads) > 3
+    assert all(os.getpriority(os.PRIO_PROCESS, int(thread)) > served for thread in threads)
+
+
 def test_an_observer_that_is_killed_is_replaced(two: Gateway) -> None:
     before = observer(two)
     os.kill(before, signal.SIGKILL)

@@ -90,7 +90,7 @@ def run(chosen: Sequence[Kind], *, packets: int, folder: Path) -> _Run:
         left = list(group)
         while left:
             of_gateway = Path(tempfile.mkdtemp(dir=folder))
-            with flooded(of_gateway, renews_keys=phase.renews_keys) as arena:
+            with flooded(of_gateway, renews_keys=phase.renews_keys, isolated=True) as arena:
                 for each in _flood_all(arena, left, packets=packets):
                     done.measured.append(each)
                     _tell(each, len(done.measured), len(chosen))

@@ -11,12 +11,13 @@ does not depend on how fast the machine is, nor on how busy.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from benchmarks.processes import family, memory
@@ -141,7 +142,7 @@ class _Watched:
 class Arena:
     """A gateway, a victim that works on it, and an attacker's process."""
 
-    def __init__(self, gateway: _FloodedGateway) -> None:
+    def __init__(self, gateway: _FloodedGateway, *, isolated: bool) -> None:
         self.gateway = gateway
         self.unhealthy: list[str] = []
         self.broken = False
@@ -149,7 +150,7 @@ class Arena:
         self._worker = gateway.worker
         self._clock = _clock_of(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
-        self._attacker = Attacker()
+        self._attacker = Attacker(yielding=isolated)
         self._over = threading.Event()
         self._health = threading.Thread(target=self._watch_health)
         self._health.start()
@@ -217,7 +218,7 @@ class Arena:
     def harm(self) -> Iterator[str]:
         """What is not as before all floods, once the attacker is gone."""
         for name in ("sftp_gateway_connections", "sftp_gateway_open_handles"):
-            only_the_victims = partial(self._is_one, name)
+            only_the_victims = functools.partial(self._is_one, name)
             with contextlib.suppress(AssertionError):
                 wait_for(only_the_victims, "the attacker's to end")
             if not only_the_victims():
@@ -296,18 +297,42 @@ class Arena:
 
 
 @contextlib.contextmanager
-def flooded(folder: Path, *, renews_keys: bool = False) -> Iterator[Arena]:
-    """An arena with a gateway of its own in `folder`."""
+def flooded(folder: Path, *, renews_keys: bool = False, isolated: bool = False) -> Iterator[Arena]:
+    """An arena with a gateway of its own in `folder`.
+
+    `isolated`: the worker has a processor for itself, and the attacker runs only when nobody else
+    wants to. Otherwise latencies depend on when the kernel schedules whom.
+    """
     gateway = _FloodedGateway(folder, renews_keys=renews_keys)
     try:
         gateway.start()
-        arena = Arena(gateway)
+        if isolated:
+            _isolate(gateway)
+        arena = Arena(gateway, isolated=isolated)
         try:
             yield arena
         finally:
             arena.close()
     finally:
         gateway.close()
+
+
+@functools.cache
+def _processors() -> Sequence[int]:
+    """Those that this process had at first."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) < 2:
+        raise RuntimeError("latencies are measured on two processors or more")
+    return processors
+
+
+def _isolate(gateway: _FloodedGateway) -> None:
+    """Leave one processor to the worker, and the others to all other processes."""
+    first, *others = _processors()
+    for pid in family(gateway.pids[0]):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(thread), {first} if pid == gateway.worker else others)
+    os.sched_setaffinity(0, others)
 
 
 def _clock_of(pid: int) -> int:

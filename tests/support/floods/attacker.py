@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import selectors
 import socket
 import struct
@@ -220,7 +221,8 @@ def serve(descriptor: int) -> None:
 class Attacker:
     """The process, as seen by the one that gives it orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, yielding: bool = False) -> None:
+        """`yielding`: it runs only when no other process wants its processor."""
         self._orders, theirs = Pipe()
         command = f"from tests.support.floods.attacker import serve; serve({theirs.fileno()})"
         self._process = subprocess.Popen(
@@ -229,6 +231,8 @@ class Attacker:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
         )
+        if yielding:
+            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
         theirs.close()
 
     def reach(self, kind: Kind, login: Login) -> str | None:
