@@ -85,9 +85,9 @@ class _Run:
 def run(chosen: Sequence[Kind], *, packets: int, folder: Path) -> _Run:
     """Flood, phase by phase, each with a gateway of its own; a new one if its victim is lost."""
     done = _Run()
-    for name, group in itertools.groupby(chosen, lambda kind: kind.phase):
-        phase = next(phase for phase in PHASES if phase.name == name)
-        left = list(group)
+    for phase in PHASES:
+        name = phase.name
+        left = [kind for kind in chosen if kind.phase == name]
         while left:
             of_gateway = Path(tempfile.mkdtemp(dir=folder))
             with flooded(of_gateway, renews_keys=phase.renews_keys, isolated=True) as arena:
