@@ -31,7 +31,9 @@ _MAX_ESCAPE: Final = 6
 
 #: One character of a client's as it stands in a line, which is never cut in two: `\u001b`, a path's
 #: `\\\\` or `\\xff`, `\n`, or itself.
-_CHARACTER: Final = re.compile(r"\\u[0-9a-f]{4}|\\\\(?:\\\\|x[0-9a-f]{2})|\\.|[^\\]", re.DOTALL)
+_CHARACTER: Final = r"(?>\\u[0-9a-f]{4}|\\\\(?:\\\\|x[0-9a-f]{2})|\\.|[^\\])"
+#: Many of them, then each: text is cut in a few steps.
+_CHARACTERS: Final = [re.compile(_CHARACTER + f"{{{n}}}", re.DOTALL) for n in (64, 1)]
 
 # DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
 # embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
@@ -135,11 +137,13 @@ def _cut(name: str, json: str, limit: int, length: int, cut: list[str]) -> str:
         return json
     cut.append(name)
     end = 1
-    for character in _CHARACTER.finditer(json, 1, len(json) - 1):
-        limit -= len(character[0].encode())
-        if limit < 0:
-            break
-        end = character.end()
+    for characters in _CHARACTERS:
+        while found := characters.match(json, end, len(json) - 1):
+            size = len(found[0].encode())
+            if size > limit:
+                break
+            limit -= size
+            end = found.end()
     return json[:end] + '"'
 
 
