@@ -9,6 +9,7 @@ import http.client
 import json
 import logging
 import os
+import pwd
 import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -79,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--owner",
         type=_owner,
-        metavar="UID:GID",
-        help="whom to give the host key to, for a gateway that runs as another user",
+        metavar="UID:GID|USER",
+        help="the user of a gateway that runs as another one: what it reads and writes is handed "
+        "over, also from its user before if that has changed",
     )
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
     key_commands.add_parser(commands, _settings)
@@ -227,6 +229,12 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _owner(text: str) -> Owner:
     uid, colon, gid = text.partition(":")
-    if not (uid.isdecimal() and colon and gid.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not UID:GID, such as 10001:10001")
-    return Owner(int(uid), int(gid))
+    if uid.isdecimal() and colon and gid.isdecimal():
+        return Owner(int(uid), int(gid))
+    try:
+        user = pwd.getpwnam(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither UID:GID, such as 10001:10001, nor the name of a user"
+        ) from None
+    return Owner(user.pw_uid, user.pw_gid)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
@@ -169,22 +170,21 @@ def image(docker_host: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    docker_host: str, image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("clone")
-    folder.parent.chmod(0o755)  # an ordinary user has to be able to come to it
-    folder.parent.parent.chmod(0o755)
+def deployed(docker_host: str, image: str) -> Iterator[Deployment]:
+    # Not among pytest's own: ordinary users have to be able to come to it.
+    temporary = tempfile.TemporaryDirectory(prefix="clone-", dir="/var/tmp")
+    folder = Path(temporary.name)
     _clone(folder)
     (folder / ".env").write_text(
         "SFTP_GATEWAY_MAX_HANDLES=1000\nGRAFANA_ADMIN_PASSWORD=never-for-the-gateway\n"
     )
     deployment = Deployment(folder, docker_host, {"GATEWAY_IMAGE": image})
-    try:
-        deployment.up()
-        yield deployment
-    finally:
-        deployment.compose("down", "-v")
+    with temporary:
+        try:
+            deployment.up()
+            yield deployment
+        finally:
+            deployment.compose("down", "-v")
 
 
 def _owner_and_mode(path: Path) -> tuple[int, int]:
@@ -384,12 +384,11 @@ def test_another_user_of_the_gateway_is_handed_everything_and_so_is_the_first_ag
     for uid, path in (("12345", "models/README.txt"), (str(GATEWAY), "newsletters/README.txt")):
         deployed.environment |= {"GATEWAY_UID": uid, "GATEWAY_GID": uid}
         deployed.up()
-        deployed.wait_until_healthy()
         assert deployed.inspect()["Config"]["User"] == f"{uid}:{uid}"
         read(path)
         assert logged("Bhushanji/README.txt")  # nothing is lost
         assert "warning" not in deployed.compose("logs", "init")
-        assert "warning" not in deployed.gateway("doctor", errors=True)
+        assert "shown to nobody" not in deployed.gateway("doctor", errors=True)
 
 
 def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_time(
@@ -427,7 +426,7 @@ def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_t
     finally:
         beside.close()
     deployed.up()
-    deployed.wait_until_healthy()
+    deployed.gateway("healthcheck")
 
 
 def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
