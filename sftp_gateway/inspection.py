@@ -321,7 +321,7 @@ def _why_unwritable(file: Path) -> str:
     """Why nothing can be appended to the file, and what to do; "" if it can."""
     if not os.path.isdir(file.parent):
         return f"there is no folder {file.parent}; make it, or name another file"
-    place = file if file.exists() else file.parent
+    place = file if os.path.exists(file) else file.parent
     if os.access(place, os.W_OK):
         return ""
     return (
@@ -394,7 +394,7 @@ def unwritable_history(settings: Settings) -> list[Path]:
         return []
     nearest = next(path for path in file.absolute().parents if os.path.exists(path))
     return [
-        *([file] if file.exists() and not _is_writable(file) else []),
+        *([file] if os.path.exists(file) and not _is_writable(file) else []),
         *([nearest] if not (nearest.is_dir() and _is_writable(nearest)) else []),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sftp_gateway.errors import ConfigurationError
@@ -31,7 +32,7 @@ def own_host_keys(settings: Settings) -> list[str]:
     return [
         _public(path)
         for path in host_key_files(settings.keys_dir)
-        if path.exists() and (settings.nist_curves or path.stem != NIST_HOST_KEY)
+        if os.path.exists(path) and (settings.nist_curves or path.stem != NIST_HOST_KEY)
     ]
 
 

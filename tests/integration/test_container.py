@@ -437,7 +437,7 @@ def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
     private = Deployment(tmp_path / "clone", docker_host, options)
     try:
         private.up()
-        private.wait_until_healthy()
+        private.gateway("healthcheck")
         assert private.inspect()["Config"]["User"] == "12345:12345"
         assert private.ssh("echo", "hello").stdout == "hello\n"
     finally:
