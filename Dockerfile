@@ -62,8 +62,10 @@ LABEL org.opencontainers.image.title="sftp-gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 # The metrics' port listens on all of the container's interfaces: which of the host's it is
-# published on is for `docker run -p` or the compose file to say.
+# published on is for `docker run -p` or the compose file to say. `container` tells gateways with
+# Docker from those without it, which must not serve from one folder at the same time.
 ENV PATH=/opt/sftp-gateway/bin:$PATH \
+    container=docker \
     PYTHONDONTWRITEBYTECODE=1 \
     SFTP_GATEWAY_METRICS_HOST=0.0.0.0
 

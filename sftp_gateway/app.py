@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sftp_gateway import __version__, observing, share_folders
+from sftp_gateway import __version__, observing, occupancy, share_folders
 from sftp_gateway import configuration as configurations
 from sftp_gateway.auth import Authenticator
 from sftp_gateway.configuration import Access, Configuration
+from sftp_gateway.dirfd import Held
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
 from sftp_gateway.first_start import WORKER_KEY, set_up
 from sftp_gateway.observability import http_server
@@ -79,6 +80,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             "warning: access_log: standard error goes to the same file as the log on standard "
             "output, so that a worker could change the log; send them to different files"
         )
+    lock = occupancy.hold(settings.keys_dir)
     raise_descriptor_limit()
     if (room := _division(settings, choose_finder()).connections) < settings.max_connections:
         say(
@@ -92,7 +94,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
-            program=Program(load=load, config_file=config_file, say=say),
+            program=Program(load=load, config_file=config_file, say=say, lock=lock),
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
@@ -106,6 +108,7 @@ def _are_one_file(*descriptors: int) -> bool:
 
 
 def _set_up(settings: Settings, *, say: Callable[[str], None]) -> None:
+    occupancy.check(settings.keys_dir)
     if settings.auto_setup:
         try:
             set_up(settings, gateway=None, say=say)
@@ -122,11 +125,18 @@ class Program:
     """What the processes of a gateway do."""
 
     def __init__(
-        self, *, load: Callable[[], Settings], config_file: Path, say: Callable[[str], None]
+        self,
+        *,
+        load: Callable[[], Settings],
+        config_file: Path,
+        say: Callable[[str], None],
+        lock: Held | None = None,
     ) -> None:
+        """`lock` is the supervisor's alone."""
         self._load = load
         self._config_file = config_file
         self.say = say
+        self._lock = lock
         self._feed = Feed()
 
     def load(self, running: Configuration, hanging: Collection[str]) -> Configuration:
@@ -151,6 +161,7 @@ class Program:
         log: socket.socket,
     ) -> None:
         """Be a worker."""
+        self._let_go_of_lock()
         self._feed.only_send()
         children.redirect_to_null(sys.stdout.fileno())
 
@@ -181,6 +192,7 @@ class Program:
         logs: Sequence[socket.socket],
     ) -> None:
         """Be the observer."""
+        self._let_go_of_lock()
         log_writer = LogWriter(_log_outputs(configuration.settings))
         for log in logs:
             log_writer.add(log)
@@ -194,6 +206,11 @@ class Program:
             make_log=functools.partial(_access_log, configuration.settings),
             say=self.say,
         )
+
+    def _let_go_of_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock.descriptor)
+            self._lock = None
 
 
 class Gateway:
@@ -447,8 +464,9 @@ def _log_outputs(settings: Settings) -> list[Sink]:
 
 
 def _check_log(settings: Settings) -> None:
-    """Raises ConfigurationError where the log's file cannot be written."""
-    if settings.access_log.file is not None:
+    """Raises ConfigurationError if the log goes nowhere else than to a file, which cannot be
+    written."""
+    if settings.access_log.file is not None and not settings.access_log.stdout:
         check_file(settings.access_log.file)
 
 

@@ -9,6 +9,7 @@ import http.client
 import json
 import logging
 import os
+import pwd
 import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from sftp_gateway import (
     import_commands,
     key_commands,
     log_commands,
+    occupancy,
     worker_kit,
 )
 from sftp_gateway.app import serve
@@ -27,10 +29,11 @@ from sftp_gateway.configuration import inspected
 from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
 from sftp_gateway.dirfd import Owner
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import HOST_KEY, public_half, set_up
+from sftp_gateway.first_start import set_up
 from sftp_gateway.process import confinement
-from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.server.probe import handshake
 from sftp_gateway.settings import Settings, config_path, load_settings
+from sftp_gateway.worker_kit.host_keys import own_host_keys
 
 #: Seconds that a health check waits for the handshake.
 _HANDSHAKE_PATIENCE: Final = 5.0
@@ -77,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--owner",
         type=_owner,
-        metavar="UID:GID",
-        help="whom to give the host key to, for a gateway that runs as another user",
+        metavar="UID:GID|USER",
+        help="the user of a gateway that runs as another one: what it reads and writes is handed "
+        "over, also from its user before if that has changed",
     )
     add("hash-password", _hash_password, "Ask for a password and print its argon2id hash.")
     key_commands.add_parser(commands, _settings)
@@ -100,8 +104,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
+    settings, config_file = _settings(options), config_path(options.config, os.environ)
+    occupancy.check(settings.keys_dir)
     try:
-        set_up(_settings(options), gateway=options.owner, say=say)
+        set_up(settings, gateway=options.owner, say=say, config_file=config_file)
+        if lock := occupancy.hold(settings.keys_dir):  # so that it is there for the gateway
+            os.close(lock.descriptor)
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
     return 0
@@ -133,9 +141,12 @@ def _answers(settings: Settings) -> bool:
     except (OSError, TimeoutError) as error:
         say(f"error: {host} port {settings.port}: {_why(error)}")
         return False
-    public = public_half(settings.keys_dir / HOST_KEY)
-    if public.exists() and not same_key(key, public):
-        say(f"error: {host} port {settings.port}: another host key than {public} answered: {key}")
+    own = own_host_keys(settings)
+    if own and key.split()[:2] not in [each.split() for each in own]:
+        say(
+            f"error: {host} port {settings.port}: another host key than those in "
+            f"{settings.keys_dir} answered: {key}"
+        )
         return False
     say("ok")
     return True
@@ -218,6 +229,12 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _owner(text: str) -> Owner:
     uid, colon, gid = text.partition(":")
-    if not (uid.isdecimal() and colon and gid.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not UID:GID, such as 10001:10001")
-    return Owner(int(uid), int(gid))
+    if uid.isdecimal() and colon and gid.isdecimal():
+        return Owner(int(uid), int(gid))
+    try:
+        user = pwd.getpwnam(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither UID:GID, such as 10001:10001, nor the name of a user"
+        ) from None
+    return Owner(user.pw_uid, user.pw_gid)

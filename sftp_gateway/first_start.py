@@ -12,6 +12,7 @@ from typing import Final
 from sftp_gateway import share_folders
 from sftp_gateway.auth.keys import generate_ed25519
 from sftp_gateway.dirfd import Folder, Held, Owner
+from sftp_gateway.handover import HandOver
 from sftp_gateway.settings import DEFAULT_CONFIG_FILE, HUB_SHARE, Settings
 
 HOST_KEY: Final = "ssh_host_ed25519_key"
@@ -38,11 +39,19 @@ Whatever you put here, workers that mount the gateway can read. They cannot chan
 """
 
 
-def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], None]) -> None:
+def set_up(
+    settings: Settings,
+    *,
+    gateway: Owner | None,
+    say: Callable[[str], None],
+    config_file: Path = DEFAULT_CONFIG_FILE,
+) -> None:
     """Make what is missing; touch nothing that exists. `say` is told of each thing made.
 
-    `gateway` is whom the host key is given to, for a gateway that runs as another user than this
-    process (a container); everything else is then given to whoever owns the folder it is in.
+    `gateway` is the user of a gateway that runs as another one than this process (a container):
+    the host keys and all that it writes are handed over to it, from the gateway's user before if
+    that has changed, and it may read the rest. What is made for others belongs to the owner of the
+    folder it is in.
 
     To be called in a process of one thread. Raises OSError where something cannot be made.
     """
@@ -50,6 +59,7 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
     login, token = not _has_logins(settings), _needs_token(settings)
     if first or login or token or gateway is not None:
         with _keys_folder(settings.keys_dir, strict=gateway is not None) as keys:
+            former = _former_gateway(keys)
             if first:
                 _make_pair(keys, HOST_KEY, "sftp-gateway host key", owner=gateway)
                 say(f"made the host key {keys.path / HOST_KEY}")
@@ -58,7 +68,8 @@ def set_up(settings: Settings, *, gateway: Owner | None, say: Callable[[str], No
             if token:
                 _make_token(keys, gateway, say)
             if gateway is not None:
-                _let_in(settings, keys, gateway, say)
+                handing = HandOver(gateway=gateway, former=former, say=say)
+                _let_in(settings, config_file, keys, handing, say)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
     wanted = {
         name: share.path
@@ -95,32 +106,63 @@ def _keys_folder(path: Path, *, strict: bool) -> Iterator[Folder]:
         yield keys
 
 
-def _let_in(settings: Settings, keys: Folder, gateway: Owner, say: Callable[[str], None]) -> None:
-    """Let the gateway's user read what it needs, whatever the umask of whoever made it."""
+def _former_gateway(keys: Folder) -> Owner | None:
+    """The user that the host key was handed over to; None if it is still its folder's owner's."""
+    status = keys.lstat(HOST_KEY)
+    if status is None or status.st_uid == keys.status.st_uid:
+        return None
+    return Owner(status.st_uid, status.st_gid)
+
+
+def _let_in(
+    settings: Settings,
+    config_file: Path,
+    keys: Folder,
+    handing: HandOver,
+    say: Callable[[str], None],
+) -> None:
+    """Let the gateway's user read what it needs, whatever the umask of whoever made it, and write
+    what it writes."""
     for path in host_key_files(settings.keys_dir):
         with _entry(keys, path.name) as key:
-            if key is not None and key.status.st_uid != gateway.uid:
-                key.change(owner=gateway)
-                say(f"gave {path} to the gateway's user {gateway.uid}")
-    _let_read(keys, gateway, public=True, say=say)
+            handing.own(key)
+    handing.let_read(keys, public=True)
     for name in (AUTHORIZED_KEYS, USER_CA_KEYS, REVOKED_KEYS):
         with _entry(keys, name) as held:
-            _let_read(held, gateway, public=True, say=say)
+            handing.let_read(held, public=True)
             if isinstance(held, Folder):
-                _let_read_users(held, gateway, say)
-    with _held(DEFAULT_CONFIG_FILE.parent) as config:
-        _let_read(config, gateway, public=True, say=say)
+                _let_read_users(held, handing)
+    with _held(config_file.parent) as config:
+        handing.let_read(config, public=True)
     hashes = [user.password_hash_file for user in settings.users.values()]
-    for secret in (DEFAULT_CONFIG_FILE, token_file(settings), *filter(None, hashes)):
+    for secret in (config_file, *filter(None, hashes)):
         with _held(secret) as file:
-            _let_read(file, gateway, public=False, say=say)
+            handing.let_read(file, public=False)
+    _let_use_what_it_can_do_without(settings, handing, say)
 
 
-def _let_read_users(authorized: Folder, gateway: Owner, say: Callable[[str], None]) -> None:
+def _let_use_what_it_can_do_without(
+    settings: Settings, handing: HandOver, say: Callable[[str], None]
+) -> None:
+    """The status page's token, the log and the history: no start fails because of them."""
+    token = token_file(settings)
+    try:
+        with _held(token) as file:
+            handing.let_read(file, public=False, ours=settings.status.token_file is None)
+    except OSError as error:
+        say(f"warning: {error.filename}: {error.strerror}")
+    written = [settings.history.file] if settings.history.enabled else []
+    if settings.access_log.file is not None:
+        written.append(settings.access_log.file)
+    for each in written:
+        handing.let_write(each, beside=[other.name for other in written])
+
+
+def _let_read_users(authorized: Folder, handing: HandOver) -> None:
     for name in authorized.names():
         if not name.startswith("."):  # those are editors'
             with _entry(authorized, name) as file:
-                _let_read(file, gateway, public=True, say=say)
+                handing.let_read(file, public=True)
 
 
 @contextmanager
@@ -140,31 +182,6 @@ def _held(path: Path) -> Iterator[Held | None]:
         return
     with above, _entry(above, path.name or ".") as held:
         yield held
-
-
-def _let_read(
-    held: Held | None, gateway: Owner, *, public: bool, say: Callable[[str], None]
-) -> None:
-    """Give the gateway's user the one right that it needs: to read a file, to pass a folder.
-
-    By way of the group where the group has no rights that it could lose, so that nobody else
-    gets any; otherwise, for what is no secret, by way of everybody.
-    """
-    if held is None:
-        return
-    status = held.status
-    right = 0o1 if stat.S_ISDIR(status.st_mode) else 0o4
-    shift = 6 if status.st_uid == gateway.uid else 3 if status.st_gid == gateway.gid else 0
-    if status.st_mode >> shift & right:
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if not mode & 0o070:
-        held.change(owner=Owner(-1, gateway.gid), mode=mode | right << 3)
-    elif public:
-        held.change(mode=mode | right << 3 | right)
-    else:
-        return
-    say(f"let the gateway's user {gateway.uid} read {held.path}")
 
 
 def _has_logins(settings: Settings) -> bool:

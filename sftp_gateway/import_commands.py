@@ -294,7 +294,8 @@ def _put(
     if options.dry_run:
         return f"would be {place}; nothing was written"
     with atomic.locked(settings.keys_dir, make=True) as keys:
-        owner = keys.owner_of(place.name) or keys.owner
+        # The gateway's user has those that it uses; before the first start `init` sees to that.
+        owner = keys.owner_of(place.name) or keys.owner_of(HOST_KEY) or keys.owner
         new = _beside(keys, place, private, mode=0o600, owner=owner)
         new_public = _beside(keys, place, f"{line}\n".encode(), mode=0o644, owner=keys.owner)
         if there:

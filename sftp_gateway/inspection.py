@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,10 @@ from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, U
 from sftp_gateway.share_folders import Look, Own, mixed_up, nested
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
+
+#: A status page that asks for it is shown to nobody. Made once, so that what is read again compares
+#: equal.
+_UNKNOWN_TOKEN: Final = secrets.token_urlsafe(32)
 
 
 @dataclass(slots=True)
@@ -86,17 +91,18 @@ async def inspect(
 
 def watched_files(settings: Settings, config_file: Path) -> list[Path]:
     """Files whose change is a new configuration or new credentials, whether they are there or
-    not."""
+    not; and what keeps the history from its place, so that it returns there."""
     keys = settings.keys_dir
-    secrets = [user.password_hash_file for user in settings.users.values()]
+    hashes = [user.password_hash_file for user in settings.users.values()]
     return [
         config_file,
         *host_key_files(keys),
         keys / USER_CA_KEYS,
         keys / REVOKED_KEYS,
         *(keys / AUTHORIZED_KEYS / name for name in settings.users),
-        *filter(None, secrets),
+        *filter(None, hashes),
         token_file(settings),
+        *unwritable_history(settings),
     ]
 
 
@@ -293,19 +299,40 @@ def own_files(settings: Settings, config_file: Path) -> list[Own]:
 
 def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
     file = options.file
-    if file is not None and not os.path.isdir(file.parent):
-        findings.mistakes.append(
-            f"access_log.file: there is no folder {file.parent}; make it, or name another file"
-        )
-    elif file is not None and os.path.exists(file) and not os.path.isfile(file):
+    if file is None:
+        if not options.stdout:
+            findings.warnings.append(
+                "access_log: stdout is off and no file is named; no access will be logged"
+            )
+    elif os.path.exists(file) and not os.path.isfile(file):
         findings.mistakes.append(
             f"access_log.file: {file} is not a regular file; name one, or none: the log goes to "
             "standard output with access_log.stdout"
         )
-    if file is None and not options.stdout:
+    elif (why := _why_unwritable(file)) and options.stdout:
         findings.warnings.append(
-            "access_log: stdout is off and no file is named; no access will be logged"
+            f"access_log.file: {why}; until that is done, the log goes to standard output only"
         )
+    elif why:
+        findings.mistakes.append(f"access_log.file: {why}")
+
+
+def _why_unwritable(file: Path) -> str:
+    """Why nothing can be appended to the file, and what to do; "" if it can."""
+    if not os.path.isdir(file.parent):
+        return f"there is no folder {file.parent}; make it, or name another file"
+    place = file if os.path.exists(file) else file.parent
+    if os.access(place, os.W_OK):
+        return ""
+    return (
+        f"{place} cannot be written by this user (uid {os.geteuid()}); run as root: "
+        f"{_hand_over_command()}"
+    )
+
+
+def _hand_over_command() -> str:
+    """What gives the gateway's files to this user. In Docker, `docker-compose up` does it."""
+    return f"sftp-gateway init --owner {os.geteuid()}:{os.getegid()}"
 
 
 async def _inspect_status(settings: Settings, findings: Findings) -> None:
@@ -316,15 +343,7 @@ async def _inspect_status(settings: Settings, findings: Findings) -> None:
     if options.token is not None:
         findings.status_token = options.token.get_secret_value()
     elif options.token_file is not None or _is_there(file):
-        text = await _text(file, findings)
-        if text is not None and len(text.strip()) < SHORTEST_TOKEN:
-            findings.mistakes.append(
-                f"{file}: the status page's token has {SHORTEST_TOKEN} characters at least; "
-                f"`openssl rand -hex 24` makes one, and so does `sftp-gateway init` if the file "
-                "is deleted"
-            )
-        elif text is not None:
-            findings.status_token = text.strip()
+        findings.status_token = await _token(file, findings)
     if findings.status_token is None and not settings.metrics_are_local:
         findings.warnings.append(
             f"status: the page is shown to nobody, because metrics_host is {settings.metrics_host}"
@@ -333,19 +352,64 @@ async def _inspect_status(settings: Settings, findings: Findings) -> None:
         )
 
 
-def _inspect_history(settings: Settings, findings: Findings) -> None:
-    if not settings.history.enabled:
-        return
-    file = settings.history.file
-    nearest = (file, *file.absolute().parents)
-    existing = next(path for path in nearest if os.path.exists(path))
-    usable = existing == file or existing.is_dir()
-    if not (usable and os.access(existing, os.R_OK | os.W_OK)):
+async def _token(file: Path, findings: Findings) -> str:
+    """The token in the file; one that nobody knows if there is none that can be used.
+
+    The page is not needed to serve files, so this stops no start; but it must not become one that
+    asks for nothing either.
+    """
+    try:
+        async with aiofiles.open(file, encoding="utf-8", errors="replace") as opened:
+            token = (await opened.read()).strip()
+    except FileNotFoundError:
         findings.warnings.append(
-            f"history.file: {existing} cannot be written by this user (uid {os.geteuid()}), so the "
-            "history is lost when the gateway stops; name a file in a folder that it may write "
-            "to, or set history.enabled = false"
+            f"status: there is no {file}, so the status page is shown to nobody; "
+            f"`openssl rand -hex 24 > {file}` makes a token"
         )
+        return _UNKNOWN_TOKEN
+    except OSError as error:
+        findings.warnings.append(
+            f"status: {file}: cannot be read by this user (uid {os.geteuid()}): {error.strerror}; "
+            "the status page is shown to nobody until it can be; run as root: "
+            f"{_hand_over_command()}"
+        )
+        return _UNKNOWN_TOKEN
+    if len(token) >= SHORTEST_TOKEN:
+        return token
+    findings.warnings.append(
+        f"status: {file}: the token has fewer than {SHORTEST_TOKEN} characters, so the status page "
+        "is shown to nobody; `openssl rand -hex 24` makes one, and so does `sftp-gateway init` if "
+        "the file is deleted"
+    )
+    return _UNKNOWN_TOKEN
+
+
+def unwritable_history(settings: Settings) -> list[Path]:
+    """What keeps the history from being written, if anything does: its file, or a folder above.
+
+    SQLite makes files beside it, so that its folder has to be writable, too.
+    """
+    file = settings.history.file
+    if not settings.history.enabled:
+        return []
+    nearest = next(path for path in file.absolute().parents if os.path.exists(path))
+    return [
+        *([file] if os.path.exists(file) and not _is_writable(file) else []),
+        *([nearest] if not (nearest.is_dir() and _is_writable(nearest)) else []),
+    ]
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK)
+
+
+def _inspect_history(settings: Settings, findings: Findings) -> None:
+    findings.warnings += [
+        f"history.file: {path} cannot be written by this user (uid {os.geteuid()}), so the "
+        "history is lost when the gateway stops; name a file in a folder that it may write "
+        "to, or set history.enabled = false"
+        for path in unwritable_history(settings)[:1]
+    ]
 
 
 def _inspect_confinement(settings: Settings, looks: Mapping[str, Look], findings: Findings) -> None:

@@ -6,13 +6,15 @@ Files are all that is changed; a running gateway takes the change by itself, or 
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from sftp_gateway.auth import (
     AuthorizedKey,
@@ -21,8 +23,10 @@ from sftp_gateway.auth import (
     generate_ed25519,
     keyring,
     parse_authorized_keys,
+    parse_revocations,
 )
 from sftp_gateway.auth.key_options import parse_expiry
+from sftp_gateway.auth.revocations import Revocations
 from sftp_gateway.console import Load, add_config, printable, say
 from sftp_gateway.dirfd import Folder, Owner
 from sftp_gateway.errors import ConfigurationError
@@ -31,6 +35,8 @@ from sftp_gateway.first_start import (
     HOST_KEY,
     NEXT,
     PREVIOUS,
+    REVOKED_KEYS,
+    STATUS_TOKEN,
     USER_CA_KEYS,
     host_key_files,
     public_half,
@@ -39,12 +45,29 @@ from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.observability.last_used import last_used, lines_of, with_rotated
 from sftp_gateway.settings import Settings
 
+Told = TypeVar("Told")
+
 #: How long a key that is rotated stays good.
 _OVERLAP: Final = "+7d"
 
 _SPAN: Final = re.compile(r"\+([0-9]{1,5})([mhd])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
-_DASHED: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+#: As `keys list` prints them.
+_DASHED: Final = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?)?(Z?)"
+)
+
+#: How a point in time may be written.
+_MOMENTS: Final = (
+    "now, +30m, +12h, +7d, 2031-05-06, 2031-05-06T07:08:09Z, or as in expiry-time=: 20310506, "
+    "203105060708, 20310506070809, each with Z at the end for UTC, without it in local time"
+)
+
+#: What a private key's file begins with: OpenSSH's and PEM, and PuTTY's.
+_PRIVATE: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
+_RFC4716: Final = "---- BEGIN SSH2 PUBLIC KEY ----"
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _PLAIN_OPTIONS: Final = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 
@@ -103,8 +126,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
 _ARGUMENTS: Final = {
     "USER": "whose key it is",
     "KEY": "the beginning of its fingerprint, or its comment",
-    "WHEN": "+30m, +12h, +7d, now, YYYY-MM-DD, or as in expiry-time=",
-    "FILE": "where the new private key is written; the public half goes to FILE.pub",
+    "WHEN": _MOMENTS,
+    "FILE": "where the new private key is written: a name is a file among the keys (keys_dir), a "
+    "path with / is what it says, - is standard output; the public half goes to FILE.pub",
 }
 
 
@@ -115,7 +139,11 @@ def moment(text: str, now: datetime) -> datetime:
         return now
     if span is not None:
         return now + timedelta(**{_UNITS[span[2]]: int(span[1])})
-    return parse_expiry(text.replace("-", "") if _DASHED.fullmatch(text) else text)
+    dashed = _DASHED.fullmatch(text)
+    try:
+        return parse_expiry("".join(filter(None, dashed.groups())) if dashed else text)
+    except ValueError:
+        raise ValueError(f"is not a valid time; write {_MOMENTS}") from None
 
 
 def _file(settings: Settings, user: str) -> Path:
@@ -126,41 +154,74 @@ def _file(settings: Settings, user: str) -> Path:
     return settings.keys_dir / AUTHORIZED_KEYS / user
 
 
-def _change(path: Path, edit: Callable[[str], tuple[str, AuthorizedKey]]) -> AuthorizedKey:
+def _change(path: Path, edit: Callable[[str], tuple[str, Told]]) -> Told:
     try:
         return atomic.change(path, edit)
     except ValueError as error:
         raise ConfigurationError([f"{path}: {error}"]) from error
     except OSError as error:
-        raise ConfigurationError([f"{error.filename or path}: {error.strerror}"]) from error
+        raise ConfigurationError([f"{error.filename or path}: {_why(error)}"]) from error
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return f"{error.strerror}; in Docker: docker-compose run --rm --no-deps init keys ..."
+    return error.strerror or "it cannot be written"
 
 
 def _moment(text: str) -> datetime:
     try:
         return moment(text, datetime.now(UTC))
     except ValueError as error:
-        raise ConfigurationError([f"{text}: {error}"]) from error
+        raise ConfigurationError([f"{text} {error}"]) from error
 
 
 def _add(settings: Settings, options: argparse.Namespace) -> None:
     path = _file(settings, options.USER)
-    try:
-        given = sys.stdin.read() if options.FILE == "-" else Path(options.FILE).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{options.FILE}: cannot be read: {error}"]) from error
-    line = given.strip()
+    line = _given_line(options.FILE)
     if options.sources is not None:
         if not _PLAIN_OPTIONS.fullmatch(options.sources):
             raise ConfigurationError([f"--from: {options.sources!r} is no list of addresses"])
         line = f'from="{options.sources}" {line}'
-
-    def edit(text: str) -> tuple[str, AuthorizedKey]:
-        expiring = line if expires is None else keyring.with_expiry(line, expires)
-        return keyring.add_line(text, expiring)
-
     expires = None if options.expires is None else _moment(options.expires)
-    key = _change(path, edit)
+    if expires is not None:
+        line = keyring.with_expiry(line, expires)
+    try:
+        keyring.add_line("", line)
+    except ValueError as error:
+        raise ConfigurationError([f"{_source(options.FILE)}: {error}"]) from error
+    key = _change(path, lambda text: keyring.add_line(text, line))
     say(f"{key.fingerprint} ({key.comment}) may log in as {options.USER}")
+
+
+def _source(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _given_line(file: str) -> str:
+    """The line of a public key's file, or of standard input."""
+    source = _source(file)
+    try:
+        given = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError([f"{source}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            [f"{source}: is not a public key; give one line as a .pub file has it"]
+        ) from None
+    if _PRIVATE.match(given.lstrip()):
+        if file == "-":
+            remedy = "give its public half, which is in the file whose name ends in .pub"
+        elif (public := public_half(Path(file))).exists():
+            remedy = f"give its public half: {public}"
+        else:
+            remedy = f"make its public half and give that: ssh-keygen -y -f {file} > {public}"
+        raise ConfigurationError([f"{source} is a private key; {remedy}"])
+    if given.lstrip().startswith(_RFC4716):
+        raise ConfigurationError(
+            [f"{source} has the format of RFC 4716; convert it: ssh-keygen -i -f {source}"]
+        )
+    return given.strip()
 
 
 def _expire(settings: Settings, options: argparse.Namespace) -> None:
@@ -178,30 +239,67 @@ def _remove(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _rotate(settings: Settings, options: argparse.Namespace) -> None:
-    path, new = _file(settings, options.USER), Path(options.FILE)
+    path, new = _file(settings, options.USER), _new_key_file(settings, options.FILE)
     when = _moment(options.expires)
+    try:
+        with nullcontext() if new is None else Folder.open(new.parent) as folder:
+            old, pair = _rotate_key(path, options, when, folder=folder)
+    except OSError as error:
+        raise ConfigurationError([f"{error.filename}: {_why(error)}"]) from error
+    if new is None:
+        sys.stdout.write(pair.private_pem.decode("ascii"))
+        made = "standard output has the new key, which"
+    else:
+        made = f"made {new}, which"
+    say(f"{made} may log in as {options.USER}; copy it to the worker (mode 600)")
+    say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
 
-    def edit(text: str) -> tuple[str, AuthorizedKey]:
+
+def _new_key_file(settings: Settings, file: str) -> Path | None:
+    """Where a new private key is written; None for standard output.
+
+    A name alone is among the keys, as is the first start's key: that folder can be written to in
+    Docker too, and the owner of the checkout finds it there.
+    """
+    if file == "-":
+        return None
+    if "/" in file:
+        return Path(file)
+    taken = {path.name for path in host_key_files(settings.keys_dir)}
+    if file.removesuffix(".pub") in {*taken, USER_CA_KEYS, REVOKED_KEYS, STATUS_TOKEN}:
+        raise ConfigurationError([f"{settings.keys_dir / file} has another use; name another file"])
+    return settings.keys_dir / file
+
+
+def _rotate_key(
+    path: Path, options: argparse.Namespace, when: datetime, *, folder: Folder | None
+) -> tuple[AuthorizedKey, KeyPair]:
+    """The old key and the new one, which is written to `folder` if there is one."""
+    pair: KeyPair | None = None
+    name = Path(options.FILE).name
+
+    def edit(text: str) -> tuple[str, tuple[AuthorizedKey, KeyPair]]:
+        nonlocal pair
         old = keyring.find(text, options.KEY)
+        if pair is None:  # this is called again if an editor saves the file meanwhile
+            # The label stays, so that a worker has one name in the log.
+            label = _CONTROL.sub("?", old.comment)
+            new = generate_ed25519(label or f"{options.USER} {datetime.now(UTC):%Y-%m-%d}")
+            if folder is not None:
+                _write_pair(folder, name, new, owner=folder.owner)
+            pair = new
         before = keyring.options_of(text, old)
         text, _ = keyring.expire_key(text, old.fingerprint, when)
         text, _ = keyring.add_line(text, f"{before} {pair.public_line}".strip())
-        return text, old
+        return text, (old, pair)
 
-    pair = generate_ed25519(f"{options.USER} {datetime.now(UTC):%Y-%m-%d}")
     try:
-        with Folder.open(new.parent) as folder:
-            _write_pair(folder, new.name, pair, owner=folder.owner)
-            try:
-                old = _change(path, edit)
-            except ConfigurationError:
-                for half in (new, public_half(new)):
-                    folder.remove(half.name)
-                raise
-    except OSError as error:
-        raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
-    say(f"made {new}, which may log in as {options.USER}; copy it to the worker (mode 600)")
-    say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
+        return _change(path, edit)
+    except ConfigurationError:
+        if folder is not None and pair is not None:
+            for half in (name, public_half(Path(name)).name):
+                folder.remove(half)
+        raise
 
 
 def _write_pair(folder: Folder, private: str, pair: KeyPair, *, owner: Owner | None) -> None:
@@ -216,7 +314,7 @@ def _write_pair(folder: Folder, private: str, pair: KeyPair, *, owner: Owner | N
             folder.remove(private)
             raise
     except OSError as error:
-        raise ConfigurationError([f"{error.filename}: cannot be made: {error.strerror}"]) from error
+        raise ConfigurationError([f"{error.filename}: cannot be made: {_why(error)}"]) from error
 
 
 # The host key
@@ -227,7 +325,7 @@ def _rotate_host(settings: Settings, options: argparse.Namespace) -> None:
         with atomic.locked(settings.keys_dir) as keys:
             _STEPS[options.STEP](keys)
     except OSError as error:
-        raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
+        raise ConfigurationError([f"{error.filename}: {_why(error)}"]) from error
 
 
 def _prepare(keys: Folder) -> None:
@@ -277,7 +375,7 @@ _STEPS: Final[dict[str, Callable[[Folder], None]]] = {
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> None:
-    used = _last_used(settings, options.log)
+    used, revoked = _last_used(settings, options.log), _revoked(settings)
     rows: list[Sequence[str]] = [
         ("USER", "FINGERPRINT", "TYPE", "EXPIRES", "LAST USED", "OPTIONS", "COMMENT")
     ]
@@ -285,7 +383,8 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
     for user, path in (*files, ("(authority)", settings.keys_dir / USER_CA_KEYS)):
         for key in _keys(path):
             seen = "?" if used is None else used.get((user, key.fingerprint), "-")
-            rows.append(_row(user, key, "-" if user == "(authority)" or key.authority else seen))
+            never = user == "(authority)" or key.authority
+            rows.append(_row(user, key, "-" if never else seen, revoked.revokes_key(key.blob)))
     for path in host_key_files(settings.keys_dir):
         for key in _keys(public_half(path)):
             kind = path.suffix.removeprefix(".") or "current"
@@ -312,7 +411,22 @@ def _keys(path: Path) -> Sequence[AuthorizedKey]:
     return parsed.keys
 
 
-def _row(user: str, key: AuthorizedKey, used: str) -> Sequence[str]:
+def _revoked(settings: Settings) -> Revocations:
+    """What is revoked, as far as it can be read."""
+    path = settings.keys_dir / REVOKED_KEYS
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return Revocations()
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
+    revoked, mistakes = parse_revocations(text, source=str(path))
+    for mistake in mistakes:
+        say(f"warning: {mistake}")
+    return revoked
+
+
+def _row(user: str, key: AuthorizedKey, used: str, revoked: bool) -> Sequence[str]:
     options = [
         *(["cert-authority"] if key.authority else []),
         *([f"principals={','.join(key.principals)}"] if key.principals else []),
@@ -320,7 +434,9 @@ def _row(user: str, key: AuthorizedKey, used: str) -> Sequence[str]:
     ]
     expires = "never" if key.expires is None else _shown(key.expires)
     if key.expires is not None and key.expires < datetime.now(UTC):
-        expires += " (over)"
+        expires += " (expired)"
+    if revoked:
+        expires += " (revoked)"
     return (
         user,
         key.fingerprint,

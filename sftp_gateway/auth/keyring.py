@@ -59,7 +59,8 @@ def expire_key(text: str, name: str, expires: datetime) -> tuple[str, Authorized
 
 def find(text: str, name: str) -> AuthorizedKey:
     """The only key whose fingerprint begins like this, with or without `SHA256:`, or whose comment
-    is this. Raises ValueError where there is none, or more than one."""
+    is this; those that have expired only if there is no other. Raises ValueError where there is
+    none, or more than one."""
     if not name:
         raise ValueError("give a key's fingerprint or comment")
     keys = [key for _, key in key_lines(text)]
@@ -68,10 +69,20 @@ def find(text: str, name: str) -> AuthorizedKey:
     ]
     if not found:
         raise ValueError(f"there is no key {name}")
-    fingerprints = dict.fromkeys(key.fingerprint for key in found)
-    if len(fingerprints) > 1:
-        raise ValueError(f"{name} is more than one key: {', '.join(fingerprints)}")
+    now = datetime.now(UTC)
+    found = [key for key in found if key.expires is None or key.expires > now] or found
+    described = dict.fromkeys(f"{key.fingerprint} ({_until(key)})" for key in found)
+    if len({key.blob for key in found}) > 1:
+        raise ValueError(
+            f"{name} is more than one key; name one by its fingerprint: {', '.join(described)}"
+        )
     return found[0]
+
+
+def _until(key: AuthorizedKey) -> str:
+    if key.expires is None:
+        return "does not expire"
+    return f"until {key.expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def options_of(text: str, key: AuthorizedKey) -> str:

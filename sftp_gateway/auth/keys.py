@@ -75,12 +75,13 @@ def private_key_mistakes(path: Path) -> list[str]:
         )
     if status.st_uid not in (0, os.geteuid()):
         mistakes.append(
-            f"{path} belongs to user {status.st_uid}, who could replace it; "
-            f"run: chown {os.geteuid()} {_quoted(path)}"
+            f"{path} belongs to user {status.st_uid}, and the gateway runs as user {os.geteuid()}; "
+            "if no other gateway serves from this folder (Docker's does as user 10001), run as "
+            f"root: sftp-gateway init --owner {os.geteuid()}:{os.getegid()}"
         )
     elif not os.access(path, os.R_OK, effective_ids=True):
         mistakes.append(
-            f"{path} cannot be read by user {os.geteuid()}, who the gateway runs as; "
+            f"{path} cannot be read by user {os.geteuid()}, which the gateway runs as; "
             f"run: chown {os.geteuid()} {_quoted(path)} && chmod 600 {_quoted(path)}"
         )
     return mistakes

@@ -34,7 +34,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import events, relay
 from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.process import cpus
+from sftp_gateway.process import cpus, systemd
 from sftp_gateway.process.children import ended_children, fork
 from sftp_gateway.process.crew import Worker
 from sftp_gateway.process.door import Door
@@ -289,6 +289,7 @@ class Supervisor(Generic[AnyPlan]):
                     landlock=self._plan.landlock,
                 )
             )
+            systemd.notify(systemd.READY)
         self._reload()
 
     def _show(self) -> None:
@@ -360,6 +361,7 @@ class Supervisor(Generic[AnyPlan]):
 
     def _stop(self, name: str) -> None:
         self._stopping = True
+        systemd.notify(systemd.STOPPING)
         self.emit(events.ServerStopping(signal=name))
         self._door.close()
         self._reloading.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from pathlib import Path
 
 import asyncssh
 
@@ -26,11 +24,3 @@ async def handshake(host: str, port: int, *, seconds: float) -> str:
     if key is None:
         raise ConnectionError("the server showed no host key")
     return key.export_public_key("openssh").decode("ascii").strip()
-
-
-def same_key(public_line: str, public_file: Path) -> bool:
-    """Whether the key is the one in `public_file`; comments do not count."""
-    with contextlib.suppress(OSError):
-        text = public_file.read_text(encoding="utf-8", errors="replace")
-        return text.split()[:2] == public_line.split()[:2]
-    return False

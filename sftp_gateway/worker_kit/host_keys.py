@@ -1,7 +1,8 @@
-"""The gateway's public host keys, from the files that are beside the private ones."""
+"""The gateway's public host keys."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sftp_gateway.errors import ConfigurationError
@@ -15,11 +16,7 @@ def public_host_keys(settings: Settings) -> list[str]:
 
     Raises ConfigurationError where there is none, or one cannot be read.
     """
-    found = [
-        _public(path)
-        for path in host_key_files(settings.keys_dir)
-        if path.exists() and (settings.nist_curves or path.stem != NIST_HOST_KEY)
-    ]
+    found = own_host_keys(settings)
     if not found:
         raise ConfigurationError(
             [
@@ -30,14 +27,23 @@ def public_host_keys(settings: Settings) -> list[str]:
     return found
 
 
+def own_host_keys(settings: Settings) -> list[str]:
+    """The same; none where there is none yet."""
+    return [
+        _public(path)
+        for path in host_key_files(settings.keys_dir)
+        if os.path.exists(path) and (settings.nist_curves or path.stem != NIST_HOST_KEY)
+    ]
+
+
 def _public(private: Path) -> str:
-    """Of a key that another server had there may be no public half, or another key's."""
-    public = public_half(private)
+    """From the private key, which is what the gateway uses: the file beside it may be missing, or
+    belong to another key. From that file if this user may not read the private key."""
     try:
-        if public.exists():
-            line = public.read_text(encoding="utf-8")
-        else:
+        try:
             line = public_line_of(private.read_bytes())
+        except PermissionError:
+            line = public_half(private).read_text(encoding="utf-8")
         kind, blob, *_ = line.split()
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: cannot be read: {error.strerror}"]) from error

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, wait_for
+from tests.support.keys import make_key, public_line
 
 # The first run makes the base image and downloads what the image is built of.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
@@ -30,12 +32,17 @@ OWNER, GATEWAY = 1000, 10001
 CACHE_IMAGE = "sftp-gateway-test:cache"
 
 
-def _run(*command: str, env: Mapping[str, str], cwd: Path = REPOSITORY) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+def _run(
+    *command: str,
+    env: Mapping[str, str],
+    cwd: Path = REPOSITORY,
+    stdin: str = "",
+    errors: bool = False,
+) -> str:
+    """What it prints, also its `errors` if asked for."""
+    done = subprocess.run(command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    return done.stdout + (done.stderr if errors else "")
 
 
 def _bare_environment(**more: str) -> dict[str, str]:
@@ -80,9 +87,23 @@ class Deployment(Gateway):
     def compose(self, *arguments: str) -> str:
         return _run("docker-compose", *arguments, env=self.environment, cwd=self.folder)
 
-    def gateway(self, *arguments: str) -> str:
+    def gateway(self, *arguments: str, errors: bool = False) -> str:
         """What one of the program's other commands says, in the container that serves."""
-        return self.compose("exec", "-T", "sftp-gateway", "sftp-gateway", *arguments)
+        command = ("exec", "-T", "sftp-gateway", "sftp-gateway", *arguments)
+        return _run(
+            *("docker-compose", *command), env=self.environment, cwd=self.folder, errors=errors
+        )
+
+    def keeper(
+        self, *arguments: str, volume: Path | None = None, stdin: str = "", errors: bool = False
+    ) -> str:
+        """The same in one that may write where keys are; `volume` is /old there."""
+        more = [] if volume is None else ["-v", f"{volume}:/old:ro"]
+        command = ("run", "--rm", "--no-deps", "-T", *more, "init", *arguments)
+        return _run(
+            *("docker-compose", *command),
+            env=self.environment, cwd=self.folder, stdin=stdin, errors=errors,
+        )  # fmt: skip
 
     def inspect(self) -> dict[str, Any]:
         """What the engine says of the container that serves."""
@@ -149,20 +170,21 @@ def image(docker_host: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    docker_host: str, image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("clone")
+def deployed(docker_host: str, image: str) -> Iterator[Deployment]:
+    # Not among pytest's own: ordinary users have to be able to come to it.
+    temporary = tempfile.TemporaryDirectory(prefix="clone-", dir="/var/tmp")
+    folder = Path(temporary.name)
     _clone(folder)
     (folder / ".env").write_text(
         "SFTP_GATEWAY_MAX_HANDLES=1000\nGRAFANA_ADMIN_PASSWORD=never-for-the-gateway\n"
     )
     deployment = Deployment(folder, docker_host, {"GATEWAY_IMAGE": image})
-    try:
-        deployment.up()
-        yield deployment
-    finally:
-        deployment.compose("down", "-v")
+    with temporary:
+        try:
+            deployment.up()
+            yield deployment
+        finally:
+            deployment.compose("down", "-v")
 
 
 def _owner_and_mode(path: Path) -> tuple[int, int]:
@@ -303,6 +325,110 @@ def test_stopping_ends_the_container_with_status_0(deployed: Deployment) -> None
     deployed.up()
 
 
+def test_the_container_stays_healthy_with_the_host_keys_of_another_server(
+    deployed: Deployment,
+) -> None:
+    """All three that sshd makes, as docs/migrate-from-openssh.md has them imported."""
+    old = deployed.folder / "old"
+    old.mkdir()
+    for kind in ("rsa", "ecdsa", "ed25519"):
+        make_key(old / f"ssh_host_{kind}_key", kind)
+    before = len(deployed.events("configuration_reloaded"))
+    with pytest.raises(AssertionError, match="not used unless nist_curves = true"):
+        deployed.keeper("import-host-key", "--replace", "/old", volume=old)
+    wait_for(lambda: deployed.events("configuration_reloaded")[before:], "the keys to be taken")
+    assert "ok\n" in deployed.gateway("doctor", errors=True)
+    deployed.gateway("healthcheck")
+
+
+def test_a_key_is_rotated_by_the_documented_command_and_the_new_one_reaches_its_owner(
+    deployed: Deployment, tmp_path: Path
+) -> None:
+    private = make_key(tmp_path / "worker7", "ed25519")  # with this comment
+    deployed.keeper("keys", "add", "gvpocr", stdin=public_line(private))
+    with pytest.raises(AssertionError, match="docker-compose run --rm --no-deps init keys"):
+        deployed.gateway("keys", "rotate", "gvpocr", "worker7", "worker7_new")
+    said = deployed.keeper("keys", "rotate", "gvpocr", "worker7", "worker7_new", errors=True)
+    new = deployed.folder / "keys/worker7_new"
+    assert "made keys/worker7_new, which may log in as gvpocr" in said
+    assert _owner_and_mode(new) == (OWNER, 0o600)
+    assert public_line(new).split(maxsplit=2)[2] == "worker7"
+    listed = [line for line in deployed.gateway("keys", "list").splitlines() if "worker7" in line]
+    assert len(listed) == 2
+
+    def lets_in() -> bool:
+        options = deployed.ssh_options(key=new)
+        return deployed.ssh("echo", "in", options=options).stdout == "in\n"
+
+    wait_for(lets_in, "the new key to let in")
+    fingerprint = next(line.split()[1] for line in listed if "never" in line)
+    other = tmp_path / "from-stdout"
+    other.touch(0o600)
+    other.write_text(deployed.keeper("keys", "rotate", "gvpocr", fingerprint, "-"))
+    new = other
+    wait_for(lets_in, "the key from standard output to let in")
+
+
+def test_another_user_of_the_gateway_is_handed_everything_and_so_is_the_first_again(
+    deployed: Deployment,
+) -> None:
+    def logged(path: str) -> bool:
+        written = deployed.compose("exec", "-T", "sftp-gateway", "cat", "logs/access.log")
+        return path in written and path in deployed.gateway("logs", "--path", path, "--csv")
+
+    def read(path: str) -> None:
+        assert deployed.sftp(f"get {path} {os.devnull}").returncode == 0
+        wait_for(lambda: logged(path), f"log and history to have {path}")
+
+    read("Bhushanji/README.txt")
+    for uid, path in (("12345", "models/README.txt"), (str(GATEWAY), "newsletters/README.txt")):
+        deployed.environment |= {"GATEWAY_UID": uid, "GATEWAY_GID": uid}
+        deployed.up()
+        assert deployed.inspect()["Config"]["User"] == f"{uid}:{uid}"
+        read(path)
+        assert logged("Bhushanji/README.txt")  # nothing is lost
+        assert "warning" not in deployed.compose("logs", "init")
+        assert "shown to nobody" not in deployed.gateway("doctor", errors=True)
+
+
+def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_time(
+    deployed: Deployment,
+) -> None:
+    def owners() -> dict[str, tuple[int, int]]:
+        return {
+            str(path): _owner_and_mode(path)
+            for path in deployed.folder.rglob("*")
+            if path.name != "access.log"
+        }
+
+    before = owners()
+    beside = Gateway(deployed.folder)
+    refused = beside.run("serve")
+    assert refused.returncode == 2
+    assert "a gateway with Docker serves from this folder" in refused.stderr
+    assert "docker-compose stop" in refused.stderr
+    assert owners() == before
+    deployed.compose("stop")
+    as_owner = ("setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups")
+    with pytest.raises(AssertionError, match=f"sftp-gateway init --owner {OWNER}:{OWNER}"):
+        beside.start(as_owner)
+    assert beside.run("init", "--owner", f"{OWNER}:{OWNER}").returncode == 0
+    try:
+        beside.start(as_owner)
+        before = owners()
+        with pytest.raises(AssertionError):
+            deployed.compose("up", "-d", "sftp-gateway")
+        assert "a gateway without Docker serves from this folder" in deployed.compose(
+            "logs", "init"
+        )
+        assert owners() == before
+        assert beside.ssh("echo", "in").stdout == "in\n"
+    finally:
+        beside.close()
+    deployed.up()
+    deployed.gateway("healthcheck")
+
+
 def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
     deployed: Deployment, docker_host: str, image: str, tmp_path: Path
 ) -> None:
@@ -311,7 +437,7 @@ def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
     private = Deployment(tmp_path / "clone", docker_host, options)
     try:
         private.up()
-        private.wait_until_healthy()
+        private.gateway("healthcheck")
         assert private.inspect()["Config"]["User"] == "12345:12345"
         assert private.ssh("echo", "hello").stdout == "hello\n"
     finally:

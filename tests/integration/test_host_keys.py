@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.test_key_rotation import lets_in, reading, reloaded
 from tests.integration.test_workers import content, workers
-from tests.support.gateway import Gateway, fill, wait_for
+from tests.support.gateway import Gateway, fill, free_port, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -106,3 +106,28 @@ def test_a_next_host_key_of_another_type_is_not_taken(
     refused = gateway.wait_event("configuration_refused")
     assert "is of type" in refused["mistakes"]
     assert lets_in(gateway, gateway.key)
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_the_health_check_accepts_every_host_key_that_is_added_while_the_gateway_runs(
+    make_gateway: Callable[..., Gateway], kind: str
+) -> None:
+    gateway = make_gateway(
+        SFTP_GATEWAY_PORT=str(free_port()), SFTP_GATEWAY_NIST_CURVES="true"
+    ).start()
+    make_key(gateway.folder / f"keys/ssh_host_{kind}_key", kind)
+    reloaded(gateway, changed="credentials")
+    for command in ("healthcheck", "doctor"):
+        checked = gateway.run(command)
+        assert (checked.returncode, checked.stderr.count("error:")) == (0, 0), checked.stderr
+
+
+def test_the_health_check_accepts_the_host_keys_of_every_step_of_a_rotation(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
+    for number, step in enumerate(("prepare", "promote", "finish"), start=1):
+        assert gateway.run("keys", "rotate-host", step).returncode == 0
+        assert gateway.run("healthcheck").returncode == 0  # also before it is taken
+        reloaded(gateway, number)
+        assert gateway.run("healthcheck").returncode == 0

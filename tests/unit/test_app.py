@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from sftp_gateway import __version__
 from sftp_gateway.app import Gateway, mount_help
-from sftp_gateway.auth import hash_password
+from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.cli import main
 from sftp_gateway.configuration import Configuration
 from sftp_gateway.first_start import set_up
@@ -36,7 +36,7 @@ from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.packets.outgoing import Outgoing
-from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.server.probe import handshake
 from sftp_gateway.server.sftp import SftpSession
 from sftp_gateway.server.transport import GatheringTransport
 from sftp_gateway.settings import (
@@ -255,15 +255,17 @@ async def test_a_healthcheck_knows_its_own_gateway(
 ) -> None:
     running = await start()
     line = await handshake("127.0.0.1", running.port, seconds=PATIENCE)
-    public = folder / "keys/ssh_host_ed25519_key.pub"
-    assert same_key(line, public)
+    private = folder / "keys/ssh_host_ed25519_key"
+    assert line.split()[:2] == Path(f"{private}.pub").read_text().split()[:2]
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(running.port))
     assert await asyncio.to_thread(main, ["healthcheck"]) == 0
     assert capsys.readouterr().err == "ok\n"
-    public.write_text("ssh-ed25519 another\n")
+    Path(f"{private}.pub").write_text("ssh-ed25519 another\n")  # the private key decides
+    assert await asyncio.to_thread(main, ["healthcheck"]) == 0
+    private.write_bytes(generate_ed25519("another").private_pem)
     assert await asyncio.to_thread(main, ["healthcheck"]) == 1
     assert "another host key" in capsys.readouterr().err
-    public.unlink()
+    private.unlink()  # and none is known
     assert await asyncio.to_thread(main, ["healthcheck"]) == 0
     await running.stop()
     # A healthcheck is worth no line.

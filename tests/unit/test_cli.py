@@ -72,7 +72,7 @@ def test_every_command_has_its_help(run: Run, command: str) -> None:
         ("nonsense",),
         ("serve", "--nonsense"),
         ("hash-password", "hunter2"),
-        ("init", "--owner", "root"),
+        ("init", "--owner", "nobody-of-this-name"),
         ("init", "--owner", "10001"),
         ("init", "--owner", "10001:"),
         ("init", "--owner", "-1:-1"),

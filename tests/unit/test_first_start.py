@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +17,13 @@ from pydantic import SecretStr
 from sftp_gateway.auth import parse_authorized_keys
 from sftp_gateway.dirfd import Owner
 from sftp_gateway.first_start import set_up
-from sftp_gateway.settings import Settings, ShareSettings, StatusSettings, UserSettings
+from sftp_gateway.settings import (
+    AccessLogSettings,
+    Settings,
+    ShareSettings,
+    StatusSettings,
+    UserSettings,
+)
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -417,7 +424,7 @@ def test_a_linked_folder_is_refused_and_nothing_behind_it_changes(
 
 @as_root
 @pytest.mark.parametrize(
-    "name", ["authorized_keys/ben", "ssh_host_rsa_key", "user_ca_keys", "status_token", "hash"]
+    "name", ["authorized_keys/ben", "ssh_host_rsa_key", "user_ca_keys", "hash"]
 )
 def test_a_linked_file_is_refused_and_what_it_leads_to_stays(
     start: SetUp, folder: Path, victim: Path, name: str
@@ -564,3 +571,134 @@ def test_the_gateway_and_who_owns_the_keys_can_read_the_token(folder: Path, star
     status = (folder / "keys/status_token").stat()
     assert (status.st_uid, status.st_gid) == (HOST.uid, GATEWAY.gid)
     assert stat.S_IMODE(status.st_mode) == 0o640
+
+
+# Another user for the gateway
+
+OTHER = Owner(54341, 54342)
+
+
+@pytest.fixture
+def deployed(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of HOST's with all that a gateway reads and writes, most of it private."""
+    monkeypatch.chdir(reachable)
+    for name in ("config", "logs", "state", "keys"):
+        (reachable / name).mkdir()
+    (reachable / "keys").chmod(0o700)
+    for name in ("config/sftp-gateway.toml", "config/hash"):
+        (reachable / name).write_text("secret")
+        (reachable / name).chmod(0o600)
+    for path in (reachable, *reachable.rglob("*")):
+        os.chown(path, HOST.uid, HOST.gid)
+    return reachable
+
+
+READ = (
+    "keys/ssh_host_ed25519_key", "keys/ssh_host_ed25519_key.next", "keys/status_token",
+    "keys/authorized_keys/gvpocr", "keys/revoked_keys", "config/sftp-gateway.toml", "config/hash",
+)  # fmt: skip
+WRITTEN = (
+    "logs/access.log", "logs/access.log.1", "logs/access.log.2.gz", "state/history.sqlite3",
+    "state/history.sqlite3-wal", "state/history.sqlite3-shm",
+)  # fmt: skip
+
+
+def serve_as(gateway: Owner) -> list[str]:
+    """What a container's init does, and then its gateway; what is said."""
+    said: list[str] = []
+    settings = Settings(
+        metrics_host="0.0.0.0",
+        access_log=AccessLogSettings(file=Path("logs/access.log")),
+        users={"gvpocr": UserSettings(password_hash_file=Path("config/hash"))},
+    )
+    Path("keys/authorized_keys").mkdir(exist_ok=True)
+    for name in ("authorized_keys/gvpocr", "revoked_keys", "ssh_host_ed25519_key.next"):
+        (Path("keys") / name).touch(0o640)
+    set_up(settings, gateway=gateway, say=said.append)
+    for name in WRITTEN:
+        if not Path(name).exists():
+            Path(name).touch(0o640)
+            os.chown(name, gateway.uid, gateway.gid)
+    return said
+
+
+def as_writer(path: Path, owner: Owner) -> bool:
+    """Whether a process of this user can append to the file, and make another beside it."""
+    ran = subprocess.run(
+        ["sh", "-c", 'echo >>"$1" && mv "$1" "$1.old" && mv "$1.old" "$1"', "sh", str(path)],
+        user=owner.uid, group=owner.gid, extra_groups=[], capture_output=True,
+    )  # fmt: skip
+    return ran.returncode == 0
+
+
+@as_root
+def test_another_user_of_the_gateway_is_handed_all_that_it_reads_and_writes(deployed: Path) -> None:
+    for gateway, former in ((GATEWAY, OTHER), (OTHER, GATEWAY), (GATEWAY, OTHER)):
+        said = serve_as(gateway)
+        assert not [line for line in said if line.startswith("warning")]
+        for name in (*READ, *WRITTEN):
+            assert as_gateway(deployed / name, gateway), name
+            assert not as_gateway(deployed / name, former), name
+            assert not as_gateway(deployed / name, Owner(54399, 54399)), name
+        for name in WRITTEN:
+            assert as_writer(deployed / name, gateway), name
+        assert owner(deployed / "config/sftp-gateway.toml").uid == HOST.uid
+        assert serve_as(gateway) == []
+
+
+@as_root
+def test_the_gateway_is_handed_files_in_a_folder_that_all_may_write_to(deployed: Path) -> None:
+    (deployed / "logs").chmod(0o1777)
+    os.chown(deployed / "logs", 0, 0)
+    serve_as(GATEWAY)
+    serve_as(OTHER)
+    assert owner(deployed / "logs") == Owner(0, 0)
+    assert as_writer(deployed / "logs/access.log.1", OTHER)
+
+
+@as_root
+def test_a_folder_that_has_other_files_too_is_not_given_away(deployed: Path) -> None:
+    (deployed / "logs/syslog").touch(0o600)
+    os.chown(deployed / "logs/syslog", HOST.uid, HOST.gid)
+    said = serve_as(GATEWAY)
+    assert owner(deployed / "logs") == owner(deployed / "logs/syslog") == HOST
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "cannot write to logs, which has other files in it" in warning
+
+
+@as_root
+@pytest.mark.parametrize("name", ["logs/access.log", "state/history.sqlite3", "keys/status_token"])
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_a_link_among_what_is_written_is_left_alone_and_stops_no_start(
+    deployed: Path, name: str, link: Callable[[Path, Path], None]
+) -> None:
+    serve_as(GATEWAY)
+    precious = deployed / "precious"
+    precious.write_bytes(b"precious")
+    precious.chmod(0o600)
+    (deployed / name).unlink()
+    link(precious, deployed / name)
+    said = serve_as(OTHER)
+    assert any(line.startswith(f"warning: {name}: ") for line in said)
+    assert owner(precious) == Owner(0, 0)
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+    assert as_gateway(deployed / "keys/ssh_host_ed25519_key", OTHER)
+
+
+@as_root
+def test_a_socket_of_the_former_gateway_is_removed(deployed: Path) -> None:
+    serve_as(GATEWAY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(deployed / "state/control"))
+    os.chown(deployed / "state/control", GATEWAY.uid, GATEWAY.gid)
+    serve_as(GATEWAY)
+    assert (deployed / "state/control").exists()
+    serve_as(OTHER)
+    assert not (deployed / "state/control").exists()
+
+
+@as_root
+def test_folders_that_the_gateway_writes_to_are_made_for_it(deployed: Path) -> None:
+    (deployed / "state").rmdir()
+    set_up(Settings(), gateway=GATEWAY, say=lambda line: None)
+    assert owner(deployed / "state") == GATEWAY

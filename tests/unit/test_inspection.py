@@ -70,7 +70,7 @@ def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
     findings = found(
         users={"gvpocr": UserSettings(password_hash=SecretStr("hunter2"))},
         shares={"a": ShareSettings(path=folder / "missing")},
-        access_log=AccessLogSettings(file=folder / "nowhere/access.log"),
+        access_log=AccessLogSettings(stdout=False, file=folder / "nowhere/access.log"),
     )
     assert len(findings.mistakes) == 5
     for said in findings.mistakes:
@@ -372,8 +372,12 @@ def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folde
 
 def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
     assert found(access_log=AccessLogSettings(file=folder / "log")).mistakes == []
-    (said,) = found(access_log=AccessLogSettings(file=folder / "no/log")).mistakes
+    missing = folder / "no/log"
+    (said,) = found(access_log=AccessLogSettings(file=missing, stdout=False)).mistakes
     assert said.startswith(f"access_log.file: there is no folder {folder}/no; ")
+    beside_stdout = found(access_log=AccessLogSettings(file=missing))
+    assert beside_stdout.mistakes == []
+    assert "the log goes to standard output only" in beside_stdout.warnings[0]
 
 
 def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> None:
@@ -417,7 +421,7 @@ config = Path("config/sftp-gateway.toml")
 settings = Settings(
     users={"gvpocr": UserSettings(), "ana": UserSettings(password_hash_file=Path("secret"))},
     shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
-    access_log=AccessLogSettings(file=Path("closed/below/log")),
+    access_log=AccessLogSettings(stdout=False, file=Path("closed/below/log")),
 )
 inspected(settings, config)  # imports the last of what it needs
 os.setgroups([])
@@ -488,14 +492,27 @@ def test_a_page_that_others_reach_without_a_token_is_warned_of(found: Inspect) -
     assert found(metrics_host="0.0.0.0", status=StatusSettings(enabled=False)).warnings == []
 
 
-def test_a_token_file_that_is_not_there_or_too_short_is_a_mistake(
-    found: Inspect, folder: Path
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "there is no secret"), ("short\n", "fewer than 16 characters")],
+    ids=["missing", "too short"],
+)
+def test_a_token_that_cannot_be_used_closes_the_page_and_stops_no_start(
+    found: Inspect, folder: Path, content: str | None, said: str
 ) -> None:
+    if content is not None:
+        (folder / "secret").write_text(content)
     status = StatusSettings(token_file=Path("secret"))
-    assert found(status=status).mistakes == ["secret: cannot be read: No such file or directory"]
-    (folder / "secret").write_text("short\n")
-    (mistake,) = found(status=status).mistakes
-    assert "16 characters at least" in mistake
+    findings = found(status=status)
+    assert findings.mistakes == []
+    (warning,) = findings.warnings
+    assert said in warning
+    assert "shown to nobody" in warning
+    token = findings.status_token
+    assert token is not None  # or the page would ask this machine's users for nothing
+    assert len(token) >= 32
+    assert token != (content or "").strip()
+    assert found(status=status).status_token == token  # so that no reload finds a change
 
 
 def test_a_history_that_cannot_be_written_is_warned_of(found: Inspect) -> None:

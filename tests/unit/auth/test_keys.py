@@ -90,7 +90,7 @@ def test_a_private_key_of_another_user_is_a_mistake(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     (mistake,) = private_key_mistakes(key_file)
-    assert "could replace it; run: chown" in mistake
+    assert f"run as root: sftp-gateway init --owner {os.geteuid()}:" in mistake
 
 
 def test_a_private_key_that_we_cannot_read_is_a_mistake(

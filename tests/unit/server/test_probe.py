@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import asyncssh
 import pytest
 
 from sftp_gateway.auth import generate_ed25519
-from sftp_gateway.server.probe import handshake, same_key
+from sftp_gateway.server.probe import handshake
 from tests.support.gateway import PATIENCE, free_port
 
 PAIR = generate_ed25519("host")
@@ -53,29 +52,3 @@ async def test_what_is_no_ssh_server_is_an_error() -> None:
 async def test_a_server_that_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
         await handshake("127.0.0.1", silent.getsockname()[1], seconds=0.01)
-
-
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [
-        (f"{PUBLIC}\n", True),
-        (f"{PUBLIC} another comment\n", True),
-        (f"  {PUBLIC}", True),
-        (generate_ed25519("other").public_line, False),
-        (PUBLIC.split()[0], False),
-        ("", False),
-    ],
-)
-def test_keys_are_compared_without_their_comments(tmp_path: Path, text: str, same: bool) -> None:
-    (tmp_path / "key.pub").write_text(text)
-    assert same_key(f"{PUBLIC} comment", tmp_path / "key.pub") is same
-
-
-def test_a_comment_may_be_of_any_bytes(tmp_path: Path) -> None:
-    (tmp_path / "key.pub").write_bytes(f"{PUBLIC} Andr".encode() + b"\xe9\n")
-    assert same_key(PUBLIC, tmp_path / "key.pub")
-
-
-def test_a_key_that_cannot_be_read_is_another(tmp_path: Path) -> None:
-    assert not same_key(PUBLIC, tmp_path / "missing")
-    assert not same_key(PUBLIC, tmp_path)
