@@ -19,13 +19,12 @@ from typing import Any
 import pytest
 
 from benchmarks import delay
-from sftp_gateway.worker_doctor.one_file import one_file
-from sftp_gateway.worker_doctor.sshfs import find_process
-from tests.support.gateway import Gateway, fill, free_port, running, unmount, wait_for
+from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, running, unmount, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
 
+DOCTOR = REPOSITORY / "sftp_gateway/worker_kit/files/sshfs-doctor"
 BIG = 6 << 20
 COMMON = ("reconnect", "ServerAliveInterval=15", "ServerAliveCountMax=3")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -50,6 +49,11 @@ class Report:
         assert found["means"], found
         return found
 
+    def skipped(self, why: str, *checks: str) -> None:
+        for check in checks:
+            assert self.of(check)["status"] == "skipped"
+            assert self.of(check)["found"] == f"not looked at: {why}"
+
     def fine(self, *checks: str) -> None:
         assert {check: self.of(check)["status"] for check in checks} == dict.fromkeys(checks, "ok")
 
@@ -67,20 +71,20 @@ def doctor() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
         Path(made).chmod(0o755)
         program = Path(made) / "sshfs-doctor"
-        program.write_bytes(one_file())
+        shutil.copy(DOCTOR, program)
         yield program
 
 
 @pytest.fixture
 def examine(doctor: Path) -> Examine:
-    """Runs it with nothing but Python's own library."""
+    """Runs it with this machine's shell."""
 
     def run(
         *options: object, seconds: int = 0, runner: tuple[str, ...] = (), **more: Any
     ) -> Report:
         ran = subprocess.run(
             [
-                *runner, sys.executable, "-I", "-S", str(doctor), "--json",
+                *runner, "sh", str(doctor), "--json",
                 "--seconds", str(seconds), *map(str, options),
             ],
             capture_output=True, text=True, timeout=90, cwd="/", **more,
@@ -191,9 +195,7 @@ def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gatew
 def test_what_makes_no_sense_is_a_usage_error(
     doctor: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-I", str(doctor), *arguments], capture_output=True, text=True
-    )
+    ran = subprocess.run(["sh", doctor, *arguments], capture_output=True, text=True)
     assert ran.returncode == 2
     assert said in ran.stderr
 
@@ -204,6 +206,10 @@ def test_what_makes_no_sense_is_a_usage_error(
 def test_programs_that_are_missing_are_named(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
+    for tool in (
+        "sh awk cat chmod cut grep head id mktemp printf rm sed sort stat tail tr uname"
+    ).split():
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     report = examine("--server", "127.0.0.1", env={"PATH": str(tmp_path)})
     found = report.problem("programs", "ssh, sshfs, fusermount3 is not installed")
     assert any("apt-get install -y sshfs" in command for command in found["do"])
@@ -320,13 +326,13 @@ def test_a_good_certificate_is_told(
 def test_a_name_without_an_address(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, server="nowhere.invalid"))
     report.problem("name", "nowhere.invalid has no address")
-    assert "port" not in report.checks
+    report.skipped("the server was not reached", "host key", "login", "folder")
 
 
 def test_a_closed_port(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, port=free_port()))
     report.problem("port", "127.0.0.1 refuses connections to port")
-    assert "login" not in report.checks
+    report.skipped("the server was not reached", "host key", "login", "folder")
 
 
 @contextlib.contextmanager
@@ -384,7 +390,7 @@ def test_a_port_behind_which_there_is_no_gateway(
     with server(said) as port:
         report = examine(*login(gateway, port=port))
     report.problem("port", found)
-    assert "login" not in report.checks
+    report.skipped("the server was not reached", "host key", "login", "folder")
 
 
 def test_another_ssh_server_is_noticed(gateway: Gateway, examine: Examine) -> None:
@@ -467,7 +473,7 @@ def test_a_password_is_tried(
 
 def test_a_folder_that_the_server_does_not_have(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, path="/home/gvpocr/letters"))
-    report.problem("folder", 'Can\'t ls: "/home/gvpocr/letters" not found')
+    report.problem("folder", "/home/gvpocr/letters: ")
     assert "not granted" in report.of("folder")["means"]
 
 
@@ -507,16 +513,31 @@ def process_of(mount: Path) -> int:
 
 
 @pytest.mark.parametrize(("owner", "found"), [(0, True), (65534, False)])
-def test_options_are_not_taken_from_what_others_call_sshfs(owner: int, found: bool) -> None:
-    command = ["sshfs", "-c", "read line", "host:", "/mnt/of a test", "-o", "HostName=evil"]
+def test_options_are_not_taken_from_what_others_call_sshfs(
+    examine: Examine, owner: int, found: bool
+) -> None:
+    command = [
+        "sshfs",
+        "-c",
+        "read line",
+        "x@host:",
+        "/mnt/of-a-test",
+        "-o",
+        "HostName=evil.invalid",
+    ]
     process = subprocess.Popen(
         command, executable="/bin/sh", stdin=subprocess.PIPE, user=owner, cwd="/"
     )
     try:
         running = Path(f"/proc/{process.pid}/cmdline")
         wait_for(lambda: running.read_bytes().startswith(b"sshfs"), "it to run")
-        pid, words = find_process("/mnt/of a test")
-        assert (pid, words) == ((process.pid, command) if found else (0, []))
+        report = examine(
+            "--mount", "/mnt/of-a-test", "--server", "127.0.0.1", "--port", free_port()
+        )
+        if found:
+            report.problem("name", "evil.invalid has no address")
+        else:
+            report.problem("port", "127.0.0.1 refuses connections")
     finally:
         process.communicate(b"\n")
 
@@ -543,7 +564,7 @@ def test_a_mount_that_hangs_does_not_keep_the_doctor(
         else:
             report.fine("port", "login")
             assert found["do"][0] == f"kill -CONT {pids[0]}"
-        assert "throughput" not in report.checks
+        report.skipped("the mount cannot be read", "options", "read-ahead", "throughput")
         wait_for(lambda: examine("--mount", mount).status == 0, "the mount to be back")
 
 

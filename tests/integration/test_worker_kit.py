@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.worker_doctor.one_file import one_file
-from tests.support.gateway import REPOSITORY, Gateway, fill
+from tests.support.gateway import REPOSITORY, Gateway, fill, wait_for
 from tests.support.worker import Worker
 
 #: The machine that the first test waits for takes a minute or more to be made.
@@ -57,8 +56,9 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     assert worker.shell("systemctl is-active sshfs-main-server") == "active\n"
     worker.shell(f"grep -qx 4096 /sys/class/bdi/$(stat -c %Hd:%Ld {MOUNT})/read_ahead_kb")
     far_gateway.wait_event("file_closed", path="/home/gvpocr/models/weights", whole=True)
-    worker.put("/root/doctor", one_file())
-    worker.shell("cd /usr/local/bin && test -x sshfs-doctor && cmp sshfs-doctor /root/doctor")
+    # There is no Python on a worker.
+    assert worker.run("which", "python3").returncode
+    assert worker.shell("sshfs-doctor --seconds 0 | cut -d' ' -f1 | sort -u") == "ok\n"
 
 
 def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(
@@ -145,6 +145,15 @@ WRONG = {
         ("-P", "wrong"),
         "error: the password is not gvpocr's, or gvpocr may not log in from here\n",
     ),
+    "folder": (
+        ("--remote", "/home/gvpocr/letters"),
+        "/home/gvpocr/letters: No such file or directory\n"
+        "error: the server has no folder /home/gvpocr/letters for gvpocr\n",
+    ),
+    "file": (
+        ("--remote", "/home/gvpocr/models/README.txt"),
+        "error: the server has no folder /home/gvpocr/models/README.txt for gvpocr\n",
+    ),
     "host key": (
         ("--key", "/root/kit/worker_key"),
         "error: what answers at {server} port {port} has another host key than the gateway",
@@ -152,6 +161,7 @@ WRONG = {
     "option": (("--frobnicate",), "error: --frobnicate is no option\n"),
     "value": (("-p",), "error: -p needs a value\n"),
     "mount": (("--mount", "mnt"), "error: cannot mount '/home/gvpocr' at 'mnt'\n"),
+    "mount of another": (("--mount", "/proc"), "error: /proc is a mount of type proc already\n"),
 }
 
 
@@ -162,6 +172,8 @@ def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
     setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
     assert worker.run(setup).returncode == 0
     before = sshfs_pid(worker)
+    settings = "cat /etc/sshfs-main-server/config /etc/sshfs-main-server/known_hosts"
+    configured = worker.shell(settings)
     worker.shell("ssh-keygen -q -t ed25519 -N '' -f /root/strange")
     for what, (options, message) in WRONG.items():
         if what == "host key":
@@ -173,8 +185,23 @@ def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
         assert done.returncode == 1, what
         assert said in done.stderr, (what, done.stderr)
         assert sshfs_pid(worker) == before, what
+        assert worker.shell(settings) == configured, what
         worker.shell(f"ls {MOUNT}/models")
     assert worker.run("ls", "/etc/sshfs-main-server.new").returncode
+
+
+def test_a_mount_that_fails_at_last_brings_the_one_before_back(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    assert worker.run(setup).returncode == 0
+    done = worker.run(setup, "--mount", "/proc/nothing")
+    assert done.returncode == 1
+    assert "error: /proc/nothing cannot be made\n" in done.stderr
+    assert f"{MOUNT} is mounted as it was before\n" in done.stderr
+    worker.shell(f"ls {MOUNT}/models && systemctl is-active sshfs-main-server")
+    assert f"MOUNT='{MOUNT}'" in worker.shell("cat /etc/sshfs-main-server/config")
 
 
 def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gateway) -> None:
@@ -188,13 +215,76 @@ def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gatewa
     assert done.stderr.startswith("error: this has to run as root\n")
 
 
-def test_a_worker_without_a_key_is_told_where_keys_come_from(
+# A key for each worker
+
+
+def let_in(gateway: Gateway, worker: Worker) -> str:
+    """Run the line that the set-up in the background prints, on the server; the key's name."""
+
+    def printed() -> str:
+        said = worker.run("cat", "/root/said").stdout
+        found = [line.strip() for line in said.splitlines() if "keys add" in line]
+        return found[0] if found else ""
+
+    echo, _, add = wait_for(printed, "the line for the server", 60).partition(" | ")
+    line = echo.removeprefix("echo '").removesuffix("'")
+    words = add.split()
+    added = gateway.run(*words[words.index("keys") :], input=f"{line}\n")
+    assert added.returncode == 0, added.stderr
+    return line.split()[2]
+
+
+def test_each_worker_makes_a_key_that_can_be_revoked_alone(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker(systemd=False)
-    done = worker.run(kit_on(worker, far_gateway))
-    assert done.returncode == 1
-    assert "error: there is no key to log in with\n" in done.stderr
+    setup = kit_on(worker, far_gateway)
+    worker.shell(f"({setup} --name worker7; echo $? >/root/status) >/root/said 2>&1 &")
+    assert let_in(far_gateway, worker) == "worker7"
+    wait_for(lambda: worker.run("cat", "/root/status").stdout == "0\n", "the set-up", 60)
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+    (listed,) = [
+        line
+        for line in far_gateway.run("keys", "list").stdout.splitlines()
+        if line.endswith("  worker7")
+    ]
+    before = sshfs_pid(worker)
+    # Run again, it is the same key.
+    assert "nothing has changed" in worker.run(setup).stdout
+    assert sshfs_pid(worker) == before
+    used = far_gateway.events("login_accepted")[-1]["key"]
+    assert used in listed
+    assert far_gateway.run("keys", "remove", "gvpocr", "worker7").returncode == 0
+    far_gateway.wait_event("session_end", key=used)
+    assert far_gateway.ssh("echo in").returncode == 0
+
+
+def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker(systemd=False)
+    assert worker.set_up(far_gateway).returncode == 0
+    before = sshfs_pid(worker)
+    setup = kit_on(worker, far_gateway)
+    again = worker.run(setup)
+    assert again.returncode == 0, again.stderr
+    assert "nothing has changed" in again.stdout
+    assert "for one of its own, which can be\nrevoked alone" in again.stdout
+    assert sshfs_pid(worker) == before
+    # While nobody lets the new key in, the old one stays in use.
+    worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='0'/\" /root/kit/config")
+    refused = worker.run(setup, "--own-key", "--name", "worker8")
+    assert refused.returncode == 1
+    assert "error: the server does not let the key SHA256:" in refused.stderr
+    assert sshfs_pid(worker) == before
+    worker.put("/root/said", refused.stdout.encode())
+    assert let_in(far_gateway, worker) == "worker8"
+    worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='60'/\" /root/kit/config")
+    moved = worker.run(setup, "--own-key")
+    assert moved.returncode == 0, moved.stderr
+    assert sshfs_pid(worker) != before
+    assert worker.shell("cat /etc/sshfs-main-server/key.pub").endswith(" worker8\n")
+    assert far_gateway.ssh("echo in").returncode == 0, "the shared key"
 
 
 def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(
