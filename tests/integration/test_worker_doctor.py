@@ -178,7 +178,8 @@ def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gatew
     ran = gateway.run("doctor", "--worker", *map(str, login(gateway)))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "ok       login        gvpocr@127.0.0.1 may log in (publickey)\n" in ran.stdout
-    ran = gateway.run("doctor", "--worker", *map(str, login(gateway, key="/missing")))
+    # What only a worker's doctor has tells which one is meant.
+    ran = gateway.run("doctor", *map(str, login(gateway, key="/missing")))
     assert ran.returncode == 1
     assert "problem  key          there is no key /missing\n" in ran.stdout
     assert "                      $ scp SERVER" in ran.stdout
@@ -206,9 +207,8 @@ def test_what_makes_no_sense_is_a_usage_error(
 def test_programs_that_are_missing_are_named(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
-    for tool in (
-        "sh awk cat chmod cut grep head id mktemp printf rm sed sort stat tail tr uname"
-    ).split():
+    tools = "sh awk cat chmod cut grep head id mktemp printf rm sed sort stat tail tr uname"
+    for tool in tools.split():
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     report = examine("--server", "127.0.0.1", env={"PATH": str(tmp_path)})
     found = report.problem("programs", "ssh, sshfs, fusermount3 is not installed")
@@ -329,6 +329,18 @@ def test_a_name_without_an_address(gateway: Gateway, examine: Examine) -> None:
     report.skipped("the server was not reached", "host key", "login", "folder")
 
 
+def test_a_server_with_an_ipv6_address_only(
+    make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_HOST="::1").start()
+    key = (gateway.folder / "keys/ssh_host_ed25519_key.pub").read_text()
+    (tmp_path / "known").write_text(f"[::1]:{gateway.port} {key}")
+    for server in ("::1", "[::1]"):
+        report = examine(*login(gateway, server=server, known_hosts=tmp_path / "known"))
+        assert report.of("name")["found"] == "::1 is ::1"
+        report.fine("port", "host key", "login", "folder")
+
+
 def test_a_closed_port(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, port=free_port()))
     report.problem("port", "127.0.0.1 refuses connections to port")
@@ -426,7 +438,7 @@ def test_a_host_key_that_is_not_the_known_one_is_told_and_the_login_is_tried_all
     said = {"unknown": "does not have it", "changed": "another key than"}[known]
     found = report.problem("host key", said)
     assert expected(gateway) in found["found"]
-    report.fine("login")
+    report.fine("login", "folder")
     # What it says to do is what helps.
     for command in found["do"]:
         if command.startswith(("ssh-keygen -R", "ssh-keyscan")):
@@ -540,6 +552,23 @@ def test_options_are_not_taken_from_what_others_call_sshfs(
             report.problem("port", "127.0.0.1 refuses connections")
     finally:
         process.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["-oProxyCommand=touch RAN;:x", 'gvpocr@127.0.0.1:/home/gvpocr"\n!touch RAN\n"']
+)
+def test_the_name_of_a_mount_runs_nothing(
+    gateway: Gateway, tmp_path: Path, examine: Examine, name: str
+) -> None:
+    ran = tmp_path / "ran"
+    named = name.replace("RAN", str(ran))
+    with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", f"fsname={named}", *COMMON) as mount:
+        report = examine(
+            "--mount", mount, "--known-hosts", gateway.known_hosts, "--key", gateway.key
+        )
+    assert not ran.exists()
+    report.problem("settings", "which is no server and folder")
+    report.fine("mount")
 
 
 @pytest.mark.parametrize("stopped", ["gateway", "sshfs"])

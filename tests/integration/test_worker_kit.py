@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +48,7 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     done = worker.set_up(far_gateway)
     assert done.returncode == 0, done.stderr
     assert f"==> mounted gvpocr@{worker.host_address}:/home/gvpocr at {MOUNT}" in done.stdout
-    assert f"sshfs-doctor --mount {MOUNT}\n" in done.stdout
+    assert "In trouble:     sshfs-doctor\n" in done.stdout
     worker.shell("test -x $(command -v sshfs-doctor)")
     worker.put("/root/expected", content)
     worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
@@ -406,6 +409,100 @@ def test_the_kit_takes_over_from_the_old_script(
     gone = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--uninstall")
     assert gone.returncode == 0
     assert worker.shell("grep -c '^[^#].*sshfs' /etc/fstab") == "1\n"
+
+
+# Its doctor
+
+
+def findings(worker: Worker, *options: str) -> dict[str, dict[str, Any]]:
+    """What the doctor on the worker finds, by what it looked at."""
+    ran = worker.run("sshfs-doctor", "--json", "--seconds", "0", *options)
+    assert ran.stderr == ""
+    told = json.loads(ran.stdout)
+    assert told["ok"] == (ran.returncode == 0)
+    return {finding["check"]: finding for finding in told["findings"]}
+
+
+def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[str, Any]]:
+    """All that is found; of `check`, this."""
+    told = findings(worker)
+    assert told[check]["status"] == status, told
+    assert said in told[check]["found"], told[check]
+    return told
+
+
+def test_the_doctor_goes_by_the_kits_configuration_when_the_mount_is_gone(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    """With Alpine's tools, which are all busybox's, and no Python."""
+    worker = make_worker(systemd=False)
+    worker.shell("busybox --install -s /usr/local/sbin && ln -sf /bin/busybox /bin/sh")
+    assert worker.set_up(far_gateway, "--no-cache").returncode == 0
+    good = findings(worker)
+    assert {each["status"] for each in good.values()} == {"ok"}, good
+    told = worker.run("sshfs-doctor", "--seconds", "1").stdout
+    assert "throughput   not measured: there is no big file" in told
+
+    program, config = f"{INSTALLED}/sshfs-main-server", "/etc/sshfs-main-server"
+    start = f"setsid {program} supervise >>/var/log/sshfs-main-server.log 2>&1 </dev/null &"
+    worker.shell(f"{program} stop")
+    told = found(worker, "service", "problem", "it does not run (inactive)")
+    assert f"on port {far_gateway.port}" in told["port"]["found"]
+    for check in ("key", "host key", "login", "folder"):
+        assert told[check]["status"] == "ok", told[check]
+    assert told["mount"]["found"] == f"nothing is mounted at {MOUNT}"
+    assert told["mount"]["means"].endswith("Why is above: service.")
+    assert told["throughput"]["found"] == "not looked at: the mount cannot be read"
+
+    # A folder that is not there.
+    worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}/config; {start}")
+    wait_for(lambda: worker.run("ls", "/run/sshfs-main-server/failed").returncode == 0, "failure")
+    told = found(worker, "folder", "problem", "/home/gvpocr/letters")
+    assert "No such file or directory" in told["service"]["found"]
+    assert told["host key"]["status"] == "ok"
+    assert told["mount"]["means"].endswith("Why is above: folder, service.")
+
+    # Another host key than the pinned one.
+    worker.shell(f"{program} stop; sed -i \"s|letters'|'|; s|gvpocr/'|gvpocr'|\" {config}/config")
+    worker.shell(
+        f"ssh-keygen -q -t ed25519 -N '' -f /root/strange; cp {config}/known_hosts /root/known; "
+        f"echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >{config}/known_hosts"
+    )
+    told = found(worker, "host key", "problem", f"another key than {config}/known_hosts:1 has")
+    assert told["folder"]["status"] == "ok"
+    assert any(command.startswith("sftp-gateway worker-kit") for command in told["host key"]["do"])
+    worker.shell(f"cp /root/known {config}/known_hosts")
+
+    # A name with an address that does not answer, before one that does.
+    worker.shell(
+        f"ip -6 addr add fd00::7 dev lo; echo fd00::7 main >>/etc/hosts; "
+        f"echo {worker.host_address} main >>/etc/hosts; "
+        f"sed -i \"s/^SERVER=.*/SERVER='main'/\" {config}/config"
+    )
+    told = found(worker, "login", "ok", "gvpocr@main may log in")
+    assert told["name"]["found"] == f"main is fd00::7, {worker.host_address}"
+
+    # No server.
+    far_gateway.stop()
+    told = found(worker, "port", "problem", "main refuses connections to port")
+    assert "fd00::7: Connection refused" in told["port"]["found"]
+    for check in ("host key", "login", "folder"):
+        assert told[check]["found"] == "not looked at: the server was not reached"
+
+
+def test_the_mount_by_hand_of_the_readme_needs_no_terminal(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    (script,) = re.findall(
+        r"```sh\n(mkdir -p /mnt/sshfs/main-server\nsshfs .*?)```",
+        (REPOSITORY / "README.md").read_text(),
+        re.DOTALL,
+    )
+    worker = make_worker(systemd=False)
+    worker.put("/root/.ssh/worker_ed25519", far_gateway.key.read_bytes(), 0o600)
+    script = script.replace("SERVER", worker.host_address)
+    worker.shell(script.replace("-p 2222", f"-p {far_gateway.port}"))
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
 
 
 def test_the_line_for_fstab_mounts(make_worker: MakeWorker, far_gateway: Gateway) -> None:

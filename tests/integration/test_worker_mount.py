@@ -118,25 +118,18 @@ def test_a_mount_whose_sshfs_died_is_cleaned_up_and_mounted_again(
     assert worker.shell(f"grep -c ' {MOUNT} ' /proc/mounts") == "1\n"
 
 
-@pytest.mark.parametrize("systemd", [True, False])
 def test_a_mount_that_fails_is_tried_ever_more_seldom(
-    make_worker: MakeWorker, far_gateway: Gateway, systemd: bool
+    make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
-    worker = make_worker(systemd=systemd)
+    worker = make_worker()
     set_up(worker, far_gateway)
     config = "/etc/sshfs-main-server/config"
     worker.shell(
         f"sed -i \"s/^RETRY=.*/RETRY='1'/; s/^RETRY_MAX=.*/RETRY_MAX='4'/; "
         f"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}"
     )
-    program = f"{INSTALLED}/sshfs-main-server"
-    log = "/var/log/sshfs-main-server.log"
-    if systemd:
-        worker.shell("systemctl restart sshfs-main-server")
-        log = "journalctl -o cat -u sshfs-main-server"
-    else:
-        worker.shell(f"{program} stop; setsid {program} supervise >{log} 2>&1 </dev/null &")
-        log = f"cat {log}"
+    worker.shell("systemctl restart sshfs-main-server")
+    log = "journalctl -o cat -u sshfs-main-server"
 
     def delays() -> list[str]:
         return re.findall(r"trying again in (\d+) s", worker.shell(log))

@@ -424,7 +424,7 @@ report() {
             "revoked alone: $lib/setup-sshfs-remote-worker.sh --own-key"
     fi
     printf '%s\n' "For containers: $lib/docker-compose.sshfs-override.yml" \
-        "In trouble:     sshfs-doctor --mount $MOUNT" \
+        "In trouble:     sshfs-doctor" \
         "Undo it all:    $lib/setup-sshfs-remote-worker.sh --uninstall"
 }
 
