@@ -37,12 +37,14 @@ from sftp_gateway.worker_kit.host_keys import own_host_keys
 
 #: Seconds that a health check waits for the handshake.
 _HANDSHAKE_PATIENCE: Final = 5.0
+#: Options that `doctor` has only for a worker's mount: with one of them, that is what is meant.
+_WORKER_DOCTOR: Final = {"--worker", "--mount", "--server"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (sys.argv) name; return the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["doctor"] and "--worker" in given:
+    if given[:1] == ["doctor"] and _WORKER_DOCTOR & {word.partition("=")[0] for word in given}:
         return _worker_doctor(given[1:])
     options = _parser().parse_args(given)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -164,9 +166,9 @@ def _add_doctor(add: Callable[..., argparse.ArgumentParser]) -> argparse.Argumen
 
 def _worker_doctor(arguments: Sequence[str]) -> int:
     # Here, because it starts processes: the server has none.
-    from sftp_gateway.worker_doctor import command  # noqa: PLC0415
+    from sftp_gateway.worker_kit.doctor import run_doctor  # noqa: PLC0415
 
-    return command.main(arguments, prog="sftp-gateway doctor --worker")
+    return run_doctor(arguments)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -14,7 +14,9 @@ from typing import Final
 from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.dirfd import Folder
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.first_start import AUTHORIZED_KEYS
 from sftp_gateway.settings import Settings
+from sftp_gateway.worker_kit.authorizing import let_in
 from sftp_gateway.worker_kit.contents import Kit
 from sftp_gateway.worker_kit.host_keys import public_host_keys
 from sftp_gateway.worker_kit.hosts import Outcome, parse_hosts
@@ -25,6 +27,9 @@ _SCRIPT: Final = "worker-kit.sh"
 #: What may stand in shell scripts and in ssh's configuration as it is.
 _SERVER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.%a-z]*")
 _FOLDER: Final = re.compile(r"/[A-Za-z0-9._/@%+-]+")
+#: What lets keys in where the gateway runs in Docker, and the mark of that.
+_DOCKER_KEYS_ADD: Final = "docker-compose run --rm --no-deps -T init keys add"
+_DOCKER: Final = Path("/.dockerenv")
 #: A key file has less than 4 KiB; more than this is something else.
 _MAX_KEY: Final = 65_536
 
@@ -43,7 +48,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     add(
         "--key",
         metavar="FILE",
-        help="put this private key into the kit, - for standard input; the kit is then a secret",
+        help="put this private key into the kit, - for standard input; the kit is then a secret; "
+        "default: each worker makes one of its own",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -73,7 +79,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     kit = _kit(settings, options)
     if options.hosts is not None:
-        return _set_up(kit, options)
+        return _set_up(kit, settings.keys_dir / AUTHORIZED_KEYS / kit.user, options)
     if options.stdout:
         if sys.stdout.isatty():
             say("This is the script itself; pipe it: ... | ssh root@WORKER sh")
@@ -122,6 +128,7 @@ def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
         mount=options.mount.rstrip("/"),
         host_keys=public_host_keys(settings),
         key=None if options.key is None else _key(options.key),
+        **({"keys_add": _DOCKER_KEYS_ADD} if _DOCKER.exists() else {}),
     )
 
 
@@ -153,7 +160,7 @@ def _write_file(folder: Folder, name: str, content: bytes, mode: int) -> None:
     folder.write_new(name, content, mode=mode, owner=None)
 
 
-def _set_up(kit: Kit, options: argparse.Namespace) -> int:
+def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int:
     # Here, and not with the others: what serves shall not even load what can start a program.
     from sftp_gateway.worker_kit.fleet import Fleet  # noqa: PLC0415
 
@@ -174,6 +181,7 @@ def _set_up(kit: Kit, options: argparse.Namespace) -> int:
     hosts = parse_hosts(text, source=str(options.hosts))
     fleet = Fleet(
         kit=kit,
+        let_in=lambda line: let_in(authorized_keys, line),
         ssh_config=options.ssh_config,
         patience=options.timeout,
         parallel=options.parallel,

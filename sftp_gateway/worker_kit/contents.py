@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Final
 
-from sftp_gateway.worker_doctor.one_file import one_file
 from sftp_gateway.worker_kit import mounting
 
 SETUP: Final = "setup-sshfs-remote-worker.sh"
@@ -53,19 +52,21 @@ class Kit:
     mount: str
     host_keys: Sequence[str]
     key: bytes | None = field(default=None, repr=False)
+    keys_add: str = ".venv/bin/sftp-gateway keys add"
+    """What lets a key in, in the gateway's folder; a user's name follows."""
 
     def files(self) -> Mapping[str, File]:
         """All files by their names, each complete."""
         kit = {
             SETUP: File(content=_template(SETUP), mode=0o755),
             "sshfs-main-server": File(content=_template("sshfs-main-server"), mode=0o755),
+            "sshfs-doctor": File(content=_template("sshfs-doctor"), mode=0o755),
             "config": File(content=self._config().encode()),
             "known_hosts": File(content=self._known_hosts().encode()),
             "fstab.sshfs": File(content=self._fstab().encode()),
         }
         for name in _TEMPLATES:
             kit[name] = File(content=self._filled(_template(name)))
-        kit["sshfs-doctor"] = File(content=one_file(), mode=0o755)
         if self.key is not None:
             kit["worker_key"] = File(content=self.key, mode=0o600)
         return kit
@@ -94,6 +95,7 @@ class Kit:
             "LOGIN": self.user,
             "REMOTE": self.remote,
             "MOUNT": self.mount,
+            "KEYS_ADD": self.keys_add,
             **mounting.TUNING,
         }
         return "".join(f"{name}='{value}'\n" for name, value in values.items())

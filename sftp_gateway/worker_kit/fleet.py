@@ -1,10 +1,11 @@
-"""Sets workers up over ssh, several at once: the only code of the project that starts a program."""
+"""Sets workers up over ssh, several at once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,14 +23,23 @@ _KEPT: Final = 40
 #: What the set-up says before each step, and before what went wrong.
 _STEP: Final = "==> "
 _ERROR: Final = "error: "
+#: The step at which a worker tells its public key: of this type only, and with no options.
+_KEY: Final = re.compile(
+    r"the key of this worker: (ssh-ed25519 [A-Za-z0-9+/=]{68} [A-Za-z0-9._@-]{1,64})"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """How workers are reached: `ssh_config` in place of ssh's own configuration, `patience` in
-    seconds for each, `parallel` at once."""
+    seconds for each, `parallel` at once.
+
+    `let_in` is given the public key that a worker has made, and raises ValueError and OSError; it
+    is called from threads, also from several at once.
+    """
 
     kit: Kit
+    let_in: Callable[[str], None]
     ssh_config: Path | None
     patience: float
     parallel: int
@@ -64,18 +74,36 @@ class Fleet:
             async with asyncio.timeout(self.patience):
                 await asyncio.gather(
                     _feed(cast(asyncio.StreamWriter, process.stdin), self.kit.script(host.options)),
-                    _listen(cast(asyncio.StreamReader, process.stdout), said, progress),
+                    self._listen(cast(asyncio.StreamReader, process.stdout), said, progress),
                 )
                 status = await process.wait()
         except TimeoutError:
             last = f"; the last it said: {said[-1]}" if said else ""
             return Outcome(host=host, ok=False, says=f"not done in {self.patience:g} s{last}")
+        except (OSError, ValueError) as error:
+            return Outcome(host=host, ok=False, says=f"its key cannot be let in: {error}")
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return Outcome(host=host, ok=status == 0, says=_reason(status, said))
+
+    async def _listen(
+        self, stdout: asyncio.StreamReader, said: list[str], progress: Callable[[str], None]
+    ) -> None:
+        let_in = False
+        async for raw in stdout:
+            line = raw.decode("utf-8", "replace").rstrip()
+            said.append(line)
+            del said[:-_KEPT]
+            if not line.startswith(_STEP):
+                continue
+            step = line.removeprefix(_STEP)
+            progress(step)
+            if (key := _KEY.fullmatch(step)) and not let_in:
+                let_in = True
+                await asyncio.to_thread(self.let_in, key[1])
 
     def _ssh(self, host: Host) -> Sequence[str]:
         config = () if self.ssh_config is None else ("-F", str(self.ssh_config))
@@ -93,17 +121,6 @@ async def _feed(stdin: asyncio.StreamWriter, script: bytes) -> None:
     stdin.close()
     with contextlib.suppress(ConnectionError):
         await stdin.wait_closed()
-
-
-async def _listen(
-    stdout: asyncio.StreamReader, said: list[str], progress: Callable[[str], None]
-) -> None:
-    async for raw in stdout:
-        line = raw.decode("utf-8", "replace").rstrip()
-        said.append(line)
-        del said[:-_KEPT]
-        if line.startswith(_STEP):
-            progress(line.removeprefix(_STEP))
 
 
 def _reason(status: int, said: Sequence[str]) -> str:

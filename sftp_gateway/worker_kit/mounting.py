@@ -45,5 +45,9 @@ TUNING: Final[Mapping[str, str]] = {
     # A mount that hangs while the server answers is mounted anew; longer than the gateway takes to
     # give up a disk (`disk_timeout`), for that is not the mount's fault.
     "HUNG_AFTER": "90",
+    # After an attempt to mount that failed; twice as many after each further one, up to RETRY_MAX.
     "RETRY": "5",
+    "RETRY_MAX": "120",
+    # How long the set-up waits until somebody has let a new key in on the server.
+    "KEY_WAIT": "300",
 }

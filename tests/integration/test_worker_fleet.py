@@ -68,6 +68,44 @@ def test_workers_are_set_up_at_once_and_those_that_fail_are_told_with_the_reason
     assert "cache=no" in good.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
 
 
+def test_workers_make_their_keys_and_are_let_in_by_name(
+    make_worker: MakeWorker, far_gateway: Gateway, tmp_path: Path
+) -> None:
+    host_key, admin = new_key(tmp_path / "host"), new_key(tmp_path / "admin")
+    workers = [with_sshd(make_worker(systemd=False), host_key, admin) for _ in range(2)]
+    config = tmp_path / "ssh_config"
+    config.write_text(
+        f"IdentityFile {admin}\nUserKnownHostsFile {tmp_path / 'known'}\n"
+        "StrictHostKeyChecking accept-new\nIdentityAgent none\n"
+    )
+    hosts = tmp_path / "hosts"
+    hosts.write_text(
+        "".join(
+            f"root@{worker.address} --name w{number} {worker.host_address}\n"
+            for number, worker in enumerate(workers)
+        )
+    )
+    authorized = far_gateway.folder / "keys/authorized_keys/gvpocr"
+    shared = authorized.read_text()
+    for _ in range(2):
+        done = far_gateway.run(
+            "worker-kit", "--server", "gateway", "--port", str(far_gateway.port),
+            "--hosts", str(hosts), "--ssh-config", str(config),
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        added = authorized.read_text().removeprefix(shared)
+        assert sorted(line.split()[2] for line in added.splitlines()) == ["w0", "w1"]
+    for number, worker in enumerate(workers):
+        assert worker.shell("cat /etc/sshfs-main-server/key.pub") in added
+        assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+        private = worker.shell("cat /etc/sshfs-main-server/key").splitlines()[2]
+        assert private not in "".join(
+            path.read_text(errors="replace")
+            for path in far_gateway.folder.rglob("*")
+            if path.is_file()
+        ), number
+
+
 def test_a_worker_that_takes_too_long_is_given_up(
     make_worker: MakeWorker, make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:

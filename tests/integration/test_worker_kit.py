@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sftp_gateway.worker_doctor.one_file import one_file
-from tests.support.gateway import REPOSITORY, Gateway, fill
+from tests.support.gateway import REPOSITORY, Gateway, fill, wait_for
 from tests.support.worker import Worker
 
 #: The machine that the first test waits for takes a minute or more to be made.
@@ -46,7 +48,7 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     done = worker.set_up(far_gateway)
     assert done.returncode == 0, done.stderr
     assert f"==> mounted gvpocr@{worker.host_address}:/home/gvpocr at {MOUNT}" in done.stdout
-    assert f"sshfs-doctor --mount {MOUNT}\n" in done.stdout
+    assert "In trouble:     sshfs-doctor\n" in done.stdout
     worker.shell("test -x $(command -v sshfs-doctor)")
     worker.put("/root/expected", content)
     worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
@@ -57,8 +59,9 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     assert worker.shell("systemctl is-active sshfs-main-server") == "active\n"
     worker.shell(f"grep -qx 4096 /sys/class/bdi/$(stat -c %Hd:%Ld {MOUNT})/read_ahead_kb")
     far_gateway.wait_event("file_closed", path="/home/gvpocr/models/weights", whole=True)
-    worker.put("/root/doctor", one_file())
-    worker.shell("cd /usr/local/bin && test -x sshfs-doctor && cmp sshfs-doctor /root/doctor")
+    # There is no Python on a worker.
+    assert worker.run("which", "python3").returncode
+    assert worker.shell("sshfs-doctor --seconds 0 | cut -d' ' -f1 | sort -u") == "ok\n"
 
 
 def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(
@@ -145,6 +148,15 @@ WRONG = {
         ("-P", "wrong"),
         "error: the password is not gvpocr's, or gvpocr may not log in from here\n",
     ),
+    "folder": (
+        ("--remote", "/home/gvpocr/letters"),
+        "/home/gvpocr/letters: No such file or directory\n"
+        "error: the server has no folder /home/gvpocr/letters for gvpocr\n",
+    ),
+    "file": (
+        ("--remote", "/home/gvpocr/models/README.txt"),
+        "error: the server has no folder /home/gvpocr/models/README.txt for gvpocr\n",
+    ),
     "host key": (
         ("--key", "/root/kit/worker_key"),
         "error: what answers at {server} port {port} has another host key than the gateway",
@@ -152,6 +164,7 @@ WRONG = {
     "option": (("--frobnicate",), "error: --frobnicate is no option\n"),
     "value": (("-p",), "error: -p needs a value\n"),
     "mount": (("--mount", "mnt"), "error: cannot mount '/home/gvpocr' at 'mnt'\n"),
+    "mount of another": (("--mount", "/proc"), "error: /proc is a mount of type proc already\n"),
 }
 
 
@@ -162,6 +175,8 @@ def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
     setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
     assert worker.run(setup).returncode == 0
     before = sshfs_pid(worker)
+    settings = "cat /etc/sshfs-main-server/config /etc/sshfs-main-server/known_hosts"
+    configured = worker.shell(settings)
     worker.shell("ssh-keygen -q -t ed25519 -N '' -f /root/strange")
     for what, (options, message) in WRONG.items():
         if what == "host key":
@@ -173,8 +188,23 @@ def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
         assert done.returncode == 1, what
         assert said in done.stderr, (what, done.stderr)
         assert sshfs_pid(worker) == before, what
+        assert worker.shell(settings) == configured, what
         worker.shell(f"ls {MOUNT}/models")
     assert worker.run("ls", "/etc/sshfs-main-server.new").returncode
+
+
+def test_a_mount_that_fails_at_last_brings_the_one_before_back(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    setup = kit_on(worker, far_gateway, "--key", str(far_gateway.key))
+    assert worker.run(setup).returncode == 0
+    done = worker.run(setup, "--mount", "/proc/nothing")
+    assert done.returncode == 1
+    assert "error: /proc/nothing cannot be made\n" in done.stderr
+    assert f"{MOUNT} is mounted as it was before\n" in done.stderr
+    worker.shell(f"ls {MOUNT}/models && systemctl is-active sshfs-main-server")
+    assert f"MOUNT='{MOUNT}'" in worker.shell("cat /etc/sshfs-main-server/config")
 
 
 def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gateway) -> None:
@@ -188,13 +218,76 @@ def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gatewa
     assert done.stderr.startswith("error: this has to run as root\n")
 
 
-def test_a_worker_without_a_key_is_told_where_keys_come_from(
+# A key for each worker
+
+
+def let_in(gateway: Gateway, worker: Worker) -> str:
+    """Run the line that the set-up in the background prints, on the server; the key's name."""
+
+    def printed() -> str:
+        said = worker.run("cat", "/root/said").stdout
+        found = [line.strip() for line in said.splitlines() if "keys add" in line]
+        return found[0] if found else ""
+
+    echo, _, add = wait_for(printed, "the line for the server", 60).partition(" | ")
+    line = echo.removeprefix("echo '").removesuffix("'")
+    words = add.split()
+    added = gateway.run(*words[words.index("keys") :], input=f"{line}\n")
+    assert added.returncode == 0, added.stderr
+    return line.split()[2]
+
+
+def test_each_worker_makes_a_key_that_can_be_revoked_alone(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker(systemd=False)
-    done = worker.run(kit_on(worker, far_gateway))
-    assert done.returncode == 1
-    assert "error: there is no key to log in with\n" in done.stderr
+    setup = kit_on(worker, far_gateway)
+    worker.shell(f"({setup} --name worker7; echo $? >/root/status) >/root/said 2>&1 &")
+    assert let_in(far_gateway, worker) == "worker7"
+    wait_for(lambda: worker.run("cat", "/root/status").stdout == "0\n", "the set-up", 60)
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
+    (listed,) = [
+        line
+        for line in far_gateway.run("keys", "list").stdout.splitlines()
+        if line.endswith("  worker7")
+    ]
+    before = sshfs_pid(worker)
+    # Run again, it is the same key.
+    assert "nothing has changed" in worker.run(setup).stdout
+    assert sshfs_pid(worker) == before
+    used = far_gateway.events("login_accepted")[-1]["key"]
+    assert used in listed
+    assert far_gateway.run("keys", "remove", "gvpocr", "worker7").returncode == 0
+    far_gateway.wait_event("session_end", key=used)
+    assert far_gateway.ssh("echo in").returncode == 0
+
+
+def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker(systemd=False)
+    assert worker.set_up(far_gateway).returncode == 0
+    before = sshfs_pid(worker)
+    setup = kit_on(worker, far_gateway)
+    again = worker.run(setup)
+    assert again.returncode == 0, again.stderr
+    assert "nothing has changed" in again.stdout
+    assert "for one of its own, which can be\nrevoked alone" in again.stdout
+    assert sshfs_pid(worker) == before
+    # While nobody lets the new key in, the old one stays in use.
+    worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='0'/\" /root/kit/config")
+    refused = worker.run(setup, "--own-key", "--name", "worker8")
+    assert refused.returncode == 1
+    assert "error: the server does not let the key SHA256:" in refused.stderr
+    assert sshfs_pid(worker) == before
+    worker.put("/root/said", refused.stdout.encode())
+    assert let_in(far_gateway, worker) == "worker8"
+    worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='60'/\" /root/kit/config")
+    moved = worker.run(setup, "--own-key")
+    assert moved.returncode == 0, moved.stderr
+    assert sshfs_pid(worker) != before
+    assert worker.shell("cat /etc/sshfs-main-server/key.pub").endswith(" worker8\n")
+    assert far_gateway.ssh("echo in").returncode == 0, "the shared key"
 
 
 def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(
@@ -316,6 +409,100 @@ def test_the_kit_takes_over_from_the_old_script(
     gone = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--uninstall")
     assert gone.returncode == 0
     assert worker.shell("grep -c '^[^#].*sshfs' /etc/fstab") == "1\n"
+
+
+# Its doctor
+
+
+def findings(worker: Worker, *options: str) -> dict[str, dict[str, Any]]:
+    """What the doctor on the worker finds, by what it looked at."""
+    ran = worker.run("sshfs-doctor", "--json", "--seconds", "0", *options)
+    assert ran.stderr == ""
+    told = json.loads(ran.stdout)
+    assert told["ok"] == (ran.returncode == 0)
+    return {finding["check"]: finding for finding in told["findings"]}
+
+
+def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[str, Any]]:
+    """All that is found; of `check`, this."""
+    told = findings(worker)
+    assert told[check]["status"] == status, told
+    assert said in told[check]["found"], told[check]
+    return told
+
+
+def test_the_doctor_goes_by_the_kits_configuration_when_the_mount_is_gone(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    """With Alpine's tools, which are all busybox's, and no Python."""
+    worker = make_worker(systemd=False)
+    worker.shell("busybox --install -s /usr/local/sbin && ln -sf /bin/busybox /bin/sh")
+    assert worker.set_up(far_gateway, "--no-cache").returncode == 0
+    good = findings(worker)
+    assert {each["status"] for each in good.values()} == {"ok"}, good
+    told = worker.run("sshfs-doctor", "--seconds", "1").stdout
+    assert "throughput   not measured: there is no big file" in told
+
+    program, config = f"{INSTALLED}/sshfs-main-server", "/etc/sshfs-main-server"
+    start = f"setsid {program} supervise >>/var/log/sshfs-main-server.log 2>&1 </dev/null &"
+    worker.shell(f"{program} stop")
+    told = found(worker, "service", "problem", "it does not run (inactive)")
+    assert f"on port {far_gateway.port}" in told["port"]["found"]
+    for check in ("key", "host key", "login", "folder"):
+        assert told[check]["status"] == "ok", told[check]
+    assert told["mount"]["found"] == f"nothing is mounted at {MOUNT}"
+    assert told["mount"]["means"].endswith("Why is above: service.")
+    assert told["throughput"]["found"] == "not looked at: the mount cannot be read"
+
+    # A folder that is not there.
+    worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}/config; {start}")
+    wait_for(lambda: worker.run("ls", "/run/sshfs-main-server/failed").returncode == 0, "failure")
+    told = found(worker, "folder", "problem", "/home/gvpocr/letters")
+    assert "No such file or directory" in told["service"]["found"]
+    assert told["host key"]["status"] == "ok"
+    assert told["mount"]["means"].endswith("Why is above: folder, service.")
+
+    # Another host key than the pinned one.
+    worker.shell(f"{program} stop; sed -i \"s|letters'|'|; s|gvpocr/'|gvpocr'|\" {config}/config")
+    worker.shell(
+        f"ssh-keygen -q -t ed25519 -N '' -f /root/strange; cp {config}/known_hosts /root/known; "
+        f"echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >{config}/known_hosts"
+    )
+    told = found(worker, "host key", "problem", f"another key than {config}/known_hosts:1 has")
+    assert told["folder"]["status"] == "ok"
+    assert any(command.startswith("sftp-gateway worker-kit") for command in told["host key"]["do"])
+    worker.shell(f"cp /root/known {config}/known_hosts")
+
+    # A name with an address that does not answer, before one that does.
+    worker.shell(
+        f"ip -6 addr add fd00::7 dev lo; echo fd00::7 main >>/etc/hosts; "
+        f"echo {worker.host_address} main >>/etc/hosts; "
+        f"sed -i \"s/^SERVER=.*/SERVER='main'/\" {config}/config"
+    )
+    told = found(worker, "login", "ok", "gvpocr@main may log in")
+    assert told["name"]["found"] == f"main is fd00::7, {worker.host_address}"
+
+    # No server.
+    far_gateway.stop()
+    told = found(worker, "port", "problem", "main refuses connections to port")
+    assert "fd00::7: Connection refused" in told["port"]["found"]
+    for check in ("host key", "login", "folder"):
+        assert told[check]["found"] == "not looked at: the server was not reached"
+
+
+def test_the_mount_by_hand_of_the_readme_needs_no_terminal(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    (script,) = re.findall(
+        r"```sh\n(mkdir -p /mnt/sshfs/main-server\nsshfs .*?)```",
+        (REPOSITORY / "README.md").read_text(),
+        re.DOTALL,
+    )
+    worker = make_worker(systemd=False)
+    worker.put("/root/.ssh/worker_ed25519", far_gateway.key.read_bytes(), 0o600)
+    script = script.replace("SERVER", worker.host_address)
+    worker.shell(script.replace("-p 2222", f"-p {far_gateway.port}"))
+    assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
 
 
 def test_the_line_for_fstab_mounts(make_worker: MakeWorker, far_gateway: Gateway) -> None:

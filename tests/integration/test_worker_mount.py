@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -115,6 +116,29 @@ def test_a_mount_whose_sshfs_died_is_cleaned_up_and_mounted_again(
     wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
     wait_for(lambda: is_read(worker), "the mount to be back", BACK)
     assert worker.shell(f"grep -c ' {MOUNT} ' /proc/mounts") == "1\n"
+
+
+def test_a_mount_that_fails_is_tried_ever_more_seldom(
+    make_worker: MakeWorker, far_gateway: Gateway
+) -> None:
+    worker = make_worker()
+    set_up(worker, far_gateway)
+    config = "/etc/sshfs-main-server/config"
+    worker.shell(
+        f"sed -i \"s/^RETRY=.*/RETRY='1'/; s/^RETRY_MAX=.*/RETRY_MAX='4'/; "
+        f"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}"
+    )
+    worker.shell("systemctl restart sshfs-main-server")
+    log = "journalctl -o cat -u sshfs-main-server"
+
+    def delays() -> list[str]:
+        return re.findall(r"trying again in (\d+) s", worker.shell(log))
+
+    wait_for(lambda: len(delays()) >= 4, "four attempts")
+    assert delays()[:4] == ["1", "2", "4", "4"]
+    assert "/home/gvpocr/letters: No such file or directory" in worker.shell(log)
+    worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr'|\" {config}")
+    wait_for(lambda: is_read(worker), "the mount to be back", BACK)
 
 
 def test_a_mount_comes_back_after_a_boot(make_worker: MakeWorker, far_gateway: Gateway) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sftp_gateway.cli import _parser
-from sftp_gateway.worker_doctor import command as worker_doctor
 from tests.support.gateway import REPOSITORY
 
 PAGES = (
@@ -57,9 +57,10 @@ FOUND = sorted(
 
 
 def parses(arguments: list[str]) -> None:
-    """Raises SystemExit, as argparse does, for what is no command."""
-    if arguments[:1] == ["doctor"] and "--worker" in arguments:
-        worker_doctor.parser().parse_args(arguments[1:])
+    """Raises what fails for what is no command."""
+    if arguments[:1] == ["doctor"] and {"--worker", "--mount"} & {*arguments}:
+        doctor = REPOSITORY / "sftp_gateway/worker_kit/files/sshfs-doctor"
+        subprocess.run(["sh", doctor, *arguments[1:], "--help"], check=True, capture_output=True)
     else:
         _parser().parse_args(arguments)
 

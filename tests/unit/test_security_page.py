@@ -39,7 +39,8 @@ def test_every_mutation_still_finds_what_it_changes(mutation: Mutation) -> None:
     for name, text in mutation.texts().items():
         assert name.startswith("sftp_gateway/")
         assert text != (REPOSITORY / name).read_text()
-        compile(text, name, "exec")  # one that is no Python would fail any test
+        if name.endswith(".py"):
+            compile(text, name, "exec")  # one that is no Python would fail any test
 
 
 @pytest.mark.parametrize("mutation", mutations(), ids=lambda mutation: mutation.without)

@@ -4,10 +4,11 @@ set -u
 
 lib=/usr/local/lib/sshfs-main-server
 etc=/etc/sshfs-main-server
-program=$lib/sshfs-main-server
 unit=sshfs-main-server.service
 kit=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
 new=$etc.new
+old=$etc.old
+program=$lib/sshfs-main-server
 fstab_mark='# by sshfs-main-server: '
 
 # The kit's own choices: SERVER, PORT, LOGIN, REMOTE, MOUNT and how it is mounted.
@@ -28,7 +29,10 @@ brings everything up to date.
   SERVER               the server's name or address (default: $SERVER)
   -u, --user USER      who logs in (default: $LOGIN)
   -p, --port PORT      the server's port (default: $PORT)
-  -k, --key FILE       the private key to log in with
+  -k, --key FILE       the private key to log in with; default: the one it has, or else one
+                       that is made here, for this worker only
+      --own-key        make such a key in place of the one it has
+      --name NAME      what that key is called on the server (default: $(own_name))
   -P, --password PASSWORD
                        the password to log in with; better:
       --password-file FILE
@@ -40,6 +44,8 @@ brings everything up to date.
 TEXT
 }
 
+own_name() { uname -n | tr -c 'A-Za-z0-9._\n-' -; }
+
 step() { printf '==> %s\n' "$*"; }
 
 # fail WHAT HINT...: what went wrong, then what to do about it.
@@ -47,13 +53,14 @@ fail() {
     printf 'error: %s\n' "$1" >&2
     shift
     for hint in "$@"; do printf '       %s\n' "$hint" >&2; done
+    [ -z "$kept" ] || printf '       %s\n' "$kept is mounted as it was before" >&2
     exit 1
 }
 
 # What a worker that was cut short left behind, and the kit's own folder when it was unpacked only
 # for this (SSHFS_KIT_TEMP is set by worker-kit.sh).
 tidy() {
-    rm -rf -- "$new" ${SSHFS_KIT_SECRET:+"$SSHFS_KIT_SECRET"}
+    rm -rf -- "$new" "$old" "$lib.old" ${SSHFS_KIT_SECRET:+"$SSHFS_KIT_SECRET"}
     case ${SSHFS_KIT_TEMP-} in /*) rm -rf -- "$SSHFS_KIT_TEMP" ;; esac
 }
 
@@ -68,7 +75,8 @@ options() {
         -h | --help) usage; exit 0 ;;
         --uninstall) action=uninstall; shift; continue ;;
         --no-cache) CACHE=$NO_CACHE; shift; continue ;;
-        -u | --user | -p | --port | -k | --key | -P | --password | --password-file | --remote | --mount)
+        --own-key) own=yes; shift; continue ;;
+        -u | --user | -p | --port | -k | --key | -P | --password | --password-file | --remote | --mount | --name)
             [ $# -ge 2 ] || fail "$1 needs a value" "see --help" ;;
         -*) fail "$1 is no option" "see --help" ;;
         *) SERVER=$1; shift; continue ;;
@@ -80,7 +88,8 @@ options() {
         -P | --password) password=$2 ;;
         --password-file) password_file=$2 ;;
         --remote) REMOTE=$2 ;;
-        --mount) MOUNT=$2 ;;
+        --mount) MOUNT=${2%/} ;;
+        --name) name=$2 ;;
         esac
         shift 2
     done
@@ -109,6 +118,8 @@ check_options() {
     if ! is_plain "$MOUNT" || ! is_plain "$REMOTE" || [ "${MOUNT#/?}" = "$MOUNT" ]; then
         fail "cannot mount '$REMOTE' at '$MOUNT'" "give folders without blanks, --mount from / on"
     fi
+    case $name in '' | -* | *[!A-Za-z0-9._@-]*) fail "'$name' is no name for a key" "give plain letters, digits, dots and dashes" ;; esac
+    [ -z "$own" ] || [ -z "$key$password_file" ] || fail '--own-key makes a key: give no other beside it'
     [ -z "$key" ] || [ -r "$key" ] || fail "the key $key cannot be read" \
         "copy it here from the server (keys/worker_ed25519), or make the kit with --key"
     [ -z "$password_file" ] || [ -r "$password_file" ] || fail "the password file $password_file cannot be read"
@@ -121,6 +132,18 @@ check_machine() {
     [ -c /dev/fuse ] || fail 'there is no /dev/fuse, so nothing can be mounted' \
         'on a machine: modprobe fuse' \
         'in a container: docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor:unconfined'
+}
+
+# What is mounted there already is this kit's or its predecessor's, or is none of its business.
+check_mount() {
+    kind=
+    while read -r _ at type _; do
+        [ "$at" != "$MOUNT" ] || kind=$type
+    done </proc/mounts
+    case $kind in
+    '' | fuse.sshfs) ;;
+    *) fail "$MOUNT is a mount of type $kind already" "give another folder: --mount" ;;
+    esac
 }
 
 apt_install() {
@@ -157,7 +180,6 @@ install_program() {
     for file in sshfs-main-server setup-sshfs-remote-worker.sh config known_hosts sshfs-main-server.service \
         sshfs-main-server.openrc docker-compose.sshfs-override.yml .env.sshfs.example fstab.sshfs README.md; do
         ! cmp -s "$kit/$file" "$lib/$file" || continue
-        case $file in sshfs-main-server*) changed=yes ;; esac
         # Beside it and then over it: what runs just now is never half a script.
         if ! cp -- "$kit/$file" "$lib/$file.new" || ! mv -- "$lib/$file.new" "$lib/$file"; then
             fail "$lib/$file cannot be written"
@@ -169,28 +191,30 @@ install_program() {
     fi
 }
 
-# Written beside what is in use, and put in its place only when the login works.
+# Written beside what is in use, with a copy of the program to try it with. It replaces that when
+# the login and the mount work.
 configure() {
     umask 077
-    for name in SERVER PORT LOGIN REMOTE MOUNT CACHE NO_CACHE MAX_CONNS READ_AHEAD_KB KEEPALIVE_INTERVAL \
-        KEEPALIVE_COUNT CONNECT_TIMEOUT CHECK_INTERVAL HUNG_AFTER RETRY; do
-        eval "printf \"%s='%s'\\n\" $name \"\$$name\""
+    for option in SERVER PORT LOGIN REMOTE MOUNT CACHE NO_CACHE MAX_CONNS READ_AHEAD_KB KEEPALIVE_INTERVAL \
+        KEEPALIVE_COUNT CONNECT_TIMEOUT CHECK_INTERVAL HUNG_AFTER RETRY RETRY_MAX; do
+        eval "printf \"%s='%s'\\n\" $option \"\$$option\""
     done >"$new/config" || fail "$new/config cannot be written"
     cp -- "$kit/known_hosts" "$new/known_hosts"
+    cp -- "$kit/sshfs-main-server" "$new/program" && chmod 700 "$new/program"
     if [ -n "$password_file" ]; then
         cp -- "$password_file" "$new/password"
     elif [ -n "$key" ]; then
         copy_key "$key"
+    elif [ -n "$own" ]; then
+        own_key
     elif [ -e "$kit/worker_key" ]; then
         copy_key "$kit/worker_key"
     elif [ -e "$etc/key" ] || [ -e "$etc/password" ]; then
-        for file in key key-cert.pub password; do
+        for file in key key.pub key-cert.pub password; do
             [ ! -e "$etc/$file" ] || cp -- "$etc/$file" "$new/$file"
         done
     else
-        fail 'there is no key to log in with' \
-            'give --key FILE: a private key that the server lets in (keys/worker_ed25519 there),' \
-            'or make the kit with it: sftp-gateway worker-kit --key FILE'
+        own_key
     fi
     umask 022
 }
@@ -200,17 +224,65 @@ copy_key() { # and its certificate, if it has one
     [ ! -e "$1-cert.pub" ] || cp -- "$1-cert.pub" "$new/key-cert.pub"
 }
 
+# A key that never leaves this machine. It waits in own_key until the server lets it in.
+own_key() {
+    if ! mkdir -p -- "$etc" || ! chmod 700 "$etc"; then fail "$etc cannot be made"; fi
+    own=there
+    if [ ! -e "$etc/own_key" ] || [ ! -e "$etc/own_key.pub" ]; then
+        rm -f -- "$etc/own_key"
+        ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$etc/own_key" >&2 || fail "no key could be made"
+        own=made
+    fi
+    if ! cp -- "$etc/own_key" "$new/key" || ! cp -- "$etc/own_key.pub" "$new/key.pub"; then
+        fail "$new/key cannot be written"
+    fi
+}
+
+# In the output for `worker-kit --hosts`, which lets it in by itself; and for people.
+show_key() {
+    read -r line <"$new/key.pub"
+    step "the key of this worker: $line"
+    printf '    %s\n' "let it in, on the server, in the gateway's folder:" \
+        "    echo '$line' | $KEYS_ADD $LOGIN"
+}
+
 try_login() {
     step "logging in: $LOGIN@$SERVER port $PORT"
-    SSHFS_MAIN_SERVER_ETC=$new
-    export SSHFS_MAIN_SERVER_ETC
-    "$program" configure || fail "$new/ssh_config cannot be written"
-    if "$program" login >"$new/said" 2>&1; then
-        unset SSHFS_MAIN_SERVER_ETC
-        return
+    "$new/program" configure || fail "$new/ssh_config cannot be written"
+    waited=0
+    if [ -n "$own" ]; then
+        show_key
+        [ "$own" != made ] || sleep 3
     fi
-    sed 's/^/ssh: /; s/\r$//' "$new/said" >&2
-    explain "$(cat "$new/said")"
+    until "$new/program" login >"$new/said" 2>&1; do
+        # A login that is refused costs a penalty that is over after 5 seconds.
+        case $(cat "$new/said") in
+        *'Permission denied'*) [ -n "$own" ] && [ "$waited" -lt "$KEY_WAIT" ] ;;
+        *) false ;;
+        esac || {
+            quote ssh
+            explain "$(cat "$new/said")"
+        }
+        [ "$waited" -gt 0 ] || step "waiting until the server lets the key in, for $KEY_WAIT s"
+        waited=$((waited + 8))
+        sleep 8
+    done
+}
+
+quote() { sed "s/^/$1: /; s/\r\$//" "$new/said" >&2; }
+
+# At a temporary folder, so that what is in use stays until this is known to work.
+try_mount() {
+    step "trying to mount $REMOTE"
+    ! "$new/program" try >"$new/said" 2>&1 || return 0
+    quote sshfs
+    case $(cat "$new/said") in
+    *'No such file or directory'* | *'Not a directory'*)
+        fail "the server has no folder $REMOTE for $LOGIN" \
+            "is it spelt right (--remote)? /home/$LOGIN is the folder of all shares" \
+            "on the server: sftp-gateway check shows the shares, and whose they are" ;;
+    *) fail "$REMOTE of $SERVER cannot be mounted" 'what sshfs said is above' ;;
+    esac
 }
 
 # By what OpenSSH says.
@@ -236,7 +308,7 @@ explain() {
         fi
         print=$(ssh-keygen -lf "$new/key" 2>/dev/null | cut -d' ' -f2)
         fail "the server does not let the key ${print:-} in as $LOGIN" \
-            "on the server: sftp-gateway keys list; sftp-gateway keys add $LOGIN FILE.pub" \
+            "on the server: sftp-gateway keys list; $KEYS_ADD $LOGIN FILE.pub" \
             "is $LOGIN the right user (-u)?" ;;
     *'no matching'*) fail 'this OpenSSH is too old for the algorithms of the gateway' \
             'update it; the log of the gateway says what would help: negotiation_failed' ;;
@@ -249,7 +321,10 @@ explain() {
 
 # Whether what is mounted is just what would be mounted: then who reads from it is not disturbed.
 is_up_to_date() {
-    [ -z "$changed" ] && "$program" mounted && service_runs || return 1
+    if [ -z "$kept" ] || ! service_runs || ! "$program" mounted; then return 1; fi
+    for file in sshfs-main-server sshfs-main-server.service sshfs-main-server.openrc; do
+        cmp -s "$kit/$file" "$lib/$file" || return 1
+    done
     for file in config key key-cert.pub password; do
         [ -e "$etc/$file" ] || [ -e "$new/$file" ] || continue
         cmp -s "$etc/$file" "$new/$file" || return 1
@@ -259,17 +334,35 @@ is_up_to_date() {
 
 # Takes the mount away from whatever had it: this service, the old script's, a line in fstab.
 take_over() {
+    if [ -e "$etc/config" ]; then
+        if ! cp -Rp -- "$etc" "$old" || ! cp -Rp -- "$lib" "$lib.old"; then fail "$old cannot be written"; fi
+    fi
+    kept=
     stop_service
+    install_program
     if grep -q "^[^#].*[[:space:]]${MOUNT}[[:space:]].*sshfs" /etc/fstab 2>/dev/null; then
         step "commenting out the line of $MOUNT in /etc/fstab: the service mounts it now"
         sed -i "\\|^[^#].*[[:space:]]${MOUNT}[[:space:]].*sshfs|s|^|$fstab_mark|" /etc/fstab
     fi
     mkdir -p -- "$etc"
-    for file in key key-cert.pub password said install.log; do rm -f -- "$etc/$file"; done
-    rm -f -- "$new/said" "$new/install.log" "$new/ssh_config"
-    if ! chmod 700 "$etc" || ! cp -p -- "$new"/* "$etc/"; then fail "$etc cannot be written"; fi
-    "$program" clean || fail "$MOUNT is taken and cannot be unmounted" "umount -l $MOUNT"
-    mkdir -p -- "$MOUNT" || fail "$MOUNT cannot be made" 'give another folder: --mount'
+    for file in key key.pub key-cert.pub password said install.log; do rm -f -- "$etc/$file"; done
+    [ -z "$own" ] || rm -f -- "$etc/own_key" "$etc/own_key.pub"
+    rm -f -- "$new/said" "$new/install.log" "$new/ssh_config" "$new/program"
+    if ! chmod 700 "$etc" || ! cp -p -- "$new"/* "$etc/"; then give_up "$etc cannot be written"; fi
+    "$program" clean || give_up "$MOUNT is taken and cannot be unmounted" "umount -l $MOUNT"
+    mkdir -p -- "$MOUNT" || give_up "$MOUNT cannot be made" 'give another folder: --mount'
+}
+
+# fail, with what worked before put back.
+give_up() {
+    if [ -e "$old" ]; then
+        stop_service
+        rm -rf -- "$etc" "$lib"
+        mv -- "$old" "$etc" && mv -- "$lib.old" "$lib" && start_service
+        # shellcheck source=/dev/null
+        "$program" mounted && kept=$(. "$etc/config" && echo "$MOUNT")
+    fi
+    fail "$@"
 }
 
 has_systemd() { [ -d /run/systemd/system ]; }
@@ -296,7 +389,6 @@ service_runs() {
 }
 
 start_service() {
-    step "mounting $MOUNT"
     if has_systemd; then
         cp -- "$lib/$unit" "/etc/systemd/system/$unit" && systemctl daemon-reload &&
             systemctl enable --quiet "$unit" && systemctl start "$unit"
@@ -308,16 +400,15 @@ start_service() {
         # No service manager: a process of its own, which nothing starts after a reboot.
         setsid "$program" supervise </dev/null >/var/log/sshfs-main-server.log 2>&1 &
         MAINPID=$! "$program" ready
-    fi || fail "$MOUNT could not be mounted" "$(where_it_is_said)"
-    ls "$MOUNT" >/dev/null || fail "$MOUNT is mounted but cannot be read" "$(where_it_is_said)"
+    fi && "$program" mounted && "$program" answers
 }
 
-where_it_is_said() {
-    if has_systemd; then
-        echo "what sshfs said: journalctl -u $unit -n 20"
-    else
-        echo 'what sshfs said: /var/log/sshfs-main-server.log, or the system log'
-    fi
+mount_it() {
+    step "mounting $MOUNT"
+    ! start_service 2>"$new.said" || { rm -f -- "$new.said"; return 0; }
+    { cat -- "$new.said"; "$program" said; } >&2
+    rm -f -- "$new.said"
+    give_up "$MOUNT could not be mounted" 'what the service said is above'
 }
 
 report() {
@@ -328,8 +419,12 @@ report() {
             "or put the line of $lib/fstab.sshfs into /etc/fstab (as the kit was made, without" \
             "the options given here)."
     fi
+    if [ -e "$etc/key" ] && [ ! -e "$etc/key.pub" ]; then
+        printf '%s\n' 'It logs in with a key that other workers may have too; for one of its own, which can be' \
+            "revoked alone: $lib/setup-sshfs-remote-worker.sh --own-key"
+    fi
     printf '%s\n' "For containers: $lib/docker-compose.sshfs-override.yml" \
-        "In trouble:     sshfs-doctor --mount $MOUNT" \
+        "In trouble:     sshfs-doctor" \
         "Undo it all:    $lib/setup-sshfs-remote-worker.sh --uninstall"
 }
 
@@ -349,13 +444,14 @@ uninstall() {
     fi
     [ ! -x "$program" ] || [ ! -e "$etc/config" ] || "$program" clean
     sed -i "s|^$fstab_mark||" /etc/fstab 2>/dev/null
-    rm -rf -- "$lib" "$etc" /run/sshfs-main-server
+    rm -rf -- "$lib" "$etc" "$old" "$lib.old" /run/sshfs-main-server
     rm -f -- /usr/local/bin/sshfs-doctor /var/log/sshfs-main-server.log
     rmdir -- "$MOUNT" 2>/dev/null
     step 'removed; sshfs itself is left installed'
 }
 
-action=install key='' password='' password_file='' hidden='' changed=''
+action=install key='' own='' password='' password_file='' hidden='' kept=''
+name=$(own_name)
 options "$@"
 [ -z "$password" ] || hide_password "$@"
 trap tidy EXIT
@@ -365,16 +461,24 @@ if [ "$action" = uninstall ]; then
     uninstall
     exit 0
 fi
-rm -rf -- "$new"
+check_mount
+if [ -e "$etc/config" ] && [ -x "$program" ] && "$program" mounted; then
+    # shellcheck source=/dev/null
+    kept=$(. "$etc/config" && echo "$MOUNT")
+fi
+rm -rf -- "$new" "$old" "$lib.old"
 (umask 077 && mkdir -- "$new") || fail "$new cannot be made"
 install_sshfs
-install_program
 configure
+export SSHFS_MAIN_SERVER_ETC="$new"
 try_login
+try_mount
+unset SSHFS_MAIN_SERVER_ETC
 if is_up_to_date; then
     step 'nothing has changed: the mount is left as it is'
+    install_program
 else
     take_over
-    start_service
+    mount_it
 fi
 report

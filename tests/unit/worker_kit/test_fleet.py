@@ -1,0 +1,63 @@
+"""What a worker's set-up says, as `worker-kit --hosts` hears it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.worker_kit.contents import Kit
+from sftp_gateway.worker_kit.fleet import Fleet
+from sftp_gateway.worker_kit.hosts import Host, Outcome
+
+KEY = f"ssh-ed25519 {'A' * 68}"
+
+
+async def heard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *said: str, refuses: Exception | None = None
+) -> tuple[list[str], Outcome]:
+    """The keys that are let in, and the outcome, where ssh says this and ends well."""
+    (folder / "ssh").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {folder}/said\n")
+    (folder / "ssh").chmod(0o755)
+    (folder / "said").write_text("".join(f"{line}\n" for line in said))
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    kit = Kit(server="s", port=1, user="u", remote="/r", mount="/m/x", host_keys=[])
+    keys: list[str] = []
+
+    def let_in(line: str) -> None:
+        keys.append(line)
+        if refuses:
+            raise refuses
+
+    fleet = Fleet(kit=kit, let_in=let_in, ssh_config=None, patience=30, parallel=1)
+    (outcome,) = await fleet.set_up([Host(name="w", address="w")], lambda host, step: None)
+    return keys, outcome
+
+
+async def test_only_one_plain_key_of_a_worker_is_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = "==> the key of this worker: "
+    keys, outcome = await heard(
+        tmp_path,
+        monkeypatch,
+        f"{step}cert-authority {KEY} w",
+        f'{step}from="*" {KEY} w',
+        f"{step}{KEY}",
+        f"{step}{KEY} w\t{KEY} x",
+        f"the key of this worker: {KEY} w",
+        f"{step}{KEY} worker7",
+        f"{step}{KEY} another",
+    )
+    assert keys == [f"{KEY} worker7"]
+    assert outcome.ok
+
+
+async def test_a_key_that_cannot_be_added_fails_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"==> the key of this worker: {KEY} worker7"
+    refused = PermissionError(13, "Permission denied", "keys/authorized_keys")
+    _, outcome = await heard(tmp_path, monkeypatch, said, refuses=refused)
+    assert not outcome.ok
+    assert outcome.says.startswith("its key cannot be let in: [Errno 13] Permission denied")
