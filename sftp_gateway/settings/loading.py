@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings.environment import (
+    COMPOSE_VARIABLE,
     CONFIG_VARIABLE,
     ENV_FILE,
     ENV_PREFIX,
@@ -33,6 +34,8 @@ from sftp_gateway.settings.mistakes import (
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.origins import Layer, Place, origins, paths
 from sftp_gateway.settings.positions import positions
+
+_NO_OPTIONS: Final = frozenset({CONFIG_VARIABLE, COMPOSE_VARIABLE})
 
 DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
 
@@ -68,7 +71,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     mistakes += [*wrong_booleans(file), *wrong_booleans(environment)]
     if mistakes or settings is None:
         raise ConfigurationError([*dict.fromkeys(str(each) for each in sorted(mistakes))])
-    return settings.set_by(origins(file, environment))
+    return settings.set_by(origins(file, environment, environ))
 
 
 def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
@@ -106,7 +109,7 @@ def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
     source = EnvSettingsSource(_Variables)
     layer = Layer()
     for name in sorted(environ, key=lambda name: (name.count("__"), name)):
-        if not name.upper().startswith(ENV_PREFIX) or name.upper() == CONFIG_VARIABLE:
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in _NO_OPTIONS:
             continue
         value, line = in_file.get(name, ("", 0))
         from_file = line and value == environ[name]

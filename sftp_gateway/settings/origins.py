@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings.environment import set_by_compose, why_overridden
 from sftp_gateway.settings.positions import Path
 
 
@@ -72,12 +73,17 @@ class Origins:
         return f"{self.places[name]}: {sentence}" if name else sentence
 
 
-def origins(file: Layer, environment: Layer) -> Origins:
-    """Where the options come from that `file` and `environment`, which overrides it, set."""
+def origins(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Origins:
+    """Where options come from: `file`, and `environment` (of `environ`), which overrides it."""
     both = file.under(environment)
+    ignored = [
+        f".env: {name}={value} has no effect, {why_overridden(name, environ)}"
+        for name, value in set_by_compose(environ).items()
+        if value and value != environ.get(name)
+    ]
     return Origins(
         {dotted(path): place for path, place in both.places.items()},
-        tuple(_overridden(file, environment)),
+        (*ignored, *_overridden(file, environment, environ)),
     )
 
 
@@ -98,14 +104,15 @@ def paths(values: Any, path: Path = ()) -> Iterator[Path]:
         yield from paths(value, (*path, name))
 
 
-def _overridden(file: Layer, environment: Layer) -> Iterator[str]:
+def _overridden(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Iterator[str]:
     for path, value in leaves(file.values):
         found: Any = environment.values
         for part in path:
             found = found.get(part) if isinstance(found, Mapping) else None
         if found is not None and str(found) != str(value):
-            by = environment.place(path)
-            yield f"{file.place(path)}: {dotted(path)}: has no effect, because {by} overrides it"
+            by = environment.place(path) or Place()
+            why = why_overridden(by.variable, environ)
+            yield f"{file.place(path)}: {dotted(path)}: has no effect, {why}"
 
 
 def leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -220,6 +220,25 @@ def test_an_option_of_the_file_without_effect_is_told(load: Load) -> None:
     )
 
 
+def test_what_the_compose_file_sets_itself_is_told(load: Load) -> None:
+    settings = load(
+        "port = 2022\n",
+        SFTP_GATEWAY_PORT="2222",
+        SFTP_GATEWAY_AUTO_SETUP="false",
+        SFTP_GATEWAY_METRICS_PORT="9222",
+        SFTP_GATEWAY_COMPOSE_SETS="AUTO_SETUP=true PORT= METRICS_PORT=9222",
+    )
+    setup, port = settings.origins.overridden
+    assert setup == (
+        ".env: SFTP_GATEWAY_AUTO_SETUP=true has no effect, "
+        "because docker-compose.yml sets SFTP_GATEWAY_AUTO_SETUP=false"
+    )
+    assert port.endswith(
+        "given.toml:1:1: port: has no effect, because docker-compose.yml sets "
+        "SFTP_GATEWAY_PORT=2222; SFTP_PORT in .env is the published port"
+    )
+
+
 def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
     settings = load('[shares."a.b"]\npath = "x"\n[users.ana]\n', SFTP_GATEWAY_KEYS_DIR="k")
     said = settings.origins.located(
