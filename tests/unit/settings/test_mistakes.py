@@ -307,7 +307,13 @@ def test_a_token_that_is_too_short_is_in_no_message(mistakes: Mistakes) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SFTP_GATEWAY_USERS", "SFTP_GATEWAY_USERS__ANA", "SFTP_GATEWAY_USERS__ANA__SHARES"]
+    "name",
+    [
+        "SFTP_GATEWAY_USERS",
+        "SFTP_GATEWAY_USERS__ANA",
+        "SFTP_GATEWAY_USERS__ANA__SHARES",
+        "SFTP_GATEWAY_USERS__ANA__ALLOW_FROM",
+    ],
 )
 @pytest.mark.parametrize("text", ["hunter2", '"hunter2"', '{"ana": {"password_hash": "hunter2"'])
 def test_what_may_be_a_secret_in_the_environment_is_in_no_message(
