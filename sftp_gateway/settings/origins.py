@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.settings.environment import set_by_compose, why_overridden
+from sftp_gateway.settings.environment import set_by_compose, variable, why_overridden
 from sftp_gateway.settings.positions import Path
 
 
@@ -67,10 +67,15 @@ class Origins:
             raise ConfigurationError(self.located(error.mistakes)) from error
 
     def _located(self, sentence: str) -> str:
-        name, _, _ = sentence.partition(": ")
+        option, _, said = sentence.partition(": ")
+        name = option
         while name and name not in self.places:
             name = name.rpartition(" " if " " in name else ".")[0]
-        return f"{self.places[name]}: {sentence}" if name else sentence
+        if not name:
+            return sentence
+        place = self.places[name]
+        # A variable has the option's name already.
+        return f"{place}: {said if place.variable.upper() == variable(option) else sentence}"
 
 
 def origins(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Origins:

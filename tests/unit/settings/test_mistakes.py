@@ -255,7 +255,7 @@ def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
         "2:1: shares.a.b.path: there is no folder x",
         "3:8: users.ana.shares names none",
         "3:8: users.ana: nothing lets this user log in",
-        "SFTP_GATEWAY_KEYS_DIR: keys_dir: there is no host key",
+        "SFTP_GATEWAY_KEYS_DIR: there is no host key",
         "port: is taken",
         "k/revoked_keys, line 2: is wrong",
     ]
