@@ -29,7 +29,7 @@ from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink, check_file
+from sftp_gateway.observability.sinks import Columns, FileSink, Sink, check_file, stream_sink
 from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
@@ -61,18 +61,25 @@ from sftp_gateway.vfs.tree import Tree
 _log = logging.getLogger(__name__)
 
 
-def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str], None]) -> None:
+def serve(
+    load: Callable[[], Settings],
+    *,
+    config_file: Path,
+    say: Callable[[str], None],
+    columns: Columns,
+) -> None:
     """Serve until a signal says stop.
 
     `load` reads the settings, now and again when a signal asks for it or `config_file`, where they
-    are, has changed; `say` gets lines for people. Raises ConfigurationError before anything is
-    served.
+    are, has changed; `say` gets lines for people, and `columns` makes some of the log's.
+    Raises ConfigurationError before anything is served.
     """
     configuration = configurations.read(
         load, config_file, prepare=functools.partial(_set_up, say=say)
     )
     settings = configuration.settings
-    _check_log(settings)
+    with settings.origins.locate_mistakes():
+        _check_log(settings)
     for warning in configuration.warnings:
         say(f"warning: {warning}")
     if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):
@@ -89,12 +96,15 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             "gateway is started (ulimit -Hn, LimitNOFILE=, ulimits)"
         )
     with (
+        settings.origins.locate_mistakes(),
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
-            program=Program(load=load, config_file=config_file, say=say, lock=lock),
+            program=Program(
+                load=load, config_file=config_file, say=say, columns=columns, lock=lock
+            ),
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
@@ -130,12 +140,14 @@ class Program:
         load: Callable[[], Settings],
         config_file: Path,
         say: Callable[[str], None],
+        columns: Columns,
         lock: Held | None = None,
     ) -> None:
         """`lock` is the supervisor's alone."""
         self._load = load
         self._config_file = config_file
         self.say = say
+        self._columns = columns
         self._lock = lock
         self._feed = Feed()
 
@@ -143,7 +155,8 @@ class Program:
         """The configuration as it is now, as `read_again` tells."""
         found = configurations.read_again(self._load, self._config_file, running, hanging=hanging)
         if found.settings.access_log != running.settings.access_log:
-            _check_log(found.settings)
+            with found.settings.origins.locate_mistakes():
+                _check_log(found.settings)
         return found
 
     def greet(self, configuration: Configuration, port: int) -> None:
@@ -193,7 +206,7 @@ class Program:
     ) -> None:
         """Be the observer."""
         self._let_go_of_lock()
-        log_writer = LogWriter(_log_outputs(configuration.settings))
+        log_writer = LogWriter(_log_outputs(configuration.settings, self._columns))
         for log in logs:
             log_writer.add(log)
         observing.observe(
@@ -452,12 +465,12 @@ def _access_log(settings: Settings, sinks: Sequence[Sink]) -> AccessLog:
     )
 
 
-def _log_outputs(settings: Settings) -> list[Sink]:
+def _log_outputs(settings: Settings, columns: Columns) -> list[Sink]:
     """Where the observer writes the log of all."""
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
-        sinks.append(StreamSink(sys.stdout.fileno()))
+        sinks.append(stream_sink(sys.stdout.fileno(), columns))
     if options.file is not None:
         sinks.append(FileSink(options.file))
     return sinks

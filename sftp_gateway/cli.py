@@ -24,7 +24,7 @@ from sftp_gateway import (
     worker_kit,
 )
 from sftp_gateway.app import serve
-from sftp_gateway.auth import hash_password
+from sftp_gateway.auth import MIN_PASSWORD_LENGTH, hash_password
 from sftp_gateway.configuration import inspected
 from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
 from sftp_gateway.dirfd import Owner
@@ -72,9 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    check = add("check", _check, "Print what differs from the defaults, and every mistake in it.")
+    check.add_argument("--all", action="store_true", help="print the defaults, too")
     configured = [
         add("serve", _serve, "Serve the shares until SIGTERM or Ctrl-C."),
-        add("check", _check, "Print the effective configuration and every mistake in it."),
+        check,
         add("healthcheck", _healthcheck, "Make an SSH handshake with the running gateway."),
         _add_doctor(add),
     ]
@@ -101,6 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
         lambda: _settings(options),
         config_file=config_path(options.config, os.environ),
         say=say,
+        columns=log_commands.columns,
     )
     return 0
 
@@ -119,8 +122,11 @@ def _init(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    shown = settings.model_dump(mode="json") if options.all else settings.changed
     with while_it_is_read():
-        print(json.dumps(settings.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    if not shown:
+        say("All options have their defaults; `check --all` prints them.")
     findings = inspected(settings, config_path(options.config, os.environ)).findings
     for warning in findings.warnings:
         say(f"warning: {warning}")
@@ -216,6 +222,12 @@ def _hash_password(_: argparse.Namespace) -> int:
         password = sys.stdin.readline().rstrip("\n")
     if not password:
         say("error: the password is empty")
+        return 1
+    if len(password) < MIN_PASSWORD_LENGTH:
+        say(
+            f"error: the password has {len(password)} characters; take {MIN_PASSWORD_LENGTH} or "
+            "more (`openssl rand -base64 18` makes one that nobody guesses)"
+        )
         return 1
     try:
         print(hash_password(password))

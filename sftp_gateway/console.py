@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.settings import Settings
-
-#: The file that docker-compose reads too, and its lines that are the gateway's.
-ENV_FILE: Final = Path(".env")
-_ASSIGNMENT: Final = re.compile(r"(SFTP_GATEWAY_[A-Z0-9_]+)=(.*)")
+from sftp_gateway.settings import Settings, env_file_options
 
 #: Gives the settings of a command's options.
 Load: TypeAlias = Callable[[argparse.Namespace], Settings]
@@ -34,18 +28,8 @@ def take_env_file(environ: MutableMapping[str, str]) -> None:
 
     Every command does, so that all of them mean the gateway that `serve` starts there.
     """
-    try:
-        text = ENV_FILE.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigurationError([f"{ENV_FILE}: cannot be read: {error.strerror}"]) from error
-    for line in text.splitlines():
-        if found := _ASSIGNMENT.fullmatch(line.rstrip()):
-            name, value = found.groups()
-            if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-                value = value[1:-1]
-            environ.setdefault(name, value)
+    for name, (value, _) in env_file_options().items():
+        environ.setdefault(name, value)
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from sftp_gateway.auth import (
     Networks,
     Trust,
     check_hash,
+    is_cheap,
+    others_can_write,
     parse_authorized_keys,
     parse_revocations,
     private_key_mistakes,
     public_file_mistakes,
 )
-from sftp_gateway.console import ENV_FILE
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
     AUTHORIZED_KEYS,
@@ -36,7 +37,13 @@ from sftp_gateway.first_start import (
 )
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
-from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, UserSettings
+from sftp_gateway.settings import (
+    ENV_FILE,
+    SHORTEST_TOKEN,
+    AccessLogSettings,
+    Settings,
+    UserSettings,
+)
 from sftp_gateway.share_folders import Look, Own, mixed_up, nested
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
@@ -77,6 +84,7 @@ async def inspect(
     await _inspect_trust(settings, findings)
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
+    _inspect_writers(settings, config_file, findings)
     _inspect_shares(settings, config_file, looks, running, findings)
     _inspect_access_log(settings.access_log, findings)
     _inspect_confinement(settings, looks, findings)
@@ -86,6 +94,11 @@ async def inspect(
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
         findings.mistakes += error.mistakes
+    findings.mistakes = settings.origins.located(findings.mistakes)
+    findings.warnings = [
+        *settings.origins.located(findings.warnings),
+        *settings.origins.overridden,
+    ]
     return findings
 
 
@@ -157,16 +170,23 @@ async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
     path = settings.keys_dir / AUTHORIZED_KEYS / name
+    mistakes = len(findings.mistakes)
     keys = await _authorized_keys(path, settings, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
         try:
-            check_hash(password_hash)
+            if is_cheap(check_hash(password_hash)):
+                findings.warnings.append(
+                    f"users.{name}.password_hash: its parameters (m, t) are below OWASP's minimum "
+                    "for argon2id, so passwords are cheap to guess for whoever gets the hash; "
+                    "make a new one with `sftp-gateway hash-password`"
+                )
         except ValueError as error:
             findings.mistakes.append(f"users.{name}.password_hash: {error}")
             password_hash = None
     authorities = findings.trust.authorities.keys
-    if not keys.keys and not authorities and password_hash is None:
+    lets_in = keys.keys or authorities or password_hash is not None
+    if not lets_in and len(findings.mistakes) == mistakes:  # which would be why
         findings.warnings.append(
             f"users.{name}: nothing lets this user log in; put public keys into "
             f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
@@ -179,6 +199,25 @@ async def _inspect_user(
             allow_from=Networks.parse(user.allow_from),
         )
     )
+
+
+def _inspect_writers(settings: Settings, config_file: Path, findings: Findings) -> None:
+    """Whoever can write what says who may log in can log in, as sshd's StrictModes has it.
+
+    Only a warning where a group can: many systems give each user a group, and an umask of 002.
+    """
+    users = settings.users.values()
+    hashes = [user.password_hash_file for user in users if user.password_hash_file is not None]
+    in_config = any(user.password_hash is not None for user in users)
+    for path in dict.fromkeys([config_file, *hashes]):
+        mode = others_can_write(path)
+        if mode is None or not (mode & 0o002 or path in hashes or in_config):
+            continue
+        who = "everybody" if mode & 0o002 else "its group"
+        (findings.mistakes if mode & 0o002 else findings.warnings).append(
+            f"{path}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
+            f"run: chmod go-w {path}"
+        )
 
 
 async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -> AuthorizedKeys:

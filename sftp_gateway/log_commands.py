@@ -288,7 +288,7 @@ class _Printer:
         if self._csv is not None:
             self._csv.writerow([_cell(fields.get(column, "")) for column in _COLUMNS])
         else:
-            print(_columns(fields))
+            print(columns(fields))
 
 
 def _sheet() -> Any:
@@ -301,7 +301,7 @@ def _cell(value: object) -> object:
     return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", str(value))
 
 
-def _columns(fields: Mapping[str, Any]) -> str:
+def columns(fields: Mapping[str, Any]) -> str:
     """A line for people: when, who, from where, what."""
     then = datetime.fromisoformat(fields["time"]).astimezone()
     outcome = tables.outcome(fields)

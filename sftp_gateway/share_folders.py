@@ -42,6 +42,12 @@ class Place:
         identity, *above = (_identity(each) for each in (real, *real.parents))
         return cls(real, identity, frozenset(filter(None, above)), _mounted(real))
 
+    def is_same(self, other: Place) -> bool:
+        """Whether the other is this folder, by any path."""
+        return self.path == other.path or (
+            self.identity is not None and self.identity == other.identity
+        )
+
     def contains(self, other: Place) -> bool:
         """Whether the other is this folder or is in it, by any path, link or mount."""
         if other.path.is_relative_to(self.path):
@@ -134,7 +140,7 @@ def mixed_up(looks: Mapping[str, Look], owned: Sequence[Own]) -> list[str]:
 
 
 def nested(looks: Mapping[str, Look], settings: Settings) -> list[str]:
-    """Sentences about shares that are in others, or the same, and are granted to other users."""
+    """Sentences about shares that are the same folder, or in others that other users may read."""
     readers = {
         share: {
             name
@@ -146,6 +152,11 @@ def nested(looks: Mapping[str, Look], settings: Settings) -> list[str]:
     said = []
     for one, other in combinations(looks, 2):
         if readers[one] == readers[other]:
+            if looks[one].place.is_same(looks[other].place):
+                said.append(
+                    f"shares.{other}.path: is the same folder as shares.{one}.path, "
+                    f"{looks[one].place.path}; name another, or remove one of the two"
+                )
             continue
         outer, inner = one, other
         if not looks[one].place.contains(looks[other].place):
@@ -159,7 +170,7 @@ def nested(looks: Mapping[str, Look], settings: Settings) -> list[str]:
         )
         where = "the same folder as" if same else "in"
         said.append(
-            f"shares.{inner}.path is {where} shares.{outer}.path, so whoever may read {outer} "
+            f"shares.{inner}.path: is {where} shares.{outer}.path, so whoever may read {outer} "
             f"reads {inner} too: {who}; grant both to the same users, or keep them apart"
         )
     return said

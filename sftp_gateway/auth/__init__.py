@@ -16,14 +16,23 @@ from sftp_gateway.auth.keys import (
     HostKey,
     KeyPair,
     generate_ed25519,
+    others_can_write,
     private_key_mistakes,
     public_file_mistakes,
 )
-from sftp_gateway.auth.passwords import HashCost, PasswordVerifier, check_hash, hash_password
+from sftp_gateway.auth.passwords import (
+    MIN_PASSWORD_LENGTH,
+    HashCost,
+    PasswordVerifier,
+    check_hash,
+    hash_password,
+    is_cheap,
+)
 from sftp_gateway.auth.revocations import Revocations, parse_revocations
 from sftp_gateway.auth.sources import Networks
 
 __all__ = [
+    "MIN_PASSWORD_LENGTH",
     "AddressPatterns",
     "Authenticator",
     "AuthorizedKey",
@@ -45,6 +54,8 @@ __all__ = [
     "generate_ed25519",
     "hash_password",
     "is_certificate",
+    "is_cheap",
+    "others_can_write",
     "parse_authorized_keys",
     "parse_revocations",
     "private_key_mistakes",

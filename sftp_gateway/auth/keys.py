@@ -100,6 +100,15 @@ def public_file_mistakes(path: Path) -> list[str]:
     return []
 
 
+def others_can_write(path: Path) -> int | None:
+    """The mode of a file that its group (020) or everybody (002) can write; None for others."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    return mode if mode & 0o022 else None
+
+
 def _regular_file(path: Path) -> os.stat_result | str:
     """The status of a regular file, or the sentence that says why there is none."""
     try:

@@ -17,6 +17,8 @@ from argon2.exceptions import VerificationError
 
 # RFC 4252 sets no limit; without one a client chooses how much memory a refusal takes.
 MAX_PASSWORD_BYTES = 1024
+# NIST SP 800-63B §5.1.1.1: a password that a person chooses has at least eight characters.
+MIN_PASSWORD_LENGTH = 8
 # Beyond these a login, or a few at once, would take the machine down.
 MAX_MEMORY_KIB = 1024 * 1024
 MAX_WORK_KIB = 4 * 1024 * 1024
@@ -87,6 +89,15 @@ def check_hash(text: str) -> HashCost:
             f"KiB of memory times passes (m * t); {_ADVICE}"
         )
     return HashCost(memory_kib=memory_kib, passes=passes, lanes=lanes)
+
+
+#: OWASP's minimum for argon2id, password storage cheat sheet: KiB of memory, and passes over it.
+_MINIMUM = ((47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5))
+
+
+def is_cheap(cost: HashCost) -> bool:
+    """Whether guessing passwords from a hash of this cost takes less than OWASP's minimum."""
+    return not any(cost.memory_kib >= kib and cost.passes >= passes for kib, passes in _MINIMUM)
 
 
 class PasswordVerifier:

@@ -62,9 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(
             [
-                f"SFTP_GATEWAY_METRICS_PORT: cannot listen on {host} port {port}:"
+                f"metrics_port: cannot listen on {host} port {port}:"
                 f" {error.strerror or error}; choose a port that is free, and an address of"
-                " this machine for SFTP_GATEWAY_METRICS_HOST"
+                " this machine for metrics_host"
             ]
         ) from error
 

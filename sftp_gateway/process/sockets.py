@@ -33,17 +33,13 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
         return _listening(family, address)
     except socket.gaierror as error:
-        raise ConfigurationError(
-            [f"host (environment: SFTP_GATEWAY_HOST): {host!r} is no address here: {error}"]
-        ) from error
+        raise ConfigurationError([f"host: {host!r} is no address here: {error}"]) from error
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigurationError(
-                [f"host (environment: SFTP_GATEWAY_HOST): {host} is no address of this machine"]
-            ) from error
+            raise ConfigurationError([f"host: {host} is no address of this machine"]) from error
         raise ConfigurationError(
             [
-                f"port (environment: SFTP_GATEWAY_PORT): cannot listen on port {port} of "
+                f"port: cannot listen on port {port} of "
                 f"{host or 'all addresses'}: {error.strerror}; stop what uses it, or choose another"
             ]
         ) from error

@@ -6,14 +6,16 @@
     table.py        what those have in common
     values.py       types of values, such as a port, and what is said of wrong ones
     environment.py  how options are named in the environment
-    loading.py      reads a TOML file and, before it, the environment
-    mistakes.py     the sentences about what is wrong
+    loading.py      reads a TOML file, and the environment, which overrides it
+    positions.py    where in a TOML file each option is; origins.py: where each was set
+    expected.py     which values an option takes, in words
+    mistakes.py     the messages about what is wrong
 
 The reference page, `.env.example` and the messages about mistakes are derived from these models.
 """
 
 from sftp_gateway.settings.access_log import AccessLogSettings
-from sftp_gateway.settings.environment import variable
+from sftp_gateway.settings.environment import ENV_FILE, env_file_options, variable
 from sftp_gateway.settings.history import HistorySettings
 from sftp_gateway.settings.loading import DEFAULT_CONFIG_FILE, config_path, load_settings
 from sftp_gateway.settings.options import Settings
@@ -24,6 +26,7 @@ from sftp_gateway.settings.users import UserSettings
 
 __all__ = [
     "DEFAULT_CONFIG_FILE",
+    "ENV_FILE",
     "HUB_SHARE",
     "SHORTEST_TOKEN",
     "AccessLogSettings",
@@ -34,6 +37,7 @@ __all__ = [
     "StatusSettings",
     "UserSettings",
     "config_path",
+    "env_file_options",
     "load_settings",
     "variable",
 ]

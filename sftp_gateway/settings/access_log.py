@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from sftp_gateway.settings.table import Table
+from sftp_gateway.settings.values import Bytes, Days
 
 
 class AccessLogSettings(Table):
@@ -23,7 +24,7 @@ class AccessLogSettings(Table):
     file: Path | None = Field(
         None, description="Write it to this file too; logrotate may move it away at any time."
     )
-    file_max_bytes: int | None = Field(
+    file_max_bytes: Bytes | None = Field(
         None,
         ge=1 << 16,
         le=1 << 40,
@@ -38,7 +39,7 @@ class AccessLogSettings(Table):
         le=1000,
         description="With `file_max_bytes`: old files that are kept; the oldest is deleted.",
     )
-    file_max_age: float = Field(
+    file_max_age: Days = Field(
         365.0,
         gt=0,
         le=3660,

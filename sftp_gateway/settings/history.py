@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from sftp_gateway.settings.table import Table
+from sftp_gateway.settings.values import Days, Mebibytes
 
 
 class HistorySettings(Table):
@@ -22,10 +23,10 @@ class HistorySettings(Table):
             "and keeps the history in a folder of `TMPDIR`."
         ),
     )
-    max_age: float = Field(
+    max_age: Days = Field(
         30.0, gt=0, le=3660, description="Days after which what was logged is forgotten."
     )
-    max_size: int = Field(
+    max_size: Mebibytes = Field(
         512,
         ge=1,
         le=1_048_576,

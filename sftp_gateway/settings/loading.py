@@ -1,4 +1,4 @@
-"""Reads the options: from a TOML file, and before it from the environment."""
+"""Reads the options: from a TOML file, and from the environment, which overrides it."""
 
 from __future__ import annotations
 
@@ -10,73 +10,120 @@ from typing import Final
 from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
-    PydanticBaseSettingsSource,
-    TomlConfigSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
 )
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.settings.environment import CONFIG_VARIABLE
-from sftp_gateway.settings.mistakes import unknown_variables, wrong_options
+from sftp_gateway.settings.environment import (
+    COMPOSE_VARIABLE,
+    CONFIG_VARIABLE,
+    ENV_FILE,
+    ENV_PREFIX,
+    env_file_options,
+)
+from sftp_gateway.settings.mistakes import (
+    Mistake,
+    not_json,
+    not_toml,
+    unknown_variable,
+    wrong_booleans,
+    wrong_options,
+)
 from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.origins import Layer, Place, origins, paths
+from sftp_gateway.settings.positions import positions
+
+_NO_OPTIONS: Final = frozenset({CONFIG_VARIABLE, COMPOSE_VARIABLE})
 
 DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
 
 
+class _Variables(Settings, BaseSettings):
+    """The settings' names and types, for reading the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+
 def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Read the options from `config_file` and the process's environment.
+    """Read the options from `config_file` and from `environ`, which overrides it.
 
     Without `config_file`, the file that SFTP_GATEWAY_CONFIG names is read, or
     config/sftp-gateway.toml if it exists.
 
     Raises ConfigurationError with every mistake at once.
     """
-    named = _named_file(config_file, environ)
-    file = named or DEFAULT_CONFIG_FILE
-    mistakes = unknown_variables(environ)
-    if named is not None and not named.is_file():
-        mistakes.append(f"{named}: there is no such configuration file")
-
+    mistakes: list[Mistake] = []
+    environment = _environment(environ, mistakes)
+    file = _file(config_file, environ, mistakes)
+    settings = None
     try:
-        loaded = _from_file(file)()
+        settings = Settings(**file.under(environment).values)
     except ValidationError as error:
-        mistakes += wrong_options(error)
-    except tomllib.TOMLDecodeError as error:
-        mistakes.append(f"{file}: not valid TOML: {error}")
-    except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{file}: cannot be read: {error}")
-    except ValueError as error:  # pydantic-settings: a variable that should hold JSON does not
-        mistakes.append(f"environment: {error}")
-    if mistakes:
-        raise ConfigurationError(mistakes)
-    # A plain Settings, which another process can be handed: a local class cannot be pickled.
-    return Settings.model_construct(
-        **{name: getattr(loaded, name) for name in Settings.model_fields}
-    )
+        mistakes += wrong_options(error, file.under(environment), alone=False)
+    if file.values.keys() & environment.values.keys():
+        # What the environment overrides may be wrong too.
+        try:
+            Settings(**file.values)
+        except ValidationError as error:
+            mistakes += wrong_options(error, file, alone=True)
+    mistakes += [*wrong_booleans(file), *wrong_booleans(environment)]
+    if mistakes or settings is None:
+        raise ConfigurationError([*dict.fromkeys(str(each) for each in sorted(mistakes))])
+    return settings.set_by(origins(file, environment, environ))
 
 
 def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
     """The file that `load_settings` reads, which need not be there."""
-    return _named_file(config_file, environ) or DEFAULT_CONFIG_FILE
-
-
-def _named_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
     named = environ.get(CONFIG_VARIABLE)
-    return config_file or (Path(named) if named else None)
+    return config_file or (Path(named) if named else DEFAULT_CONFIG_FILE)
 
 
-def _from_file(file: Path) -> type[Settings]:
-    """Settings that take from `file` what the environment does not say."""
+def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
+    path = config_path(config_file, environ)
+    try:
+        text = path.read_bytes().decode().replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            line = error.object[: error.start].count(b"\n") + 1
+            mistakes.append(Mistake(Place(str(path), line), "not text in UTF-8; save it as such"))
+        elif not isinstance(error, FileNotFoundError | IsADirectoryError):
+            mistakes.append(Mistake(Place(str(path)), f"cannot be read: {error.strerror}"))
+        elif config_file is not None or environ.get(CONFIG_VARIABLE):
+            by = "--config" if config_file is not None else CONFIG_VARIABLE
+            mistakes.append(Mistake(Place(variable=by), f"there is no file {path}"))
+        return Layer()
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        mistakes.append(not_toml(str(path), text, error))
+        return Layer()
+    places = {at: Place(str(path), *position) for at, position in positions(text).items()}
+    return Layer(values, places)
 
-    class FromFile(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, TomlConfigSettingsSource(settings_cls, file)
 
-    return FromFile
+def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
+    """What the variables say; one for a part of a table overrides one for all of it."""
+    in_file = env_file_options()
+    source = EnvSettingsSource(_Variables)
+    layer = Layer()
+    for name in sorted(environ, key=lambda name: (name.count("__"), name)):
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in _NO_OPTIONS:
+            continue
+        value, line = in_file.get(name, ("", 0))
+        from_file = line and value == environ[name]
+        place = Place(str(ENV_FILE), line, variable=name) if from_file else Place(variable=name)
+        if unknown := unknown_variable(name, place):
+            mistakes.append(unknown)
+        elif environ[name]:  # an empty one is as if it were not there
+            source.env_vars = {name.lower(): environ[name]}
+            try:
+                values = source()
+            except SettingsError:
+                mistakes.append(not_json(name, environ[name], place))
+                continue
+            depth = name.count("__") + 1
+            places = {at: place for at in paths(values) if len(at) >= depth}
+            layer = layer.under(Layer(values, places))
+    return layer

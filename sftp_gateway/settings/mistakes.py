@@ -1,66 +1,321 @@
-"""What is said of a configuration that is wrong: a sentence for each mistake."""
+"""What is said of a configuration that is wrong: where, what, and what would be right."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, time
+from difflib import get_close_matches
+from tomllib import TOMLDecodeError
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from sftp_gateway.settings.environment import CONFIG_VARIABLE, ENV_PREFIX, variable
+from sftp_gateway.settings.expected import Expected, Kind, below, expected, options_of
 from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.origins import Layer, Place, dotted, leaves
+from sftp_gateway.settings.positions import Path, positions
 
 #: Options that have parts of their own, behind `__`.
 _WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
 
+#: Tables where any value may be a password or a token at the wrong place.
+_SECRETS: Final = frozenset({"users", "status"})
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """A sentence for each variable that looks like an option and is none."""
+#: Tables with at most so many options have them all named for one that is unknown.
+_FEW: Final = 8
+
+#: How people write what an option counts in one unit only.
+_AMOUNT: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([A-Za-z]+)")
+_SECONDS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_FACTORS: Final[Mapping[str, Mapping[str, float]]] = {
+    "seconds": _SECONDS,
+    "days": {unit: seconds / 86_400 for unit, seconds in _SECONDS.items()},
+    "bytes": {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40},
+    "MiB": {"m": 1, "g": 1 << 10, "t": 1 << 20},
+}
+
+#: What to do about what tomllib says, by how it begins.
+_ADVICE: Final = (
+    ("Expected '='", "an option is set by NAME = VALUE"),
+    ("Expected ']'", "a table begins with [NAME]"),
+    ("Illegal character '\\n'", "text ends with the quote that it begins with, on the same line"),
+    ("Unescaped '\\'", "write text with backslashes in single quotes: 'C:\\x'"),
+    ("Unclosed", "close it: [1, 2] or {a = 1}"),
+    ("Invalid", "text is in quotes; numbers, true and false are not"),
+    ("Expected newline", "text is in quotes, and each option has a line of its own"),
+)
+_AT: Final = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+_HEADER: Final = re.compile(r"^[ \t]*\[+([^\[\]\n]+)\]", re.MULTILINE)
+_SET: Final = re.compile(r"[ \t]*([A-Za-z0-9_.\"'-]+)[ \t]*=")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One mistake: where it is, and what is wrong there."""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        where = str(self.place)
+        return f"{where}: {self.text}" if where else self.text
+
+
+# The environment
+
+
+def unknown_variable(name: str, place: Place) -> Mistake | None:
+    """The mistake that is a variable which looks like an option and is none."""
+    option, nested, _ = name[len(ENV_PREFIX) :].lower().partition("__")
+    if option in Settings.model_fields and (not nested or option in _WITH_PARTS):
+        return None
+    known = [CONFIG_VARIABLE, *_variables()]
+    # Without the prefix, which makes all of them look alike.
+    endings = [each.removeprefix(ENV_PREFIX) for each in known]
+    close = get_close_matches(name[len(ENV_PREFIX) :].upper(), endings, n=1, cutoff=0.7)
+    suggested = _did_you_mean(f"{ENV_PREFIX}{ending}" for ending in close)
+    return Mistake(place, f"there is no such option; {suggested}")
+
+
+def not_json(name: str, value: str, place: Place) -> Mistake:
+    """The mistake that is a variable whose value cannot be read."""
+    path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
+    if expected(_kind(path)).table:
+        right = 'an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}'
+    else:
+        example = "a" if path[0] in _SECRETS else value.strip("[] ")
+        right = f"a list in JSON, such as {json.dumps([example])}"
+    return Mistake(place, f"must be {right}")
+
+
+def _variables() -> Iterator[str]:
+    for name in Settings.model_fields:
+        yield variable(name)
+        for option in options_of(below(Settings, name)):
+            yield variable(f"{name}.{option}")
+
+
+# The file
+
+
+def not_toml(file: str, text: str, error: TOMLDecodeError) -> Mistake:
+    """What is wrong with a file that is not TOML; no value of it is repeated."""
+    message = str(error)
+    at = _AT.search(message)
+    lines = text.split("\n")
+    if text.startswith("\ufeff"):
+        return Mistake(
+            Place(file, 1, 1), "begins with a byte order mark; save it as UTF-8 without one"
+        )
+    line = int(at[1]) if at and at[1] else len(text.rstrip("\n").split("\n"))
+    column = int(at[2]) if at and at[2] else len(lines[line - 1]) + 1
+    place = Place(file, line, column)
+    message = _AT.sub("", message)
+    before = "\n".join(lines[: line - 1])
+    path = _path_of(before, lines[line - 1])
+    if message.startswith("Cannot overwrite"):
+        return Mistake(place, f"{dotted(path)}: is set twice{_first(before, path)}; keep one")
+    if message.startswith("Cannot declare"):
+        name = ".".join(re.findall(r"'([^']*)'", message))
+        return Mistake(place, f"[{name}] is there twice; write its options under one of them")
+    if at and not at[1]:
+        return Mistake(
+            place, "not valid TOML: the file ends within a list, table or text; close it"
+        )
+    kind = _kind(path)
+    if kind is not None and message.startswith(("Invalid value", "Expected newline")):
+        alone = ", and alone in its line" if message.startswith("Expected") else ""
+        wanted = _needed(expected(kind), dotted(path))
+        return Mistake(place, f"{dotted(path)}: must be {wanted}{alone}")
+    advice = next((advice for begin, advice in _ADVICE if message.startswith(begin)), "")
+    said = f"not valid TOML: {message[:1].lower()}{message[1:]}"
+    return Mistake(place, f"{said}; {advice}" if advice else said)
+
+
+def _path_of(before: str, line: str) -> Path:
+    """The option that a line of a file sets, below what comes before it."""
+    found = _SET.match(line)
+    if found is None:
+        return ()
+    headers = _HEADER.findall(before)
+    names = f"{headers[-1]}.{found[1]}" if headers else found[1]
+    return tuple(name.strip(" \t\"'") for name in names.split("."))
+
+
+def _first(before: str, path: Path) -> str:
+    with suppress(ValueError):
+        return f", in line {positions(before)[path][0]} too" if path in positions(before) else ""
+    return ""
+
+
+# Options
+
+
+def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[Mistake]:
+    """Each option that is wrong or unknown in `layer`.
+
+    `alone`, the layer is not all: what it lacks, and what does not fit together, is no mistake.
+    """
+    wrong: dict[Path, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        path = _real(detail["loc"], layer.values, missing=detail["type"] == "missing")
+        if alone and (detail["type"] == "missing" or _is_joint(detail)):
+            continue
+        # One option is one mistake; of a list, each item that has a reason of its own.
+        whole = detail["type"] != "value_error"
+        wrong.setdefault(_named(path) if whole else path, []).append(detail)
+    for path in [path for path, details in wrong.items() if _is_echo(path, details, wrong)]:
+        del wrong[path]
+    return [_mistake(path, details[0], layer) for path, details in wrong.items()]
+
+
+def wrong_booleans(layer: Layer) -> list[Mistake]:
+    """Each number that is true or false, which pydantic takes for 1 and 0."""
     return [
-        f"{name}: there is no such option; see docs/configuration.md"
-        for name in sorted(environ)
-        if name.upper().startswith(ENV_PREFIX)
-        and name.upper() != CONFIG_VARIABLE
-        and not _is_option(name[len(ENV_PREFIX) :].lower())
+        _mistake(path, {"type": "int_type", "input": value}, layer)
+        for path, value in leaves(layer.values)
+        if isinstance(value, bool) and expected(_kind(path)).numeric
     ]
 
 
-def wrong_options(error: ValidationError) -> list[str]:
-    """A sentence for each option that is wrong or unknown."""
-    return [_sentence(detail) for detail in error.errors() if not _is_echo(detail)]
+def _is_joint(detail: Any) -> bool:
+    """Whether it is about options that do not fit together."""
+    return detail["type"] == "value_error" and isinstance(detail["input"], Mapping)
 
 
-def _is_option(name: str) -> bool:
-    """Whether `name` begins with an option; what is in one with parts, pydantic looks at."""
-    option, nested, _ = name.partition("__")
-    return option in Settings.model_fields and (not nested or option in _WITH_PARTS)
+def _is_echo(path: Path, details: Sequence[Any], wrong: Mapping[Path, Sequence[Any]]) -> bool:
+    """Whether it only follows from another mistake."""
+    if details[0]["type"] == "missing":
+        # It is there, but its name is mistyped.
+        return any(
+            other[:-1] == path[:-1]
+            and each[0]["type"] == "extra_forbidden"
+            and get_close_matches(str(other[-1]), [str(path[-1])])
+            for other, each in wrong.items()
+        )
+    return details[0]["type"] != "value_error" and any(
+        other != path and _named(other) == path for other in wrong
+    )
 
 
-def _is_echo(detail: Any) -> bool:
-    """Whether pydantic says it a second time: once for each type that an option may have."""
-    if isinstance(detail["input"], list | tuple):
-        return any(str(part).startswith("literal[") for part in detail["loc"])
-    return bool(detail["type"] == "tuple_type")
+def _real(location: Sequence[str | int], values: Any, *, missing: bool) -> Path:
+    """The part of pydantic's location that leads through the values: it also names types."""
+    path: Path = ()
+    for number, part in enumerate(location, 1):
+        in_list = isinstance(values, list) and isinstance(part, int)
+        if in_list or (isinstance(values, Mapping) and part in values):
+            values = values[part]
+        elif not (missing and number == len(location)):
+            continue
+        path = (*path, part)
+    return path
 
 
-def _is_of_pydantic(part: Any) -> bool:
-    """Whether a part of a location is no name of an option, but which type or item it is about."""
-    return isinstance(part, int) or part.startswith(("literal[", "tuple[")) or part == "[key]"
+def _named(path: Path) -> Path:
+    return tuple(part for part in path if isinstance(part, str))
 
 
-def _sentence(detail: Any) -> str:
-    """What is wrong with one option, from pydantic's account of it; never a secret's value."""
-    location = [part for part in detail["loc"] if not _is_of_pydantic(part)]
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if not location:
-        return message
-    option = ".".join(location)
+def _kind(path: Path) -> Kind:
+    kind: Kind = Settings
+    for part in _named(path):
+        kind = below(kind, str(part))
+    return kind
+
+
+def _mistake(path: Path, detail: Any, layer: Layer) -> Mistake:
+    name, place = dotted(path), layer.place(path) or Place()
     if detail["type"] == "extra_forbidden":
-        return f"{option}: there is no such option; see docs/configuration.md"
-    if location[0] not in ("users", "shares"):
-        option += f" (environment: {variable(option)})"
-    given = detail.get("input")
-    # Whatever stands below `users` may be a password at the wrong place.
-    if location[0] == "users" or not isinstance(given, str | int | float) or repr(given) in message:
-        return f"{option}: {message}"
-    return f"{option}: {message} (it is {given!r})"
+        text = _unknown(_named(path), detail["input"], in_file=not place.variable)
+    else:
+        text = _text(path, detail)
+    if not path:  # about options that do not fit together: it names the first of them
+        name, _, text = text.partition(": ")
+        place = next((at for path, at in layer.places.items() if dotted(path) == name), place)
+    if place.variable.upper() == variable(name):
+        return Mistake(place, text)
+    return Mistake(place, f"{name}: {text}")
+
+
+def _text(path: Path, detail: Any) -> str:
+    """What is wrong with the value of one option; never a secret's value."""
+    kind, name = _kind(path), dotted(path)
+    if detail["type"] == "missing":
+        return f"is missing; set it to {expected(kind)}"
+    if detail["type"] == "value_error":
+        return str(detail["msg"]).removeprefix("Value error, ")
+    wanted, given = expected(kind), detail["input"]
+    said = f"must be {_needed(wanted, name)}"
+    if name.partition(".")[0] in _SECRETS or (isinstance(given, list) and wanted.lists):
+        return said
+    return f"{said}, not {_shown(given)}{_converted(given, wanted)}"
+
+
+def _needed(wanted: Expected, name: str) -> str:
+    if not wanted.table:
+        return str(wanted)
+    table = f"{name}.NAME" if name in ("users", "shares") else name
+    return f"a table: write [{table}] and its options in the lines below it"
+
+
+def _shown(given: Any) -> str:
+    match given:
+        case Mapping():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case date() | time():
+            return "a date or time"
+        case str() | bool():
+            return json.dumps(given, ensure_ascii=False)
+    return str(given)
+
+
+def _converted(given: Any, wanted: Expected) -> str:
+    """The value in the unit of the option, if it was written in another; a list of one."""
+    if not isinstance(given, str):
+        return ""
+    if wanted.lists:
+        return f"; write {json.dumps([given], ensure_ascii=False)}"
+    amount = _AMOUNT.fullmatch(given.strip())
+    if amount is None or wanted.unit not in _FACTORS:
+        return ""
+    units = _FACTORS[wanted.unit]
+    name = amount[2].lower()
+    name = name if name in units else name.removesuffix("b").removesuffix("i")
+    name = name if name in units else name[:1]
+    if name not in units:
+        return ""
+    value = float(amount[1]) * units[name]
+    return f"; write {value:.15g}" if wanted.low is None or value >= wanted.low else ""
+
+
+def _unknown(path: Path, value: Any, *, in_file: bool) -> str:
+    name, table = str(path[-1]), path[:-1]
+    options = options_of(_kind(table))
+    joined = [f"{name}_{each}" for each in value] if isinstance(value, Mapping) else []
+    joined += ["_".join(map(str, path))]
+    close = [each for each in joined if each in Settings.model_fields]
+    if not close:
+        near = get_close_matches(name, options, n=1)
+        close = near if in_file else [dotted((*table, each)) for each in near]
+    if not close and in_file and table and name in Settings.model_fields:
+        return f"there is no such option in [{dotted(table)}]; write it above the first [table]"
+    if not close:
+        close = [
+            f"{other}.{name}"
+            for other in Settings.model_fields
+            if name in options_of(below(Settings, other))
+        ]
+    if not close and table and len(options) <= _FEW:
+        return f"there is no such option in [{dotted(table)}], which has {', '.join(options)}"
+    return f"there is no such option; {_did_you_mean(close if in_file else map(variable, close))}"
+
+
+def _did_you_mean(options: Iterable[str]) -> str:
+    close = " or ".join(options)
+    return f"did you mean {close}?" if close else "docs/configuration.md has all"

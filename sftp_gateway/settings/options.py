@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import platform
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, model_validator
 
 from sftp_gateway.settings.access_log import AccessLogSettings
-from sftp_gateway.settings.environment import ENV_PREFIX
 from sftp_gateway.settings.history import HistorySettings
+from sftp_gateway.settings.origins import Origins
 from sftp_gateway.settings.penalties import PenaltySettings
 from sftp_gateway.settings.shares import ShareSettings, default_shares
 from sftp_gateway.settings.status import StatusSettings
+from sftp_gateway.settings.table import Table
 from sftp_gateway.settings.users import UserSettings
 from sftp_gateway.settings.values import (
+    Bytes,
     CipherNames,
     NetworkText,
     Port,
+    Seconds,
     ShareName,
     StartupsText,
     UserName,
@@ -30,16 +33,10 @@ from sftp_gateway.settings.values import (
 _GIB: Final = 1024**3
 
 
-class Settings(BaseSettings):
+class Settings(Table):
     """All options, tables too; relative paths start at the working directory."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-        frozen=True,
-        extra="forbid",
-    )
+    _origins: Origins = PrivateAttr(default_factory=Origins)
 
     host: str = Field("", description="The address to listen on; empty means all of them.")
     port: Port = Field(2222, description="The port of the SSH server; 0 picks a free one.")
@@ -156,7 +153,7 @@ class Settings(BaseSettings):
             "keys) and ssh_host_ecdsa_key. Without it they are left out, with a warning for each."
         ),
     )
-    rekey_limit: int = Field(
+    rekey_limit: Bytes = Field(
         _GIB,
         ge=1024 * 1024,
         le=64 * _GIB,  # RFC 4344 §3.2: no more than 2**32 blocks of 16 bytes with one key
@@ -184,13 +181,13 @@ class Settings(BaseSettings):
             "it. docs/security.md has what it means."
         ),
     )
-    login_grace_time: float = Field(
+    login_grace_time: Seconds = Field(
         30.0, gt=0, le=3600, description="Seconds in which a client must have logged in."
     )
     max_auth_tries: int = Field(
         6, ge=1, le=100, description="Refused login attempts after which a connection is closed."
     )
-    keepalive_interval: float = Field(
+    keepalive_interval: Seconds = Field(
         15.0, gt=0, le=3600, description="Seconds of silence after which a client is asked."
     )
     keepalive_count_max: int = Field(
@@ -219,7 +216,7 @@ class Settings(BaseSettings):
             "Further ones are closed at once."
         ),
     )
-    disk_timeout: float = Field(
+    disk_timeout: Seconds = Field(
         60.0,
         gt=0,
         le=86_400,
@@ -281,7 +278,7 @@ class Settings(BaseSettings):
     penalties: PenaltySettings = Field(
         default_factory=PenaltySettings, description="See the options below."
     )
-    idle_timeout: float = Field(
+    idle_timeout: Seconds = Field(
         0.0,
         ge=0,
         le=31_536_000,
@@ -300,7 +297,7 @@ class Settings(BaseSettings):
             "([limits](limits.md#files-that-are-open))."
         ),
     )
-    drain_timeout: float = Field(
+    drain_timeout: Seconds = Field(
         10.0,
         ge=0,
         le=3600,
@@ -308,6 +305,16 @@ class Settings(BaseSettings):
             "Seconds that a stopping gateway gives sessions to finish the files they are reading."
         ),
     )
+
+    def set_by(self, origins: Origins) -> Self:
+        """These settings, which know where they were set."""
+        self._origins = origins
+        return self
+
+    @property
+    def origins(self) -> Origins:
+        """Where the options were set."""
+        return self._origins
 
     @property
     def metrics_are_local(self) -> bool:
@@ -326,10 +333,15 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _known_shares(self) -> Self:
         for name, user in self.users.items():
-            unknown = set(() if user.shares == "*" else user.shares) - self.shares.keys()
-            if unknown:
-                raise ValueError(
-                    f"users.{name}.shares names {', '.join(sorted(unknown))}, which is not one "
-                    f"of the shares: {', '.join(sorted(self.shares))}"
-                )
+            for share in () if user.shares == "*" else user.shares:
+                if share not in self.shares:
+                    close = get_close_matches(share, self.shares, n=1)
+                    raise ValueError(
+                        f"users.{name}.shares: there is no share {share}; "
+                        + (
+                            f"did you mean {close[0]}?"
+                            if close
+                            else f"there are {', '.join(sorted(self.shares))}"
+                        )
+                    )
         return self

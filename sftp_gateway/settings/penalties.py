@@ -7,35 +7,35 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sftp_gateway.settings.table import Table
-from sftp_gateway.settings.values import NetworkText
+from sftp_gateway.settings.values import NetworkText, Seconds
 
-_Seconds = Annotated[float, Field(ge=0, le=86_400)]
+_Penalty = Annotated[Seconds, Field(ge=0, le=86_400)]
 
 
 class PenaltySettings(Table):
     """What costs a source how many seconds, and when it is banned for them."""
 
     enabled: bool = Field(True, description="Ban sources for what they do wrong.")
-    failed_login: _Seconds = Field(
+    failed_login: _Penalty = Field(
         5.0, description="Seconds for a connection that ends without a login, after a wrong one."
     )
-    unknown_user: _Seconds = Field(5.0, description="The same, where a user was unknown.")
-    no_attempt: _Seconds = Field(
+    unknown_user: _Penalty = Field(5.0, description="The same, where a user was unknown.")
+    no_attempt: _Penalty = Field(
         1.0, description="Seconds for a connection that ends without an attempt to log in."
     )
-    grace_exceeded: _Seconds = Field(
+    grace_exceeded: _Penalty = Field(
         20.0, description="Seconds for one that is not logged in after `login_grace_time`."
     )
-    protocol_error: _Seconds = Field(
+    protocol_error: _Penalty = Field(
         10.0, description="Seconds for one that does not speak SSH as it should, before its login."
     )
-    crash: _Seconds = Field(
+    crash: _Penalty = Field(
         90.0, description="Seconds for one that ends with an error of the gateway's own."
     )
-    minimum: float = Field(
+    minimum: Seconds = Field(
         30.0, gt=0, le=86_400, description="Seconds from which on a source is banned for them."
     )
-    maximum: float = Field(
+    maximum: Seconds = Field(
         600.0,
         gt=0,
         le=604_800,
@@ -48,7 +48,7 @@ class PenaltySettings(Table):
         ("127.0.0.1/32", "::1/128"),
         description="Addresses and networks that get no penalties: health checks, your office.",
     )
-    trust: float = Field(
+    trust: Seconds = Field(
         86_400.0,
         ge=0,
         le=31_536_000,

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from sftp_gateway.settings.table import Table
-from sftp_gateway.settings.values import NetworkText, ShareName
+from sftp_gateway.settings.values import Bytes, NetworkText, ShareName
 
 
 class UserSettings(Table):
@@ -40,7 +40,7 @@ class UserSettings(Table):
         le=1_000_000,
         description="Connections of this user at once, in place of `max_sessions_per_user`.",
     )
-    bandwidth_limit: int | None = Field(
+    bandwidth_limit: Bytes | None = Field(
         None,
         ge=65_536,
         le=1 << 40,

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 _USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _STARTUPS: Final = re.compile(r"([0-9]{1,7})(?::([0-9]{1,3}):([0-9]{1,7}))?")
 #: Many more than there are processors would only cost memory.
 _MAX_WORKERS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a number counts; without effect on the value."""
+
+    name: str
 
 
 def _user_name(name: str) -> str:
@@ -35,21 +43,19 @@ def _share_name(name: str) -> str:
     return name
 
 
-def _workers(given: object) -> object:
-    """One sentence about what is neither, where pydantic would say one for each type."""
-    if given == "auto" or (str(given).isdecimal() and 1 <= int(str(given)) <= _MAX_WORKERS):
-        return given
-    raise ValueError(f"give auto, or a number from 1 to {_MAX_WORKERS}")
-
-
 def _network(text: str) -> str:
     try:
-        network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ValueError(
             f"{text!r} is not an address or a network: write 192.0.2.7, 192.0.2.0/24 or "
-            "2001:db8::/32, without bits beyond the prefix length"
+            "2001:db8::/32"
         ) from None
+    if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+        raise ValueError(
+            f"{text!r} has bits beyond its prefix length: write {network} for the network, or "
+            f"{text.partition('/')[0]} for the address"
+        )
     if network.version == 6 and network.subnet_of(ipaddress.IPv6Network("::ffff:0:0/96")):
         raise ValueError(f"{text!r} is IPv4 mapped into IPv6; write the IPv4 address itself")
     return text
@@ -71,10 +77,12 @@ def _startups(text: str) -> str:
 
 UserName = Annotated[str, AfterValidator(_user_name)]
 ShareName = Annotated[str, AfterValidator(_share_name)]
+Seconds = Annotated[float, Unit("seconds")]
+Days = Annotated[float, Unit("days")]
+Bytes = Annotated[int, Unit("bytes")]
+Mebibytes = Annotated[int, Unit("MiB")]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Workers = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=_MAX_WORKERS)], BeforeValidator(_workers)
-]
+Workers = Literal["auto"] | Annotated[int, Field(ge=1, le=_MAX_WORKERS)]
 #: An empty list would mean asyncssh's own choice.
 CipherNames = Annotated[tuple[str, ...], Field(min_length=1)]
 NetworkText = Annotated[str, AfterValidator(_network)]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sftp_gateway.settings import load_settings
 from tests.support.gateway import REPOSITORY
 from tests.support.grammars import compose_mistakes
 
@@ -127,6 +128,20 @@ def test_the_gateway_gets_its_own_options_and_no_others_secrets(tmp_path: Path) 
         assert given["SFTP_GATEWAY_METRICS_HOST"] == "0.0.0.0"
         assert "env_file" not in services[name]
     assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "secret"
+
+
+def test_the_gateway_says_which_options_of_the_env_file_have_no_effect(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
+    (tmp_path / ".env").write_text("SFTP_GATEWAY_PORT=2022\nSFTP_GATEWAY_METRICS_HOST=::1\n")
+    (tmp_path / "empty.toml").touch()
+    services = yaml.safe_load(_compose("config", folder=tmp_path))["services"]
+    given = {k: v for k, v in services["sftp-gateway"]["environment"].items() if v}
+    assert load_settings(tmp_path / "empty.toml", given).origins.overridden == (
+        ".env: SFTP_GATEWAY_PORT=2022 has no effect, because docker-compose.yml sets "
+        "SFTP_GATEWAY_PORT=2222; SFTP_PORT in .env is the published port",
+        ".env: SFTP_GATEWAY_METRICS_HOST=::1 has no effect, because docker-compose.yml sets "
+        "SFTP_GATEWAY_METRICS_HOST=0.0.0.0",
+    )
 
 
 def test_an_option_that_is_not_set_is_not_passed_on() -> None:

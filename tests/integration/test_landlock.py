@@ -178,7 +178,7 @@ def test_where_it_is_required_a_kernel_without_it_does_not_start_the_gateway(
         gateway.start(runner(LANDLOCK_CREATE_RULESET))
     assert gateway.process is not None
     assert gateway.process.returncode == 2
-    assert "error: landlock: the kernel has no Landlock" in gateway.stderr
+    assert "error: SFTP_GATEWAY_LANDLOCK: the kernel has no Landlock" in gateway.stderr
 
 
 def test_the_log_is_written_on_after_logrotate_has_moved_it(

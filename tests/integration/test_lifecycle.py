@@ -172,7 +172,7 @@ def test_check_prints_the_effective_configuration_with_secrets_masked(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway()
-    hashed = gateway.run("hash-password", input="secret\n").stdout.strip()
+    hashed = gateway.run("hash-password", input="a good secret\n").stdout.strip()
     (gateway.folder / "config/sftp-gateway.toml").write_text(
         f'public_host = "main-server"\n[users.gvpocr]\npassword_hash = "{hashed}"\n'
     )
@@ -240,7 +240,7 @@ def test_sshfs_by_a_password_that_is_wrong_is_refused_and_logged(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway()
-    hashed = gateway.run("hash-password", input="right\n").stdout.strip()
+    hashed = gateway.run("hash-password", input="right password\n").stdout.strip()
     (gateway.folder / "config/sftp-gateway.toml").write_text(
         f'[users.gvpocr]\npassword_hash = "{hashed}"\n'
     )

@@ -144,7 +144,7 @@ def test_a_share_whose_path_turns_into_a_link_is_not_what_that_leads_to(
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGHUP)
     gateway.wait_event("configuration_reloaded", changed="nothing")
-    assert f"warning: shares.inner.path: {inner}: a link has come" in gateway.stderr
+    assert f"shares.inner.path: {inner}: a link has come" in gateway.stderr
     assert got() == PUBLIC, "the folder that was there at the start is served on"
     inner.unlink()
     aside.rename(inner)

@@ -71,7 +71,7 @@ def test_every_command_has_its_help(run: Run, command: str) -> None:
         (),
         ("nonsense",),
         ("serve", "--nonsense"),
-        ("hash-password", "hunter2"),
+        ("hash-password", "hunter22"),
         ("init", "--owner", "nobody-of-this-name"),
         ("init", "--owner", "10001"),
         ("init", "--owner", "10001:"),
@@ -150,13 +150,47 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     ran = run("check")
     assert ran.status == 0
     assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
-    told = json.loads(ran.out)
+    assert json.loads(ran.out) == {"port": 2022}
+    told = json.loads(run("check", "--all").out)
     assert told["port"] == 2022
     assert told["shares"]["models"] == {
         "path": "shared/models",
         "links": "auto",
         "read_errors": "disconnect",
     }
+
+
+def test_check_shows_the_options_that_are_set_and_no_default(run: Run, folder: Path) -> None:
+    (folder / "some.toml").write_text(
+        'port = 2222\nhost = "::1"\n[penalties]\nmaximum = 5.0\nminimum = 5\ntrust = 86400\n'
+        '[shares.letters]\npath = "l"\nlinks = "auto"\n[users.ana]\nshares = ["letters"]\n'
+    )
+    assert json.loads(run("check", "--config", "some.toml").out) == {
+        "host": "::1",
+        "users": {"ana": {"shares": ["letters"]}},
+        "shares": {"letters": {"path": "l"}},
+        "penalties": {"minimum": 5.0, "maximum": 5.0},
+    }
+
+
+def test_check_of_defaults_says_that_they_are(run: Run) -> None:
+    run("init")
+    ran = run("check")
+    assert json.loads(ran.out) == {}
+    assert "All options have their defaults; `check --all` prints them.\n" in ran.err
+
+
+def test_check_says_which_settings_of_the_file_have_no_effect(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    (folder / "some.toml").write_text("host = '::1'\nport = 2022\n")
+    monkeypatch.setenv("SFTP_GATEWAY_PORT", "2222")
+    ran = run("check", "--config", "some.toml")
+    assert ran.status == 0
+    assert ran.err.splitlines()[0] == (
+        "warning: some.toml:2:1: port: has no effect, because SFTP_GATEWAY_PORT overrides it"
+    )
 
 
 def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, folder: Path) -> None:
@@ -171,12 +205,12 @@ def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
     (folder / "good.toml").write_text('[users.ana]\n[shares.a]\npath = "none"\n')
     ran = run("check", "--config", "good.toml")
     assert ran.status == 2
-    assert json.loads(ran.out)["users"]["ana"]["shares"] == "*"
+    assert json.loads(ran.out)["users"] == {"ana": {}}
     warning, *errors = ran.err.splitlines()
-    assert warning.startswith("warning: users.ana: nothing lets this user log in")
-    assert [line.split(":")[:2] for line in errors] == [
-        ["error", " keys_dir"],
-        ["error", " shares.a.path"],
+    assert warning.startswith("warning: good.toml:1:8: users.ana: nothing lets this user log in")
+    assert [line.partition(": there")[0] for line in errors] == [
+        "error: keys_dir",
+        "error: good.toml:3:1: shares.a.path",
     ]
     assert os.listdir(folder) == ["good.toml"]
 
@@ -195,7 +229,10 @@ def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
     (folder / "config.toml").write_text('auto_setup = false\n[shares.a]\npath = "none"\n')
     ran = run("serve", "--config", "config.toml")
     assert (ran.status, ran.out) == (2, "")
-    assert [line.split(":")[1] for line in ran.err.splitlines()] == [" keys_dir", " shares.a.path"]
+    assert [line.partition(": there")[0] for line in ran.err.splitlines()] == [
+        "error: keys_dir",
+        "error: config.toml:3:1: shares.a.path",
+    ]
 
 
 def test_serve_says_what_it_cannot_set_up(run: Run, folder: Path) -> None:
@@ -224,7 +261,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return give
 
 
-@pytest.mark.parametrize("lines", [("hunter2\n",), ("hunter2",), ("hunter2\n", "more\n")])
+@pytest.mark.parametrize("lines", [("hunter22\n",), ("hunter22",), ("hunter22\n", "more\n")])
 def test_the_password_of_a_pipe_is_hashed(
     run: Run, typed: Callable[..., None], lines: tuple[str, ...]
 ) -> None:
@@ -233,29 +270,37 @@ def test_the_password_of_a_pipe_is_hashed(
     assert (ran.status, ran.err) == (0, "")
     text = ran.out.removesuffix("\n")
     check_hash(text)
-    assert PasswordVerifier([text]).verify(text, "hunter2")
-    assert "hunter2" not in ran.out
+    assert PasswordVerifier([text]).verify(text, "hunter22")
+    assert "hunter22" not in ran.out
 
 
 def test_spaces_belong_to_a_password(run: Run, typed: Callable[..., None]) -> None:
-    typed(" a b \n")
+    typed(" a b c d \n")
     text = run("hash-password").out.strip()
-    assert PasswordVerifier([text]).verify(text, " a b ")
+    assert PasswordVerifier([text]).verify(text, " a b c d ")
 
 
 def test_a_password_that_is_typed_twice_is_hashed(run: Run, typed: Callable[..., None]) -> None:
-    typed("hunter2", "hunter2", terminal=True)
+    typed("hunter22", "hunter22", terminal=True)
     text = run("hash-password").out.strip()
-    assert PasswordVerifier([text]).verify(text, "hunter2")
+    assert PasswordVerifier([text]).verify(text, "hunter22")
+
+
+SHORT = (
+    "error: the password has 7 characters; take 8 or more (`openssl rand -base64 18` makes one "
+    "that nobody guesses)\n"
+)
 
 
 @pytest.mark.parametrize(
     ("lines", "terminal", "said"),
     [
-        (("hunter2", "hunter3"), True, "error: the two are not the same\n"),
+        (("hunter22", "hunter33"), True, "error: the two are not the same\n"),
         (("", ""), True, "error: the password is empty\n"),
         ((), False, "error: the password is empty\n"),
         (("\n",), False, "error: the password is empty\n"),
+        (("1234567\n",), False, SHORT),
+        (("1234567", "1234567"), True, SHORT),
         (("x" * 1025 + "\n",), False, "error: a password has 1 to 1024 bytes\n"),
     ],
 )
@@ -272,10 +317,10 @@ def test_what_is_no_password_is_refused(
 def test_every_command_has_the_options_of_the_folders_env_file(folder: Path) -> None:
     (folder / ".env").write_text(
         "# docker-compose's\nSFTP_PORT=2200\n#SFTP_GATEWAY_PORT=1\n"
-        "SFTP_GATEWAY_PORT=2201 \nSFTP_GATEWAY_PUBLIC_HOST='main.example'\n"
+        "export SFTP_GATEWAY_PORT=2201 # the port\nSFTP_GATEWAY_PUBLIC_HOST='main.example'\n"
         'SFTP_GATEWAY_METRICS_PORT="9"\nSFTP_GATEWAY_ACCESS_LOG__FILE=\n'
     )
-    checked = program("check", cwd=folder, SFTP_GATEWAY_METRICS_PORT="9223")
+    checked = program("check", "--all", cwd=folder, SFTP_GATEWAY_METRICS_PORT="9223")
     effective = json.loads(checked.stdout)
     assert effective["port"] == 2201
     assert effective["public_host"] == "main.example"
@@ -287,7 +332,7 @@ def test_a_mistake_in_the_env_file_is_told(folder: Path) -> None:
     (folder / ".env").write_text("SFTP_GATEWAY_PROT=2201\n")
     refused = program("healthcheck", cwd=folder)
     assert refused.returncode == 2
-    assert "SFTP_GATEWAY_PROT" in refused.stderr
+    assert refused.stderr.startswith("error: .env:1: SFTP_GATEWAY_PROT: there is no such option")
 
 
 def test_an_env_file_that_cannot_be_read_is_told(run: Run, folder: Path) -> None:
@@ -333,7 +378,7 @@ def test_a_doctor_says_that_nothing_runs(
 
 
 def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(load: object, config_file: object, say: object) -> None:
+    def interrupted(load: object, **collaborators: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "serve", interrupted)

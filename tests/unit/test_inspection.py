@@ -186,6 +186,60 @@ def test_a_file_of_a_password_that_cannot_be_read_is_a_mistake(
     assert said.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
 
 
+def user_with_hash(where: str) -> UserSettings:
+    if where == "secret":
+        return UserSettings(password_hash_file=Path("secret"))
+    return UserSettings(password_hash=SecretStr(HASH))
+
+
+@pytest.mark.parametrize("where", ["secret", "config/sftp-gateway.toml"])
+@pytest.mark.parametrize("mode", [0o666, 0o660, 0o644])
+def test_others_must_not_write_the_file_of_a_password(
+    found: Inspect, folder: Path, where: str, mode: int
+) -> None:
+    (folder / "config").mkdir()
+    (folder / where).write_text(HASH)
+    (folder / where).chmod(mode)
+    findings = found(users={"ana": user_with_hash(where)})
+    who = "everybody" if mode == 0o666 else "its group"
+    told = [
+        f"{where}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
+        f"run: chmod go-w {where}"
+    ]
+    assert findings.mistakes == (told if mode == 0o666 else [])
+    assert findings.warnings == (told if mode == 0o660 else [])
+
+
+def test_a_configuration_that_everybody_can_write_is_refused(found: Inspect, folder: Path) -> None:
+    (folder / "config").mkdir()
+    (folder / "config/sftp-gateway.toml").touch()
+    (folder / "config/sftp-gateway.toml").chmod(0o664)
+    assert (found().mistakes, found().warnings) == ([], [])
+    (folder / "config/sftp-gateway.toml").chmod(0o666)
+    assert len(found().mistakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "cheap"), [("m=4096,t=3", True), ("m=19456,t=2", False), ("m=65536,t=1", False)]
+)
+def test_a_hash_that_is_cheap_to_guess_from_is_a_warning(
+    found: Inspect, cost: str, cheap: bool
+) -> None:
+    made = HASH.replace("m=32768,t=2", cost)
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(made))})
+    assert findings.mistakes == []
+    assert [said.partition(":")[0] for said in findings.warnings] == (
+        ["users.ana.password_hash"] if cheap else []
+    )
+
+
+def test_a_user_whose_only_login_is_wrong_is_one_mistake(found: Inspect, folder: Path) -> None:
+    assert found(users={"ana": UserSettings(password_hash=SecretStr("x"))}).warnings == []
+    (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
+    findings = found()
+    assert (len(findings.mistakes), findings.warnings) == (1, [])
+
+
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
 def test_a_file_of_keys_that_others_can_write_is_refused_and_lets_nobody_in(
     found: Inspect, folder: Path, mode: int
@@ -353,12 +407,24 @@ def test_a_share_in_another_is_warned_of_if_other_users_have_it(
         },
     )
     assert findings.mistakes == []
-    assert bool(findings.warnings) == warned
+    assert bool(findings.warnings) == (warned or same)
     if warned:
         (said,) = findings.warnings
         assert ("the same folder as" in said) == same
         for name, shares in users.items():
             assert (name in said) == (shares != ("apart",))
+
+
+def test_one_folder_under_two_names_is_warned_of(found: Inspect, folder: Path) -> None:
+    (folder / "link").symlink_to("shared/models")
+    paths = {"a": "shared/models", "b": "shared/newsletters", "c": "link"}
+    findings = found(shares={name: ShareSettings(path=Path(path)) for name, path in paths.items()})
+    (said,) = findings.warnings
+    assert said == (
+        f"shares.c.path: is the same folder as shares.a.path, {folder}/shared/models; "
+        "name another, or remove one of the two"
+    )
+    assert findings.mistakes == []
 
 
 def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folder: Path) -> None:

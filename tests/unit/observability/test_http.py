@@ -351,13 +351,12 @@ def test_a_port_in_use_is_a_mistake_that_names_the_option(server):
         listen("127.0.0.1", server.port)
     (mistake,) = raised.value.mistakes
     assert mistake.startswith(
-        f"SFTP_GATEWAY_METRICS_PORT: cannot listen on 127.0.0.1 port {server.port}:"
-        " Address already in use"
+        f"metrics_port: cannot listen on 127.0.0.1 port {server.port}: Address already in use"
     )
 
 
 def test_an_address_of_another_machine_is_a_mistake_too():
-    with pytest.raises(ConfigurationError, match="SFTP_GATEWAY_METRICS_HOST"):
+    with pytest.raises(ConfigurationError, match="metrics_host"):
         listen("192.0.2.1", 0)
 
 

@@ -44,24 +44,23 @@ def test_a_share_name_that_is_no_relative_path_is_refused(mistakes: Mistakes, na
 @pytest.mark.parametrize("option", ["path", "links"])
 def test_a_mistake_in_a_share_has_the_shares_name(mistakes: Mistakes, option: str) -> None:
     said = mistakes('[shares."a[b]/c"]\nlinks = "no"\n')
-    assert any(each.startswith(f"shares.a[b]/c.{option}: ") for each in said)
+    assert any(f": shares.a[b]/c.{option}: " in each for each in said)
 
 
 def test_a_user_cannot_be_given_a_share_that_is_not_there(mistakes: Mistakes) -> None:
     (said,) = mistakes('[users.ana]\nshares = ["models", "modles"]\n')
-    assert said.startswith("users.ana.shares names modles, which is not one of the shares: ")
-    assert "models" in said
+    assert said.endswith(":2:1: users.ana.shares: there is no share modles; did you mean models?")
 
 
 @pytest.mark.parametrize("shares", ["modles", "", "**"])
 def test_the_shares_of_a_user_are_a_list_or_all(mistakes: Mistakes, shares: str) -> None:
     (said,) = mistakes(f"[users.ana]\nshares = {json.dumps(shares)}\n")
-    assert said.startswith("users.ana.shares: ")
+    assert ":2:1: users.ana.shares: " in said
 
 
 def test_a_bad_name_in_a_list_of_shares_is_told_as_such(mistakes: Mistakes) -> None:
     (said,) = mistakes('[users.ana]\nshares = ["models", "a/../b"]\n')
-    assert said.startswith("users.ana.shares: 'a/../b' is not a share name")
+    assert ":2:21: users.ana.shares: 'a/../b' is not a share name" in said
 
 
 def test_a_user_may_have_no_shares(load: Load) -> None:
@@ -81,7 +80,7 @@ def test_startups_are_taken(load: Load, text: str) -> None:
 )
 def test_startups_that_make_no_sense_are_refused(mistakes: Mistakes, text: str) -> None:
     (said,) = mistakes(SFTP_GATEWAY_MAX_STARTUPS=text)
-    assert said.startswith("max_startups (environment: SFTP_GATEWAY_MAX_STARTUPS): ")
+    assert said.startswith("SFTP_GATEWAY_MAX_STARTUPS: ")
     assert "start:rate:full" in said
 
 

@@ -1,0 +1,137 @@
+"""Where each option was set: the place that a message about it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.settings.environment import set_by_compose, variable, why_overridden
+from sftp_gateway.settings.positions import Path
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A line of a file, an environment variable, or a variable that a line of `.env` sets."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    variable: str = ""
+
+    def __str__(self) -> str:
+        numbers = [str(number) for number in (self.line, self.column) if number]
+        where = ":".join([self.file, *numbers]) if self.file else ""
+        return ": ".join(filter(None, (where, self.variable)))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one source says: values in tables, and the place of each by its path."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[Path, Place] = field(default_factory=dict)
+
+    def under(self, other: Layer) -> Layer:
+        """This and what the other, which overrides it, says."""
+        return Layer(_merged(self.values, other.values), {**self.places, **other.places})
+
+    def place(self, path: Path) -> Place | None:
+        """Where the value at `path` was set, or the table that it should be in, or a part of it."""
+        for length in range(len(path), 0, -1):
+            if found := self.places.get(path[:length]):
+                return found
+        parts = [place for at, place in self.places.items() if at[: len(path)] == path]
+        return parts[0] if parts and path else None
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where the options of settings were set, and which settings of the file have no effect."""
+
+    places: Mapping[str, Place] = field(default_factory=dict)
+    overridden: tuple[str, ...] = ()
+
+    def located(self, said: Iterable[str]) -> list[str]:
+        """Sentences that begin with the name of an option, each behind the place that set it."""
+        return [self._located(sentence) for sentence in said]
+
+    @contextmanager
+    def locate_mistakes(self) -> Iterator[None]:
+        """Has ConfigurationErrors say where the options were set that they name."""
+        try:
+            yield
+        except ConfigurationError as error:
+            raise ConfigurationError(self.located(error.mistakes)) from error
+
+    def _located(self, sentence: str) -> str:
+        option, _, said = sentence.partition(": ")
+        name = option
+        while name and name not in self.places:
+            name = name.rpartition(" " if " " in name else ".")[0]
+        if not name:
+            return sentence
+        place = self.places[name]
+        # A variable has the option's name already.
+        return f"{place}: {said if place.variable.upper() == variable(option) else sentence}"
+
+
+def origins(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Origins:
+    """Where options come from: `file`, and `environment` (of `environ`), which overrides it."""
+    both = file.under(environment)
+    ignored = [
+        f".env: {name}={value} has no effect, {why_overridden(name, environ)}"
+        for name, value in set_by_compose(environ).items()
+        if value and value != environ.get(name)
+    ]
+    return Origins(
+        {dotted(path): place for path, place in both.places.items()},
+        (*ignored, *_overridden(file, environment, environ)),
+    )
+
+
+def dotted(path: Path) -> str:
+    """The name of an option, without indices of lists."""
+    return ".".join(part for part in path if isinstance(part, str))
+
+
+def paths(values: Any, path: Path = ()) -> Iterator[Path]:
+    """Each path into values as TOML and JSON have them."""
+    members: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(values, Mapping):
+        members = values.items()
+    elif isinstance(values, list):
+        members = enumerate(values)
+    for name, value in members:
+        yield (*path, name)
+        yield from paths(value, (*path, name))
+
+
+def _overridden(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Iterator[str]:
+    for path, value in leaves(file.values):
+        found: Any = environment.values
+        for part in path:
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is not None and str(found) != str(value):
+            by = environment.place(path) or Place()
+            why = why_overridden(by.variable, environ)
+            yield f"{file.place(path)}: {dotted(path)}: has no effect, {why}"
+
+
+def leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Each option that is set, and its value."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], Mapping) and isinstance(over[name], Mapping):
+            merged[name] = _merged(under[name], over[name])
+    return merged
