@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from sftp_gateway.settings.environment import CONFIG_VARIABLE, ENV_PREFIX, variable
 from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.shares import default_shares
+from sftp_gateway.settings.users import default_users
 
 #: Options that have parts of their own, behind `__`.
 _WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
@@ -28,6 +31,11 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 def wrong_options(error: ValidationError) -> list[str]:
     """A sentence for each option that is wrong or unknown."""
     return [_sentence(detail) for detail in error.errors() if not _is_echo(detail)]
+
+
+def close_to(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is probably meant to be; None if there is none like it."""
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def _is_option(name: str) -> bool:
@@ -57,6 +65,13 @@ def _sentence(detail: Any) -> str:
     option = ".".join(location)
     if detail["type"] == "extra_forbidden":
         return f"{option}: there is no such option; see docs/configuration.md"
+    if detail.get("input") is False and location[0] in ("users", "shares") and len(location) == 2:
+        kind, name = location
+        defaults = default_users() if kind == "users" else default_shares()
+        return (
+            f"{option}: false switches off nothing: there is no {kind[:-1]} {name}; did you mean "
+            f"{close_to(name, defaults)}?"
+        )
     if location[0] not in ("users", "shares"):
         option += f" (environment: {variable(option)})"
     given = detail.get("input")

@@ -44,7 +44,7 @@ class ShareSettings(Table):
 
 
 def default_shares() -> dict[str, ShareSettings]:
-    """What is exported where the configuration names nothing."""
+    """What is exported unless the configuration says otherwise."""
     return {
         "Bhushanji": ShareSettings(path=Path("shared/Bhushanji")),
         "newsletters": ShareSettings(path=Path("shared/newsletters")),

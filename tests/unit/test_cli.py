@@ -168,7 +168,9 @@ def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, fo
 
 
 def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
-    (folder / "good.toml").write_text('[users.ana]\n[shares.a]\npath = "none"\n')
+    (folder / "good.toml").write_text(
+        'defaults = false\n[users.ana]\n[shares.a]\npath = "none"\n'
+    )
     ran = run("check", "--config", "good.toml")
     assert ran.status == 2
     assert json.loads(ran.out)["users"]["ana"]["shares"] == "*"
@@ -192,7 +194,9 @@ def test_check_prints_no_secret(run: Run, folder: Path, monkeypatch: pytest.Monk
 
 
 def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
-    (folder / "config.toml").write_text('auto_setup = false\n[shares.a]\npath = "none"\n')
+    (folder / "config.toml").write_text(
+        'auto_setup = false\ndefaults = false\n[shares.a]\npath = "none"\n'
+    )
     ran = run("serve", "--config", "config.toml")
     assert (ran.status, ran.out) == (2, "")
     assert [line.split(":")[1] for line in ran.err.splitlines()] == [" keys_dir", " shares.a.path"]

@@ -128,8 +128,24 @@ def test_other_variables_are_nobodys_business(load: Load) -> None:
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str) -> None:
-    said = mistakes(SFTP_GATEWAY_CONFIG=name)
-    assert f"{Path(name)}: there is no such configuration file" in said
+    (said,) = mistakes(SFTP_GATEWAY_CONFIG=name)
+    assert said.startswith(f"{Path(name)}: ")
+    assert said.endswith("there is no such configuration file")
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "meant"),
+    [
+        ("users.gvpcor = false\n", "users.gvpcor", "gvpocr"),
+        ("shares.bhushanji = false\n", "shares.bhushanji", "Bhushanji"),
+    ],
+)
+def test_a_misspelt_name_switches_nothing_off(
+    mistakes: Mistakes, text: str, option: str, meant: str
+) -> None:
+    (said,) = mistakes(text)
+    assert said.startswith(f"{option}: false switches off nothing: ")
+    assert said.endswith(f"did you mean {meant}?")
 
 
 @pytest.mark.parametrize(
