@@ -43,9 +43,13 @@ _NO_KEYS: Final = AuthorizedKeys((), ())
 
 @dataclass(slots=True)
 class Findings:
-    """What was found. With `mistakes` the gateway does not start; `warnings` are only said."""
+    """What was found. With `mistakes` the gateway does not start; `warnings` are only said.
+
+    `away` says which shares cannot be read: the others are served all the same.
+    """
 
     mistakes: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     credentials: list[Credentials] = field(default_factory=list)
     trust: Trust = field(default_factory=Trust)
@@ -64,8 +68,8 @@ async def inspect(
 ) -> Findings:
     """Look at keys, passwords and files that `settings` name; `looks` says how the shares look.
 
-    While a gateway is `running`, what is wrong with a share is a warning: who may log in does not
-    depend on it.
+    While a gateway is `running`, a share that has come to contain its files is a warning: who may
+    log in does not depend on it.
     """
     findings = Findings()
     await _inspect_host_keys(settings, findings)
@@ -247,10 +251,9 @@ def _inspect_shares(
     running: Settings | None,
     findings: Findings,
 ) -> None:
-    away = findings.mistakes if running is None else findings.warnings
     for name, look in looks.items():
         if look.problem:
-            away.append(f"shares.{name}.path: {look.problem}")
+            findings.away.append(f"shares.{name}.path: {look.problem}")
         elif look.place.identity is not None:
             findings.roots[name] = look.place.identity
     mixed = mixed_up(looks, own_files(settings, config_file))

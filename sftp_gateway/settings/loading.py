@@ -21,6 +21,7 @@ from sftp_gateway.settings.environment import CONFIG_VARIABLE
 from sftp_gateway.settings.mistakes import close_to, unknown_variables, wrong_options
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.shares import default_shares
+from sftp_gateway.settings.table import Table
 from sftp_gateway.settings.users import default_users
 
 DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
@@ -87,7 +88,10 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
     What is switched off and looks like the misspelt name of a default stays, as a mistake.
     """
-    all_of_them = {"users": default_users(), "shares": default_shares()}
+    all_of_them: Mapping[str, Mapping[str, Table]] = {
+        "users": default_users(),
+        "shares": default_shares(),
+    }
     wanted = _is_true(given.get("defaults", True))
     result = dict(given)
     for table, defaults in all_of_them.items():
@@ -97,9 +101,7 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
         kept = {name: each.model_dump(exclude_unset=True) for name, each in defaults.items()}
         merged = {name: named.get(name, {}) for name in (*(kept if wanted else ()), *named)}
         result[table] = {
-            name: {**kept.get(name, {}), **value}
-            if isinstance(value, dict) and wanted
-            else value
+            name: {**kept.get(name, {}), **value} if isinstance(value, dict) and wanted else value
             for name, value in merged.items()
             if value is not False or (name not in kept and close_to(name, kept))
         }

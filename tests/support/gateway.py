@@ -69,7 +69,7 @@ def _alone(config: str) -> str | None:
     except tomllib.TOMLDecodeError:
         return None
     users, shares = named.get("users", {}), named.get("shares", {})
-    if not shares and (not users or "gvpocr" in users) or "defaults" in named:
+    if (not shares and (not users or "gvpocr" in users)) or "defaults" in named:
         return None
     if not users:
         config += "\n[users.gvpocr]\n"

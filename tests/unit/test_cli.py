@@ -168,9 +168,7 @@ def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, fo
 
 
 def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
-    (folder / "good.toml").write_text(
-        'defaults = false\n[users.ana]\n[shares.a]\npath = "none"\n'
-    )
+    (folder / "good.toml").write_text('defaults = false\n[users.ana]\n[shares.a]\npath = "none"\n')
     ran = run("check", "--config", "good.toml")
     assert ran.status == 2
     assert json.loads(ran.out)["users"]["ana"]["shares"] == "*"

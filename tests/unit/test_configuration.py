@@ -115,6 +115,7 @@ def test_a_share_that_is_away_is_a_warning_and_takes_no_new_workers(running: Con
     assert found.access != running.access
     (warning,) = found.warnings
     models = Path("shared/models").absolute()
+    assert again(found).findings.roots == found.findings.roots
     assert warning.startswith(f"shares.models.path: there is no folder {models}; ")
 
 
