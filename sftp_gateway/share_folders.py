@@ -23,8 +23,10 @@ RUNNING: Final = 3.0
 
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
-#: There is one of these in every container of Docker and Podman.
+#: There is one of these in every container of Docker and Podman; and where the image has the
+#: gateway.
 _OF_CONTAINERS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_IMAGES_FOLDER: Final = Path("/opt/sftp-gateway")
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
@@ -204,7 +206,7 @@ def unreadable(path: Path) -> str:
         return f"{folder}: {error.strerror}"
     right, bits = ("rx", 0o5) if folder == path else ("x", 0o1)
     mode = stat.S_IMODE(status.st_mode)
-    in_container = any(each.exists() for each in _OF_CONTAINERS)
+    in_container = _is_in_image()
     remedies = [f"chmod o+{right} {_name_on_host(folder) if in_container else folder}"]
     # The smaller change of the two; and nobody is told to run the gateway as root.
     if mode >> 3 & bits == bits and status.st_gid:
@@ -217,6 +219,12 @@ def unreadable(path: Path) -> str:
         f"{folder} cannot be read by the gateway, which runs as {os.geteuid()}:{os.getegid()}: it "
         f"belongs to {status.st_uid}:{status.st_gid}, mode {mode:04o}: {', or '.join(remedies)}"
     )
+
+
+def _is_in_image() -> bool:
+    """Whether this is the container of the compose file, or one of its image."""
+    ours = Path(__file__).is_relative_to(_IMAGES_FOLDER)
+    return ours and any(each.exists() for each in _OF_CONTAINERS)
 
 
 def _run_as(variable: str, kind: str, number: int, *, in_container: bool) -> str:

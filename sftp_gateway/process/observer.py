@@ -152,7 +152,7 @@ class Messenger:
         """A new observer's end. The observer has to be given `logs` and all memories too."""
         self.close()
         self._new.clear()
-        self._told_served = False
+        self._told_served = not self._served
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         if self._loop is not None:

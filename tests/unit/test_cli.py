@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway import __version__, cli
+from sftp_gateway import __version__, cli, running
 from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
+from sftp_gateway.settings import Settings
 from tests.support.commands import Ran, Run, runs
 from tests.support.gateway import environment, free_port
 
@@ -25,8 +26,13 @@ def folder(unconfigured: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process."""
+def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process; no gateway runs that it could ask."""
+
+    def nobody(settings: Settings, path: str, token: str | None = None) -> tuple[int, str]:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(running, "get", nobody)
     return runs(capsys)
 
 
@@ -149,7 +155,10 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     monkeypatch.setenv("SFTP_GATEWAY_PORT", "2022")
     ran = run("check")
     assert ran.status == 0
-    assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
+    assert ran.err == (
+        "No running gateway was found to compare with.\n"
+        "Landlock: version 7 confines the workers.\nThe configuration is good.\n"
+    )
     told = json.loads(ran.out)
     assert told["port"] == 2022
     assert told["shares"]["models"] == {
