@@ -282,7 +282,8 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
     rows: list[Sequence[str]] = [
         ("USER", "FINGERPRINT", "TYPE", "EXPIRES", "LAST USED", "OPTIONS", "COMMENT")
     ]
-    files = [(user, _file(settings, user)) for user in (*settings.users, *_switched_off(settings))]
+    folder = settings.keys_dir / AUTHORIZED_KEYS
+    files = [(user, folder / user) for user in (*settings.users, *_switched_off(settings))]
     for user, path in (*files, ("(authority)", settings.keys_dir / USER_CA_KEYS)):
         off = "" if user in settings.users or user == "(authority)" else " (switched off)"
         for key in _keys(path):
