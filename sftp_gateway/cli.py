@@ -117,7 +117,8 @@ def _check(options: argparse.Namespace) -> int:
         say(f"warning: {warning}")
     if mistakes := [*findings.mistakes, *findings.away]:
         raise ConfigurationError(mistakes)
-    for sentence in running.differences(settings, found.served, found.status_token):
+    said = running.differences(settings, found.served, found.status_token)
+    for sentence in (*running.refusal(settings), *said):
         say(sentence)
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     say("The configuration is good.")

@@ -35,7 +35,13 @@ from sftp_gateway.first_start import (
 )
 from sftp_gateway.process import confinement
 from sftp_gateway.server import algorithms, host_keys
-from sftp_gateway.settings import SHORTEST_TOKEN, AccessLogSettings, Settings, UserSettings
+from sftp_gateway.settings import (
+    SHORTEST_TOKEN,
+    AccessLogSettings,
+    Settings,
+    UserSettings,
+    default_users,
+)
 from sftp_gateway.share_folders import Look, Own, mixed_up, nested
 
 _NO_KEYS: Final = AuthorizedKeys((), ())
@@ -76,6 +82,7 @@ async def inspect(
     await _inspect_trust(settings, findings)
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
+    _inspect_default_users(settings, findings)
     _inspect_shares(settings, config_file, looks, running, findings)
     _inspect_access_log(settings.access_log, findings)
     _inspect_confinement(settings, looks, findings)
@@ -177,6 +184,16 @@ async def _inspect_user(
             allow_from=Networks.parse(user.allow_from),
         )
     )
+
+
+def _inspect_default_users(settings: Settings, findings: Findings) -> None:
+    """One that nobody named may be one that nobody wants: earlier, others took its place."""
+    for name in default_users().keys() & settings.users.keys():
+        if len(settings.users) > 1 and not settings.users[name].model_fields_set:
+            findings.warnings.append(
+                f"users.{name}: this default user may log in beside the others; users.{name} = "
+                f'false switches it off, and shares = "*" below [users.{name}] ends this warning'
+            )
 
 
 async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -> AuthorizedKeys:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 from collections import Counter
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from sftp_gateway.process.served import Served, removal
 from sftp_gateway.settings import Settings
@@ -37,9 +36,18 @@ def get(settings: Settings, path: str, token: str | None = None) -> tuple[int, s
         connection.close()
 
 
+def refusal(settings: Settings) -> list[str]:
+    """A sentence if the running gateway refuses its configuration."""
+    try:
+        state = str(json.loads(get(settings, "/readyz")[1])["configuration"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [] if state == "ok" else [f"The running gateway's newest configuration: {state}"]
+
+
 def differences(settings: Settings, served: Served, token: str | None) -> list[str]:
     """What would not be `served` any more that the running gateway serves: a sentence for each
-    kind. And whether it could be asked."""
+    kind; or that it could not be asked."""
     try:
         status, body = get(settings, "/status.json", token)
     except OSError:
@@ -49,16 +57,9 @@ def differences(settings: Settings, served: Served, token: str | None) -> list[s
     try:
         told = json.loads(body)
         sessions = Counter((each["user"], each["credential"]) for each in told["sessions"])
-        lost = removal(Served.from_json(told["served"]), served, sessions).sentences()
-        refused = _refused(told)
+        lost = removal(Served.from_json(told["served"]), served, sessions)
     except (ValueError, KeyError, TypeError):
         return ["The running gateway is of another version, and was not compared with."]
-    return [
-        *refused,
-        *(lost or ["Whatever the running gateway serves is served by this configuration too."]),
+    return lost.sentences() or [
+        "Whatever the running gateway serves is served by this configuration too."
     ]
-
-
-def _refused(told: Mapping[str, Any]) -> list[str]:
-    state = str(told["configuration"])
-    return [] if state == "ok" else [f"The running gateway's newest configuration: {state}"]

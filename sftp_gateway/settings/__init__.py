@@ -20,7 +20,7 @@ from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.penalties import PenaltySettings
 from sftp_gateway.settings.shares import FOLDER_VARIABLES, HUB_SHARE, ShareSettings
 from sftp_gateway.settings.status import SHORTEST_TOKEN, StatusSettings
-from sftp_gateway.settings.users import UserSettings
+from sftp_gateway.settings.users import UserSettings, default_users
 
 __all__ = [
     "DEFAULT_CONFIG_FILE",
@@ -35,6 +35,7 @@ __all__ = [
     "StatusSettings",
     "UserSettings",
     "config_path",
+    "default_users",
     "load_settings",
     "variable",
 ]

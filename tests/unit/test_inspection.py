@@ -218,6 +218,15 @@ def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Pa
     assert "is not a regular file" in said
 
 
+def test_a_default_user_whom_nobody_named_is_warned_of_beside_others(found: Inspect) -> None:
+    ana = {"ana": UserSettings(shares=())}
+    assert found().warnings == []
+    (said, _) = sorted(found(users={"gvpocr": UserSettings(), **ana}).warnings, reverse=True)
+    assert said.startswith("users.gvpocr: this default user may log in beside the others; ")
+    (about_ana,) = found(users={"gvpocr": UserSettings(shares="*"), **ana}).warnings
+    assert about_ana.startswith("users.ana: nothing lets this user log in")
+
+
 # Shares and the log
 
 
