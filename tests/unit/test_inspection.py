@@ -142,7 +142,7 @@ def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
 
 
 def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
-    findings = found(users={"gvpocr": UserSettings(), "ana": UserSettings()})
+    findings = found(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
     assert findings.mistakes == []
     (said,) = findings.warnings
     assert said.startswith("users.ana: nothing lets this user log in; ")
