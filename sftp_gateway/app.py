@@ -82,6 +82,12 @@ def serve(
         _check_log(settings)
     for warning in configuration.warnings:
         say(f"warning: {warning}")
+    if configuration.findings.away:
+        served = len(settings.shares) - len(configuration.findings.away)
+        say(
+            f"error: {served} of {len(settings.shares)} shares can be read; each of the others is "
+            "served as soon as it can be"
+        )
     if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):
         say(
             "warning: access_log: standard error goes to the same file as the log on standard "
@@ -288,6 +294,7 @@ class Gateway:
             lanes=self._lanes,
             errors=errors,
             changed=self._metrics.share_up,
+            unreadable=share_folders.unreadable,
         )
         self._server = SshServer(
             keys=findings.host_keys,

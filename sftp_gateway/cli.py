@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
-import http.client
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from sftp_gateway import (
     key_commands,
     log_commands,
     occupancy,
+    running,
     worker_kit,
 )
 from sftp_gateway.app import serve
@@ -127,11 +127,15 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     if not shown:
         say("All options have their defaults; `check --all` prints them.")
-    findings = inspected(settings, config_path(options.config, os.environ)).findings
+    found = inspected(settings, config_path(options.config, os.environ))
+    findings = found.findings
     for warning in findings.warnings:
         say(f"warning: {warning}")
-    if findings.mistakes:
-        raise ConfigurationError(findings.mistakes)
+    if mistakes := [*findings.mistakes, *findings.away]:
+        raise ConfigurationError(mistakes)
+    said = running.differences(settings, found.served, found.status_token)
+    for sentence in (*running.refusal(settings), *said):
+        say(sentence)
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     say("The configuration is good.")
     return 0
@@ -179,30 +183,32 @@ def _worker_doctor(arguments: Sequence[str]) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    findings = inspected(settings, config_path(options.config, os.environ)).findings
-    for kind, sentences in (("warning", findings.warnings), ("error", findings.mistakes)):
+    found = inspected(settings, config_path(options.config, os.environ))
+    findings = found.findings
+    mistakes = [*findings.mistakes, *findings.away]
+    for kind, sentences in (("warning", findings.warnings), ("error", mistakes)):
         for sentence in sentences:
             say(f"{kind}: {sentence}")
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     answers = [_answers(settings), _ready(settings)]
-    return 0 if all(answers) and not findings.mistakes else 1
+    for sentence in running.differences(settings, found.served, found.status_token):
+        say(sentence)
+    return 0 if all(answers) and not mistakes else 1
 
 
 def _ready(settings: Settings) -> bool:
-    """Whether the running gateway says that it can serve all shares; says what it says."""
-    host = settings.metrics_host if settings.metrics_host not in ("", "0.0.0.0") else "127.0.0.1"
-    connection = http.client.HTTPConnection(host, settings.metrics_port, timeout=5)
+    """Whether the running gateway says that it can serve all shares, by its newest configuration;
+    says what it says."""
     try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        ready = answer.status == HTTPStatus.OK
-        kind = "" if ready else "error: "
-        say(f"{kind}/readyz: {answer.status}: {answer.read().decode().strip()}")
+        status, body = running.get(settings, "/readyz")
+        ready = status == HTTPStatus.OK and json.loads(body)["configuration"] == "ok"
     except OSError as error:
+        host = running.host(settings)
         say(f"error: /readyz: {host} port {settings.metrics_port}: {_why(error)}")
         return False
-    finally:
-        connection.close()
+    except (ValueError, KeyError, TypeError):
+        ready = False
+    say(f"{'' if ready else 'error: '}/readyz: {status}: {body.strip()}")
     return ready
 
 

@@ -12,9 +12,10 @@ from typing import Final
 from sftp_gateway import share_folders
 from sftp_gateway.auth import Credentials, HostKey, Trust
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import REVOKED_KEYS
+from sftp_gateway.first_start import REVOKED_KEYS, token_file
 from sftp_gateway.inspection import Findings, inspect, watched_files
 from sftp_gateway.process import confinement, watch
+from sftp_gateway.process.served import EVERYBODY, PASSWORD, Served
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.settings import Settings, UserSettings
 
@@ -53,10 +54,11 @@ class Configuration:
     def warnings(self) -> Sequence[str]:
         """What people should know of it."""
         unknown = compatibility.changed() if self.settings.record_layer == "own" else ()
+        warnings = [*self.findings.away, *self.findings.warnings]
         if not unknown:
-            return self.findings.warnings
+            return warnings
         return [
-            *self.findings.warnings,
+            *warnings,
             f"record_layer: asyncssh {version('asyncssh')} is not a version whose inside is known "
             f"({', '.join(unknown)}); it handles all SSH packets itself, which is slower, until a "
             "newer gateway knows it",
@@ -76,6 +78,28 @@ class Configuration:
     def status_token(self) -> str | None:
         """What the status page asks for; None for nothing."""
         return self.findings.status_token
+
+    @property
+    def served(self) -> Served:
+        """Who may log in with what, and read which shares; what is revoked is not among it."""
+        revoked = self.findings.trust.revoked
+        lines = {each.user: list(each.keys.keys) for each in self.findings.credentials}
+        lines[EVERYBODY] = list(self.findings.trust.authorities.keys)
+        keys = {
+            user: {k.fingerprint: k.comment for k in each if not revoked.revokes_key(k.blob)}
+            for user, each in lines.items()
+        }
+        for each in self.findings.credentials:
+            if each.password_hash is not None:
+                keys[each.user][PASSWORD] = ""
+        everything = tuple(self.settings.shares)
+        return Served(
+            shares={
+                name: everything if user.shares == "*" else user.shares
+                for name, user in self.settings.users.items()
+            },
+            keys=keys,
+        )
 
     @property
     def access(self) -> Access:
@@ -138,12 +162,14 @@ def read_again(
     Shares that are `hanging` are not looked at. Raises ConfigurationError.
     """
     seen = dict(watch.look([config_file]))
+    _check_not_gone(config_file, running)
     loaded = load()
     kept = {name: getattr(running.settings, name) for name in _FIXED}
     changed = [name for name, value in kept.items() if value != getattr(loaded, name)]
     settings = loaded.model_copy(update=kept)
     configuration = _good(settings, config_file, seen, running=running, hanging=hanging)
     _check_still_revoked(configuration, running)
+    _check_token_asked_for(configuration, running)
     configuration.findings.warnings += [
         f"{name}: stays {kept[name]!r} until the gateway is started again" for name in changed
     ]
@@ -174,7 +200,7 @@ def inspected(
     paths = {path: known[path] for path in named.values() if path in known}
     paths |= {named[name]: look.place.path for name, look in looks.items() if not look.problem}
     shares = {
-        name: share.model_copy(update={"path": paths.get(share.path, share.path)})
+        name: share.model_copy(update={"path": paths.get(share.path, looks[name].place.path)})
         for name, share in settings.shares.items()
     }
     settings = settings.model_copy(update={"shares": shares})
@@ -199,9 +225,45 @@ def _good(
 ) -> Configuration:
     seen = {**watch.look(watched_files(settings, config_file)), **seen}
     configuration = inspected(settings, config_file, running=running, hanging=hanging)
-    if configuration.findings.mistakes:
-        raise ConfigurationError(configuration.findings.mistakes)
+    findings = configuration.findings
+    if findings.mistakes:
+        raise ConfigurationError([*findings.mistakes, *findings.away])
     return replace(configuration, seen=seen)
+
+
+def _check_not_gone(config_file: Path, running: Configuration) -> None:
+    """Without its text, all would be served that is served by default: whoever may not any more,
+    too. An editor or a full disk may have left nothing of it."""
+    if not watch.has_content(running.seen.get(str(config_file), ())):
+        return
+    try:
+        if config_file.read_bytes().strip():
+            return
+        what = "is empty"
+    except FileNotFoundError:
+        what = "is gone"
+    except OSError:
+        return  # said where it is read
+    raise ConfigurationError(
+        [
+            f"{config_file} {what}, and it had a configuration; to serve what is served by "
+            "default, write a comment (#) into it"
+        ]
+    )
+
+
+def _check_token_asked_for(configuration: Configuration, running: Configuration) -> None:
+    """Without the token, the page is shown to whoever has an account on this machine."""
+    before, after = running.settings, configuration.settings
+    shown = after.status.enabled and after.metrics_are_local and configuration.status_token is None
+    asked = running.status_token is not None and before.status.token is None
+    if shown and asked and not token_file(before).exists():
+        raise ConfigurationError(
+            [
+                f"{token_file(running.settings)} is gone, and the status page asked for the token "
+                "in it; put it back, or start the gateway again to show the page without one"
+            ]
+        )
 
 
 def _check_still_revoked(configuration: Configuration, running: Configuration) -> None:

@@ -80,8 +80,11 @@ def set_up(
     for name, path in wanted.items():
         if name in hanging:
             say(f"left the share folder {path} as it is: its disk does not answer")
-        else:
+            continue
+        try:
             _make_share(name, path, first=first, say=say)
+        except OSError as error:  # the other shares are served all the same
+            say(f"left the share folder {path} as it is: {error.strerror}")
 
 
 def host_key_files(keys: Path) -> list[Path]:

@@ -43,6 +43,7 @@ from sftp_gateway.settings import (
     AccessLogSettings,
     Settings,
     UserSettings,
+    default_users,
 )
 from sftp_gateway.share_folders import Look, Own, mixed_up, nested
 
@@ -55,9 +56,13 @@ _UNKNOWN_TOKEN: Final = secrets.token_urlsafe(32)
 
 @dataclass(slots=True)
 class Findings:
-    """What was found. With `mistakes` the gateway does not start; `warnings` are only said."""
+    """What was found. With `mistakes` the gateway does not start; `warnings` are only said.
+
+    `away` says which shares cannot be read: the others are served all the same.
+    """
 
     mistakes: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     credentials: list[Credentials] = field(default_factory=list)
     trust: Trust = field(default_factory=Trust)
@@ -76,8 +81,8 @@ async def inspect(
 ) -> Findings:
     """Look at keys, passwords and files that `settings` name; `looks` says how the shares look.
 
-    While a gateway is `running`, what is wrong with a share is a warning: who may log in does not
-    depend on it.
+    While a gateway is `running`, a share that has come to contain its files is a warning: who may
+    log in does not depend on it.
     """
     findings = Findings()
     await _inspect_host_keys(settings, findings)
@@ -85,6 +90,7 @@ async def inspect(
     for name, user in settings.users.items():
         await _inspect_user(settings, name, user, findings)
     _inspect_writers(settings, config_file, findings)
+    _inspect_default_users(settings, findings)
     _inspect_shares(settings, config_file, looks, running, findings)
     _inspect_access_log(settings.access_log, findings)
     _inspect_confinement(settings, looks, findings)
@@ -95,6 +101,7 @@ async def inspect(
     except ConfigurationError as error:
         findings.mistakes += error.mistakes
     findings.mistakes = settings.origins.located(findings.mistakes)
+    findings.away = settings.origins.located(findings.away)
     findings.warnings = [
         *settings.origins.located(findings.warnings),
         *settings.origins.overridden,
@@ -220,6 +227,16 @@ def _inspect_writers(settings: Settings, config_file: Path, findings: Findings) 
         )
 
 
+def _inspect_default_users(settings: Settings, findings: Findings) -> None:
+    """One that nobody named may be one that nobody wants: earlier, others took its place."""
+    for name in default_users().keys() & settings.users.keys():
+        if len(settings.users) > 1 and not settings.users[name].model_fields_set:
+            findings.warnings.append(
+                f"users.{name}: this default user may log in beside the others; users.{name} = "
+                f'false switches it off, and shares = "*" below [users.{name}] ends this warning'
+            )
+
+
 async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -> AuthorizedKeys:
     if not _is_safe(path, findings):
         return _NO_KEYS
@@ -292,10 +309,9 @@ def _inspect_shares(
     running: Settings | None,
     findings: Findings,
 ) -> None:
-    away = findings.mistakes if running is None else findings.warnings
     for name, look in looks.items():
         if look.problem:
-            away.append(f"shares.{name}.path: {look.problem}")
+            findings.away.append(f"shares.{name}.path: {look.problem}")
         elif look.place.identity is not None:
             findings.roots[name] = look.place.identity
     mixed = mixed_up(looks, own_files(settings, config_file))

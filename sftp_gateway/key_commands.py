@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import sqlite3
 import sys
@@ -379,12 +380,15 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
     rows: list[Sequence[str]] = [
         ("USER", "FINGERPRINT", "TYPE", "EXPIRES", "LAST USED", "OPTIONS", "COMMENT")
     ]
-    files = [(user, _file(settings, user)) for user in settings.users]
+    folder = settings.keys_dir / AUTHORIZED_KEYS
+    files = [(user, folder / user) for user in (*settings.users, *_switched_off(settings))]
     for user, path in (*files, ("(authority)", settings.keys_dir / USER_CA_KEYS)):
+        off = "" if user in settings.users or user == "(authority)" else " (switched off)"
         for key in _keys(path):
             seen = "?" if used is None else used.get((user, key.fingerprint), "-")
             never = user == "(authority)" or key.authority
-            rows.append(_row(user, key, "-" if never else seen, revoked.revokes_key(key.blob)))
+            shown = "-" if never else seen
+            rows.append(_row(user + off, key, shown, revoked.revokes_key(key.blob)))
     for path in host_key_files(settings.keys_dir):
         for key in _keys(public_half(path)):
             kind = path.suffix.removeprefix(".") or "current"
@@ -396,6 +400,15 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+
+
+def _switched_off(settings: Settings) -> list[str]:
+    """Who has a file of keys, and may not log in with them by this configuration."""
+    try:
+        names = os.listdir(settings.keys_dir / AUTHORIZED_KEYS)
+    except OSError:  # said, if there is anything to say, of each user's own file
+        return []
+    return sorted(name for name in names if name[0] != "." and name not in settings.users)
 
 
 def _keys(path: Path) -> Sequence[AuthorizedKey]:

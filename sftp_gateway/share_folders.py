@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sftp_gateway.process import detached
-from sftp_gateway.settings import Settings
+from sftp_gateway.settings import FOLDER_VARIABLES, Settings
 from sftp_gateway.vfs.beneath import open_folder
 
 #: Seconds that a share's disk has to answer: at the start, when it may have to spin up, and while
@@ -20,7 +21,12 @@ from sftp_gateway.vfs.beneath import open_folder
 AT_START: Final = 15.0
 RUNNING: Final = 3.0
 
-_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+#: There is one of these in every container of Docker and Podman; and where the image has the
+#: gateway.
+_OF_CONTAINERS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+_IMAGES_FOLDER: Final = Path("/opt/sftp-gateway")
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
@@ -186,15 +192,64 @@ def look_at(path: Path, known: Path | None = None) -> Look:
         if known is None:
             real = Path(os.path.realpath(path))
         if not os.access(real, os.R_OK | os.X_OK):
-            return _away(
-                real,
-                f"the folder {real} cannot be read by this user (uid {os.geteuid()}); give it r-x, "
-                "or run the gateway as another user",
-            )
+            return _away(real, unreadable(real))
         os.close(open_folder(real))
         return Look(Place.of(real))
     except OSError as error:
-        return _away(real, _why_not(real, error))
+        # By its path without links, as it is served once it can be read.
+        real = known or Path(os.path.realpath(path))
+        return _away(
+            real,
+            unreadable(real) if error.errno == errno.EACCES else _why_not(known or path, error),
+        )
+
+
+def unreadable(path: Path) -> str:
+    """Why this process may not read the folder `path`, and what to do about it.
+
+    What is in the way may be a folder above it. May wait for the disk.
+    """
+    above = reversed(path.absolute().parents)
+    folder = next((each for each in above if not os.access(each, os.X_OK)), path)
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    right, bits = ("rx", 0o5) if folder == path else ("x", 0o1)
+    mode = stat.S_IMODE(status.st_mode)
+    in_container = _is_in_image()
+    remedies = [f"chmod o+{right} {_name_on_host(folder) if in_container else folder}"]
+    # The smaller change of the two; and nobody is told to run the gateway as root.
+    if mode >> 3 & bits == bits and status.st_gid:
+        remedies.insert(0, _run_as("GID", "group", status.st_gid, in_container=in_container))
+    elif mode >> 6 & bits == bits and status.st_uid:
+        remedies.insert(0, _run_as("UID", "user", status.st_uid, in_container=in_container))
+    if mode & bits == bits:
+        remedies = ["everybody may by its mode, so look at its ACL, and at SELinux or AppArmor"]
+    return (
+        f"{folder} cannot be read by the gateway, which runs as {os.geteuid()}:{os.getegid()}: it "
+        f"belongs to {status.st_uid}:{status.st_gid}, mode {mode:04o}: {', or '.join(remedies)}"
+    )
+
+
+def _is_in_image() -> bool:
+    """Whether this is the container of the compose file, or one of its image."""
+    ours = Path(__file__).is_relative_to(_IMAGES_FOLDER)
+    return ours and any(each.exists() for each in _OF_CONTAINERS)
+
+
+def _run_as(variable: str, kind: str, number: int, *, in_container: bool) -> str:
+    if in_container:
+        return f"set GATEWAY_{variable}={number} in .env"
+    return f"run the gateway as {kind} {number}"
+
+
+def _name_on_host(folder: Path) -> str:
+    """What the folder of a container is called outside of it."""
+    for default, variable in FOLDER_VARIABLES.items():
+        if folder == default.absolute():
+            return f"the folder that {variable} in .env names (./{default} by default)"
+    return "that folder on the host"
 
 
 def _why_not(path: Path, error: OSError) -> str:

@@ -62,7 +62,9 @@ def _now() -> list[AnyPanel]:
         title: str, expr: str, unit: str = "short", about: str = "", bad_from: float | None = None
     ) -> AnyPanel:
         query = promql_now(expr)
-        return figure(title, query, source=METRICS, unit=unit, about=about, bad_from=bad_from)
+        return figure(
+            title, query, source=METRICS, unit=unit, about=about, bad_from=bad_from, span=3
+        )
 
     return [
         now("Sessions", f"sum(sftp_gateway_sessions{{{_AT}}})"),
@@ -82,6 +84,12 @@ def _now() -> list[AnyPanel]:
             bad_from=1,
         ),
         now(
+            "Configurations refused",
+            f"count(sftp_gateway_config_last_reload_successful{{{_AT}}} == 0) or vector(0)",
+            about="The gateway serves by the one before; the status page says what is wrong.",
+            bad_from=1,
+        ),
+        now(
             "Alerts",
             'count(ALERTS{alertstate="firing", severity!="info", '
             'alertname=~"SftpGateway.+|LogCollection.+"}) '
@@ -94,6 +102,7 @@ def _now() -> list[AnyPanel]:
             promql_now(f"max by (version) (sftp_gateway_build_info{{{_AT}}})", "{{version}}"),
             source=METRICS,
             text=BigValueTextMode.NAME,
+            span=6,
         ),
     ]
 

@@ -365,6 +365,10 @@ class ConfigurationReloaded(Event):
     workers: int
     cause: str  # "signal", "restart" or "files"
     changed: str  # "nothing", "credentials", which running workers took, or "all"
+    removed_users: str | None = None  # each with its keys and live sessions, counted
+    removed_keys: str | None = None  # of users that stay: user, fingerprint, comment, sessions
+    removed_shares: str | None = None
+    removed_sessions: int | None = None  # live ones that lose their login
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,16 @@ class _FleetCollector(Collector):
             "Workers that ended unexpectedly, and were replaced.",
             value=fleet.restarts,
         )
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_config_last_reload_successful",
+            "1 if the configuration was taken when it was last read, 0 if it was refused.",
+            value=not fleet.reload.mistakes,
+        )
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last taken, in seconds since 1970.",
+            value=fleet.reload.succeeded,
+        )
         refused = CounterMetricFamily(
             f"{NAMESPACE}_connections_refused",
             "Connections closed unserved.",

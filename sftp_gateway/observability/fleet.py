@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from sftp_gateway.observability.http import Health
 
@@ -35,6 +36,25 @@ class Ban:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """What came of reading the configuration; times in seconds since 1970.
+
+    `mistakes` are those of the one that was refused `since`, "" where the last one was taken;
+    `succeeded` is when that was.
+    """
+
+    succeeded: float = 0.0
+    mistakes: str = ""
+    since: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.mistakes:
+            return "ok"
+        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return f"refused since {since}: {self.mistakes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """What the supervisor knows at `time`, in seconds of the monotonic clock."""
 
@@ -50,6 +70,9 @@ class Fleet:
     bans: tuple[Ban, ...]  # the first of them
     connections: int
     penalties: Mapping[str, int]
+    reload: Reload = Reload()
+    #: As process/served.py writes it; added by the observer, because it can be long.
+    served: Mapping[str, Any] = field(default_factory=dict)
 
 
 def health(fleet: Fleet | None, now: float) -> Health:
@@ -66,5 +89,6 @@ def health(fleet: Fleet | None, now: float) -> Health:
     return Health(
         alive=bool(ready),
         ready=not fleet.stopping and bool(ready) and not problems,
+        configuration=str(fleet.reload),
         details={name: problems.get(name, "ok") for name in fleet.shares},
     )

@@ -53,11 +53,13 @@ _logger = logging.getLogger(__name__)
 class Health:
     """`alive`: clients are served. `ready`: new ones can be, and every share.
 
-    `details` has one entry per share: "ok", or why it is not.
+    `details` has one entry per share: "ok", or why it is not. `configuration` is "ok" too, or why
+    the newest one was refused; the gateway serves by the one before, so it is as ready as it was.
     """
 
     alive: bool
     ready: bool
+    configuration: str = "ok"
     details: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -159,6 +161,8 @@ class Site:
         else:
             ready = health.alive and health.ready
             answer = {"ready": ready, "shares": dict(health.details) if details else {}}
+            if details:
+                answer["configuration"] = health.configuration
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Page(status, "application/json", json.dumps(answer).encode() + b"\n")
 

@@ -45,6 +45,7 @@ class LiveSession:
 
     session: str
     user: str
+    credential: str  # a key's or authority's fingerprint, or "password"
     client_ip: str
     client_version: str
     started: float
@@ -136,6 +137,7 @@ class Board:
         return LiveSession(
             session=name,
             user=user,
+            credential=str(told["credential"]),
             client_ip=str(told["client_ip"]),
             client_version=str(told["client_version"]),
             started=started,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
@@ -13,11 +13,12 @@ _Key = TypeVar("_Key", int, str)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entered:
-    """One open connection; `user` is None until it is logged in."""
+    """One open connection; `user` is None until it is logged in, by `credential`."""
 
     worker: int
     source: str
     user: str | None = None
+    credential: str = ""
 
 
 class Admission:
@@ -65,6 +66,12 @@ class Admission:
         """The address of each connection that is logged in."""
         return (each.source for each in self._connections.values() if each.user is not None)
 
+    def logins(self) -> Counter[tuple[str, str]]:
+        """How many are logged in, by user and credential."""
+        return Counter(
+            (each.user, each.credential) for each in self._connections.values() if each.user
+        )
+
     def regroup(self, block_of: Callable[[str], str]) -> None:
         """Count by other blocks from now on."""
         self._block_of = block_of
@@ -89,7 +96,9 @@ class Admission:
         self._latest[worker] = number
         return number
 
-    def logged_in(self, number: int, worker: int, user: str) -> Entered | None:
+    def logged_in(
+        self, number: int, worker: int, user: str, credential: str = ""
+    ) -> Entered | None:
         """`worker` says that its connection is logged in; None where that cannot be.
 
         With an empty `user` it counts for no user.
@@ -98,7 +107,7 @@ class Admission:
         if entered is None or entered.worker != worker or entered.user is not None:
             return None
         self._count(entered, -1)
-        entered = Entered(worker=worker, source=entered.source, user=user)
+        entered = replace(entered, user=user, credential=credential)
         self._connections[number] = entered
         self._count(entered, 1)
         return entered

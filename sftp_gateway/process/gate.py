@@ -97,10 +97,10 @@ class Gate:
             return "max_startups"
         return None
 
-    def logged_in(self, number: int, worker: int, user: str) -> bool:
+    def logged_in(self, number: int, worker: int, user: str, credential: str = "") -> bool:
         """A worker's connection is logged in; False where it has to be closed again."""
         full = sum(self.admission.of_user(user).values()) >= self._most_sessions(user)
-        entered = self.admission.logged_in(number, worker, "" if full else user)
+        entered = self.admission.logged_in(number, worker, "" if full else user, credential)
         if entered is None:
             return True  # it has ended meanwhile
         self._penalties.logged_in(entered.source, self._clock())

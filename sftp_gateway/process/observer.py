@@ -7,12 +7,15 @@ the keys is needed.
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from sftp_gateway.observability import relay
@@ -26,8 +29,9 @@ from sftp_gateway.observability.http_server import ObservabilityServer
 from sftp_gateway.observability.metrics import AccessLogCounts
 from sftp_gateway.observability.relay import LogWriter
 from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.process import watch
+from sftp_gateway.process import messages, watch
 from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.served import Served
 from sftp_gateway.process.watch import Looks, Watch
 
 #: The observer's name among the writers of metrics.
@@ -44,6 +48,9 @@ _MOST_WAITING: Final = 1000
 
 #: What the observer says where files have changed: it has one thing to say.
 _CHANGED: Final = b"changed"
+
+#: What comes with a file that says who and what is served.
+_SERVED: Final = b"served"
 
 #: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
 _LONGEST: Final = 1 << 18
@@ -72,6 +79,7 @@ def observe(
     begins to look after the access log's file.
     """
     fleet: Fleet | None = None
+    served: dict[str, Any] = {}
     history.start()
     log_writer.start()
     counts = AccessLogCounts(values, access_log, log_writer)
@@ -101,8 +109,10 @@ def observe(
                 memory.close()  # it is a successor's
         elif isinstance(message, Event):
             access_log.emit(message)
+        elif message == _SERVED:
+            served = json.loads(messages.read_sealed(descriptors.pop()))
         else:
-            fleet = message
+            fleet = replace(message, served=served)
             counts.publish()
     if fleet is not None and fleet.stopping:
         server.close()
@@ -135,11 +145,14 @@ class Messenger:
         self._new: deque[tuple[str, socket.socket, Memory]] = deque()
         self._dropped = 0
         self._dropped_since = 0.0
+        self._served = b""
+        self._told_served = True
 
     def connect(self) -> socket.socket:
         """A new observer's end. The observer has to be given `logs` and all memories too."""
         self.close()
         self._new.clear()
+        self._told_served = not self._served
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         if self._loop is not None:
@@ -198,6 +211,12 @@ class Messenger:
             self._dropped += 1
         self._send_waiting()
 
+    def serve(self, served: Served) -> None:
+        """Tell who and what is served from now on."""
+        self._served = json.dumps(served.as_json()).encode()
+        self._told_served = False
+        self._send_waiting()
+
     def show(self, fleet: Fleet) -> None:
         """Tell how things stand."""
         if self._send_waiting():
@@ -210,6 +229,8 @@ class Messenger:
             if not self._send(writer, receiver.fileno(), memory.counts, memory.gauges):
                 return False
             self._new.popleft()
+        if not self._told_served and not self._send_served():
+            return False
         while self._waiting:
             if not self._send(self._waiting[0]):
                 return False
@@ -220,6 +241,17 @@ class Messenger:
                 return False
             self._dropped = 0
         return True
+
+    def _send_served(self) -> bool:
+        try:
+            descriptor = messages.sealed(self._served)
+        except OSError:  # no descriptor is free: later
+            return False
+        try:
+            self._told_served = self._send(_SERVED, descriptor)
+        finally:
+            os.close(descriptor)
+        return self._told_served
 
     def _send(self, message: Any, *descriptors: int) -> bool:
         # An error: it is busy, or has ended. The next one gets what waits.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sftp_gateway.observability.shared import Memory, SharedValues
+from sftp_gateway.process.served import Served
 from sftp_gateway.process.watch import Looks
 from sftp_gateway.settings import Settings
 
@@ -33,6 +34,10 @@ class Plan(Protocol):
     @property
     def status_token(self) -> str | None:
         """What the status page asks for."""
+
+    @property
+    def served(self) -> Served:
+        """Who may log in with what, and read which shares."""
 
     @property
     def seen(self) -> Looks:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from sftp_gateway.observability.events import ConfigurationRefused, ConfigurationReloaded, Event
+from sftp_gateway.observability.fleet import Reload
 from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.served import Removal
 from sftp_gateway.process.trial import Trial
 
 Plan = TypeVar("Plan")
@@ -48,6 +52,10 @@ class Reloading(Generic[Plan]):
         self._trial: Trial[Plan] | None = None
         self._wanted: str | None = None
         self._refused: Sequence[str] = ()  # the last mistakes
+        self._trying = False  # until it is taken or refused
+        #: What came of it, for people.
+        self.state = Reload(succeeded=time.time())
+        self.removal: Removal | None = None  # by the one that is being taken
         self.cause = ""  # of the last attempt
         self.changed = ""  # by it: "nothing", "credentials" or "all"
 
@@ -60,7 +68,8 @@ class Reloading(Generic[Plan]):
         if self._wanted is None or self._trial is not None:
             return
         self.cause, self.changed = self._wanted, "nothing"
-        self._wanted = None
+        self._wanted, self.removal = None, None
+        self._trying = True
         try:
             self._trial = Trial(loop=self._loop, fork=self._fork, load=self._load, done=self._tried)
         except OSError as error:
@@ -72,23 +81,46 @@ class Reloading(Generic[Plan]):
             self.refuse(found)
             self._again()
         else:
-            self._refused = ()
             self._take(found)
 
     def refuse(self, mistakes: Sequence[str]) -> None:
         """Tell what is wrong; once, where a signal asks for it and its files have changed too."""
+        self._trying = False
         if self.cause == "files" and mistakes == self._refused:
             return
+        told = "; ".join(mistakes)[:_LONGEST_MISTAKES]
+        since = self.state.since if self._refused else time.time()
+        self.state = replace(self.state, mistakes=told, since=since)
         self._refused = mistakes
         for mistake in mistakes:
             self._say(f"error: {mistake}")
         self._say("The configuration is not taken; the old one stays.")
-        told = "; ".join(mistakes)[:_LONGEST_MISTAKES]
         self._emit(ConfigurationRefused(cause=self.cause, mistakes=told))
 
-    def tell(self, workers: int) -> None:
-        """Tell that so many workers have it."""
-        self._emit(ConfigurationReloaded(workers=workers, cause=self.cause, changed=self.changed))
+    def succeed(self, workers: int) -> None:
+        """So many workers have it. It is told, unless it is only what they have already."""
+        if not self._trying:  # they have the old one again
+            return
+        self._trying = False
+        silent = self.changed == "nothing" and self.cause == "files" and not self._refused
+        self._refused = ()
+        self.state = Reload(succeeded=time.time())
+        if silent:
+            return
+        removal = self.removal or Removal(users="", keys="", shares="", sessions=0)
+        for sentence in removal.sentences():
+            self._say(f"configuration: {sentence}")
+        self._emit(
+            ConfigurationReloaded(
+                workers=workers,
+                cause=self.cause,
+                changed=self.changed,
+                removed_users=removal.users or None,
+                removed_keys=removal.keys or None,
+                removed_shares=removal.shares or None,
+                removed_sessions=removal.sessions or None,
+            )
+        )
 
     def close(self) -> None:
         """Let what is being tried come to nothing."""

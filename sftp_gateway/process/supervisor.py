@@ -44,6 +44,7 @@ from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERV
 from sftp_gateway.process.program import AnyPlan, Plan, Program
 from sftp_gateway.process.reloading import Reloading
 from sftp_gateway.process.restarts import Restarts
+from sftp_gateway.process.served import removal
 from sftp_gateway.process.worker import REPORT_INTERVAL
 from sftp_gateway.process.workers import DRAIN_MARGIN, Workers
 
@@ -66,6 +67,7 @@ class Supervisor(Generic[AnyPlan]):
     ) -> None:
         self._program = program
         self._plan = plan
+        self._shown: AnyPlan | None = None  # what the observer knows of
         self._generation = 0
         self._fallback: tuple[AnyPlan, int] | None = None
         self._listener = listener
@@ -275,7 +277,7 @@ class Supervisor(Generic[AnyPlan]):
         """Every worker has the newest configuration, and serves."""
         if self._started:
             self._commit()
-            self._reloading.tell(self._workers.wanted)
+            self._reloading.succeed(self._workers.wanted)
         else:
             self._started = True
             address, port = self._listener.getsockname()[:2]
@@ -293,6 +295,9 @@ class Supervisor(Generic[AnyPlan]):
         self._reload()
 
     def _show(self) -> None:
+        if self._shown is not self._plan:
+            self._shown = self._plan
+            self._messenger.serve(self._plan.served)
         self._messenger.show(
             Fleet(
                 time=time.monotonic(),
@@ -307,6 +312,7 @@ class Supervisor(Generic[AnyPlan]):
                 bans=self._gate.bans(),
                 connections=self._gate.admission.total,
                 penalties=dict(self._gate.penalties),
+                reload=self._reloading.state,
             )
         )
 
@@ -324,6 +330,9 @@ class Supervisor(Generic[AnyPlan]):
     def _take(self, found: AnyPlan) -> None:
         """A configuration is good: let the workers have what is different."""
         running, cause = self._plan, self._reloading.cause
+        self._reloading.removal = removal(
+            running.served, found.served, self._gate.admission.logins()
+        )
         replace, asked = found.needs_new_workers(running) or cause == "restart", cause != "files"
         handed_over = not replace and found.access != running.access
         if replace or handed_over or asked:
@@ -345,8 +354,7 @@ class Supervisor(Generic[AnyPlan]):
             self._workers.hand_over(pickle.dumps(found.access))
             self.workers_changed()
             return
-        if asked:
-            self._reloading.tell(self._workers.wanted)
+        self._reloading.succeed(self._workers.wanted)
         self._reload()
 
     def _commit(self) -> None:

@@ -44,6 +44,11 @@ def _look(path: Path | str) -> _Look:
     )
 
 
+def has_content(seen: _Look) -> bool:
+    """Whether a file that looked so was there, and not empty."""
+    return len(seen) > 1 and seen[2] > 0
+
+
 class Watch:
     """Tells of changes that have come to rest: two looks in a row that are the same.
 

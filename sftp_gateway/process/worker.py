@@ -159,7 +159,7 @@ class Worker:
             self._tell("ended", number, kind)
 
         account = self._accounts[number] = Account(
-            logged_in=lambda user: self._tell("login", number, user),
+            logged_in=lambda user, credential: self._tell("login", number, user, credential),
             ended=ended,
             interrupted=lambda: self._tell("interrupted", number),
         )

@@ -39,8 +39,9 @@ DRAIN_MARGIN: Final = 12.0
 #: another takes its place.
 _END_PATIENCE: Final = 1.0
 
-#: Characters of a user's name.
+#: Characters of a user's name, and of a key's fingerprint.
 _LONGEST_NAME: Final = 32
+_LONGEST_CREDENTIAL: Final = 64
 #: The generation of a worker that is to be replaced for a reason of its own.
 _OUTDATED: Final = -1
 
@@ -233,8 +234,10 @@ class Workers:
                 worker.stage = Stage.SERVING
                 self._set_deadline(worker, None)
                 self.reconcile()
-            case ["login", int(number), str(user)] if len(user) <= _LONGEST_NAME:
-                if not self._gate.logged_in(number, worker.number, user):
+            case ["login", int(number), str(user), str(credential)] if (
+                len(user) <= _LONGEST_NAME and len(credential) <= _LONGEST_CREDENTIAL
+            ):
+                if not self._gate.logged_in(number, worker.number, user, credential):
                     self._tell(worker, "dismiss", number)
                 return
             case ["interrupted", int(number)]:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 class Account:
     """One connection's.
 
-    `logged_in` is told the user, once. `ended` is told once, whatever happens, with a word of
-    `auth.penalties.Kind` for what the client did wrong, or None; before it, `interrupted` is called
-    if the client had files open, and did not end the connection itself.
+    `logged_in` is told the user and the credential, once. `ended` is told once, whatever happens,
+    with a word of `auth.penalties.Kind` for what the client did wrong, or None; before it,
+    `interrupted` is called if the client had files open, and did not end the connection itself.
     """
 
     def __init__(
         self,
         *,
-        logged_in: Callable[[str], None],
+        logged_in: Callable[[str, str], None],
         ended: Callable[[str | None], None],
         interrupted: Callable[[], None] = lambda: None,
     ) -> None:

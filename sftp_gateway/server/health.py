@@ -17,6 +17,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from sftp_gateway.server.lanes import Lane, Lanes, error_of
@@ -113,12 +114,17 @@ class ShareMonitor:
         lanes: Lanes,
         errors: DiskErrors,
         changed: Callable[[str, bool], None],
+        unreadable: Callable[[Path], str],
     ) -> None:
-        """`changed` is told each share's name and whether it can be read, at every look."""
+        """`changed` is told each share's name and whether it can be read, at every look.
+
+        `unreadable` says why a folder may not be read; it may wait for the disk.
+        """
         self._shares = tuple(shares)
         self._lanes = lanes
         self._errors = errors
         self._changed = changed
+        self._unreadable = unreadable
         self._found = {share.name: "not looked at yet" for share in shares}
         self._file_systems: dict[str, os.statvfs_result] = {}
         self._looking: dict[str, asyncio.Future[os.statvfs_result]] = {}
@@ -194,8 +200,19 @@ class ShareMonitor:
                 else:
                     waiting.set_result(future.result())
 
-            self._lanes.submit(share.name, Lane.LOOK, share.check, done, patient=True)
+            self._lanes.submit(
+                share.name, Lane.LOOK, lambda: self._check(share), done, patient=True
+            )
         return asked
+
+    def _check(self, share: Share) -> os.statvfs_result:
+        """As `Share.check`; on a thread."""
+        try:
+            return share.check()
+        except PermissionError as error:
+            if share.moved:  # a worker that is started now may read it
+                raise
+            raise PermissionError(error.errno, self._unreadable(share.path)) from error
 
     def statvfs_of(self, tree: Tree) -> os.statvfs_result | None:
         """Sums over the file systems that the tree's shares are on, each counted once.

@@ -154,7 +154,7 @@ class SshServer:
         """It is logged in."""
         account = self._accounts.get(guest.connection)
         if account is not None:
-            account.logged_in(user)
+            account.logged_in(user, guest.recorder.credential)
 
     def interrupted(self, guest: Guest) -> None:
         """It ends while its client has files open."""

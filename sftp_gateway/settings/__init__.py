@@ -20,13 +20,14 @@ from sftp_gateway.settings.history import HistorySettings
 from sftp_gateway.settings.loading import DEFAULT_CONFIG_FILE, config_path, load_settings
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.penalties import PenaltySettings
-from sftp_gateway.settings.shares import HUB_SHARE, ShareSettings
+from sftp_gateway.settings.shares import FOLDER_VARIABLES, HUB_SHARE, ShareSettings
 from sftp_gateway.settings.status import SHORTEST_TOKEN, StatusSettings
-from sftp_gateway.settings.users import UserSettings
+from sftp_gateway.settings.users import UserSettings, default_users
 
 __all__ = [
     "DEFAULT_CONFIG_FILE",
     "ENV_FILE",
+    "FOLDER_VARIABLES",
     "HUB_SHARE",
     "SHORTEST_TOKEN",
     "AccessLogSettings",
@@ -37,6 +38,7 @@ __all__ = [
     "StatusSettings",
     "UserSettings",
     "config_path",
+    "default_users",
     "env_file_options",
     "load_settings",
     "variable",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,6 +25,7 @@ from sftp_gateway.settings.environment import (
 )
 from sftp_gateway.settings.mistakes import (
     Mistake,
+    close_to,
     not_json,
     not_toml,
     unknown_variable,
@@ -34,6 +35,9 @@ from sftp_gateway.settings.mistakes import (
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.origins import Layer, Place, origins, paths
 from sftp_gateway.settings.positions import positions
+from sftp_gateway.settings.shares import default_shares
+from sftp_gateway.settings.table import Table
+from sftp_gateway.settings.users import default_users
 
 _NO_OPTIONS: Final = frozenset({CONFIG_VARIABLE, COMPOSE_VARIABLE})
 
@@ -59,13 +63,13 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     file = _file(config_file, environ, mistakes)
     settings = None
     try:
-        settings = Settings(**file.under(environment).values)
+        settings = Settings(**_with_defaults(file.under(environment).values))
     except ValidationError as error:
         mistakes += wrong_options(error, file.under(environment), alone=False)
     if file.values.keys() & environment.values.keys():
         # What the environment overrides may be wrong too.
         try:
-            Settings(**file.values)
+            Settings(**_with_defaults(file.values))
         except ValidationError as error:
             mistakes += wrong_options(error, file, alone=True)
     mistakes += [*wrong_booleans(file), *wrong_booleans(environment)]
@@ -88,11 +92,11 @@ def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[M
         if isinstance(error, UnicodeDecodeError):
             line = error.object[: error.start].count(b"\n") + 1
             mistakes.append(Mistake(Place(str(path), line), "not text in UTF-8; save it as such"))
-        elif not isinstance(error, FileNotFoundError | IsADirectoryError):
-            mistakes.append(Mistake(Place(str(path)), f"cannot be read: {error.strerror}"))
         elif config_file is not None or environ.get(CONFIG_VARIABLE):
             by = "--config" if config_file is not None else CONFIG_VARIABLE
-            mistakes.append(Mistake(Place(variable=by), f"there is no file {path}"))
+            mistakes.append(Mistake(Place(variable=by), f"{path}: {_why_unread(error)}"))
+        elif not isinstance(error, FileNotFoundError) or path.is_symlink():
+            mistakes.append(Mistake(Place(str(path)), _why_unread(error)))
         return Layer()
     try:
         values = tomllib.loads(text)
@@ -101,6 +105,49 @@ def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[M
         return Layer()
     places = {at: Place(str(path), *position) for at, position in positions(text).items()}
     return Layer(values, places)
+
+
+def _why_unread(error: OSError) -> str:
+    """A folder is what Docker makes of a file that it is to mount and that is missing: neither
+    that, nor a link to nothing, may pass for a configuration that says nothing."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a file"
+    return f"cannot be read: {error.strerror}"
+
+
+def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` with the default user and shares; without those that are switched off by name.
+
+    What is switched off and looks like the misspelt name of a default stays, as a mistake.
+    """
+    all_of_them: Mapping[str, Mapping[str, Table]] = {
+        "users": default_users(),
+        "shares": default_shares(),
+    }
+    wanted = _is_true(given.get("defaults", True))
+    result = dict(given)
+    for table, defaults in all_of_them.items():
+        named = given.get(table, {})
+        if not isinstance(named, dict):
+            continue
+        kept = {name: each.model_dump(exclude_unset=True) for name, each in defaults.items()}
+        merged = {name: named.get(name, {}) for name in (*(kept if wanted else ()), *named)}
+        result[table] = {
+            name: {**kept.get(name, {}), **value} if isinstance(value, dict) and wanted else value
+            for name, value in merged.items()
+            if value is not False or (name not in kept and close_to(name, kept))
+        }
+    return result
+
+
+def _is_true(value: object) -> bool:
+    """As pydantic takes it; what is neither is told elsewhere."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return True
 
 
 def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:

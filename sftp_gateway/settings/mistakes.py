@@ -19,12 +19,20 @@ from sftp_gateway.settings.expected import Expected, Kind, below, expected, opti
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.origins import Layer, Place, dotted, leaves
 from sftp_gateway.settings.positions import Path, positions
+from sftp_gateway.settings.shares import default_shares
+from sftp_gateway.settings.users import default_users
 
 #: Options that have parts of their own, behind `__`.
 _WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
 
 #: Tables where any value may be a password or a token at the wrong place.
 _SECRETS: Final = frozenset({"users", "status"})
+
+#: What can be switched off by name although the file does not name it.
+_DEFAULTS: Final[Mapping[str | int, Iterable[str]]] = {
+    "users": default_users(),
+    "shares": default_shares(),
+}
 
 #: Tables with at most so many options have them all named for one that is unknown.
 _FEW: Final = 8
@@ -195,12 +203,17 @@ def _is_echo(path: Path, details: Sequence[Any], wrong: Mapping[Path, Sequence[A
         return any(
             other[:-1] == path[:-1]
             and each[0]["type"] == "extra_forbidden"
-            and get_close_matches(str(other[-1]), [str(path[-1])])
+            and close_to(str(other[-1]), [str(path[-1])])
             for other, each in wrong.items()
         )
     return details[0]["type"] != "value_error" and any(
         other != path and _named(other) == path for other in wrong
     )
+
+
+def close_to(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is probably meant to be; None if there is none like it."""
+    return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def _real(location: Sequence[str | int], values: Any, *, missing: bool) -> Path:
@@ -249,6 +262,9 @@ def _text(path: Path, detail: Any) -> str:
     if detail["type"] == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ")
     wanted, given = expected(kind), detail["input"]
+    if given is False and len(path) == 2 and path[0] in _DEFAULTS:
+        close = close_to(str(path[1]), _DEFAULTS[path[0]])
+        return f"switches off nothing, because there is no {name}; {_did_you_mean([close or ''])}"
     said = f"must be {_needed(wanted, name)}"
     if name.partition(".")[0] in _SECRETS or (isinstance(given, list) and wanted.lists):
         return said

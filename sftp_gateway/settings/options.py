@@ -17,7 +17,7 @@ from sftp_gateway.settings.penalties import PenaltySettings
 from sftp_gateway.settings.shares import ShareSettings, default_shares
 from sftp_gateway.settings.status import StatusSettings
 from sftp_gateway.settings.table import Table
-from sftp_gateway.settings.users import UserSettings
+from sftp_gateway.settings.users import UserSettings, default_users
 from sftp_gateway.settings.values import (
     Bytes,
     CipherNames,
@@ -78,13 +78,20 @@ class Settings(Table):
             "certificate that just expires ends none."
         ),
     )
+    defaults: bool = Field(
+        True,
+        description=(
+            "Keep the default user and the default shares beside those that the configuration "
+            "names. With `false` only the latter are served."
+        ),
+    )
     users: dict[UserName, UserSettings] = Field(
-        default_factory=lambda: {"gvpocr": UserSettings()},
-        description="The users that may log in. Naming any replaces the default list.",
+        default_factory=default_users,
+        description="The users that may log in, beside the default one.",
     )
     shares: dict[ShareName, ShareSettings] = Field(
         default_factory=default_shares,
-        description="The exported folders. Naming any replaces the default list.",
+        description="The exported folders, beside the default ones.",
     )
     show_uid: int | None = Field(
         None,

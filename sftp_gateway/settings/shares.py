@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -44,10 +45,19 @@ class ShareSettings(Table):
 
 
 def default_shares() -> dict[str, ShareSettings]:
-    """What is exported where the configuration names nothing."""
+    """What is exported unless the configuration says otherwise."""
     return {
         "Bhushanji": ShareSettings(path=Path("shared/Bhushanji")),
         "newsletters": ShareSettings(path=Path("shared/newsletters")),
         "models": ShareSettings(path=Path("shared/models")),
         HUB_SHARE: ShareSettings(path=Path("shared/huggingface/hub"), links="dereference"),
     }
+
+
+#: The variables of the compose file that name the folders of the default shares on the host.
+FOLDER_VARIABLES: Final[Mapping[Path, str]] = {
+    Path("shared/Bhushanji"): "BHUSHANJI_DIR",
+    Path("shared/newsletters"): "NEWSLETTERS_DIR",
+    Path("shared/models"): "MODELS_DIR",
+    Path("shared/huggingface/hub"): "HUGGINGFACE_HUB_DIR",
+}

@@ -17,20 +17,26 @@ class Table(BaseModel):
     def changed(self) -> dict[str, Any]:
         """The options that have another value than their default, as JSON has them.
 
-        Of a list of tables that is not the default one, each table is there.
+        Of what is there by default in a table of names, false stands for what is not.
         """
         dumped = self.model_dump(mode="json")
         changed = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if field.is_required() or value != field.get_default(call_default_factory=True):
-                changed[name] = _changed(value, dumped[name])
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if field.is_required() or value != default:
+                changed[name] = _changed(value, default, dumped[name])
         return changed
 
 
-def _changed(value: Any, dumped: Any) -> Any:
+def _changed(value: Any, default: Any, dumped: Any) -> Any:
     if isinstance(value, Table):
         return value.changed
     if isinstance(value, Mapping):
-        return {name: _changed(each, dumped[name]) for name, each in value.items()}
+        missing: dict[str, Any] = dict.fromkeys(default.keys() - value.keys(), False)
+        return missing | {
+            name: _changed(each, None, dumped[name])
+            for name, each in value.items()
+            if each != default.get(name)
+        }
     return dumped

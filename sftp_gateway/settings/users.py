@@ -55,3 +55,8 @@ class UserSettings(Table):
         if self.password_hash is not None and self.password_hash_file is not None:
             raise ValueError("give password_hash or password_hash_file, not both")
         return self
+
+
+def default_users() -> dict[str, UserSettings]:
+    """Who may log in unless the configuration says otherwise."""
+    return {"gvpocr": UserSettings()}

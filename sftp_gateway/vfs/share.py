@@ -99,7 +99,7 @@ class Share:
         self.name = name
         self.links = links
         self._dereferenced = links is Links.DEREFERENCE
-        self._path = root
+        self.path = root
         self._presentation = presentation
         self._finder = finder
         self._root = ABSENT
@@ -126,7 +126,7 @@ class Share:
         over. Raises OSError where the folder is gone or cannot be read; and sets `moved` where
         another has come that this process must not read.
         """
-        there = open_folder(self._path)
+        there = open_folder(self.path)
         try:
             self._looked_at = mount_of(there)
             found = os.fstatvfs(there)  # no cache answers for a disk that is dead
@@ -147,7 +147,7 @@ class Share:
 
         To be asked while that hangs: asks no disk but those of the folders above.
         """
-        there = open_folder(self._path)
+        there = open_folder(self.path)
         try:
             return mount_of(there) != self._looked_at
         finally:

@@ -121,7 +121,7 @@ def test_sessions_of_a_removed_key_may_be_left_alone(make_gateway: Make, tmp_pat
         reader.read_more()
         assert (reader.errors, reader.wrong) == ([], 0)
         # Where it is wanted from now on, that is the end of them.
-        (gateway.folder / "config/sftp-gateway.toml").write_text("")
+        (gateway.folder / "config/sftp-gateway.toml").write_text("# as by default\n")
         assert reloaded(gateway, 2)["changed"] == "credentials"
         gateway.wait_event("credentials_removed")
         wait_for(lambda: reader.errors, "the mount to fail")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,62 @@ def mend_share(disk: Disk, tmp_path: Path, fault: str) -> None:
         (tmp_path / "behind/aside").rename(tmp_path / "behind/folder")
     else:
         disk.go_on()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_share_that_is_away_at_the_start_fails_alone(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
+) -> None:
+    break_share(disk, tmp_path, fault)
+    gateway.start()
+    assert "shares.bad.path: " in gateway.stderr
+    assert "error: 1 of 2 shares can be read; " in gateway.stderr
+    assert gateway.sftp("get good/file /dev/null").returncode == 0
+    status, body = gateway.http("/readyz")
+    assert status == 503
+    assert json.loads(body)["shares"]["good"] == "ok"
+    assert json.loads(body)["shares"]["bad"] != "ok"
+    if fault != "dead":  # such a file system never comes back
+        mend_share(disk, tmp_path, fault)
+        wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be served")
+        assert gateway.sftp("get bad/file /dev/null").returncode == 0
+
+
+def test_a_closed_share_fails_alone_and_its_owner_and_mode_are_said(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        closed = Path(made) / "closed"
+        Path(made).chmod(0o755)
+        fill(closed, {"file": b"closed"})
+        closed.chmod(0o700)
+        os.chown(closed, 1000, 1000)
+        gateway = make_gateway(f'shares.closed.path = "{closed}"', SFTP_GATEWAY_DEFAULTS="true")
+        for folder in (gateway.folder, *gateway.folder.parents[:-2]):
+            folder.chmod(0o755)
+        os.chown(gateway.folder, 65534, 65534)
+        gateway.start(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+        why = "it belongs to 1000:1000, mode 0700: run the gateway as user 1000, or chmod o+rx"
+        assert why in gateway.stderr
+        status, body = gateway.http("/readyz")
+        assert (status, why in json.loads(body)["shares"]["closed"]) == (503, True)
+        assert gateway.sftp("get models/README.txt /dev/null").returncode == 0
+        assert gateway.sftp("ls closed").returncode != 0
+        closed.chmod(0o705)
+        wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be served")
+        assert gateway.sftp("get closed/file /dev/null").returncode == 0
+
+
+def test_a_gateway_none_of_whose_shares_can_be_read_starts_and_is_not_ready(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = make_gateway(f'shares.gone.path = "{tmp_path}/gone"').start()
+    assert "error: 0 of 1 shares can be read; " in gateway.stderr
+    assert gateway.http("/healthz")[0] == 200
+    assert gateway.http("/readyz")[0] == 503
+    fill(tmp_path / "gone", {"file": b"here"})
+    wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be served")
+    assert gateway.sftp("get gone/file /dev/null").returncode == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -260,13 +318,12 @@ def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_ke
 
 
 @pytest.mark.parametrize("fault", ["stopped", "frozen"])
-@pytest.mark.parametrize("command", ["serve", "check"])
-def test_a_start_names_the_share_that_hangs_and_does_not_wait_for_ever(
-    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str, command: str
+def test_a_check_names_the_share_that_hangs_and_does_not_wait_for_ever(
+    gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
 ) -> None:
     gateway.run("init")
     break_share(disk, tmp_path, fault)
-    ran = gateway.run(command)
+    ran = gateway.run("check")
     assert ran.returncode == 2
     assert f": shares.bad.path: the disk of {tmp_path}/bad/folder does not" in ran.stderr
     assert "shares.good" not in ran.stderr

@@ -351,7 +351,8 @@ def test_sighup_replaces_the_workers_and_readers_read_on(two: Gateway, tmp_path:
         before = workers(two)
         fill(tmp_path / "fresh", {"file": b"fresh"})
         config.write_text(
-            f'max_handles = 99\n[shares.models]\npath = "{two.folder}/shared/models"\n'
+            "defaults = false\nmax_handles = 99\n[users.gvpocr]\n"
+            f'[shares.models]\npath = "{two.folder}/shared/models"\n'
             f'[shares.fresh]\npath = "{tmp_path}/fresh"\n'
         )
         hang_up(two)

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sftp_gateway.settings import Settings
 from tests.support.measured import metric_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,11 +59,32 @@ def children_of(pid: int) -> list[int]:
     ]
 
 
+def _alone(config: str) -> str | None:
+    """`config` for `defaults = false`: what it does not name of users or shares is added.
+
+    None if it names only what is there by default anyway, or cannot be read.
+    """
+    try:
+        named = tomllib.loads(config)
+    except tomllib.TOMLDecodeError:
+        return None
+    users, shares = named.get("users", {}), named.get("shares", {})
+    if (not shares and (not users or "gvpocr" in users)) or "defaults" in named:
+        return None
+    if not users:
+        config += "\n[users.gvpocr]\n"
+    if not shares:
+        for name, share in Settings().shares.items():
+            config += f'\n[shares."{name}"]\npath = "{share.path}"\nlinks = "{share.links}"\n'
+    return config
+
+
 class Gateway:
     """A gateway that serves the folders below `folder`, as a user would start it there.
 
-    `config` is the text of config/sftp-gateway.toml. The access log goes to `access.log`, and
-    what is said to people to `stderr.log`.
+    `config` is the text of config/sftp-gateway.toml; users and shares that it names are the only
+    ones, unless it or `options` say otherwise. The access log goes to `access.log`, and what is
+    said to people to `stderr.log`.
     """
 
     def __init__(
@@ -76,6 +99,10 @@ class Gateway:
             "SFTP_GATEWAY_DRAIN_TIMEOUT": "2",
             **(options or {}),
         }
+        alone = None if "SFTP_GATEWAY_DEFAULTS" in self._options else _alone(config)
+        if alone is not None:
+            self._options["SFTP_GATEWAY_DEFAULTS"] = "false"
+            config = alone
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         (folder / "config").mkdir(exist_ok=True)

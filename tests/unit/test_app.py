@@ -86,7 +86,11 @@ class Running:
 
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            account = Account(logged_in=self.users.append, ended=ended, interrupted=interrupted)
+            account = Account(
+                logged_in=lambda user, _: self.users.append(user),
+                ended=ended,
+                interrupted=interrupted,
+            )
             await self.gateway.adopt(connection, account)
 
     async def stop(self) -> None:

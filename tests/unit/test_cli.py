@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway import __version__, cli
+from sftp_gateway import __version__, cli, running
 from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
+from sftp_gateway.settings import Settings
 from tests.support.commands import Ran, Run, runs
 from tests.support.gateway import environment, free_port
 
@@ -25,8 +26,13 @@ def folder(unconfigured: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process."""
+def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process; no gateway runs that it could ask."""
+
+    def nobody(settings: Settings, path: str, token: str | None = None) -> tuple[int, str]:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(running, "get", nobody)
     return runs(capsys)
 
 
@@ -149,7 +155,10 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     monkeypatch.setenv("SFTP_GATEWAY_PORT", "2022")
     ran = run("check")
     assert ran.status == 0
-    assert ran.err == ("Landlock: version 7 confines the workers.\nThe configuration is good.\n")
+    assert ran.err == (
+        "No running gateway was found to compare with.\n"
+        "Landlock: version 7 confines the workers.\nThe configuration is good.\n"
+    )
     assert json.loads(ran.out) == {"port": 2022}
     told = json.loads(run("check", "--all").out)
     assert told["port"] == 2022
@@ -202,15 +211,15 @@ def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, fo
 
 
 def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
-    (folder / "good.toml").write_text('[users.ana]\n[shares.a]\npath = "none"\n')
+    (folder / "good.toml").write_text('defaults = false\n[users.ana]\n[shares.a]\npath = "none"\n')
     ran = run("check", "--config", "good.toml")
     assert ran.status == 2
-    assert json.loads(ran.out)["users"] == {"ana": {}}
+    assert json.loads(ran.out)["users"] == {"gvpocr": False, "ana": {}}
     warning, *errors = ran.err.splitlines()
-    assert warning.startswith("warning: good.toml:1:8: users.ana: nothing lets this user log in")
+    assert warning.startswith("warning: good.toml:2:8: users.ana: nothing lets this user log in")
     assert [line.partition(": there")[0] for line in errors] == [
         "error: keys_dir",
-        "error: good.toml:3:1: shares.a.path",
+        "error: good.toml:4:1: shares.a.path",
     ]
     assert os.listdir(folder) == ["good.toml"]
 
@@ -226,12 +235,14 @@ def test_check_prints_no_secret(run: Run, folder: Path, monkeypatch: pytest.Monk
 
 
 def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
-    (folder / "config.toml").write_text('auto_setup = false\n[shares.a]\npath = "none"\n')
+    (folder / "config.toml").write_text(
+        'auto_setup = false\ndefaults = false\n[shares.a]\npath = "none"\n'
+    )
     ran = run("serve", "--config", "config.toml")
     assert (ran.status, ran.out) == (2, "")
     assert [line.partition(": there")[0] for line in ran.err.splitlines()] == [
         "error: keys_dir",
-        "error: config.toml:3:1: shares.a.path",
+        "error: config.toml:4:1: shares.a.path",
     ]
 
 

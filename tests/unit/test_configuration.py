@@ -14,7 +14,7 @@ from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.configuration import Configuration, read, read_again
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import set_up
-from sftp_gateway.settings import Settings, ShareSettings, UserSettings
+from sftp_gateway.settings import Settings, ShareSettings, StatusSettings, UserSettings
 
 CONFIG = Path("config/sftp-gateway.toml")
 
@@ -115,6 +115,7 @@ def test_a_share_that_is_away_is_a_warning_and_takes_no_new_workers(running: Con
     assert found.access != running.access
     (warning,) = found.warnings
     models = Path("shared/models").absolute()
+    assert again(found).findings.roots == found.findings.roots
     assert warning.startswith(f"shares.models.path: there is no folder {models}; ")
 
 
@@ -185,3 +186,60 @@ def test_a_revocation_that_is_not_understood_stops_everything(running: Configura
     Path("keys/revoked_keys").write_text("serial: 7\nnonsense\n")
     with pytest.raises(ConfigurationError, match="revoked_keys, line 2"):
         again(running)
+
+
+def serve_some(text: str) -> Configuration:
+    CONFIG.parent.mkdir(exist_ok=True)
+    CONFIG.write_text(text)
+    return read(Settings, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [(CONFIG.unlink, "is gone"), (lambda: CONFIG.write_text(""), "is empty"),
+     (lambda: CONFIG.write_text(" \n"), "is empty")],
+)  # fmt: skip
+def test_a_configuration_file_that_had_something_must_not_go_away(
+    running: Configuration, lose: Callable[[], object], why: str
+) -> None:
+    some = serve_some("workers = 1\n")
+    lose()
+    with pytest.raises(ConfigurationError, match=f"config/sftp-gateway.toml {why}"):
+        again(some)
+    CONFIG.write_text("# the defaults\n")
+    assert again(some).settings == running.settings
+
+
+def test_a_configuration_file_that_had_nothing_may_go_away(running: Configuration) -> None:
+    some = serve_some("")
+    CONFIG.unlink()
+    assert again(some).settings == some.settings
+    assert again(running).settings == some.settings
+
+
+def test_a_status_token_that_is_gone_does_not_open_the_page(running: Configuration) -> None:
+    token = Path("keys/status_token")
+    token.write_text("a-token-that-is-long-enough\n")
+    asking = again(running)
+    token.unlink()
+    with pytest.raises(ConfigurationError, match="status_token is gone"):
+        again(asking)
+    # Where there is no page, there is nothing to refuse.
+    assert again(asking, Settings(status=StatusSettings(enabled=False))).status_token is None
+
+
+def test_who_is_served_by_which_keys_is_known_without_what_is_revoked(
+    running: Configuration,
+) -> None:
+    add_key()
+    trust_authority()
+    found = again(running, Settings(users={"gvpocr": UserSettings(shares=("models",))}))
+    assert found.served.shares == {"gvpocr": ("models",)}
+    made, new = found.served.keys["gvpocr"].items()
+    assert (made[1], new[1]) == ("sftp-gateway worker gvpocr", "new")
+    assert list(found.served.keys["*"].values()) == ["ca"]
+    Path("keys/revoked_keys").write_text(f"{new[0]}\n")
+    assert dict([made]) == again(running).served.keys["gvpocr"]
+    hashed = SecretStr(hash_password("secret"))
+    withs = again(running, Settings(users={"gvpocr": UserSettings(password_hash=hashed)}))
+    assert "password" in withs.served.keys["gvpocr"]

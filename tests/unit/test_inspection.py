@@ -72,8 +72,9 @@ def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
         shares={"a": ShareSettings(path=folder / "missing")},
         access_log=AccessLogSettings(stdout=False, file=folder / "nowhere/access.log"),
     )
-    assert len(findings.mistakes) == 5
-    for said in findings.mistakes:
+    said_of_all = [*findings.mistakes, *findings.away]
+    assert len(said_of_all) == 5
+    for said in said_of_all:
         assert "hunter2" not in said
         assert "\n" not in said
 
@@ -141,7 +142,7 @@ def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
 
 
 def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
-    findings = found(users={"gvpocr": UserSettings(), "ana": UserSettings()})
+    findings = found(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
     assert findings.mistakes == []
     (said,) = findings.warnings
     assert said.startswith("users.ana: nothing lets this user log in; ")
@@ -271,10 +272,19 @@ def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Pa
     assert "is not a regular file" in said
 
 
+def test_a_default_user_whom_nobody_named_is_warned_of_beside_others(found: Inspect) -> None:
+    ana = {"ana": UserSettings(shares=())}
+    assert found().warnings == []
+    (said, _) = sorted(found(users={"gvpocr": UserSettings(), **ana}).warnings, reverse=True)
+    assert said.startswith("users.gvpocr: this default user may log in beside the others; ")
+    (about_ana,) = found(users={"gvpocr": UserSettings(shares="*"), **ana}).warnings
+    assert about_ana.startswith("users.ana: nothing lets this user log in")
+
+
 # Shares and the log
 
 
-def test_a_share_without_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
+def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
     (folder / "file").touch()
     findings = found(
         shares={
@@ -284,7 +294,8 @@ def test_a_share_without_a_folder_is_a_mistake(found: Inspect, folder: Path) -> 
             "good": ShareSettings(path=folder / "shared"),
         }
     )
-    assert [said.split(";")[0] for said in findings.mistakes] == [
+    assert findings.mistakes == []
+    assert [said.split(";")[0] for said in findings.away] == [
         f"shares.a/b.path: there is no folder {folder}/missing",
         f"shares.c.path: there is no folder {folder}/file",
         f"shares.d.path: there is no folder {folder}/file/below",
@@ -334,7 +345,7 @@ def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
             access_log=AccessLogSettings(file=Path("logs/log")),
             status=StatusSettings(token_file=Path("secrets/token")),
         )
-    mixed, missing = findings.mistakes[-1], findings.mistakes[0]
+    mixed, missing = findings.mistakes[-1], findings.away[0]
     assert mixed.startswith("shares.models.path: ")
     assert said in mixed
     assert "shares.other.path" in missing
@@ -493,7 +504,8 @@ inspected(settings, config)  # imports the last of what it needs
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(json.dumps(inspected(settings, config).findings.mistakes))
+findings = inspected(settings, config).findings
+print(json.dumps(findings.mistakes + findings.away))
 """
 
 
@@ -526,13 +538,70 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     assert "keys/authorized_keys/ana cannot be looked at (Permission denied)" in said
     assert "users.ana.password_hash_file: secret cannot be read" in said
     closed = f"{reachable}/closed"
-    assert f"shares.a.path: the folder {closed} cannot be read by this user (uid 65534)" in said
-    assert "shares.b.path: there is no folder closed/below" in said
+    why = "cannot be read by the gateway, which runs as 65534:65534: it belongs to 0:0, mode 0700"
+    assert f"shares.a.path: {closed} {why}: chmod o+rx {closed}\n" in f"{said}\n"
+    assert f"shares.b.path: {closed} {why}: chmod o+x {closed}\n" in f"{said}\n"
     assert "access_log.file: there is no folder closed/below" in said
     (reachable / "keys").chmod(0o700)
     said = "\n".join(mistakes_of_nobody(reachable))
     assert "keys/ssh_host_ed25519_key cannot be looked at (Permission denied)" in said
     assert "there is no host key" not in said
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from sftp_gateway import share_folders
+if sys.argv[2] == "container":
+    share_folders._is_in_image = lambda: True
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print(share_folders.look_at(Path(sys.argv[1])).problem)
+"""
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("place", "owner", "mode", "remedies"),
+    [
+        (
+            "container",
+            "1000:1000",
+            0o700,
+            "set GATEWAY_UID=1000 in .env, or chmod o+rx the folder that MODELS_DIR in .env names "
+            "(./shared/models by default)",
+        ),
+        (
+            "container",
+            "1000:1001",
+            0o750,
+            "set GATEWAY_GID=1001 in .env, or chmod o+rx the folder that MODELS_DIR in .env names "
+            "(./shared/models by default)",
+        ),
+        ("host", "1000:1000", 0o700, "run the gateway as user 1000, or chmod o+rx {models}"),
+        ("host", "0:0", 0o750, "chmod o+rx {models}"),
+    ],
+)
+def test_who_may_read_a_closed_share_and_what_helps_is_said(
+    reachable: Path, place: str, owner: str, mode: int, remedies: str
+) -> None:
+    models = reachable / "shared/models"
+    models.mkdir(parents=True)
+    models.chmod(mode)
+    os.chown(models, *map(int, owner.split(":")))
+    ran = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, models, place],
+        cwd=reachable,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == (
+        f"{models} cannot be read by the gateway, which runs as 65534:65534: it belongs to "
+        f"{owner}, mode {mode:04o}: {remedies.format(models=models)}"
+    )
 
 
 # The status page and its history

@@ -247,3 +247,13 @@ def test_the_list_tells_who_until_when_and_last_used(
         keys("list")
     monkeypatch.setenv("SFTP_GATEWAY_ACCESS_LOG__FILE", "access.log")
     assert "1970-01-01T00:00:00Z" in keys("list")
+
+
+def test_the_list_has_the_keys_of_users_who_are_switched_off(
+    keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTP_GATEWAY_USERS__GVPOCR", "false")
+    Path("keys/authorized_keys/.gvpocr.swp").write_text("an editor's\n")
+    _, gvpocr, host = keys("list").splitlines()
+    assert gvpocr.startswith("gvpocr (switched off)  SHA256:")
+    assert host.startswith("(host, current)")

@@ -121,5 +121,7 @@ class Front:
             "sessions": [dataclasses.asdict(each) for each in live.sessions],
             "total_sessions": live.total,
             "bytes_per_second": live.rate,
+            "configuration": str(fleet.reload) if fleet else "not known",
+            "served": fleet.served if fleet else {},
             "bans": [dataclasses.asdict(each) for each in fleet.bans] if fleet else [],
         }

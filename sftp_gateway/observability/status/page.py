@@ -47,6 +47,7 @@ _BODY: Final = """<a class="skip" href="#main">Skip to content</a>
 <button type="button" id="pause" hidden aria-pressed="false">Pause</button></p>
 </header>
 <main id="main">
+<div data-live="refused" role="status">{refused}</div>
 <dl class="figures" data-live="figures">{figures}</dl>
 {notice}
 <section aria-labelledby="sent"><div class="head"><h2 id="sent">Throughput</h2>
@@ -77,6 +78,10 @@ _NO_HISTORY: Final = (
     "The history is switched off (history.enabled), so this page shows the present only."
 )
 _UNKNOWN: Final = Html('<p class="empty">Not known.</p>')
+_REFUSED: Final = (
+    "The configuration is refused since {since}: {why}. The gateway serves by the one of {old}; it "
+    "would not start with the new one."
+)
 _TROUBLE: Final = "The history cannot be read at the moment: {why}."
 
 
@@ -111,6 +116,7 @@ def render(sources: Sources, query: Query) -> bytes:
         kind=kind,
         state=state,
         about=f"as of {words.clock(now, now)}",
+        refused=_refused(fleet, now),
         figures=_figures(fleet, live, past["day"]),
         notice=past["notice"],
         choices=_choices(query),
@@ -139,7 +145,22 @@ def _state(fleet: Fleet | None, now: float) -> tuple[str, str, Mapping[str, str]
         return "odd", "Stopping", found.details
     if not found.ready:
         return "odd", "Serving, but not every share", found.details
+    if fleet is not None and fleet.reload.mistakes:
+        return "odd", "Serving, but by an old configuration", found.details
     return "good", "Serving", found.details
+
+
+def _refused(fleet: Fleet | None, now: float) -> Html:
+    """A banner where the newest configuration was refused."""
+    if fleet is None or not fleet.reload.mistakes:
+        return Html("")
+    return _notice(
+        _REFUSED.format(
+            since=words.clock(fleet.reload.since, now),
+            old=words.clock(fleet.reload.succeeded, now),
+            why=fleet.reload.mistakes,
+        )
+    )
 
 
 def _figures(fleet: Fleet | None, live: Live, day: Mapping[str, int] | None) -> Html:

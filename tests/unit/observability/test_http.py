@@ -102,13 +102,25 @@ def test_a_gateway_that_is_alive_but_not_ready_is_healthy(server, gateway):
     assert get(server, "/healthz")[0] == 200
     status, headers, body = get(server, "/readyz")
     assert (status, headers["Content-Type"]) == (503, "application/json")
-    assert json.loads(body) == {"ready": False, "shares": {"models": "not a folder"}}
+    assert json.loads(body) == {
+        "ready": False,
+        "shares": {"models": "not a folder"},
+        "configuration": "ok",
+    }
 
 
 def test_readyz_tells_each_share(server):
     status, _headers, body = get(server, "/readyz")
     assert status == 200
-    assert json.loads(body) == {"ready": True, "shares": {"Bhushanji": "ok"}}
+    told = {"ready": True, "shares": {"Bhushanji": "ok"}, "configuration": "ok"}
+    assert json.loads(body) == told
+
+
+def test_a_configuration_that_is_refused_is_told_by_readyz_and_is_no_failure(server, gateway):
+    gateway.health = Health(alive=True, ready=True, configuration="refused since x: y")
+    assert get(server, "/healthz")[0] == 200
+    status, _headers, body = get(server, "/readyz")
+    assert (status, json.loads(body)["configuration"]) == (200, "refused since x: y")
 
 
 def test_readyz_fails_when_a_process_does_not_answer_or_is_not_alive(server, gateway):

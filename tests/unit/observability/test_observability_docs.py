@@ -207,6 +207,15 @@ EXAMPLES = [
         effect="refused",
     ),
     SourceUnbanned(time=1767254460.2, source="2001:db8:7::/64", reason="expired"),
+    ConfigurationReloaded(
+        time=1767254400.0,
+        workers=2,
+        cause="files",
+        changed="all",
+        removed_users="ana (2 keys, 3 sessions)",
+        removed_shares="letters",
+        removed_sessions=3,
+    ),
     ConfigurationReloaded(time=1767254400.0, workers=2, cause="files", changed="credentials"),
     ConfigurationRefused(
         time=1767254400.0,

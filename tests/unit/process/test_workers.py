@@ -112,10 +112,13 @@ def make(unconfigured: object) -> Iterator[Callable[..., Fleet]]:
         b"[]",
         messages.encode("penalty", "192.0.2.1", "crash"),
         messages.encode("login", 1),
-        messages.encode("login", "1", "gvpocr"),
-        messages.encode("login", 1, "x" * 33),
-        messages.encode("login", 1, ["gvpocr"]),
-        messages.encode("login", 1, "gvpocr", "more"),
+        messages.encode("login", "1", "gvpocr", "SHA256:key"),
+        messages.encode("login", 1, "x" * 33, "SHA256:key"),
+        messages.encode("login", 1, "gvpocr", "x" * 65),
+        messages.encode("login", 1, ["gvpocr"], "SHA256:key"),
+        messages.encode("login", 1, "gvpocr", 2),
+        messages.encode("login", 1, "gvpocr"),
+        messages.encode("login", 1, "gvpocr", "SHA256:key", "more"),
         messages.encode("ended", 1),
         messages.encode("ended", 1, "no_such_kind"),
         messages.encode("ended", 1, 5),
@@ -159,7 +162,7 @@ def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) 
 def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
     fleet = make(max_sessions_per_user=1)
     for number in (fleet.connect(), fleet.connect()):
-        fleet.say(0, messages.encode("login", number, "gvpocr"))
+        fleet.say(0, messages.encode("login", number, "gvpocr", "SHA256:key"))
     fleet.until(lambda: fleet.gate.admission.waiting == 0)
     (said,) = messages.received(fleet.ends[0])
     assert said == ["dismiss", 2]
@@ -171,7 +174,7 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
     fleet = make(2, users={"gvpocr": UserSettings(bandwidth_limit=1_000_000)})
     numbers = [fleet.connect(worker) for worker in (0, 0, 0, 1)]
     for worker, number in zip((0, 0, 0, 1), numbers, strict=True):
-        fleet.say(worker, messages.encode("login", number, "gvpocr"))
+        fleet.say(worker, messages.encode("login", number, "gvpocr", "SHA256:key"))
     fleet.until(lambda: fleet.gate.admission.waiting == 0)
     for _ in range(2):
         fleet.workers.tell_parts()

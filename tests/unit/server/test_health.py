@@ -111,6 +111,7 @@ def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
             lanes=all_lanes[-1],
             errors=DiskErrors(count=lambda *_: None),
             changed=told.add,
+            unreadable=lambda path: f"{path} is closed",
         )
 
     yield watch
@@ -398,7 +399,11 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
     share = make("a", tmp_path)
     lanes = Lanes(["a"])
     watching = ShareMonitor(
-        shares=[share], lanes=lanes, errors=DiskErrors(count=lambda *_: None), changed=told.add
+        shares=[share],
+        lanes=lanes,
+        errors=DiskErrors(count=lambda *_: None),
+        changed=told.add,
+        unreadable=str,
     )
     await watching.look()
     started, gate = threading.Barrier(3), threading.Event()

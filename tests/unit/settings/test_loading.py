@@ -20,7 +20,7 @@ from sftp_gateway.settings import (
     UserSettings,
     variable,
 )
-from tests.unit.conftest import Load
+from tests.unit.conftest import Load, Mistakes
 
 #: Of each option another value than the default: its text in the environment, and what it means.
 OPTIONS: dict[str, tuple[str, Any]] = {
@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "auto_setup": ("false", False),
     "auto_reload": ("false", False),
     "end_sessions_of_removed_keys": ("false", False),
+    "defaults": ("false", False),
     "users": (
         '{"ana": {"shares": ["models"], "password_hash_file": "/run/secrets/ana", '
         '"allow_from": ["192.0.2.0/24"], "max_sessions": 3, "bandwidth_limit": 1000000}}',
@@ -147,20 +148,29 @@ def test_every_option_is_tried() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_can_be_set_in_the_environment(load: Load, option: str) -> None:
     text, value = OPTIONS[option]
-    shares = {"SFTP_GATEWAY_SHARES": '{"models": {"path": "m"}}'} if option == "users" else {}
-    assert value_of(load(**{variable(option): text}, **shares), option) == value
+    others = {"SFTP_GATEWAY_SHARES": '{"models": {"path": "m"}}'} if option == "users" else {}
+    if option in ("users", "shares"):
+        others["SFTP_GATEWAY_DEFAULTS"] = "false"
+    assert value_of(load(**{variable(option): text}, **others), option) == value
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_can_be_set_in_the_file(load: Load, option: str) -> None:
     table, _, name = option.rpartition(".")
     text = f"{f'[{table}]' if table else ''}\n{name} = {as_toml(plain(option))}\n"
-    assert value_of(load(text), option) == OPTIONS[option][1]
+    others = {}
+    if option in ("users", "shares"):
+        others["SFTP_GATEWAY_DEFAULTS"] = "false"
+    if option == "users":
+        text += '[shares.models]\npath = "m"\n'
+    assert value_of(load(text, **others), option) == OPTIONS[option][1]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_variables_may_be_written_in_any_case(load: Load, option: str) -> None:
     text, value = OPTIONS[option]
+    if option in ("users", "shares"):  # the default ones stay
+        value = {**value_of(Settings(), option), **value}
     assert value_of(load(**{variable(option).lower(): text}), option) == value
 
 
@@ -220,10 +230,49 @@ def test_a_variable_names_another_file_and_an_argument_goes_before_it(
     assert load("port = 7\n").port == 7
 
 
-def test_naming_users_or_shares_replaces_the_default_ones(load: Load) -> None:
+def test_the_default_user_and_shares_stay_when_others_are_named(load: Load) -> None:
     settings = load('[users.ana]\n[shares.data]\npath = "d"\n')
+    assert list(settings.users) == [*Settings().users, "ana"]
+    assert list(settings.shares) == [*Settings().shares, "data"]
+
+
+def test_the_default_user_and_shares_are_switched_off_by_name(load: Load) -> None:
+    settings = load("users.gvpocr = false\n[users.ana]\n[shares]\nmodels = false\n")
     assert list(settings.users) == ["ana"]
-    assert list(settings.shares) == ["data"]
+    assert list(settings.shares) == [name for name in Settings().shares if name != "models"]
+
+
+def test_the_environment_switches_off_by_name_too(load: Load) -> None:
+    settings = load("[users.ana]\n", SFTP_GATEWAY_USERS__GVPOCR="false")
+    assert list(settings.users) == ["ana"]
+
+
+def test_a_user_of_the_file_can_be_switched_off(load: Load) -> None:
+    assert list(load("users.ana = false\n").users) == ["gvpocr"]
+
+
+def test_a_table_changes_a_default_share_and_keeps_the_rest_of_it(load: Load) -> None:
+    hub = ".cache/huggingface/hub"
+    share = load(f'[shares."{hub}"]\npath = "/data/hub"\n').shares[hub]
+    assert share == ShareSettings(path=Path("/data/hub"), links="dereference")
+
+
+def test_without_defaults_there_is_only_what_is_named(load: Load) -> None:
+    settings = load('defaults = false\n[users.ana]\n[shares.models]\npath = "d"\n')
+    assert list(settings.users) == ["ana"]
+    assert settings.shares == {"models": ShareSettings(path=Path("d"))}
+
+
+@pytest.mark.parametrize("kind", ["directory", "dangling link"])
+def test_a_default_file_that_cannot_be_one_is_not_passed_over(
+    mistakes: Mistakes, unconfigured: Path, kind: str
+) -> None:
+    path = unconfigured / "config/sftp-gateway.toml"
+    path.parent.mkdir()
+    path.mkdir() if kind == "directory" else path.symlink_to("nowhere")
+    (said,) = mistakes()
+    assert said.startswith("config/sftp-gateway.toml: ")
+    assert said.endswith(("is a folder, not a file", "there is no such file"))
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -128,15 +128,33 @@ def test_other_variables_are_nobodys_business(load: Load) -> None:
     load(SFTP_GATEWAYPORT="x", SFTP="y", MY_SFTP_GATEWAY_PROT="z")
 
 
-@pytest.mark.parametrize("name", ["missing.toml", "."])
-def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("missing.toml", "there is no such file"), (".", "is a folder, not a file")],
+)
+def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str, why: str) -> None:
     said = mistakes(SFTP_GATEWAY_CONFIG=name)
-    assert said == (f"SFTP_GATEWAY_CONFIG: there is no file {Path(name)}",)
+    assert said == (f"SFTP_GATEWAY_CONFIG: {Path(name)}: {why}",)
 
 
 def test_a_file_that_was_named_on_the_command_line_has_to_be_there(unconfigured: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^--config: there is no file missing\.toml$"):
+    with pytest.raises(ConfigurationError, match=r"^--config: missing\.toml: there is no"):
         load_settings(Path("missing.toml"), os.environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "meant"),
+    [
+        ("users.gvpcor = false\n", "users.gvpcor", "gvpocr"),
+        ("shares.bhushanji = false\n", "shares.bhushanji", "Bhushanji"),
+    ],
+)
+def test_a_misspelt_name_switches_nothing_off(
+    mistakes: Mistakes, text: str, option: str, meant: str
+) -> None:
+    (said,) = mistakes(text)
+    assert f":1:7: {option}: switches off nothing, " in said or ":1:8: " in said
+    assert said.endswith(f"did you mean {meant}?")
 
 
 @pytest.mark.parametrize(

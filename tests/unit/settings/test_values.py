@@ -13,7 +13,7 @@ from tests.unit.conftest import Load, Mistakes
 
 @pytest.mark.parametrize("name", ["gvpocr", "_", "a", "A-b.c_9", "a" * 32])
 def test_a_user_name_is_taken(load: Load, name: str) -> None:
-    assert list(load(f"[users.{json.dumps(name)}]\n").users) == [name]
+    assert name in load(f"[users.{json.dumps(name)}]\n").users
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_user_name_that_could_harm_is_refused(mistakes: Mistakes, name: str) -
     "name", ["models", ".cache/huggingface/hub", "a b", "एक", "a.b", "...", "a[b]", "x" * 255]
 )
 def test_a_share_name_is_taken(load: Load, name: str) -> None:
-    assert list(load(f'[shares.{json.dumps(name)}]\npath = "x"\n').shares) == [name]
+    assert name in load(f'[shares.{json.dumps(name)}]\npath = "x"\n').shares
 
 
 @pytest.mark.parametrize(

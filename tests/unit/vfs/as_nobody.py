@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Callable[[Share, bytes], Any]] = {
 
 def use_as_nobody(share: Share, finder: Finder, *pairs: tuple[str, str]) -> list[Any]:
     """Run this program on the folder of `share`; returns what it prints."""
-    arguments = [str(share._path), share.links.value, type(finder).__name__]
+    arguments = [str(share.path), share.links.value, type(finder).__name__]
     told = subprocess.run(
         [sys.executable, "-m", __name__, *arguments, *(word for pair in pairs for word in pair)],
         stdout=subprocess.PIPE,
