@@ -10,8 +10,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolErr
 from sftp_gateway.first_start import WORKER_KEY, set_up
 from sftp_gateway.observability import http_server
 from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.columns import TerminalSink, is_for_people
 from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink, check_file
-from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
+from sftp_gateway.process import children, confinement, control, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
@@ -89,6 +90,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     with (
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
+        _control_socket(settings, say) as control_listener,
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
@@ -96,7 +98,26 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
+            control_listener=control_listener,
         ).run()
+
+
+@contextmanager
+def _control_socket(
+    settings: Settings, say: Callable[[str], None]
+) -> Iterator[socket.socket | None]:
+    """The control socket, while the gateway runs; None where it cannot be made."""
+    try:
+        listener = control.listen(settings)
+    except OSError as error:
+        say(
+            f"warning: {control.path_of(settings)}: cannot be made: {error.strerror}; "
+            "`sftp-gateway bans` does not work"
+        )
+        yield None
+        return
+    with listener:
+        yield listener  # its name stays: the next gateway may have another in its place by then
 
 
 def _are_one_file(*descriptors: int) -> bool:
@@ -440,7 +461,8 @@ def _log_outputs(settings: Settings) -> list[Sink]:
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
-        sinks.append(StreamSink(sys.stdout.fileno()))
+        people = is_for_people(sys.stdout)
+        sinks.append(TerminalSink(sys.stdout) if people else StreamSink(sys.stdout.fileno()))
     if options.file is not None:
         sinks.append(FileSink(options.file))
     return sinks

@@ -16,6 +16,7 @@ from typing import Final
 
 from sftp_gateway import (
     __version__,
+    ban_commands,
     import_commands,
     key_commands,
     log_commands,
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     key_commands.add_parser(commands, _settings)
     import_commands.add_parsers(commands, _settings)
     log_commands.add_parser(commands, _settings)
+    ban_commands.add_parser(commands, _settings)
     worker_kit.add_parser(commands, _settings)
     for sub in (*configured, init):
         add_config(sub)
