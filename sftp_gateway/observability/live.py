@@ -45,6 +45,7 @@ class LiveSession:
 
     session: str
     user: str
+    key_label: str  # empty where there is none
     client_ip: str
     client_version: str
     started: float
@@ -136,6 +137,7 @@ class Board:
         return LiveSession(
             session=name,
             user=user,
+            key_label=str(told["key_label"]),
             client_ip=str(told["client_ip"]),
             client_version=str(told["client_version"]),
             started=started,
@@ -198,6 +200,11 @@ class Board:
             self._throughput[key] += count
 
     # What is asked
+
+    @property
+    def has_throughput(self) -> bool:
+        """Whether there are bytes that `take_throughput` would give."""
+        return bool(self._throughput)
 
     def take_throughput(self) -> dict[tuple[int, str, str], int]:
         """The bytes by (minute since 1970, "share" or "user", its name), since the last time."""

@@ -92,6 +92,7 @@ def _told(recorder: Recorder, opened: Iterable[FileHandle]) -> str:
     told = {
         "session": session.session,
         "user": session.user or "",
+        "key_label": session.key_label or "",
         "client_ip": session.client_ip,
         "client_version": (session.client_version or "")[:_LONGEST_VERSION],
         "started": recorder.started,
