@@ -10,8 +10,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolErr
 from sftp_gateway.first_start import WORKER_KEY, set_up
 from sftp_gateway.observability import http_server
 from sftp_gateway.observability.access_log import AccessLog
+from sftp_gateway.observability.columns import TerminalSink, is_for_people
 from sftp_gateway.observability.history.feed import Feed, FeedSink
 from sftp_gateway.observability.metrics import Metrics
 from sftp_gateway.observability.relay import LogWriter, RelaySink
 from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.observability.sinks import Columns, FileSink, Sink, check_file, stream_sink
-from sftp_gateway.process import children, confinement, detached, observer, sockets, worker
+from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink, check_file
+from sftp_gateway.process import children, confinement, control, detached, observer, sockets, worker
 from sftp_gateway.process.runner import descriptor_limit, raise_descriptor_limit
 from sftp_gateway.process.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
@@ -66,13 +67,12 @@ def serve(
     *,
     config_file: Path,
     say: Callable[[str], None],
-    columns: Columns,
 ) -> None:
     """Serve until a signal says stop.
 
     `load` reads the settings, now and again when a signal asks for it or `config_file`, where they
-    are, has changed; `say` gets lines for people, and `columns` makes some of the log's.
-    Raises ConfigurationError before anything is served.
+    are, has changed; `say` gets lines for people. Raises ConfigurationError before anything is
+    served.
     """
     configuration = configurations.read(
         load, config_file, prepare=functools.partial(_set_up, say=say)
@@ -105,16 +105,34 @@ def serve(
         settings.origins.locate_mistakes(),
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
+        _control_socket(settings, say) as control_listener,
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
-            program=Program(
-                load=load, config_file=config_file, say=say, columns=columns, lock=lock
-            ),
+            program=Program(load=load, config_file=config_file, say=say, lock=lock),
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
+            control_listener=control_listener,
         ).run()
+
+
+@contextmanager
+def _control_socket(
+    settings: Settings, say: Callable[[str], None]
+) -> Iterator[socket.socket | None]:
+    """The control socket, while the gateway runs; None where it cannot be made."""
+    try:
+        listener = control.listen(settings)
+    except OSError as error:
+        say(
+            f"warning: {control.path_of(settings)}: cannot be made: {error.strerror}; "
+            "`sftp-gateway bans` does not work"
+        )
+        yield None
+        return
+    with listener:
+        yield listener  # its name stays: the next gateway may have another in its place by then
 
 
 def _are_one_file(*descriptors: int) -> bool:
@@ -146,14 +164,12 @@ class Program:
         load: Callable[[], Settings],
         config_file: Path,
         say: Callable[[str], None],
-        columns: Columns,
         lock: Held | None = None,
     ) -> None:
         """`lock` is the supervisor's alone."""
         self._load = load
         self._config_file = config_file
         self.say = say
-        self._columns = columns
         self._lock = lock
         self._feed = Feed()
 
@@ -212,7 +228,7 @@ class Program:
     ) -> None:
         """Be the observer."""
         self._let_go_of_lock()
-        log_writer = LogWriter(_log_outputs(configuration.settings, self._columns))
+        log_writer = LogWriter(_log_outputs(configuration.settings))
         for log in logs:
             log_writer.add(log)
         observing.observe(
@@ -472,12 +488,13 @@ def _access_log(settings: Settings, sinks: Sequence[Sink]) -> AccessLog:
     )
 
 
-def _log_outputs(settings: Settings, columns: Columns) -> list[Sink]:
+def _log_outputs(settings: Settings) -> list[Sink]:
     """Where the observer writes the log of all."""
     options = settings.access_log
     sinks: list[Sink] = []
     if options.stdout:
-        sinks.append(stream_sink(sys.stdout.fileno(), columns))
+        people = is_for_people(sys.stdout)
+        sinks.append(TerminalSink(sys.stdout) if people else StreamSink(sys.stdout.fileno()))
     if options.file is not None:
         sinks.append(FileSink(options.file))
     return sinks

@@ -16,6 +16,7 @@ from typing import Final
 
 from sftp_gateway import (
     __version__,
+    ban_commands,
     import_commands,
     key_commands,
     log_commands,
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     key_commands.add_parser(commands, _settings)
     import_commands.add_parsers(commands, _settings)
     log_commands.add_parser(commands, _settings)
+    ban_commands.add_parser(commands, _settings)
     worker_kit.add_parser(commands, _settings)
     for sub in (*configured, init):
         add_config(sub)
@@ -103,7 +105,6 @@ def _serve(options: argparse.Namespace) -> int:
         lambda: _settings(options),
         config_file=config_path(options.config, os.environ),
         say=say,
-        columns=log_commands.columns,
     )
     return 0
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+from sftp_gateway.observability.json_lines import visible
 from sftp_gateway.settings import Settings, env_file_options
 
 #: Gives the settings of a command's options.
@@ -46,12 +47,8 @@ def while_it_is_read() -> Iterator[None]:
 def say(line: str) -> None:
     """A line for people, on standard error: standard output is for what was asked for.
 
-    It is lost where it cannot be written (a full disk, a reader that is gone): nothing ends by it.
+    Whatever names are in it, it is one line and shows as it is. It is lost where it cannot be
+    written (a full disk, a reader that is gone): nothing ends by it.
     """
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """`text` with a question mark for whatever a terminal would not just show."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+        print(visible(line), file=sys.stderr, flush=True)

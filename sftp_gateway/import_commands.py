@@ -16,7 +16,7 @@ from typing import Final
 
 from sftp_gateway.auth import atomic
 from sftp_gateway.auth.importing import Fate, OldFile, bring_in
-from sftp_gateway.console import Load, add_config, printable, say
+from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.dirfd import Folder, Owner
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
@@ -27,6 +27,7 @@ from sftp_gateway.first_start import (
     RSA_HOST_KEY,
     public_half,
 )
+from sftp_gateway.observability.json_lines import visible
 from sftp_gateway.server import algorithms, host_keys
 from sftp_gateway.settings import Settings
 
@@ -185,7 +186,7 @@ def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run:
     for fate in fates:
         why = _why_useless(settings, fate)
         useless = useless or bool(why) or fate.key is None
-        print(_told(fate, why))
+        print(visible(_told(fate, why)))
     counts = [
         f"{sum(fate.became == became for fate in fates)} {became}"
         for became in ("added", "there already", "refused")
@@ -196,7 +197,7 @@ def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run:
 
 
 def _told(fate: Fate, why: str) -> str:
-    what = "" if fate.key is None else f"{fate.key.fingerprint} ({printable(fate.key.comment)})"
+    what = "" if fate.key is None else f"{fate.key.fingerprint} ({fate.key.comment})"
     return f"{fate.file}, line {fate.line}: {fate.became}: " + "; ".join(
         filter(None, [what, fate.said, why])
     )
@@ -241,13 +242,13 @@ def _import_host_key(settings: Settings, path: Path, options: argparse.Namespace
         keep = settings.keys_dir / name
         said = _put(keep, private, line, settings, options)
     except ValueError as error:
-        print(f"{path}: refused: {error}")
+        print(visible(f"{path}: refused: {error}"))
         return False
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
     unused = name == NIST_HOST_KEY and not settings.nist_curves
     also = "; is on a NIST curve, and not used unless nist_curves = true" if unused else ""
-    print(f"{path}: {said}{also}")
+    print(visible(f"{path}: {said}{also}"))
     return not unused
 
 

@@ -28,7 +28,7 @@ from sftp_gateway.auth import (
 )
 from sftp_gateway.auth.key_options import parse_expiry
 from sftp_gateway.auth.revocations import Revocations
-from sftp_gateway.console import Load, add_config, printable, say
+from sftp_gateway.console import Load, add_config, say
 from sftp_gateway.dirfd import Folder, Owner
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import (
@@ -43,6 +43,7 @@ from sftp_gateway.first_start import (
     public_half,
 )
 from sftp_gateway.observability.history.queries import Filter, History
+from sftp_gateway.observability.json_lines import visible
 from sftp_gateway.observability.last_used import last_used, lines_of, with_rotated
 from sftp_gateway.settings import Settings
 
@@ -397,9 +398,8 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(visible(line).rstrip())
 
 
 def _switched_off(settings: Settings) -> list[str]:
@@ -457,7 +457,7 @@ def _row(user: str, key: AuthorizedKey, used: str, revoked: bool) -> Sequence[st
         expires,
         used,
         " ".join(options) or "-",
-        printable(key.comment),
+        visible(key.comment),
     )
 
 
@@ -471,9 +471,9 @@ def _last_used(settings: Settings, logs: Sequence[str] | None) -> dict[tuple[str
     lines: Iterable[bytes] = sys.stdin.buffer
     if logs is not None:
         if logs != ["-"]:
-            lines = lines_of(Path(log) for log in logs)
+            lines = lines_of(map(Path, logs), say=say)
     elif file is not None:
-        lines = lines_of(with_rotated(file))
+        lines = lines_of(with_rotated(file), say=say)
     elif history.exists():
         logins = History(history).lines(Filter(event="login_accepted"))
         lines = (entry.line.encode() for entry in logins)

@@ -10,21 +10,24 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from sftp_gateway.console import Load, add_config, say, while_it_is_read
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability.columns import columns, wants_colour
 from sftp_gateway.observability.events import EVENTS
 from sftp_gateway.observability.history.feed import LEFT_OUT
-from sftp_gateway.observability.history.queries import Entry, Filter, History, Sum
-from sftp_gateway.observability.history.scan import matching, rows, sums
+from sftp_gateway.observability.history.queries import By, Entry, Filter, History, Sum
+from sftp_gateway.observability.history.scan import Unclosed, rows, sums
+from sftp_gateway.observability.history.store import result_of
+from sftp_gateway.observability.json_lines import visible
 from sftp_gateway.observability.last_used import lines_of
-from sftp_gateway.observability.status import tables, words
-from sftp_gateway.observability.status.markup import visible
+from sftp_gateway.observability.status import words
 from sftp_gateway.observability.status.query import RESULTS
 from sftp_gateway.settings import Settings
 
@@ -44,7 +47,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 _COLUMNS: Final = (
     "time", "event", "user", "user_tried", "client_ip", "share", "path", "result", "reason",
     "operation", "bytes", "size", "whole", "duration", "method", "key", "session",
-    "client_version",
+    "client_version", "target", "key_label", "source", "until",
 )  # fmt: skip
 
 #: Where a spreadsheet may take text for a formula: at its start, and, as some split at other
@@ -68,7 +71,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     which = sub.add_argument_group("which lines")
     which.add_argument("--user", default="", help="of this user, or tried as this one")
     which.add_argument("--share", default="", help="of this share")
-    which.add_argument("--path", default="", metavar="PART", help="whose path has this in it")
+    which.add_argument(
+        "--path", default="", metavar="PART", help="whose path has this in it, in any case"
+    )
+    which.add_argument(
+        "--key",
+        default="",
+        metavar="LABEL|SHA256:...",
+        help="of this key: its comment, a certificate's key id, or the beginning of a fingerprint, "
+        "of an authority too",
+    )
     which.add_argument("--result", default="", help="ok, aborted, denied or refused")
     which.add_argument(
         "--event", default="", help="such as file_closed; docs/access-log.md has all"
@@ -86,7 +98,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     how = sub.add_argument_group("how they are shown")
     how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     how.add_argument(
-        "--by", choices=("user", "file", "share"), help="sums instead of lines, most bytes first"
+        "--by", choices=tuple(get_args(By)), help="sums instead of lines, most bytes first"
     )
     forms = how.add_mutually_exclusive_group()
     forms.add_argument("--csv", action="store_true", help="comma-separated values, for a sheet")
@@ -101,16 +113,16 @@ _EPILOG: Final = (
 
 
 def moment(text: str, now: datetime) -> datetime:
-    """A point in time as people write it; `now` is in the zone that dates are meant in.
+    """A point in time as people write it; dates are those of this machine's time zone.
 
     Raises ValueError.
     """
     span = _SPAN.fullmatch(text)
     if span is not None:
-        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return now.astimezone(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
     if text in ("today", "yesterday"):
-        return midnight - timedelta(days=text == "yesterday")
+        day = now.astimezone().date() - timedelta(days=text == "yesterday")
+        return _on_the_clock(datetime.combine(day, time_of_day.min))
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -118,7 +130,15 @@ def moment(text: str, now: datetime) -> datetime:
             f"{text!r} is no time: write 90m, 24h, 7d, today, yesterday, 2026-01-31 or "
             "2026-01-31T14:30"
         ) from None
-    return found if found.tzinfo else found.astimezone()
+    return found if found.tzinfo else _on_the_clock(found)
+
+
+def _on_the_clock(shown: datetime) -> datetime:
+    """When this machine's clock shows this, or would, had it not been put forward just then."""
+    found = shown.astimezone()
+    if found.replace(tzinfo=None) == shown:
+        return found
+    return max(found, shown.replace(fold=1).astimezone())
 
 
 def _count(text: str) -> int:
@@ -143,7 +163,7 @@ def _logs(options: argparse.Namespace, load: Load) -> int:
 
 
 def _filter(options: argparse.Namespace) -> Filter:
-    now = datetime.now().astimezone()
+    now = datetime.now(UTC)
     times: dict[str, float | None] = {}
     for name in ("since", "until"):
         text = getattr(options, name)
@@ -161,6 +181,7 @@ def _filter(options: argparse.Namespace) -> Filter:
         result=options.result,
         event=options.event,
         client_ip=options.ip,
+        key=options.key,
         since=since,
         until=until,
     )
@@ -171,15 +192,23 @@ def _filter(options: argparse.Namespace) -> Filter:
 
 def _show_file(options: argparse.Namespace, which: Filter) -> None:
     try:
-        source = sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)])
+        source = (
+            sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)], say=say)
+        )
+        unclosed = Unclosed()
+        found = rows(source, which, unclosed)
         if options.by:
-            found = sums(rows(source, which), options.by, options.lines or _LINES)
-            _print_sums(options, found)
-            return
-        entries: Iterable[Entry] = (Entry(0, line) for line in matching(source, which))
-        if options.lines is not None:
-            entries = deque(entries, maxlen=options.lines)
-        _print_lines(options, entries)
+            _print_sums(options, sums(found, options.by, _limit(options)))
+        else:
+            entries: Iterable[Entry] = (Entry(0, values["line"]) for values in found)
+            if options.lines is not None:
+                entries = deque(entries, maxlen=options.lines)
+            _print_lines(options, entries)
+        if unclosed.count:
+            say(
+                "files that were open when their worker process was killed (worker_exited): "
+                f"{unclosed.count}; how much was read of them is not known"
+            )
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -220,26 +249,38 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
         )
     try:
         if options.by:
-            _print_sums(options, history.sums(which, options.by, options.lines or _LINES))
+            _print_sums(options, history.sums(which, options.by, _limit(options)))
         elif options.follow:
             _follow(options, history, which)
         else:
-            _print_lines(options, _there(options, history, which))
+            found, more = _there(options, history, which)
+            _print_lines(options, found)
+            if more:
+                say(f"these are the last {_LINES} lines: -n N or --since WHEN shows more")
     except sqlite3.Error as error:
         raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
 
 
-def _there(options: argparse.Namespace, history: History, which: Filter) -> Iterable[Entry]:
+def _there(
+    options: argparse.Namespace, history: History, which: Filter
+) -> tuple[Iterable[Entry], bool]:
+    """The lines to show, and whether there are more that nobody asked to leave out."""
     if options.lines is None and which.since is not None:
-        return history.lines(which)
-    few = _FEW if options.follow else _LINES
-    return history.entries(which, options.lines or few, oldest_first=True)
+        return history.lines(which), False
+    few = options.lines or (_FEW if options.follow else _LINES)
+    found = history.entries(which, few + 1, oldest_first=True)
+    return found[-few:], options.lines is None and len(found) > few
+
+
+def _limit(options: argparse.Namespace) -> int:
+    """How many sums to ask for: one more than are shown tells that there are more."""
+    return options.lines or _LINES + 1
 
 
 def _follow(options: argparse.Namespace, history: History, which: Filter) -> None:
     printer = _Printer(options)
     last = history.newest()
-    found = _there(options, history, _after(which, None, last))
+    found, _ = _there(options, history, _after(which, None, last))
     while True:
         for entry in found:
             printer.show(entry.line)
@@ -275,6 +316,7 @@ class _Printer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._json = options.json
+        self._colour = wants_colour(sys.stdout)
         self._csv = _sheet() if options.csv else None
         if self._csv is not None:
             self._csv.writerow(_COLUMNS)
@@ -286,9 +328,10 @@ class _Printer:
             return
         fields = json.loads(line)
         if self._csv is not None:
+            fields["result"] = result_of(str(fields["event"]), fields) or ""
             self._csv.writerow([_cell(fields.get(column, "")) for column in _COLUMNS])
         else:
-            print(columns(fields))
+            print(columns(fields, colour=self._colour))
 
 
 def _sheet() -> Any:
@@ -301,35 +344,21 @@ def _cell(value: object) -> object:
     return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", str(value))
 
 
-def columns(fields: Mapping[str, Any]) -> str:
-    """A line for people: when, who, from where, what."""
-    then = datetime.fromisoformat(fields["time"]).astimezone()
-    outcome = tables.outcome(fields)
-    event = str(fields["event"])
-    what = [str(fields.get("path") or fields.get("command") or fields.get("source") or "")]
-    if isinstance(fields.get("bytes"), int):
-        what.append(words.size(fields["bytes"]))
-    if outcome not in ("", "ok"):
-        what.append(f"({outcome})")
-    user = str(fields.get("user") or fields.get("user_tried") or "-")
-    text = " ".join(filter(None, what))
-    return visible(
-        f"{then:%Y-%m-%d %H:%M:%S}  {user:<12} {fields.get('client_ip', '-')!s:<15} "
-        f"{event:<16} {text}"
-    ).rstrip()
-
-
 def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
+    shown = found[: options.lines or _LINES]
     keys = ("bytes", "accesses", "files", "errors", "last")
+    names = (options.by, *(["key_label"] if options.by == "key" else []))
     if options.json:
-        for each in found:
-            print(json.dumps({options.by: each.name, **{key: _value(each, key) for key in keys}}))
+        for each in shown:
+            name = dict(zip(names, (each.name, each.label), strict=False))
+            print(json.dumps({**name, **{key: _value(each, key) for key in keys}}))
     elif options.csv:
         writer = _sheet()
-        writer.writerow((options.by, *keys))
-        for each in found:
-            writer.writerow((_cell(each.name), *(_value(each, key) for key in keys)))
-    elif found:
+        writer.writerow((*names, "bytes", "reads", "files", "errors", "last"))
+        for each in shown:
+            named = (_cell(each.name), _cell(each.label))[: len(names)]
+            writer.writerow((*named, *(_value(each, key) for key in keys)))
+    elif shown:
         rows: list[Sequence[str]] = [
             ("BYTES", "READS", "FILES", "ERRORS", "LAST", options.by.upper())
         ]
@@ -337,14 +366,16 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
             (
                 words.size(each.bytes), str(each.accesses), str(each.files), str(each.errors),
                 f"{datetime.fromtimestamp(each.last).astimezone():%Y-%m-%d %H:%M}",
-                visible(each.name),
+                visible(f"{each.label} {each.name}".lstrip()),
             )
-            for each in found
+            for each in shown
         ]  # fmt: skip
         _print_table(rows)
     sys.stdout.flush()
     if not found:
         say("nothing like this was logged")
+    if len(found) > len(shown):
+        say(f"these are the first {len(shown)}: -n N shows more")
 
 
 def _value(each: Sum, key: str) -> object:

@@ -24,7 +24,8 @@ from monitoring.dashboards.parts import (
 
 #: What the boxes say, of events that know a user: the words are anywhere in the field.
 _WHERE: Final = "| client_ip=~`(?i).*$client.*`"
-_WHO: Final = f"| user=~`(?i).*$user.*` {_WHERE}"
+_KEY: Final = "| key_label=~`(?i).*$key.*`"
+_WHO: Final = f"| user=~`(?i).*$user.*` {_KEY} {_WHERE}"
 _WHAT: Final = f"{_WHO} | path=~`(?i).*$path.*`"
 
 _RANGE: Final = "[$__range]"
@@ -44,7 +45,10 @@ def build() -> dashboard.Dashboard:
             )
         )
         .with_variable(text_box("user", "User", "A part of the name, or a regular expression."))
-        .with_variable(text_box("client", "Worker", "A part of its address."))
+        .with_variable(
+            text_box("key", "Key", "A part of its comment, or of a certificate's key id.")
+        )
+        .with_variable(text_box("client", "Address", "A part of the worker's address."))
         .with_variable(text_box("path", "Path", "A part of it, or a regular expression."))
         .with_variable(text_box("search", "In any line", "Text, or a regular expression."))
     )
@@ -69,7 +73,7 @@ def _of(event: str, *fields: str, of: str = ', share=~"$share"', where: str = _W
 
 
 def _closed(*more: str) -> str:
-    return _of("file_closed", "user", "client_ip", "path", *more)
+    return _of("file_closed", "user", "key_label", "client_ip", "path", *more)
 
 
 def _refused(*more: str) -> str:
@@ -79,7 +83,7 @@ def _refused(*more: str) -> str:
 
 
 def _denied(*more: str) -> str:
-    return _of("denied", "user", "client_ip", "path", *more)
+    return _of("denied", "user", "key_label", "client_ip", "path", *more)
 
 
 def _figures() -> list[AnyPanel]:
@@ -93,8 +97,8 @@ def _figures() -> list[AnyPanel]:
         now("Bytes read", f"sum(sum_over_time({read} {_RANGE}))", "bytes"),
         now(
             "Workers that read",
-            f"count(sum by (client_ip) (count_over_time({_closed()} {_RANGE})))",
-            about="Addresses; workers behind one NAT are one.",
+            f"count(sum by (key_label, client_ip) (count_over_time({_closed()} {_RANGE})))",
+            about="Keys and addresses; workers with one key behind one NAT are one.",
         ),
         now(
             "Reads cut short",
@@ -113,8 +117,8 @@ def _charts() -> list[AnyPanel]:
         chart(
             "Bytes by worker",
             logql(
-                f"sum by (user, client_ip) (rate({read}))",
-                "{{user}}@{{client_ip}}",
+                f"sum by (user, key_label, client_ip) (rate({read}))",
+                "{{user}} {{key_label}} {{client_ip}}",
             ),
             source=LINES, unit="Bps", about=about, stacked=True, span=HALF,
         ),
@@ -136,8 +140,12 @@ def _tables() -> list[AnyPanel]:
         ),
         listing(
             "Top workers",
-            logql_now(f"topk(20, sum by (user, client_ip, share) (sum_over_time({read})))"),
-            columns={"user": "User", "client_ip": "Worker", "share": "Share"},
+            logql_now(
+                f"topk(20, sum by (user, key_label, client_ip, share) (sum_over_time({read})))"
+            ),
+            columns={
+                "user": "User", "key_label": "Key", "client_ip": "Address", "share": "Share",
+            },
             value="Bytes", unit="bytes", source=LINES,
         ),
     ]  # fmt: skip
@@ -145,14 +153,14 @@ def _tables() -> list[AnyPanel]:
 
 def _reads() -> AnyPanel:
     line = (
-        "{{.user}} from {{.client_ip}} read {{.path}}: {{.bytes}} of {{.size}} bytes "
-        "in {{.duration}} s, {{.result}}"
+        "{{.user}} ({{.key_label}}) from {{.client_ip}} read {{.path}}: "
+        "{{.bytes}} of {{.size}} bytes in {{.duration}} s, {{.result}}"
     )
     fields = _closed("bytes", "size", "duration", "result", "key")
     return lines(
         "Who read which file from where",
         logql(f"{fields} | line_format `{line}`"),
-        about="A click on a line shows all that is known of it, the key too.",
+        about="In brackets: the key's comment. A click on a line shows all that is known of it.",
     )
 
 
@@ -175,21 +183,24 @@ def _denials() -> list[AnyPanel]:
         listing(
             "Logins refused, by whom",
             logql_now(
-                "topk(50, sum by (user_tried, client_ip, reason) "
-                f"(count_over_time({_refused('reason')} {_RANGE})))"
+                "topk(50, sum by (user_tried, key, key_label, client_ip, reason) "
+                f"(count_over_time({_refused('reason', 'key', 'key_label')} {_RANGE})))"
             ),
-            columns={"user_tried": "Name tried", "client_ip": "From", "reason": "Why"},
+            columns={
+                "user_tried": "Name tried", "key_label": "Key", "key": "Fingerprint",
+                "client_ip": "From", "reason": "Why",
+            },
             value="Times", source=LINES,
         ),
         listing(
             "Requests denied, to whom",
             logql_now(
-                "topk(50, sum by (user, client_ip, operation, path, reason) "
+                "topk(50, sum by (user, key_label, client_ip, operation, path, reason) "
                 f"(count_over_time({_denied('reason', 'operation')} {_RANGE})))"
             ),
             columns={
-                "user": "User", "client_ip": "Worker", "operation": "Asked for",
-                "path": "Path", "reason": "Why",
+                "user": "User", "key_label": "Key", "client_ip": "Address",
+                "operation": "Asked for", "path": "Path", "reason": "Why",
             },
             value="Times", source=LINES,
         ),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from sftp_gateway.auth.authorized_keys import AuthorizedKey, AuthorizedKeys
 from sftp_gateway.auth.blobs import fingerprint, too_weak
@@ -13,6 +14,9 @@ from sftp_gateway.auth.certificates import Certificate
 from sftp_gateway.auth.passwords import PasswordVerifier
 from sftp_gateway.auth.revocations import Revocations
 from sftp_gateway.auth.sources import Networks
+
+#: Characters of a key's comment, or of a certificate's key id, that each line of the log repeats.
+MAX_LABEL: Final = 64
 
 _NO_KEYS = AuthorizedKeys((), ())
 _NOTHING_REVOKED = Revocations()
@@ -79,12 +83,15 @@ class Login:
 class Decision:
     """The answer to one attempt.
 
-    `fingerprint` is the offered key's, None for passwords. `certificate` is the offered one, where
-    its authority is trusted: of others nothing is to be believed. `login` is there if accepted.
+    `fingerprint` is the offered key's, None for passwords. `label` is the comment that the key has
+    in the user's file, or the certificate's key id; None where there is none. `certificate` is the
+    offered one, where its authority is trusted: of others nothing is to be believed. `login` is
+    there if accepted.
     """
 
     reason: Reason
     fingerprint: str | None = None
+    label: str | None = None
     certificate: Certificate | None = None
     login: Login | None = field(default=None, compare=False)
 
@@ -156,6 +163,7 @@ class Authenticator:
         return Decision(
             reason=self._key_reason(user, blob, address, login.at),
             fingerprint=fingerprint(blob),
+            label=self._comment(user, blob),
             login=login,
         )
 
@@ -165,10 +173,12 @@ class Authenticator:
         The caller has both signatures checked, the authority's and the client's. Never raises.
         """
         login = Login(user=user, address=address, at=self._clock(), certificate=certificate)
+        trusted = bool(self._trusting(user, certificate))
         return Decision(
             reason=self._certificate_reason(user, certificate, address, login.at),
             fingerprint=fingerprint(certificate.key),
-            certificate=certificate if self._trusting(user, certificate) else None,
+            label=_label(certificate.key_id) if trusted else None,
+            certificate=certificate if trusted else None,
             login=login,
         )
 
@@ -224,6 +234,11 @@ class Authenticator:
         # A weak key is never among the entries: its line was a mistake.
         return Reason.KEY_TOO_WEAK if too_weak(blob) else Reason.KEY_NOT_AUTHORIZED
 
+    def _comment(self, user: str, blob: bytes) -> str | None:
+        """What the user's file says of a key that it lets in, on the first line of it."""
+        lines = self._keys.get(user, {}).get(blob, ())
+        return next((_label(line.comment) for line in lines if not line.authority), None)
+
     def _certificate_reason(
         self, user: str, certificate: Certificate, address: str, at: datetime
     ) -> Reason:
@@ -259,6 +274,10 @@ class Authenticator:
             *(line for line in own if line.authority),
             *(line for line in self._authorities if line.blob == certificate.authority),
         ]
+
+
+def _label(text: str) -> str | None:
+    return text[:MAX_LABEL] or None
 
 
 def _line_reason(line: AuthorizedKey, address: str, at: datetime) -> Reason:

@@ -16,7 +16,7 @@ that come to nothing may go on at `trusted_rate` a second. Those that log in tak
     | scored    | `minimum` reached: banned; time: no score            | accepted              |
     | banned    | time: no score, and remembered for `maximum` seconds | refused, or throttled |
     |           | where it is trusted                                  |                       |
-    | any       | a login: no score                                    | accepted              |
+    | any       | a login, or lifted by hand: no score                 | accepted              |
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRUSTED_BURST: Final = 20.0
 _MOST_DOUBLINGS: Final = 20
 
 #: Why a ban is over.
-End: TypeAlias = Literal["expired", "login", "evicted", "configuration"]
+End: TypeAlias = Literal["expired", "login", "evicted", "configuration", "lifted"]
 
 
 class Kind(StrEnum):
@@ -129,10 +129,25 @@ class Penalties:
         """How many sources are banned, those that are only throttled among them."""
         return len(self._bans)
 
-    def bans(self, now: float, limit: int) -> list[tuple[Banned, float]]:
-        """The oldest bans, each with the seconds that it still lasts."""
-        oldest = islice(self._bans.items(), limit)
+    def bans(self, now: float, limit: int, *, first: int = 0) -> list[tuple[Banned, float]]:
+        """The oldest bans, from number `first` on, each with the seconds that it still lasts."""
+        oldest = islice(self._bans.items(), first, first + limit)
         return [(ban, max(0.0, self._entries[block].ends - now)) for block, ban in oldest]
+
+    def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:
+        """End the bans of these addresses and networks, or of all, and forget what they did.
+
+        At most `limit` bans; their sources. Raises ValueError for what is neither.
+        """
+        if addresses is None:
+            found = islice(self._bans, limit)
+        else:
+            networks = Networks.parse(map(self._rules.blocks.of, addresses))
+            found = islice(filter(networks.cover, self._bans), limit)
+        lifted = list(found)
+        for block in lifted:
+            self._forget(block, "lifted")
+        return lifted
 
     def news(self) -> Iterator[Banned | Unbanned]:
         """What has happened since the last time, in order."""

@@ -7,6 +7,7 @@ log; a test holds the two together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import getpid
 from time import time as unix_time
 from typing import ClassVar, Final, TypeAlias
 
@@ -31,6 +32,7 @@ class Session:
     user: str | None = None
     auth: str | None = None  # "publickey" or "password"
     key: str | None = None  # fingerprint, "SHA256:..."
+    key_label: str | None = None  # the key's comment, or the certificate's key id
     ca: str | None = None  # fingerprint of who signed the certificate
     certificate: str | None = None  # its key id
     serial: int | None = None
@@ -54,9 +56,11 @@ class SessionEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection(SessionEvent):
-    """A client connected and begins to log in."""
+    """A client connected and begins to log in; `pid` is the worker that serves it."""
 
     name: ClassVar[str] = "connection"
+
+    pid: int = field(default_factory=getpid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,7 @@ class LoginRefused(SessionEvent):
     user_tried: str
     method: str
     key: str | None = None
+    key_label: str | None = None
     ca: str | None = None
     certificate: str | None = None
     serial: int | None = None

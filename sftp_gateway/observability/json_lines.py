@@ -38,9 +38,9 @@ _CHARACTERS: Final = [re.compile(_CHARACTER + f"{{{n}}}", re.DOTALL) for n in (6
 # DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
 # embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
 # business. U+200C and U+200D stay as they are: Devanagari needs them.
-_UNSAFE: Final = re.compile(
-    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufeff]"
-)
+_DISTURBING: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufeff"
+_UNSAFE: Final = re.compile(f"[{_DISTURBING}]")
+_UNSEEN: Final = re.compile(f"[\x00-\x1f{_DISTURBING}]")
 
 _CONTEXT_FIELDS: Final = tuple(field.name for field in fields(Session))
 _OWN_FIELDS: Final = {
@@ -68,6 +68,19 @@ def encode(event: Event) -> bytes:
     truncated = ',"truncated":["' + '","'.join(cut) + '"]' if cut else ""
     start = f'{{"time":"{_timestamp(event.time)}","event":"{event.name}"'
     return f"{start}{context}{_safe(own)}{truncated}}}\n".encode()
+
+
+def visible(text: str) -> str:
+    r"""`text` with everything written as `\uXXXX` that does more than show, for who looks at it.
+
+    Whatever has a name in it goes through this before it is printed, or put into a page.
+    """
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in a line, with its quotes."""
+    return _safe(encode_basestring(text))
 
 
 def escape_path(path: bytes) -> str:

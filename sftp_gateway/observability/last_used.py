@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 #: What a line has that is worth reading.
@@ -37,12 +38,18 @@ def with_rotated(log: Path) -> list[Path]:
     return [path for path in (log, *sorted(rotated)) if path.is_file()]
 
 
-def lines_of(paths: Iterable[Path]) -> Iterator[bytes]:
-    """The lines of these files, which may be compressed. Raises OSError."""
+def lines_of(paths: Iterable[Path], *, say: Callable[[str], None]) -> Iterator[bytes]:
+    """The lines of these files, which may be compressed. Raises OSError.
+
+    Of one that is cut off or damaged, the lines before that; `say` is given a warning.
+    """
     for path in paths:
         if path.suffix == ".gz":
-            with gzip.open(path, "rb") as compressed:
-                yield from compressed
+            try:
+                with gzip.open(path, "rb") as compressed:
+                    yield from compressed
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                say(f"warning: {path}: is not whole, and was read up to there: {error}")
         else:
             with path.open("rb") as plain:
                 yield from plain

@@ -46,6 +46,7 @@ class LiveSession:
     session: str
     user: str
     credential: str  # a key's or authority's fingerprint, or "password"
+    key_label: str  # empty where there is none
     client_ip: str
     client_version: str
     started: float
@@ -138,6 +139,7 @@ class Board:
             session=name,
             user=user,
             credential=str(told["credential"]),
+            key_label=str(told["key_label"]),
             client_ip=str(told["client_ip"]),
             client_version=str(told["client_version"]),
             started=started,
@@ -200,6 +202,11 @@ class Board:
             self._throughput[key] += count
 
     # What is asked
+
+    @property
+    def has_throughput(self) -> bool:
+        """Whether there are bytes that `take_throughput` would give."""
+        return bool(self._throughput)
 
     def take_throughput(self) -> dict[tuple[int, str, str], int]:
         """The bytes by (minute since 1970, "share" or "user", its name), since the last time."""

@@ -1,21 +1,17 @@
-"""Where log lines go: a stream that is open already, or a file that may be rotated away.
-
-A terminal gets them in columns; whatever else standard output may be is for programs, as JSON.
-"""
+"""Where log lines go: a stream that is open already, or a file that may be rotated away."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sftp_gateway.errors import ConfigurationError
 
@@ -65,56 +61,6 @@ class StreamSink:
 
     def close(self) -> None:
         """Leave the descriptor open: it is not ours."""
-
-
-#: Files that Docker and Podman put into each container, where the log is collected even if
-#: standard output is a terminal.
-_CONTAINER: Final = ("/.dockerenv", "/run/.containerenv")
-
-#: Makes columns of the fields of a line.
-Columns = Callable[[Mapping[str, Any]], str]
-
-_RED: Final = "\x1b[31m"
-_PLAIN: Final = "\x1b[0m"
-
-
-class TerminalSink:
-    """Shows lines in columns on a terminal, and what was refused or failed in red."""
-
-    def __init__(self, descriptor: int, columns: Columns) -> None:
-        self._stream = StreamSink(descriptor)
-        self._columns = columns
-        self._colour = not os.environ.get("NO_COLOR")  # https://no-color.org
-
-    def __repr__(self) -> str:
-        return repr(self._stream)
-
-    def write(self, lines: bytes) -> None:
-        """Show all of `lines`, as StreamSink writes them. Raises OSError."""
-        self._stream.write("".join(map(self._show, lines.splitlines())).encode())
-
-    def close(self) -> None:
-        """Leave the descriptor open: it is not ours."""
-
-    def _show(self, line: bytes) -> str:
-        try:
-            fields = json.loads(line)
-            shown = self._columns(fields)
-            mishap = fields.get("result", "ok") != "ok" or fields["event"].endswith(_MISHAPS)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            return f"{line!a}\n"  # no process of ours has written it
-        return f"{_RED}{shown}{_PLAIN}\n" if mishap and self._colour else f"{shown}\n"
-
-
-#: How the names of events end that are no success.
-_MISHAPS: Final = ("denied", "failed", "refused")
-
-
-def stream_sink(descriptor: int, columns: Columns) -> Sink:
-    """The sink for standard output."""
-    if os.isatty(descriptor) and not any(map(os.path.exists, _CONTAINER)):
-        return TerminalSink(descriptor, columns)
-    return StreamSink(descriptor)
 
 
 class FileSink:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules
@@ -181,8 +181,14 @@ class Gate:
         """How many sources are banned."""
         return self._penalties.banned
 
-    def bans(self) -> tuple[Ban, ...]:
-        """The first of the sources that are banned."""
+    def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:
+        """Lift bans, as `Penalties.lift`."""
+        lifted = self._penalties.lift(addresses, limit)
+        self._tell()
+        return lifted
+
+    def bans(self, first: int = 0, limit: int = MOST_BANS) -> tuple[Ban, ...]:
+        """The sources that are banned longest, from number `first` on."""
         return tuple(
             Ban(
                 source=ban.source,
@@ -191,7 +197,7 @@ class Gate:
                 effect=_effect(ban),
                 seconds=seconds,
             )
-            for ban, seconds in self._penalties.bans(self._clock(), MOST_BANS)
+            for ban, seconds in self._penalties.bans(self._clock(), limit, first=first)
         )
 
     @property

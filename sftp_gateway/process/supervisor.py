@@ -36,6 +36,7 @@ from sftp_gateway.observability.fleet import Fleet
 from sftp_gateway.observability.shared import Memory, SharedValues
 from sftp_gateway.process import cpus, systemd
 from sftp_gateway.process.children import ended_children, fork
+from sftp_gateway.process.control import Control
 from sftp_gateway.process.crew import Worker
 from sftp_gateway.process.door import Door
 from sftp_gateway.process.gate import Gate
@@ -55,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor(Generic[AnyPlan]):
-    """The supervisor, which owns both listening sockets."""
+    """The supervisor, which owns all listening sockets."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Supervisor(Generic[AnyPlan]):
         plan: AnyPlan,
         listener: socket.socket,
         http_listener: socket.socket,
+        control_listener: socket.socket | None,
     ) -> None:
         self._program = program
         self._plan = plan
@@ -92,6 +94,7 @@ class Supervisor(Generic[AnyPlan]):
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
         self._gate = Gate(plan.settings, emit=self._messenger.emit)
+        self._control = Control(loop=self._loop, listener=control_listener, gate=self._gate)
         self._workers = Workers(loop=self._loop, gate=self._gate, owner=self)
         self._door = Door(
             loop=self._loop,
@@ -170,6 +173,7 @@ class Supervisor(Generic[AnyPlan]):
         self._workers.abandon()
         self._messenger.close()
         self._door.abandon()
+        self._control.abandon()
         self._reloading.abandon()
         work()
 

@@ -170,6 +170,7 @@ class Guest(asyncssh.SSHServer):
                 method,
                 decision.reason.value,
                 key=decision.fingerprint,
+                label=decision.label,
                 certificate=decision.certificate,
             )
         return decision.accepted
@@ -183,8 +184,14 @@ class Guest(asyncssh.SSHServer):
         if self._decision is None:  # a kind of key that is not served
             self.refuse_login(user, "publickey", Reason.KEY_NOT_AUTHORIZED.value, key=key)
         elif self._decision.accepted:
-            certificate = self._decision.certificate
-            self.refuse_login(user, "publickey", "bad_signature", key=key, certificate=certificate)
+            self.refuse_login(
+                user,
+                "publickey",
+                "bad_signature",
+                key=key,
+                label=self._decision.label,
+                certificate=self._decision.certificate,
+            )
 
     def refuse_login(
         self,
@@ -193,10 +200,11 @@ class Guest(asyncssh.SSHServer):
         reason: str,
         *,
         key: str | None,
+        label: str | None = None,
         certificate: Certificate | None = None,
     ) -> None:
         """Log a refused attempt; raise DisconnectError after too many."""
-        self._count_refusal(user, method, reason, key=key, certificate=certificate)
+        self._count_refusal(user, method, reason, key=key, label=label, certificate=certificate)
         if self._refused >= self._server.limits.max_auth_tries:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
@@ -209,10 +217,16 @@ class Guest(asyncssh.SSHServer):
         reason: str,
         *,
         key: str | None,
+        label: str | None = None,
         certificate: Certificate | None = None,
     ) -> None:
         self.recorder.login_refused(
-            user=user, method=method, key=key, reason=reason, **_named(certificate)
+            user=user,
+            method=method,
+            key=key,
+            key_label=label,
+            reason=reason,
+            **_named(certificate),
         )
         self._refused += 1
         self._unknown_user = self._unknown_user or reason == Reason.UNKNOWN_USER.value
@@ -225,6 +239,7 @@ class Guest(asyncssh.SSHServer):
             user=user,
             auth=self._method,
             key=decision.fingerprint if decision else None,
+            key_label=decision.label if decision else None,
             **_named(decision.certificate if decision else None),
         )
         self.recorder.login_accepted()

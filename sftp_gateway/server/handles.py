@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,46 @@ from sftp_gateway.vfs.share import Share
 
 _HANDLE: Final = Struct(">I")
 
-#: Pieces read out of order that are remembered, to tell whether a file was read whole. sshfs has
-#: a few reads under way at once; a random reader goes past this and is not asked further.
-_MAX_PIECES: Final = 256
+#: Pieces read out of order that are remembered, to tell whether a file was read whole. Each is as
+#: long as what was read of it without a gap, so that two threads, or a reader from the end to the
+#: beginning, make one or two. A random reader goes past this and is not asked further.
+MAX_PIECES: Final = 256
+
+
+class _Pieces:
+    """What was served of a file ahead of its beginning: pieces that do not touch, in order."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, start: int, end: int) -> None:
+        """Take up a piece, as one with those that it touches; what there is no room for is lost."""
+        first = bisect_left(self._ends, start)
+        behind = bisect_right(self._starts, end)
+        if first < behind:
+            start = min(start, self._starts[first])
+            end = max(end, self._ends[behind - 1])
+        elif len(self._starts) == MAX_PIECES:
+            return
+        self._starts[first:behind] = [start]
+        self._ends[first:behind] = [end]
+
+    def reach(self, start: int) -> int:
+        """The end of what was served without a gap from before `start` on; it is forgotten."""
+        behind = bisect_right(self._starts, start)
+        if not behind:
+            return start
+        end = max(start, self._ends[behind - 1])
+        del self._starts[:behind], self._ends[:behind]
+        return end
+
+    @property
+    def end(self) -> int:
+        """The end of the last one, 0 where there is none."""
+        return self._ends[-1] if self._ends else 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -40,7 +78,7 @@ class FileHandle:
     pending: int = 0
     #: Every byte before this was served.
     _contiguous: int = 0
-    _pieces: dict[int, int] = field(default_factory=dict)
+    _ahead: _Pieces | None = None
 
     @property
     def owed(self) -> bool:
@@ -57,12 +95,11 @@ class FileHandle:
         self.served += length
         end = offset + length
         if offset > self._contiguous:
-            if len(self._pieces) < _MAX_PIECES:
-                self._pieces[offset] = max(end, self._pieces.get(offset, 0))
-            return
-        self._contiguous = max(self._contiguous, end)
-        while self._pieces and (first := min(self._pieces)) <= self._contiguous:
-            self._contiguous = max(self._contiguous, self._pieces.pop(first))
+            if self._ahead is None:
+                self._ahead = _Pieces()
+            self._ahead.add(offset, end)
+        elif end > self._contiguous:
+            self._contiguous = end if self._ahead is None else self._ahead.reach(end)
 
     def lacks(self, end: int) -> bool:
         """Whether a client that reads on from what it has would miss bytes if the file ended here.
@@ -71,7 +108,7 @@ class FileHandle:
         """
         if end >= self.known_size:
             return False
-        return end >= max(self._contiguous, *self._pieces.values(), 0)
+        return end >= max(self._contiguous, self._ahead.end if self._ahead else 0)
 
     @property
     def whole(self) -> bool:

@@ -93,6 +93,7 @@ def _told(recorder: Recorder, opened: Iterable[FileHandle]) -> str:
         "session": session.session,
         "user": session.user or "",
         "credential": recorder.credential,
+        "key_label": session.key_label or "",
         "client_ip": session.client_ip,
         "client_version": (session.client_version or "")[:_LONGEST_VERSION],
         "started": recorder.started,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -211,6 +212,45 @@ def test_such_a_source_is_throttled_when_it_fails_too_often(
         assert greeting(gateway, BAD) == b""
         refused = gateway.wait_event("connections_refused", client_ip=BAD)
         assert refused["reason"] == "source_throttled"
+
+
+def test_bans_are_listed_and_lifted_by_a_command(
+    make_gateway: Callable[..., Gateway], wrong_key: Path
+) -> None:
+    gateway = make_gateway(BANS)
+    asked = gateway.run("bans", "list")
+    assert asked.returncode == 1
+    assert asked.stderr == (
+        "error: state/control.sock: the gateway does not run, or in another folder: "
+        "run this where it runs\n"
+    )
+    gateway.start()
+    assert gateway.run("bans", "list").stderr == "no source is banned\n"
+    for source in (BAD, GOOD):
+        ban(gateway, source, wrong_key)
+    listed = [
+        json.loads(line) for line in gateway.run("bans", "list", "--json").stdout.split("\n")[:-1]
+    ]
+    assert [(each["source"], each["reason"], each["effect"]) for each in listed] == [
+        (BAD, "failed_login", "refused"),
+        (GOOD, "failed_login", "refused"),
+    ]
+    shown = gateway.run("bans", "list").stdout.splitlines()
+    assert shown[0].startswith(BAD)
+    assert "refused until" in shown[0]
+    lifted = gateway.run("bans", "lift", BAD, "203.0.113.0/24")
+    assert (lifted.returncode, lifted.stderr) == (0, f"{BAD} is not banned any more\n")
+    assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "lifted"
+    assert log_in(gateway, BAD).stdout == "in\n"
+    assert greeting(gateway, GOOD) == b""
+    assert gateway.run("bans", "lift", BAD).returncode == 1
+    assert gateway.run("bans", "lift", "nonsense").returncode == 2
+    assert gateway.run("bans", "lift", "--all").stderr == f"{GOOD} is not banned any more\n"
+    assert log_in(gateway, GOOD).stdout == "in\n"
+    kept = gateway.run("logs", "--ip", BAD, "--event", "source_banned").stdout
+    assert f"{BAD}: refused until " in kept
+    assert gateway.stop() == 0
+    assert gateway.run("bans", "lift", "--all").returncode == 1
 
 
 # What connections are penalised for

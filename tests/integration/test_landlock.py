@@ -15,7 +15,7 @@ import pytest
 
 from sftp_gateway.process import landlock
 from tests.support import faulty_gateway
-from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS
+from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS, UNANSWERED
 from tests.support.gateway import Gateway, environment, fill, wait_for
 from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, runner
 
@@ -54,7 +54,7 @@ def confined(faulty: Gateway) -> bool:
     return bool(faulty.events("server_started")[-1]["landlock"])
 
 
-@pytest.mark.parametrize("attempt", [name for name in ATTEMPTS if name not in GOOD])
+@pytest.mark.parametrize("attempt", [name for name in ATTEMPTS if name not in {*GOOD, *UNANSWERED}])
 def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
     faulty: Gateway, confined: bool, attempt: str
 ) -> None:
@@ -66,6 +66,12 @@ def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
     for name, content in {"README.txt": b"", "new": b""}.items():  # what some of them spoil
         if not confined:
             (faulty.folder / "shared/models" / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("attempt", UNANSWERED)
+def test_code_of_a_client_in_a_worker_lifts_no_ban(faulty: Gateway, attempt: str) -> None:
+    assert faulty.run("bans", "list").returncode == 0
+    assert faulty.ssh(f"echo {attempt}").stdout.strip() in ("ECONNRESET", "EPIPE")
 
 
 def test_what_no_process_needs_is_taken_from_the_supervisor_too(

@@ -150,7 +150,7 @@ def test_without_a_history_the_present_is_shown(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_HISTORY__ENABLED="false").start()
     wait_for(lambda: "Serving" in gateway.http("/")[1], "the page")
     assert "The history is switched off" in gateway.http("/")[1]
-    assert not (gateway.folder / "state").exists()
+    assert not list((gateway.folder / "state").glob("history*"))
 
 
 def test_the_page_can_be_switched_off(make_gateway: Make) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -62,6 +63,38 @@ def _connect(made: socket.socket) -> None:
     made.connect(("127.0.0.1", int(os.environ["SFTP_GATEWAY_METRICS_PORT"])))
 
 
+def _ask_for_bans() -> None:
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as made:
+        made.settimeout(5)
+        made.connect("state/control.sock")
+        made.send(b'{"bans":0}')
+        if not made.recv(1 << 16):
+            raise ConnectionResetError(errno.ECONNRESET, "not answered")
+
+
+def _as_an_orphan(call: Callable[[], None]) -> None:
+    """Call in a process whose parent, a child of the worker, has ended."""
+    answer, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        middle = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == middle:
+                time.sleep(0.01)
+            try:
+                call()
+                os.write(told, b"done")
+            except OSError as error:
+                os.write(told, str(error.errno).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(told)
+    with os.fdopen(answer, "rb") as file:
+        code = file.read()
+    if code != b"done":
+        raise OSError(int(code), "not answered")
+
+
 #: The access log's file.
 LOG = "logs/access.log"
 
@@ -88,7 +121,12 @@ ATTEMPTS: dict[str, Callable[[], None]] = {
     "connect": lambda: _use_tcp(_connect),
     "make-a-fifo": lambda: os.mkfifo(f"fifo{os.getpid()}"),
     "signal-the-supervisor": lambda: os.kill(os.getppid(), 0),
+    "ask-for-bans": _ask_for_bans,
+    "ask-for-bans-as-an-orphan": lambda: _as_an_orphan(_ask_for_bans),
 }
+
+#: What the supervisor itself does not answer, with Landlock and without.
+UNANSWERED = ("ask-for-bans", "ask-for-bans-as-an-orphan")
 
 #: What no process may do; the supervisor tries it once all workers serve.
 OF_ALL = ("execute", "bind", "connect", "make-a-fifo")

@@ -17,6 +17,7 @@ from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
 from sftp_gateway.settings import Settings
 from tests.support.commands import Ran, Run, runs
 from tests.support.gateway import environment, free_port
+from tests.support.keys import make_key, public_line
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ COMMANDS = (
     "import-host-key",
     "keys",
     "logs",
+    "bans",
     "worker-kit",
 )
 
@@ -362,6 +364,25 @@ def test_a_reader_of_check_that_has_enough_is_no_error(folder: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "error: " in done.stderr  # there are no keys: the mistakes are told all the same
     assert done.stdout == "2\n"
+
+
+def test_no_name_in_a_message_does_more_than_show(run: Run, folder: Path) -> None:
+    name = "a\u202eb\n\tc\x1b[2J.log"
+    shown = "a\\u202eb\\u000a\\u0009c\\u001b[2J.log"
+    ran = run("logs", name)
+    assert ran == Ran(2, "", f"error: {shown}: cannot be read: No such file or directory\n")
+    assert run("init").status == 0
+    key = make_key(folder / "key", "ed25519")
+    public = folder / "key.pub"
+    public.write_text(f"{' '.join(public_line(key).split()[:2])} a\u202eb\tc\u2066d\n")
+    ran = run("keys", "add", "gvpocr", str(public))
+    assert "(a\\u202eb\\u0009c\\u2066d) may log in" in ran.err
+    assert "a\\u202eb\\u0009c\\u2066d" in run("keys", "list").out
+    old = folder / "old"
+    old.write_text(public.read_text())
+    ran = run("import-authorized-keys", "--user", "gvpocr", str(old))
+    assert "a\\u202eb\\u0009c\\u2066d" in ran.out
+    assert "\u202e" not in ran.out + ran.err
 
 
 # healthcheck and doctor

@@ -9,18 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-#: What sums are made of: the column, and which rows count.
-By: TypeAlias = Literal["user", "file", "share"]
+from sftp_gateway.observability.json_lines import quoted
+
+#: A field of a line that there is no column for; NULL too where SQLite cannot read what Python can.
+_FIELD: Final = "CASE WHEN json_valid(line) THEN json_extract(line, '$.{}') END"
+
+#: What sums are made of, as an expression; rows where it is NULL are left out.
+By: TypeAlias = Literal["user", "key", "ip", "file", "share"]
 _GROUPS: Final[Mapping[By, str]] = {
     "user": "user",
-    # Without the home folder, which is another for each user: /home/ana/models/x is models/x.
-    "file": "substr(path, 7 + instr(substr(path, 7), '/'))",
+    # Who signed a certificate, because its own key is often good for an hour only.
+    "key": f"coalesce({_FIELD.format('ca')}, {_FIELD.format('key')}, {_FIELD.format('auth')})",
+    "ip": "client_ip",
+    # A file of a share without the home folder, which is another for each user: /home/ana/models/x
+    # is models/x. What is in none of the user's shares is no file of anybody.
+    "file": """
+        CASE WHEN event = 'folder_listed' THEN NULL
+        WHEN share IS NOT NULL AND substr(path, 1, length(user) + 7) = '/home/' || user || '/'
+        THEN substr(path, length(user) + 8) ELSE path END
+    """,
     "share": "share",
-}
-_COUNTED: Final[Mapping[By, str]] = {
-    "user": "user IS NOT NULL",
-    "file": "path IS NOT NULL AND event != 'folder_listed'",
-    "share": "share IS NOT NULL",
 }
 
 #: Steps of SQLite's machine after which a question to it is given up: some seconds.
@@ -33,8 +41,10 @@ class Filter:
     """Which rows; a field that is empty asks for nothing. Times in seconds since 1970.
 
     `user`, `share`, `result` and `event` are whole words, `path` a part of one, escaped as in the
-    access log. `accesses` leaves out what no client did, and ends of sessions. `after` and `before`
-    are the ids of rows that are seen already.
+    access log, in upper or lower case. `key` is the beginning of a fingerprint ("SHA256:..."), of a
+    key or of the authority of a certificate, or a whole label (`key_label`). `accesses` leaves out
+    what no client did, and ends of sessions, but not workers that were not told to end. `after` and
+    `before` are the ids of rows that are seen already.
     """
 
     user: str = ""
@@ -43,11 +53,28 @@ class Filter:
     result: str = ""
     event: str = ""
     client_ip: str = ""
+    key: str = ""
     since: float | None = None
     until: float | None = None
     accesses: bool = False
     before: int | None = None
     after: int | None = None
+
+    @property
+    def key_members(self) -> tuple[str, ...]:
+        """Of what a line has one, where it is of this key.
+
+        No other field's text can be mistaken for it: a quote in a text has a backslash before it.
+        """
+        if not self.key:
+            return ()
+        if self.key.startswith("SHA256:"):
+            return tuple(f',"{name}":{quoted(self.key)[:-1]}' for name in ("key", "ca"))
+        return (f',"key_label":{quoted(self.key)}',)
+
+    def has_path(self, path: str) -> bool:
+        """Whether the path has the part that is asked for."""
+        return self.path.casefold() in path.casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +87,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
-    """What the rows of one user, file or share come to."""
+    """What the rows of one user, key, address, file or share come to."""
 
     name: str
+    label: str = ""  # of a key
     share: str  # of a file
     bytes: int
     accesses: int  # times that a file was read
@@ -95,28 +123,32 @@ class History:
                 yield Entry(*row)
 
     def sums(self, which: Filter, by: By, limit: int) -> list[Sum]:
-        """Sums by user, file or share; those of most bytes first."""
-        where, values = _condition(which, _COUNTED[by])
+        """Sums by user, key, address, file or share; those of most bytes first."""
+        where, values = _condition(which)
         share = "max(share)" if by == "file" else "''"
+        label = f"ifnull({_FIELD.format('key_label')}, '')" if by == "key" else "''"
         query = f"""
-            SELECT {_GROUPS[by]} AS name, ifnull({share}, ''), total(sent),
+            SELECT name, label, ifnull({share}, ''), total(sent),
                 sum(event = 'file_closed'),
                 count(DISTINCT CASE WHEN event = 'file_closed' THEN path END),
                 sum(result IN ('denied', 'refused', 'aborted')), max(time)
-            FROM (SELECT *, CASE WHEN event = 'file_closed' THEN bytes END AS sent
+            FROM (SELECT *, {_GROUPS[by]} AS name, {label} AS label,
+                  CASE WHEN event = 'file_closed' THEN bytes END AS sent
                   FROM events {where})
-            GROUP BY name ORDER BY total(sent) DESC, 4 DESC, 1 LIMIT ?
+            WHERE name IS NOT NULL
+            GROUP BY name, label ORDER BY total(sent) DESC, 5 DESC, 1, 2 LIMIT ?
         """  # noqa: S608
         with self._asked(query, (*values, limit)) as rows:
             return [
                 Sum(
                     name=row[0],
-                    share=row[1],
-                    bytes=int(row[2]),
-                    accesses=row[3],
-                    files=row[4],
-                    errors=row[5],
-                    last=row[6],
+                    label=row[1],
+                    share=row[2],
+                    bytes=int(row[3]),
+                    accesses=row[4],
+                    files=row[5],
+                    errors=row[6],
+                    last=row[7],
                 )
                 for row in rows
             ]
@@ -145,7 +177,7 @@ class History:
             found = rows.fetchone()
         return dict(zip(("bytes", "files", "refused"), map(int, found), strict=True))
 
-    def names(self, column: Literal["user", "share", "result", "event"]) -> list[str]:
+    def names(self, column: Literal["owner", "share", "result", "event"]) -> list[str]:
         """The different words there, at most 200; found by jumping from each to the next."""
         query = f"""
             WITH RECURSIVE found(name) AS (
@@ -182,20 +214,28 @@ def connect(path: Path) -> sqlite3.Connection:
         return steps > _MOST_STEPS
 
     database.set_progress_handler(enough, _STEPS)
+    # SQLite's own lower() knows the letters of ASCII only.
+    database.create_function("casefold", 1, str.casefold, deterministic=True)
     return database
 
 
-def _condition(which: Filter, *more: str) -> tuple[str, tuple[Any, ...]]:
-    conditions, values = list(more), []
+def _condition(which: Filter) -> tuple[str, tuple[Any, ...]]:
+    conditions, values = [], []
     for column in ("user", "share", "result", "event", "client_ip"):
         if wanted := getattr(which, column):
             conditions.append(f"{column} = ?")
             values.append(wanted)
     if which.path:
-        conditions.append("instr(path, ?) > 0")
-        values.append(which.path)
+        conditions.append("path IS NOT NULL AND instr(casefold(path), ?) > 0")
+        values.append(which.path.casefold())
+    if which.key_members:
+        conditions.append(f"({' OR '.join('instr(line, ?) > 0' for _ in which.key_members)})")
+        values.extend(which.key_members)
     if which.accesses:
-        conditions.append("session IS NOT NULL AND event != 'session_end'")
+        conditions.append(
+            "(session IS NOT NULL AND event != 'session_end' OR event = 'worker_exited'"
+            " AND instr(line, ',\"expected\":false') > 0)"
+        )
     for comparison, value in (
         ("time >= ?", which.since),
         ("time < ?", which.until),

@@ -267,6 +267,8 @@ def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
     text = [_text(fields, key) for key in ("session", "client_ip", "user", "share", "path")]
+    if text[1] is None:
+        text[1] = _text(fields, "source")
     if text[2] is None:
         text[2] = _text(fields, "user_tried")
     sent = fields.get("bytes")
@@ -274,7 +276,7 @@ def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
         time,
         event,
         *text,
-        _result(event, fields),
+        result_of(event, fields),
         sent if isinstance(sent, int) and 0 <= sent < 1 << 62 else None,
         _text(fields, "user") or "",
         int(event in flood.MINOR_NAMES),
@@ -283,12 +285,12 @@ def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
     return row, fields
 
 
-def _text(fields: dict[str, Any], key: str) -> str | None:
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
     value = fields.get(key)
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
-def _result(event: str, fields: dict[str, Any]) -> str | None:
+def result_of(event: str, fields: Mapping[str, Any]) -> str | None:
     """One word for how it went: `ok`, or what the line says instead."""
     if event in ("denied", "login_refused", "negotiation_failed", "command_refused"):
         return "denied" if event == "denied" else "refused"

@@ -145,6 +145,8 @@ class HistoryWriter:
         """What has come; from one thread."""
         if datagram.startswith(LIVE):
             self._board.take(datagram)
+            if self._board.has_throughput:  # totals are not to wait for the next line
+                self._wake.set()
             return
         dropped = 0
         with self._lock:
@@ -166,7 +168,6 @@ class HistoryWriter:
         """
         while self._reader.is_alive() or self._lines.size or self._rows:
             if not self._rows:
-                # Bytes by the minute come without lines, while one big file is read.
                 self._wake.wait(_HOUSEKEEPING / 12)
                 self._wake.clear()
                 self._closing.wait(_GATHER)

@@ -151,8 +151,8 @@ def _summary(shown: Series, highest: float) -> str:
 
 
 def _ceiling(value: float) -> float:
-    """The least round number that is not less."""
-    unit = 1.0
+    """The least round number that is not less: ten at least, so that half of it is a number too."""
+    unit = 10.0
     while unit * 10 < value:
         unit *= 10
     return next(step * unit for step in _STEPS if step * unit >= value)

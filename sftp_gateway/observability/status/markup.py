@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from html import escape
-from typing import Final
 
-# What the access log escapes too, and C0 controls: it breaks, reorders or hides text.
-_UNSEEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufeff]"
-)
+from sftp_gateway.observability.json_lines import visible
 
 
 class Html(str):
     """Text that is HTML already, and is not escaped again."""
 
     __slots__ = ()
-
-
-def visible(text: str) -> str:
-    r"""`text` with everything written as `\uXXXX` that does more than show."""
-    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def fill(template: str, **values: object) -> Html:

@@ -22,6 +22,9 @@ ACCESSES: Final = 20
 FILES: Final = 8
 REFUSED: Final = 6
 
+#: The last refused logins, among which those that are alike are looked for.
+REFUSED_LOOKED_AT: Final = 500
+
 _FRAME: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -240,7 +243,7 @@ def _read(history: History, sources: Sources, query: Query, now: float) -> dict[
         "files": tables.files(
             history.sums(Filter(event="file_closed", since=since), "file", FILES), now
         ),
-        "logins": tables.refused_logins(history.entries(refused, REFUSED), now),
+        "logins": tables.refused_logins(history.entries(refused, REFUSED_LOOKED_AT), now, REFUSED),
         "day": history.day(now),
         "sent": sent,
     }
@@ -273,7 +276,7 @@ def _pages(found: list[Any], query: Query) -> Html:
 
 
 def _form(history: History, query: Query) -> Html:
-    users = {"": "any user", **{name: name for name in history.names("user")}}
+    users = {"": "any user", **{name: name for name in history.names("owner") if name}}
     shares = {"": "any share", **{name: name for name in history.names("share")}}
     kept = join(
         fill('<input type="hidden" name="{name}" value="{value}">', name=name, value=value)
@@ -283,18 +286,21 @@ def _form(history: History, query: Query) -> Html:
     clear = fill(
         '<a href="{to}">Clear</a>',
         to=query.address(
-            "accesses", user="", share="", path="", result="", before=None, after=None
+            "accesses", user="", share="", key="", path="", result="", before=None, after=None
         ),
     )
     return fill(
         '<form method="get" action="./#accesses" role="search" aria-label="Filter accesses">{kept}'
-        '{user}{share}{result}<label><span class="hidden">Path has</span><input type="search" '
+        '{user}{share}{result}<label><span class="hidden">Key</span><input type="search" '
+        'name="key" value="{key}" placeholder="key" maxlength="500"></label>'
+        '<label><span class="hidden">Path has</span><input type="search" '
         'name="path" value="{path}" placeholder="path has" maxlength="500"></label>'
         "<button>Filter</button>{clear}</form>",
         kept=kept,
         user=_select("user", "User", users, query.user),
         share=_select("share", "Share", shares, query.share),
         result=_select("result", "Result", RESULTS, query.result),
+        key=query.key,
         path=query.path,
         clear=clear if query.filtered else Html(""),
     )

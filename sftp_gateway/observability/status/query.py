@@ -32,6 +32,7 @@ class Query:
     by: Literal["share", "user"] = "share"
     user: str = ""
     share: str = ""
+    key: str = ""
     path: str = ""
     result: str = ""
     before: int | None = None
@@ -48,6 +49,7 @@ class Query:
             by="user" if given.get("by") == "user" else "share",
             user=given.get("user", ""),
             share=given.get("share", ""),
+            key=given.get("key", "").strip(),
             path=given.get("path", "").strip(),
             result=result if result in RESULTS else "",
             before=_id(given.get("before", "")),
@@ -57,7 +59,7 @@ class Query:
     @property
     def filtered(self) -> bool:
         """Whether less than everything is asked for."""
-        return bool(self.user or self.share or self.path or self.result)
+        return bool(self.user or self.share or self.key or self.path or self.result)
 
     @property
     def filter(self) -> Filter:
@@ -65,6 +67,7 @@ class Query:
         return Filter(
             user=self.user,
             share=self.share,
+            key=self.key,
             path=self.path,
             result=self.result,
             accesses=True,

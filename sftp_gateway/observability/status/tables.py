@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -16,13 +16,12 @@ from sftp_gateway.observability.status import words
 from sftp_gateway.observability.status.markup import Html, fill, join
 
 _NOTHING: Final = Html("")
-_HOME: Final = re.compile(r"/home/[^/]+(/|$)")
 
 #: How each event of a recent access begins.
 _VERBS: Final[Mapping[str, str]] = {
     "file_closed": "read",
     "folder_listed": "listed",
-    "denied": "denied",
+    "worker_exited": "worker process ended",
     "login_accepted": "logged in",
     "login_refused": "login refused",
     "negotiation_failed": "no common algorithm",
@@ -31,6 +30,9 @@ _VERBS: Final[Mapping[str, str]] = {
     "command_answered": "command",
     "credentials_removed": "key taken away",
 }
+
+#: What refused logins have in common that are shown as one.
+_ALIKE: Final = ("user_tried", "client_ip", "reason", "method", "key")
 
 #: Results that are no mishap.
 _FINE: Final = frozenset({"ok", ""})
@@ -53,9 +55,10 @@ def table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Html], 
     )
 
 
-def place(path: str) -> Html:
-    """A path below the home folder: its last name to be seen first, and where that is."""
-    folder, _, name = _HOME.sub("", path).rstrip("/").rpartition("/")
+def place(path: str, user: str = "") -> Html:
+    """A path, without `user`'s home folder: its last name to be seen first, and where that is."""
+    below = f"{path}/".removeprefix(f"/home/{user}/")
+    folder, _, name = below.rstrip("/").rpartition("/")
     return fill(
         '<bdi class="name">{name}</bdi><bdi class="under">{folder}</bdi>',
         name=name or "/",
@@ -92,16 +95,16 @@ def sessions(live: Live, now: float, limit: int) -> Html:
 
 
 def _session(each: LiveSession, now: float) -> Html:
-    reading = join(_file(file) for file in each.files[:2])
+    reading = join(_file(file, each.user) for file in each.files[:2])
     if each.open > 2 and each.files:
         reading = join([reading, fill('<span class="under">+ {n} open</span>', n=each.open - 2)])
     return fill(
         '<tr><td class="who"><bdi class="name">{user}</bdi><span class="under" title="{version}">'
-        "{ip} · {client}</span></td>"
+        "{by} · {client}</span></td>"
         '<td class="wide">{reading}</td><td class="number">{rate}</td>'
         '<td class="number opt">{sent}</td><td class="number opt">{since}</td></tr>',
         user=each.user,
-        ip=each.client_ip,
+        by=_by(each.key_label, each.client_ip),
         version=each.client_version,
         client=client(each.client_version),
         reading=reading or Html('<span class="quiet">idle</span>'),
@@ -111,7 +114,12 @@ def _session(each: LiveSession, now: float) -> Html:
     )
 
 
-def _file(file: OpenFile) -> Html:
+def _by(label: object, address: object) -> str:
+    """By which key, and from where: many log in as the same user."""
+    return " · ".join(str(each) for each in (label, address) if each)
+
+
+def _file(file: OpenFile, user: str) -> Html:
     part = min(1.0, file.served / file.size) if file.size else 1.0
     return fill(
         '<span class="file{moving}">{place}<svg class="progress" viewBox="0 0 100 4" '
@@ -119,7 +127,7 @@ def _file(file: OpenFile) -> Html:
         '<rect class="all" width="100" height="4"/><rect class="done" width="{width}" height="4"/>'
         "</svg></span>",
         moving=" moving" if file.moving else "",
-        place=place(file.path),
+        place=place(file.path, user),
         percent=f"{part * 100:.0f}",
         size=words.size(file.size),
         width=f"{part * 100:.1f}",
@@ -147,29 +155,32 @@ def _rows(entries: Iterable[Entry], row: Callable[[dict[str, Any]], Html]) -> li
 
 
 def _access(line: Mapping[str, Any], now: float) -> Html:
-    event, result = str(line["event"]), outcome(line)
+    result = outcome(line)
     user = line.get("user") or line.get("user_tried") or ""
     path = line.get("path")
-    what: Html = place(str(path)) if path else _NOTHING
+    what: Html = place(str(path), str(user)) if path else _NOTHING
     bad = result not in _FINE
     return fill(
         '<tr class="{kind}"><td class="time">{time}</td>'
-        '<td class="who"><bdi class="name">{user}</bdi><span class="under">{ip}</span></td>'
+        '<td class="who"><bdi class="name">{user}</bdi><span class="under">{by}</span></td>'
         '<td class="wide"><span class="verb">{verb}</span>{what}</td>'
         '<td class="number">{sent}</td><td class="number opt">{took}</td></tr>',
         kind="bad" if bad else "",
         time=when(moment(line), now),
         user=user or "\N{EN DASH}",
-        ip=line.get("client_ip", ""),
-        verb=_verb(event, result, bad=bad),
+        by=_by(line.get("key_label"), line.get("client_ip")),
+        verb=_verb(line, result, bad=bad),
         what=what,
         sent=words.size(line["bytes"]) if isinstance(line.get("bytes"), int) else "",
         took=words.duration(float(line["duration"])) if "duration" in line else "",
     )
 
 
-def _verb(event: str, result: str, *, bad: bool) -> str:
+def _verb(line: Mapping[str, Any], result: str, *, bad: bool) -> str:
+    event = str(line["event"])
     verb = _VERBS.get(event, words.reason(event))
+    if event == "denied":
+        verb = f"{line.get('operation', '')} denied"
     return f"{verb}: {words.reason(result)}" if bad else verb
 
 
@@ -177,7 +188,10 @@ def outcome(line: Mapping[str, Any]) -> str:
     """How it went, as a word: the result, or why not."""
     event = line.get("event")
     if event in ("denied", "login_refused"):
-        return f"{line.get('operation', '')} {line.get('reason', '')}".strip()
+        return str(line.get("reason", ""))
+    if event == "worker_exited":
+        how = line.get("signal") or f"status {line.get('status')}"
+        return f"{how}, broken connections: {line.get('connections')}"
     if event == "negotiation_failed":
         return str(line.get("algorithm", ""))
     if event == "command_refused":
@@ -217,21 +231,33 @@ def files(sums: Sequence[Sum], now: float) -> Html:
 # Refusals
 
 
-def refused_logins(entries: Sequence[Entry], now: float) -> Html:
-    """The last logins that were refused."""
-    rows = _rows(
-        entries,
-        lambda line: fill(
+def refused_logins(entries: Sequence[Entry], now: float, limit: int) -> Html:
+    """The last logins that were refused; those that are alike are one row, with their number."""
+    last: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    times: Counter[tuple[str, ...]] = Counter()
+
+    def gather(line: dict[str, Any]) -> Html:
+        alike = tuple(str(line.get(name, "")) for name in _ALIKE)
+        moment(line)  # a line without a time is none
+        last.setdefault(alike, line)
+        times[alike] += 1
+        return _NOTHING
+
+    _rows(entries, gather)
+    rows = [
+        fill(
             '<tr><td class="time">{time}</td><td class="who"><bdi class="name">{user}</bdi>'
-            '<span class="under">{ip}</span></td><td>{reason}'
-            '<span class="under">{method}</span></td></tr>',
+            '<span class="under">{by}</span></td><td>{reason}'
+            '<span class="under key">{method}</span></td></tr>',
             time=when(moment(line), now),
             user=line.get("user_tried", ""),
-            ip=line.get("client_ip", ""),
-            reason=words.reason(str(line.get("reason", ""))),
-            method=line.get("method", ""),
-        ),
-    )
+            by=_by(line.get("key_label"), line.get("client_ip")),
+            reason=words.reason(str(line.get("reason", "")))
+            + (f", {words.number(times[alike])} times" if times[alike] > 1 else ""),
+            method=line.get("key") or line.get("method", ""),
+        )
+        for alike, line in list(last.items())[:limit]
+    ]
     heads = [("Time", "time"), ("Who", "who"), ("Why", "")]
     return table("Logins that were refused, the last first", heads, rows, "No login was refused.")
 

@@ -21,6 +21,8 @@ def size(count: float) -> str:
 
 def rate(count: float) -> str:
     """Bytes a second."""
+    if 0 < count < 1:
+        return "< 1 B/s"
     return f"{size(count)}/s"
 
 

@@ -333,3 +333,54 @@ def test_blocks_of_another_size_begin_anew_with_the_sessions_that_are_open() -> 
 def test_log_and_metrics_know_the_words() -> None:
     assert {kind.value for kind in Kind} == PENALTY_KINDS
     assert {each.value for each in Answer} - {"accepted"} < CONNECTION_REFUSALS
+
+
+def test_a_ban_is_lifted_and_what_led_to_it_is_forgotten() -> None:
+    penalties = Penalties(rules())
+    for _ in range(2):
+        ban(penalties)
+        penalties.expire(1000.0)
+    ban(penalties)
+    ban(penalties, THERE)
+    assert penalties.lift([HERE, "198.51.100.1"], 10) == [HERE]
+    assert penalties.check(HERE, 0.0) is Answer.ACCEPTED
+    assert penalties.check(THERE, 0.0) is Answer.BANNED
+    assert list(penalties.news())[-1] == Unbanned(source=HERE, reason="lifted")
+    assert penalties.lift([HERE], 10) == []
+    ban(penalties)
+    assert [each.times for each, _ in penalties.bans(0.0, 10) if each.source == HERE] == [1]
+
+
+@pytest.mark.parametrize(
+    ("named", "lifted"),
+    [
+        (["192.0.2.0/24"], [HERE, THERE]),
+        (["2001:db8::7"], ["2001:db8::/64"]),
+        (["2001:db8::/64"], ["2001:db8::/64"]),
+        (["2001:db8::/80"], []),  # less than what is banned
+        (["::ffff:192.0.2.1"], [HERE]),
+        (None, [HERE, THERE, "2001:db8::/64"]),
+        ([], []),
+    ],
+)
+def test_bans_are_lifted_by_address_and_network(named: list[str] | None, lifted: list[str]) -> None:
+    penalties = Penalties(rules())
+    for address in (HERE, THERE, "2001:db8::1"):
+        ban(penalties, address)
+    assert penalties.lift(named, 10) == lifted
+    assert penalties.banned == 3 - len(lifted)
+
+
+def test_bans_are_lifted_and_told_some_at_a_time() -> None:
+    penalties = Penalties(rules())
+    for number in range(10):
+        ban(penalties, f"192.0.2.{number}")
+    told = [each.source for first in (0, 4, 8) for each, _ in penalties.bans(0, 4, first=first)]
+    assert told == [f"192.0.2.{number}" for number in range(10)]
+    assert len(penalties.lift(None, 7)) == 7
+    assert len(penalties.lift(None, 7)) == 3
+
+
+def test_what_is_no_address_lifts_nothing() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Penalties(rules()).lift(["nonsense"], 10)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sftp_gateway.auth.authenticator import MAX_LABEL
 from sftp_gateway.observability import (
     CommandAnswered,
     CommandRefused,
@@ -65,9 +66,9 @@ def test_a_line_has_the_time_the_event_the_session_and_the_events_own_keys_in_th
 
 
 def test_what_is_not_known_is_left_out():
-    assert encode(Connection(time=0.0, session=NEW)) == (
+    assert encode(Connection(time=0.0, session=NEW, pid=8)) == (
         b'{"time":"1970-01-01T00:00:00.000000Z","event":"connection",'
-        b'"session":"00112233445566aa","client_ip":"192.0.2.7","client_port":50122}\n'
+        b'"session":"00112233445566aa","client_ip":"192.0.2.7","client_port":50122,"pid":8}\n'
     )
     line = json.loads(
         encode(Request(session=NEW, operation="limits", bytes=0, duration=0.0, result="ok"))
@@ -261,7 +262,14 @@ def test_a_path_is_cut_by_its_length_in_the_line_and_between_two_characters(char
 
 def test_a_line_of_the_most_that_a_client_can_send_is_not_longer_than_the_bound():
     session = replace(
-        KNOWN, client_version="\x1b" * 9999, user="\x1b" * 9999, certificate="\x1b" * 9999
+        KNOWN,
+        client_version="\x1b" * 9999,
+        user="\x1b" * 9999,
+        certificate="\x1b" * 9999,
+        key="SHA256:" + "k" * 43,
+        key_label="\x1b" * MAX_LABEL,
+        ca="SHA256:" + "k" * 43,
+        serial=2**64 - 1,
     )
     path = b"\x1b" * 9999
     event = Denied(session=session, operation="rename", path=path, target=path, reason="read_only")

@@ -32,7 +32,8 @@ class Told:
 
 
 def session(name: str = "a", *, sent: int = 0, **fields: Any) -> dict[str, Any]:
-    return {"session": name, "user": "ana", "credential": "SHA256:key", "client_ip": "192.0.2.17",
+    return {"session": name, "user": "ana", "credential": "SHA256:key", "key_label": "worker7",
+            "client_ip": "192.0.2.17",
             "client_version": "SSH-2.0-x", "started": NOON + 100, "bytes": sent,
             "requests": 1, "open": 0, "files": [], **fields}  # fmt: skip
 

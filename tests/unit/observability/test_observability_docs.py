@@ -62,12 +62,13 @@ BY_KEY = dataclasses.replace(
     user="gvpocr",
     auth="publickey",
     key="SHA256:5a4jTmLuaBtDXUqNtyDPpRkQXwdgNRJFEIKTZu3Q9rE",
+    key_label="worker7",
 )
 HOME = "/home/gvpocr"
 SCAN = f"{HOME}/Bhushanji/भूषण जी/पत्र १९८५.tif".encode()
 
 EXAMPLES = [
-    Connection(time=1767225600.104211, session=UNKNOWN),
+    Connection(time=1767225600.104211, session=UNKNOWN, pid=8),
     LoginAccepted(time=1767225600.118934, session=BY_KEY),
     LoginRefused(
         time=1767225600.118934,
@@ -81,6 +82,7 @@ EXAMPLES = [
         time=1767225600.118934,
         session=dataclasses.replace(
             BY_KEY,
+            key_label="worker-17",
             ca="SHA256:pZk5XzgTQq8dWcUu1Yc1o3N9m0bVh2sJr7eLwA6tFiM",
             certificate="worker-17",
             serial=42,

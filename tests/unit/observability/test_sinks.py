@@ -1,6 +1,4 @@
-import json
 import os
-import pty
 import resource
 import signal
 import socket
@@ -12,9 +10,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.log_commands import columns
-from sftp_gateway.observability import FileSink, StreamSink, sinks
-from sftp_gateway.observability.sinks import TerminalSink, check_file, stream_sink
+from sftp_gateway.observability import FileSink, StreamSink
+from sftp_gateway.observability.sinks import check_file
 
 
 @pytest.fixture
@@ -277,82 +274,3 @@ def test_a_line_that_a_full_disk_cut_does_not_spoil_the_next(tmp_path):
     sink.write(b"fifth\n")
     sink.close()
     assert path.read_bytes() == b"one\nse\nfourth\nfifth\n"
-
-
-# A terminal
-
-
-def line(event, **fields):
-    return json.dumps({"time": "2026-01-31T12:00:00.000000Z", "event": event, **fields}).encode()
-
-
-@pytest.fixture
-def terminal():
-    ours, theirs = pty.openpty()
-    yield ours, theirs
-    os.close(ours)
-    os.close(theirs)
-
-
-def shown_on(terminal, *lines):
-    ours, theirs = terminal
-    TerminalSink(theirs, columns).write(b"".join(each + b"\n" for each in lines))
-    return os.read(ours, 1 << 16).decode()
-
-
-def test_a_terminal_gets_columns_and_what_was_refused_in_red(terminal, monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    read, denied, login, cut = shown_on(
-        terminal,
-        line("file_closed", user="ana", path="/home/ana/models/a", bytes=5, result="ok"),
-        line("denied", user="ana", path="/home/ana/models/b", reason="unreadable"),
-        line("login_refused", user_tried="root", client_ip="192.0.2.7"),
-        line("file_closed", user="ana", path="/home/ana/models/c", bytes=5, result="aborted"),
-    ).splitlines()
-    assert "/home/ana/models/a 5 B" in read
-    assert "\x1b" not in read
-    for red in (denied, login, cut):
-        assert red.startswith("\x1b[31m")
-        assert red.endswith("\x1b[0m")
-
-
-def test_a_terminal_without_colours_gets_none(terminal, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in shown_on(terminal, line("denied", path="/a"))
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b'{"time":"\x1b[2J',
-        b'{"time":"x","event":"denied"}',
-        b'{"time":"2026-01-31T12:00:00Z"}',
-        b'{"time":"2026-01-31T12:00:00Z","event":5}',
-        b'{"time":' + b"[" * 100_000,
-    ],
-)
-def test_what_is_no_line_of_the_log_is_shown_on_a_terminal_escaped(terminal, bad, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    terminal_sink = TerminalSink(terminal[1], columns)
-    reader = threading.Thread(target=lambda: received.append(os.read(terminal[0], 1 << 10)))
-    received = []
-    reader.start()
-    terminal_sink.write(bad[:1_000] + b"\n")
-    reader.join()
-    assert received[0].startswith(b"b'{")
-    assert b"\x1b" not in received[0]
-
-
-def test_names_cannot_steer_a_terminal(terminal, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    shown = shown_on(terminal, line("denied", path="/a\x1b[2J\n\u202e/b", user="x\ty"))
-    assert shown.count("\n") == 1
-    assert not {"\x1b", "\u202e", "\t"} & set(shown)
-
-
-def test_json_goes_to_whatever_is_no_terminal_or_is_in_a_container(terminal, pipe, monkeypatch):
-    monkeypatch.setattr(sinks, "_CONTAINER", ())
-    assert isinstance(stream_sink(terminal[1], columns), TerminalSink)
-    assert isinstance(stream_sink(pipe[1], columns), StreamSink)
-    monkeypatch.setattr(sinks, "_CONTAINER", ("/.dockerenv", os.devnull))
-    assert isinstance(stream_sink(terminal[1], columns), StreamSink)

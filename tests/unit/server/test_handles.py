@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import InvalidHandle
-from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import MAX_PIECES, FileHandle, FolderHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from tests.support.session import HOLDER, GatedShare, make_quotas
 
@@ -111,26 +111,44 @@ def test_a_file_that_shrank_is_not_whole(opened: Open, root: Path) -> None:
     assert not note(handle, [(0, 40)]).whole
 
 
-def test_256_pieces_out_of_order_are_remembered_and_no_more(opened: Open) -> None:
-    ahead = [(piece * KB, KB) for piece in range(256, 0, -1)]
-    handle = note(opened(257 * KB), ahead)
-    assert not handle.whole
-    assert note(handle, [(0, KB)]).whole
-    # One more is served, and not remembered: a random reader is not asked further.
-    many = [(piece * KB, KB) for piece in range(1, 258)]
-    handle = note(opened(258 * KB), [*many, (0, KB)])
-    assert not handle.whole
-    assert handle.served == 258 * KB
-    assert note(handle, [(257 * KB, KB)]).whole
+BLOCKS = 20 * MAX_PIECES  # of a file, far more than pieces are remembered
 
 
-def test_a_piece_that_was_overtaken_takes_no_place(opened: Open) -> None:
-    handle = opened(10 * KB)
-    for _ in range(2):
-        note(handle, [(KB + piece, 1) for piece in range(250)])
-        note(handle, [(0, 2 * KB)])
-    note(handle, [(3 * KB + 4 * piece, 4) for piece in range(256)])
-    assert note(handle, [(0, 3 * KB), (4 * KB, 6 * KB)]).whole
+@pytest.mark.parametrize(
+    "order",
+    [
+        [each for pair in zip(range(BLOCKS // 2), range(BLOCKS // 2, BLOCKS), strict=True)
+         for each in pair],
+        [*range(BLOCKS // 2, BLOCKS), *range(BLOCKS // 2)],
+        [*reversed(range(BLOCKS))],
+        [block ^ 7 for block in range(BLOCKS)],
+    ],
+    ids=["by two threads", "the second half first", "backwards", "eight requests at a time"],
+)  # fmt: skip
+def test_a_file_is_whole_in_whatever_order_it_was_read(opened: Open, order: list[int]) -> None:
+    *most, last = order
+    handle = note(opened(BLOCKS), [(block, 1) for block in most])
+    assert not handle.whole
+    assert note(handle, [(last, 1)]).whole
+
+
+def test_pieces_with_gaps_are_remembered_up_to_a_bound(opened: Open) -> None:
+    apart = [(2 * piece, 1) for piece in range(1, MAX_PIECES + 1)]
+    gaps = [(2 * piece + 1, 1) for piece in range(1, MAX_PIECES + 1)]
+    handle = note(opened(2 * MAX_PIECES + 2), [*reversed(apart), *gaps])
+    assert not handle.whole
+    assert note(handle, [(0, 2)]).whole
+
+
+def test_a_client_that_reads_every_second_block_costs_no_more_memory(opened: Open) -> None:
+    handle = note(opened(BLOCKS), [(block, 1) for block in range(1, BLOCKS, 2)])
+    assert handle._ahead is not None
+    assert len(handle._ahead._starts) == len(handle._ahead._ends) == MAX_PIECES
+    # What there was no room for is not claimed to have been read.
+    note(handle, [(block, 1) for block in range(0, BLOCKS, 2)])
+    assert handle.served == BLOCKS
+    assert not handle.whole
+    assert note(handle, [(0, BLOCKS)]).whole
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

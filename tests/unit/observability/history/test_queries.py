@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history.queries import Filter, History, Sum
-from sftp_gateway.observability.history.scan import matching, rows, sums
+from sftp_gateway.observability.history.scan import Unclosed, rows, sums
 from sftp_gateway.observability.history.store import Store
 from tests.support.history import NOON, line, read, row
 
@@ -42,6 +42,8 @@ def history(tmp_path: Path) -> History:
         (Filter(share="models"), [0, 1, 4]),
         (Filter(path="a.bin"), [0, 1, 4]),
         (Filter(path="100%_ü"), [2]),
+        (Filter(path="A.BIN"), [0, 1, 4]),
+        (Filter(path="100%_Ü.TIF"), [2]),
         (Filter(path="1_0"), []),
         (Filter(path="' OR 1=1 --"), []),
         (Filter(result="denied"), [4]),
@@ -59,7 +61,7 @@ def test_a_filter_finds_the_same_in_both(history: History, which: Filter, found:
     expected = [LINES[each].decode().rstrip("\n") for each in found]
     assert [entry.line for entry in history.lines(which)] == expected
     assert [entry.line for entry in history.entries(which, 100)] == expected[::-1]
-    assert list(matching(LINES, which)) == expected
+    assert [each["line"] for each in rows(LINES, which)] == expected
 
 
 def test_accesses_are_what_clients_did(history: History) -> None:
@@ -113,7 +115,7 @@ def test_a_file_is_one_whoever_reads_it(history: History) -> None:
 
 
 def test_the_words_of_a_column_are_told_once(history: History) -> None:
-    assert history.names("user") == ["ana", "ben", "root"]
+    assert history.names("owner") == ["", "ana", "ben"]
     assert history.names("share") == ["models", "scans"]
 
 
@@ -124,6 +126,29 @@ def test_the_last_day_is_summed_up(history: History) -> None:
 
 def test_what_docker_puts_before_a_line_is_no_hindrance() -> None:
     given = b"sftp-gateway_1  | " + LINES[0]
-    assert list(matching([given, b"no line\n", b"\n"], Filter())) == [
-        LINES[0].decode().rstrip("\n")
+    found = rows([given, b"no line\n", b"\n"], Filter())
+    assert [each["line"] for each in found] == [LINES[0].decode().rstrip("\n")]
+
+
+def test_files_without_an_end_are_those_of_killed_workers() -> None:
+    def opened(path: str, session: str, event: str = "file_opened") -> bytes:
+        return line(event, session=session, user="ana", share="models", path=path)
+
+    lines = [
+        line("connection", session="a", pid=8),
+        line("connection", session="b", pid=8),
+        line("connection", session="c", pid=9),
+        opened("/home/ana/models/x", "a"),
+        opened("/home/ana/models/x", "a"),
+        opened("/home/ana/models/x", "a", "file_closed"),
+        opened("/home/ana/models/y", "a"),
+        opened("/home/ana/models/y", "b"),
+        opened("/home/ana/models/x", "c"),
+        line("session_end", session="b", user="ana"),
+        line("worker_exited", session=None, worker=0, pid=8, signal="SIGKILL", connections=1),
+        line("connection", session="d", pid=8),  # another process, later
     ]
+    for which, count in ((Filter(), 2), (Filter(path="/y"), 1), (Filter(user="ben"), 0)):
+        unclosed = Unclosed()
+        assert len(list(rows(lines, which, unclosed))) >= count
+        assert unclosed.count == count

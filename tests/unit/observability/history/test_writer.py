@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_lines_are_written_soon(keep: Callable[[], Kept]) -> None:
     assert kept.metric("rows_total") == 2
     assert kept.metric("size_bytes") > 0
     assert kept.metric("dropped_total") == 0
+
+
+def test_bytes_of_a_file_that_is_still_read_are_written_soon(
+    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HOUSEKEEPING", 1e6)  # nothing else wakes the writer
+    kept = keep().start()
+    kept.sink.write(read("models/a"))
+    wait_for(lambda: kept.count() == 1, "a row")
+    told = {"worker": 7, "more": False, "started": time.time(), "total": 0, "sessions": []}
+    kept.feed.send(json.dumps({"live": {**told, "sent": {"models": 1000}}}).encode())
+    history = History(kept.path)
+    wait_for(lambda: sum(history.throughput("share", 0).values()) == 1000, "the bytes")
 
 
 def test_at_its_end_everything_is_written_that_was_sent(tmp_path: Path) -> None:

@@ -40,6 +40,21 @@ def test_a_name_cannot_break_out_of_the_picture() -> None:
     assert "<script" not in drawn
 
 
+@pytest.mark.parametrize("sent", [1, 59, 61, 599])
+def test_the_scale_of_tiny_rates_has_no_two_numbers_alike(sent: int) -> None:
+    drawn = draw(series({(MINUTE, "models"): sent}, hours=1, now=NOON))
+    assert "<span>10 B/s</span><span>5 B/s</span><span>0</span>" in drawn
+    assert "0 B/s:" not in drawn.replace("10 B/s:", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B/s"), (0.01, "< 1 B/s"), (0.99, "< 1 B/s"), (1, "1 B/s"), (1_500_000, "1.5 MB/s")],
+)
+def test_rates_are_written_short(count: float, text: str) -> None:
+    assert words.rate(count) == text
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_048_576, "1.05 MB"), (99_960_000, "100 MB"),

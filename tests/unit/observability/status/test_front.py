@@ -192,7 +192,8 @@ def serving(**changed: Any) -> Fleet:
 def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
     board = Board()
     session = {"session": HOSTILE, "user": HOSTILE, "client_ip": HOSTILE, "requests": 1,
-               "client_version": HOSTILE, "started": 0, "bytes": 1, "open": 1,
+               "credential": HOSTILE, "key_label": HOSTILE, "client_version": HOSTILE,
+               "started": 0, "bytes": 1, "open": 1,
                "files": [(HOSTILE, HOSTILE, 10, 5)]}  # fmt: skip
     told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
     board.take(json.dumps({"live": {**told, "sessions": [session]}}).encode())
@@ -200,13 +201,24 @@ def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
     now = time.time()
     front = make(
         read(HOSTILE, user=HOSTILE, at=now),
-        line("login_refused", at=now, user_tried=HOSTILE, reason=HOSTILE, method=HOSTILE),
+        line(
+            "login_refused",
+            at=now,
+            user_tried=HOSTILE,
+            reason=HOSTILE,
+            method=HOSTILE,
+            key=HOSTILE,
+            key_label=HOSTILE,
+        ),
+        line("worker_exited", at=now, signal=HOSTILE, connections=HOSTILE, expected=False),
         line("denied", at=now, user=HOSTILE, path=HOSTILE, operation=HOSTILE, reason=HOSTILE),
         line(HOSTILE, at=now, client_ip=HOSTILE),
         board=board,
         state=serving(shares=(HOSTILE,), bans=(ban,), banned=1),
     )
-    query = "/?" + "&".join(f"{name}=%3Cscript%3E%22%27%3E" for name in ("user", "share", "path"))
+    query = "/?" + "&".join(
+        f"{name}=%3Cscript%3E%22%27%3E" for name in ("user", "share", "key", "path")
+    )
     for path in ("/", query):
         page = text_of(get(front, path))
         tags = Tags(page).found
@@ -264,6 +276,71 @@ def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
     links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(front, f"/{older}")))
     newer = next(address for address, name in links if name == "Newer")
     assert files(f"/{newer}") == first
+
+
+def section(page: Page, name: str) -> str:
+    return text_of(page).partition(f'id="{name}"')[2].partition("</section")[0]
+
+
+def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
+    board = Board()
+    session = {"session": "a", "user": "gvpocr", "credential": "SHA256:1", "key_label": "worker7",
+               "client_ip": "192.0.2.17", "client_version": "SSH-2.0-OpenSSH_9.2p1 Debian",
+               "started": 0, "bytes": 1, "requests": 1, "open": 0, "files": []}  # fmt: skip
+    told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {}, "sessions": [session]}
+    board.take(json.dumps({"live": told}).encode())
+    front = make(
+        read("models/one", user="gvpocr", key="SHA256:1", key_label="worker7"),
+        read("models/two", user="gvpocr", key="SHA256:2", key_label="worker8"),
+        board=board,
+        state=serving(),
+    )
+    assert "worker7 · 192.0.2.17 · OpenSSH_9.2p1" in section(get(front), "sessions")
+    assert "worker7 · 192.0.2.17" in section(get(front), "accesses")
+    for key in ("worker8", "SHA256:2"):
+        shown = section(get(front, f"/?key={key}"), "accesses")
+        assert "two</bdi>" in shown
+        assert "one</bdi>" not in shown
+
+
+def test_names_that_strangers_try_are_not_offered_to_filter_by(make: Make) -> None:
+    stranger = line("login_refused", user_tried="root", reason="unknown_user", method="publickey")
+    form = section(get(make(read("models/a", user="ana"), stranger)), "accesses")
+    assert '<option value="ana">' in form
+    assert '<option value="root">' not in form
+
+
+def test_refused_logins_that_are_alike_are_one_row(make: Make) -> None:
+    tried = [
+        line("login_refused", user_tried=user, method="publickey", key="SHA256:1", reason="revoked")
+        for user in [*["gvpocr"] * 40, "ana"]
+    ]
+    shown = section(get(make(*tried)), "logins")
+    assert shown.count("<tr>") == 1 + 2
+    assert "revoked, 40 times" in shown
+    assert shown.count("SHA256:1") == 2
+
+
+def test_what_was_denied_is_told_in_order(make: Make) -> None:
+    own = {"operation": "open", "reason": "read_only"}
+    front = make(
+        line("denied", user="ana", path="/home/ana/models/x", **own),
+        line("denied", user="ana", path="/home/ben/models/y", **own),
+    )
+    shown = section(get(front), "accesses")
+    assert "open denied: read only" in shown
+    assert '<bdi class="under">models</bdi>' in shown
+    assert '<bdi class="under">/home/ben/models</bdi>' in shown  # not taken for one's own
+
+
+def test_a_worker_that_was_killed_is_told_with_what_broke(make: Make) -> None:
+    own = {"session": None, "client_ip": None, "signal": "SIGKILL", "connections": 3}
+    front = make(
+        line("worker_exited", worker=0, pid=8, expected=False, **own),
+        line("worker_exited", worker=1, pid=9, expected=True, **own),
+    )
+    shown = section(get(front), "accesses")
+    assert shown.count("worker process ended: SIGKILL, broken connections: 3") == 1
 
 
 @pytest.mark.parametrize(
