@@ -122,6 +122,19 @@ def test_the_health_check_makes_a_handshake_and_leaves_no_line_in_the_log(
     assert gateway.run("healthcheck").returncode == 1
 
 
+def test_the_health_check_succeeds_while_a_bad_configuration_is_refused(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
+    (gateway.folder / "config/sftp-gateway.toml").write_text("max_conections = 3\n")
+    gateway.wait_event("configuration_refused")
+    checked = gateway.run("healthcheck")
+    assert checked.returncode == 0
+    assert "max_conections" in checked.stderr
+    assert gateway.stop() == 0
+    assert gateway.run("healthcheck").returncode == 2
+
+
 def test_the_health_check_fails_where_another_server_answers(
     make_gateway: Callable[..., Gateway],
 ) -> None:

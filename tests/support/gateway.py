@@ -361,8 +361,6 @@ def filesystem(
         yield process
     finally:
         unmount(mount, process)
-        # One whose process is gone does not look like a mount.
-        subprocess.run(["fusermount3", "-uzq", str(mount)], stderr=subprocess.DEVNULL, check=False)
 
 
 def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
@@ -374,6 +372,8 @@ def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         sshfs.kill()
         sshfs.wait(10)
+    # One whose process was gone before did not look like a mount.
+    subprocess.run(["fusermount3", "-uzq", str(at)], stderr=subprocess.DEVNULL, check=False)
 
 
 def fill(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -115,7 +115,7 @@ def test_the_module_is_the_program(folder: Path) -> None:
 # check and init
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "healthcheck", "init"])
+@pytest.mark.parametrize("command", ["serve", "check", "init"])
 def test_mistakes_are_told_and_nothing_is_done(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
