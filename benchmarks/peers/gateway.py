@@ -32,6 +32,7 @@ class Gateway(Peer):
 host = "127.0.0.1"
 port = {self.port}
 metrics_port = {self._metrics_port}
+defaults = false
 [users.{self.user}]
 [shares.data]
 path = "{self.data}"

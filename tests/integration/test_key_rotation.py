@@ -184,10 +184,11 @@ def test_a_wrong_configuration_is_refused_and_told_once_and_the_old_goes_on(
         assert "not valid TOML" in refused["mistakes"]
         reader.read_more()
         config.write_text("")
-        # A good one again is what runs already: nothing to tell.
+        # A good one again is what runs already; that it is good is told.
+        assert reloaded(two)["changed"] == "nothing"
         new = make_key(tmp_path / "new", "ed25519")
         authorize_also(two, public_line(new))
-        reloaded(two)
+        reloaded(two, 2)
         assert lets_in(two, new)
         reader.read_more()
         assert (reader.errors, reader.wrong) == ([], 0)
