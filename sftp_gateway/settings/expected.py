@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -41,6 +41,7 @@ class Expected:
     above_low: bool = False
     unit: str = ""
     min_length: int = 0
+    max_length: int = 0
     table: bool = False
 
     @property
@@ -62,8 +63,8 @@ class Expected:
             return f"{name}{f' of {self.unit}' if self.unit else ''}{self._between()}"
         if name == _NETWORKS:
             return f'{name}, such as ["192.0.2.0/24"]'
-        if name == _NAMES[str] and self.min_length:
-            return f"text of at least {self.min_length} characters"
+        if name == _NAMES[str] and self.max_length:
+            return f"text of {self.min_length} to {self.max_length} characters"
         if name == _NAMES[Path]:
             return "a path in quotes"
         return f"{name} in quotes" if name in (_NAMES[str], _TEXTS) else name
@@ -140,6 +141,8 @@ def _bound(found: Expected, metadata: Sequence[Any]) -> None:
                 found.high = high  # type: ignore[assignment]
             case MinLen(length):
                 found.min_length = length
+            case MaxLen(length):
+                found.max_length = length
             case Unit(name):
                 found.unit = name
             case FieldInfo():

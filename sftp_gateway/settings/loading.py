@@ -29,7 +29,7 @@ from sftp_gateway.settings.mistakes import (
     not_json,
     not_toml,
     unknown_variable,
-    wrong_booleans,
+    unnoticed,
     wrong_options,
 )
 from sftp_gateway.settings.options import Settings
@@ -72,7 +72,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
             Settings(**_with_defaults(file.values))
         except ValidationError as error:
             mistakes += wrong_options(error, file, alone=True)
-    mistakes += [*wrong_booleans(file), *wrong_booleans(environment)]
+    mistakes += [*unnoticed(file), *unnoticed(environment)]
     if mistakes or settings is None:
         raise ConfigurationError([*dict.fromkeys(str(each) for each in sorted(mistakes))])
     return settings.set_by(origins(file, environment, environ))
@@ -100,7 +100,7 @@ def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[M
         return Layer()
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         mistakes.append(not_toml(str(path), text, error))
         return Layer()
     places = {at: Place(str(path), *position) for at, position in positions(text).items()}
@@ -167,7 +167,7 @@ def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
             source.env_vars = {name.lower(): environ[name]}
             try:
                 values = source()
-            except SettingsError:
+            except (SettingsError, RecursionError):
                 mistakes.append(not_json(name, environ[name], place))
                 continue
             depth = name.count("__") + 1

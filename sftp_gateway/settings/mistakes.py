@@ -96,7 +96,7 @@ def not_json(name: str, value: str, place: Place) -> Mistake:
     if expected(_kind(path)).table:
         right = 'an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}'
     else:
-        example = "a" if path[0] in _SECRETS else value.strip("[] ")
+        example = "a" if path[0] in _SECRETS else value.strip("[] ")[:80]
         right = f"a list in JSON, such as {json.dumps([example])}"
     return Mistake(place, f"must be {right}")
 
@@ -111,8 +111,10 @@ def _variables() -> Iterator[str]:
 # The file
 
 
-def not_toml(file: str, text: str, error: TOMLDecodeError) -> Mistake:
+def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> Mistake:
     """What is wrong with a file that is not TOML; no value of it is repeated."""
+    if isinstance(error, RecursionError):
+        return Mistake(Place(file), "has lists or tables that are nested too deeply")
     message = str(error)
     at = _AT.search(message)
     lines = text.split("\n")
@@ -182,13 +184,16 @@ def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[
     return [_mistake(path, details[0], layer) for path, details in wrong.items()]
 
 
-def wrong_booleans(layer: Layer) -> list[Mistake]:
-    """Each number that is true or false, which pydantic takes for 1 and 0."""
-    return [
-        _mistake(path, {"type": "int_type", "input": value}, layer)
-        for path, value in leaves(layer.values)
-        if isinstance(value, bool) and expected(_kind(path)).numeric
-    ]
+def unnoticed(layer: Layer) -> list[Mistake]:
+    """What pydantic takes: true and false for the numbers 1 and 0, and paths that cannot be."""
+    found = []
+    for path, value in leaves(layer.values):
+        if isinstance(value, bool) and expected(_kind(path)).numeric:
+            found.append(_mistake(path, {"type": "int_type", "input": value}, layer))
+        elif isinstance(value, str) and "\0" in value:
+            detail = {"type": "value_error", "msg": "has a null character; write it without"}
+            found.append(_mistake(path, detail, layer))
+    return found
 
 
 def _is_joint(detail: Any) -> bool:

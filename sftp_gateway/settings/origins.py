@@ -39,12 +39,14 @@ class Layer:
         return Layer(_merged(self.values, other.values), {**self.places, **other.places})
 
     def place(self, path: Path) -> Place | None:
-        """Where the value at `path` was set, or the table that it should be in, or a part of it."""
+        """Where the value at `path` was set, or a part of it, or the table that it should be in."""
         for length in range(len(path), 0, -1):
             if found := self.places.get(path[:length]):
                 return found
-        parts = [place for at, place in self.places.items() if at[: len(path)] == path]
-        return parts[0] if parts and path else None
+            for at, place in self.places.items():
+                if at[:length] == path[:length]:
+                    return place
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -469,6 +469,8 @@ def test_what_only_a_worker_can_tell_ends_the_start(make_gateway: Callable[..., 
         gateway.start(refusing)
     assert gateway.process is not None
     assert gateway.process.returncode == 2
-    assert "error: landlock: the kernel refuses to confine this process" in gateway.stderr
+    assert (
+        "error: SFTP_GATEWAY_LANDLOCK: the kernel refuses to confine this process" in gateway.stderr
+    )
     assert "Traceback" not in gateway.stderr
     assert gateway.events("server_started") == []

@@ -175,6 +175,17 @@ def test_a_variable_that_should_hold_json_and_does_not_is_told(mistakes: Mistake
     ]
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, 'keys_dir = "a\\u0000b"\n'])
+def test_what_the_libraries_cannot_take_is_a_mistake(mistakes: Mistakes, text: str) -> None:
+    (said,) = mistakes(text)
+    assert "nested too deeply" in said or ":1:1: keys_dir: has a null character" in said
+
+
+def test_json_that_is_nested_too_deeply_is_a_mistake(mistakes: Mistakes) -> None:
+    (said,) = mistakes(SFTP_GATEWAY_ALLOW_FROM="[" * 100_000)
+    assert said.startswith("SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON")
+
+
 # Follow-ups
 
 
@@ -321,7 +332,7 @@ def test_what_may_be_a_secret_is_in_no_message(mistakes: Mistakes, text: str, se
 
 def test_a_token_that_is_too_short_is_in_no_message(mistakes: Mistakes) -> None:
     (said,) = mistakes('[status]\ntoken = "hunter2"\n')
-    assert said.endswith(": status.token: must be text of at least 16 characters")
+    assert said.endswith(": status.token: must be text of 16 to 200 characters")
 
 
 @pytest.mark.parametrize(
