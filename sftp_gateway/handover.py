@@ -73,7 +73,7 @@ class HandOver:
         try:
             with Folder.open(file.parent, make=True) as folder:
                 names = [name for name in folder.names() if name != "lost+found"]
-                ours = [name for name in names if _is_ours(folder, name, (file.name, *beside))]
+                ours = [name for name in names if self._is_ours(folder, name, (file.name, *beside))]
                 self._let_write_entries(folder, ours)
                 alone = ours == names
                 if self._may(folder.status, _WRITE | _SEARCH):
@@ -111,6 +111,16 @@ class HandOver:
             except OSError as error:
                 self._say(f"warning: {error.filename}: cannot be handed over: {error.strerror}")
 
+    def _is_ours(self, folder: Folder, name: str, ours: Collection[str]) -> bool:
+        """Whether an entry is one of these files, or belongs to one; or a socket of the gateway's,
+        now or before."""
+        beside = tuple(each + suffix for each in ours for suffix in _SUFFIXES)
+        if name in ours or name.startswith(beside):
+            return True
+        status = folder.lstat(name)
+        users = {owner.uid for owner in (self._gateway, self._former) if owner is not None}
+        return status is not None and stat.S_ISSOCK(status.st_mode) and status.st_uid in users
+
     def _has(self, status: os.stat_result) -> bool:
         """Whether a file is the gateway's already, for its group too."""
         return status.st_uid == self._gateway.uid and not self._was_former_group(status)
@@ -132,14 +142,3 @@ class HandOver:
 
 def _owner_of(status: os.stat_result) -> Owner:
     return Owner(status.st_uid, status.st_gid)
-
-
-def _is_ours(folder: Folder, name: str, ours: Collection[str]) -> bool:
-    """Whether an entry is one of these files, or belongs to one; or a socket, which one of the
-    gateway's processes listens on."""
-    if any(
-        name == each or name.startswith(tuple(each + end for end in _SUFFIXES)) for each in ours
-    ):
-        return True
-    status = folder.lstat(name)
-    return status is not None and stat.S_ISSOCK(status.st_mode)

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from tests.support.worker import Worker
 
 pytestmark = pytest.mark.integration
 
-NOBODY = 65534
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+#: A number that nobody has here.
+STRANGER = 54321
+
 TOKEN = "0123456789abcdef"
 
 
@@ -44,43 +45,45 @@ def page(gateway: Gateway, token: str | None) -> int:
 
 
 def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
-    folder: Path,
+    make_gateway: Callable[..., Gateway],
 ) -> None:
-    gateway = Gateway(folder, options={"SFTP_GATEWAY_ACCESS_LOG__FILE": "logs/access.log"})
-    (folder / "logs").mkdir()
-    assert gateway.run("init", "--owner", f"{NOBODY}:{NOBODY}").returncode == 0
-    log, history, token = (
-        folder / name for name in ("logs/access.log", "state/history.sqlite3", "keys/status_token")
-    )
-    for path in (log, history, token):
+    gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="logs/access.log")
+    log, history, token = closed = [
+        gateway.folder / name
+        for name in ("logs/access.log", "state/history.sqlite3", "keys/status_token")
+    ]
+    for path in closed:
+        path.parent.mkdir(exist_ok=True)
         path.touch(0o600)
-        os.chown(path, 0, 0)
     token.write_text(TOKEN)
-    for path in (log.parent, history.parent):
+    closed += [log.parent, history.parent]
+    for path in closed:
+        os.chown(path, STRANGER, STRANGER)
+    for folder in (log.parent, history.parent):
+        folder.chmod(0o700)
+    # Root that may not more than others.
+    gateway.start(("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
+    for said in (
+        "warning: access_log.file: ", "warning: history.file: ",
+        "warning: status: keys/status_token: cannot be read",
+    ):  # fmt: skip
+        assert said in gateway.stderr
+    assert gateway.ssh("echo", "in").stdout == "in\n"
+    assert (page(gateway, None), page(gateway, TOKEN)) == (401, 401)
+    assert gateway.metric("sftp_gateway_access_log_lines_lost_total") > 0
+    assert (log.stat().st_size, history.stat().st_size) == (0, 0)
+    os.chown(token, 0, 0)
+    wait_for(lambda: page(gateway, TOKEN) == 200, "the token to be read")
+    assert page(gateway, None) == 401
+    assert (log.stat().st_size, history.stat().st_size) == (0, 0)
+    for path in closed:
         os.chown(path, 0, 0)
-        path.chmod(0o700)
-    try:
-        gateway.start(AS_NOBODY)
-        for said in (
-            "warning: access_log.file: ", "warning: history.file: ",
-            "warning: status: keys/status_token: cannot be read",
-        ):  # fmt: skip
-            assert said in gateway.stderr
+
+    def used() -> bool:
         assert gateway.ssh("echo", "in").stdout == "in\n"
-        assert (page(gateway, None), page(gateway, TOKEN)) == (401, 401)
-        assert gateway.metric("sftp_gateway_access_log_lines_lost_total") > 0
-        assert (log.stat().st_size, history.stat().st_size) == (0, 0)
-        assert gateway.run("init", "--owner", f"{NOBODY}:{NOBODY}").returncode == 0
-        wait_for(lambda: page(gateway, TOKEN) == 200, "the token to be read")
-        assert page(gateway, None) == 401
+        return log.stat().st_size > 0 < history.stat().st_size
 
-        def used() -> bool:
-            assert gateway.ssh("echo", "in").stdout == "in\n"
-            return log.stat().st_size > 0 < history.stat().st_size
-
-        wait_for(used, "log and history to be written in their places")
-    finally:
-        gateway.close()
+    wait_for(used, "log and history to be written in their places")
 
 
 def clone(folder: Path) -> None:

@@ -693,8 +693,12 @@ def test_a_socket_of_the_former_gateway_is_removed(deployed: Path) -> None:
     os.chown(deployed / "state/control", GATEWAY.uid, GATEWAY.gid)
     serve_as(GATEWAY)
     assert (deployed / "state/control").exists()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(deployed / "state/strangers"))
+    os.chown(deployed / "state/strangers", HOST.uid, HOST.gid)
     serve_as(OTHER)
     assert not (deployed / "state/control").exists()
+    assert (deployed / "state/strangers").exists()
 
 
 @as_root
