@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import shutil
 import sys
@@ -27,9 +28,9 @@ _SCRIPT: Final = "worker-kit.sh"
 #: What may stand in shell scripts and in ssh's configuration as it is.
 _SERVER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.%a-z]*")
 _FOLDER: Final = re.compile(r"/[A-Za-z0-9._/@%+-]+")
-#: What lets keys in where the gateway runs in Docker, and the mark of that.
+#: What lets keys in where the gateway runs in Docker, and where it does not.
 _DOCKER_KEYS_ADD: Final = "docker-compose run --rm --no-deps -T init keys add"
-_DOCKER: Final = Path("/.dockerenv")
+_PROGRAM: Final = ".venv/bin/sftp-gateway"
 #: A key file has less than 4 KiB; more than this is something else.
 _MAX_KEY: Final = 65_536
 
@@ -128,8 +129,16 @@ def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
         mount=options.mount.rstrip("/"),
         host_keys=public_host_keys(settings),
         key=None if options.key is None else _key(options.key),
-        **({"keys_add": _DOCKER_KEYS_ADD} if _DOCKER.exists() else {}),
+        keys_add=_keys_add(),
     )
+
+
+def _keys_add() -> str:
+    if os.environ.get("container") in ("docker", "podman"):  # noqa: SIM112 - the image sets it
+        return _DOCKER_KEYS_ADD
+    # As it was typed for this command.
+    typed = re.fullmatch(r"[A-Za-z0-9._/-]*sftp-gateway", sys.argv[0])
+    return f"{typed[0] if typed else _PROGRAM} keys add"
 
 
 def _key(name: str) -> bytes:

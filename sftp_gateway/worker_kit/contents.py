@@ -52,7 +52,7 @@ class Kit:
     mount: str
     host_keys: Sequence[str]
     key: bytes | None = field(default=None, repr=False)
-    keys_add: str = ".venv/bin/sftp-gateway keys add"
+    keys_add: str = "sftp-gateway keys add"
     """What lets a key in, in the gateway's folder; a user's name follows."""
 
     def files(self) -> Mapping[str, File]:

@@ -282,6 +282,7 @@ def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
     assert sshfs_pid(worker) == before
     worker.put("/root/said", refused.stdout.encode())
     assert let_in(far_gateway, worker) == "worker8"
+    far_gateway.wait_event("configuration_reloaded")
     worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='60'/\" /root/kit/config")
     moved = worker.run(setup, "--own-key")
     assert moved.returncode == 0, moved.stderr

@@ -252,21 +252,26 @@ try_login() {
     waited=0
     if [ -n "$own" ]; then
         show_key
-        [ "$own" != made ] || sleep 3
+        [ "$own" != made ] || wait_for_key
     fi
     until "$new/program" login >"$new/said" 2>&1; do
-        # A login that is refused costs a penalty that is over after 5 seconds.
+        # Closed: others behind this address have been refused too, and it is banned for a while.
         case $(cat "$new/said") in
-        *'Permission denied'*) [ -n "$own" ] && [ "$waited" -lt "$KEY_WAIT" ] ;;
+        *'Permission denied'* | *closed* | *reset*) [ -n "$own" ] && [ "$waited" -lt "$KEY_WAIT" ] ;;
         *) false ;;
         esac || {
             quote ssh
             explain "$(cat "$new/said")"
         }
-        [ "$waited" -gt 0 ] || step "waiting until the server lets the key in, for $KEY_WAIT s"
-        waited=$((waited + 8))
-        sleep 8
+        wait_for_key
     done
+}
+
+# As long as the server takes to notice a key, and longer than the penalty of a refused login.
+wait_for_key() {
+    [ "$waited" -gt 0 ] || step "waiting until the server lets the key in, for $KEY_WAIT s"
+    waited=$((waited + 6))
+    sleep 6
 }
 
 quote() { sed "s/^/$1: /; s/\r\$//" "$new/said" >&2; }

@@ -86,6 +86,28 @@ def test_the_configuration_is_what_is_asked_for_and_what_the_settings_say(
 
 
 @pytest.mark.parametrize(
+    ("container", "typed", "command"),
+    [
+        ("", "/srv/gateway/.venv/bin/sftp-gateway", "/srv/gateway/.venv/bin/sftp-gateway keys add"),
+        ("", "/a b/sftp-gateway", ".venv/bin/sftp-gateway keys add"),
+        ("docker", "sftp-gateway", "docker-compose run --rm --no-deps -T init keys add"),
+    ],
+)
+def test_the_kit_names_the_command_that_lets_its_key_in(
+    installation: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    container: str,
+    typed: str,
+    command: str,
+) -> None:
+    monkeypatch.setenv("container", container)
+    monkeypatch.setattr(sys, "argv", [typed])
+    assert cli.main(["worker-kit", "--server", "main.example.org"]) == 0
+    config = (installation / "worker-kit/config").read_text().splitlines()
+    assert f"KEYS_ADD='{command}'" in config
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "error: --server HOST is missing"),
