@@ -183,12 +183,11 @@ def _denials() -> list[AnyPanel]:
         listing(
             "Logins refused, by whom",
             logql_now(
-                "topk(50, sum by (user_tried, key, key_label, client_ip, reason) "
-                f"(count_over_time({_refused('reason', 'key', 'key_label')} {_RANGE})))"
+                "topk(50, sum by (user_tried, key, client_ip, reason) "
+                f"(count_over_time({_refused('reason', 'key')} {_RANGE})))"
             ),
             columns={
-                "user_tried": "Name tried", "key_label": "Key", "key": "Fingerprint",
-                "client_ip": "From", "reason": "Why",
+                "user_tried": "Name tried", "key": "Key", "client_ip": "From", "reason": "Why",
             },
             value="Times", source=LINES,
         ),

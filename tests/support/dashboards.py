@@ -19,6 +19,7 @@ _VARIABLES = {
     "$share": ".*",
     "$user": "",
     "$client": "",
+    "$key": "",
     "$path": "",
     "$search": "",
 }

@@ -140,8 +140,11 @@ def test_pieces_with_gaps_are_remembered_up_to_a_bound(opened: Open) -> None:
     assert note(handle, [(0, 2)]).whole
 
 
-def test_a_client_that_reads_every_second_block_costs_no_more_memory(opened: Open) -> None:
-    handle = note(opened(BLOCKS), [(block, 1) for block in range(1, BLOCKS, 2)])
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_client_that_reads_every_second_block_costs_no_more_memory(
+    opened: Open, step: int
+) -> None:
+    handle = note(opened(BLOCKS), [(block, 1) for block in range(1, BLOCKS, 2)[::step]])
     assert handle._ahead is not None
     assert len(handle._ahead._starts) == len(handle._ahead._ends) == MAX_PIECES
     # What there was no room for is not claimed to have been read.
