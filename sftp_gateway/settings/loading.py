@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +89,7 @@ def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
 def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
     path = config_path(config_file, environ)
     try:
-        text = path.read_bytes().decode().replace("\r\n", "\n")
+        text = _read(path).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, UnicodeDecodeError):
             line = error.object[: error.start].count(b"\n") + 1
@@ -107,13 +109,20 @@ def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[M
     return Layer(values, places)
 
 
+def _read(path: Path) -> bytes:
+    """What is in the file; a fifo would never end.
+
+    A folder is what Docker makes of a file that it is to mount and that is missing: neither that,
+    nor a link to nothing, may pass for a configuration that says nothing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return path.read_bytes()
+
+
 def _why_unread(error: OSError) -> str:
-    """A folder is what Docker makes of a file that it is to mount and that is missing: neither
-    that, nor a link to nothing, may pass for a configuration that says nothing."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, IsADirectoryError):
-        return "is a folder, not a file"
     return f"cannot be read: {error.strerror}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -263,16 +264,22 @@ def test_without_defaults_there_is_only_what_is_named(load: Load) -> None:
     assert settings.shares == {"models": ShareSettings(path=Path("d"))}
 
 
-@pytest.mark.parametrize("kind", ["directory", "dangling link"])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "dangling link"])
 def test_a_default_file_that_cannot_be_one_is_not_passed_over(
     mistakes: Mistakes, unconfigured: Path, kind: str
 ) -> None:
     path = unconfigured / "config/sftp-gateway.toml"
     path.parent.mkdir()
-    path.mkdir() if kind == "directory" else path.symlink_to("nowhere")
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path.symlink_to("nowhere")
     (said,) = mistakes()
     assert said.startswith("config/sftp-gateway.toml: ")
-    assert said.endswith(("is a folder, not a file", "there is no such file"))
+    assert said.endswith(("it is not a regular file", "there is no such file"))
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -130,7 +130,7 @@ def test_other_variables_are_nobodys_business(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("missing.toml", "there is no such file"), (".", "is a folder, not a file")],
+    [("missing.toml", "there is no such file"), (".", "cannot be read: it is not a regular file")],
 )
 def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str, why: str) -> None:
     said = mistakes(SFTP_GATEWAY_CONFIG=name)
