@@ -96,9 +96,10 @@ def _is_bad(event: str, fields: Mapping[str, Any]) -> bool:
 def _what(event: str, fields: Mapping[str, Any]) -> str:
     """What a line tells beside who it was."""
     if event == "source_banned":
+        times = f", ban {fields['times']} in a row" if fields["times"] > 1 else ""
         return (
             f"{fields['source']}: {fields['effect']} until {_local(fields['until'])} "
-            f"for {fields['reason']} (ban {fields['times']} in a row)"
+            f"for {fields['reason']}{times}"
         )
     if not fields.get("session"):
         own = (

@@ -42,7 +42,7 @@ OLDER = "bd9383c401553f0cbf1d1ecab075fb910fe9a8b4"
 
 CONTENT = os.urandom(300_000)
 
-MakePlace = Callable[[str], Place]
+MakePlace = Callable[[str], contextlib.AbstractContextManager[Place]]
 
 
 @pytest.fixture(
@@ -52,26 +52,29 @@ MakePlace = Callable[[str], Place]
         pytest.param("docker", marks=[pytest.mark.container, pytest.mark.timeout(900)]),
     ],
 )
-def make_place(request: pytest.FixtureRequest, data: Path) -> Iterator[MakePlace]:
+def make_place(request: pytest.FixtureRequest, data: Path) -> MakePlace:
     """Makes gateways in folders of their own; not started yet."""
-    with contextlib.ExitStack() as stack:
 
-        def make(name: str) -> Place:
-            folder = data / f"{name}-{request.param}"
-            folder.mkdir()
-            place: Place
-            if request.param == "docker":
-                _clone(folder)
-                place = Docker(
-                    folder, request.getfixturevalue("docker_host"), request.getfixturevalue("image")
-                )
-                stack.callback(place.compose, "down", "-v")
-            else:
-                place = Plain(folder)
-                stack.callback(place.close)
-            return place
+    @contextlib.contextmanager
+    def make(name: str) -> Iterator[Place]:
+        folder = data / f"{name}-{request.param}"
+        folder.mkdir()
+        if request.param == "docker":
+            _clone(folder)
+            engine, built = (request.getfixturevalue(name) for name in ("docker_host", "image"))
+            deployment = Docker(folder, engine, built)
+            try:
+                yield deployment
+            finally:
+                deployment.compose("down", "-v")
+        else:
+            plain = Plain(folder)
+            try:
+                yield plain
+            finally:
+                plain.close()
 
-        yield make
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +88,20 @@ def data() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def week(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Week]:
     """A gateway that was started in an empty folder, and a mount by the key that it made."""
-    place = make_place("gateway")
-    place.up()
-    fill(place.folder / "shared/models", {"weights.bin": CONTENT})
-    mount = place.mounted(tmp_path_factory.mktemp("mnt"), "/home/gvpocr", "reconnect", "direct_io")
-    with mount as at, Bystander(at / "models/weights.bin", CONTENT) as bystander:
+    with make_place("gateway") as place:
+        place.up()
+        fill(place.folder / "shared/models", {"weights.bin": CONTENT})
+        with watched(place, tmp_path_factory.mktemp("mnt")) as week:
+            yield week
+
+
+@contextlib.contextmanager
+def watched(place: Place, at: Path) -> Iterator[Week]:
+    """A gateway with a bystander, by the worker's key that it made."""
+    with (
+        place.mounted(at, "/home/gvpocr", "reconnect", "direct_io") as mount,
+        Bystander(mount / "models/weights.bin", CONTENT) as bystander,
+    ):
         yield Week(place, bystander)
 
 
@@ -117,6 +129,72 @@ def lets_in(place: Place, user: str, key: Path) -> bool:
 
 def reads(place: Place, file: str) -> bool:
     return place.sftp(f"get {file} /dev/null").returncode == 0
+
+
+# Moving over, and upgrades
+
+
+def test_workers_move_over_from_an_old_server_and_back(
+    make_place: MakePlace, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    key = make_key(tmp_path / "worker", "ed25519")
+    (tmp_path / "old/authorized_keys").write_text(f"{public_line(key)}\n")
+    with make_place("successor") as place, contextlib.ExitStack() as stack:
+        shares = place.folder / "shared"
+        fill(shares, {"models/weights.bin": CONTENT, "Bhushanji/a.txt": b"a"})
+        for share in ("newsletters", "huggingface/hub"):
+            (shares / share).mkdir(parents=True, exist_ok=True)
+        old = OldServer(tmp_path / "old", shares, place.port).start()
+        stack.callback(old.stop)
+        mount = stack.enter_context(
+            mounted_by_old_script(old, tmp_path / "mnt", key, tmp_path / "known_hosts")
+        )
+        bystander = stack.enter_context(Bystander(mount / "models/weights.bin", CONTENT))
+        copy_old(old.folder, place)
+        place.change("import-authorized-keys", "--user", "gvpocr", "old/authorized_keys")
+        place.change("import-host-key", "old/etc/ssh", status=1)  # the ECDSA key is not used
+        with Week(place, bystander).step(interrupts=True):
+            old.stop()
+            place.up()
+        place.down()
+        old.start()
+        bystander.works()
+
+
+@pytest.fixture(scope="module")
+def older(data: Path) -> Path:
+    """The sources of the last release."""
+    folder = data / "older"
+    folder.mkdir(exist_ok=True)
+    git = ["git", "-c", "safe.directory=*", "-C", str(REPOSITORY)]
+    tagged = subprocess.run(
+        [*git, "describe", "--tags", "--abbrev=0"], capture_output=True, text=True
+    )
+    release = tagged.stdout.strip() or OLDER
+    archived = subprocess.run([*git, "archive", release], capture_output=True)
+    assert archived.returncode == 0, archived.stderr
+    subprocess.run(["tar", "-x", "-C", folder], input=archived.stdout, check=True)
+    return folder
+
+
+def test_an_upgrade_and_the_way_back_keep_mounts_and_files(
+    make_place: MakePlace, older: Path, data: Path, tmp_path: Path
+) -> None:
+    newer = data / "newer"
+    _clone(newer)
+    with make_place("upgraded") as place:
+        place.take_release(older, "older")
+        configure(place, '[users.gvpocr]\n[users.ana]\nshares = ["models"]\n')
+        place.up()
+        fill(place.folder / "shared/models", {"weights.bin": CONTENT})
+        with watched(place, tmp_path / "mnt") as week:
+            week.holds()
+            for sources, name in ((newer, "newer"), (older, "older")):
+                with week.step(interrupts=True):
+                    place.take_release(sources, name)
+                    place.up()
+                assert "file_closed" in place.ask("logs", "--json").stdout
 
 
 # The week
@@ -249,74 +327,3 @@ def test_a_restart_finds_all_of_it_again(week: Week, ana: Path) -> None:
     assert reads(place, "newsletters/1985.pdf")
     logins = place.ask("logs", "--event", "login_accepted", "--user", "ana", "--csv").stdout
     assert len(logins.splitlines()) > 3, "the history of all the week"
-
-
-# Moving over, and upgrades
-
-
-def test_workers_move_over_from_an_old_server_and_back(
-    make_place: MakePlace, tmp_path: Path
-) -> None:
-    place = make_place("successor")
-    shares = place.folder / "shared"
-    fill(shares, {"models/weights.bin": CONTENT, "Bhushanji/a.txt": b"a"})
-    for share in ("newsletters", "huggingface/hub"):
-        (shares / share).mkdir(parents=True, exist_ok=True)
-    (tmp_path / "old").mkdir()
-    key = make_key(tmp_path / "worker", "ed25519")
-    (tmp_path / "old/authorized_keys").write_text(f"{public_line(key)}\n")
-    old = OldServer(tmp_path / "old", shares, place.port).start()
-    try:
-        with (
-            mounted_by_old_script(old, tmp_path / "mnt", key, tmp_path / "known_hosts") as mount,
-            Bystander(mount / "models/weights.bin", CONTENT) as bystander,
-        ):
-            week = Week(place, bystander)
-            copy_old(old.folder, place)
-            place.change("import-authorized-keys", "--user", "gvpocr", "old/authorized_keys")
-            place.change("import-host-key", "old/etc/ssh", status=1)  # the ECDSA key is not used
-            with week.step(interrupts=True):
-                old.stop()
-                place.up()
-            place.down()
-            old.start()
-            bystander.works()
-    finally:
-        old.stop()
-
-
-@pytest.fixture(scope="module")
-def older(data: Path) -> Path:
-    """The sources of the last release."""
-    folder = data / "older"
-    folder.mkdir(exist_ok=True)
-    git = ["git", "-c", "safe.directory=*", "-C", str(REPOSITORY)]
-    tagged = subprocess.run(
-        [*git, "describe", "--tags", "--abbrev=0"], capture_output=True, text=True
-    )
-    release = tagged.stdout.strip() or OLDER
-    archived = subprocess.run([*git, "archive", release], capture_output=True)
-    assert archived.returncode == 0, archived.stderr
-    subprocess.run(["tar", "-x", "-C", folder], input=archived.stdout, check=True)
-    return folder
-
-
-def test_an_upgrade_and_the_way_back_keep_mounts_and_files(
-    make_place: MakePlace, older: Path, data: Path, tmp_path: Path
-) -> None:
-    place = make_place("upgraded")
-    newer = data / "newer"
-    _clone(newer)
-    place.take_release(older, "older")
-    configure(place, '[users.gvpocr]\n[users.ana]\nshares = ["models"]\n')
-    place.up()
-    fill(place.folder / "shared/models", {"weights.bin": CONTENT})
-    mount = place.mounted(tmp_path / "mnt", "/home/gvpocr", "reconnect", "direct_io")
-    with mount as at, Bystander(at / "models/weights.bin", CONTENT) as bystander:
-        week = Week(place, bystander)
-        week.holds()
-        for sources, name in ((newer, "newer"), (older, "older")):
-            with week.step(interrupts=True):
-                place.take_release(sources, name)
-                place.up()
-            assert "file_closed" in place.ask("logs", "--json").stdout

@@ -276,7 +276,7 @@ def test_a_ban_is_shown_with_its_reason_and_its_end(
     )
     shown = logs("--ip", "203.0.113.7")[1].splitlines()
     assert shown[0].endswith(
-        "203.0.113.7: refused until 2026-01-31 13:01:00 for failed_login (ban 2 in a row)"
+        "203.0.113.7: refused until 2026-01-31 13:01:00 for failed_login, ban 2 in a row"
     )
     assert shown[1].endswith("source=203.0.113.7 reason=lifted")
 
