@@ -134,11 +134,13 @@ def _check(options: argparse.Namespace) -> int:
     findings = found.findings
     for warning in findings.warnings:
         say(f"warning: {warning}")
+    for sentence in running.refusal(settings):
+        say(sentence)
+    if not findings.mistakes:  # else it is not taken
+        for sentence in running.differences(settings, found.served, found.status_token):
+            say(sentence)
     if mistakes := [*findings.mistakes, *findings.away]:
         raise ConfigurationError(mistakes)
-    said = running.differences(settings, found.served, found.status_token)
-    for sentence in (*running.refusal(settings), *said):
-        say(sentence)
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     say("The configuration is good.")
     return 0

@@ -229,7 +229,8 @@ def _inspect_writers(settings: Settings, config_file: Path, findings: Findings) 
 
 def _inspect_default_users(settings: Settings, findings: Findings) -> None:
     """One that nobody named may be one that nobody wants: earlier, others took its place."""
-    for name in default_users().keys() & settings.users.keys():
+    with_keys = {each.user for each in findings.credentials if each.keys.keys}
+    for name in default_users().keys() & settings.users.keys() & with_keys:
         if len(settings.users) > 1 and not settings.users[name].model_fields_set:
             findings.warnings.append(
                 f"users.{name}: this default user may log in beside the others; users.{name} = "

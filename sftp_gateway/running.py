@@ -60,6 +60,6 @@ def differences(settings: Settings, served: Served, token: str | None) -> list[s
         lost = removal(Served.from_json(told["served"]), served, sessions)
     except (ValueError, KeyError, TypeError):
         return ["The running gateway is of another version, and was not compared with."]
-    return lost.sentences() or [
+    return [f"Compared with the running gateway, {said}" for said in lost.sentences()] or [
         "Whatever the running gateway serves is served by this configuration too."
     ]

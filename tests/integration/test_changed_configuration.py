@@ -76,7 +76,8 @@ def test_what_is_taken_away_is_told_before_and_after(started: Gateway, tmp_path:
         assert os.listdir(mount / "models")
 
         def checked() -> list[str]:
-            return started.run("check", "--config", "new.toml").stderr.splitlines()
+            said = started.run("check", "--config", "new.toml").stderr.splitlines()
+            return [line.removeprefix("Compared with the running gateway, ") for line in said]
 
         wait_for(lambda: set(says) <= set(checked()), "what the change takes away")
         (started.folder / "new.toml").rename(config_of(started))

@@ -54,8 +54,8 @@ def told(**more: object) -> bytes:
 def test_what_is_taken_away_is_asked_with_the_token(answering: Answering) -> None:
     settings = answering(200, told())
     assert running.differences(settings, NOTHING, "token") == [
-        "users no longer served: gvpocr (1 key, 2 sessions)",
-        "live sessions that lose their login: 2",
+        "Compared with the running gateway, users no longer served: gvpocr (1 key, 2 sessions)",
+        "Compared with the running gateway, live sessions that lose their login: 2",
     ]
     (same,) = running.differences(settings, SERVED, "token")
     assert same.endswith("is served by this configuration too.")

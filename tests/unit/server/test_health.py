@@ -41,10 +41,13 @@ class Watched(Share):
         self.gate.set()
         self.looks = 0
         self.figures: tuple[int, ...] | None = None
+        self.refused = False
 
     def check(self) -> os.statvfs_result:
         self.looks += 1
         assert self.gate.wait(PATIENCE)
+        if self.refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         found = super().check()
         return found if self.figures is None else os.statvfs_result(self.figures)
 
@@ -159,6 +162,20 @@ async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
     await watching.look()
     assert watching.problems == {"a": "", "b": ""}
     assert told.of("a") == [True, False, True]
+
+
+async def test_why_a_share_may_not_be_read_is_told(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
+) -> None:
+    share = make("a", tmp_path)
+    watching = monitor(share)
+    share.refused = True
+    await watching.look()
+    assert watching.problems == {"a": f"{tmp_path}/a is closed"}
+    # One that Landlock keeps from this worker alone is not its owner's business.
+    share.moved = True
+    await watching.look()
+    assert watching.problems == {"a": os.strerror(errno.EACCES)}
 
 
 async def test_another_folder_at_the_path_of_a_share_is_taken_over(
