@@ -88,7 +88,13 @@ def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
 
 def clone(folder: Path) -> None:
     """What scripts/serve takes, of a user's."""
-    for name in ("scripts", "sftp_gateway", "pyproject.toml", "requirements.lock"):
+    for name in (
+        "scripts",
+        "sftp_gateway",
+        "pyproject.toml",
+        "requirements.lock",
+        "requirements-build.lock",
+    ):
         source = REPOSITORY / name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / name)
     (folder / "scripts/serve").chmod(0o755)
