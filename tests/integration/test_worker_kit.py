@@ -289,6 +289,7 @@ def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
     assert sshfs_pid(worker) != before
     assert worker.shell("cat /etc/sshfs-main-server/key.pub").endswith(" worker8\n")
     assert far_gateway.ssh("echo in").returncode == 0, "the shared key"
+    assert "nothing has changed" in worker.run(setup, "--own-key").stdout
 
 
 def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(

@@ -31,7 +31,7 @@ brings everything up to date.
   -p, --port PORT      the server's port (default: $PORT)
   -k, --key FILE       the private key to log in with; default: the one it has, or else one
                        that is made here, for this worker only
-      --own-key        make such a key in place of the one it has
+      --own-key        make such a key in place of one that was given
       --name NAME      what that key is called on the server (default: $(own_name))
   -P, --password PASSWORD
                        the password to log in with; better:
@@ -205,11 +205,12 @@ configure() {
         cp -- "$password_file" "$new/password"
     elif [ -n "$key" ]; then
         copy_key "$key"
-    elif [ -n "$own" ]; then
+    elif [ -n "$own" ] && [ ! -e "$etc/key.pub" ]; then
         own_key
-    elif [ -e "$kit/worker_key" ]; then
+    elif [ -e "$kit/worker_key" ] && [ -z "$own" ]; then
         copy_key "$kit/worker_key"
     elif [ -e "$etc/key" ] || [ -e "$etc/password" ]; then
+        own=
         for file in key key.pub key-cert.pub password; do
             [ ! -e "$etc/$file" ] || cp -- "$etc/$file" "$new/$file"
         done
