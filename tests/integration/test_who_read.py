@@ -166,7 +166,7 @@ def test_a_file_read_out_of_order_by_two_threads_is_whole(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway().start()
-    block, count = 1 << 16, 200
+    block, count = 1 << 15, 1200  # more of them than pieces are remembered
     content = os.urandom(block * count)
     fill(gateway.folder / "shared/models", {"big": content})
     with gateway.mounted(tmp_path / "mount", "/home/gvpocr", "direct_io") as mount:
