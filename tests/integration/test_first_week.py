@@ -160,6 +160,7 @@ def test_workers_move_over_from_an_old_server_and_back(
         place.down()
         old.start()
         bystander.works()
+        old.stop()
 
 
 @pytest.fixture(scope="module")
