@@ -159,10 +159,9 @@ def test_the_state_is_told_by_the_check_a_metric_and_the_log(gateway: Gateway) -
     assert gateway.events("server_started")[-1]["landlock"] == version
     assert gateway.metric("sftp_gateway_landlock_abi") == version
     checked = gateway.run("check")
-    assert (checked.returncode, checked.stderr.splitlines()[0]) == (
-        0,
-        f"Landlock: version {version} confines the workers.",
-    )
+    assert checked.returncode == 0
+    said = f"Landlock: version {version} confines the workers."
+    assert said in checked.stderr.splitlines()
     assert "landlock" not in gateway.stderr
 
 
