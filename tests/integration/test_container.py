@@ -397,8 +397,8 @@ def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_t
     def owners() -> dict[str, tuple[int, int]]:
         return {
             str(path): _owner_and_mode(path)
-            for path in deployed.folder.rglob("*")
-            if path.name != "access.log"
+            for folder in ("config", "keys", "shared")
+            for path in (deployed.folder / folder).rglob("*")
         }
 
     before = owners()
