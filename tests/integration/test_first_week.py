@@ -63,6 +63,8 @@ def make_place(request: pytest.FixtureRequest, data: Path) -> MakePlace:
             _clone(folder)
             engine, built = (request.getfixturevalue(name) for name in ("docker_host", "image"))
             deployment = Docker(folder, engine, built)
+            # Here, because docker-compose 1.29 builds without the cache for `run`.
+            deployment.compose("build", "--quiet", "init")
             try:
                 yield deployment
             finally:
