@@ -32,7 +32,7 @@ from sftp_gateway.configuration import inspected
 from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
 from sftp_gateway.dirfd import Owner
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import set_up
+from sftp_gateway.first_start import HOST_KEY, set_up
 from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake
 from sftp_gateway.settings import Settings, config_path, load_settings
@@ -130,6 +130,7 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     if not shown:
         say("All options have their defaults; `check --all` prints them.")
+    _become_its_user(settings)
     found = inspected(settings, config_path(options.config, os.environ))
     findings = found.findings
     for warning in findings.warnings:
@@ -150,16 +151,35 @@ def _healthcheck(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
     except ConfigurationError as error:
-        # A running gateway has refused this file and serves by the one before. Where it listens is
-        # in the environment, or the default: always so in a container.
-        with tempfile.NamedTemporaryFile(suffix=".toml") as empty:
-            settings = load_settings(Path(empty.name), os.environ)
-        if not _answers(settings):
+        if not _answers(_settings_without_file()):
             raise
         for mistake in error.mistakes:
             say(f"warning: not taken: {mistake}")
         return 0
     return 0 if _answers(settings) else 1
+
+
+def _settings_without_file() -> Settings:
+    """For finding a gateway that has refused its file and serves by the one before.
+
+    Where it listens is in the environment, or the default: always so in a container.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".toml") as empty:
+        return load_settings(Path(empty.name), os.environ)
+
+
+def _become_its_user(settings: Settings) -> None:
+    """Let root see what the gateway sees: as the user who owns the host key."""
+    key = settings.keys_dir / HOST_KEY
+    try:
+        status = os.stat(key)
+    except OSError:
+        return
+    if os.geteuid() == 0 and status.st_uid != 0:
+        say(f"As user {status.st_uid}, who owns {key}:")
+        os.setgroups([])
+        os.setgid(status.st_gid)
+        os.setuid(status.st_uid)
 
 
 def _answers(settings: Settings) -> bool:
@@ -199,7 +219,16 @@ def _worker_doctor(arguments: Sequence[str]) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    try:
+        settings = _settings(options)
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            say(f"error: {mistake}")
+        if _answers(settings := _settings_without_file()):
+            say("The running gateway serves by the configuration before.")
+            _ready(settings)
+        return 1
+    _become_its_user(settings)
     found = inspected(settings, config_path(options.config, os.environ))
     findings = found.findings
     mistakes = [*findings.mistakes, *findings.away]

@@ -151,7 +151,10 @@ def moment(text: str, now: datetime) -> datetime:
 def _file(settings: Settings, user: str) -> Path:
     if user not in settings.users:
         raise ConfigurationError(
-            [f"{user} is no user; the configuration has {', '.join(settings.users)}"]
+            [
+                f"{user} is no user; the configuration has {', '.join(settings.users)}. Add "
+                f"[users.{user}] to it first"
+            ]
         )
     return settings.keys_dir / AUTHORIZED_KEYS / user
 

@@ -37,8 +37,8 @@ pytestmark = pytest.mark.integration
 #: Whose folder the gateway's user cannot read.
 ARCHIVIST = 65_534
 
-#: The release that is upgraded, where no newer one has a tag.
-OLDER = "bd9383c401553f0cbf1d1ecab075fb910fe9a8b4"
+#: The release that is upgraded, where none has a tag: so many merges and changes ago.
+OLDER = "HEAD~60"
 
 CONTENT = os.urandom(300_000)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import REPOSITORY, Gateway, wait_for
+from tests.support.gateway import REPOSITORY, Gateway, free_port, wait_for
 from tests.support.worker import Worker
 
 pytestmark = pytest.mark.integration
@@ -84,6 +84,35 @@ def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
         return log.stat().st_size > 0 < history.stat().st_size
 
     wait_for(used, "log and history to be written in their places")
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_root_sees_what_the_gateways_user_sees(
+    make_gateway: Callable[..., Gateway], folder: Path, command: str
+) -> None:
+    gateway = make_gateway(f'[shares.closed]\npath = "{folder}/closed"\n')
+    (folder / "closed").mkdir(0o700)
+    assert gateway.run("init", "--owner", f"{STRANGER}:{STRANGER}").returncode == 0
+    for above in (gateway.folder, *gateway.folder.parents[:3]):
+        above.chmod(above.stat().st_mode | 0o055)
+    ran = gateway.run(command)
+    assert f"As user {STRANGER}, who owns keys/ssh_host_ed25519_key:" in ran.stderr
+    assert f"cannot be read by the gateway, which runs as {STRANGER}:{STRANGER}" in ran.stderr
+    assert "run as root" not in ran.stderr
+
+
+def test_the_doctor_says_that_a_gateway_serves_on_whose_file_is_refused(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
+    (gateway.folder / "config/sftp-gateway.toml").write_text("prot = 2\n")
+    gateway.wait_event("configuration_refused")
+    ran = gateway.run("doctor")
+    assert ran.returncode == 1
+    first, *others = ran.stderr.splitlines()
+    assert first.startswith("error: config/sftp-gateway.toml:1:1: prot: ")
+    assert "The running gateway serves by the configuration before." in others
+    assert '"configuration": "refused since ' in others[-1]
 
 
 def clone(folder: Path) -> None:
