@@ -64,7 +64,7 @@ def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
     # Root that may not more than others.
     gateway.start(("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
     for said in (
-        "warning: access_log.file: ", "warning: history.file: ",
+        "warning: SFTP_GATEWAY_ACCESS_LOG__FILE: ", "warning: history.file: ",
         "warning: status: keys/status_token: cannot be read",
     ):  # fmt: skip
         assert said in gateway.stderr
