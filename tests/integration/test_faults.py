@@ -407,7 +407,8 @@ def test_a_standard_output_that_nobody_reads(
     client.stdin.close()
     if overflow == "drop":
         assert client.wait(PATIENCE) == 0
-        assert gateway.metric("sftp_gateway_access_log_dropped_total") > 0
+        dropped = functools.partial(gateway.metric, "sftp_gateway_access_log_dropped_total")
+        wait_for(lambda: dropped() > 0, "the dropped lines to be counted")
     else:
         depth = functools.partial(gateway.metric, "sftp_gateway_access_log_queue_depth")
         wait_for(lambda: depth() >= 400, "the queue to be as full as one user may make it")

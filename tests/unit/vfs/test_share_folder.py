@@ -62,7 +62,7 @@ def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
     (memory / "version").touch()
     share = make_share(memory)
     assert share._local
-    share._path = Path("/proc")  # as if that were mounted there now
+    share.path = Path("/proc")  # as if that were mounted there now
     share.check()
     assert b"Linux" in read(share, b"version")
     with pytest.raises(BlockingIOError):
@@ -73,7 +73,7 @@ def test_files_are_read_inline_from_the_file_system_that_was_taken_over(
     either: Share, memory: Path
 ) -> None:
     (memory / "file").touch()
-    either._path = memory  # as if it were mounted there now
+    either.path = memory  # as if it were mounted there now
     either.check()
     file = either.open_file(b"file", wait=True)
     assert file.inline
