@@ -9,6 +9,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
         assert said in gateway.stderr
     assert gateway.ssh("echo", "in").stdout == "in\n"
     assert (page(gateway, None), page(gateway, TOKEN)) == (401, 401)
-    assert gateway.metric("sftp_gateway_access_log_lines_lost_total") > 0
+    lost = partial(gateway.metric, "sftp_gateway_access_log_lines_lost_total")
+    wait_for(lambda: lost() > 0, "the lost lines to be counted")
     assert (log.stat().st_size, history.stat().st_size) == (0, 0)
     os.chown(token, 0, 0)
     wait_for(lambda: page(gateway, TOKEN) == 200, "the token to be read")
@@ -106,7 +108,7 @@ def test_the_doctor_says_that_a_gateway_serves_on_whose_file_is_refused(
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
     (gateway.folder / "config/sftp-gateway.toml").write_text("prot = 2\n")
-    gateway.wait_event("configuration_refused")
+    wait_for(lambda: "refused" in gateway.http("/readyz")[1], "the refusal to be shown")
     ran = gateway.run("doctor")
     assert ran.returncode == 1
     first, *others = ran.stderr.splitlines()
