@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
@@ -25,6 +26,13 @@ T = TypeVar("T")
 
 #: More than are told at once.
 SOURCES = [f"198.51.{number >> 8}.{number & 255}" for number in range(PAGE * 2 + 50)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_subreaper() -> Iterator[None]:
+    """Let other tests' orphans be the init process's children again."""
+    yield
+    ctypes.CDLL(None).prctl(control._PR_SET_CHILD_SUBREAPER, 0)
 
 
 class Served:
