@@ -62,12 +62,7 @@ from sftp_gateway.vfs.tree import Tree
 _log = logging.getLogger(__name__)
 
 
-def serve(
-    load: Callable[[], Settings],
-    *,
-    config_file: Path,
-    say: Callable[[str], None],
-) -> None:
+def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str], None]) -> None:
     """Serve until a signal says stop.
 
     `load` reads the settings, now and again when a signal asks for it or `config_file`, where they

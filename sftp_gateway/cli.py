@@ -10,10 +10,8 @@ import logging
 import os
 import pwd
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 
 from sftp_gateway import (
@@ -35,7 +33,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import HOST_KEY, set_up
 from sftp_gateway.process import confinement
 from sftp_gateway.server.probe import handshake
-from sftp_gateway.settings import Settings, config_path, load_settings
+from sftp_gateway.settings import Settings, config_path, load_settings, settings_without_file
 from sftp_gateway.worker_kit.host_keys import own_host_keys
 
 #: Seconds that a health check waits for the handshake.
@@ -151,21 +149,14 @@ def _healthcheck(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
     except ConfigurationError as error:
-        if not _answers(_settings_without_file()):
+        # A running gateway may have refused this file, and serve by the one before. Where it
+        # listens is in the environment, or the default: always so in a container.
+        if not _answers(settings_without_file(os.environ)):
             raise
         for mistake in error.mistakes:
             say(f"warning: not taken: {mistake}")
         return 0
     return 0 if _answers(settings) else 1
-
-
-def _settings_without_file() -> Settings:
-    """For finding a gateway that has refused its file and serves by the one before.
-
-    Where it listens is in the environment, or the default: always so in a container.
-    """
-    with tempfile.NamedTemporaryFile(suffix=".toml") as empty:
-        return load_settings(Path(empty.name), os.environ)
 
 
 def _become_its_user(settings: Settings) -> None:
@@ -224,7 +215,7 @@ def _doctor(options: argparse.Namespace) -> int:
     except ConfigurationError as error:
         for mistake in error.mistakes:
             say(f"error: {mistake}")
-        if _answers(settings := _settings_without_file()):
+        if _answers(settings := settings_without_file(os.environ)):
             say("The running gateway serves by the configuration before.")
             _ready(settings)
         return 1

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway.containers import with_docker
 from sftp_gateway.dirfd import Folder, Held
 from sftp_gateway.errors import ConfigurationError
 
@@ -30,9 +31,7 @@ _HOW_TO_STOP: Final = {
 
 
 def _kind() -> bytes:
-    # The image sets it; podman does so itself.
-    in_container = os.environ.get("container") in ("docker", "podman")  # noqa: SIM112
-    return _WITH_DOCKER if in_container else _WITHOUT
+    return _WITH_DOCKER if with_docker() else _WITHOUT
 
 
 def check(keys_dir: Path) -> None:

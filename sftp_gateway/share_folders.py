@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from sftp_gateway.containers import in_container
 from sftp_gateway.process import detached
 from sftp_gateway.settings import FOLDER_VARIABLES, Settings
 from sftp_gateway.vfs.beneath import open_folder
@@ -23,9 +24,7 @@ RUNNING: Final = 3.0
 
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
-#: There is one of these in every container of Docker and Podman; and where the image has the
-#: gateway.
-_OF_CONTAINERS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+#: Where the image has the gateway.
 _IMAGES_FOLDER: Final = Path("/opt/sftp-gateway")
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -234,8 +233,7 @@ def unreadable(path: Path) -> str:
 
 def _is_in_image() -> bool:
     """Whether this is the container of the compose file, or one of its image."""
-    ours = Path(__file__).is_relative_to(_IMAGES_FOLDER)
-    return ours and any(each.exists() for each in _OF_CONTAINERS)
+    return Path(__file__).is_relative_to(_IMAGES_FOLDER) and in_container()
 
 
 def _run_as(variable: str, kind: str, number: int, *, in_container: bool) -> str:

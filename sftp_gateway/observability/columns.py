@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, TextIO
 
+from sftp_gateway.containers import in_container
 from sftp_gateway.observability.history.store import result_of
 from sftp_gateway.observability.json_lines import visible
 from sftp_gateway.observability.sinks import StreamSink
@@ -26,10 +26,6 @@ _BAD: Final = frozenset(
     {"read_failed", "log_dropped", "connections_refused", "source_banned", "configuration_refused",
      "credentials_removed"}
 )  # fmt: skip
-
-#: What container engines put into their containers.
-_MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
-
 
 #: What is raised for a line that is none of the access log.
 _NO_LINE: Final = (
@@ -49,7 +45,7 @@ def wants_colour(stream: TextIO) -> bool:
 
 def is_for_people(stream: TextIO) -> bool:
     """Whether people look at the stream, and no log driver: a container may have a terminal too."""
-    return stream.isatty() and not any(mark.exists() for mark in _MARKS)
+    return stream.isatty() and not in_container()
 
 
 class TerminalSink(StreamSink):

@@ -17,7 +17,12 @@ The reference page, `.env.example` and the messages about mistakes are derived f
 from sftp_gateway.settings.access_log import AccessLogSettings
 from sftp_gateway.settings.environment import ENV_FILE, env_file_options, variable
 from sftp_gateway.settings.history import HistorySettings
-from sftp_gateway.settings.loading import DEFAULT_CONFIG_FILE, config_path, load_settings
+from sftp_gateway.settings.loading import (
+    DEFAULT_CONFIG_FILE,
+    config_path,
+    load_settings,
+    settings_without_file,
+)
 from sftp_gateway.settings.options import Settings
 from sftp_gateway.settings.penalties import PenaltySettings
 from sftp_gateway.settings.shares import FOLDER_VARIABLES, HUB_SHARE, ShareSettings
@@ -41,5 +46,6 @@ __all__ = [
     "default_users",
     "env_file_options",
     "load_settings",
+    "settings_without_file",
     "variable",
 ]

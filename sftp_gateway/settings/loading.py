@@ -34,12 +34,9 @@ from sftp_gateway.settings.mistakes import (
     unnoticed,
     wrong_options,
 )
-from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.options import Settings, default_tables
 from sftp_gateway.settings.origins import Layer, Place, origins, paths
 from sftp_gateway.settings.positions import positions
-from sftp_gateway.settings.shares import default_shares
-from sftp_gateway.settings.table import Table
-from sftp_gateway.settings.users import default_users
 
 _NO_OPTIONS: Final = frozenset({CONFIG_VARIABLE, COMPOSE_VARIABLE})
 
@@ -61,13 +58,22 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     Raises ConfigurationError with every mistake at once.
     """
     mistakes: list[Mistake] = []
+    return _settings(_file(config_file, environ, mistakes), environ, mistakes)
+
+
+def settings_without_file(environ: Mapping[str, str]) -> Settings:
+    """The options that `environ` has, whatever the file says. Raises ConfigurationError."""
+    return _settings(Layer(), environ, [])
+
+
+def _settings(file: Layer, environ: Mapping[str, str], mistakes: list[Mistake]) -> Settings:
     environment = _environment(environ, mistakes)
-    file = _file(config_file, environ, mistakes)
+    both = file.under(environment)
     settings = None
     try:
-        settings = Settings(**_with_defaults(file.under(environment).values))
+        settings = Settings(**_with_defaults(both.values))
     except ValidationError as error:
-        mistakes += wrong_options(error, file.under(environment), alone=False)
+        mistakes += wrong_options(error, both, alone=False)
     if file.values.keys() & environment.values.keys():
         # What the environment overrides may be wrong too.
         try:
@@ -131,13 +137,9 @@ def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
     What is switched off and looks like the misspelt name of a default stays, as a mistake.
     """
-    all_of_them: Mapping[str, Mapping[str, Table]] = {
-        "users": default_users(),
-        "shares": default_shares(),
-    }
     wanted = _is_true(given.get("defaults", True))
     result = dict(given)
-    for table, defaults in all_of_them.items():
+    for table, defaults in default_tables().items():
         named = given.get(table, {})
         if not isinstance(named, dict):
             continue

@@ -16,23 +16,15 @@ from pydantic import ValidationError
 
 from sftp_gateway.settings.environment import CONFIG_VARIABLE, ENV_PREFIX, variable
 from sftp_gateway.settings.expected import Expected, Kind, below, expected, options_of
-from sftp_gateway.settings.options import Settings
+from sftp_gateway.settings.options import Settings, default_tables
 from sftp_gateway.settings.origins import Layer, Place, dotted, leaves
 from sftp_gateway.settings.positions import Path, positions
-from sftp_gateway.settings.shares import default_shares
-from sftp_gateway.settings.users import default_users
 
 #: Options that have parts of their own, behind `__`.
 _WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
 
 #: Tables where any value may be a password or a token at the wrong place.
 _SECRETS: Final = frozenset({"users", "status"})
-
-#: What can be switched off by name although the file does not name it.
-_DEFAULTS: Final[Mapping[str | int, Iterable[str]]] = {
-    "users": default_users(),
-    "shares": default_shares(),
-}
 
 #: Tables with at most so many options have them all named for one that is unknown.
 _FEW: Final = 8
@@ -267,9 +259,9 @@ def _text(path: Path, detail: Any) -> str:
     if detail["type"] == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ")
     wanted, given = expected(kind), detail["input"]
-    if given is False and len(path) == 2 and path[0] in _DEFAULTS:
-        close = close_to(str(path[1]), _DEFAULTS[path[0]])
-        return f"switches off nothing, because there is no {name}; {_did_you_mean([close or ''])}"
+    if given is False and len(path) == 2 and (defaults := default_tables().get(str(path[0]))):
+        close = get_close_matches(str(path[1]), list(defaults), n=1)
+        return f"switches off nothing, because there is no {name}; {_did_you_mean(close)}"
     said = f"must be {_needed(wanted, name)}"
     if name.partition(".")[0] in _SECRETS or (isinstance(given, list) and wanted.lists):
         return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +32,11 @@ from sftp_gateway.settings.values import (
 )
 
 _GIB: Final = 1024**3
+
+
+def default_tables() -> Mapping[str, Mapping[str, Table]]:
+    """The users and shares that are there unless they are switched off by name."""
+    return {"users": default_users(), "shares": default_shares()}
 
 
 class Settings(Table):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.containers import with_docker
 from sftp_gateway.dirfd import Folder
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.first_start import AUTHORIZED_KEYS
@@ -134,7 +134,7 @@ def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
 
 
 def _keys_add() -> str:
-    if os.environ.get("container") in ("docker", "podman"):  # noqa: SIM112 - the image sets it
+    if with_docker():
         return _DOCKER_KEYS_ADD
     # As it was typed for this command.
     typed = re.fullmatch(r"[A-Za-z0-9._/-]*sftp-gateway", sys.argv[0])

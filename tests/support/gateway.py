@@ -326,16 +326,8 @@ class Gateway:
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-        def ready() -> bool:
-            if mounting.poll() is not None:
-                raise AssertionError(f"sshfs ended with status {mounting.returncode}")
-            return os.path.ismount(at)
-
-        try:
-            wait_for(ready, f"{at} to be mounted")
+        with _mounted_by(mounting, at):
             yield at
-        finally:
-            unmount(at, mounting)
 
 
 @contextlib.contextmanager
@@ -357,15 +349,23 @@ def filesystem(
         [sys.executable, "-m", module, *map(str, arguments)], cwd=REPOSITORY, env=environment()
     )
 
+    with _mounted_by(process, mount):
+        yield process
+
+
+@contextlib.contextmanager
+def _mounted_by(process: subprocess.Popen[bytes], at: Path) -> Iterator[None]:
+    """Wait until the process has mounted its file system; unmount it at the end."""
+
     def ready() -> bool:
-        assert process.poll() is None, f"{module} ended"
-        return os.path.ismount(mount)
+        assert process.poll() is None, f"{process.args!r} ended with status {process.returncode}"
+        return os.path.ismount(at)
 
     try:
-        wait_for(ready, f"{mount} to be mounted")
-        yield process
+        wait_for(ready, f"{at} to be mounted")
+        yield
     finally:
-        unmount(mount, process)
+        unmount(at, process)
 
 
 def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from sftp_gateway.observability import columns
+from sftp_gateway import containers
 from sftp_gateway.observability.columns import TerminalSink, is_for_people
 from tests.support.history import line, read
 
@@ -20,7 +20,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TextIO, int]]:
     """A terminal to write to, and its other end."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(columns, "_MARKS", ())
+    monkeypatch.setattr(containers, "_MARKS", ())
     shown, inside = pty.openpty()
     with open(inside, "w") as stream:
         yield stream, shown
@@ -80,7 +80,7 @@ def test_pipes_and_containers_get_json(
     with open(tmp_path / "log", "w") as file:
         assert not is_for_people(file)
     mark = tmp_path / ".dockerenv"
-    monkeypatch.setattr(columns, "_MARKS", (mark,))
+    monkeypatch.setattr(containers, "_MARKS", (mark,))
     assert is_for_people(terminal[0])
     mark.touch()
     assert not is_for_people(terminal[0])
