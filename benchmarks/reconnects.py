@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.processes import memory_now
-from sftp_gateway.process.restarts import SOON
+from sftp_gateway.process.supervisor.backoff import SOON
 from tests.support.gateway import Gateway, fill, unmount, wait_for
 
 ROUNDS: Final = 5

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from fuzz import records as record_layer
-from sftp_gateway.auth.authorized_keys import parse_authorized_keys
-from sftp_gateway.auth.blobs import read_blob
-from sftp_gateway.auth.key_options import parse_options
+from sftp_gateway.auth.keys.authorized_keys import parse_authorized_keys
+from sftp_gateway.auth.keys.blobs import read_blob
+from sftp_gateway.auth.keys.options import parse_options
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.process import messages
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH

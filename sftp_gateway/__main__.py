@@ -2,6 +2,6 @@
 
 import sys
 
-from sftp_gateway.cli import main
+from sftp_gateway.commands.main import main
 
 sys.exit(main())

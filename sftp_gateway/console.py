@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from sftp_gateway.observability.json_lines import visible
+from sftp_gateway.observability.access_log.json_lines import visible
 from sftp_gateway.settings import Settings, env_file_options
 
 #: Gives the settings of a command's options.

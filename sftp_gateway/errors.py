@@ -1,7 +1,7 @@
 """The whole error tree of the gateway.
 
 Errors are neutral: they say what happened, not what is sent. The one table from error to SFTP
-status is in `server/status.py`; an error's text goes to our log, never to a client.
+status is in `server/sftp/status.py`; an error's text goes to our log, never to a client.
 """
 
 from __future__ import annotations

@@ -9,10 +9,14 @@ from sftp_gateway.auth.authenticator import (
     Reason,
     Trust,
 )
-from sftp_gateway.auth.authorized_keys import AuthorizedKey, AuthorizedKeys, parse_authorized_keys
-from sftp_gateway.auth.blobs import fingerprint
-from sftp_gateway.auth.certificates import Certificate, is_certificate, read_certificate
-from sftp_gateway.auth.keys import (
+from sftp_gateway.auth.keys.authorized_keys import (
+    AuthorizedKey,
+    AuthorizedKeys,
+    parse_authorized_keys,
+)
+from sftp_gateway.auth.keys.blobs import fingerprint
+from sftp_gateway.auth.keys.certificates import Certificate, is_certificate, read_certificate
+from sftp_gateway.auth.keys.generate import (
     HostKey,
     KeyPair,
     generate_ed25519,
@@ -20,6 +24,7 @@ from sftp_gateway.auth.keys import (
     private_key_mistakes,
     public_file_mistakes,
 )
+from sftp_gateway.auth.keys.revocations import Revocations, parse_revocations
 from sftp_gateway.auth.passwords import (
     MIN_PASSWORD_LENGTH,
     HashCost,
@@ -28,7 +33,6 @@ from sftp_gateway.auth.passwords import (
     hash_password,
     is_cheap,
 )
-from sftp_gateway.auth.revocations import Revocations, parse_revocations
 from sftp_gateway.auth.sources import Networks
 
 __all__ = [

@@ -8,11 +8,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from sftp_gateway.auth.authorized_keys import AuthorizedKey, AuthorizedKeys
-from sftp_gateway.auth.blobs import fingerprint, too_weak
-from sftp_gateway.auth.certificates import Certificate
+from sftp_gateway.auth.keys.authorized_keys import AuthorizedKey, AuthorizedKeys
+from sftp_gateway.auth.keys.blobs import fingerprint, too_weak
+from sftp_gateway.auth.keys.certificates import Certificate
+from sftp_gateway.auth.keys.revocations import Revocations
 from sftp_gateway.auth.passwords import PasswordVerifier
-from sftp_gateway.auth.revocations import Revocations
 from sftp_gateway.auth.sources import Networks
 
 #: Characters of a key's comment, or of a certificate's key id, that each line of the log repeats.

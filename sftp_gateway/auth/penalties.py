@@ -30,7 +30,7 @@ from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.auth.sources import Networks, SourceBlocks
-from sftp_gateway.buckets import TokenBucket
+from sftp_gateway.token_bucket import TokenBucket
 
 #: Seconds of `trusted_rate` that a trusted source may use up at once.
 _TRUSTED_BURST: Final = 20.0

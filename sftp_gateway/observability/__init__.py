@@ -1,7 +1,6 @@
 """What the gateway tells about itself: the access log, metrics, and the HTTP endpoint for both."""
 
-from sftp_gateway.observability.access_log import AccessLog, Level, Overflow
-from sftp_gateway.observability.events import (
+from sftp_gateway.observability.access_log.events import (
     CommandAnswered,
     CommandRefused,
     ConfigurationRefused,
@@ -33,15 +32,16 @@ from sftp_gateway.observability.events import (
     WorkerOutdated,
     WorkerStarted,
 )
-from sftp_gateway.observability.exposition import Exposition
-from sftp_gateway.observability.fleet import Fleet, WorkerState, health
-from sftp_gateway.observability.http import Health, Probe
-from sftp_gateway.observability.http_server import ObservabilityServer, listen
-from sftp_gateway.observability.json_lines import encode, escape_path, unescape_path
-from sftp_gateway.observability.labels import NO_SHARE, Vocabulary
-from sftp_gateway.observability.metrics import HandleKind, LaneDepths, Metrics
-from sftp_gateway.observability.shared import SharedValues
-from sftp_gateway.observability.sinks import FileSink, Sink, StreamSink
+from sftp_gateway.observability.access_log.json_lines import encode, escape_path, unescape_path
+from sftp_gateway.observability.access_log.log import AccessLog, Level, Overflow
+from sftp_gateway.observability.access_log.sinks import FileSink, Sink, StreamSink
+from sftp_gateway.observability.gateway_state import Fleet, WorkerState, health
+from sftp_gateway.observability.metrics.exposition import Exposition
+from sftp_gateway.observability.metrics.labels import NO_SHARE, Vocabulary
+from sftp_gateway.observability.metrics.process_metrics import HandleKind, LaneDepths, Metrics
+from sftp_gateway.observability.metrics.shared_memory import SharedValues
+from sftp_gateway.observability.web.http import Health, Probe
+from sftp_gateway.observability.web.server import ObservabilityServer, listen
 
 __all__ = [
     "NO_SHARE",

@@ -18,21 +18,22 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from sftp_gateway.observability import relay
-from sftp_gateway.observability.access_log import AccessLog
-from sftp_gateway.observability.events import Event, LogDropped
-from sftp_gateway.observability.exposition import Exposition
-from sftp_gateway.observability.fleet import Fleet, health
+from sftp_gateway.config import fingerprint as watch
+from sftp_gateway.config.credentials import Served
+from sftp_gateway.config.fingerprint import Looks, Watch
+from sftp_gateway.observability.access_log import relay
+from sftp_gateway.observability.access_log.events import Event, LogDropped
+from sftp_gateway.observability.access_log.log import AccessLog
+from sftp_gateway.observability.access_log.relay import LogWriter
+from sftp_gateway.observability.gateway_state import Fleet, health
 from sftp_gateway.observability.history.writer import HistoryWriter
-from sftp_gateway.observability.http import Front
-from sftp_gateway.observability.http_server import ObservabilityServer
-from sftp_gateway.observability.metrics import AccessLogCounts
-from sftp_gateway.observability.relay import LogWriter
-from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.process import messages, watch
+from sftp_gateway.observability.metrics.exposition import Exposition
+from sftp_gateway.observability.metrics.process_metrics import AccessLogCounts
+from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
+from sftp_gateway.observability.web.http import Front
+from sftp_gateway.observability.web.server import ObservabilityServer
+from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.served import Served
-from sftp_gateway.process.watch import Looks, Watch
 
 #: The observer's name among the writers of metrics.
 OBSERVER: Final = "observer"

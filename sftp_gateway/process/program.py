@@ -6,9 +6,9 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sftp_gateway.observability.shared import Memory, SharedValues
-from sftp_gateway.process.served import Served
-from sftp_gateway.process.watch import Looks
+from sftp_gateway.config.credentials import Served
+from sftp_gateway.config.fingerprint import Looks
+from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
 from sftp_gateway.settings import Settings
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
 from sftp_gateway.process.runner import descriptor_limit, release_free_memory, run
-from sftp_gateway.server.account import Account
+from sftp_gateway.server.ssh.callbacks import Account
 
 _log = logging.getLogger(__name__)
 

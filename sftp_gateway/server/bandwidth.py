@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sftp_gateway.buckets import TokenBucket
+from sftp_gateway.token_bucket import TokenBucket
 
 
 class Bandwidth:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.server.lanes import Lane, Lanes, error_of
+from sftp_gateway.server.io_pools import Lane, Lanes, error_of
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 

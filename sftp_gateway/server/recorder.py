@@ -8,12 +8,12 @@ import time
 from typing import Final
 
 from sftp_gateway.errors import Denied, TooManyHandles, Truncated
-from sftp_gateway.observability import events
-from sftp_gateway.observability.access_log import AccessLog
-from sftp_gateway.observability.labels import NO_SHARE
-from sftp_gateway.observability.metrics import Metrics
-from sftp_gateway.server.handles import FileHandle, FolderHandle
-from sftp_gateway.server.negotiation import Mismatch
+from sftp_gateway.observability.access_log import events
+from sftp_gateway.observability.access_log.log import AccessLog
+from sftp_gateway.observability.metrics.labels import NO_SHARE
+from sftp_gateway.observability.metrics.process_metrics import Metrics
+from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle
+from sftp_gateway.server.ssh.negotiation import Mismatch
 from sftp_gateway.vfs.share import Share
 
 #: Characters of a client's offer that are logged: twice what OpenSSH's longest list has.

@@ -14,9 +14,7 @@
 The reference page, `.env.example` and the messages about mistakes are derived from these models.
 """
 
-from sftp_gateway.settings.access_log import AccessLogSettings
 from sftp_gateway.settings.environment import ENV_FILE, env_file_options, variable
-from sftp_gateway.settings.history import HistorySettings
 from sftp_gateway.settings.loading import (
     DEFAULT_CONFIG_FILE,
     config_path,
@@ -24,10 +22,12 @@ from sftp_gateway.settings.loading import (
     settings_without_file,
 )
 from sftp_gateway.settings.options import Settings
-from sftp_gateway.settings.penalties import PenaltySettings
-from sftp_gateway.settings.shares import FOLDER_VARIABLES, HUB_SHARE, ShareSettings
-from sftp_gateway.settings.status import SHORTEST_TOKEN, StatusSettings
-from sftp_gateway.settings.users import UserSettings, default_users
+from sftp_gateway.settings.tables.access_log import AccessLogSettings
+from sftp_gateway.settings.tables.history import HistorySettings
+from sftp_gateway.settings.tables.penalties import PenaltySettings
+from sftp_gateway.settings.tables.shares import FOLDER_VARIABLES, HUB_SHARE, ShareSettings
+from sftp_gateway.settings.tables.status import SHORTEST_TOKEN, StatusSettings
+from sftp_gateway.settings.tables.users import UserSettings, default_users
 
 __all__ = [
     "DEFAULT_CONFIG_FILE",

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from sftp_gateway.settings.values import NetworkText, Unit
+from sftp_gateway.settings.tables.values import NetworkText, Unit
 
 #: The type of an option, or of what is in it, which a name leads to.
 Kind: TypeAlias = Any

@@ -25,7 +25,7 @@ from sftp_gateway.settings.environment import (
     ENV_PREFIX,
     env_file_options,
 )
-from sftp_gateway.settings.mistakes import (
+from sftp_gateway.settings.errors import (
     Mistake,
     close_to,
     not_json,

@@ -11,15 +11,15 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from sftp_gateway.settings.access_log import AccessLogSettings
-from sftp_gateway.settings.history import HistorySettings
 from sftp_gateway.settings.origins import Origins
-from sftp_gateway.settings.penalties import PenaltySettings
-from sftp_gateway.settings.shares import ShareSettings, default_shares
-from sftp_gateway.settings.status import StatusSettings
-from sftp_gateway.settings.table import Table
-from sftp_gateway.settings.users import UserSettings, default_users
-from sftp_gateway.settings.values import (
+from sftp_gateway.settings.tables.access_log import AccessLogSettings
+from sftp_gateway.settings.tables.base import Table
+from sftp_gateway.settings.tables.history import HistorySettings
+from sftp_gateway.settings.tables.penalties import PenaltySettings
+from sftp_gateway.settings.tables.shares import ShareSettings, default_shares
+from sftp_gateway.settings.tables.status import StatusSettings
+from sftp_gateway.settings.tables.users import UserSettings, default_users
+from sftp_gateway.settings.tables.values import (
     Bytes,
     CipherNames,
     NetworkText,

@@ -3,7 +3,3 @@
 No code that serves imports this package, and `fleet.py` and `doctor.py` in it are the only places
 in the project that start other programs.
 """
-
-from sftp_gateway.worker_kit.command import add_parser
-
-__all__ = ["add_parser"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sftp_gateway.auth import AuthorizedKey, atomic, keyring
+from sftp_gateway.auth import AuthorizedKey
+from sftp_gateway.auth.keys import keyring
 from sftp_gateway.console import say
+from sftp_gateway.system import atomic
 
 
 def let_in(authorized_keys: Path, line: str) -> None:

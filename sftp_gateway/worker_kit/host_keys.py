@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sftp_gateway.config.bootstrap import HOST_KEY, NIST_HOST_KEY, host_key_files, public_half
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.first_start import HOST_KEY, NIST_HOST_KEY, host_key_files, public_half
-from sftp_gateway.server.host_keys import public_line_of
+from sftp_gateway.server.ssh.host_keys import public_line_of
 from sftp_gateway.settings import Settings
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import asyncssh
 import pytest
 
-from sftp_gateway.observability import flood
+from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log.json_lines import MAX_LINE_LENGTH
 from sftp_gateway.observability.history.queries import Filter, History
-from sftp_gateway.observability.json_lines import MAX_LINE_LENGTH
 from tests.hostile.conftest import INSIDE, Target
 from tests.support.gateway import fill, wait_for
 from tests.support.keys import make_key, public_line

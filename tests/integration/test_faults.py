@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 GOOD = b"x" * 100_000
 BIG = bytes(range(256)) * 256 * 64
 
-#: Threads that one share has in one worker: server/lanes.py.
+#: Threads that one share has in one worker: server/io_pools.py.
 _THREADS = 26
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.process import landlock
+from sftp_gateway.sandbox import landlock
 from tests.support import faulty_gateway
 from tests.support.faulty_gateway import ATTEMPTS, OF_ALL, RESULTS, UNANSWERED
 from tests.support.gateway import Gateway, environment, fill, wait_for

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from asyncssh.packet import Boolean, NameList, UInt32
 
-from sftp_gateway.server.algorithms import KEY_EXCHANGES, ciphers, processor_has_aes
-from sftp_gateway.server.negotiation import KexInit, read_kexinit
+from sftp_gateway.server.ssh.algorithms import KEY_EXCHANGES, ciphers, processor_has_aes
+from sftp_gateway.server.ssh.negotiation import KexInit, read_kexinit
 from tests.support.gateway import Gateway, running
 
 pytestmark = pytest.mark.integration

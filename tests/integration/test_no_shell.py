@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from sftp_gateway.server.command import REFUSAL
+from sftp_gateway.server.exec.command_line import REFUSAL
 from tests.support.gateway import PATIENCE, Gateway, children_of, free_port, running, wait_for
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.server.algorithms import ciphers, processor_has_aes
+from sftp_gateway.server.ssh.algorithms import ciphers, processor_has_aes
 from tests.support.auditor import EXPLAINED, MODES, complaints, make_rsa_host_key, report
 from tests.support.gateway import REPOSITORY, Gateway, running
 from tests.support.keys import make_key, public_line

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftp_gateway.auth.authorized_keys import AuthorizedKey, parse_authorized_keys
+from sftp_gateway.auth.keys.authorized_keys import AuthorizedKey, parse_authorized_keys
 
 
 def wire(*fields: bytes) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sftp_gateway.cli import main
+from sftp_gateway.commands.main import main
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sftp_gateway.app import Configuration, Program
-from sftp_gateway.cli import main
-from sftp_gateway.server import command
+from sftp_gateway.app.gateway import Configuration, Program
+from sftp_gateway.commands.main import main
+from sftp_gateway.server.exec import command_line as command
 from sftp_gateway.vfs import beneath
 
 

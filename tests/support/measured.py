@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftp_gateway.observability import Exposition, Fleet, Metrics, SharedValues
-from sftp_gateway.observability.history.feed import Feed
-from sftp_gateway.observability.shared import Memory
+from sftp_gateway.observability.history.channel import Feed
+from sftp_gateway.observability.metrics.shared_memory import Memory
 
 
 def fleet(**changed: Any) -> Fleet:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.process import landlock
+from sftp_gateway.sandbox import landlock
 from sftp_gateway.settings import Settings, load_settings
 
 Load = Callable[..., Settings]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.cli import _parser
+from sftp_gateway.commands.main import _parser
 from tests.support.gateway import REPOSITORY
 
 PAGES = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from sftp_gateway.observability.json_lines import quoted
+from sftp_gateway.observability.access_log.json_lines import quoted
 
 #: A field of a line that there is no column for; NULL too where SQLite cannot read what Python can.
 _FIELD: Final = "CASE WHEN json_valid(line) THEN json_extract(line, '$.{}') END"

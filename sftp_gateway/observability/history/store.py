@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from sftp_gateway.observability import flood
+from sftp_gateway.observability.access_log import rate_limit as flood
 
 #: The version of the tables (PRAGMA user_version). A file of another is moved aside.
 VERSION: Final = 2

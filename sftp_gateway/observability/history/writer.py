@@ -25,13 +25,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.observability import flood
-from sftp_gateway.observability.fair_queue import FairQueue
-from sftp_gateway.observability.history.feed import LIVE, Feed
+from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log.fair_queue import FairQueue
+from sftp_gateway.observability.history.channel import LIVE, Feed
+from sftp_gateway.observability.history.session_registry import Board
 from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
-from sftp_gateway.observability.live import Board
-from sftp_gateway.observability.metrics import DROPPED_HELP
-from sftp_gateway.observability.shared import SharedValues
+from sftp_gateway.observability.metrics.process_metrics import DROPPED_HELP
+from sftp_gateway.observability.metrics.shared_memory import SharedValues
 
 #: Bytes of lines that wait to be written; beyond, they are dropped.
 _MOST_WAITING: Final = 16 << 20

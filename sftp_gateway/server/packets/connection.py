@@ -42,7 +42,7 @@ from sftp_gateway.server.packets.ciphers import (
 )
 from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, Outgoing
 from sftp_gateway.server.scheduler import Scheduler, TimeSlice
-from sftp_gateway.server.transport import GatheringTransport
+from sftp_gateway.server.ssh.transport import GatheringTransport
 
 if TYPE_CHECKING:
     from asyncssh.channel import SSHChannel

@@ -8,8 +8,8 @@ import pytest
 from argon2 import low_level
 
 from sftp_gateway.auth.authenticator import Authenticator, Credentials, Decision, Reason
-from sftp_gateway.auth.authorized_keys import parse_authorized_keys
-from sftp_gateway.auth.blobs import fingerprint
+from sftp_gateway.auth.keys.authorized_keys import parse_authorized_keys
+from sftp_gateway.auth.keys.blobs import fingerprint
 from sftp_gateway.auth.sources import Networks
 
 NOW = datetime(2030, 6, 1, 12, tzinfo=UTC)

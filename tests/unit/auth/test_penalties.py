@@ -8,7 +8,7 @@ import pytest
 
 from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules, Unbanned
 from sftp_gateway.auth.sources import Networks, SourceBlocks
-from sftp_gateway.observability.labels import CONNECTION_REFUSALS, PENALTY_KINDS
+from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 COSTS = {

@@ -7,8 +7,9 @@ import pickle
 import socket
 from typing import Any
 
-from sftp_gateway.observability import LogDropped, WorkerStarted, relay
-from sftp_gateway.observability.shared import Memory
+from sftp_gateway.observability import LogDropped, WorkerStarted
+from sftp_gateway.observability.access_log import relay
+from sftp_gateway.observability.metrics.shared_memory import Memory
 from sftp_gateway.process.observer import Messenger
 from tests.support.measured import fleet
 

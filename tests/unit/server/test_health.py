@@ -15,9 +15,9 @@ import pytest
 
 from sftp_gateway.errors import NotFound
 from sftp_gateway.server import health
-from sftp_gateway.server import lanes as lanes_module
+from sftp_gateway.server import io_pools as lanes_module
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
-from sftp_gateway.server.lanes import Lane, Lanes
+from sftp_gateway.server.io_pools import Lane, Lanes
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import choose_finder
 from sftp_gateway.vfs.share import Links, Share

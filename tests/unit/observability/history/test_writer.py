@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history import writer as module
-from sftp_gateway.observability.history.feed import Feed, FeedSink
+from sftp_gateway.observability.history.channel import Feed, FeedSink
 from sftp_gateway.observability.history.queries import Filter, History
+from sftp_gateway.observability.history.session_registry import Board
 from sftp_gateway.observability.history.store import LEAST_SIZE
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
-from sftp_gateway.observability.live import Board
 from tests.support.gateway import PATIENCE, wait_for
 from tests.support.history import line, read
 from tests.support.measured import Measured

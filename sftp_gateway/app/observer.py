@@ -1,0 +1,205 @@
+"""How the observer is put together: the log, the history, the status page and who may see it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import platform
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from sftp_gateway import __version__
+from sftp_gateway.config.bootstrap import token_file
+from sftp_gateway.config.snapshot import Configuration
+from sftp_gateway.observability.access_log import relay, rotation
+from sftp_gateway.observability.access_log.log import AccessLog
+from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
+from sftp_gateway.observability.access_log.sinks import Sink
+from sftp_gateway.observability.gateway_state import Fleet
+from sftp_gateway.observability.history.channel import Feed, FeedSink
+from sftp_gateway.observability.history.queries import History
+from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.writer import HistoryWriter, open_store
+from sftp_gateway.observability.metrics.exposition import Exposition
+from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
+from sftp_gateway.observability.web.app import Front
+from sftp_gateway.observability.web.auth import Doorway
+from sftp_gateway.observability.web.page import Sources
+from sftp_gateway.process import observer
+from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.server.io_pools import lower_priority
+from sftp_gateway.settings import Settings, variable
+from sftp_gateway.system.dirfd import Folder
+
+#: MiB of a history among temporary files: in a container those are memory.
+_MOST_TEMPORARY: Final = 32
+
+
+def observe(
+    configuration: Configuration,
+    control: socket.socket,
+    *,
+    listener: socket.socket,
+    memories: dict[str, Memory],
+    feed: Feed,
+    log_writer: LogWriter,
+    make_log: Callable[[Sequence[Sink]], AccessLog],
+    say: Callable[[str], None],
+) -> None:
+    """Be the observer."""
+    lower_priority()  # workers serve first: what cannot be logged in time slows its user down
+    settings = configuration.settings
+    values = SharedValues(memories[observer.OBSERVER])
+    board = Board()
+    sender, receiver = relay.channel()
+    log_writer.add(receiver)
+    sinks: list[Sink] = [RelaySink(sender)]
+    if settings.history.enabled:
+        sinks.append(FeedSink(feed))
+    file = history_file(settings, say)
+    observer.observe(
+        control,
+        listener=listener,
+        watched=configuration.seen if settings.auto_reload else None,
+        access_log=make_log(sinks),
+        log_writer=log_writer,
+        values=values,
+        memories=memories,
+        make_exposition=functools.partial(
+            Exposition,
+            memories=lambda: tuple(memories.values()),  # others are added meanwhile
+            version=__version__,
+            build=_build(),
+        ),
+        make_front=functools.partial(_front, configuration, board, file),
+        history=_writer(settings, feed=feed, board=board, file=file, values=values),
+        http_names=settings.metrics_names,
+        start_rotation=functools.partial(_start_rotation, settings),
+    )
+
+
+def _start_rotation(settings: Settings) -> None:
+    options = settings.access_log
+    if options.file is not None and options.file_max_bytes is not None:
+        rotation.start(
+            options.file,
+            options.file_max_bytes,
+            keep=options.file_keep,
+            max_age=options.file_max_age * 86_400,
+        )
+
+
+def history_file(settings: Settings, say: Callable[[str], None]) -> Path:
+    """Where the history can be kept: where the settings say, or in a temporary folder."""
+    file = settings.history.file.absolute()
+    if not settings.history.enabled:
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        folder, name = Folder.above(file)
+        with folder:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(name, flags, 0o640, dir_fd=folder.descriptor)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is not a regular file")
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        temporary = _temporary_folder(file)
+        say(
+            f"warning: history.file: {file} cannot be written: {error.strerror}; the history is "
+            f"kept in {temporary}, which may be lost when the gateway stops"
+        )
+        return temporary / file.name
+    return file
+
+
+def _temporary_folder(file: Path) -> Path:
+    """The folder for a history that cannot be at `file`; always the same, so that none is left
+    behind by a gateway that is killed."""
+    whose = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
+    return Path(os.environ.get("TMPDIR") or "/tmp") / f"sftp-gateway-{os.geteuid()}-{whose}"  # noqa: S108
+
+
+def _prepare_folder(settings: Settings, folder: Path) -> None:
+    """Make the history's folder if it is gone, and confine this thread to it.
+
+    Raises OSError where it cannot be made, or a temporary one is another user's.
+    """
+    if folder == settings.history.file.absolute().parent:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "it is another user's", str(folder))
+    confinement.confine_history(settings, folder)
+
+
+def _writer(
+    settings: Settings, *, feed: Feed, board: Board, file: Path, values: SharedValues
+) -> HistoryWriter:
+    options = settings.history
+    most = options.max_size if file == options.file.absolute() else _MOST_TEMPORARY
+    megabytes = min(most, options.max_size)
+    return HistoryWriter(
+        feed=feed,
+        board=board,
+        open_store=functools.partial(
+            open_store, file, max_age=options.max_age * 86_400, max_size=megabytes << 20
+        )
+        if options.enabled
+        else None,
+        values=values,
+        prepare=functools.partial(_prepare_folder, settings, file.parent),
+    )
+
+
+def _front(
+    configuration: Configuration,
+    board: Board,
+    file: Path,
+    fleet: Callable[[], Fleet | None],
+) -> Front | None:
+    settings = configuration.settings
+    if not settings.status.enabled:
+        return None
+    options = settings.status
+    return Front(
+        sources=Sources(
+            fleet=fleet,
+            board=board,
+            history=History(file) if settings.history.enabled else None,
+            version=__version__,
+            temporary=file != settings.history.file.absolute(),
+        ),
+        doorway=Doorway(token=configuration.status_token, local=settings.metrics_are_local),
+        token_is_in=variable("status.token") if options.token else str(token_file(settings)),
+    )
+
+
+def status_address(configuration: Configuration) -> str:
+    """A line for people about where the status page is."""
+    settings = configuration.settings
+    if not (settings.status.enabled and settings.metrics_port):
+        return ""
+    line = f"Status page: http://localhost:{settings.metrics_port}/"
+    if configuration.status_token is None:
+        return line if settings.metrics_are_local else ""
+    where = variable("status.token") if settings.status.token else token_file(settings)
+    return f"{line} (it asks for the token in {where})"
+
+
+def _build() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "asyncssh": version("asyncssh"),
+        "cryptography": version("cryptography"),
+    }

@@ -1,0 +1,128 @@
+"""Key files: new ed25519 pairs, and what is wrong with the permissions of those on disk."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shlex
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from sftp_gateway.auth.keys.blobs import Reader
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """`private_pem` in OpenSSH's own format; `public_line` as in a .pub file, without its LF."""
+
+    private_pem: bytes = field(repr=False)
+    public_line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """A host key's file and what is in it."""
+
+    path: Path
+    private: bytes = field(repr=False)
+
+
+def generate_ed25519(comment: str) -> KeyPair:
+    """A new pair without a passphrase.
+
+    Raises ValueError for a comment with control characters: it would break the .pub line.
+    """
+    if _CONTROL.search(comment):
+        raise ValueError("a key's comment is one line of plain text")
+    private = ed25519.Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    line = private.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return KeyPair(private_pem=pem, public_line=f"{line.decode('ascii')} {comment}".strip())
+
+
+def public_line(blob: bytes) -> str:
+    """A public key as .pub files have it, without a comment; the blob has to be well formed."""
+    key_type = Reader(blob).string().decode("ascii")
+    return f"{key_type} {base64.b64encode(blob).decode('ascii')}"
+
+
+def private_key_mistakes(path: Path) -> list[str]:
+    """One sentence for each thing that makes this file unfit to hold a private key.
+
+    Links are followed: secrets are often mounted as such.
+    """
+    status = _regular_file(path)
+    if isinstance(status, str):
+        return [status]
+    mistakes = []
+    if status.st_mode & 0o077:
+        mistakes.append(
+            f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o}); "
+            f"run: chmod 600 {_quoted(path)}"
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        mistakes.append(
+            f"{path} belongs to user {status.st_uid}, and the gateway runs as user {os.geteuid()}; "
+            "if no other gateway serves from this folder (Docker's does as user 10001), run as "
+            f"root: sftp-gateway init --owner {os.geteuid()}:{os.getegid()}"
+        )
+    elif not os.access(path, os.R_OK, effective_ids=True):
+        mistakes.append(
+            f"{path} cannot be read by user {os.geteuid()}, which the gateway runs as; "
+            f"run: chown {os.geteuid()} {_quoted(path)} && chmod 600 {_quoted(path)}"
+        )
+    return mistakes
+
+
+def public_file_mistakes(path: Path) -> list[str]:
+    """One sentence for each thing that makes this file unfit to say which keys are accepted."""
+    status = _regular_file(path)
+    if isinstance(status, str):
+        return [status]
+    if status.st_mode & 0o022:
+        return [
+            f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), who "
+            f"could let themselves in; run: chmod go-w {_quoted(path)}"
+        ]
+    return []
+
+
+def others_can_write(path: Path) -> int | None:
+    """The mode of a file that its group (020) or everybody (002) can write; None for others."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    return mode if mode & 0o022 else None
+
+
+def _regular_file(path: Path) -> os.stat_result | str:
+    """The status of a regular file, or the sentence that says why there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return f"{path} is missing; `sftp-gateway init` makes what is needed"
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror}); correct the path or its folder"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is not a regular file; put the key file itself there"
+    return status
+
+
+def _quoted(path: Path) -> str:
+    # "--": a name may begin with a dash.
+    before = "-- " if str(path).startswith("-") else ""
+    return before + shlex.quote(str(path))

@@ -1,0 +1,103 @@
+"""Brings lines of another server's authorized_keys files into one of ours. Text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sftp_gateway.auth.keys.authorized_keys import AuthorizedKey, parse_authorized_keys
+from sftp_gateway.auth.keys.keyring import key_lines
+
+_AROUND: Final = " \t\r\ufeff"
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A file of the other server's: what it is called, and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What becomes of one line. `key` is None where it is refused; `said` is why, or what else."""
+
+    file: str
+    line: int
+    became: Literal["added", "there already", "refused"]
+    key: AuthorizedKey | None = None
+    said: str = ""
+
+
+def bring_in(text: str, files: Iterable[OldFile]) -> tuple[str, list[Fate]]:
+    """Our file's text with the keys that it has not, and what became of each line.
+
+    Lines are taken with their options and comments, and with the comment lines above them. A key
+    that `text` has already is left as it is there, whatever its options are now, so that nothing
+    that was made stricter or expired since comes back.
+    """
+    ours: dict[bytes, list[AuthorizedKey]] = {}
+    for _, key in key_lines(text):
+        ours.setdefault(key.blob, []).append(key)
+    added: dict[AuthorizedKey, str] = {}
+    fates: list[Fate] = []
+    taken: list[str] = []
+    for file in files:
+        above: list[str] = []
+        for number, raw in enumerate(file.text.split("\n"), start=1):
+            line = raw.strip(_AROUND)
+            if not line:
+                continue
+            if line.startswith("#"):
+                above.append(line)
+                continue
+            fate = _fate(file.name, number, line, ours, added)
+            if fate.became == "added" and fate.key is not None:
+                added[fate.key] = f"{file.name}, line {number}"
+                taken += [*above, line]
+            fates.append(fate)
+            above = []
+    return _appended(text, taken), fates
+
+
+def _fate(
+    file: str,
+    number: int,
+    line: str,
+    ours: dict[bytes, list[AuthorizedKey]],
+    added: dict[AuthorizedKey, str],
+) -> Fate:
+    parsed = parse_authorized_keys(line, source="it")
+    if parsed.mistakes:
+        why = parsed.mistakes[0].partition(": ")[2]
+        return Fate(file=file, line=number, became="refused", said=why)
+    (key,) = parsed.keys
+    same = next((where for other, where in added.items() if _alike(key, other)), None)
+    if key.blob not in ours and same is None:
+        return Fate(file=file, line=number, became="added", key=key)
+    if same is not None:
+        said = f"the same as {same}"
+    elif any(_alike(key, there) for there in ours[key.blob]):
+        said = ""
+    else:
+        said = "with other options, which are left as they are"
+    return Fate(file=file, line=number, became="there already", key=key, said=said)
+
+
+def _alike(one: AuthorizedKey, other: AuthorizedKey) -> bool:
+    """Whether two lines let the same in; comments do not count."""
+    return _conditions(one) == _conditions(other)
+
+
+def _conditions(key: AuthorizedKey) -> tuple[object, ...]:
+    sources = None if key.sources is None else key.sources.text
+    return key.blob, sources, key.expires, key.authority, key.principals
+
+
+def _appended(text: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return text
+    ended = text if not text or text.endswith("\n") else text + "\n"
+    return ended + "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,1 @@
+"""The configuration as a whole: read, validated, compared, and what it points to."""

@@ -1,0 +1,1 @@
+"""The access log: events, their encoding, the way to the file."""

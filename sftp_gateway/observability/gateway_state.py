@@ -1,0 +1,94 @@
+"""All processes of the gateway as the supervisor sees them, and what that says of their health."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sftp_gateway.observability.web.http import Health
+
+#: Seconds without a word after which a process counts as stuck. They speak twice a second.
+PATIENCE: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """One worker; `problems` are those of the shares that it cannot read."""
+
+    number: int
+    pid: int
+    ready: bool  # it serves, or finishes what it serves
+    seen: float  # when it last spoke, in seconds of the monotonic clock
+    problems: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ban:
+    """A source that is refused, or throttled, for `seconds` more; as in `source_banned`."""
+
+    source: str
+    reason: str
+    times: int
+    effect: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """What came of reading the configuration; times in seconds since 1970.
+
+    `mistakes` are those of the one that was refused `since`, "" where the last one was taken;
+    `succeeded` is when that was.
+    """
+
+    succeeded: float = 0.0
+    mistakes: str = ""
+    since: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.mistakes:
+            return "ok"
+        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return f"refused since {since}: {self.mistakes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What the supervisor knows at `time`, in seconds of the monotonic clock."""
+
+    time: float
+    pid: int  # the supervisor's
+    workers: tuple[WorkerState, ...]
+    wanted: int
+    shares: tuple[str, ...]
+    stopping: bool
+    restarts: int
+    refused: Mapping[str, int]
+    banned: int  # sources
+    bans: tuple[Ban, ...]  # the first of them
+    connections: int
+    penalties: Mapping[str, int]
+    reload: Reload = Reload()
+    #: As config/credentials.py writes it; added by the observer, because it can be long.
+    served: Mapping[str, Any] = field(default_factory=dict)
+
+
+def health(fleet: Fleet | None, now: float) -> Health:
+    """The health of all processes together; None before the supervisor has spoken.
+
+    Raises TimeoutError where a process that should speak has not done so for PATIENCE seconds.
+    """
+    if fleet is None or now - fleet.time > PATIENCE:
+        raise TimeoutError
+    ready = [worker for worker in fleet.workers if worker.ready]
+    if any(now - worker.seen > PATIENCE for worker in ready):
+        raise TimeoutError
+    problems = {name: text for worker in ready for name, text in worker.problems.items()}
+    return Health(
+        alive=bool(ready),
+        ready=not fleet.stopping and bool(ready) and not problems,
+        configuration=str(fleet.reload),
+        details={name: problems.get(name, "ok") for name in fleet.shares},
+    )

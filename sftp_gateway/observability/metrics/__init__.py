@@ -1,0 +1,1 @@
+"""Metrics: in shared memory while they are counted, in text for Prometheus."""

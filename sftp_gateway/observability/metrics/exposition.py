@@ -1,0 +1,176 @@
+"""The metrics of all processes as one page: what they share, and what can be seen of them.
+
+Read by the observer. The numbers of the workers come from their memory (shared.py); how many there
+are, what was refused and what they cost is known to the supervisor and the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from sftp_gateway.observability.gateway_state import Fleet
+from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
+from sftp_gateway.observability.metrics.shared_memory import NAMESPACE, Memory, SharedCollector
+
+#: What a page of memory that several processes have is counted as: once, in parts.
+_PROPORTIONAL: Final = "Pss:"
+
+
+class Exposition:
+    """Renders the metrics that are in `memories`; these and `fleet` are asked for each time.
+
+    `build` holds further labels of `build_info`, as the versions of libraries.
+    """
+
+    def __init__(
+        self,
+        fleet: Callable[[], Fleet | None],
+        *,
+        memories: Callable[[], Iterable[Memory]],
+        version: str,
+        build: Mapping[str, str] | None = None,
+    ) -> None:
+        self._registry = registry = CollectorRegistry()
+        registry.register(SharedCollector(memories))
+        registry.register(_FleetCollector(fleet))
+        registry.register(_ProcessesCollector(fleet))
+        Info("build", "What is running.", namespace=NAMESPACE, registry=registry).info(
+            {**(build or {}), "version": version, "python": platform.python_version()}
+        )
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and body of the metrics, in Prometheus' text format 0.0.4."""
+        return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+
+
+class _FleetCollector(Collector):
+    def __init__(self, fleet: Callable[[], Fleet | None]) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        fleet = self._fleet()
+        if fleet is None:
+            return
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_workers",
+            "Worker processes that serve.",
+            value=sum(worker.ready for worker in fleet.workers),
+        )
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_workers_wanted",
+            "Worker processes that there should be.",
+            value=fleet.wanted,
+        )
+        yield CounterMetricFamily(
+            f"{NAMESPACE}_worker_restarts",
+            "Workers that ended unexpectedly, and were replaced.",
+            value=fleet.restarts,
+        )
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_config_last_reload_successful",
+            "1 if the configuration was taken when it was last read, 0 if it was refused.",
+            value=not fleet.reload.mistakes,
+        )
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last taken, in seconds since 1970.",
+            value=fleet.reload.succeeded,
+        )
+        refused = CounterMetricFamily(
+            f"{NAMESPACE}_connections_refused",
+            "Connections closed unserved.",
+            labels=["reason"],
+        )
+        for reason in sorted(CONNECTION_REFUSALS):
+            refused.add_metric([reason], fleet.refused.get(reason, 0))
+        yield refused
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_banned_sources",
+            "Sources that are refused, or throttled, for what they did wrong.",
+            value=fleet.banned,
+        )
+        penalties = CounterMetricFamily(
+            f"{NAMESPACE}_penalties",
+            "Connections that their sources were penalised for.",
+            labels=["kind"],
+        )
+        for kind in sorted(PENALTY_KINDS):
+            penalties.add_metric([kind], fleet.penalties.get(kind, 0))
+        yield penalties
+
+
+class _ProcessesCollector(Collector):
+    """The `process_` metrics, of all processes together."""
+
+    def __init__(self, fleet: Callable[[], Fleet | None]) -> None:
+        self._fleet = fleet
+        self._cpu_seconds = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        fleet = self._fleet()
+        if fleet is None:
+            return
+        # The supervisor last: a worker that ends meanwhile is counted with it (cutime, cstime).
+        pids = ["self", *(str(worker.pid) for worker in fleet.workers), str(fleet.pid)]
+        seen = [found for pid in pids if (found := _measured(pid))]
+        # One that ended between two looks may have been counted twice: a counter never goes down.
+        spent = sum(each["cpu_seconds_total"] for each in seen) + _cpu_of_ended(fleet.pid)
+        self._cpu_seconds = max(self._cpu_seconds, spent)
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time of all processes, also ended ones.", self._cpu_seconds
+        )
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Memory of all processes; what they share counts once.",
+            sum(each["resident_memory_bytes"] for each in seen),
+        )
+        yield GaugeMetricFamily(
+            "process_virtual_memory_bytes",
+            "Address space of all processes.",
+            sum(each["virtual_memory_bytes"] for each in seen),
+        )
+        fullest = max(seen, key=lambda each: each["open_fds"] / each["max_fds"])
+        for name, help_text in (
+            ("open_fds", "Open file descriptors, of the process that is nearest to its limit."),
+            ("max_fds", "How many that process may have."),
+        ):
+            yield GaugeMetricFamily(f"process_{name}", help_text, fullest[name])
+        yield GaugeMetricFamily(
+            "process_start_time_seconds",
+            "When the gateway was started, in seconds since 1970.",
+            seen[-1]["start_time_seconds"],
+        )
+
+
+def _measured(pid: str) -> dict[str, float]:
+    """The process's metrics by their names without `process_`; empty where it is gone."""
+    found = {
+        sample.name.removeprefix("process_"): sample.value
+        for family in ProcessCollector(pid=lambda: pid, registry=None).collect()
+        for sample in family.samples
+    }
+    if not {"cpu_seconds_total", "open_fds"} <= found.keys():
+        return {}
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(_PROPORTIONAL):
+                found["resident_memory_bytes"] = 1024.0 * int(line.split()[1])
+    return found
+
+
+def _cpu_of_ended(pid: int) -> float:
+    """CPU seconds of the children that `pid` has waited for; proc(5): cutime and cstime."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return 0.0

@@ -1,0 +1,1 @@
+"""The HTTP endpoint and the status page."""

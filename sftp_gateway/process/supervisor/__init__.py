@@ -1,0 +1,1 @@
+"""The first process: accepts connections and keeps the others running."""

@@ -1,0 +1,244 @@
+"""Who is let in: addresses that are allowed, sources that are banned, how many there may be.
+
+Plain decisions over what is open (`admission`) and what was done wrong (`auth.penalties`), for all
+workers together. The clock is handed in.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules
+from sftp_gateway.auth.sources import Networks, SourceBlocks
+from sftp_gateway.observability.access_log.events import Event, SourceBanned, SourceUnbanned
+from sftp_gateway.observability.gateway_state import Ban
+from sftp_gateway.process.supervisor.connection_table import Admission, Entered
+from sftp_gateway.process.supervisor.early_drop import Startups
+from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
+from sftp_gateway.settings import Settings
+
+#: Not for secrets: nobody can see the numbers, or gain much by guessing.
+_dice: Final = random.SystemRandom().random
+
+#: Seconds for which a client waits whose last connection was interrupted. A program that opens a
+#: file before, which was being read through sshfs then, gets too few bytes, and no error.
+HOLD: Final = ATTRIBUTES_EXPIRE
+
+#: Bans that are told one by one; there may be tens of thousands.
+MOST_BANS: Final = 50
+
+
+class Gate:
+    """The limits of one configuration after another; counts what it refuses."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        dice: Callable[[], float] = _dice,
+    ) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._clock = clock
+        self._dice = dice
+        rules = _rules(settings)
+        self._penalties = Penalties(rules)
+        self._allowed = Networks.parse(settings.allow_from)
+        self._startups = Startups.parse(settings.max_startups)
+        self._blocks = rules.blocks
+        self.admission = Admission(rules.blocks.of)
+        self._held_until: dict[str, float] = {}
+        self.refused: Counter[str] = Counter()
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from now on; what is known of sources stays."""
+        self._settings = settings
+        rules = _rules(settings)
+        self._allowed = Networks.parse(settings.allow_from)
+        self._startups = Startups.parse(settings.max_startups)
+        if rules.blocks != self._blocks:
+            self._blocks = rules.blocks
+            self.admission.regroup(rules.blocks.of)
+        self._penalties.update(
+            rules, self._clock(), open_sessions=self.admission.logged_in_sources()
+        )
+        self._tell()
+
+    # Connections
+
+    def refuses(self, source: str) -> str | None:
+        """Why a connection from this address is refused; None where it is let in."""
+        reason = self._reason(source)
+        if reason is not None:
+            self.refused[reason] += 1
+        return reason
+
+    def _reason(self, source: str) -> str | None:
+        settings, admission = self._settings, self.admission
+        if self._allowed and not self._allowed.have(source):
+            return "address_not_allowed"
+        answer = self._penalties.check(source, self._clock())
+        if answer is not Answer.ACCEPTED:
+            return answer.value
+        if admission.total >= settings.max_connections:
+            return "max_connections"
+        total, waiting = admission.of_block(source)
+        if total >= settings.max_connections_per_source:
+            return "max_connections_per_source"
+        if waiting >= settings.max_startups_per_source:
+            return "max_startups_per_source"
+        if self._startups.refuses(admission.waiting, self._dice):
+            return "max_startups"
+        return None
+
+    def logged_in(self, number: int, worker: int, user: str, credential: str = "") -> bool:
+        """A worker's connection is logged in; False where it has to be closed again."""
+        full = sum(self.admission.of_user(user).values()) >= self._most_sessions(user)
+        entered = self.admission.logged_in(number, worker, "" if full else user, credential)
+        if entered is None:
+            return True  # it has ended meanwhile
+        self._penalties.logged_in(entered.source, self._clock())
+        self._tell()
+        if full:
+            self.refused["max_sessions_per_user"] += 1
+        return not full
+
+    def _most_sessions(self, user: str) -> int:
+        options = self._settings.users.get(user)
+        own = options.max_sessions if options else None
+        return self._settings.max_sessions_per_user if own is None else own
+
+    def left(self, number: int, worker: int, kind: Kind | None) -> None:
+        """A worker's connection has ended; `kind` is what it did wrong."""
+        entered = self.admission.leave(number, worker)
+        if entered is None:
+            return
+        self._gone(entered)
+        if kind is not None:
+            self._penalties.penalise(entered.source, kind, self._clock())
+            self._tell()
+
+    def interrupted(self, number: int, worker: int) -> None:
+        """A worker's connection ends while its client has files open."""
+        entered = self.admission.of_number(number, worker)
+        if entered is not None:
+            self._hold(entered)
+
+    def worker_ended(self, worker: int) -> int:
+        """All its connections have ended with it, through no fault of theirs; how many."""
+        self.worker_lost(worker)
+        left = self.admission.worker_ended(worker)
+        for entered in left:
+            self._gone(entered)
+        return len(left)
+
+    def worker_lost(self, worker: int) -> None:
+        """All its connections end now; its process may not have ended yet."""
+        for entered in self.admission.entered_of(worker):
+            self._hold(entered)
+
+    def _hold(self, entered: Entered) -> None:
+        if entered.user is not None:
+            self._held_until[entered.source] = self._clock() + HOLD
+
+    def hold_of(self, source: str) -> float:
+        """Seconds for which the next connection from this address has to wait."""
+        until = self._held_until.get(source)
+        return max(0.0, until - self._clock()) if until is not None else 0.0
+
+    def _gone(self, entered: Entered) -> None:
+        if entered.user is not None:
+            self._penalties.logged_out(entered.source, self._clock())
+
+    # What is seen of it
+
+    def parts(self) -> dict[int, dict[str, float]]:
+        """For each worker, which part of each user's sessions it has; of users with a limit."""
+        found: dict[int, dict[str, float]] = {}
+        for user, options in self._settings.users.items():
+            if options.bandwidth_limit is not None:
+                by_worker = self.admission.of_user(user)
+                total = sum(by_worker.values())
+                for worker, count in by_worker.items():
+                    found.setdefault(worker, {})[user] = count / total
+        return found
+
+    def tick(self) -> None:
+        """Let bans end; to be called now and then."""
+        now = self._clock()
+        self._penalties.expire(now)
+        self._held_until = {s: until for s, until in self._held_until.items() if until > now}
+        self._tell()
+
+    @property
+    def banned(self) -> int:
+        """How many sources are banned."""
+        return self._penalties.banned
+
+    def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:
+        """Lift bans, as `Penalties.lift`."""
+        lifted = self._penalties.lift(addresses, limit)
+        self._tell()
+        return lifted
+
+    def bans(self, first: int = 0, limit: int = MOST_BANS) -> tuple[Ban, ...]:
+        """The sources that are banned longest, from number `first` on."""
+        return tuple(
+            Ban(
+                source=ban.source,
+                reason=ban.kind.value,
+                times=ban.times,
+                effect=_effect(ban),
+                seconds=seconds,
+            )
+            for ban, seconds in self._penalties.bans(self._clock(), limit, first=first)
+        )
+
+    @property
+    def penalties(self) -> Mapping[str, int]:
+        """How many penalties there were, by kind."""
+        return self._penalties.counted
+
+    def _tell(self) -> None:
+        for news in self._penalties.news():
+            if isinstance(news, Banned):
+                self._emit(
+                    SourceBanned(
+                        source=news.source,
+                        reason=news.kind.value,
+                        score=news.score,
+                        until=time.time() + news.seconds,
+                        times=news.times,
+                        effect=_effect(news),
+                    )
+                )
+            else:
+                self._emit(SourceUnbanned(source=news.source, reason=news.reason))
+
+
+def _effect(ban: Banned) -> str:
+    return "throttled" if ban.trusted else "refused"
+
+
+def _rules(settings: Settings) -> PenaltyRules:
+    options = settings.penalties
+    return PenaltyRules(
+        enabled=options.enabled,
+        costs={kind: getattr(options, kind.value) for kind in Kind},
+        minimum=options.minimum,
+        maximum=options.maximum,
+        blocks=SourceBlocks(
+            ipv4_prefix=settings.source_ipv4_prefix, ipv6_prefix=settings.source_ipv6_prefix
+        ),
+        exempt=Networks.parse(options.exempt),
+        max_sources=options.max_sources,
+        overflow=options.overflow,
+        trust=options.trust,
+        trusted_rate=options.trusted_rate,
+    )

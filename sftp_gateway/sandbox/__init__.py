@@ -1,0 +1,1 @@
+"""What each process may still reach, enforced by Landlock."""

@@ -1,0 +1,112 @@
+"""What SFTP sessions and commands have in common: when they may continue, sending, letting go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.io_pools import Lanes
+from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.scheduler import TimeSlice
+from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle
+
+#: Bytes of responses that a session makes before it lets the others have their turn, and before
+#: it sends them: while the client works on a piece, the next is made.
+TURN_BYTES: Final = 512 * 1024
+FLUSH_BYTES: Final = 64 * 1024
+
+
+class Channel(Protocol):
+    """What a session needs of its SSH channel."""
+
+    #: Where the session lays out what it sends.
+    outgoing: Outgoing
+
+    #: The time of its connection, which all its channels share.
+    time_slice: TimeSlice
+
+    def wait_turn(self) -> None:
+        """Have the session's `take_turn` called in the next time slice."""
+        ...
+
+    def flush(self) -> None:
+        """Send what is in `outgoing`; may call the session's `pause_writing` meanwhile."""
+        ...
+
+
+class Session:
+    """One session of a channel; used on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        lanes: Lanes,
+        recorder: Recorder,
+        log_congested: Callable[[], bool],
+        bandwidth: Bandwidth | None,
+    ) -> None:
+        """`log_congested`: whether the access log has no room for lines of the user."""
+        self._channel = channel
+        self._outgoing = channel.outgoing
+        self._time_slice = channel.time_slice
+        self._lanes = lanes
+        self._recorder = recorder
+        self._log_congested = log_congested
+        self._bandwidth = bandwidth
+        self._writing_paused = False
+        self._turn_bytes = 0
+        self._slowed: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def pump(self) -> None:
+        """Continue for as long as the session may."""
+        raise NotImplementedError
+
+    def _must_wait(self) -> bool:
+        return (
+            self._writing_paused
+            or self._log_congested()
+            or (self._bandwidth is not None and self._too_fast(self._bandwidth))
+            or self._sent_enough()
+        )
+
+    def _sent_enough(self) -> bool:
+        # Counted over all that one turn of the event loop brings: each of many small packets of a
+        # client is delivered by itself, before the socket can say that it is full.
+        if self._turn_bytes < TURN_BYTES:
+            return False
+        self._channel.wait_turn()
+        return True
+
+    def _too_fast(self, bandwidth: Bandwidth) -> bool:
+        if self._slowed is None and (delay := bandwidth.delay()):
+            self._slowed = asyncio.get_running_loop().call_later(delay, self._go_on)
+        return self._slowed is not None
+
+    def _go_on(self) -> None:
+        self._slowed = None
+        self.pump()
+
+    def _send(self, data: bytes) -> None:
+        if self._outgoing.length >= FLUSH_BYTES:  # there is room for one more, however long
+            self._flush()
+        self._outgoing.put(data)
+
+    def _flush(self) -> None:
+        """Send what was made so far together, so that SSH packets are full ones."""
+        if self._outgoing.length and not self._closed:
+            self._turn_bytes += self._outgoing.length
+            if self._bandwidth is not None:
+                self._bandwidth.sent(self._outgoing.length)
+            self._channel.flush()
+
+    def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+        if isinstance(opened, FileHandle) and not opened.file.inline:
+            self._lanes.let_go(opened.share.name, opened.close)
+        else:
+            opened.close()
+        self._recorder.closed(opened, result=result)

@@ -1,0 +1,1 @@
+"""Commands that clients run: scp, checksums, echo."""

@@ -1,0 +1,19 @@
+"""Which program answers a command."""
+
+from __future__ import annotations
+
+from sftp_gateway.server.exec import checksum as checksum_command
+from sftp_gateway.server.exec import scp
+from sftp_gateway.server.exec.command_line import Checksum, ScpSink, ScpSource
+from sftp_gateway.server.exec.session import CommandSession, Program
+
+
+def program(session: CommandSession, command: ScpSource | ScpSink | Checksum) -> Program:
+    """The coroutine that answers `command`."""
+    match command:
+        case ScpSource():
+            return scp.send(session, command)
+        case ScpSink():
+            return scp.receive(session, command)
+        case Checksum():
+            return checksum_command.run(session, command)

@@ -1,0 +1,542 @@
+"""Answers one command on its channel, by a coroutine that runs within its connection's time slices.
+
+Theory of operation. The coroutine awaits only what this module gives it: `turn`, `reply`, `ask` and
+the like. Each of those may suspend it, and `_run` resumes it for as long as the session may:
+
+    | it waits for                        | until                                   |
+    |-------------------------------------|-----------------------------------------|
+    | a thread, which waits for a disk    | that is done, or has taken too long     |
+    | a reply of the client               | that has come                           |
+    | the channel, the socket, the access | as in sftp.py, for the same reasons     |
+    | log, its turn, its user's bandwidth |                                         |
+
+Files and folders are opened by the Dispatcher as for SFTP requests: confined, limited, logged and
+counted alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
+
+from sftp_gateway.errors import Denied, FileSystemError, GatewayError, TooManyHandles
+from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol import responses as rs
+from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
+from sftp_gateway.server import base_session as session
+from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.base_session import Session
+from sftp_gateway.server.checksums import Check, Checksums, Digest
+from sftp_gateway.server.io_pools import Lane, Lanes, error_of
+from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
+from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.sftp.status import status_of
+from sftp_gateway.vfs.attributes import Attributes
+from sftp_gateway.vfs.files import Entry, OpenDirectory
+from sftp_gateway.vfs.share import Share
+
+T = TypeVar("T")
+
+#: Entries of a folder that are listed at once.
+_PAGE: Final = 256
+
+#: Bytes of a client's reply: scp gives up a message that is longer.
+_MAX_REPLY: Final = 2048
+
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+class Disconnected(GatewayError):
+    """The client sends no more, and a reply was awaited."""
+
+
+class Channel(session.Channel, Protocol):
+    """What a command needs of its SSH channel."""
+
+    def write_error(self, data: bytes) -> None:
+        """Send `data` on standard error."""
+        ...
+
+    def exit(self, status: int) -> None:
+        """Close the channel when everything written is sent, with this exit status."""
+        ...
+
+
+class Step(Generic[T]):
+    """What a coroutine awaits: `start` is given what is to be called, once, with the outcome."""
+
+    #: Returns the result, or raises the error.
+    outcome: Callable[[], T]
+
+    def __init__(self, start: Callable[[Callable[[Callable[[], T]], None]], None]) -> None:
+        self.start = start
+
+    def __await__(self) -> Generator[Step[T], None, T]:
+        yield self
+        return self.outcome()
+
+
+#: It returns the exit status.
+Program: TypeAlias = Coroutine[Step[Any], None, int]
+
+
+class CommandSession(Session):
+    """The command of one channel. Everything runs on the event loop but what threads wait for."""
+
+    _channel: Channel
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        handles: HandleTable,
+        make_dispatcher: Callable[..., Dispatcher],
+        lanes: Lanes,
+        checksums: Checksums,
+        recorder: Recorder,
+        log_congested: Callable[[], bool],
+        failed: Callable[[Exception], None],
+        home: bytes,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
+        """As SftpSession; `home` is the user's home folder."""
+        super().__init__(
+            channel=channel,
+            lanes=lanes,
+            recorder=recorder,
+            log_congested=log_congested,
+            bandwidth=bandwidth,
+        )
+        self.home = home
+        self._handles = handles
+        self._dispatcher = make_dispatcher(opened=recorder.opened, closed=lambda opened: None)
+        self._checksums = checksums
+        self._failed = failed
+        self._program: Program | None = None
+        #: Whether the coroutine waits for nothing but its turn.
+        self._ready = False
+        self._check: Check | None = None
+        self._open_handles: dict[FileHandle | FolderHandle, bytes] = {}
+        self._input = b""
+        self._input_ended = False
+        self._look_at_input: Callable[[], None] | None = None
+        self._running = False
+
+    def start(self, program: Program) -> None:
+        """Run `program`."""
+        self._program = program
+        self._ready = True
+        self.pump()
+
+    # What the channel and the connection tell us
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client; more than a reply can have are dropped."""
+        if len(self._input) <= _MAX_REPLY:
+            self._input += data
+        if self._look_at_input is not None:
+            self._look_at_input()
+
+    def eof_received(self) -> None:
+        """The client sends no more, and still takes what it asked for."""
+        self._input_ended = True
+        if self._look_at_input is not None:
+            self._look_at_input()
+
+    def pause_writing(self) -> None:
+        """The channel or the socket has as much to send as it should hold."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """They have room again."""
+        self._writing_paused = False
+        self.pump()
+
+    def connection_lost(self) -> None:
+        """The channel is gone: let go of everything."""
+        self._closed = True
+        self._let_go()
+
+    def take_turn(self) -> None:
+        """A time slice of the connection has begun."""
+        self._turn_bytes = 0
+        self.pump()
+
+    def drain(self) -> None:
+        """Let the command come to its end: it is one thing that was asked for."""
+
+    def finish(self) -> None:
+        """End the command, so that the client notices that something is missing."""
+        if not self._closed:
+            self.write_error(b"sftp-gateway: the server is stopping\n")
+            self._end(1)
+            self._let_go()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the client waits for anything."""
+        return not self._closed and self._look_at_input is None
+
+    @property
+    def released(self) -> bool:
+        """Whether nothing is open any more."""
+        return self._program is None
+
+    def open_files(self) -> Iterator[FileHandle]:
+        """What is open, in the order in which it was opened."""
+        return self._handles.files()
+
+    # Running
+
+    def pump(self) -> None:
+        """Run the program for as long as the session may."""
+        if self._running or self._closed or not self._ready:
+            return
+        self._running = True
+        began = self._time_slice.begin()
+        try:
+            self._run()
+        finally:
+            self._running = False
+            if began:
+                self._time_slice.end()
+        if self._closed:
+            self._let_go()
+
+    def _run(self) -> None:
+        if self._time_slice.waiting:
+            self._channel.wait_turn()
+            return
+        while self._ready and not self._closed and not self._must_wait():
+            self._resume()
+            if self._ready and self._time_slice.used_up():
+                self._channel.wait_turn()
+                break
+        self._flush()
+
+    def _resume(self) -> None:
+        if self._program is None:
+            raise AssertionError("nothing to run")
+        self._ready = False
+        try:
+            step = self._program.send(None)
+        except StopIteration as end:
+            self._end(end.value)
+        except Disconnected:
+            self._end(1)
+        except Exception as error:  # our own bug
+            self._failed(error)
+            self._end(1)
+        else:
+            step.start(partial(self._got, step))
+
+    def _got(self, step: Step[T], outcome: Callable[[], T]) -> None:
+        step.outcome = outcome
+        self._ready = True
+        self.pump()
+
+    def _end(self, status: int) -> None:
+        self._flush()
+        if not self._closed:
+            self._closed = True
+            self._channel.exit(status)
+
+    def _let_go(self) -> None:
+        """Be done with the program; what it has open is closed by its `with` statements."""
+        if self._running or self._program is None:
+            return
+        program, self._program = self._program, None
+        program.close()
+        self._look_at_input = None
+        if self._check is not None:
+            self._checksums.cancel(self._check)
+        if self._slowed is not None:
+            self._slowed.cancel()
+        self._outgoing.clear()
+
+    # What a program awaits or calls
+
+    def turn(self) -> Step[None]:
+        """Wait until more may be sent or done."""
+        return Step(lambda resume: resume(lambda: None))
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, at most 64 KiB, on standard output."""
+        self._send(data)
+
+    def write_error(self, data: bytes) -> None:
+        """Send `data` on standard error, behind what was written."""
+        self._flush()
+        self._channel.write_error(data)
+
+    def reply(self) -> Step[int]:
+        """Wait for a reply of scp's protocol: 0, or another byte and a message, which is dropped.
+
+        Raises Disconnected where none comes.
+        """
+        return Step(self._await_reply)
+
+    def _await_reply(self, resume: Callable[[Callable[[], int]], None]) -> None:
+        def look() -> None:
+            length = 1 if self._input[:1] == b"\0" else self._input.find(b"\n") + 1
+            if length:
+                code, self._input = self._input[0], self._input[length:]
+                outcome = partial(int, code)
+            elif self._input_ended or len(self._input) > _MAX_REPLY:
+                outcome = partial(_raise, Disconnected("no reply"))
+            else:
+                self._look_at_input = look
+                return
+            self._look_at_input = None
+            resume(outcome)
+
+        look()
+
+    def end_of_input(self) -> Step[bool]:
+        """Wait until the client sends no more, or something; tell whether it was nothing."""
+
+        def start(resume: Callable[[Callable[[], bool]], None]) -> None:
+            def look() -> None:
+                if self._input or self._input_ended:
+                    self._look_at_input = None
+                    resume(partial(bool, not self._input))
+
+            self._look_at_input = look
+            look()
+
+        return Step(start)
+
+    async def open_file(self, path: bytes) -> FileHandle:
+        """Open a file, for `closing`; raises FileSystemError or OSError, as all that follow."""
+        return self._handles.file(await self._open(rq.OpenRequest(0, path, OpenFlags.READ)))
+
+    async def open_folder(self, path: bytes) -> FolderHandle:
+        """Open a folder, for `closing`."""
+        return self._handles.folder(await self._open(rq.OpendirRequest(0, path)))
+
+    async def _open(self, request: rq.Request) -> bytes:
+        response = cast(rs.HandleResponse, await self._ask(request, self._perform))
+        self._open_handles[self._handles.get(response.handle)] = response.handle
+        return response.handle
+
+    @contextmanager
+    def closing(self, opened: FileHandle | FolderHandle) -> Iterator[None]:
+        """A context at whose end an open file or folder is closed."""
+        try:
+            yield
+        except BaseException:
+            self._close(opened, result="aborted")
+            raise
+        self._close(opened, result="ok")
+
+    def _close(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+        self._handles.remove(self._open_handles.pop(opened))
+        self._release(opened, result=result)
+
+    async def attributes(self, path: bytes) -> Attributes:
+        """What is shown of `path`, links followed."""
+        return await self._attributes(rq.StatRequest(0, path))
+
+    async def attributes_of(self, opened: FileHandle) -> Attributes:
+        """What is shown of an open file."""
+        return await self._attributes(rq.FstatRequest(0, self._open_handles[opened]))
+
+    async def _attributes(self, request: rq.Request) -> Attributes:
+        response = cast(rs.AttrsResponse, await self._ask(request, self._perform))
+        return Attributes(*response.attributes)
+
+    async def refuse_writing(self, path: bytes) -> None:
+        """Raise Denied: `path` would be written."""
+        await self._ask(rq.OpenRequest(0, path, OpenFlags.WRITE), self._perform)
+
+    async def checksum(self, path: bytes, algorithm: str) -> bytes:
+        """The checksum of a file."""
+        request = rq.CheckFileRequest(0, path, None, algorithm.encode(), 0, 0, 0)
+        check, digest = await self._ask(request, partial(self._compute, algorithm))
+        self._recorder.checked(check.opened(digest))
+        return digest.value
+
+    async def entries(
+        self, opened: FolderHandle, *, wanted: Callable[[bytes], bool] = lambda name: True
+    ) -> list[Entry] | None:
+        """The next entries of an open folder, `.` and `..` among them; None at its end.
+
+        Of those, the `wanted` by their names, which is asked on a thread.
+        """
+        await self.turn()
+        started = time.perf_counter()
+        page = partial(_page, opened.directory, wanted)
+        try:
+            if opened.share is None or opened.directory.at_hand:
+                read, entries = page()
+            else:
+                read, entries = await self._on_thread(opened.share.name, Lane.METADATA, page)
+        except (FileSystemError, OSError) as error:
+            self._record("readdir", opened.share, opened.path, started, error)
+            raise
+        opened.complete = not read
+        opened.entries += sum(name not in (b".", b"..") for name in read)
+        self._record("readdir", opened.share, opened.path, started)
+        return entries if read else None
+
+    async def send_file(self, opened: FileHandle, offset: int, length: int) -> int:
+        """Send bytes of an open file; return how many, fewer than asked for only at its end."""
+        await self.turn()
+        self._flush()
+        started = time.perf_counter()
+        length = min(length, MAX_READ_LENGTH)
+        try:
+            try:
+                count = opened.file.read_cached(self._outgoing.places(0, length), offset)
+                self._outgoing.length = count
+            except BlockingIOError:
+                self._recorder.slow_read(opened.share)
+                data = await self._on_thread(
+                    opened.share.name, Lane.READ, partial(opened.file.read_bytes, offset, length)
+                )
+                count = len(data)
+                self._outgoing.put(data)
+        except (FileSystemError, OSError) as error:
+            self._record("read", opened.share, opened.path, started, error)
+            raise
+        if self._outgoing.length >= session.FLUSH_BYTES:
+            self._flush()
+        if count:
+            opened.note_read(offset, count)
+        self._record("read", opened.share, opened.path, started, sent=count)
+        return count
+
+    # Files
+
+    async def _ask(
+        self, request: rq.Request, perform: Callable[[Operation], Coroutine[Step[Any], None, T]]
+    ) -> T:
+        """What `perform` makes of the operation for `request`; logged as in an SFTP session."""
+        await self.turn()
+        started = time.perf_counter()
+        share, path = self._dispatcher.place_of(request)
+        name = operation_name(request)
+        try:
+            result = await perform(self._dispatcher.plan(request))
+        except (FileSystemError, OSError) as error:
+            if isinstance(error, Denied | TooManyHandles):
+                self._recorder.denied(name, error, share=share, path=path, target=None)
+            self._record(name, share, path, started, error)
+            raise
+        self._record(name, share, path, started)
+        return result
+
+    async def _perform(self, operation: Operation) -> rs.Response:
+        try:
+            result = operation.run(wait=False)
+        except BlockingIOError:
+            if operation.share is None:
+                raise AssertionError("only a share's disk can make it wait") from None
+            result = await self._on_thread(
+                operation.share.name,
+                Lane.METADATA,
+                partial(operation.run, wait=True),
+                discard=operation.discard,
+            )
+        try:
+            return operation.finish(result)
+        except BaseException:
+            operation.discard(result)
+            raise
+
+    async def _compute(self, algorithm: str, operation: Operation) -> tuple[Check, Digest]:
+        self._check = check = Check(
+            operation=operation, algorithm=algorithm, user=self._recorder.session.user or ""
+        )
+
+        def start(resume: Callable[[Callable[[], Digest]], None]) -> None:
+            check.done = lambda digest: resume(partial(_outcome, digest))
+            self._checksums.start(check)
+
+        return check, await Step(start)
+
+    def _on_thread(
+        self,
+        share: str,
+        lane: Lane,
+        work: Callable[[], T],
+        *,
+        discard: Callable[[T], None] = lambda result: None,
+    ) -> Step[T]:
+        def late(result: T) -> None:
+            self._lanes.let_go(share, partial(discard, result))
+
+        def start(resume: Callable[[Callable[[], T]], None]) -> None:
+            def done(future: asyncio.Future[T]) -> None:
+                error = error_of(future)
+                if error is None and self._closed:
+                    late(future.result())
+                elif error is None:
+                    resume(future.result)
+                else:
+                    resume(partial(_raise, error))
+
+            self._lanes.submit(share, lane, work, done, late=late)
+
+        return Step(start)
+
+    def _record(
+        self,
+        name: str,
+        share: Share | None,
+        path: bytes | None,
+        started: float,
+        error: Exception | None = None,
+        *,
+        sent: int = 0,
+    ) -> None:
+        result = "ok" if error is None else status_of(error)[0].name.lower()
+        self._recorder.request(
+            name, share=share, path=path, started=started, result=result, sent=sent
+        )
+
+
+def words_of(error: Exception) -> str:
+    """What a client is told of `error`, in the words of the C library where it has some."""
+    words = status_of(error)[1]
+    return "No such file or directory" if words == "No such file" else words
+
+
+def printable(path: bytes) -> bytes:
+    """`path` with nothing in it that a terminal would act on."""
+    return _CONTROL.sub(b"?", path)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def _outcome(result: T | Exception) -> T:
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _page(
+    directory: OpenDirectory, wanted: Callable[[bytes], bool]
+) -> tuple[list[bytes], list[Entry]]:
+    """The names that were read, and the entries of those that are wanted."""
+    read: list[bytes] = []
+    page: list[Entry] = []
+
+    def take(entry: Entry) -> bool:
+        if len(read) == _PAGE:
+            return False
+        read.append(entry.name)
+        if wanted(entry.name):
+            page.append(entry)
+        return True
+
+    directory.take_while(take)
+    return read, page

@@ -1,0 +1,1 @@
+"""One SFTP session: its requests, its READs, its handles."""

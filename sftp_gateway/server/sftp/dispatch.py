@@ -1,0 +1,481 @@
+"""Request -> file tree -> response; the only place that knows both `vfs` and `protocol`.
+
+A request becomes an Operation: its `run` does what may wait for a disk, and nothing else, so
+that it can be tried on the event loop and repeated on a thread; its `finish` makes the response
+on the event loop, where the session's state lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sftp_gateway import errors
+from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol import responses as rs
+from sftp_gateway.protocol.attributes import longname
+from sftp_gateway.protocol.constants import (
+    MAX_IDS,
+    MAX_NAME_LENGTH,
+    STATVFS_NOSUID,
+    STATVFS_RDONLY,
+    WRITING_FLAGS,
+    OpenFlags,
+    StatusCode,
+)
+from sftp_gateway.server.quotas import cost_of_file, cost_of_folder
+from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.sftp.owners import Owners
+from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.share import Share
+from sftp_gateway.vfs.tree import Place, Tree
+from sftp_gateway.vfs.waiting import would_wait
+
+T = TypeVar("T")
+
+_OPERATION_NAMES: Final[dict[type[rq.Request], str]] = {
+    rq.OpenRequest: "open",
+    rq.CloseRequest: "close",
+    rq.ReadRequest: "read",
+    rq.LstatRequest: "lstat",
+    rq.StatRequest: "stat",
+    rq.FstatRequest: "fstat",
+    rq.OpendirRequest: "opendir",
+    rq.ReaddirRequest: "readdir",
+    rq.RealpathRequest: "realpath",
+    rq.ReadlinkRequest: "readlink",
+    rq.StatvfsRequest: "statvfs",
+    rq.FstatvfsRequest: "fstatvfs",
+    rq.LimitsRequest: "limits",
+    rq.HomeDirectoryRequest: "home-directory",
+    rq.ExpandPathRequest: "expand-path",
+    rq.CheckFileRequest: "check-file",
+    rq.UsersGroupsByIdRequest: "users-groups-by-id",
+    rq.UnknownRequest: "unknown",
+}
+
+
+def operation_name(request: rq.Request) -> str:
+    """The fixed word for a request in log and metrics; nothing of it is the client's text."""
+    if isinstance(request, rq.WritingRequest):
+        return request.operation
+    return _OPERATION_NAMES[type(request)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """What is to be done for one request: `finish(run(wait=...))` is the response.
+
+    `share` is None where no file system is touched; `run` then never raises BlockingIOError.
+    `discard` lets go of what `run` gave when nobody is there to take it any more; `give_up` is
+    called when it takes too long and may still be running.
+    """
+
+    run: Callable[..., Any]
+    finish: Callable[[Any], rs.Response]
+    share: Share | None = None
+    path: bytes | None = None
+    discard: Callable[[Any], None] = lambda result: None
+    give_up: Callable[[], None] = lambda: None
+
+
+class Dispatcher:
+    """Turns the requests of one session into operations on the user's tree."""
+
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        handles: HandleTable,
+        opened: Callable[[FileHandle | FolderHandle], None],
+        closed: Callable[[FileHandle | FolderHandle], None],
+        made_up_statvfs: Callable[[Tree], os.statvfs_result | None],
+        owners: Owners,
+    ) -> None:
+        """`opened` and `closed` are told of handles; `made_up_statvfs` sums up a tree's shares."""
+        self._tree = tree
+        self._handles = handles
+        self._opened = opened
+        self._closed = closed
+        self._made_up_statvfs = made_up_statvfs
+        self._owners = owners
+        #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
+        self._in_order = False
+        self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
+            rq.OpenRequest: self._open,
+            rq.CloseRequest: self._close,
+            rq.LstatRequest: self._lstat,
+            rq.StatRequest: self._stat,
+            rq.FstatRequest: self._fstat,
+            rq.OpendirRequest: self._opendir,
+            rq.RealpathRequest: self._realpath,
+            rq.ReadlinkRequest: self._readlink,
+            rq.StatvfsRequest: self._statvfs,
+            rq.FstatvfsRequest: self._fstatvfs,
+            rq.LimitsRequest: self._limits,
+            rq.HomeDirectoryRequest: self._home_directory,
+            rq.ExpandPathRequest: self._expand_path,
+            rq.CheckFileRequest: self._check_file,
+            rq.UsersGroupsByIdRequest: self._users_groups_by_id,
+            rq.WritingRequest: self._refuse_writing,
+            rq.UnknownRequest: self._refuse_unknown,
+        }
+
+    def plan(self, request: rq.Request) -> Operation:
+        """What is to be done for `request` (READ and READDIR are the session's own business).
+
+        Raises FileSystemError where that is clear without looking at a disk.
+        """
+        return self._plans[type(request)](request)
+
+    def place_of(self, request: rq.Request) -> tuple[Share | None, bytes | None]:
+        """The share and path that `request` names, as far as can be told; for the log."""
+        path = getattr(request, "path", None)
+        if path is None:
+            handle = getattr(request, "handle", None)
+            try:
+                opened = self._handles.get(handle) if handle is not None else None
+            except errors.InvalidHandle:
+                opened = None
+            return (opened.share, opened.path) if opened else (None, None)
+        try:
+            place = self._tree.locate(path)
+        except errors.FileSystemError:
+            return None, path
+        return place.share, place.path
+
+    # Files
+
+    def _open(self, request: rq.OpenRequest) -> Operation:
+        if request.pflags & WRITING_FLAGS:
+            raise errors.Denied("read_only")
+        place = self._tree.locate(request.path)
+        share = place.share
+        if share is None:
+            raise errors.IsADirectory("a made-up folder")
+
+        def run(wait: bool) -> OpenFile:
+            with self._handles.room(cost_of_file(place.path)) as closed:
+                return share.open_file(place.relative, wait=wait, closed=closed)
+
+        def finish(file: Any) -> rs.Response:
+            opened = FileHandle(
+                file=file,
+                share=share,
+                path=place.path,
+                opened=time.monotonic(),
+                known_size=file.size,
+                in_order=self._in_order,
+            )
+            return self._enter(request, opened)
+
+        return Operation(
+            run=run,
+            finish=finish,
+            share=share,
+            path=place.path,
+            discard=lambda file: file.close(),
+        )
+
+    def _enter(self, request: rq.Request, opened: FileHandle | FolderHandle) -> rs.Response:
+        handle = self._handles.add(opened)
+        self._opened(opened)
+        return rs.HandleResponse(request.request_id, handle)
+
+    def _close(self, request: rq.CloseRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+
+        def finish(_: Any) -> rs.Response:
+            self._closed(self._handles.remove(request.handle))
+            return rs.StatusResponse(request.request_id, StatusCode.OK, "Success")
+
+        return Operation(run=lambda wait: None, finish=finish, share=opened.share, path=opened.path)
+
+    def _check_file(self, request: rq.CheckFileRequest) -> Operation:
+        """The file whose checksum is asked for; `run` opens it if need be (checksums.py)."""
+        if request.path is not None:
+            return self._open(rq.OpenRequest(request.request_id, request.path, OpenFlags.READ))
+        opened = self._handles.file(request.handle or b"")
+        return Operation(
+            run=lambda wait: opened.file,
+            finish=_no_response,
+            share=opened.share,
+            path=opened.path,
+        )
+
+    def _fstat(self, request: rq.FstatRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+        if isinstance(opened, FolderHandle):
+            return self._attributes(request, opened.path, follow=True)
+        file, share = opened.file, opened.share
+
+        def finish(attributes: Any) -> rs.Response:
+            opened.known_size = attributes.size
+            return rs.AttrsResponse(request.request_id, attributes)
+
+        return Operation(
+            run=_on_file(file, lambda: share.show(file.stat())),
+            finish=finish,
+            share=share,
+            path=opened.path,
+        )
+
+    # Names and attributes
+
+    def _lstat(self, request: rq.LstatRequest) -> Operation:
+        return self._attributes(request, request.path, follow=False)
+
+    def _stat(self, request: rq.StatRequest) -> Operation:
+        return self._attributes(request, request.path, follow=True)
+
+    def _attributes(self, request: rq.Request, path: bytes, *, follow: bool) -> Operation:
+        place = self._tree.locate(path)
+        share = place.share
+        if share is None:
+            return _immediate(
+                rs.AttrsResponse(request.request_id, self._tree.attributes()), place.path
+            )
+        return Operation(
+            run=partial(share.stat if follow else share.lstat, place.relative),
+            finish=partial(rs.AttrsResponse, request.request_id),
+            share=share,
+            path=place.path,
+        )
+
+    def _readlink(self, request: rq.ReadlinkRequest) -> Operation:
+        place = self._tree.locate(request.path)
+        share = place.share
+        if share is None:
+            raise errors.NotALink("a made-up folder")
+        return Operation(
+            run=partial(share.readlink, place.relative),
+            finish=lambda target: _one_name(request.request_id, target),
+            share=share,
+            path=place.path,
+        )
+
+    def _realpath(self, request: rq.RealpathRequest) -> Operation:
+        # §6.11: "This is useful for converting path names containing ".." components or relative
+        # pathnames without a leading slash into absolute paths."
+        return self._resolved(request.request_id, request.path)
+
+    def _resolved(self, request_id: int, path: bytes) -> Operation:
+        """`path` without links, as OpenSSH gives it: by it, clients notice that they walk in a
+        circle. What is outside, missing or not to be seen is changed by its text only.
+        """
+        text = self._tree.canonical(path)
+        try:
+            place = self._tree.locate(path)
+        except errors.FileSystemError:
+            return _immediate(_one_name(request_id, text))
+        share = place.share
+        if share is None or not place.relative:
+            return _immediate(_one_name(request_id, text))
+
+        def finish(relative: bytes | None) -> rs.Response:
+            known = None if relative is None else self._tree.path_in(share, relative)
+            return _one_name(request_id, known or text)
+
+        return Operation(
+            run=partial(share.resolve, place.relative),
+            finish=finish,
+            share=share,
+            path=place.path,
+        )
+
+    def _expand_path(self, request: rq.ExpandPathRequest) -> Operation:
+        path = request.path
+        if path.startswith(b"~"):
+            user, slash, rest = path[1:].partition(b"/")
+            path = self._home_of(user) + slash + rest
+        return self._resolved(request.request_id, path)
+
+    def _home_directory(self, request: rq.HomeDirectoryRequest) -> Operation:
+        return _immediate(_one_name(request.request_id, self._home_of(request.username)))
+
+    def _home_of(self, user: bytes) -> bytes:
+        """The home folder of the session's user, who may be named or not; of nobody else."""
+        if user not in (b"", self._tree.home.rpartition(b"/")[2]):
+            raise errors.NotFound("another user's home")
+        return self._tree.home
+
+    # Folders
+
+    def _opendir(self, request: rq.OpendirRequest) -> Operation:
+        place = self._tree.locate(request.path)
+
+        def finish(directory: Any) -> rs.Response:
+            opened = FolderHandle(
+                directory=directory,
+                share=place.share,
+                path=place.path,
+                opened=time.monotonic(),
+            )
+            return self._enter(request, opened)
+
+        return Operation(
+            run=partial(self._open_directory, place),
+            finish=finish,
+            share=place.share,
+            path=place.path,
+            discard=lambda directory: directory.close(),
+        )
+
+    def _open_directory(self, place: Place, *, wait: bool) -> OpenDirectory:
+        children = tuple(self._tree.entries_of(place.node)) if place.node else ()
+        with self._handles.room(cost_of_folder(place.path)) as closed:
+            if place.share is None:
+                return self._tree.open_made_up(children, closed=closed)
+            return place.share.open_directory(
+                place.relative, extra=children, wait=wait, closed=closed
+            )
+
+    def readdir(self, request: rq.ReaddirRequest, opened: FolderHandle) -> Operation:
+        """The next names of `opened`; one operation of a folder at a time."""
+
+        def run(wait: bool) -> _Page:
+            if opened.broken:
+                raise OSError(errno.EIO, "names of the folder were lost")
+            if not wait and not opened.directory.at_hand:
+                # Each name needs a look at its inode, and nothing tells whether that one is in
+                # memory: a page of a cold folder could take a second.
+                raise would_wait()
+            try:
+                return _page(opened.directory, self._owners)
+            except OSError:
+                opened.lose()
+                raise
+
+        def finish(page: _Page) -> rs.Response:
+            if not page.entries:
+                opened.complete = True
+                return rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
+            opened.entries += page.named
+            return rs.NameResponse(request.request_id, page.entries)
+
+        return Operation(
+            run=run, finish=finish, share=opened.share, path=opened.path, give_up=opened.lose
+        )
+
+    # File systems and limits
+
+    def _statvfs(self, request: rq.StatvfsRequest) -> Operation:
+        place = self._tree.locate(request.path)
+        share = place.share
+        if share is None:
+            response = _statvfs(request.request_id, self._made_up_statvfs(self._tree))
+            return _immediate(response, place.path)
+        return Operation(
+            run=partial(share.statvfs, place.relative),
+            finish=partial(_statvfs, request.request_id),
+            share=share,
+            path=place.path,
+        )
+
+    def _fstatvfs(self, request: rq.FstatvfsRequest) -> Operation:
+        opened = self._handles.get(request.handle)
+        if isinstance(opened, FolderHandle):
+            return self._statvfs(rq.StatvfsRequest(request.request_id, opened.path))
+        return Operation(
+            run=_on_file(opened.file, opened.file.statvfs),
+            finish=partial(_statvfs, request.request_id),
+            share=opened.share,
+            path=opened.path,
+        )
+
+    def _limits(self, request: rq.LimitsRequest) -> Operation:
+        self._in_order = True
+        return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
+
+    def _users_groups_by_id(self, request: rq.UsersGroupsByIdRequest) -> Operation:
+        if max(len(request.uids), len(request.gids)) > MAX_IDS:
+            raise errors.FileSystemError(f"more than {MAX_IDS} ids")
+        users, groups = self._owners.names(request.uids, request.gids)
+        return _immediate(rs.UsersGroupsByIdResponse(request.request_id, users, groups))
+
+    # What is refused
+
+    def _refuse_writing(self, _: rq.WritingRequest) -> Operation:
+        raise errors.Denied("read_only")
+
+    def _refuse_unknown(self, request: rq.UnknownRequest) -> Operation:
+        raise errors.Unsupported(request.name)
+
+
+def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
+    """`ask` about an open file, on the event loop only where no network is asked."""
+
+    def run(wait: bool) -> T:
+        if not wait and not file.inline:
+            raise would_wait()
+        return ask()
+
+    return run
+
+
+def _immediate(response: rs.Response, path: bytes | None = None) -> Operation:
+    return Operation(run=lambda wait: None, finish=lambda _: response, path=path)
+
+
+def _no_response(_: Any) -> rs.Response:
+    raise AssertionError("the file is not what is answered")
+
+
+def _one_name(request_id: int, name: bytes) -> rs.NameResponse:
+    return rs.NameResponse(request_id, [rs.name_entry(name, name, None)])
+
+
+class _Page(NamedTuple):
+    """Entries of one NAME response, and how many of them are not `.` and `..`."""
+
+    entries: list[bytes]
+    named: int
+
+
+def _page(directory: OpenDirectory, owners: Owners) -> _Page:
+    """As many entries as fit one NAME response; none at the end of the folder."""
+    page: list[bytes] = []
+    room, dots, now = MAX_NAME_LENGTH, 0, time.time()
+    uid = gid = -1
+
+    def take(entry: Entry) -> bool:
+        nonlocal room, dots, uid, gid
+        name, attributes = entry
+        if attributes[1] != uid or attributes[2] != gid:
+            _, uid, gid, _, _, _ = attributes
+            owners.show(uid, gid)
+        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
+        room -= len(encoded)
+        if room < 0 and page:
+            return False
+        page.append(encoded)
+        dots += name in (b".", b"..")
+        return True
+
+    directory.take_while(take)
+    return _Page(page, len(page) - dots)
+
+
+def _statvfs(request_id: int, result: os.statvfs_result | None) -> rs.StatvfsResponse:
+    flags = STATVFS_RDONLY | STATVFS_NOSUID
+    if result is None:  # no share has been looked at yet; an error would break the mount
+        return rs.StatvfsResponse(request_id, 4096, 4096, 0, 0, 0, 0, 0, 0, 0, flags, 255)
+    return rs.StatvfsResponse(
+        request_id,
+        result.f_bsize,
+        result.f_frsize,
+        result.f_blocks,
+        result.f_bfree,
+        result.f_bavail,
+        result.f_files,
+        result.f_ffree,
+        result.f_favail,
+        result.f_fsid,
+        flags,
+        result.f_namemax,
+    )

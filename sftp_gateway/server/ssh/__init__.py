@@ -1,0 +1,1 @@
+"""SSH: connections, logins, channels; with server/packets, the only user of asyncssh."""

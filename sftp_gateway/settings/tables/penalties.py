@@ -1,0 +1,85 @@
+"""`[penalties]`: what a source is refused for, and how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sftp_gateway.settings.tables.base import Table
+from sftp_gateway.settings.tables.values import NetworkText, Seconds
+
+_Penalty = Annotated[Seconds, Field(ge=0, le=86_400)]
+
+
+class PenaltySettings(Table):
+    """What costs a source how many seconds, and when it is banned for them."""
+
+    enabled: bool = Field(True, description="Ban sources for what they do wrong.")
+    failed_login: _Penalty = Field(
+        5.0, description="Seconds for a connection that ends without a login, after a wrong one."
+    )
+    unknown_user: _Penalty = Field(5.0, description="The same, where a user was unknown.")
+    no_attempt: _Penalty = Field(
+        1.0, description="Seconds for a connection that ends without an attempt to log in."
+    )
+    grace_exceeded: _Penalty = Field(
+        20.0, description="Seconds for one that is not logged in after `login_grace_time`."
+    )
+    protocol_error: _Penalty = Field(
+        10.0, description="Seconds for one that does not speak SSH as it should, before its login."
+    )
+    crash: _Penalty = Field(
+        90.0, description="Seconds for one that ends with an error of the gateway's own."
+    )
+    minimum: Seconds = Field(
+        30.0, gt=0, le=86_400, description="Seconds from which on a source is banned for them."
+    )
+    maximum: Seconds = Field(
+        600.0,
+        gt=0,
+        le=604_800,
+        description=(
+            "The longest ban. Each ban is twice as long as the one before, unless the source gave "
+            "no cause for this long after it."
+        ),
+    )
+    exempt: tuple[NetworkText, ...] = Field(
+        ("127.0.0.1/32", "::1/128"),
+        description="Addresses and networks that get no penalties: health checks, your office.",
+    )
+    trust: Seconds = Field(
+        86_400.0,
+        ge=0,
+        le=31_536_000,
+        description=(
+            "Seconds that a source stays trusted after its last session has ended. A trusted one "
+            "is throttled where another one would be banned, so that a worker with a wrong key "
+            "does not lock out all that share its address."
+        ),
+    )
+    trusted_rate: float = Field(
+        5.0,
+        gt=0,
+        le=10_000,
+        description=(
+            "Connections a second that may come to nothing from a throttled source, 20 seconds' "
+            "worth of them at once. Those that log in do not count."
+        ),
+    )
+    max_sources: int = Field(
+        65_536, ge=1, le=1_000_000, description="Sources that are kept in mind at once."
+    )
+    overflow: Literal["permissive", "deny-all"] = Field(
+        "permissive",
+        description=(
+            "When more are to be kept in mind: `permissive` forgets the one whose time is up "
+            "first, `deny-all` refuses everyone who is not known, neither trusted nor exempt."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _minimum_below_maximum(self) -> Self:
+        if self.minimum > self.maximum:
+            raise ValueError("minimum is more than maximum, so nothing would ever be banned")
+        return self

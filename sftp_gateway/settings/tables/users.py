@@ -1,0 +1,62 @@
+"""`[users.NAME]`: who may log in, and what they get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from sftp_gateway.settings.tables.base import Table
+from sftp_gateway.settings.tables.values import Bytes, NetworkText, ShareName
+
+
+class UserSettings(Table):
+    """One login. Its public keys are in `keys_dir`/authorized_keys/NAME."""
+
+    shares: Literal["*"] | tuple[ShareName, ...] = Field(
+        "*", description='The names of the shares that the user sees, or "*" for all of them.'
+    )
+    password_hash: SecretStr | None = Field(
+        None,
+        description=(
+            "An argon2id hash, as `sftp-gateway hash-password` prints it. Without one the user "
+            "logs in with a key only."
+        ),
+    )
+    password_hash_file: Path | None = Field(
+        None, description="A file that holds the hash instead, such as a Docker secret."
+    )
+    allow_from: tuple[NetworkText, ...] = Field(
+        (),
+        description=(
+            "Addresses and networks that the user may log in from; empty means all. To a client "
+            "elsewhere it looks as if its key or password were wrong."
+        ),
+    )
+    max_sessions: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Connections of this user at once, in place of `max_sessions_per_user`.",
+    )
+    bandwidth_limit: Bytes | None = Field(
+        None,
+        ge=65_536,
+        le=1 << 40,
+        description=(
+            "Bytes a second that the user's sessions get, all together and over all workers. "
+            "Without it they get what the machine gives."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _one_hash(self) -> Self:
+        if self.password_hash is not None and self.password_hash_file is not None:
+            raise ValueError("give password_hash or password_hash_file, not both")
+        return self
+
+
+def default_users() -> dict[str, UserSettings]:
+    """Who may log in unless the configuration says otherwise."""
+    return {"gvpocr": UserSettings()}

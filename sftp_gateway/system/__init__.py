@@ -1,0 +1,1 @@
+"""The operating system: descriptors, files, forks, sockets, systemd."""

@@ -1,0 +1,670 @@
+"""Settings become a running gateway in this process: what serves in one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+import uvloop
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_IGNORE,
+    MSG_KEXINIT,
+)
+from asyncssh.packet import String
+from pydantic import SecretStr
+
+from sftp_gateway import __version__
+from sftp_gateway.app.gateway import Gateway, mount_help
+from sftp_gateway.auth import generate_ed25519, hash_password
+from sftp_gateway.commands.main import main
+from sftp_gateway.config.bootstrap import set_up
+from sftp_gateway.config.shares import look_at
+from sftp_gateway.config.snapshot import Configuration
+from sftp_gateway.config.validate import Findings, inspect
+from sftp_gateway.observability.access_log.sinks import FileSink
+from sftp_gateway.server.budget import Budget
+from sftp_gateway.server.packets import compatibility
+from sftp_gateway.server.packets.ciphers import PacketCipher
+from sftp_gateway.server.packets.connection import PacketConnection
+from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.sftp.owners import OwnerNames
+from sftp_gateway.server.sftp.session import SftpSession
+from sftp_gateway.server.ssh.callbacks import Account
+from sftp_gateway.server.ssh.probe import handshake
+from sftp_gateway.server.ssh.transport import GatheringTransport
+from sftp_gateway.settings import (
+    DEFAULT_CONFIG_FILE,
+    AccessLogSettings,
+    Settings,
+    ShareSettings,
+    UserSettings,
+)
+from sftp_gateway.system.sockets import listen
+from sftp_gateway.vfs.beneath import open_folder
+from tests.support.gateway import PATIENCE
+from tests.support.measured import Measured
+from tests.support.sftp_wire import encode_init, encode_open, encode_read
+
+
+@pytest.fixture
+def folder(unconfigured: Path) -> Path:
+    """The working directory of a gateway that has been set up."""
+    set_up(Settings(), gateway=None, say=lambda line: None)
+    return unconfigured
+
+
+class Running:
+    """A gateway that was started here, and what accepts its connections."""
+
+    def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
+        self.gateway = gateway
+        self.ended = 0
+        self.misdeeds: list[str | None] = []
+        self.interrupted = 0
+        self.users: list[str] = []
+        self._drain_seconds = settings.drain_timeout
+        self._measured = measured
+        self._stopped = False
+        self._listener = listen(settings.host, settings.port)
+        self.port = self._listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def _accept(self) -> None:
+        def ended(kind: str | None) -> None:
+            self.ended += 1
+            self.misdeeds.append(kind)
+
+        def interrupted() -> None:
+            self.interrupted += 1
+
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+            account = Account(
+                logged_in=lambda user, _: self.users.append(user),
+                ended=ended,
+                interrupted=interrupted,
+            )
+            await self.gateway.adopt(connection, account)
+
+    async def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._accepting.cancel()
+            self._listener.close()
+            await self.gateway.drain(self._drain_seconds)
+            await asyncio.to_thread(self.gateway.close)
+            self._measured.close()
+
+    def metric(self, name: str, **labels: str) -> float:
+        self.gateway.publish()
+        return self._measured.metric(name, **labels)
+
+    async def connect(self, **options: Any) -> asyncssh.SSHClientConnection:
+        login = {"username": "gvpocr", "client_keys": ["keys/worker_ed25519"], **options}
+        return await asyncssh.connect(
+            "127.0.0.1", self.port, config=None, known_hosts=None, agent_path=None, **login
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        text = Path("access.log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+async def found(settings: Settings) -> Findings:
+    """What is found where the settings point to."""
+    looks = {name: look_at(share.path) for name, share in settings.shares.items()}
+    return await inspect(settings, config_file=DEFAULT_CONFIG_FILE, looks=looks)
+
+
+async def begin(measured: Measured, **options: Any) -> Running:
+    """A gateway with some options, on a free port."""
+    settings = Settings(
+        **{
+            "host": "127.0.0.1",
+            "port": 0,
+            "drain_timeout": 0.0,
+            "access_log": AccessLogSettings(stdout=False, file=Path("access.log")),
+            **options,
+        }
+    )
+    findings = await found(settings)
+    assert findings.mistakes == []
+    gateway = Gateway(
+        Configuration(settings, findings),
+        measured.values,
+        log=FileSink("access.log"),
+        feed=measured.feed,
+        folders={name: open_folder(share.path) for name, share in settings.shares.items()},
+        owner_names=OwnerNames(),
+    )
+    await gateway.start()
+    return Running(gateway, settings, measured)
+
+
+@pytest.fixture
+async def start(folder: Path) -> AsyncIterator[Start]:
+    """Starts gateways, which end with the test."""
+    started: list[Running] = []
+
+    async def run(**options: Any) -> Running:
+        measured = Measured()
+        try:
+            started.append(await begin(measured, **options))
+        except BaseException:
+            measured.close()
+            raise
+        return started[-1]
+
+    yield run
+    for running in started:
+        await running.stop()
+
+
+# Serving
+
+
+async def test_a_gateway_serves_a_file_to_the_worker_that_the_first_start_made(
+    start: Start, folder: Path
+) -> None:
+    running = await start()
+    async with (
+        await running.connect() as connection,
+        connection.start_sftp_client() as sftp,
+        sftp.open("models/README.txt", "rb") as file,
+    ):
+        assert await file.read() == (folder / "shared/models/README.txt").read_bytes()
+        assert await sftp.realpath(".") == "/home/gvpocr"
+    await running.stop()
+    # The connection may be seen to end before or after the gateway is told to stop.
+    events = {event["event"]: event for event in running.events()}
+    assert [name for name in events if name != "session_end"] == [
+        "connection",
+        "login_accepted",
+        "file_opened",
+        "file_closed",
+    ]
+    assert events["file_closed"]["whole"] is True
+    assert events["session_end"]["files"] == 1
+
+
+async def test_a_user_sees_the_shares_that_it_was_given_and_may_log_in_by_password(
+    start: Start, folder: Path
+) -> None:
+    running = await start(
+        users={
+            "ana": UserSettings(
+                shares=("models",), password_hash=SecretStr(hash_password("correct horse"))
+            )
+        }
+    )
+    login = {"username": "ana", "client_keys": None, "password": "correct horse"}
+    async with (
+        await running.connect(**login) as connection,
+        connection.start_sftp_client() as sftp,
+    ):
+        assert set(await sftp.listdir(".")) == {".", "..", "models"}
+        with pytest.raises(asyncssh.SFTPNoSuchFile):
+            await sftp.stat("/home/ana/newsletters")
+    await running.stop()
+    (denied,) = [event for event in running.events() if event["event"] == "denied"]
+    assert denied["reason"] == "share_not_granted"
+
+
+async def test_owners_are_shown_as_configured(start: Start) -> None:
+    running = await start(show_uid=1234, show_gid=5678)
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        for path in (".", "models", "models/README.txt"):
+            attributes = await sftp.stat(path)
+            assert (attributes.uid, attributes.gid) == (1234, 5678)
+
+
+async def test_what_it_serves_is_counted(start: Start) -> None:
+    running = await start()
+    assert running.gateway.problems() == {}
+    assert running.metric("sftp_gateway_share_up", share="models") == 1
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.stat("models")
+        assert running.metric("sftp_gateway_sessions") == 1
+        assert running.metric("sftp_gateway_requests_total", operation="stat", share="models") == 1
+    await running.stop()
+    assert running.ended == 1
+
+
+async def test_the_end_of_every_connection_is_told_once(start: Start) -> None:
+    running = await start()
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.transport.abort()  # with a reset, maybe before it is served
+    async with await running.connect():
+        pass
+    async with asyncio.timeout(PATIENCE):
+        while running.ended < 4:
+            await asyncio.sleep(0)
+    await running.stop()
+    assert running.ended == 4
+
+
+async def test_a_healthcheck_knows_its_own_gateway(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = await start()
+    line = await handshake("127.0.0.1", running.port, seconds=PATIENCE)
+    private = folder / "keys/ssh_host_ed25519_key"
+    assert line.split()[:2] == Path(f"{private}.pub").read_text().split()[:2]
+    monkeypatch.setenv("SFTP_GATEWAY_PORT", str(running.port))
+    assert await asyncio.to_thread(main, ["healthcheck"]) == 0
+    assert capsys.readouterr().err == "ok\n"
+    Path(f"{private}.pub").write_text("ssh-ed25519 another\n")  # the private key decides
+    assert await asyncio.to_thread(main, ["healthcheck"]) == 0
+    private.write_bytes(generate_ed25519("another").private_pem)
+    assert await asyncio.to_thread(main, ["healthcheck"]) == 1
+    assert "another host key" in capsys.readouterr().err
+    private.unlink()  # and none is known
+    assert await asyncio.to_thread(main, ["healthcheck"]) == 0
+    await running.stop()
+    # A healthcheck is worth no line.
+    assert running.events() == []
+
+
+# Starting and stopping
+
+
+def run_on(factory: Callable[[], asyncio.AbstractEventLoop], work: Awaitable[None]) -> None:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(work)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_gateway_starts_and_stops_on_either_event_loop(
+    folder: Path, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def once() -> None:
+        running = await begin(Measured())
+        await handshake("127.0.0.1", running.port, seconds=PATIENCE)
+        await running.stop()
+
+    run_on(factory, once())
+
+
+async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start: Start) -> None:
+    running = await start(drain_timeout=10 * PATIENCE)
+    connection = await running.connect()
+    sftp = await connection.start_sftp_client()
+    await sftp.stat(".")
+    async with asyncio.timeout(PATIENCE):
+        await running.stop()
+        await connection.wait_closed()
+    assert running.events()[-1]["event"] == "session_end"
+    assert running.events()[-1]["reason"] == "server_stopping"
+
+
+async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) -> None:
+    running = await start(drain_timeout=10 * PATIENCE)
+    connection = await running.connect()
+    sftp = await connection.start_sftp_client()
+    file = await sftp.open("models/README.txt", "rb")
+    stopping = asyncio.create_task(running.stop())
+    assert await file.read()
+    assert not stopping.done()
+    await file.close()
+    async with asyncio.timeout(PATIENCE):
+        await stopping
+        await connection.wait_closed()
+    (closed,) = [event for event in running.events() if event["event"] == "file_closed"]
+    assert (closed["whole"], closed["result"]) == (True, "ok")
+
+
+async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
+    start: Start,
+) -> None:
+    running = await start(drain_timeout=10 * PATIENCE)
+    connection = await running.connect()
+    sftp = await connection.start_sftp_client()
+    await sftp.open("models/README.txt", "rb")
+    stopping = asyncio.create_task(running.stop())
+    connection.abort()
+    async with asyncio.timeout(PATIENCE):
+        await stopping
+    assert [e["result"] for e in running.events() if e["event"] == "file_closed"] == ["aborted"]
+
+
+async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -> None:
+    running = await start()
+    (folder / "shared/models").rename(folder / "shared/away")
+    await running.gateway._monitor.look()
+    assert running.gateway.problems() == {"models": "No such file or directory"}
+    assert running.metric("sftp_gateway_share_up", share="models") == 0
+    assert running.metric("sftp_gateway_share_up", share="newsletters") == 1
+
+
+async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
+    (said,) = (await found(Settings())).mistakes
+    assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
+
+
+# The line that mounts
+
+
+def mount_line(settings: Settings, port: int = 2222) -> str:
+    (line,) = [line for line in mount_help(settings, port) if "sshfs" in line]
+    return line.strip()
+
+
+def test_the_mount_line_of_a_first_start_uses_the_key_that_it_made(folder: Path) -> None:
+    assert mount_line(Settings(), 2022) == (
+        "mkdir -p ~/main-server && sshfs -p 2022 "
+        '-o "StrictHostKeyChecking=accept-new,IdentityFile=$PWD/keys/worker_ed25519,'
+        'reconnect,ServerAliveInterval=15,ServerAliveCountMax=3" '
+        "gvpocr@localhost:/home/gvpocr ~/main-server"
+    )
+
+
+def test_the_mount_line_has_what_workers_see(folder: Path) -> None:
+    line = mount_line(
+        Settings(public_host="files.example.org", public_port=22, keys_dir=folder / "keys")
+    )
+    assert "sshfs -p 22 " in line
+    assert f"IdentityFile={folder}/keys/worker_ed25519," in line
+    assert "gvpocr@files.example.org:/home/gvpocr" in line
+
+
+def test_without_a_workers_key_the_mount_line_names_none(folder: Path) -> None:
+    (folder / "keys/worker_ed25519").unlink()
+    assert "IdentityFile" not in mount_line(Settings())
+
+
+def test_the_mount_line_is_for_the_first_user(folder: Path) -> None:
+    users = {"ana": UserSettings(), "ben": UserSettings()}
+    assert "ana@localhost:/home/ana " in mount_line(Settings(users=users))
+    assert "USER@localhost:/home/USER " in mount_line(Settings(users={}))
+
+
+def test_the_help_says_how_many_shares_there_are() -> None:
+    shares = {"a": ShareSettings(path=Path("a")), "b": ShareSettings(path=Path("b"))}
+    assert mount_help(Settings(shares=shares), 1)[0] == (
+        f"sftp-gateway {__version__} serves 2 shares. Mount them with:"
+    )
+
+
+# The record layer
+
+
+async def download(running: Running) -> bytes:
+    """Read a file of many packets by asyncssh's client."""
+    async with (
+        await running.connect() as connection,
+        connection.start_sftp_client() as sftp,
+        sftp.open("models/big.bin", "rb") as file,
+    ):
+        return bytes(await file.read(-1))
+
+
+async def test_what_comes_is_acknowledged_at_once_until_the_login(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged = 0
+    acknowledge = GatheringTransport.acknowledge
+
+    def counted(self: GatheringTransport) -> None:
+        nonlocal acknowledged
+        acknowledged += 1
+        acknowledge(self)
+
+    monkeypatch.setattr(GatheringTransport, "acknowledge", counted)
+    running = await start()
+    async with await running.connect() as connection:
+        until_login = acknowledged
+        assert until_login >= 4  # the client's version, its keys and its request, at least
+        async with connection.start_sftp_client() as sftp:
+            await sftp.listdir("models")
+    assert acknowledged == until_login
+
+
+@pytest.mark.parametrize("unknown", [(), ("SSHConnection.send_packet",)])
+async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, unknown: tuple[str, ...]
+) -> None:
+    content = os.urandom(3_000_000)
+    (folder / "shared/models/big.bin").write_bytes(content)
+    monkeypatch.setattr(compatibility, "changed", lambda: unknown)
+    sealed: list[int] = []
+    seal = PacketConnection._seal
+
+    def counted(
+        self: PacketConnection, cipher: PacketCipher, channel: Any, outgoing: Outgoing, length: int
+    ) -> bool:
+        sealed.append(length)
+        return seal(self, cipher, channel, outgoing, length)
+
+    monkeypatch.setattr(PacketConnection, "_seal", counted)
+    running = await start()
+    assert await download(running) == content
+    assert (sum(sealed) > len(content)) is not bool(unknown)
+    own = running.metric("sftp_gateway_own_record_layer")
+    assert own == (0 if unknown else 1)
+
+
+async def test_an_asyncssh_that_is_not_known_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = Configuration(Settings(), await found(Settings()))
+    assert configuration.record_layer == "own"
+    before = list(configuration.warnings)
+    monkeypatch.setattr(compatibility, "changed", lambda: ("SSHConnection.send_packet",))
+    assert configuration.record_layer == "asyncssh"
+    (told,) = [warning for warning in configuration.warnings if warning not in before]
+    assert "(SSHConnection.send_packet)" in told
+    chosen = Configuration(Settings(record_layer="asyncssh"), configuration.findings)
+    assert list(chosen.warnings) == before  # whoever chose it knows
+
+
+async def test_everything_is_served_where_clients_have_little_room(
+    start: Start, folder: Path
+) -> None:
+    content = os.urandom(5_000_000)
+    (folder / "shared/models/big.bin").write_bytes(content)
+    running = await start()
+    running.gateway._server.budget = Budget(0)
+    assert await download(running) == content
+
+
+# What is told of connections
+
+
+async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection:
+        assert running.users == ["gvpocr"]
+        assert running.misdeeds == []
+        await connection.run("echo in")
+    await running.stop()
+    assert running.misdeeds == [None]
+
+
+async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    running = await start()
+    monkeypatch.setattr("sftp_gateway.auth.authenticator.Authenticator.check_key", broken)
+    with pytest.raises((asyncssh.Error, OSError)):
+        await running.connect()
+    await running.stop()
+    assert running.misdeeds == ["crash"]
+
+
+async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> None:
+    running = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    assert await reader.readexactly(8) == b"SSH-2.0-"
+    await running.stop()
+    assert running.misdeeds == [None]
+    writer.close()
+
+
+# Clients that send what they should not, or do not send what they should
+
+
+async def test_a_user_who_floods_is_told_as_a_protocol_error(start: Start) -> None:
+    running = await start()
+    connection: Any = await running.connect()
+    for _ in range(3000):
+        connection.send_packet(MSG_IGNORE, String(b""))
+    await connection.wait_closed()
+    await running.stop()
+    assert running.misdeeds == ["protocol_error"]
+
+
+async def test_a_key_exchange_that_is_not_finished_ends_the_connection(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftp_gateway.server.ssh.connection._KEY_EXCHANGE_TIMEOUT", 0.05)
+    running = await start()
+    connection: Any = await running.connect()
+    connection._packet_handlers = {
+        **connection._packet_handlers, MSG_KEXINIT: lambda *_: True,
+    }  # fmt: skip
+    connection._send_kexinit()
+    await connection.wait_closed()
+    await running.stop()
+    assert running.events()[-1]["reason"] == "key_exchange_timeout"
+
+
+async def test_messages_that_mean_a_line_wait_while_the_log_has_no_room(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        log = running.gateway._log
+        with monkeypatch.context() as full:
+            full.setattr(log, "congested", lambda user: True)
+            opening = asyncio.create_task(connection.open_session(subsystem="x", encoding=None))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(opening), 0.1)
+            assert not running.events() or running.events()[-1]["event"] != "command_refused"
+        for callback in log._room_callbacks:
+            callback()
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await opening
+        assert await sftp.listdir("models")
+
+
+async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_closed(
+    start: Start,
+) -> None:
+    running = await start(drain_timeout=60.0)
+    connection: Any = await running.connect()
+    writer, *_ = await connection.open_session(subsystem="sftp", encoding=None)
+    channel, closed = writer.channel, asyncio.Event()
+    channel._packet_handlers = {
+        **channel._packet_handlers, MSG_CHANNEL_CLOSE: lambda *_: closed.set(),
+    }  # fmt: skip
+    writer.write(b"\0\0\0\0")  # no packet: the channel is closed for it
+    await closed.wait()
+    async with asyncio.timeout(PATIENCE):
+        await running.stop()
+    connection.abort()
+
+
+async def test_thousands_of_open_files_are_released_in_time_slices_before_the_session_ends(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "shared/models/small").write_bytes(b"x")
+    running = await start()
+    turns = 0
+    release = SftpSession._release_rest
+
+    def counted(session: SftpSession) -> None:
+        nonlocal turns
+        turns += 1
+        release(session)
+
+    monkeypatch.setattr(SftpSession, "_release_rest", counted)
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        for _ in range(1000):
+            await sftp.open("models/small", "rb")
+        connection.abort()
+    while running.ended == 0:
+        await asyncio.sleep(0.01)
+    await running.stop()
+    assert turns > 1
+    events = [event["event"] for event in running.events()]
+    assert events.count("file_closed") == 1000
+    assert events[-1] == "session_end"
+
+
+@pytest.mark.parametrize("pause", [0.02, None])
+async def test_a_client_is_given_up_when_it_takes_nothing_and_not_when_it_takes_little(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, pause: float | None
+) -> None:
+    monkeypatch.setattr("sftp_gateway.server.ssh.channel._STALL_TIMEOUT", 0.2)
+    (folder / "shared/models/big.bin").write_bytes(bytes(64 * 1024))
+    running = await start()
+    async with await running.connect() as connection:
+        writer, reader, _ = await connection.open_session(
+            subsystem="sftp", encoding=None, window=64 * 1024
+        )
+        asked = [encode_init(), encode_open(1, b"models/big.bin")]
+        asked += [encode_read(number, bytes(4), 0, 64 * 1024) for number in range(100)]
+        writer.write(b"".join(asked))
+        taken = 0
+        if pause is None:
+            while running.metric("sftp_gateway_open_handles") or not taken:
+                taken += running.metric("sftp_gateway_open_handles") > 0
+                await asyncio.sleep(0.01)
+            return
+        while taken < 100 * 64 * 1024:
+            piece = await reader.read(64 * 1024)
+            assert piece, f"cut off after {taken} bytes"
+            taken += len(piece)
+            await asyncio.sleep(pause)
+
+
+# Connections that are interrupted
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_connection_is_interrupted_if_it_is_lost_with_files_open(
+    start: Start, opened: bool
+) -> None:
+    running = await start()
+    connection = await running.connect()
+    sftp = await connection.start_sftp_client()
+    if opened:
+        await sftp.open("models/README.txt")
+    connection.abort()
+    async with asyncio.timeout(PATIENCE):
+        while not running.ended:
+            await asyncio.sleep(0.01)
+    assert running.interrupted == opened
+
+
+async def test_a_client_that_disconnects_with_files_open_is_not_interrupted(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.open("models/README.txt")
+    async with asyncio.timeout(PATIENCE):
+        while not running.ended:
+            await asyncio.sleep(0.01)
+    assert running.interrupted == 0
+
+
+async def test_a_stop_interrupts_who_has_files_open(start: Start) -> None:
+    running = await start()
+    async with await running.connect() as connection, connection.start_sftp_client() as sftp:
+        await sftp.open("models/README.txt")
+        await running.stop()
+    assert running.interrupted >= 1

@@ -1,0 +1,656 @@
+"""Everything that the settings point to is looked at, and each mistake is said in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from sftp_gateway.auth import generate_ed25519, hash_password
+from sftp_gateway.config.bootstrap import set_up
+from sftp_gateway.config.snapshot import inspected
+from sftp_gateway.config.validate import Findings
+from sftp_gateway.sandbox import landlock
+from sftp_gateway.settings import (
+    DEFAULT_CONFIG_FILE,
+    AccessLogSettings,
+    HistorySettings,
+    Settings,
+    ShareSettings,
+    StatusSettings,
+    UserSettings,
+)
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HASH = hash_password("correct horse")
+NOBODY = 65534
+
+Inspect = Callable[..., Findings]
+
+
+@pytest.fixture
+def folder(unconfigured: Path) -> Path:
+    """The working directory of a gateway that has been set up."""
+    set_up(Settings(), gateway=None, say=lambda line: None)
+    return unconfigured
+
+
+@pytest.fixture
+def found(folder: Path) -> Inspect:
+    """What is found with some options."""
+
+    def run(**options: Any) -> Findings:
+        return inspected(Settings(**options), DEFAULT_CONFIG_FILE).findings
+
+    return run
+
+
+def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
+    findings = found()
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
+    (credentials,) = findings.credentials
+    assert (credentials.user, credentials.password_hash) == ("gvpocr", None)
+    assert [key.comment for key in credentials.keys.keys] == ["sftp-gateway worker gvpocr"]
+
+
+def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").chmod(0o644)
+    (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
+    findings = found(
+        users={"gvpocr": UserSettings(password_hash=SecretStr("hunter2"))},
+        shares={"a": ShareSettings(path=folder / "missing")},
+        access_log=AccessLogSettings(stdout=False, file=folder / "nowhere/access.log"),
+    )
+    said_of_all = [*findings.mistakes, *findings.away]
+    assert len(said_of_all) == 5
+    for said in said_of_all:
+        assert "hunter2" not in said
+        assert "\n" not in said
+
+
+# Host keys
+
+
+def test_without_a_host_key_nothing_starts(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    (said,) = found().mistakes
+    assert said.startswith("keys_dir: there is no host key keys/ssh_host_ed25519_key; ")
+    assert "sftp-gateway init" in said
+
+
+@pytest.mark.parametrize("name", ["ssh_host_rsa_key", "ssh_host_ecdsa_key"])
+def test_the_host_keys_of_an_old_server_are_used_too(
+    found: Inspect, folder: Path, name: str
+) -> None:
+    (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
+    (folder / "keys" / name).chmod(0o600)
+    both = [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
+    assert [key.path for key in found(nist_curves=True).host_keys] == both
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    findings = found(nist_curves=True)
+    assert findings.mistakes == []
+    assert [key.path for key in findings.host_keys] == [Path("keys") / name]
+
+
+def test_a_host_key_on_a_nist_curve_is_left_out_by_default(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ecdsa_key").write_bytes(generate_ed25519("old").private_pem)
+    (folder / "keys/ssh_host_ecdsa_key").chmod(0o600)
+    findings = found()
+    assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
+    (said,) = findings.warnings
+    assert said.startswith("keys/ssh_host_ecdsa_key: is on a NIST curve and not used; ")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
+def test_a_host_key_that_others_can_read_is_refused(
+    found: Inspect, folder: Path, mode: int
+) -> None:
+    (folder / "keys/ssh_host_ed25519_key").chmod(mode)
+    (said,) = found().mistakes
+    assert f"mode {mode:04o}" in said
+    assert "chmod 600" in said
+
+
+def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) -> None:
+    (folder / "keys/ssh_host_ed25519_key").unlink()
+    (folder / "keys/ssh_host_ed25519_key").mkdir()
+    (said,) = found().mistakes
+    assert "is not a regular file" in said
+
+
+@pytest.mark.parametrize("name", ["rot13", "aes128-cbc", ""])
+def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
+    found: Inspect, name: str
+) -> None:
+    (said,) = found(ciphers=("aes256-ctr", name)).mistakes
+    assert said.startswith(f"ciphers: {name} cannot be offered; choose of ")
+    assert "aes128-gcm@openssh.com" in said
+
+
+# Users
+
+
+def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
+    findings = found(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
+    assert findings.mistakes == []
+    (said,) = findings.warnings
+    assert said.startswith("users.ana: nothing lets this user log in; ")
+    assert "keys/authorized_keys/ana" in said
+    assert "password_hash" in said
+    assert [each.user for each in findings.credentials] == ["gvpocr", "ana"]
+
+
+def test_a_password_is_enough(found: Inspect) -> None:
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(f" {HASH}\n"))})
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert findings.credentials[0].password_hash == HASH
+
+
+def test_a_password_may_be_in_a_file(found: Inspect, folder: Path) -> None:
+    (folder / "secret").write_text(f"{HASH}\n")
+    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert findings.credentials[0].password_hash == HASH
+
+
+@pytest.mark.parametrize("text", ["hunter2", "", "$argon2i$v=19$m=8,t=1,p=1$x$y", HASH + "x" * 90])
+def test_what_is_no_argon2id_hash_is_a_mistake_that_does_not_repeat_it(
+    found: Inspect, text: str
+) -> None:
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(text))})
+    (said,) = findings.mistakes
+    assert said.startswith("users.ana.password_hash: ")
+    assert "sftp-gateway hash-password" in said
+    assert not text or text not in said
+    assert findings.credentials[0].password_hash is None
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "not text"])
+def test_a_file_of_a_password_that_cannot_be_read_is_a_mistake(
+    found: Inspect, folder: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (folder / "secret").write_bytes(content)
+    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    (said,) = findings.mistakes
+    assert said.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
+
+
+def user_with_hash(where: str) -> UserSettings:
+    if where == "secret":
+        return UserSettings(password_hash_file=Path("secret"))
+    return UserSettings(password_hash=SecretStr(HASH))
+
+
+@pytest.mark.parametrize("where", ["secret", "config/sftp-gateway.toml"])
+@pytest.mark.parametrize("mode", [0o666, 0o660, 0o644])
+def test_others_must_not_write_the_file_of_a_password(
+    found: Inspect, folder: Path, where: str, mode: int
+) -> None:
+    (folder / "config").mkdir()
+    (folder / where).write_text(HASH)
+    (folder / where).chmod(mode)
+    findings = found(users={"ana": user_with_hash(where)})
+    who = "everybody" if mode == 0o666 else "its group"
+    told = [
+        f"{where}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
+        f"run: chmod go-w {where}"
+    ]
+    assert findings.mistakes == (told if mode == 0o666 else [])
+    assert findings.warnings == (told if mode == 0o660 else [])
+
+
+def test_a_configuration_that_everybody_can_write_is_refused(found: Inspect, folder: Path) -> None:
+    (folder / "config").mkdir()
+    (folder / "config/sftp-gateway.toml").touch()
+    (folder / "config/sftp-gateway.toml").chmod(0o664)
+    assert (found().mistakes, found().warnings) == ([], [])
+    (folder / "config/sftp-gateway.toml").chmod(0o666)
+    assert len(found().mistakes) == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "cheap"), [("m=4096,t=3", True), ("m=19456,t=2", False), ("m=65536,t=1", False)]
+)
+def test_a_hash_that_is_cheap_to_guess_from_is_a_warning(
+    found: Inspect, cost: str, cheap: bool
+) -> None:
+    made = HASH.replace("m=32768,t=2", cost)
+    findings = found(users={"ana": UserSettings(password_hash=SecretStr(made))})
+    assert findings.mistakes == []
+    assert [said.partition(":")[0] for said in findings.warnings] == (
+        ["users.ana.password_hash"] if cheap else []
+    )
+
+
+def test_a_user_whose_only_login_is_wrong_is_one_mistake(found: Inspect, folder: Path) -> None:
+    assert found(users={"ana": UserSettings(password_hash=SecretStr("x"))}).warnings == []
+    (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
+    findings = found()
+    assert (len(findings.mistakes), findings.warnings) == (1, [])
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
+def test_a_file_of_keys_that_others_can_write_is_refused_and_lets_nobody_in(
+    found: Inspect, folder: Path, mode: int
+) -> None:
+    (folder / "keys/authorized_keys/gvpocr").chmod(mode)
+    findings = found()
+    (said,) = findings.mistakes
+    assert "chmod go-w" in said
+    assert findings.credentials[0].keys.keys == ()
+
+
+def test_a_line_that_is_no_key_is_a_warning_and_the_others_count(
+    found: Inspect, folder: Path
+) -> None:
+    path = folder / "keys/authorized_keys/gvpocr"
+    path.write_bytes(path.read_bytes() + b"nonsense \xff\n" + path.read_bytes())
+    findings = found()
+    assert findings.mistakes == []
+    (said,) = findings.warnings
+    assert "keys/authorized_keys/gvpocr" in said
+    assert "2" in said
+    assert len(findings.credentials[0].keys.keys) == 2
+
+
+def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
+    (folder / "keys/authorized_keys/gvpocr").unlink()
+    (folder / "keys/authorized_keys/gvpocr").mkdir()
+    (said,) = found().mistakes
+    assert "is not a regular file" in said
+
+
+def test_a_default_user_whom_nobody_named_is_warned_of_beside_others(found: Inspect) -> None:
+    ana = {"ana": UserSettings(shares=())}
+    assert found().warnings == []
+    (said, _) = sorted(found(users={"gvpocr": UserSettings(), **ana}).warnings, reverse=True)
+    assert said.startswith("users.gvpocr: this default user may log in beside the others; ")
+    (about_ana,) = found(users={"gvpocr": UserSettings(shares="*"), **ana}).warnings
+    assert about_ana.startswith("users.ana: nothing lets this user log in")
+
+
+# Shares and the log
+
+
+def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
+    (folder / "file").touch()
+    findings = found(
+        shares={
+            "a/b": ShareSettings(path=folder / "missing"),
+            "c": ShareSettings(path=folder / "file"),
+            "d": ShareSettings(path=folder / "file/below"),
+            "good": ShareSettings(path=folder / "shared"),
+        }
+    )
+    assert findings.mistakes == []
+    assert [said.split(";")[0] for said in findings.away] == [
+        f"shares.a/b.path: there is no folder {folder}/missing",
+        f"shares.c.path: there is no folder {folder}/file",
+        f"shares.d.path: there is no folder {folder}/file/below",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (
+            ".",
+            "contains keys_dir (keys), the configuration's folder (config), history.file (state)",
+        ),
+        ("keys", "contains keys_dir (keys)"),
+        ("keys/authorized_keys", "is in the gateway's own keys_dir (keys)"),
+        ("config", "contains the configuration's folder (config)"),
+        ("state/old", "is in the gateway's own history.file (state)"),
+        ("logs", "contains access_log.file (logs)"),
+        ("logs/old", "is in the gateway's own access_log.file (logs)"),
+        ("secrets", "contains status.token_file (secrets/token), users.ana.password_hash_file"),
+    ],
+)
+@pytest.mark.parametrize("way", ["path", "link", pytest.param("bind mount", marks=as_root)])
+def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
+    found: Inspect, folder: Path, share: str, said: str, way: str
+) -> None:
+    for name in ("config", "state/old", "logs/old", "secrets"):
+        (folder / name).mkdir(parents=True)
+    (folder / "secrets/token").write_text("x" * 16)
+    (folder / "secrets/hash").write_text(HASH)
+    named = folder / share
+    with contextlib.ExitStack() as stack:
+        if way != "path":
+            named = folder / "elsewhere"
+        if way == "link":
+            named.symlink_to(folder / share)
+        if way == "bind mount":
+            named.mkdir()
+            subprocess.run(["mount", "--bind", folder / share, named], check=True)
+            stack.callback(subprocess.run, ["umount", named], check=True)
+        findings = found(
+            shares={
+                "models": ShareSettings(path=named),
+                "other": ShareSettings(path=folder / "ok"),
+            },
+            users={"ana": UserSettings(password_hash_file=Path("secrets/hash"))},
+            access_log=AccessLogSettings(file=Path("logs/log")),
+            status=StatusSettings(token_file=Path("secrets/token")),
+        )
+    mixed, missing = findings.mistakes[-1], findings.away[0]
+    assert mixed.startswith("shares.models.path: ")
+    assert said in mixed
+    assert "shares.other.path" in missing
+
+
+def test_a_share_may_not_have_the_environments_file(found: Inspect, folder: Path) -> None:
+    (folder / "shared/.env").touch()
+    os.chdir(folder / "shared")
+    (said,) = found(
+        shares={"all": ShareSettings(path=folder / "shared")},
+        keys_dir=folder / "keys",
+        history=HistorySettings(enabled=False),
+    ).mistakes
+    assert said.startswith(f"shares.all.path: {folder}/shared contains the configuration's folder")
+    assert "the environment's file (.env)" in said
+
+
+@as_root
+def test_a_share_that_is_mounted_apart_from_the_keys_that_it_contains_is_a_mistake(
+    found: Inspect, folder: Path, tmp_path: Path
+) -> None:
+    """As volumes of a container are, where no folder above the keys is the share's."""
+    share, keys = tmp_path / "share", tmp_path / "keys"
+    with contextlib.ExitStack() as stack:
+        for at, source in ((share, folder), (keys, folder / "keys")):
+            at.mkdir()
+            subprocess.run(["mount", "--bind", source, at], check=True)
+            stack.callback(subprocess.run, ["umount", at], check=True)
+        os.chdir(tmp_path)
+        said = found(keys_dir=keys, shares={"all": ShareSettings(path=share)}).mistakes
+    assert any(f"{share} contains keys_dir ({keys})" in each for each in said)
+
+
+def test_folders_beside_the_gateways_own_are_shares(found: Inspect, folder: Path) -> None:
+    (folder / "config").mkdir()
+    (folder / "keys-of-a-house").mkdir()
+    findings = found(
+        shares={"models": ShareSettings(path=folder / "keys-of-a-house")},
+        access_log=AccessLogSettings(file=folder / "shared/log"),
+    )
+    assert findings.mistakes == []
+
+
+@pytest.mark.parametrize(
+    ("users", "warned"),
+    [
+        ({"ana": "*", "ben": "*"}, False),
+        ({"ana": ("outer", "inner"), "ben": ("outer", "inner")}, False),
+        ({"ana": ("outer",), "ben": ("inner",)}, True),
+        ({"ana": "*", "ben": ("inner",)}, True),
+        ({"ana": ("apart", "outer"), "ben": ("apart",)}, True),
+    ],
+)
+@pytest.mark.parametrize("same", [False, True])
+def test_a_share_in_another_is_warned_of_if_other_users_have_it(
+    found: Inspect, folder: Path, users: dict[str, Any], warned: bool, same: bool
+) -> None:
+    for name in ("outer/inner", "apart"):
+        (folder / name).mkdir(parents=True)
+    (folder / "link").symlink_to("outer" if same else "outer/inner")
+    findings = found(
+        shares={
+            "inner": ShareSettings(path=folder / "link"),
+            "apart": ShareSettings(path=folder / "apart"),
+            "outer": ShareSettings(path=folder / "outer"),
+        },
+        users={
+            name: UserSettings(shares=shares, password_hash=SecretStr(HASH))
+            for name, shares in users.items()
+        },
+    )
+    assert findings.mistakes == []
+    assert bool(findings.warnings) == (warned or same)
+    if warned:
+        (said,) = findings.warnings
+        assert ("the same folder as" in said) == same
+        for name, shares in users.items():
+            assert (name in said) == (shares != ("apart",))
+
+
+def test_one_folder_under_two_names_is_warned_of(found: Inspect, folder: Path) -> None:
+    (folder / "link").symlink_to("shared/models")
+    paths = {"a": "shared/models", "b": "shared/newsletters", "c": "link"}
+    findings = found(shares={name: ShareSettings(path=Path(path)) for name, path in paths.items()})
+    (said,) = findings.warnings
+    assert said == (
+        f"shares.c.path: is the same folder as shares.a.path, {folder}/shared/models; "
+        "name another, or remove one of the two"
+    )
+    assert findings.mistakes == []
+
+
+def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folder: Path) -> None:
+    (folder / "share").mkdir()
+    shares = {"a": ShareSettings(path=folder / "share", links="inside")}
+    (said,) = found(shares=shares).warnings
+    assert said.startswith('shares.a.links: "inside" is deprecated; write "keep"')
+    shares = {"a": ShareSettings(path=folder / "share", links="keep")}
+    assert found(shares=shares).warnings == []
+
+
+def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
+    assert found(access_log=AccessLogSettings(file=folder / "log")).mistakes == []
+    missing = folder / "no/log"
+    (said,) = found(access_log=AccessLogSettings(file=missing, stdout=False)).mistakes
+    assert said.startswith(f"access_log.file: there is no folder {folder}/no; ")
+    beside_stdout = found(access_log=AccessLogSettings(file=missing))
+    assert beside_stdout.mistakes == []
+    assert "the log goes to standard output only" in beside_stdout.warnings[0]
+
+
+def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> None:
+    (folder / "logs").mkdir()
+    log = AccessLogSettings(stdout=False, file=folder / "logs/log")
+    assert found(access_log=log).warnings == []
+    (said,) = found(access_log=AccessLogSettings(stdout=False)).warnings
+    assert "no access will be logged" in said
+
+
+def test_what_the_kernel_cannot_confine_is_a_warning(
+    found: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 3)
+    assert [said.partition("forbid ")[2] for said in found().warnings] == [
+        "TCP connections (Linux 6.7)",
+        "signals (Linux 6.12)",
+    ]
+    assert found(landlock="require").mistakes == []
+    assert found(landlock="off").warnings == []
+
+
+def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
+    found: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    assert [said[:9] for said in found().warnings] == ["landlock:"]
+    required = found(landlock="require")
+    assert [said[:9] for said in required.mistakes] == ["landlock:"]
+    assert required.warnings == []
+
+
+# As a user whom permission bits stop
+
+PROGRAM = """
+import json, os
+from sftp_gateway.config.snapshot import inspected
+from sftp_gateway.settings import Settings, UserSettings, ShareSettings, AccessLogSettings
+from pathlib import Path
+config = Path("config/sftp-gateway.toml")
+settings = Settings(
+    users={"gvpocr": UserSettings(), "ana": UserSettings(password_hash_file=Path("secret"))},
+    shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
+    access_log=AccessLogSettings(stdout=False, file=Path("closed/below/log")),
+)
+inspected(settings, config)  # imports the last of what it needs
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+findings = inspected(settings, config).findings
+print(json.dumps(findings.mistakes + findings.away))
+"""
+
+
+def mistakes_of_nobody(folder: Path) -> list[str]:
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    mistakes: list[str] = json.loads(told.stdout)
+    return mistakes
+
+
+@as_root
+def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
+    reachable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reachable)
+    set_up(Settings(), gateway=None, say=lambda line: None)
+    (reachable / "keys/authorized_keys").chmod(0o700)
+    (reachable / "closed/below").mkdir(parents=True)
+    (reachable / "closed").chmod(0o700)
+    (reachable / "secret").write_text(HASH)
+    (reachable / "secret").chmod(0o600)
+    said = "\n".join(mistakes_of_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be read by user 65534" in said
+    assert "keys/authorized_keys/gvpocr cannot be looked at (Permission denied)" in said
+    assert "keys/authorized_keys/ana cannot be looked at (Permission denied)" in said
+    assert "users.ana.password_hash_file: secret cannot be read" in said
+    closed = f"{reachable}/closed"
+    why = "cannot be read by the gateway, which runs as 65534:65534: it belongs to 0:0, mode 0700"
+    assert f"shares.a.path: {closed} {why}: chmod o+rx {closed}\n" in f"{said}\n"
+    assert f"shares.b.path: {closed} {why}: chmod o+x {closed}\n" in f"{said}\n"
+    assert "access_log.file: there is no folder closed/below" in said
+    (reachable / "keys").chmod(0o700)
+    said = "\n".join(mistakes_of_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be looked at (Permission denied)" in said
+    assert "there is no host key" not in said
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from sftp_gateway.config import shares as share_folders
+if sys.argv[2] == "container":
+    share_folders._is_in_image = lambda: True
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print(share_folders.look_at(Path(sys.argv[1])).problem)
+"""
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("place", "owner", "mode", "remedies"),
+    [
+        (
+            "container",
+            "1000:1000",
+            0o700,
+            "set GATEWAY_UID=1000 in .env, or chmod o+rx the folder that MODELS_DIR in .env names "
+            "(./shared/models by default)",
+        ),
+        (
+            "container",
+            "1000:1001",
+            0o750,
+            "set GATEWAY_GID=1001 in .env, or chmod o+rx the folder that MODELS_DIR in .env names "
+            "(./shared/models by default)",
+        ),
+        ("host", "1000:1000", 0o700, "run the gateway as user 1000, or chmod o+rx {models}"),
+        ("host", "0:0", 0o750, "chmod o+rx {models}"),
+    ],
+)
+def test_who_may_read_a_closed_share_and_what_helps_is_said(
+    reachable: Path, place: str, owner: str, mode: int, remedies: str
+) -> None:
+    models = reachable / "shared/models"
+    models.mkdir(parents=True)
+    models.chmod(mode)
+    os.chown(models, *map(int, owner.split(":")))
+    ran = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, models, place],
+        cwd=reachable,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == (
+        f"{models} cannot be read by the gateway, which runs as 65534:65534: it belongs to "
+        f"{owner}, mode {mode:04o}: {remedies.format(models=models)}"
+    )
+
+
+# The status page and its history
+
+
+def test_the_token_comes_from_the_options_or_from_a_file(found: Inspect, folder: Path) -> None:
+    (folder / "keys/status_token").write_text("from-the-keys-folder\n")
+    (folder / "secret").write_text("from-a-file-of-its-own\n")
+    options = {
+        "from-the-keys-folder": StatusSettings(),
+        "from-a-file-of-its-own": StatusSettings(token_file=Path("secret")),
+        "from-the-options": StatusSettings(token=SecretStr("from-the-options")),
+        None: StatusSettings(enabled=False),
+    }
+    for token, status in options.items():
+        assert found(status=status).status_token == token
+
+
+def test_a_page_that_others_reach_without_a_token_is_warned_of(found: Inspect) -> None:
+    (warning,) = found(metrics_host="0.0.0.0").warnings
+    assert "shown to nobody" in warning
+    assert "sftp-gateway init" in warning
+    assert found(metrics_host="0.0.0.0", status=StatusSettings(enabled=False)).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "there is no secret"), ("short\n", "fewer than 16 characters")],
+    ids=["missing", "too short"],
+)
+def test_a_token_that_cannot_be_used_closes_the_page_and_stops_no_start(
+    found: Inspect, folder: Path, content: str | None, said: str
+) -> None:
+    if content is not None:
+        (folder / "secret").write_text(content)
+    status = StatusSettings(token_file=Path("secret"))
+    findings = found(status=status)
+    assert findings.mistakes == []
+    (warning,) = findings.warnings
+    assert said in warning
+    assert "shown to nobody" in warning
+    token = findings.status_token
+    assert token is not None  # or the page would ask this machine's users for nothing
+    assert len(token) >= 32
+    assert token != (content or "").strip()
+    assert found(status=status).status_token == token  # so that no reload finds a change
+
+
+def test_a_history_that_cannot_be_written_is_warned_of(found: Inspect) -> None:
+    below_a_file = Path("keys/ssh_host_ed25519_key/history")
+    (warning,) = found(history=HistorySettings(file=below_a_file)).warnings
+    assert "ssh_host_ed25519_key cannot be written" in warning

@@ -1,0 +1,153 @@
+"""Lines come to the one process that writes them: whole, none lost with an observer that ends."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from sftp_gateway.observability.access_log import relay
+from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
+from tests.support.gateway import wait_for
+from tests.support.history import line, read
+
+PATIENCE = 30.0
+
+
+class Memory:
+    """An output that keeps what is written, or fails."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.batches = 0
+        self.fails = self.closed = False
+
+    def write(self, lines: bytes) -> None:
+        if self.fails:
+            raise OSError("no space left")
+        self.batches += 1
+        self.written += lines
+
+    def close(self) -> None:
+        self.closed = True
+
+
+Connect = Callable[..., socket.socket]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes channels to these writers, as each inherits them, and gives the sending end."""
+    with ExitStack() as stack:
+
+        def connect(*writers: LogWriter) -> socket.socket:
+            sender, receiver = relay.channel()
+            for writer in writers:
+                writer.add(receiver.dup())
+            stack.enter_context(receiver)
+            return stack.enter_context(sender)
+
+        yield connect
+
+
+def test_lines_of_several_processes_are_written_whole(connect: Connect) -> None:
+    output = Memory()
+    writer = LogWriter([output])
+    sinks = [RelaySink(connect(writer)) for _ in range(3)]
+    writer.start()
+    batches = [b"".join(read(f"{number}/{n}") for n in range(200)) for number in range(3)]
+    for sink, batch in zip(sinks, batches, strict=True):
+        sink.write(batch)
+    writer.close(PATIENCE)
+    for number, batch in enumerate(batches):
+        mark = b'"share":"%d"' % number
+        own = [each for each in output.written.splitlines(keepends=True) if mark in each]
+        assert b"".join(own) == batch
+    assert output.closed
+
+
+def test_what_one_observer_does_not_write_the_next_does(connect: Connect) -> None:
+    first, second = LogWriter([Memory()]), LogWriter([output := Memory()])
+    sender = connect(first, second)
+    RelaySink(sender).write(read("models/a"))
+    second.start()  # the first never did
+    second.close(PATIENCE)
+    assert output.written == read("models/a")
+    first.start()
+    first.close(PATIENCE)
+
+
+def test_a_sender_waits_for_room_and_loses_nothing(connect: Connect) -> None:
+    output = Memory()
+    writer = LogWriter([output])
+    sink = RelaySink(connect(writer))
+    batch = b"".join(read(f"models/{n}") for n in range(100))
+    writer.start()
+    for _ in range(1000):
+        sink.write(batch)
+    writer.close(PATIENCE)
+    assert output.written == batch * 1000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\n", b"nonsense\n", b'{"time":"', read("a")[:-1], b"\n" + read("a"), read("a") + b"x",
+     read("a") + b"\n", b'{"live":{}}\n'],
+)  # fmt: skip
+def test_what_is_no_line_is_not_written(connect: Connect, sent: bytes) -> None:
+    output = Memory()
+    writer = LogWriter([output])
+    hostile, other = connect(writer), connect(writer)
+    writer.start()
+    socket.send_fds(hostile, [sent], [0, 1, 2])
+    hostile.send(line("denied"))
+    RelaySink(other).write(read("models/a"))
+    writer.close(PATIENCE)
+    assert sorted(output.written.splitlines()) == sorted(
+        (line("denied") + read("models/a")).splitlines()
+    )
+
+
+def test_one_that_floods_does_not_keep_the_lines_of_others_back(connect: Connect) -> None:
+    output = Memory()
+    writer = LogWriter([output])
+    flooding, other = connect(writer), connect(writer)
+    flooding.setblocking(False)
+    sent = 0
+    with suppress(BlockingIOError):
+        while flooding.send(read("models/flood")):
+            sent += 1
+    RelaySink(other).write(read("models/a"))
+    writer.start()
+    writer.close(PATIENCE)
+    assert output.written.splitlines().index(read("models/a").rstrip()) <= 1
+    assert output.batches == sent + 1
+
+
+def test_an_output_that_fails_is_told_of_and_does_not_stop_the_others(connect: Connect) -> None:
+    broken, good = Memory(), Memory()
+    broken.fails = True
+    writer = LogWriter([broken, good])
+    sink = RelaySink(connect(writer))
+    writer.start()
+    sink.write(read("models/a") * 3)
+    wait_for(lambda: good.written, "the lines")
+    broken.fails = False
+    sink.write(read("models/b"))
+    writer.close(PATIENCE)
+    assert (writer.write_errors, writer.lines_lost) == (1, 3)
+    assert b'"log_dropped"' in broken.written
+    assert broken.written.endswith(read("models/b"))
+
+
+def test_a_channel_is_over_when_it_is_read_empty_and_its_sender_is_gone() -> None:
+    sender, receiver = relay.channel()
+    with receiver:
+        assert not relay.is_over(receiver)
+        sender.send(b"line")
+        sender.close()
+        assert not relay.is_over(receiver)
+        receiver.recv(10)
+        assert relay.is_over(receiver)

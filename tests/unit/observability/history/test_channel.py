@@ -1,0 +1,100 @@
+"""Lines go to the observer whole, and nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sftp_gateway.observability.history import channel as module
+from sftp_gateway.observability.history.channel import PATIENCE, Feed, FeedSink
+from tests.support.history import line, read
+
+
+@pytest.fixture
+def feed() -> Iterator[Feed]:
+    made = Feed()
+    yield made
+    made.close()
+
+
+def received(feed: Feed) -> list[bytes]:
+    found = []
+    while (datagram := feed.receive(0.0)) is not None:
+        found.append(datagram)
+    return found
+
+
+def test_lines_arrive_as_they_are(feed: Feed) -> None:
+    batch = read("models/a") + read("models/भूषण")
+    FeedSink(feed).write(batch)
+    assert received(feed) == [batch]
+
+
+def test_what_says_nothing_new_is_left_out(feed: Feed) -> None:
+    kept = read("models/a"), line("denied"), line("session_end")
+    left_out = line("file_opened"), line("request"), line("connection")
+    FeedSink(feed).write(b"".join(x for pair in zip(left_out, kept, strict=True) for x in pair))
+    assert received(feed) == [b"".join(kept)]
+    FeedSink(feed).write(b"".join(left_out))
+    assert received(feed) == []
+
+
+def test_a_long_batch_is_cut_between_lines(feed: Feed) -> None:
+    batch = [read(f"models/{number}{'x' * 3000}") for number in range(40)]
+    FeedSink(feed).write(b"".join(batch))
+    pieces = received(feed)
+    assert len(pieces) > 1
+    assert b"".join(pieces) == b"".join(batch)
+    assert all(piece.endswith(b"\n") for piece in pieces)
+
+
+def test_a_line_longer_than_a_piece_goes_alone(feed: Feed) -> None:
+    long, short = read("models/" + "x" * 60_000), read("models/a")
+    FeedSink(feed).write(long + short)
+    assert received(feed) == [long, short]
+
+
+def test_a_slow_observer_is_waited_for(feed: Feed) -> None:
+    sink = FeedSink(feed)
+    batch = b"".join(read(f"models/{number}") for number in range(64))
+    found = []
+
+    def take() -> None:
+        while not sink_done.is_set():
+            if (datagram := feed.receive(0.01)) is not None:
+                found.append(datagram)
+
+    sink_done = threading.Event()
+    observer = threading.Thread(target=take)
+    observer.start()
+    for _ in range(500):
+        sink.write(batch)
+    sink_done.set()
+    observer.join()
+    assert sink.dropped == 0
+    assert b"".join(found + received(feed)).count(b"\n") == 500 * 64
+
+
+def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(feed, "wait_for_room", wait)
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    sink = FeedSink(feed)
+    batch = b"".join(read(f"models/{number}") for number in range(64))
+    for _ in range(500):
+        sink.write(batch)
+    arrived = sum(piece.count(b"\n") for piece in received(feed))
+    assert 0 < arrived < 500 * 64
+    assert sink.dropped == 500 * 64 - arrived
+    assert now == PATIENCE
+    sink.write(batch)
+    assert received(feed) == [batch]

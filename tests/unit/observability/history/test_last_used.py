@@ -1,0 +1,79 @@
+"""The last login of each key is found in access logs, old ones too."""
+
+from __future__ import annotations
+
+import gzip
+import secrets
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.observability import LoginAccepted, LoginRefused, Session, encode
+from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
+
+
+def accepted(time: float, key: str | None, user: str = "gvpocr") -> bytes:
+    session = Session(session="0", client_ip="192.0.2.7", client_port=1, user=user, key=key)
+    return encode(LoginAccepted(time=time, session=session))
+
+
+def test_the_last_login_of_each_user_and_key_is_found() -> None:
+    session = Session(session="0", client_ip="192.0.2.7", client_port=1)
+    lines = [
+        accepted(20, "SHA256:a"),
+        accepted(10, "SHA256:a"),
+        accepted(30, "SHA256:a", "ana"),
+        accepted(40, None),  # a password
+        encode(
+            LoginRefused(
+                time=50, session=session, user_tried="gvpocr", method="publickey",
+                key="SHA256:a", reason='"event":"login_accepted"',
+            )
+        ),
+        b'sftp-gateway  | ' + accepted(5, "SHA256:b"),
+        b'{"event":"login_accepted","user":["x"],"key":1,"time":2}\n',
+        accepted(99, "SHA256:b")[:-20],  # cut by a full disk
+    ]  # fmt: skip
+    assert last_used(lines) == {
+        ("gvpocr", "SHA256:a"): "1970-01-01T00:00:20.000000Z",
+        ("ana", "SHA256:a"): "1970-01-01T00:00:30.000000Z",
+        ("gvpocr", "SHA256:b"): "1970-01-01T00:00:05.000000Z",
+    }
+
+
+def test_logs_that_were_rotated_are_read_too(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = tmp_path / "access.log"
+    log.write_bytes(accepted(3, "SHA256:a"))
+    (tmp_path / "access.log-20260101").write_bytes(accepted(2, "SHA256:b"))
+    with gzip.open(tmp_path / "access.log.2.gz", "wb") as file:
+        file.write(accepted(1, "SHA256:c"))
+    (tmp_path / "other.log").write_bytes(accepted(4, "SHA256:d"))
+    found = last_used(lines_of(with_rotated(log), say=said.append))
+    assert said == []
+    assert {key for _, key in found} == {"SHA256:a", "SHA256:b", "SHA256:c"}
+    assert with_rotated(tmp_path / "missing.log") == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "not compressed"])
+def test_a_compressed_log_that_is_damaged_is_read_as_far_as_it_goes(
+    tmp_path: Path, damage: str
+) -> None:
+    lines = [accepted(time, secrets.token_hex(20)) for time in range(2000)]
+    whole = gzip.compress(b"".join(lines))
+    half = len(whole) // 2
+    written = {
+        "cut": whole[:half],
+        "changed": whole[:half] + bytes(100) + whole[half + 100 :],
+        "not compressed": b"".join(lines),
+    }[damage]
+    cut, good = tmp_path / "access.log.1.gz", tmp_path / "access.log.2"
+    cut.write_bytes(written)
+    good.write_bytes(lines[-1])
+    said: list[str] = []
+    found = list(lines_of([cut, good], say=said.append))
+    assert found[-1] == lines[-1]
+    if damage != "not compressed":
+        assert found[:500] == lines[:500]
+    assert len(said) == 1
+    assert str(cut) in said[0]

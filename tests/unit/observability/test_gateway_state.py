@@ -1,0 +1,58 @@
+"""What the state of all processes says of the gateway's health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sftp_gateway.observability import Fleet, WorkerState, health
+from sftp_gateway.observability.gateway_state import PATIENCE
+from tests.support.measured import fleet
+
+NOW = 1000.0
+
+
+def worker(**changed: Any) -> WorkerState:
+    return WorkerState(
+        **{"number": 0, "pid": 2, "ready": True, "seen": NOW, "problems": {}, **changed}
+    )
+
+
+def of(*workers: WorkerState, **changed: Any) -> Fleet:
+    return fleet(**{"time": NOW, "workers": workers, "shares": ("a", "b"), **changed})
+
+
+def test_workers_that_serve_are_alive_and_ready() -> None:
+    found = health(of(worker(), worker()), NOW)
+    assert (found.alive, found.ready) == (True, True)
+    assert found.details == {"a": "ok", "b": "ok"}
+
+
+def test_a_problem_of_one_worker_makes_the_gateway_unready() -> None:
+    found = health(of(worker(), worker(problems={"b": "its disk does not answer"})), NOW)
+    assert (found.alive, found.ready) == (True, False)
+    assert found.details == {"a": "ok", "b": "its disk does not answer"}
+
+
+def test_a_gateway_that_stops_is_alive_but_not_ready() -> None:
+    found = health(of(worker(), stopping=True), NOW)
+    assert (found.alive, found.ready) == (True, False)
+
+
+def test_a_worker_that_starts_does_not_count_yet() -> None:
+    assert not health(of(worker(ready=False)), NOW).alive
+    found = health(of(worker(), worker(ready=False, seen=NOW - 60)), NOW)
+    assert (found.alive, found.ready) == (True, True)
+
+
+def test_without_workers_nobody_serves() -> None:
+    found = health(of(), NOW)
+    assert (found.alive, found.ready) == (False, False)
+
+
+def test_a_process_that_does_not_speak_is_no_answer() -> None:
+    late = NOW - PATIENCE - 0.1
+    for silent in (None, of(worker(), time=late), of(worker(), worker(seen=late))):
+        with pytest.raises(TimeoutError):
+            health(silent, NOW)

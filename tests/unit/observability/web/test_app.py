@@ -1,0 +1,364 @@
+"""Who is let in, and a page that no name can break."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftp_gateway.observability.gateway_state import Ban, Fleet, WorkerState
+from sftp_gateway.observability.history.queries import History
+from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.store import Store
+from sftp_gateway.observability.web.app import Front
+from sftp_gateway.observability.web.auth import COOKIE, Doorway
+from sftp_gateway.observability.web.http import Page, Visit
+from sftp_gateway.observability.web.page import ACCESSES, Sources
+from tests.support.history import line, read, row
+from tests.support.measured import fleet
+
+TOKEN = "correct horse battery staple"
+HOSTILE = "<script>alert(1)</script>\"'&\u202egpj.exe\x1b[31m\n</td></table><img src=x onerror=y>"
+
+Make = Callable[..., Front]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def front(
+        *written: bytes,
+        token: str | None = None,
+        local: bool = True,
+        state: Fleet | None = None,
+        board: Board | None = None,
+    ) -> Front:
+        store = Store(tmp_path / "history.sqlite3", max_age=1e9, max_size=1 << 30)
+        store.add([row(each) for each in written], {})
+        store.close()
+        return Front(
+            sources=Sources(
+                fleet=lambda: state,
+                board=board or Board(),
+                history=History(tmp_path / "history.sqlite3"),
+                version="1.2.3",
+            ),
+            doorway=Doorway(token=token, local=local),
+            token_is_in="keys/status_token",
+        )
+
+    return front
+
+
+def get(front: Front, path: str = "/", host: str = "localhost:9222", **headers: str) -> Page:
+    return front(Visit(path=path, headers={"host": host, **headers}))
+
+
+def post(front: Front, form: bytes, path: str = "/") -> Page:
+    return front(Visit(path=path, headers={"host": "gateway.example"}, form=form))
+
+
+def text_of(page: Page) -> str:
+    return page.body.decode()
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9222", "[::1]:8080", "localhost:1"])
+def test_who_is_on_the_machine_needs_no_token(make: Make, host: str) -> None:
+    assert get(make(), host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9222", "localhost.evil.example", "", "[", "192.0.2.1"]
+)
+def test_a_name_that_only_leads_to_the_machine_is_refused(make: Make, host: str) -> None:
+    page = get(make(), host=host)
+    assert page.status == 403
+    assert "SFTP_GATEWAY_STATUS__TOKEN" in text_of(page)
+    assert "Throughput" not in text_of(page)
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/?user=ana"])
+def test_without_a_token_others_see_nothing_and_are_told_what_to_set(make: Make, path: str) -> None:
+    page = get(make(local=False), path)
+    assert page.status == 403
+    assert "sftp-gateway init" in text_of(page)
+    assert "keys/status_token" in text_of(page)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_token_that_is_set_is_asked_for(make: Make, local: bool) -> None:
+    front = make(token=TOKEN, local=local)
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": f"{COOKIE}=x"},
+                    {"cookie": f"{COOKIE}={TOKEN}"}, {"authorization": f"Basic {TOKEN}"},
+                    {"cookie": "\x00=;;"}, {"authorization": "Bearer"}):  # fmt: skip
+        page = get(front, **headers)
+        assert page.status == 401, headers
+        assert "<form" in text_of(page)
+        assert "Throughput" not in text_of(page)
+    assert get(front, "/status.json").status == 401
+    assert get(front, authorization=f"Bearer {TOKEN}").status == 200
+
+
+def test_a_token_that_is_posted_becomes_a_cookie(make: Make) -> None:
+    front = make(token=TOKEN, local=False)
+    page = post(front, b"token=correct+horse+battery+staple", "/?hours=1")
+    headers = dict(page.headers)
+    assert page.status == 303
+    assert headers["Location"] == "?hours=1"
+    cookie, *attributes = headers["Set-Cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=Strict"} <= set(attributes)
+    assert TOKEN not in headers["Set-Cookie"]
+    assert get(front, cookie=f"other=1; {cookie}").status == 200
+    assert get(make(token=TOKEN + "2", local=False), cookie=cookie).status == 401
+
+
+@pytest.mark.parametrize("form", [b"token=wrong", b"", b"token", b"\xff=%ff", b"token=%ff"])
+def test_a_wrong_token_is_refused(make: Make, form: bytes) -> None:
+    page = post(make(token=TOKEN), form)
+    assert page.status == 401
+    assert "not the token" in text_of(page)
+    assert "Set-Cookie" not in dict(page.headers)
+
+
+def test_a_token_in_the_address_is_not_looked_at(make: Make) -> None:
+    page = get(make(token=TOKEN), "/?token=correct+horse+battery+staple")
+    assert page.status == 401
+    assert '<form method="post">' in text_of(page)
+    assert "Set-Cookie" not in dict(page.headers)
+
+
+def test_the_page_lets_nothing_in_from_outside_and_into_no_frame(make: Make) -> None:
+    for front in (make(), make(token=TOKEN)):
+        headers = dict(get(front).headers)
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/status.css", "text/css"), ("/status.js", "text/javascript"), ("/status.svg", "image/svg")],
+)
+def test_what_the_page_is_made_with_is_there_for_all(make: Make, path: str, kind: str) -> None:
+    page = get(make(token=TOKEN), path)
+    assert page.status == 200
+    assert page.content_type.startswith(kind)
+
+
+def test_there_is_nothing_else(make: Make) -> None:
+    assert get(make(), "/status/../../etc/passwd").status == 404
+    assert get(make(), "/status.py").status == 404
+
+
+# What is on the page
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page; holds that each is closed where it should be."""
+
+    VOID = frozenset({"meta", "link", "input", "rect", "line", "option"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def serving(**changed: Any) -> Fleet:
+    worker = WorkerState(number=0, pid=7, ready=True, seen=time.monotonic(), problems={})
+    return fleet(**{"workers": (worker,), "shares": ("models",), **changed})
+
+
+def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
+    board = Board()
+    session = {"session": HOSTILE, "user": HOSTILE, "client_ip": HOSTILE, "requests": 1,
+               "credential": HOSTILE, "key_label": HOSTILE, "client_version": HOSTILE,
+               "started": 0, "bytes": 1, "open": 1,
+               "files": [(HOSTILE, HOSTILE, 10, 5)]}  # fmt: skip
+    told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
+    board.take(json.dumps({"live": {**told, "sessions": [session]}}).encode())
+    ban = Ban(source=HOSTILE, reason=HOSTILE, times=2, effect=HOSTILE, seconds=9)
+    now = time.time()
+    front = make(
+        read(HOSTILE, user=HOSTILE, at=now),
+        line(
+            "login_refused",
+            at=now,
+            user_tried=HOSTILE,
+            reason=HOSTILE,
+            method=HOSTILE,
+            key=HOSTILE,
+            key_label=HOSTILE,
+        ),
+        line("worker_exited", at=now, signal=HOSTILE, connections=HOSTILE, expected=False),
+        line("denied", at=now, user=HOSTILE, path=HOSTILE, operation=HOSTILE, reason=HOSTILE),
+        line(HOSTILE, at=now, client_ip=HOSTILE),
+        board=board,
+        state=serving(shares=(HOSTILE,), bans=(ban,), banned=1),
+    )
+    query = "/?" + "&".join(
+        f"{name}=%3Cscript%3E%22%27%3E" for name in ("user", "share", "key", "path")
+    )
+    for path in ("/", query):
+        page = text_of(get(front, path))
+        tags = Tags(page).found
+        assert [attributes for tag, attributes in tags if tag == "script"] == [
+            {"src": "status.js", "defer": None}
+        ]
+        assert not [tag for tag, _ in tags if tag in ("img", "style", "iframe")]
+        assert not [name for _, attributes in tags for name in attributes if name[:2] == "on"]
+        assert not [tag for tag, attributes in tags if "style" in attributes]
+        assert "\u202e" not in page
+        assert "\x1b" not in page
+    assert "\\u202egpj.exe" in text_of(get(front))
+
+
+def test_a_line_that_no_worker_of_ours_would_write_breaks_nothing(make: Make) -> None:
+    front = make(
+        line("file_closed", path=["x"], bytes="many", duration={}, user=7),
+        line("login_refused", user_tried={}, reason=[], method=None),
+        read("models/good.bin"),
+    )
+    page = get(front)
+    assert page.status == 200
+    assert "good.bin" in text_of(page)
+
+
+def test_the_state_is_told_first(make: Make) -> None:
+    assert ">Serving<" in text_of(get(make(state=serving())))
+    assert "No worker serves" in text_of(get(make(state=fleet())))
+    assert "A process does not answer" in text_of(get(make(state=None)))
+    sick = WorkerState(
+        number=0, pid=7, ready=True, seen=time.monotonic(), problems={"models": "it is gone"}
+    )
+    page = text_of(get(make(state=serving(workers=(sick,)))))
+    assert "Serving, but not every share" in page
+    assert "it is gone" in page
+
+
+def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
+    written = [read(f"models/file-{n:03}.bin", user="ana" if n % 2 else "ben") for n in range(90)]
+    front = make(*written)
+
+    def files(path: str) -> list[str]:
+        accesses = text_of(get(front, path)).partition('id="accesses"')[2].partition("</section")[0]
+        return re.findall(r"file-(\d+)\.bin</bdi>", accesses)
+
+    first = files("/")
+    assert first == [f"{n:03}" for n in range(89, 89 - ACCESSES, -1)]
+    assert set(files("/?user=ana")) == {f"{n:03}" for n in range(89, 89 - 2 * ACCESSES, -2)}
+    assert files("/?path=file-042") == ["042"]
+    assert files("/?user=nobody") == []
+    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(front)))
+    older = next(address for address, name in links if name == "Older")
+    second = files(f"/{older}")
+    assert second == [f"{n:03}" for n in range(89 - ACCESSES, 89 - 2 * ACCESSES, -1)]
+    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(front, f"/{older}")))
+    newer = next(address for address, name in links if name == "Newer")
+    assert files(f"/{newer}") == first
+
+
+def section(page: Page, name: str) -> str:
+    return text_of(page).partition(f'id="{name}"')[2].partition("</section")[0]
+
+
+def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
+    board = Board()
+    session = {"session": "a", "user": "gvpocr", "credential": "SHA256:1", "key_label": "worker7",
+               "client_ip": "192.0.2.17", "client_version": "SSH-2.0-OpenSSH_9.2p1 Debian",
+               "started": 0, "bytes": 1, "requests": 1, "open": 0, "files": []}  # fmt: skip
+    told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {}, "sessions": [session]}
+    board.take(json.dumps({"live": told}).encode())
+    front = make(
+        read("models/one", user="gvpocr", key="SHA256:1", key_label="worker7"),
+        read("models/two", user="gvpocr", key="SHA256:2", key_label="worker8"),
+        board=board,
+        state=serving(),
+    )
+    assert "worker7 · 192.0.2.17 · OpenSSH_9.2p1" in section(get(front), "sessions")
+    assert "worker7 · 192.0.2.17" in section(get(front), "accesses")
+    for key in ("worker8", "SHA256:2"):
+        shown = section(get(front, f"/?key={key}"), "accesses")
+        assert "two</bdi>" in shown
+        assert "one</bdi>" not in shown
+
+
+def test_names_that_strangers_try_are_not_offered_to_filter_by(make: Make) -> None:
+    stranger = line("login_refused", user_tried="root", reason="unknown_user", method="publickey")
+    form = section(get(make(read("models/a", user="ana"), stranger)), "accesses")
+    assert '<option value="ana">' in form
+    assert '<option value="root">' not in form
+
+
+def test_refused_logins_that_are_alike_are_one_row(make: Make) -> None:
+    tried = [
+        line("login_refused", user_tried=user, method="publickey", key="SHA256:1", reason="revoked")
+        for user in [*["gvpocr"] * 40, "ana"]
+    ]
+    shown = section(get(make(*tried)), "logins")
+    assert shown.count("<tr>") == 1 + 2
+    assert "revoked, 40 times" in shown
+    assert shown.count("SHA256:1") == 2
+
+
+def test_what_was_denied_is_told_in_order(make: Make) -> None:
+    own = {"operation": "open", "reason": "read_only"}
+    front = make(
+        line("denied", user="ana", path="/home/ana/models/x", **own),
+        line("denied", user="ana", path="/home/ben/models/y", **own),
+    )
+    shown = section(get(front), "accesses")
+    assert "open denied: read only" in shown
+    assert '<bdi class="under">models</bdi>' in shown
+    assert '<bdi class="under">/home/ben/models</bdi>' in shown  # not taken for one's own
+
+
+def test_a_worker_that_was_killed_is_told_with_what_broke(make: Make) -> None:
+    own = {"session": None, "client_ip": None, "signal": "SIGKILL", "connections": 3}
+    front = make(
+        line("worker_exited", worker=0, pid=8, expected=False, **own),
+        line("worker_exited", worker=1, pid=9, expected=True, **own),
+    )
+    shown = section(get(front), "accesses")
+    assert shown.count("worker process ended: SIGKILL, broken connections: 3") == 1
+
+
+@pytest.mark.parametrize(
+    "query", ["hours=7&by=x", "before=abc", "before=" + "9" * 30, "after=-1", "user=%ff", "hours"]
+)
+def test_an_address_that_makes_no_sense_shows_the_page_all_the_same(make: Make, query: str) -> None:
+    assert get(make(read("models/a")), f"/?{query}").status == 200
+
+
+def test_a_history_that_cannot_be_read_leaves_the_present(make: Make, tmp_path: Path) -> None:
+    front = make(state=serving())
+    (tmp_path / "history.sqlite3").write_bytes(b"broken" * 1000)
+    page = text_of(get(front))
+    assert "The history cannot be read at the moment" in page
+    assert ">Serving<" in page
+
+
+def test_programs_get_json(make: Make) -> None:
+    page = get(make(state=serving()), "/status.json")
+    assert page.content_type == "application/json"
+    assert json.loads(page.body)["total_sessions"] == 0

@@ -1,0 +1,73 @@
+"""The chart's columns and scale."""
+
+from __future__ import annotations
+
+import pytest
+
+from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability.web.chart import OTHERS, draw, series
+from tests.support.history import NOON
+
+MINUTE = int(NOON // 60)
+
+
+def test_minutes_are_gathered_in_columns_and_none_is_lost() -> None:
+    sent = {(MINUTE - ago, "models"): 1 for ago in range(355)}
+    shown = series(sent, hours=6, now=NOON)
+    assert len(shown.parts["models"]) == 72
+    assert shown.total == 355
+
+
+def test_what_is_out_of_the_time_is_left_out() -> None:
+    shown = series({(MINUTE - 61, "a"): 1, (MINUTE, "b"): 1, (MINUTE + 1, "c"): 1},
+                   hours=1, now=NOON)  # fmt: skip
+    assert list(shown.parts) == ["b"]
+
+
+def test_beyond_some_names_the_rest_is_one_part() -> None:
+    sent = {(MINUTE, f"share{number}"): 100 - number for number in range(9)}
+    shown = series(sent, hours=1, now=NOON)
+    assert list(shown.parts) == [*(f"share{number}" for number in range(5)), OTHERS]
+    assert shown.total == sum(sent.values())
+
+
+def test_nothing_is_said_to_be_nothing() -> None:
+    assert "Nothing was sent" in draw(series({}, hours=24, now=NOON))
+
+
+def test_a_name_cannot_break_out_of_the_picture() -> None:
+    drawn = draw(series({(MINUTE, "</svg><script>"): 1}, hours=1, now=NOON))
+    assert "<script" not in drawn
+
+
+@pytest.mark.parametrize("sent", [1, 59, 61, 599])
+def test_the_scale_of_tiny_rates_has_no_two_numbers_alike(sent: int) -> None:
+    drawn = draw(series({(MINUTE, "models"): sent}, hours=1, now=NOON))
+    assert "<span>10 B/s</span><span>5 B/s</span><span>0</span>" in drawn
+    assert "0 B/s:" not in drawn.replace("10 B/s:", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B/s"), (0.01, "< 1 B/s"), (0.99, "< 1 B/s"), (1, "1 B/s"), (1_500_000, "1.5 MB/s")],
+)
+def test_rates_are_written_short(count: float, text: str) -> None:
+    assert words.rate(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_048_576, "1.05 MB"), (99_960_000, "100 MB"),
+     (999_600_000, "1 GB"), (5e15, "5 PB")],
+)  # fmt: skip
+def test_bytes_are_written_short(count: float, text: str) -> None:
+    assert words.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h"), (11_100, "3 h 5 min"),
+     (200_000, "2 d")],
+)  # fmt: skip
+def test_spans_are_written_short(seconds: float, text: str) -> None:
+    assert words.span(seconds) == text

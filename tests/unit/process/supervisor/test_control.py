@@ -1,0 +1,180 @@
+"""The control socket: who is answered, with what, and that nobody holds the supervisor up by it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.observability.access_log.events import Event, SourceUnbanned
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.supervisor import control
+from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.control import PAGE, Client, Control
+from sftp_gateway.settings import Settings
+
+T = TypeVar("T")
+
+#: More than are told at once.
+SOURCES = [f"198.51.{number >> 8}.{number & 255}" for number in range(PAGE * 2 + 50)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_subreaper() -> Iterator[None]:
+    """Let other tests' orphans be the init process's children again."""
+    yield
+    ctypes.CDLL(None).prctl(control._PR_SET_CHILD_SUBREAPER, 0)
+
+
+class Served:
+    """A control socket with a gate behind it, served while a command of the test runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.events: list[Event] = []
+        self.gate = Gate(settings, emit=self.events.append)
+        self.loop = Loop()
+        self.listener = control.listen(settings)
+        self.control = Control(loop=self.loop, listener=self.listener, gate=self.gate)
+
+    def ban(self, source: str) -> None:
+        for _ in range(8):
+            if self.gate.refuses(source) is None:
+                number = self.gate.admission.enter(0, source)
+                self.gate.left(number, 0, Kind.FAILED_LOGIN)
+
+    def while_it_runs(self, command: Callable[[], T]) -> T:
+        found: list[T] = []
+
+        def run() -> None:
+            try:
+                found.append(command())
+            finally:
+                self.loop.stop()
+                self.loop._wake.send(b"\0")
+
+        self.loop._running = True
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.loop.run()
+        thread.join()
+        return found[0]
+
+
+@pytest.fixture
+def served(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    # Whoever asks here is this process, or has been made by it.
+    monkeypatch.setattr(control, "_descends_from_us", lambda pid: False)
+    made = Served(Settings())
+    made.loop.watch(made.loop._woken, lambda: made.loop._woken.recv(1) and None)
+    yield made
+    made.control.abandon()
+    made.loop.abandon()
+
+
+def test_all_bans_are_listed_and_lifted_however_many(served: Served) -> None:
+    for source in SOURCES:
+        served.ban(source)
+
+    def ask() -> tuple[list[str], list[str], list[str], list[str]]:
+        with Client(served.settings) as client:
+            assert len(client._ask({"bans": 0})["bans"]) == PAGE
+            listed = [ban.source for ban in client.bans()]
+            one = client.lift(SOURCES[:1])
+            return listed, one, client.lift(None), [ban.source for ban in client.bans()]
+
+    listed, one, rest, after = served.while_it_runs(ask)
+    assert (listed, one, rest, after) == (SOURCES, SOURCES[:1], SOURCES[1:], [])
+    ended = [event.source for event in served.events if isinstance(event, SourceUnbanned)]
+    assert ended == SOURCES
+
+
+@pytest.mark.parametrize(
+    "request_", [b"{", b"[]", b"0", b"[" * 9999, b'{"bans":-1}', b'{"lift":["x"]}', b"\xff"]
+)
+def test_what_is_no_request_is_answered_with_an_error(served: Served, request_: bytes) -> None:
+    def ask() -> bytes:
+        with Client(served.settings) as client:
+            client._socket.send(request_)
+            return client._socket.recv(1 << 16)
+
+    assert list(json.loads(served.while_it_runs(ask))) == ["error"]
+
+
+def test_commands_that_say_nothing_keep_nobody_out_for_long(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_CLIENT_TIMEOUT", 0.1)
+
+    def ask() -> tuple[bytes, list[object]]:
+        idle = [Client(served.settings) for _ in range(8)]
+        with Client(served.settings) as refused:
+            last = refused._socket.recv(1)
+        for each in idle:
+            assert each._socket.recv(1) == b""
+            each._socket.close()
+        with Client(served.settings) as client:
+            return last, list(client.bans())
+
+    assert served.while_it_runs(ask) == (b"", [])
+
+
+def test_only_root_and_the_gateways_user_are_answered(served: Served) -> None:
+    path = control.path_of(served.settings).absolute()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    path.parent.chmod(0o755)
+    path.chmod(0o666)  # as if somebody had opened it to all
+
+    def ask() -> int:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.chdir(path.parent)
+                os.setuid(65534)
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made:
+                    made.connect(path.name)
+                    made.settimeout(5)
+                    status = 0 if made.recv(1) == b"" else 2
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert served.while_it_runs(ask) == 0
+
+
+def test_a_process_that_the_gateway_has_made_is_known_by_its_parents() -> None:
+    assert control._descends_from_us(os.getpid())
+    assert not control._descends_from_us(os.getppid())
+    assert not control._descends_from_us(1)
+    child = os.fork()
+    if child == 0:
+        os.read(0, 1)
+        os._exit(0)
+    assert control._descends_from_us(child)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert control._descends_from_us(child)  # gone: nobody can tell
+
+
+def test_a_socket_that_a_killed_gateway_left_is_replaced(unconfigured: Path) -> None:
+    settings = Settings()
+    control.listen(settings).close()
+    control.listen(settings).close()
+    path = control.path_of(settings)
+    path.unlink()
+    path.write_bytes(b"somebody's file")
+    with pytest.raises(OSError, match="in use"):
+        control.listen(settings)
+    assert path.read_bytes() == b"somebody's file"

@@ -1,0 +1,186 @@
+"""What a worker says is heeded if it has one of the known forms; anything else ends the worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.observability.access_log.events import Event
+from sftp_gateway.process import messages
+from sftp_gateway.process.loop import Loop
+from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.worker_handle import Worker
+from sftp_gateway.process.supervisor.workers import Workers
+from sftp_gateway.settings import Settings, UserSettings
+from tests.support.gateway import PATIENCE
+
+
+class Fleet:
+    """Workers whose processes do nothing; a test speaks in their place."""
+
+    def __init__(self, **options: object) -> None:
+        self.loop = Loop()
+        self.gate = Gate(Settings(**options), emit=lambda event: None)
+        self.workers = Workers(loop=self.loop, gate=self.gate, owner=self)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.ends: list[socket.socket] = []
+        self.taken_back: list[tuple[socket.socket, str]] = []
+
+    # As the supervisor
+
+    def start_worker(self, number: int, control: socket.socket) -> int:
+        self.ends.append(socket.socket(fileno=os.dup(control.fileno())))
+        self.processes.append(subprocess.Popen(["sleep", "600"]))
+        return self.processes[-1].pid
+
+    def emit(self, event: Event) -> None:
+        pass
+
+    def workers_changed(self) -> None:
+        pass
+
+    def worker_ended(self, worker: Worker) -> None:
+        pass
+
+    def take_back(self, connection: socket.socket, source: str) -> None:
+        self.taken_back.append((connection, source))
+
+    # As a test
+
+    def connect(self, worker: int = 0, source: str = "192.0.2.1") -> int:
+        return self.gate.admission.enter(worker, source)
+
+    def say(self, worker: int, message: bytes) -> None:
+        self.ends[worker].send(message)
+
+    def until(self, look: Callable[[], object]) -> None:
+        """Let the loop run until there is something true to see; once, as it cannot run again."""
+        given_up = []
+
+        def again() -> None:
+            if look():
+                self.loop.stop()
+            else:
+                self.loop.later(0.01, again)
+
+        def give_up() -> None:
+            given_up.append(True)
+            self.loop.stop()
+
+        self.loop.later(0, again)
+        self.loop.later(PATIENCE, give_up)
+        self.loop.run()
+        assert not given_up
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for end in (*self.ends, *(connection for connection, _ in self.taken_back)):
+            end.close()
+        self.workers.abandon()
+        self.loop.abandon()
+
+
+@pytest.fixture
+def make(unconfigured: object) -> Iterator[Callable[..., Fleet]]:
+    made: list[Fleet] = []
+    woken = signal.set_wakeup_fd(-1)
+
+    def fleet(count: int = 1, **options: object) -> Fleet:
+        made.append(Fleet(**options))
+        made[-1].workers.want(count, generation=0, drain_seconds=1)
+        return made[-1]
+
+    yield fleet
+    for each in made:
+        each.close()
+    signal.set_wakeup_fd(woken)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"not JSON",
+        b"{}",
+        b"[]",
+        messages.encode("penalty", "192.0.2.1", "crash"),
+        messages.encode("login", 1),
+        messages.encode("login", "1", "gvpocr", "SHA256:key"),
+        messages.encode("login", 1, "x" * 33, "SHA256:key"),
+        messages.encode("login", 1, "gvpocr", "x" * 65),
+        messages.encode("login", 1, ["gvpocr"], "SHA256:key"),
+        messages.encode("login", 1, "gvpocr", 2),
+        messages.encode("login", 1, "gvpocr"),
+        messages.encode("login", 1, "gvpocr", "SHA256:key", "more"),
+        messages.encode("ended", 1),
+        messages.encode("ended", 1, "no_such_kind"),
+        messages.encode("ended", 1, 5),
+        messages.encode("ended", 1.5, None),
+        messages.encode("ended", 1, "crash", "192.0.2.1"),
+    ],
+)
+def test_a_worker_that_does_not_speak_as_workers_do_is_ended(
+    make: Callable[..., Fleet], said: bytes
+) -> None:
+    fleet = make()
+    fleet.connect()
+    fleet.say(0, said)
+    fleet.until(lambda: fleet.processes[0].poll() == -signal.SIGKILL)
+    assert fleet.gate.penalties == {}
+    assert fleet.gate.admission.waiting == 1
+
+
+def test_a_worker_that_sends_descriptors_is_ended_and_none_is_kept(
+    make: Callable[..., Fleet],
+) -> None:
+    fleet = make()
+    before = os.listdir("/proc/self/fd")
+    for count in (1, 5, 253):
+        message = messages.encode("status", {})
+        socket.send_fds(fleet.ends[0], [message], [fleet.ends[0].fileno()] * count)
+    fleet.until(lambda: fleet.processes[0].poll() == -signal.SIGKILL)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) -> None:
+    fleet = make(2)
+    first, second = fleet.connect(0), fleet.connect(1)
+    for number in (first, second):
+        fleet.say(0, messages.encode("ended", number, Kind.CRASH))
+    fleet.until(lambda: fleet.gate.admission.total == 1)
+    assert fleet.gate.penalties == {"crash": 1}
+    assert [process.poll() for process in fleet.processes] == [None, None]
+
+
+def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
+    fleet = make(max_sessions_per_user=1)
+    for number in (fleet.connect(), fleet.connect()):
+        fleet.say(0, messages.encode("login", number, "gvpocr", "SHA256:key"))
+    fleet.until(lambda: fleet.gate.admission.waiting == 0)
+    (said,) = messages.received(fleet.ends[0])
+    assert said == ["dismiss", 2]
+
+
+def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
+    make: Callable[..., Fleet],
+) -> None:
+    fleet = make(2, users={"gvpocr": UserSettings(bandwidth_limit=1_000_000)})
+    numbers = [fleet.connect(worker) for worker in (0, 0, 0, 1)]
+    for worker, number in zip((0, 0, 0, 1), numbers, strict=True):
+        fleet.say(worker, messages.encode("login", number, "gvpocr", "SHA256:key"))
+    fleet.until(lambda: fleet.gate.admission.waiting == 0)
+    for _ in range(2):
+        fleet.workers.tell_parts()
+    heard = [list(messages.received(end)) for end in fleet.ends]
+    assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
+    fleet.gate.left(numbers[3], 1, None)
+    fleet.workers.tell_parts()
+    heard = [list(messages.received(end)) for end in fleet.ends]
+    assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]

@@ -1,0 +1,327 @@
+"""However a file, a folder or a session ends: what is owed is answered, nothing stays open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.server.io_pools import Lanes
+from tests.support import sftp_wire as wire
+from tests.support.session import HOME, GatedShare, Served, served
+from tests.unit.server.conftest import CONTENT
+
+
+async def test_a_close_behind_reads_that_are_under_way_answers_them_and_then_closes_the_file(
+    at: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    share.cold = {"read"}
+    handle = await at.open(b"share/file")
+    asked = [at.send(wire.encode_read, handle, offset, 100) for offset in range(0, 2000, 100)]
+    closing = at.send(wire.encode_close, handle)
+    assert (await at.answered(closing)).code == wire.Status.OK
+    late = await at.ask(wire.encode_read, handle, 0, 100)
+    assert (late.code, late.message) == (wire.Status.FAILURE, "Invalid handle")
+    assert descriptors() == before + 1
+    share.gate.set()
+    replies = await at.all_answered(asked)
+    assert b"".join(reply.data for reply in replies) == CONTENT[:2000]
+    await at.lanes.idle()
+    assert descriptors() == before
+    (closed,) = at.events("file_closed")
+    assert (closed["bytes"], closed["reads"], closed["result"]) == (2000, 20, "ok")
+
+
+async def test_a_handle_is_closed_once(at: Served) -> None:
+    handle = await at.open(b"share/file")
+    assert (await at.ask(wire.encode_close, handle)).code == wire.Status.OK
+    again = await at.ask(wire.encode_close, handle)
+    assert (again.code, again.message) == (wire.Status.FAILURE, "Invalid handle")
+    assert len(at.events("file_closed")) == 1
+
+
+async def test_a_handle_of_a_file_is_none_of_a_folder(at: Served) -> None:
+    file, folder = await at.open(b"share/file"), await at.opendir(b"share")
+    for encode, values in [(wire.encode_readdir, (file,)), (wire.encode_read, (folder, 0, 10))]:
+        reply = await at.ask(encode, *values)
+        assert (reply.code, reply.message) == (wire.Status.FAILURE, "Invalid handle")
+
+
+async def test_a_lost_connection_closes_all_that_is_open(
+    at: Served, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    await at.open(b"share/file")
+    await at.open(b"share/file")
+    await at.opendir(b"share")
+    await at.opendir(b"")
+    assert descriptors() == before + 4  # scandir has one of its own
+    assert at.metric("sftp_gateway_open_handles") == 4
+    at.session.connection_lost()
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert [line["result"] for line in at.events("file_closed")] == ["aborted"] * 2
+    assert len(at.events("folder_listed")) == 2
+
+
+async def test_a_connection_that_is_lost_while_reads_are_under_way_leaves_nothing_open(
+    at: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    share.cold = {"read"}
+    handle = await at.open(b"share/file")
+    for offset in range(20):
+        at.send(wire.encode_read, handle, offset, 100)
+    await share.arrivals(8)
+    written = at.channel.written
+    at.session.connection_lost()
+    assert descriptors() == before + 1  # the reads on threads still have it
+    share.gate.set()
+    await at.lanes.idle()
+    assert descriptors() == before
+    assert at.channel.written == written
+    assert at.metric("sftp_gateway_open_handles") == 0
+
+
+@pytest.mark.parametrize("count", [1, 8, 30])
+async def test_a_connection_that_is_lost_behind_a_close_behind_reads_leaves_nothing_open(
+    at: Served, share: GatedShare, descriptors: Callable[[], int], count: int
+) -> None:
+    before = descriptors()
+    share.cold = {"read"}
+    handle = await at.open(b"share/file")
+    for offset in range(count):
+        at.send(wire.encode_read, handle, offset, 100)
+    await at.ask(wire.encode_close, handle)
+    at.session.connection_lost()
+    share.gate.set()
+    await at.lanes.idle()
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert [line["result"] for line in at.events("file_closed")] == ["aborted"]
+
+
+@pytest.mark.parametrize(
+    ("encode", "path"), [(wire.encode_open, b"share/file"), (wire.encode_opendir, b"share")]
+)
+async def test_what_is_opened_after_the_connection_was_lost_is_closed_again(
+    at: Served,
+    share: GatedShare,
+    descriptors: Callable[[], int],
+    encode: Callable[..., bytes],
+    path: bytes,
+) -> None:
+    before = descriptors()
+    share.cold = {"open_file", "open_directory"}
+    at.send(encode, HOME + path)
+    await share.arrivals(1)
+    at.session.connection_lost()
+    share.gate.set()
+    await at.lanes.idle()
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert at.events("file_opened") == at.events("file_closed") == []
+
+
+async def test_a_folder_that_is_being_listed_while_the_connection_is_lost_is_closed(
+    at: Served, share: GatedShare, root: Path, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await at.opendir(b"share")
+    for _ in range(5):
+        at.send(wire.encode_readdir, handle)
+    at.session.connection_lost()
+    await at.lanes.idle()
+    assert descriptors() == before
+
+
+async def test_after_a_protocol_error_late_results_are_dropped_and_nothing_stays_open(
+    at: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await at.open(b"share/file")
+    share.cold = {"read", "open_file"}
+    for _ in range(20):
+        at.send(wire.encode_read, handle, 0, 10)
+        at.send(wire.encode_open, HOME + b"share/file")
+    at.feed(wire.encode_init())
+    assert at.channel.closed
+    share.gate.set()
+    at.session.resume_writing()  # the channel sends what it has
+    await at.lanes.idle()
+    at.session.connection_lost()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("end", ["eof", "protocol error"])
+async def test_handles_are_released_before_the_client_confirms_the_close(
+    at: Served, descriptors: Callable[[], int], end: str
+) -> None:
+    before = descriptors()
+    await at.open(b"share/file")
+    await at.opendir(b"share")
+    if end == "eof":
+        at.session.finish()
+    else:
+        at.feed(wire.encode_init())
+    assert at.channel.closed
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert not at.room_taken
+    at.session.connection_lost()
+    assert [line["result"] for line in at.events("file_closed")] == ["aborted"]
+
+
+async def test_an_open_that_fails_or_is_never_answered_takes_no_room(
+    share: GatedShare, root: Path
+) -> None:
+    (root / "file").write_bytes(b"")
+    with served(share, capacity=20) as at:
+        missing = [at.send(wire.encode_open, HOME + b"share/missing") for _ in range(50)]
+        await at.all_answered(missing)
+        await at.all_answered([at.send(wire.encode_open, HOME + b"share") for _ in range(50)])
+        assert not at.room_taken
+        share.cold = {"open_file", "open_directory"}
+        for _ in range(10):
+            at.send(wire.encode_open, HOME + b"share/file")
+            at.send(wire.encode_opendir, HOME + b"share")
+        await share.arrivals(8)
+        assert at.room_taken == 8
+        at.session.connection_lost()
+        share.gate.set()
+        await at.lanes.idle()
+        assert not at.room_taken
+
+
+async def test_a_refused_open_is_logged_with_the_limit(share: GatedShare, root: Path) -> None:
+    (root / "file").write_bytes(b"")
+    with served(share, capacity=20) as at:
+        for _ in range(20):
+            await at.open(b"share/file")
+        await at.ask(wire.encode_open, HOME + b"share/file")
+        await at.ask(wire.encode_opendir, HOME + b"share")
+        denials = at.events("denied")
+        assert [line["operation"] for line in denials] == ["open", "opendir"]
+        assert {(line["reason"], line["used"], line["limit"]) for line in denials} == {
+            ("too_many_handles", 20, 20)
+        }
+        assert denials[0]["path"] == "/home/worker/share/file"
+        assert at.metric("sftp_gateway_denied_total", reason="too_many_handles") == 2
+
+
+async def test_a_full_table_of_handles_is_told_and_never_exceeded(
+    share: GatedShare, root: Path, descriptors: Callable[[], int]
+) -> None:
+    (root / "file").write_bytes(b"")
+    with served(share, capacity=20) as at:
+        before = descriptors()
+        share.cold = {"open_file"}
+        asked = [at.send(wire.encode_open, HOME + b"share/file") for _ in range(50)]
+        share.gate.set()
+        replies = await at.all_answered(asked)
+        opened = [reply for reply in replies if isinstance(reply, wire.HandleReply)]
+        refused = [reply for reply in replies if isinstance(reply, wire.StatusReply)]
+        assert (len(opened), len(refused)) == (20, 30)
+        assert {(reply.code, reply.message) for reply in refused} == {
+            (wire.Status.FAILURE, "Too many open handles")
+        }
+        assert descriptors() == before + 20
+        await at.ask(wire.encode_close, opened[0].handle)
+        assert await at.open(b"share/file")
+
+
+async def test_a_connection_that_is_lost_behind_a_close_behind_readdirs_leaves_nothing_open(
+    at: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await at.opendir(b"share")
+    share.cold = {"lstat"}
+    for _ in range(8):
+        at.send(wire.encode_lstat, HOME + b"share/file")
+    await share.arrivals(8)
+    for _ in range(5):
+        at.send(wire.encode_readdir, handle)
+    await at.ask(wire.encode_close, handle)
+    at.session.connection_lost()
+    share.gate.set()
+    await at.lanes.idle()
+    assert descriptors() == before
+    assert at.metric("sftp_gateway_open_handles") == 0
+    assert len(at.events("folder_listed")) == 1
+
+
+# Stopping
+
+
+async def test_a_drained_session_closes_when_nothing_is_open(at: Served, share: GatedShare) -> None:
+    file, folder = await at.open(b"share/file"), await at.opendir(b"share")
+    share.cold = {"read"}
+    at.session.drain()
+    reading = at.send(wire.encode_read, file, 0, 100)
+    await at.ask(wire.encode_close, folder)
+    await at.ask(wire.encode_close, file)
+    assert not at.channel.closed
+    share.gate.set()
+    assert (await at.answered(reading)).data == CONTENT[:100]
+    await at.lanes.idle()
+    assert at.channel.closed
+
+
+async def test_a_drained_session_that_has_nothing_open_closes_at_once(at: Served) -> None:
+    at.session.drain()
+    assert at.channel.closed
+
+
+async def test_a_drained_session_answers_what_waits_before_it_closes(at: Served) -> None:
+    at.session.pause_writing()
+    asked = [at.send(wire.encode_stat, b"/") for _ in range(10)]
+    at.session.drain()
+    assert not at.channel.closed
+    at.session.resume_writing()
+    await at.all_answered(asked)
+    assert at.channel.closed
+
+
+async def test_a_finished_session_answers_what_was_asked_and_takes_no_more(
+    at: Served, share: GatedShare, descriptors: Callable[[], int]
+) -> None:
+    before = descriptors()
+    handle = await at.open(b"share/file")
+    share.cold = {"read"}
+    reading = [at.send(wire.encode_read, handle, offset, 10) for offset in range(20)]
+    at.session.pause_writing()
+    waiting = at.send(wire.encode_stat, b"/")
+    at.session.finish()
+    late = at.send(wire.encode_stat, b"/")
+    assert not at.channel.closed
+    at.session.resume_writing()
+    share.gate.set()
+    replies = await at.all_answered([*reading, waiting])
+    assert [reply.data for reply in replies[:-1]] == [CONTENT[n : n + 10] for n in range(20)]
+    await at.lanes.idle()
+    assert at.channel.closed
+    assert at.answer(late) is None
+    at.session.connection_lost()
+    assert descriptors() == before
+
+
+async def test_a_finished_session_with_nothing_to_answer_closes_at_once(at: Served) -> None:
+    await at.open(b"share/file")
+    at.session.finish()
+    at.session.finish()
+    assert at.channel.closed
+
+
+async def test_requests_that_wait_for_a_lane_that_is_closed_fail(
+    at: Served, share: GatedShare
+) -> None:
+    share.cold = {"lstat"}
+    asked = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(12)]
+    await share.arrivals(8)
+    Lanes.close(at.lanes)
+    replies = await at.all_answered(asked[8:])
+    assert {(reply.code, reply.message) for reply in replies} == {(wire.Status.FAILURE, "Failure")}
+    share.gate.set()
+    assert all(isinstance(r, wire.AttrsReply) for r in await at.all_answered(asked[:8]))

@@ -1,0 +1,343 @@
+"""Every request has a plan, a name, and an answer of the kind that the protocol has for it."""
+
+from __future__ import annotations
+
+import ast
+import os
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sftp_gateway
+from sftp_gateway.auth import Reason
+from sftp_gateway.errors import FileSystemError
+from sftp_gateway.observability.metrics import labels
+from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol.constants import MessageType
+from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
+from sftp_gateway.server.sftp.handles import HandleTable
+from sftp_gateway.server.sftp.owners import OwnerNames, Owners
+from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.tree import Tree
+from tests.support import sftp_wire as wire
+from tests.support.session import HOLDER, HOME, GatedShare, Served, make_quotas
+
+PACKAGE = Path(sftp_gateway.__file__).parent
+
+#: A value for each field that a request may have.
+VALUES: dict[str, Any] = {
+    "request_id": 7,
+    "path": b"/",
+    "handle": b"none",
+    "pflags": 1,
+    "offset": 0,
+    "length": 1,
+    "username": b"",
+    "operation": "remove",
+    "target": b"/x",
+    "name": "type 99",
+    "algorithms": b"md5",
+    "block_size": 0,
+    "tagged": False,
+    "uids": (0,),
+    "gids": (0,),
+}
+
+ATTRS = wire.Attrs()
+#: Each request that would write, as a client sends it.
+WRITING = [
+    wire.encode_write(1, b"h", 0, b"data"),
+    wire.encode_setstat(1, b"/x", ATTRS),
+    wire.encode_fsetstat(1, b"h", ATTRS),
+    wire.encode_remove(1, b"/x"),
+    wire.encode_mkdir(1, b"/x", ATTRS),
+    wire.encode_rmdir(1, b"/x"),
+    wire.encode_rename(1, b"/x", b"/y"),
+    wire.encode_symlink(1, b"/x", b"/y"),
+    wire.encode_posix_rename(1, b"/x", b"/y"),
+    wire.encode_hardlink(1, b"/x", b"/y"),
+    wire.encode_fsync(1, b"h"),
+    wire.encode_lsetstat(1, b"/x", ATTRS),
+    wire.encode_copy_data(1, b"h", b"h"),
+]
+
+
+KINDS = {
+    each for each in vars(rq).values() if isinstance(each, type) and issubclass(each, rq.Request)
+}
+#: The classes that packets are decoded to: those that are no base of others.
+REQUESTS = sorted(
+    (kind for kind in KINDS if not any(issubclass(each, kind) for each in KINDS - {kind})),
+    key=lambda kind: kind.__name__,
+)
+
+
+def made(kind: type[rq.Request]) -> rq.Request:
+    return kind(**{field.name: VALUES[field.name] for field in fields(kind)})
+
+
+def words_of(call: str) -> set[str]:
+    """The texts that are the first argument of `call` anywhere in the package."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                name = node.func.id if isinstance(node.func, ast.Name) else name
+                if name == call:
+                    found.add(node.args[0].value)
+    return found
+
+
+@pytest.fixture
+def dispatcher() -> Dispatcher:
+    return Dispatcher(
+        tree=Tree(user="worker", shares=(), presentation=Presentation(), time=0),
+        handles=HandleTable(quotas=make_quotas(10), holder=HOLDER),
+        opened=lambda opened: None,
+        closed=lambda opened: None,
+        made_up_statvfs=lambda tree: None,
+        owners=Owners(OwnerNames()),
+    )
+
+
+# Everything has its word
+
+
+def test_all_requests_are_looked_at() -> None:
+    assert len(REQUESTS) == 19
+    assert {rq.OpenRequest, rq.ReadRequest, rq.WritingRequest, rq.UnknownRequest} < set(REQUESTS)
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_every_request_has_a_name_that_metrics_know(kind: type[rq.Request]) -> None:
+    assert operation_name(made(kind)) in labels.OPERATIONS
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in REQUESTS if kind not in (rq.ReadRequest, rq.ReaddirRequest)],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_request_has_a_plan(dispatcher: Dispatcher, kind: type[rq.Request]) -> None:
+    with suppress(FileSystemError):  # a refusal is a plan too
+        assert dispatcher.plan(made(kind)).share is None
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_every_request_has_a_place_for_the_log(
+    dispatcher: Dispatcher, kind: type[rq.Request]
+) -> None:
+    share, path = dispatcher.place_of(made(kind))
+    assert share is None
+    assert path in (None, b"/")
+
+
+def test_every_operation_that_metrics_know_is_the_name_of_a_request() -> None:
+    decoded = [rq.decode_request(packet[4:]) for packet in WRITING]
+    assert {type(request) for request in decoded} == {rq.WritingRequest}
+    names = {operation_name(made(kind)) for kind in REQUESTS}
+    names |= {operation_name(request) for request in decoded if isinstance(request, rq.Request)}
+    assert names == labels.OPERATIONS
+
+
+def test_every_reason_for_a_denial_is_one_that_metrics_know() -> None:
+    told = words_of("Denied") | words_of("TooManyHandles") | words_of("Quota")
+    assert told == labels.DENIAL_REASONS
+
+
+def test_every_reason_for_a_refused_login_is_one_that_metrics_know() -> None:
+    assert {reason.value for reason in Reason} <= labels.LOGIN_REASONS
+
+
+def test_every_kind_of_refused_command_is_one_that_metrics_know() -> None:
+    told = words_of("command_refused")
+    assert {"forwarding", "subsystem"} <= told <= labels.COMMAND_KINDS
+
+
+# Everything is answered
+
+
+@pytest.mark.parametrize("number", range(256))
+async def test_a_message_of_any_type_is_answered_or_ends_the_session(
+    at: Served, number: int
+) -> None:
+    # Enough for the fields of every request: empty strings, and no attributes.
+    at.feed(wire.packet(number, wire.uint32(77), bytes(64)))
+    if number == MessageType.INIT:
+        assert at.channel.closed
+        return
+    reply = await at.answered(77)
+    assert reply.request_id == 77
+    assert at.failures == []
+
+
+async def test_each_request_is_answered_with_what_the_protocol_has_for_it(
+    at: Served, root: Path
+) -> None:
+    os.symlink("file", root / "link")
+    file, folder = await at.open(b"share/file"), await at.opendir(b"share")
+    path, link = HOME + b"share/file", HOME + b"share/link"
+    for encode, values, kind in [
+        (wire.encode_lstat, (link,), wire.AttrsReply),
+        (wire.encode_stat, (link,), wire.AttrsReply),
+        (wire.encode_fstat, (file,), wire.AttrsReply),
+        (wire.encode_fstat, (folder,), wire.AttrsReply),
+        (wire.encode_readlink, (link,), wire.NameReply),
+        (wire.encode_realpath, (b".",), wire.NameReply),
+        (wire.encode_expand_path, (b"~/x",), wire.NameReply),
+        (wire.encode_home_directory, (b"worker",), wire.NameReply),
+        (wire.encode_statvfs, (path,), wire.ExtendedReply),
+        (wire.encode_statvfs, (b"/",), wire.ExtendedReply),
+        (wire.encode_fstatvfs, (file,), wire.ExtendedReply),
+        (wire.encode_fstatvfs, (folder,), wire.ExtendedReply),
+        (wire.encode_limits, (), wire.ExtendedReply),
+        (wire.encode_readdir, (folder,), wire.NameReply),
+        (wire.encode_read, (file, 0, 5), wire.DataReply),
+        (wire.encode_close, (file,), wire.StatusReply),
+        (wire.encode_close, (folder,), wire.StatusReply),
+    ]:
+        assert type(await at.ask(encode, *values)) is kind
+    assert {line["result"] for line in at.events("request")} == {"ok"}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("path", "expanded"),
+    [
+        (b"~", b"/home/worker"),
+        (b"~/", b"/home/worker"),
+        (b"~/a/../b", b"/home/worker/b"),
+        (b"~worker/a", b"/home/worker/a"),
+        (b"a", b"/home/worker/a"),
+        (b"/a/~", b"/a/~"),
+        (b"", b"/home/worker"),
+        (b"~/../../..", b"/"),
+    ],
+)
+async def test_paths_are_expanded_for_this_user(at: Served, path: bytes, expanded: bytes) -> None:
+    reply = await at.ask(wire.encode_expand_path, path)
+    assert [name.filename for name in reply.names] == [expanded]
+
+
+@pytest.mark.parametrize("user", [b"root", b"work", b"worker2", b"\xff", b"worker/.."])
+async def test_the_home_of_another_user_does_not_exist(at: Served, user: bytes) -> None:
+    for encode, value in [
+        (wire.encode_home_directory, user),
+        (wire.encode_expand_path, b"~" + user.partition(b"/")[0] + b"x/y"),
+    ]:
+        assert (await at.ask(encode, value)).code == wire.Status.NO_SUCH_FILE
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        (b"", b"/home/worker"),
+        (b".", b"/home/worker"),
+        (b"..", b"/home"),
+        (b"/no/such", b"/no/such"),
+    ],
+)
+async def test_realpath_looks_at_the_text_alone(at: Served, path: bytes, found: bytes) -> None:
+    (name,) = (await at.ask(wire.encode_realpath, path)).names
+    assert name.filename == found
+    assert name.attrs == wire.Attrs()
+
+
+async def test_a_nul_byte_is_in_no_path(at: Served) -> None:
+    for encode in (wire.encode_realpath, wire.encode_lstat, wire.encode_open, wire.encode_statvfs):
+        reply = await at.ask(encode, HOME + b"share/file\0")
+        assert reply.code == wire.Status.NO_SUCH_FILE
+
+
+# File systems
+
+
+async def test_statvfs_says_that_nothing_can_be_written(at: Served, root: Path) -> None:
+    told = wire.decode_statvfs(await at.ask(wire.encode_statvfs, HOME + b"share/file"))
+    real = os.statvfs(root)
+    assert told.f_flag == 0x1 | 0x2
+    assert (told.f_bsize, told.f_frsize, told.f_blocks) == (
+        real.f_bsize,
+        real.f_frsize,
+        real.f_blocks,
+    )
+    assert told.f_namemax == real.f_namemax
+
+
+async def test_statvfs_of_the_root_is_answered_before_any_share_was_looked_at(at: Served) -> None:
+    told = wire.decode_statvfs(await at.ask(wire.encode_statvfs, b"/"))
+    assert (told.f_blocks, told.f_namemax, told.f_flag) == (0, 255, 3)
+
+
+async def test_limits_tell_how_many_handles_there_are(at: Served) -> None:
+    limits = wire.decode_limits(await at.ask(wire.encode_limits))
+    assert limits.max_open_handles == 1024
+
+
+# Folders
+
+
+async def test_a_page_of_names_stays_below_what_sshfs_takes(at: Served, root: Path) -> None:
+    names = {b"%03d" % number + b"n" * 250 for number in range(300)}
+    for name in names:
+        (root / os.fsdecode(name)).touch()
+    handle = await at.opendir(b"share")
+    listed: list[bytes] = []
+    before = at.channel.written
+    while isinstance(reply := await at.ask(wire.encode_readdir, handle), wire.NameReply):
+        assert at.channel.written - before <= 64 * 1024 + 13
+        before = at.channel.written
+        listed += [name.filename for name in reply.names]
+    assert reply.code == wire.Status.EOF
+    assert sorted(listed) == sorted(names | {b".", b"..", b"file"})
+
+
+async def test_a_made_up_folder_cannot_be_opened_as_a_file_nor_read_as_a_link(at: Served) -> None:
+    opened = await at.ask(wire.encode_open, b"/home")
+    assert (opened.code, opened.message) == (wire.Status.FAILURE, "Is a directory")
+    read = await at.ask(wire.encode_readlink, b"/home")
+    assert (read.code, read.message) == (wire.Status.FAILURE, "Not a symbolic link")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        wire.Open.WRITE,
+        wire.Open.READ | wire.Open.WRITE,
+        wire.Open.APPEND,
+        wire.Open.READ | wire.Open.CREAT,
+        wire.Open.READ | wire.Open.TRUNC,
+        wire.Open.READ | wire.Open.EXCL,
+    ],
+)
+async def test_an_open_for_more_than_reading_is_denied(at: Served, flags: wire.Open) -> None:
+    reply = await at.ask(wire.encode_open, HOME + b"share/file", flags)
+    assert reply.code == wire.Status.PERMISSION_DENIED
+    (line,) = at.events("denied")
+    assert (line["operation"], line["reason"], line["share"]) == ("open", "read_only", "share")
+
+
+@pytest.mark.parametrize("flags", [0, 0x40, 0xFFFFFFC0, 0xFFFFFFC1])
+async def test_flags_that_the_draft_does_not_know_are_ignored(at: Served, flags: int) -> None:
+    assert isinstance(await at.ask(wire.encode_open, HOME + b"share/file", flags), wire.HandleReply)
+
+
+async def test_fstat_of_a_file_on_a_network_is_asked_on_a_thread(
+    at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share, "_local", False)
+    share.cold = {"lstat"}
+    handle = await at.open(b"share/file")
+    for _ in range(8):
+        at.send(wire.encode_lstat, HOME + b"share/file")
+    asked = [at.send(wire.encode_fstat, handle), at.send(wire.encode_fstatvfs, handle)]
+    assert at.lanes.depths()["share", "metadata"] == 10
+    share.gate.set()
+    attributes, _ = await at.all_answered(asked)
+    assert attributes.attrs.size == 100_000

@@ -1,0 +1,53 @@
+"""Who asks for nothing is noticed, and who asks for something now and then is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from sftp_gateway.server.ssh.idle import IdleWatch
+from tests.support.gateway import PATIENCE
+
+
+async def looks_until_expired(seen: Iterator[int | None]) -> int:
+    """How often it was looked before it was too long."""
+    expired = asyncio.Event()
+    looks = 0
+
+    def active() -> int | None:
+        nonlocal looks
+        looks += 1
+        return next(seen)
+
+    watch = IdleWatch(seconds=0.01, active=active, expired=expired.set)
+    async with asyncio.timeout(PATIENCE):
+        await expired.wait()
+    watch.stop()
+    return looks
+
+
+async def test_four_quarters_without_a_request_are_too_long() -> None:
+    # The first look is at the login, the next ones at the end of each quarter.
+    assert await looks_until_expired(iter([7] * 100)) == 6
+
+
+async def test_each_request_begins_the_time_anew() -> None:
+    assert await looks_until_expired(iter([*range(20), *[19] * 100])) == 20 + 5
+
+
+async def test_a_client_that_waits_for_an_answer_is_not_idle() -> None:
+    assert await looks_until_expired(iter([*[None] * 20, *[0] * 100])) == 20 + 6
+
+
+async def test_a_watch_that_was_stopped_looks_no_more() -> None:
+    calls: list[str] = []
+
+    def active() -> int:
+        calls.append("look")
+        return 0
+
+    watch = IdleWatch(seconds=0.0004, active=active, expired=lambda: calls.append("expired"))
+    watch.stop()
+    for _ in range(3):  # other watches come to their end meanwhile
+        await looks_until_expired(iter([0] * 100))
+    assert calls == ["look"]

@@ -1,0 +1,118 @@
+"""Writes of one turn of the event loop go out together, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from sftp_gateway.server.ssh.transport import GatheringTransport
+
+
+class Recording(asyncio.Transport):
+    """Keeps what it is told to write."""
+
+    def __init__(self) -> None:
+        nothing = SimpleNamespace(fileno=lambda: -1)
+        super().__init__({"peername": ("192.0.2.1", 22), "socket": nothing})
+        self.batches: list[list[Any]] = []
+        self.closed = False
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.batches.append(list(list_of_data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+async def test_what_is_written_in_one_turn_goes_out_in_one_write() -> None:
+    inner = Recording()
+    gathering = GatheringTransport(inner)
+    gathering.write(b"a")
+    gathering.write(b"b")
+    assert inner.batches == []
+    await asyncio.sleep(0)
+    gathering.write(b"c")
+    await asyncio.sleep(0)
+    assert inner.batches == [[b"a", b"b"], [b"c"]]
+
+
+async def test_what_was_written_before_a_scheduled_abort_is_sent_first() -> None:
+    inner = Recording()
+    gathering = GatheringTransport(inner)
+    gathering.write(b"disconnect")
+    asyncio.get_running_loop().call_soon(gathering.abort)
+    await asyncio.sleep(0)
+    assert inner.batches == [[b"disconnect"]]
+    assert gathering.is_closing()
+
+
+async def test_nothing_is_written_to_a_transport_that_is_closed() -> None:
+    inner = Recording()
+    gathering = GatheringTransport(inner)
+    gathering.write(b"late")
+    gathering.abort()
+    await asyncio.sleep(0)
+    assert inner.batches == []
+
+
+async def test_closing_sends_what_was_gathered() -> None:
+    inner = Recording()
+    gathering = GatheringTransport(inner)
+    gathering.write(b"last")
+    gathering.close()
+    assert inner.batches == [[b"last"]]
+    assert inner.closed
+
+
+async def test_it_tells_what_the_inner_transport_tells() -> None:
+    assert GatheringTransport(Recording()).get_extra_info("peername") == ("192.0.2.1", 22)
+
+
+async def test_a_real_socket_gets_every_byte_in_order() -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=theirs)
+    loop = asyncio.get_running_loop()
+    inner, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    gathering = GatheringTransport(inner)
+    sent = [bytes([number % 256]) * (number * 37) for number in range(300)]
+    for number, piece in enumerate(sent):
+        gathering.write(piece)
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+    gathering.close()
+    assert await reader.read() == b"".join(sent)
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_peer_that_asks_and_is_answered_is_told_at_once_what_has_come() -> None:
+    """Linux holds an acknowledgement back, to send it with the answer, once it has seen one."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    theirs = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    listener.close()
+    inner, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    gathering = GatheringTransport(inner)
+
+    def at_once() -> int:
+        return ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+    for _ in range(4):
+        theirs.sendall(b"question")
+        await asyncio.sleep(0.01)
+        gathering.write_now(memoryview(b"answer"))
+        theirs.recv(6)
+    assert not at_once()
+    gathering.acknowledge()
+    assert at_once()
+    gathering.close()
+    theirs.close()

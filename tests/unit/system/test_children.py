@@ -1,0 +1,103 @@
+"""Children begin where the parent stands, obey nobody but it, and end with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.gateway import PATIENCE, REPOSITORY, wait_for
+
+PROGRAM = """
+import os, signal, sys, time
+from sftp_gateway.system.children import ended_children, fork
+
+def child():
+    {child}
+
+pid = fork(child)
+{parent}
+"""
+
+#: Waits for the child, and prints how it ended.
+AND_WAIT = """
+while not (ended := ended_children()):
+    time.sleep(0.01)
+print(ended == [(pid, ended[0][1])], ended[0][1])
+"""
+
+
+def run(child: str, parent: str = AND_WAIT) -> subprocess.Popen[str]:
+    program = PROGRAM.format(child=child, parent=parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("child", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
+        ("os._exit(7)", 7, ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+    ],
+)
+def test_how_a_child_ended_is_told(child: str, code: int, said: str) -> None:
+    out, errors = run(child).communicate(timeout=PATIENCE)
+    assert out == f"True {code}\n"
+    assert said in errors
+
+
+def test_a_configuration_that_is_wrong_is_told_without_a_traceback() -> None:
+    child = (
+        "from sftp_gateway.errors import ConfigurationError; raise ConfigurationError(['so wrong'])"
+    )
+    _, errors = run(child).communicate(timeout=PATIENCE)
+    assert "so wrong" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_child_does_not_obey_the_signals_that_are_its_parents() -> None:
+    child = """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    print("lives", flush=True)
+    """
+    out, _ = run(child).communicate(timeout=PATIENCE)
+    assert out == "lives\nTrue 0\n"
+
+
+def test_what_was_printed_before_is_printed_once() -> None:
+    program = "import sys\nfrom sftp_gateway.system.children import *\nprint('once', end='')\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", program + "fork(lambda: None)\nwhile not ended_children(): pass"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ran.stdout == "once"
+
+
+def test_a_child_is_killed_with_its_parent() -> None:
+    process = run("time.sleep(1000)", "print(pid, flush=True)\ntime.sleep(1000)")
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+
+    def gone() -> bool:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                return stat.read().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    wait_for(gone, "the child to end")

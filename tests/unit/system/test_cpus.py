@@ -1,0 +1,75 @@
+"""How many processors there are to use: the CPU set, and the limits of both kinds of cgroup."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.system import cpus
+from tests.support.gateway import fill
+
+
+@pytest.fixture(autouse=True)
+def _many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process may use 16 processors."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+
+
+def test_without_a_limit_the_cpu_set_counts(tmp_path: Path) -> None:
+    assert cpus.usable(tmp_path) == 16
+
+
+@pytest.mark.parametrize(
+    ("limit", "usable"),
+    [("max 100000", 16), ("200000 100000", 2), ("150000 100000", 2), ("20000 100000", 1)],
+)
+def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, usable: int) -> None:
+    fill(
+        tmp_path,
+        {
+            "proc/self/cgroup": b"0::/\n",
+            "sys/fs/cgroup/cpu.max": f"{limit}\n".encode(),
+        },
+    )
+    assert cpus.usable(tmp_path) == usable
+
+
+def test_the_least_limit_above_a_group_counts(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        {
+            "proc/self/cgroup": b"0::/system.slice/gateway.service\n",
+            "sys/fs/cgroup/system.slice/cpu.max": b"300000 100000\n",
+            "sys/fs/cgroup/system.slice/gateway.service/cpu.max": b"max 100000\n",
+        },
+    )
+    assert cpus.usable(tmp_path) == 3
+
+
+@pytest.mark.parametrize(("quota", "usable"), [("-1", 16), ("400000", 4)])
+def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, usable: int) -> None:
+    fill(
+        tmp_path,
+        {
+            "proc/self/cgroup": b"4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": f"{quota}\n".encode(),
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": b"100000\n",
+        },
+    )
+    assert cpus.usable(tmp_path) == usable
+
+
+@pytest.mark.parametrize("limit", [b"", b"nonsense", b"1 0\n"])
+def test_what_cannot_be_read_is_no_limit(tmp_path: Path, limit: bytes) -> None:
+    fill(tmp_path, {"proc/self/cgroup": b"0::/\n", "sys/fs/cgroup/cpu.max": limit})
+    assert cpus.usable(tmp_path) == 16
+
+
+def test_auto_has_a_bound_and_a_number_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "usable", lambda: 16)
+    assert cpus.workers("auto") == cpus.MOST == 8
+    monkeypatch.setattr(cpus, "usable", lambda: 2)
+    assert cpus.workers("auto") == 2
+    assert cpus.workers(12) == 12

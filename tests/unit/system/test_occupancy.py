@@ -1,0 +1,93 @@
+"""Gateways with Docker and without it do not serve from one folder of keys at the same time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.system import occupancy
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@contextmanager
+def kind(name: str | None) -> Iterator[None]:
+    """Be in such a container, or in none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("container", raising=False)
+        if name is not None:
+            patch.setenv("container", name)
+        yield
+
+
+@contextmanager
+def serving(keys: Path, name: str | None) -> Iterator[None]:
+    """A gateway of this kind runs."""
+    with kind(name):
+        lock = occupancy.hold(keys)
+    assert lock is not None
+    with lock:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("runs", "starts", "said"),
+    [
+        ("docker", None, "a gateway with Docker serves from this folder, .*docker-compose stop"),
+        (None, "docker", "a gateway without Docker serves from this folder, .*scripts/serve"),
+        (None, "podman", "a gateway without Docker"),
+    ],
+)
+def test_the_other_kind_is_refused_for_as_long_as_one_runs(
+    keys: Path, runs: str | None, starts: str | None, said: str
+) -> None:
+    with serving(keys, runs):
+        before = {path: path.read_bytes() for path in keys.iterdir()}
+        for attempt in (occupancy.check, occupancy.hold):
+            with kind(starts), pytest.raises(ConfigurationError) as refused:
+                attempt(keys)
+            (mistake,) = refused.value.mistakes
+            assert said.partition(".*")[0] in mistake
+            assert said.partition(".*")[2] in mistake
+        assert {path: path.read_bytes() for path in keys.iterdir()} == before
+    with kind(starts):
+        occupancy.check(keys)
+    with serving(keys, starts), kind(runs), pytest.raises(ConfigurationError):
+        occupancy.check(keys)
+
+
+@pytest.mark.parametrize("name", ["docker", None])
+def test_the_same_kind_may_be_there_twice(keys: Path, name: str | None) -> None:
+    with serving(keys, name), serving(keys, name), kind(name):
+        occupancy.check(keys)
+
+
+def test_a_folder_that_is_missing_or_has_no_lock_is_free(keys: Path) -> None:
+    occupancy.check(keys / "missing")
+    occupancy.check(keys)
+    assert occupancy.hold(keys / "missing") is None
+    assert list(keys.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(keys: Path, tmp_path: Path) -> None:
+    (keys / occupancy.LOCK).symlink_to(tmp_path / "elsewhere")
+    occupancy.check(keys)
+    assert occupancy.hold(keys) is None
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_lock_is_given_up_where_the_other_kind_is_refused(keys: Path) -> None:
+    with serving(keys, "docker"), kind(None), pytest.raises(ConfigurationError):
+        occupancy.hold(keys)
+    descriptor = os.open(keys / occupancy.LOCK, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)

@@ -1,0 +1,115 @@
+"""The sockets that the gateway listens on, or one sentence that says why there are none."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.system.sockets import listen
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on, on every address."""
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+        yield other.getsockname()[1]
+
+
+def mistake(host: str, port: int) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        listen(host, port)
+    (said,) = raised.value.mistakes
+    return said
+
+
+def test_without_a_host_one_socket_serves_ipv4_and_ipv6() -> None:
+    listener = listen("", 0)
+    with listener:
+        port = listener.getsockname()[1]
+        assert port
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port)).close()
+
+
+def test_on_a_machine_without_ipv6_it_is_a_socket_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    listener = listen("", 0)
+    with listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("::", "::")],
+)
+def test_a_host_is_listened_to_alone(host: str, address: str) -> None:
+    listener = listen(host, 0)
+    with listener:
+        assert listener.getsockname()[0] == address
+        assert listener.getblocking() is False
+        if listener.family == socket.AF_INET6:
+            assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_a_name_is_looked_up() -> None:
+    listener = listen("localhost", 0)
+    with listener:
+        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
+
+
+def test_a_port_can_be_had_again_right_after_its_last_connection() -> None:
+    listener = listen("127.0.0.1", 0)
+    with listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            listener.setblocking(True)
+            listener.accept()[0].close()  # the server's side waits for the last of it
+    again = listen("127.0.0.1", port)
+    again.close()
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "0.0.0.0"])
+def test_a_port_that_is_taken_is_told_with_the_options_name(taken: int, host: str) -> None:
+    said = mistake(host, taken)
+    assert said.startswith("port: cannot listen on port ")
+    assert str(taken) in said
+    assert (host or "all addresses") in said
+    assert "Address already in use" in said
+
+
+def test_a_port_that_is_taken_for_ipv6_alone_is_not_served_by_halves() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as other:
+        assert "Address already in use" in mistake("", other.getsockname()[1])
+
+
+def test_an_address_of_another_machine_is_a_mistake_of_the_host() -> None:
+    # RFC 5737: nobody has it.
+    said = mistake("192.0.2.1", 0)
+    assert said == "host: 192.0.2.1 is no address of this machine"
+
+
+def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = mistake("no.such.host", 0)
+    assert said.startswith("host: 'no.such.host' is no address here: ")
+    assert "Name or service not known" in said
+
+
+def test_what_is_accepted_is_sent_again_soon_where_the_kernel_can_do_that() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            option = (socket.IPPROTO_TCP, 44)  # TCP_RTO_MAX_MS
+            if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15):
+                assert accepted.getsockopt(*option) == 4_000
+            else:
+                with pytest.raises(OSError, match="Protocol not available"):
+                    accepted.getsockopt(*option)

@@ -1,0 +1,33 @@
+"""systemd is told how far the gateway is, by a datagram to the socket that it names."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from sftp_gateway.system import systemd
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
+def test_the_state_goes_to_the_socket_that_systemd_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"\0{path}" if abstract else path)
+        receiver.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{path}" if abstract else path)
+        systemd.notify(systemd.READY)
+        assert receiver.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "vsock:2:1", "/nowhere/at/all"])
+def test_without_a_socket_nothing_is_sent_and_nothing_raised(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    systemd.notify(systemd.STOPPING)
