@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.processes import memory_now
-from sftp_gateway.process.supervisor.backoff import SOON
+from sftp_gateway.process.supervisor.backoff import MIN_UPTIME
 from tests.support.gateway import Gateway, fill, unmount, wait_for
 
 ROUNDS: Final = 5
@@ -134,7 +134,7 @@ def _reconnects(folder: Path, word: str) -> Iterator[tuple[str, list[float]]]:
         fill(folder / "shared/models", {"file": _CONTENT})
 
         def kill() -> float:
-            time.sleep(SOON + 1)  # so that they are replaced at once
+            time.sleep(MIN_UPTIME + 1)  # so that they are replaced at once
             workers = {event["pid"] for event in gateway.events("worker_started")}
             moment = time.monotonic()
             for pid in workers.intersection(gateway.pids):

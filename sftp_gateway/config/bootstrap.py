@@ -11,7 +11,7 @@ from typing import Final
 
 from sftp_gateway.auth.keys.generate import generate_ed25519
 from sftp_gateway.config import shares as share_folders
-from sftp_gateway.config.handover import HandOver
+from sftp_gateway.config.handover import Handover
 from sftp_gateway.settings import DEFAULT_CONFIG_FILE, HUB_SHARE, Settings
 from sftp_gateway.system.dirfd import Folder, Held, Owner
 
@@ -68,7 +68,7 @@ def set_up(
             if token:
                 _make_token(keys, gateway, say)
             if gateway is not None:
-                handing = HandOver(gateway=gateway, former=former, say=say)
+                handing = Handover(gateway=gateway, former=former, say=say)
                 _let_in(settings, config_file, keys, handing, say)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
     wanted = {
@@ -121,7 +121,7 @@ def _let_in(
     settings: Settings,
     config_file: Path,
     keys: Folder,
-    handing: HandOver,
+    handing: Handover,
     say: Callable[[str], None],
 ) -> None:
     """Let the gateway's user read what it needs, whatever the umask of whoever made it, and write
@@ -145,7 +145,7 @@ def _let_in(
 
 
 def _let_use_what_it_can_do_without(
-    settings: Settings, handing: HandOver, say: Callable[[str], None]
+    settings: Settings, handing: Handover, say: Callable[[str], None]
 ) -> None:
     """The status page's token, the log and the history: no start fails because of them."""
     token = token_file(settings)
@@ -161,7 +161,7 @@ def _let_use_what_it_can_do_without(
         handing.let_write(each, beside=[other.name for other in written])
 
 
-def _let_read_users(authorized: Folder, handing: HandOver) -> None:
+def _let_read_users(authorized: Folder, handing: Handover) -> None:
     for name in authorized.names():
         if not name.startswith("."):  # those are editors'
             with _entry(authorized, name) as file:

@@ -20,7 +20,7 @@ _READ, _WRITE, _SEARCH = 0o4, 0o2, 0o1
 _SUFFIXES: Final = (".", "-")
 
 
-class HandOver:
+class Handover:
     """Hands files over to the gateway's user, from the `former` one if there was one.
 
     `say` gets a line for each change, and for each right that cannot be given.

@@ -127,7 +127,7 @@ def _tell_changed(control: socket.socket) -> None:
         control.send(_CHANGED)
 
 
-class Messenger:
+class ObserverHandle:
     """The supervisor's side: tells the observer, and never waits for it.
 
     `changed` is called where the observer says that files of the configuration have changed.

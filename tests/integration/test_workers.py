@@ -207,13 +207,13 @@ def test_who_waits_for_a_worker_that_is_killed_gets_another(
     (pid,) = workers(gateway).values()
     os.kill(pid, signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
-        waiting = [
+        unauthenticated = [
             stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
             for _ in range(20)
         ]
         wait_for(lambda: connections(gateway.pids[0], gateway.port) == 0, "them to be passed on")
         os.kill(pid, signal.SIGKILL)
-        for connection in waiting:
+        for connection in unauthenticated:
             assert connection.recv(8) == b"SSH-2.0-"
         assert gateway.wait_event("worker_exited", worker=0)["connections"] == 0
         (pid,) = wait_for(lambda: workers(gateway), "its successor's line").values()
@@ -235,14 +235,14 @@ def test_more_connections_than_workers_take_at_once_wait_and_none_is_refused(
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
-        waiting = [
+        unauthenticated = [
             stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
             for _ in range(1200)
         ]
         wait_for(lambda: connections(gateway.pids[0], gateway.port) == 1, "the workers to be full")
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-        for connection in waiting:
+        for connection in unauthenticated:
             assert connection.recv(8) == b"SSH-2.0-"
         assert sum(connections(pid, gateway.port) for pid in pids) == 1200
         assert not gateway.events("connections_refused")

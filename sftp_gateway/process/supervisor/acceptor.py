@@ -15,7 +15,7 @@ from typing import Final
 
 from sftp_gateway.observability.access_log.events import ConnectionsRefused, Event
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.workers import Workers
 
 #: Connections accepted in one turn: signals and workers have theirs in between.
@@ -35,7 +35,7 @@ _QUIET: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class _Untold:
+class _RefusalSummary:
     """Refused connections that the access log has not told of; reason and source of the last."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class _Untold:
         self.reason, self.source = reason, source
 
 
-class Door:
+class Acceptor:
     """The listening socket."""
 
     def __init__(
@@ -58,21 +58,21 @@ class Door:
         loop: Loop,
         listener: socket.socket,
         workers: Workers,
-        gate: Gate,
+        policy: AdmissionPolicy,
         emit: Callable[[Event], None],
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._workers = workers
-        self._gate = gate
-        self._admission = gate.admission
+        self._policy = policy
+        self._connections = policy.connections
         self._emit = emit
         self._open = self._resting = self._closed = False
         #: Who was let in and waits for a worker, with their addresses: the one that none could
         #: take, and those of a worker that has ended.
         self._waiting: deque[tuple[socket.socket, str]] = deque()
         self._held: set[socket.socket] = set()
-        self._untold = _Untold()
+        self._untold = _RefusalSummary()
         self._quiet = False
 
     def update(self) -> None:
@@ -126,10 +126,10 @@ class Door:
 
     def _let_in(self, connection: socket.socket, source: str) -> bool:
         """Pass the connection on, or close it; False where it has to wait."""
-        reason = self._gate.refuses(source)
+        reason = self._policy.rejection_reason(source)
         if reason is not None:
             self._refuse(reason, source)
-        elif (hold := self._gate.hold_of(source)) and len(self._held) < _MAX_HELD:
+        elif (hold := self._policy.hold_seconds(source)) and len(self._held) < _MAX_HELD:
             self._hold(connection, source, hold)
             return True
         elif not self._pass_on(connection, source):
@@ -152,11 +152,11 @@ class Door:
 
     def _pass_on(self, connection: socket.socket, source: str) -> bool:
         """Give the connection to a worker; where none can take it now, rest."""
-        for worker in self._admission.in_turn(self._workers.candidates()):
-            number = self._admission.enter(worker, source)
+        for worker in self._connections.least_loaded_first(self._workers.candidates()):
+            number = self._connections.add(worker, source)
             if self._workers.pass_on(worker, number, connection):
                 return True
-            self._admission.leave(number, worker)
+            self._connections.remove(number, worker)
         self._rest(_BUSY_REST)
         return False
 
@@ -177,19 +177,19 @@ class Door:
     def _tell(self) -> None:
         self._quiet = bool(self._untold.count)
         if self._quiet:
-            busiest, most = self._admission.busiest()
+            busiest, most = self._connections.busiest()
             self._emit(
                 ConnectionsRefused(
                     reason=self._untold.reason,
                     count=self._untold.count,
                     since=self._untold.since,
                     client_ip=self._untold.source,
-                    open=self._admission.total,
+                    open=self._connections.total,
                     busiest_ip=busiest,
                     busiest_open=most,
                 )
             )
-            self._untold = _Untold()
+            self._untold = _RefusalSummary()
             self._loop.later(_QUIET, self._tell)
 
 

@@ -1,6 +1,6 @@
 """Who is let in: addresses that are allowed, sources that are banned, how many there may be.
 
-Plain decisions over what is open (`admission`) and what was done wrong (`auth.penalties`), for all
+Decides from what is open (`connections`) and from past offences (`auth.penalties`), for all
 workers together. The clock is handed in.
 """
 
@@ -16,23 +16,23 @@ from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, Penalty
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 from sftp_gateway.observability.access_log.events import Event, SourceBanned, SourceUnbanned
 from sftp_gateway.observability.gateway_state import Ban
-from sftp_gateway.process.supervisor.connection_table import Admission, Entered
-from sftp_gateway.process.supervisor.early_drop import Startups
+from sftp_gateway.process.supervisor.connection_table import ConnectionRecord, ConnectionTable
+from sftp_gateway.process.supervisor.early_drop import RandomEarlyDrop
 from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.settings import Settings
 
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.
-_dice: Final = random.SystemRandom().random
+_rng: Final = random.SystemRandom().random
 
 #: Seconds for which a client waits whose last connection was interrupted. A program that opens a
 #: file before, which was being read through sshfs then, gets too few bytes, and no error.
 HOLD: Final = ATTRIBUTES_EXPIRE
 
 #: Bans that are told one by one; there may be tens of thousands.
-MOST_BANS: Final = 50
+MAX_LISTED_BANS: Final = 50
 
 
-class Gate:
+class AdmissionPolicy:
     """The limits of one configuration after another; counts what it refuses."""
 
     def __init__(
@@ -41,18 +41,18 @@ class Gate:
         *,
         emit: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = _dice,
+        rng: Callable[[], float] = _rng,
     ) -> None:
         self._settings = settings
         self._emit = emit
         self._clock = clock
-        self._dice = dice
+        self._rng = rng
         rules = _rules(settings)
         self._penalties = Penalties(rules)
         self._allowed = Networks.parse(settings.allow_from)
-        self._startups = Startups.parse(settings.max_startups)
+        self._early_drop = RandomEarlyDrop.parse(settings.max_startups)
         self._blocks = rules.blocks
-        self.admission = Admission(rules.blocks.of)
+        self.connections = ConnectionTable(rules.blocks.of)
         self._held_until: dict[str, float] = {}
         self.refused: Counter[str] = Counter()
 
@@ -61,18 +61,18 @@ class Gate:
         self._settings = settings
         rules = _rules(settings)
         self._allowed = Networks.parse(settings.allow_from)
-        self._startups = Startups.parse(settings.max_startups)
+        self._early_drop = RandomEarlyDrop.parse(settings.max_startups)
         if rules.blocks != self._blocks:
             self._blocks = rules.blocks
-            self.admission.regroup(rules.blocks.of)
+            self.connections.regroup(rules.blocks.of)
         self._penalties.update(
-            rules, self._clock(), open_sessions=self.admission.logged_in_sources()
+            rules, self._clock(), open_sessions=self.connections.logged_in_sources()
         )
         self._tell()
 
     # Connections
 
-    def refuses(self, source: str) -> str | None:
+    def rejection_reason(self, source: str) -> str | None:
         """Why a connection from this address is refused; None where it is let in."""
         reason = self._reason(source)
         if reason is not None:
@@ -80,30 +80,30 @@ class Gate:
         return reason
 
     def _reason(self, source: str) -> str | None:
-        settings, admission = self._settings, self.admission
+        settings, connections = self._settings, self.connections
         if self._allowed and not self._allowed.have(source):
             return "address_not_allowed"
         answer = self._penalties.check(source, self._clock())
         if answer is not Answer.ACCEPTED:
             return answer.value
-        if admission.total >= settings.max_connections:
+        if connections.total >= settings.max_connections:
             return "max_connections"
-        total, waiting = admission.of_block(source)
+        total, unauthenticated = connections.block_counts(source)
         if total >= settings.max_connections_per_source:
             return "max_connections_per_source"
-        if waiting >= settings.max_startups_per_source:
+        if unauthenticated >= settings.max_startups_per_source:
             return "max_startups_per_source"
-        if self._startups.refuses(admission.waiting, self._dice):
+        if self._early_drop.drops(connections.unauthenticated, self._rng):
             return "max_startups"
         return None
 
     def logged_in(self, number: int, worker: int, user: str, credential: str = "") -> bool:
         """A worker's connection is logged in; False where it has to be closed again."""
-        full = sum(self.admission.of_user(user).values()) >= self._most_sessions(user)
-        entered = self.admission.logged_in(number, worker, "" if full else user, credential)
-        if entered is None:
+        full = sum(self.connections.user_counts(user).values()) >= self._most_sessions(user)
+        record = self.connections.logged_in(number, worker, "" if full else user, credential)
+        if record is None:
             return True  # it has ended meanwhile
-        self._penalties.logged_in(entered.source, self._clock())
+        self._penalties.logged_in(record.source, self._clock())
         self._tell()
         if full:
             self.refused["max_sessions_per_user"] += 1
@@ -116,45 +116,45 @@ class Gate:
 
     def left(self, number: int, worker: int, kind: Kind | None) -> None:
         """A worker's connection has ended; `kind` is what it did wrong."""
-        entered = self.admission.leave(number, worker)
-        if entered is None:
+        record = self.connections.remove(number, worker)
+        if record is None:
             return
-        self._gone(entered)
+        self._gone(record)
         if kind is not None:
-            self._penalties.penalise(entered.source, kind, self._clock())
+            self._penalties.penalise(record.source, kind, self._clock())
             self._tell()
 
     def interrupted(self, number: int, worker: int) -> None:
         """A worker's connection ends while its client has files open."""
-        entered = self.admission.of_number(number, worker)
-        if entered is not None:
-            self._hold(entered)
+        record = self.connections.get(number, worker)
+        if record is not None:
+            self._hold(record)
 
     def worker_ended(self, worker: int) -> int:
         """All its connections have ended with it, through no fault of theirs; how many."""
         self.worker_lost(worker)
-        left = self.admission.worker_ended(worker)
-        for entered in left:
-            self._gone(entered)
+        left = self.connections.worker_ended(worker)
+        for record in left:
+            self._gone(record)
         return len(left)
 
     def worker_lost(self, worker: int) -> None:
         """All its connections end now; its process may not have ended yet."""
-        for entered in self.admission.entered_of(worker):
-            self._hold(entered)
+        for record in self.connections.records_of(worker):
+            self._hold(record)
 
-    def _hold(self, entered: Entered) -> None:
-        if entered.user is not None:
-            self._held_until[entered.source] = self._clock() + HOLD
+    def _hold(self, record: ConnectionRecord) -> None:
+        if record.user is not None:
+            self._held_until[record.source] = self._clock() + HOLD
 
-    def hold_of(self, source: str) -> float:
+    def hold_seconds(self, source: str) -> float:
         """Seconds for which the next connection from this address has to wait."""
         until = self._held_until.get(source)
         return max(0.0, until - self._clock()) if until is not None else 0.0
 
-    def _gone(self, entered: Entered) -> None:
-        if entered.user is not None:
-            self._penalties.logged_out(entered.source, self._clock())
+    def _gone(self, record: ConnectionRecord) -> None:
+        if record.user is not None:
+            self._penalties.logged_out(record.source, self._clock())
 
     # What is seen of it
 
@@ -163,7 +163,7 @@ class Gate:
         found: dict[int, dict[str, float]] = {}
         for user, options in self._settings.users.items():
             if options.bandwidth_limit is not None:
-                by_worker = self.admission.of_user(user)
+                by_worker = self.connections.user_counts(user)
                 total = sum(by_worker.values())
                 for worker, count in by_worker.items():
                     found.setdefault(worker, {})[user] = count / total
@@ -187,7 +187,7 @@ class Gate:
         self._tell()
         return lifted
 
-    def bans(self, first: int = 0, limit: int = MOST_BANS) -> tuple[Ban, ...]:
+    def bans(self, first: int = 0, limit: int = MAX_LISTED_BANS) -> tuple[Ban, ...]:
         """The sources that are banned longest, from number `first` on."""
         return tuple(
             Ban(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 #: A worker that ends within so many seconds did so soon.
-SOON: Final = 10.0
+MIN_UPTIME: Final = 10.0
 
-FIRST_DELAY: Final = 0.1
-LONGEST_DELAY: Final = 10.0
+MIN_DELAY: Final = 0.1
+MAX_DELAY: Final = 10.0
 
 
-class Restarts:
+class RestartBackoff:
     """At once after a worker that lived; later and later after workers that ended soon."""
 
     def __init__(self) -> None:
@@ -19,8 +19,8 @@ class Restarts:
 
     def delay_after(self, lived: float) -> float:
         """Seconds to wait after one that lived so many seconds."""
-        if lived >= SOON:
+        if lived >= MIN_UPTIME:
             self._next = 0.0
         delay = self._next
-        self._next = min(LONGEST_DELAY, max(FIRST_DELAY, 2 * delay))
+        self._next = min(MAX_DELAY, max(MIN_DELAY, 2 * delay))
         return delay

@@ -19,7 +19,7 @@ Plan = TypeVar("Plan")
 PATIENCE: Final = 30.0
 
 
-class Trial(Generic[Plan]):
+class ConfigProbe(Generic[Plan]):
     """One attempt to read the configuration, begun at once.
 
     `fork` runs a function in a child and gives its pid. `done` is called once: with the plan, or

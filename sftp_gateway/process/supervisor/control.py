@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from sftp_gateway.observability.gateway_state import Ban
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.settings import Settings
 from sftp_gateway.system.dirfd import Folder
 
@@ -94,11 +94,13 @@ def _address(path: Path) -> Iterator[tuple[int, str]]:
 class Control:
     """The supervisor's side."""
 
-    def __init__(self, *, loop: Loop, listener: socket.socket | None, gate: Gate) -> None:
+    def __init__(
+        self, *, loop: Loop, listener: socket.socket | None, policy: AdmissionPolicy
+    ) -> None:
         """Without a `listener` nobody can ask."""
         self._loop = loop
         self._listener = listener
-        self._gate = gate
+        self._policy = policy
         self._clients: set[socket.socket] = set()
         if listener is not None:
             loop.watch(listener, self._accept)
@@ -130,12 +132,12 @@ class Control:
         try:
             match json.loads(request):
                 case {"bans": int(first)} if first >= 0:
-                    bans = self._gate.bans(first, PAGE)
+                    bans = self._policy.bans(first, PAGE)
                     return {"bans": [dataclasses.asdict(ban) for ban in bans]}
                 case {"lift": [*sources]}:
-                    return {"lifted": self._gate.lift([str(each) for each in sources], PAGE)}
+                    return {"lifted": self._policy.lift([str(each) for each in sources], PAGE)}
                 case {"lift": None}:
-                    return {"lifted": self._gate.lift(None, PAGE)}
+                    return {"lifted": self._policy.lift(None, PAGE)}
         except (ValueError, RecursionError) as error:
             return {"error": str(error)}
         return {"error": "not a request"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Startups:
+class RandomEarlyDrop:
     """`start:rate:full`: from `start` on, `rate` of 100 are refused, from `full` on all.
 
     In between the part grows evenly, so that who floods cannot say when others get in.
@@ -18,16 +18,16 @@ class Startups:
     full: int
 
     @classmethod
-    def parse(cls, text: str) -> Startups:
+    def parse(cls, text: str) -> RandomEarlyDrop:
         """Read `start:rate:full`, or `full` alone. Raises ValueError."""
         parts = [int(part) for part in text.split(":")]
         return cls(parts[0], 100, parts[0]) if len(parts) == 1 else cls(*parts)
 
-    def refuses(self, waiting: int, dice: Callable[[], float]) -> bool:
-        """Whether to refuse the next one while so many wait; `dice` gives 0 <= number < 1."""
-        if waiting < self.start:
+    def drops(self, unauthenticated: int, rng: Callable[[], float]) -> bool:
+        """Whether to refuse the next one while so many wait; `rng` gives 0 <= number < 1."""
+        if unauthenticated < self.start:
             return False
-        if waiting >= self.full:
+        if unauthenticated >= self.full:
             return True
-        grown = (100 - self.rate) * (waiting - self.start) / (self.full - self.start)
-        return dice() * 100 < self.rate + grown
+        grown = (100 - self.rate) * (unauthenticated - self.start) / (self.full - self.start)
+        return rng() * 100 < self.rate + grown

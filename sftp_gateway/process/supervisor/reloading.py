@@ -15,7 +15,7 @@ from sftp_gateway.observability.access_log.events import (
 )
 from sftp_gateway.observability.gateway_state import Reload
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.supervisor.config_probe import Trial
+from sftp_gateway.process.supervisor.config_probe import ConfigProbe
 
 Plan = TypeVar("Plan")
 
@@ -53,7 +53,7 @@ class Reloading(Generic[Plan]):
         self._again = again
         self._say = say
         self._emit = emit
-        self._trial: Trial[Plan] | None = None
+        self._trial: ConfigProbe[Plan] | None = None
         self._wanted: str | None = None
         self._refused: Sequence[str] = ()  # the last mistakes
         self._trying = False  # until it is taken or refused
@@ -75,7 +75,9 @@ class Reloading(Generic[Plan]):
         self._wanted, self.removal = None, None
         self._trying = True
         try:
-            self._trial = Trial(loop=self._loop, fork=self._fork, load=self._load, done=self._tried)
+            self._trial = ConfigProbe(
+                loop=self._loop, fork=self._fork, load=self._load, done=self._tried
+            )
         except OSError as error:
             self.refuse([f"it cannot be read: {error}"])
 

@@ -36,11 +36,11 @@ from sftp_gateway.observability.access_log import events, relay
 from sftp_gateway.observability.gateway_state import Fleet
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERVER, Messenger
+from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERVER, ObserverHandle
 from sftp_gateway.process.program import AnyPlan, Plan, Program
-from sftp_gateway.process.supervisor.acceptor import Door
-from sftp_gateway.process.supervisor.admission import Gate
-from sftp_gateway.process.supervisor.backoff import Restarts
+from sftp_gateway.process.supervisor.acceptor import Acceptor
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
+from sftp_gateway.process.supervisor.backoff import RestartBackoff
 from sftp_gateway.process.supervisor.control import Control
 from sftp_gateway.process.supervisor.reloading import Reloading
 from sftp_gateway.process.supervisor.worker_handle import Worker
@@ -77,10 +77,10 @@ class Supervisor(Generic[AnyPlan]):
         #: By writer; they outlive the processes.
         self._memories: dict[str, Memory] = {}
         self._loop = Loop()
-        self._messenger = Messenger(loop=self._loop, changed=lambda: self._ask("files"))
+        self._messenger = ObserverHandle(loop=self._loop, changed=lambda: self._ask("files"))
         self._observer = 0  # its pid
         self._observer_started = 0.0
-        self._observer_restarts = Restarts()
+        self._observer_restarts = RestartBackoff()
         self._reloading: Reloading[AnyPlan] = Reloading(
             loop=self._loop,
             fork=self._fork,
@@ -93,14 +93,14 @@ class Supervisor(Generic[AnyPlan]):
         self._busy = True  # until every worker that is wanted serves
         self._started = self._stopping = self._held = self._finished = False
         self._mistakes: Sequence[str] | None = None
-        self._gate = Gate(plan.settings, emit=self._messenger.emit)
-        self._control = Control(loop=self._loop, listener=control_listener, gate=self._gate)
-        self._workers = Workers(loop=self._loop, gate=self._gate, owner=self)
-        self._door = Door(
+        self._policy = AdmissionPolicy(plan.settings, emit=self._messenger.emit)
+        self._control = Control(loop=self._loop, listener=control_listener, policy=self._policy)
+        self._workers = Workers(loop=self._loop, policy=self._policy, owner=self)
+        self._acceptor = Acceptor(
             loop=self._loop,
             listener=listener,
             workers=self._workers,
-            gate=self._gate,
+            policy=self._policy,
             emit=self._messenger.emit,
         )
 
@@ -147,7 +147,7 @@ class Supervisor(Generic[AnyPlan]):
 
     def _tick(self) -> None:
         """What is said and looked at now and then, for as long as the gateway lives."""
-        self._gate.tick()
+        self._policy.tick()
         self._workers.tell_parts()
         self._workers.remind()
         self._messenger.forget_logs()
@@ -172,7 +172,7 @@ class Supervisor(Generic[AnyPlan]):
         self._loop.abandon()
         self._workers.abandon()
         self._messenger.close()
-        self._door.abandon()
+        self._acceptor.abandon()
         self._control.abandon()
         self._reloading.abandon()
         work()
@@ -231,7 +231,7 @@ class Supervisor(Generic[AnyPlan]):
     def _want_workers(self) -> None:
         settings = self._plan.settings
         self._busy = True
-        self._gate.configure(settings)
+        self._policy.configure(settings)
         self._workers.want(
             cpus.workers(settings.workers),
             generation=self._generation,
@@ -256,12 +256,12 @@ class Supervisor(Generic[AnyPlan]):
             self._settled()
         elif self._fallback is not None and self._workers.serves(self._generation):
             self._commit()
-        self._door.update()
+        self._acceptor.update()
         self._show()
 
     def take_back(self, connection: socket.socket, source: str) -> None:
         """A worker has ended before it took this connection: another gets it."""
-        self._door.take_back(connection, source)
+        self._acceptor.take_back(connection, source)
 
     def worker_ended(self, worker: Worker) -> None:
         """Give up what has not worked yet: the start, or a new configuration."""
@@ -311,11 +311,11 @@ class Supervisor(Generic[AnyPlan]):
                 shares=tuple(self._plan.settings.shares),
                 stopping=self._stopping,
                 restarts=self._workers.restarts,
-                refused=dict(self._gate.refused),
-                banned=self._gate.banned,
-                bans=self._gate.bans(),
-                connections=self._gate.admission.total,
-                penalties=dict(self._gate.penalties),
+                refused=dict(self._policy.refused),
+                banned=self._policy.banned,
+                bans=self._policy.bans(),
+                connections=self._policy.connections.total,
+                penalties=dict(self._policy.penalties),
                 reload=self._reloading.state,
             )
         )
@@ -335,7 +335,7 @@ class Supervisor(Generic[AnyPlan]):
         """A configuration is good: let the workers have what is different."""
         running, cause = self._plan, self._reloading.cause
         self._reloading.removal = removal(
-            running.served, found.served, self._gate.admission.logins()
+            running.served, found.served, self._policy.connections.logins()
         )
         replace, asked = found.needs_new_workers(running) or cause == "restart", cause != "files"
         handed_over = not replace and found.access != running.access
@@ -375,7 +375,7 @@ class Supervisor(Generic[AnyPlan]):
         self._stopping = True
         systemd.notify(systemd.STOPPING)
         self.emit(events.ServerStopping(signal=name))
-        self._door.close()
+        self._acceptor.close()
         self._reloading.close()
         self._workers.drain_all()
         longest = self._plan.settings.drain_timeout + DRAIN_MARGIN + _END_PATIENCE

@@ -20,8 +20,8 @@ from sftp_gateway.observability.access_log.events import WorkerExited, WorkerOut
 from sftp_gateway.observability.gateway_state import PATIENCE, WorkerState
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop, Timer
-from sftp_gateway.process.supervisor.admission import Gate
-from sftp_gateway.process.supervisor.backoff import Restarts
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
+from sftp_gateway.process.supervisor.backoff import RestartBackoff
 from sftp_gateway.process.supervisor.worker_handle import Owner, Stage, Worker
 from sftp_gateway.server.health import NO_ANSWER
 
@@ -51,12 +51,12 @@ _log = logging.getLogger(__name__)
 class Workers:
     """All workers that have not ended."""
 
-    def __init__(self, *, loop: Loop, gate: Gate, owner: Owner) -> None:
+    def __init__(self, *, loop: Loop, policy: AdmissionPolicy, owner: Owner) -> None:
         self._loop = loop
-        self._gate = gate
+        self._policy = policy
         self._owner = owner
         self._workers: dict[int, Worker] = {}
-        self._restarts = Restarts()
+        self._restarts = RestartBackoff()
         self._not_before = 0.0
         self._generation = 0
         self._drain_seconds = 0.0
@@ -192,7 +192,7 @@ class Workers:
 
     def tell_parts(self) -> None:
         """Tell workers which part of a user's sessions they have, where that is another now."""
-        parts = self._gate.parts()
+        parts = self._policy.parts()
         for worker in self._workers.values():
             now = parts.get(worker.number, {})
             for user in worker.parts.keys() | now.keys():
@@ -219,7 +219,7 @@ class Workers:
             for message in messages.received(worker.control):
                 self._heed(worker, message)
         except EOFError:
-            self._gate.worker_lost(worker.number)
+            self._policy.worker_lost(worker.number)
             self._hang_up(worker)
             if not worker.stopped:
                 self._kill(worker)  # it cannot be told anything any more
@@ -237,14 +237,14 @@ class Workers:
             case ["login", int(number), str(user), str(credential)] if (
                 len(user) <= _LONGEST_NAME and len(credential) <= _LONGEST_CREDENTIAL
             ):
-                if not self._gate.logged_in(number, worker.number, user, credential):
+                if not self._policy.logged_in(number, worker.number, user, credential):
                     self._tell(worker, "dismiss", number)
                 return
             case ["interrupted", int(number)]:
-                self._gate.interrupted(number, worker.number)
+                self._policy.interrupted(number, worker.number)
                 return
             case ["ended", int(number), (None | str()) as kind]:
-                self._gate.left(number, worker.number, None if kind is None else Kind(kind))
+                self._policy.left(number, worker.number, None if kind is None else Kind(kind))
                 return
             case ["taken", int(number)] if number <= worker.sent:
                 worker.access = number
@@ -294,7 +294,7 @@ class Workers:
                 pid=pid,
                 status=code if code >= 0 else None,
                 signal=signal.Signals(-code).name if code < 0 else None,
-                connections=self._gate.worker_ended(worker.number),
+                connections=self._policy.worker_ended(worker.number),
                 expected=expected,
             )
         )
@@ -310,15 +310,15 @@ class Workers:
     def _take_back(self, worker: Worker) -> None:
         """Take back the connections that the worker was passed and did not live to take."""
         for message, descriptors in messages.unheard(worker.theirs):
-            entered = None
+            record = None
             if message[0] == "connection":
-                entered = self._gate.admission.leave(message[1], worker.number)
-            if entered is None:
+                record = self._policy.connections.remove(message[1], worker.number)
+            if record is None:
                 messages.close_all(descriptors)
                 continue
             for descriptor in descriptors:
                 connection = socket.socket(fileno=descriptor)
-                self._owner.take_back(connection, entered.source)
+                self._owner.take_back(connection, record.source)
 
     # What they are good for
 

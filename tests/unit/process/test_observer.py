@@ -10,7 +10,7 @@ from typing import Any
 from sftp_gateway.observability import LogDropped, WorkerStarted
 from sftp_gateway.observability.access_log import relay
 from sftp_gateway.observability.metrics.shared_memory import Memory
-from sftp_gateway.process.observer import Messenger
+from sftp_gateway.process.observer import ObserverHandle
 from tests.support.measured import fleet
 
 
@@ -37,7 +37,7 @@ def event(number: int) -> WorkerStarted:
 
 
 def test_events_and_states_are_sent_at_once() -> None:
-    messenger = Messenger()
+    messenger = ObserverHandle()
     with messenger.connect() as end:
         messenger.emit(event(1))
         state = fleet()
@@ -47,7 +47,7 @@ def test_events_and_states_are_sent_at_once() -> None:
 
 
 def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
-    messenger = Messenger()
+    messenger = ObserverHandle()
     messenger.emit(event(1))
     messenger.connect().close()  # one that ends at once
     messenger.emit(event(2))
@@ -58,7 +58,7 @@ def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
 
 
 def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_told() -> None:
-    messenger = Messenger()
+    messenger = ObserverHandle()
     with messenger.connect() as end:
         for number in range(3000):
             messenger.emit(event(number))
@@ -88,7 +88,7 @@ def received(end: socket.socket) -> list[tuple[str, list[int]]]:
 
 
 def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
-    messenger = Messenger()
+    messenger = ObserverHandle()
     memory = Memory.make()
     sender, receiver = relay.channel()
     messenger.add_worker("worker0", receiver, memory)
@@ -119,7 +119,7 @@ def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
 
 
 def test_the_observer_sees_the_end_when_the_supervisor_lets_go() -> None:
-    messenger = Messenger()
+    messenger = ObserverHandle()
     with messenger.connect() as end:
         messenger.emit(event(1))
         messenger.close()

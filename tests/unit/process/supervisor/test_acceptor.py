@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sftp_gateway.process.supervisor.acceptor import _MAX_HELD, Door
-from sftp_gateway.process.supervisor.admission import HOLD, Gate
+from sftp_gateway.process.supervisor.acceptor import _MAX_HELD, Acceptor
+from sftp_gateway.process.supervisor.admission import HOLD, AdmissionPolicy
 from sftp_gateway.settings import Settings
 
 
@@ -56,15 +56,15 @@ class House:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.loop, self.worker = ManualLoop(), OneWorker()
-        self.gate = Gate(Settings(), emit=lambda event: None, clock=lambda: self.now)
-        self.door = Door(
+        self.policy = AdmissionPolicy(Settings(), emit=lambda event: None, clock=lambda: self.now)
+        self.acceptor = Acceptor(
             loop=self.loop,  # type: ignore[arg-type]
             listener=self.listener,
             workers=self.worker,  # type: ignore[arg-type]
-            gate=self.gate,
+            policy=self.policy,
             emit=lambda event: None,
         )
-        self.door.update()
+        self.acceptor.update()
         self.clients: list[socket.socket] = []
 
     def connect(self) -> socket.socket:
@@ -73,18 +73,18 @@ class House:
         return self.clients[-1]
 
     def interrupted(self, *, user: str = "gvpocr") -> None:
-        number = self.gate.admission.enter(0, "127.0.0.1")
+        number = self.policy.connections.add(0, "127.0.0.1")
         if user:
-            self.gate.logged_in(number, 0, user)
-        self.gate.interrupted(number, 0)
-        self.gate.left(number, 0, None)
+            self.policy.logged_in(number, 0, user)
+        self.policy.interrupted(number, 0)
+        self.policy.left(number, 0, None)
 
 
 @pytest.fixture
 def house() -> Iterator[House]:
     made = House()
     yield made
-    made.door.close()
+    made.acceptor.close()
     for client in made.clients:
         client.close()
 
@@ -100,9 +100,9 @@ def test_a_client_whose_connection_was_interrupted_waits(house: House) -> None:
 
 
 def test_a_client_whose_worker_was_killed_waits(house: House) -> None:
-    number = house.gate.admission.enter(0, "127.0.0.1")
-    house.gate.logged_in(number, 0, "gvpocr")
-    house.gate.worker_ended(0)
+    number = house.policy.connections.add(0, "127.0.0.1")
+    house.policy.logged_in(number, 0, "gvpocr")
+    house.policy.worker_ended(0)
     house.connect()
     assert not house.worker.passed
 
@@ -129,7 +129,7 @@ def test_only_so_many_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_who_waits_is_let_go_of_when_the_door_closes(house: House) -> None:
     house.interrupted()
     client = house.connect()
-    house.door.close()
+    house.acceptor.close()
     house.loop.fire()
     assert client.recv(1) == b""
     assert not house.worker.passed
@@ -138,5 +138,5 @@ def test_who_waits_is_let_go_of_when_the_door_closes(house: House) -> None:
 def test_sources_are_forgotten_when_their_time_is_over(house: House) -> None:
     house.interrupted()
     house.now += HOLD
-    house.gate.tick()
-    assert not house.gate._held_until
+    house.policy.tick()
+    assert not house.policy._held_until

@@ -9,7 +9,7 @@ import pytest
 
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.access_log.events import Event, SourceBanned, SourceUnbanned
-from sftp_gateway.process.supervisor.admission import MOST_BANS, Gate
+from sftp_gateway.process.supervisor.admission import MAX_LISTED_BANS, AdmissionPolicy
 from sftp_gateway.settings import PenaltySettings, Settings, UserSettings
 
 HERE, THERE = "192.0.2.1", "198.51.100.1"
@@ -20,26 +20,26 @@ class Tried:
 
     def __init__(self, **options: Any) -> None:
         self.now = 0.0
-        self.dice = 0.5
+        self.rng = 0.5
         self.events: list[Event] = []
-        self.gate = Gate(
+        self.policy = AdmissionPolicy(
             Settings(**options),
             emit=self.events.append,
             clock=lambda: self.now,
-            dice=lambda: self.dice,
+            rng=lambda: self.rng,
         )
 
-    def enter(self, source: str = HERE, worker: int = 0) -> int:
-        assert self.gate.refuses(source) is None
-        return self.gate.admission.enter(worker, source)
+    def add(self, source: str = HERE, worker: int = 0) -> int:
+        assert self.policy.rejection_reason(source) is None
+        return self.policy.connections.add(worker, source)
 
     def log_in(self, source: str = HERE, worker: int = 0, user: str = "gvpocr") -> tuple[int, bool]:
-        number = self.enter(source, worker)
-        return number, self.gate.logged_in(number, worker, user)
+        number = self.add(source, worker)
+        return number, self.policy.logged_in(number, worker, user)
 
     def misbehave(self, kind: Kind, source: str = HERE, times: int = 1) -> None:
         for _ in range(times):
-            self.gate.left(self.enter(source), 0, kind)
+            self.policy.left(self.add(source), 0, kind)
 
 
 @pytest.fixture
@@ -52,48 +52,48 @@ def test_by_default_a_fleet_of_500_workers_behind_one_address_is_let_in_at_once(
 ) -> None:
     """And the one with a wrong key does not keep the others from coming back."""
     fleet = tried()
-    waiting = [fleet.enter() for _ in range(500)]
-    for number in waiting[1:]:
-        assert fleet.gate.logged_in(number, 0, "gvpocr")
-    fleet.gate.left(waiting[0], 0, Kind.FAILED_LOGIN)
+    unauthenticated = [fleet.add() for _ in range(500)]
+    for number in unauthenticated[1:]:
+        assert fleet.policy.logged_in(number, 0, "gvpocr")
+    fleet.policy.left(unauthenticated[0], 0, Kind.FAILED_LOGIN)
     for _ in range(1000):
         fleet.now += 0.4
         fleet.misbehave(Kind.FAILED_LOGIN)
-    for number in waiting[1:]:
-        fleet.gate.left(number, 0, None)
+    for number in unauthenticated[1:]:
+        fleet.policy.left(number, 0, None)
     assert [fleet.log_in()[1] for _ in range(499)] == [True] * 499
-    assert fleet.gate.refused == {}
+    assert fleet.policy.refused == {}
 
 
 def test_six_wrong_logins_ban_a_stranger_for_half_a_minute(tried: Callable[..., Tried]) -> None:
     one = tried()
     one.misbehave(Kind.FAILED_LOGIN, times=6)
-    assert one.gate.refuses(HERE) == "source_banned"
-    assert one.gate.refuses(THERE) is None
+    assert one.policy.rejection_reason(HERE) == "source_banned"
+    assert one.policy.rejection_reason(THERE) is None
     one.now = 29.9
-    assert one.gate.refuses(HERE) == "source_banned"
+    assert one.policy.rejection_reason(HERE) == "source_banned"
     one.now = 30.0
-    one.gate.tick()
-    assert one.gate.refuses(HERE) is None
+    one.policy.tick()
+    assert one.policy.rejection_reason(HERE) is None
     banned, unbanned = one.events
     assert isinstance(banned, SourceBanned)
     assert (banned.source, banned.reason, banned.score) == (HERE, "failed_login", 30.0)
     assert (banned.times, banned.effect) == (1, "refused")
     assert 0 < banned.until - banned.time <= 30.01
     assert isinstance(unbanned, SourceUnbanned)
-    assert one.gate.refused == {"source_banned": 2}
-    assert one.gate.penalties == {"failed_login": 6}
+    assert one.policy.refused == {"source_banned": 2}
+    assert one.policy.penalties == {"failed_login": 6}
 
 
 def test_what_a_worker_cannot_say_penalises_nobody(tried: Callable[..., Tried]) -> None:
     one = tried(penalties=PenaltySettings(minimum=1.0))
-    number = one.enter(worker=1)
-    one.gate.left(number, 0, Kind.CRASH)  # another worker's
-    one.gate.left(number + 1, 1, Kind.CRASH)  # nobody's
-    assert one.gate.penalties == {}
-    one.gate.left(number, 1, Kind.CRASH)
-    one.gate.left(number, 1, Kind.CRASH)  # a second time
-    assert one.gate.penalties == {"crash": 1}
+    number = one.add(worker=1)
+    one.policy.left(number, 0, Kind.CRASH)  # another worker's
+    one.policy.left(number + 1, 1, Kind.CRASH)  # nobody's
+    assert one.policy.penalties == {}
+    one.policy.left(number, 1, Kind.CRASH)
+    one.policy.left(number, 1, Kind.CRASH)  # a second time
+    assert one.policy.penalties == {"crash": 1}
 
 
 def test_a_worker_that_ends_takes_the_sessions_along_but_no_ban_and_no_trust(
@@ -102,58 +102,58 @@ def test_a_worker_that_ends_takes_the_sessions_along_but_no_ban_and_no_trust(
     one = tried(penalties=PenaltySettings(trust=100.0))
     one.misbehave(Kind.CRASH)
     one.log_in(THERE, worker=1)
-    assert one.gate.worker_ended(1) == 1
-    assert one.gate.refuses(HERE) == "source_banned"
+    assert one.policy.worker_ended(1) == 1
+    assert one.policy.rejection_reason(HERE) == "source_banned"
     one.now = 50.0
     one.misbehave(Kind.CRASH, THERE)
-    assert one.gate.refuses(THERE) is None
+    assert one.policy.rejection_reason(THERE) is None
     one.now = 120.0  # no session of it has been open for longer than `trust`
-    assert one.gate.refuses(THERE) == "source_banned"
+    assert one.policy.rejection_reason(THERE) == "source_banned"
 
 
 def test_only_those_that_are_allowed_may_connect(tried: Callable[..., Tried]) -> None:
     one = tried(allow_from=("192.0.2.0/24", "2001:db8::/32"))
-    assert one.gate.refuses(HERE) is None
-    assert one.gate.refuses("2001:db8::1") is None
-    assert one.gate.refuses(THERE) == "address_not_allowed"
-    assert one.gate.refuses("2001:db9::1") == "address_not_allowed"
-    one.gate.configure(Settings())
-    assert one.gate.refuses(THERE) is None
+    assert one.policy.rejection_reason(HERE) is None
+    assert one.policy.rejection_reason("2001:db8::1") is None
+    assert one.policy.rejection_reason(THERE) == "address_not_allowed"
+    assert one.policy.rejection_reason("2001:db9::1") == "address_not_allowed"
+    one.policy.configure(Settings())
+    assert one.policy.rejection_reason(THERE) is None
 
 
 def test_a_source_has_so_many_connections(tried: Callable[..., Tried]) -> None:
     one = tried(max_connections_per_source=2)
     number, _ = one.log_in("2001:db8::1")
     one.log_in("2001:db8::2")
-    assert one.gate.refuses("2001:db8::3") == "max_connections_per_source"
-    assert one.gate.refuses("2001:db8:0:1::3") is None
-    one.gate.left(number, 0, None)
-    assert one.gate.refuses("2001:db8::3") is None
+    assert one.policy.rejection_reason("2001:db8::3") == "max_connections_per_source"
+    assert one.policy.rejection_reason("2001:db8:0:1::3") is None
+    one.policy.left(number, 0, None)
+    assert one.policy.rejection_reason("2001:db8::3") is None
 
 
 def test_a_source_has_so_many_that_are_not_logged_in(tried: Callable[..., Tried]) -> None:
     one = tried(max_startups_per_source=2)
-    numbers = [one.enter() for _ in range(2)]
-    assert one.gate.refuses(HERE) == "max_startups_per_source"
-    assert one.gate.refuses(THERE) is None
-    assert one.gate.logged_in(numbers[0], 0, "gvpocr")
-    assert one.gate.refuses(HERE) is None
+    numbers = [one.add() for _ in range(2)]
+    assert one.policy.rejection_reason(HERE) == "max_startups_per_source"
+    assert one.policy.rejection_reason(THERE) is None
+    assert one.policy.logged_in(numbers[0], 0, "gvpocr")
+    assert one.policy.rejection_reason(HERE) is None
 
 
 def test_those_that_are_not_logged_in_are_dropped_at_random(tried: Callable[..., Tried]) -> None:
     one = tried(max_startups="2:40:4")
-    numbers = [one.enter() for _ in range(2)]
-    one.dice = 0.39
-    assert one.gate.refuses(HERE) == "max_startups"
-    one.dice = 0.41
-    numbers += [one.enter()]
-    one.dice = 0.71
-    numbers += [one.enter()]
-    one.dice = 0.99
-    assert one.gate.refuses(HERE) == "max_startups"
+    numbers = [one.add() for _ in range(2)]
+    one.rng = 0.39
+    assert one.policy.rejection_reason(HERE) == "max_startups"
+    one.rng = 0.41
+    numbers += [one.add()]
+    one.rng = 0.71
+    numbers += [one.add()]
+    one.rng = 0.99
+    assert one.policy.rejection_reason(HERE) == "max_startups"
     for number in numbers[:3]:
-        assert one.gate.logged_in(number, 0, "gvpocr")
-    assert one.gate.refuses(HERE) is None
+        assert one.policy.logged_in(number, 0, "gvpocr")
+    assert one.policy.rejection_reason(HERE) is None
 
 
 def test_a_user_has_so_many_sessions(tried: Callable[..., Tried]) -> None:
@@ -168,11 +168,11 @@ def test_a_user_has_so_many_sessions(tried: Callable[..., Tried]) -> None:
     assert one.log_in(user="ana")[1]
     assert not one.log_in(user="ana")[1]
     # The one that was refused does not take a place, even before it is closed.
-    one.gate.left(first, 0, None)
+    one.policy.left(first, 0, None)
     assert one.log_in()[1]
-    one.gate.left(too_many, 1, None)
+    one.policy.left(too_many, 1, None)
     assert not one.log_in()[1]
-    assert one.gate.refused == {"max_sessions_per_user": 3}
+    assert one.policy.refused == {"max_sessions_per_user": 3}
 
 
 def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) -> None:
@@ -180,21 +180,21 @@ def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) ->
     one = tried(users={"gvpocr": limited, "ana": UserSettings()})
     numbers = [one.log_in(worker=worker)[0] for worker in (0, 0, 0, 1)]
     one.log_in(worker=2, user="ana")
-    assert one.gate.parts() == {0: {"gvpocr": 0.75}, 1: {"gvpocr": 0.25}}
-    one.gate.left(numbers[3], 1, None)
-    assert one.gate.parts() == {0: {"gvpocr": 1.0}}
+    assert one.policy.parts() == {0: {"gvpocr": 0.75}, 1: {"gvpocr": 0.25}}
+    one.policy.left(numbers[3], 1, None)
+    assert one.policy.parts() == {0: {"gvpocr": 1.0}}
 
 
 def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]) -> None:
     one = tried()
     one.misbehave(Kind.CRASH)
     for host in range(3):
-        one.enter(f"203.0.113.{host}")
-    one.gate.configure(Settings(max_connections_per_source=3))
-    assert one.gate.refuses(HERE) == "source_banned"
-    one.gate.configure(Settings(max_connections_per_source=3, source_ipv4_prefix=24))
-    assert one.gate.refuses("203.0.113.9") == "max_connections_per_source"
-    assert one.gate.refuses(HERE) is None  # blocks have other names now
+        one.add(f"203.0.113.{host}")
+    one.policy.configure(Settings(max_connections_per_source=3))
+    assert one.policy.rejection_reason(HERE) == "source_banned"
+    one.policy.configure(Settings(max_connections_per_source=3, source_ipv4_prefix=24))
+    assert one.policy.rejection_reason("203.0.113.9") == "max_connections_per_source"
+    assert one.policy.rejection_reason(HERE) is None  # blocks have other names now
     assert [type(event) for event in one.events] == [SourceBanned, SourceUnbanned]
 
 
@@ -204,19 +204,19 @@ def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., T
     one.log_in(THERE)
     one.misbehave(Kind.UNKNOWN_USER, THERE, times=6)
     one.now += 10
-    here, there = one.gate.bans()
+    here, there = one.policy.bans()
     assert (here.source, here.reason, here.effect, here.seconds) == (
         HERE, "failed_login", "refused", 20.0,
     )  # fmt: skip
     assert (there.source, there.effect, there.times) == (THERE, "throttled", 1)
     one.now += 21
-    one.gate.tick()
-    assert one.gate.bans() == ()
+    one.policy.tick()
+    assert one.policy.bans() == ()
 
 
 def test_of_many_bans_the_first_are_told(tried: Callable[..., Tried]) -> None:
     one = tried()
-    for number in range(MOST_BANS + 5):
+    for number in range(MAX_LISTED_BANS + 5):
         one.misbehave(Kind.CRASH, f"192.0.2.{number}")
-    assert len(one.gate.bans()) == MOST_BANS
-    assert one.gate.banned == MOST_BANS + 5
+    assert len(one.policy.bans()) == MAX_LISTED_BANS
+    assert one.policy.banned == MAX_LISTED_BANS + 5

@@ -11,7 +11,7 @@ import pytest
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor import config_probe as trial
-from sftp_gateway.process.supervisor.config_probe import Trial
+from sftp_gateway.process.supervisor.config_probe import ConfigProbe
 from sftp_gateway.system.children import fork
 from tests.support.gateway import wait_for
 
@@ -30,7 +30,7 @@ def tried(load: Callable[[], object]) -> object:
         found.append(result)
         loop.stop()
 
-    Trial(loop=loop, fork=forked, load=load, done=done)
+    ConfigProbe(loop=loop, fork=forked, load=load, done=done)
     loop.run()
     loop.abandon()
     wait_for(lambda: os.waitpid(pids[0], os.WNOHANG)[0], "the child to end")

@@ -18,7 +18,7 @@ from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.access_log.events import Event, SourceUnbanned
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor import control
-from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.control import PAGE, Client, Control
 from sftp_gateway.settings import Settings
 
@@ -41,16 +41,16 @@ class Served:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.events: list[Event] = []
-        self.gate = Gate(settings, emit=self.events.append)
+        self.policy = AdmissionPolicy(settings, emit=self.events.append)
         self.loop = Loop()
         self.listener = control.listen(settings)
-        self.control = Control(loop=self.loop, listener=self.listener, gate=self.gate)
+        self.control = Control(loop=self.loop, listener=self.listener, policy=self.policy)
 
     def ban(self, source: str) -> None:
         for _ in range(8):
-            if self.gate.refuses(source) is None:
-                number = self.gate.admission.enter(0, source)
-                self.gate.left(number, 0, Kind.FAILED_LOGIN)
+            if self.policy.rejection_reason(source) is None:
+                number = self.policy.connections.add(0, source)
+                self.policy.left(number, 0, Kind.FAILED_LOGIN)
 
     def while_it_runs(self, command: Callable[[], T]) -> T:
         found: list[T] = []

@@ -14,7 +14,7 @@ from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.access_log.events import Event
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
-from sftp_gateway.process.supervisor.admission import Gate
+from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.worker_handle import Worker
 from sftp_gateway.process.supervisor.workers import Workers
 from sftp_gateway.settings import Settings, UserSettings
@@ -26,8 +26,8 @@ class Fleet:
 
     def __init__(self, **options: object) -> None:
         self.loop = Loop()
-        self.gate = Gate(Settings(**options), emit=lambda event: None)
-        self.workers = Workers(loop=self.loop, gate=self.gate, owner=self)
+        self.policy = AdmissionPolicy(Settings(**options), emit=lambda event: None)
+        self.workers = Workers(loop=self.loop, policy=self.policy, owner=self)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ends: list[socket.socket] = []
         self.taken_back: list[tuple[socket.socket, str]] = []
@@ -54,7 +54,7 @@ class Fleet:
     # As a test
 
     def connect(self, worker: int = 0, source: str = "192.0.2.1") -> int:
-        return self.gate.admission.enter(worker, source)
+        return self.policy.connections.add(worker, source)
 
     def say(self, worker: int, message: bytes) -> None:
         self.ends[worker].send(message)
@@ -133,8 +133,8 @@ def test_a_worker_that_does_not_speak_as_workers_do_is_ended(
     fleet.connect()
     fleet.say(0, said)
     fleet.until(lambda: fleet.processes[0].poll() == -signal.SIGKILL)
-    assert fleet.gate.penalties == {}
-    assert fleet.gate.admission.waiting == 1
+    assert fleet.policy.penalties == {}
+    assert fleet.policy.connections.unauthenticated == 1
 
 
 def test_a_worker_that_sends_descriptors_is_ended_and_none_is_kept(
@@ -154,8 +154,8 @@ def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) 
     first, second = fleet.connect(0), fleet.connect(1)
     for number in (first, second):
         fleet.say(0, messages.encode("ended", number, Kind.CRASH))
-    fleet.until(lambda: fleet.gate.admission.total == 1)
-    assert fleet.gate.penalties == {"crash": 1}
+    fleet.until(lambda: fleet.policy.connections.total == 1)
+    assert fleet.policy.penalties == {"crash": 1}
     assert [process.poll() for process in fleet.processes] == [None, None]
 
 
@@ -163,7 +163,7 @@ def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
     fleet = make(max_sessions_per_user=1)
     for number in (fleet.connect(), fleet.connect()):
         fleet.say(0, messages.encode("login", number, "gvpocr", "SHA256:key"))
-    fleet.until(lambda: fleet.gate.admission.waiting == 0)
+    fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
     (said,) = messages.received(fleet.ends[0])
     assert said == ["dismiss", 2]
 
@@ -175,12 +175,12 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
     numbers = [fleet.connect(worker) for worker in (0, 0, 0, 1)]
     for worker, number in zip((0, 0, 0, 1), numbers, strict=True):
         fleet.say(worker, messages.encode("login", number, "gvpocr", "SHA256:key"))
-    fleet.until(lambda: fleet.gate.admission.waiting == 0)
+    fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
     for _ in range(2):
         fleet.workers.tell_parts()
     heard = [list(messages.received(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
-    fleet.gate.left(numbers[3], 1, None)
+    fleet.policy.left(numbers[3], 1, None)
     fleet.workers.tell_parts()
     heard = [list(messages.received(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]
