@@ -19,6 +19,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.encryption import get_encryption
 from asyncssh.packet import PacketDecodeError
 
+from sftp_gateway.server.limits.scheduler import Scheduler
 from sftp_gateway.server.packets.ciphers import (
     LENGTH,
     TAG,
@@ -27,7 +28,6 @@ from sftp_gateway.server.packets.ciphers import (
     PacketCipher,
 )
 from sftp_gateway.server.packets.connection import PacketConnection
-from sftp_gateway.server.scheduler import Scheduler
 
 _KEY, _IV = bytes(range(64)), bytes(range(12))
 

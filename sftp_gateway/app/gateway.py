@@ -39,17 +39,17 @@ from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.sandbox import policy as confinement
-from sftp_gateway.server.bandwidth import Bandwidth
-from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.exec.session import CommandSession
+from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
 from sftp_gateway.server.io_pools import THREADS, Lane, Lanes
-from sftp_gateway.server.quotas import Division, Holder, Quotas, divide
+from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.limits.quotas import Division, Holder, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.session_reports import LiveSessions
 from sftp_gateway.server.sftp import owners
+from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
-from sftp_gateway.server.sftp.handles import HandleTable
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh import algorithms

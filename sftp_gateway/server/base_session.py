@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.handles import FileHandle, FolderHandle
 from sftp_gateway.server.io_pools import Lanes
+from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.limits.scheduler import TimeSlice
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.scheduler import TimeSlice
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle
 
 #: Bytes of responses that a session makes before it lets the others have their turn, and before
 #: it sends them: while the client works on a piece, the next is made.

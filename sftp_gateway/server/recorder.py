@@ -12,8 +12,7 @@ from sftp_gateway.observability.access_log import events
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.metrics.labels import NO_SHARE
 from sftp_gateway.observability.metrics.process_metrics import Metrics
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle
-from sftp_gateway.server.ssh.negotiation import Mismatch
+from sftp_gateway.server.handles import FileHandle, FolderHandle
 from sftp_gateway.vfs.share import Share
 
 #: Characters of a client's offer that are logged: twice what OpenSSH's longest list has.
@@ -95,15 +94,15 @@ class Recorder:
             )
         )
 
-    def negotiation_failed(self, mismatch: Mismatch) -> None:
-        """The client and the gateway have no algorithm of some kind in common."""
+    def negotiation_failed(self, *, algorithm: str, their_offer: str, remedy: str) -> None:
+        """The client and the gateway have no algorithm of this kind in common."""
         self.connected()
         self._log.emit(
             events.NegotiationFailed(
                 session=self.session,
-                algorithm=mismatch.algorithm,
-                their_offer=mismatch.their_offer[:_MAX_OFFER],
-                remedy=mismatch.remedy,
+                algorithm=algorithm,
+                their_offer=their_offer[:_MAX_OFFER],
+                remedy=remedy,
             )
         )
 

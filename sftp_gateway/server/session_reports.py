@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Final
 
 from sftp_gateway.observability.access_log.json_lines import escape_path
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.handles import FileHandle
 
 INTERVAL: Final = 2.0
 

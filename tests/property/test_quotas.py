@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import TooManyHandles
-from sftp_gateway.server.quotas import Cost, Division, Holder, Quotas, divide
+from sftp_gateway.server.limits.quotas import Cost, Division, Holder, Quotas, divide
 
 CONNECTIONS = 5
 HOLDERS = [Holder(user, f"{user}{n}") for user, count in (("a", 2), ("b", 2)) for n in range(count)]

@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 
 from sftp_gateway.observability import AccessLog
 from sftp_gateway.observability.access_log import events
-from sftp_gateway.server.bandwidth import Bandwidth
-from sftp_gateway.server.checksums import Checksums
+from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.io_pools import Lane, Lanes
+from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.limits.quotas import Division, Holder, Quotas
+from sftp_gateway.server.limits.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.packets.outgoing import Outgoing
-from sftp_gateway.server.quotas import Division, Holder, Quotas
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.scheduler import Scheduler, TimeSlice
+from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
-from sftp_gateway.server.sftp.handles import HandleTable
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.vfs.attributes import Attributes, Presentation

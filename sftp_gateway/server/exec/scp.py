@@ -19,7 +19,7 @@ from sftp_gateway.errors import Denied, FileSystemError, IsADirectory
 from sftp_gateway.server.exec.command_line import ScpSink, ScpSource
 from sftp_gateway.server.exec.globs import TooManyPaths, expand
 from sftp_gateway.server.exec.session import CommandSession, Disconnected, printable, words_of
-from sftp_gateway.server.sftp.handles import FolderHandle
+from sftp_gateway.server.handles import FolderHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry
 

@@ -29,13 +29,13 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
 from sftp_gateway.server import base_session as session
-from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.base_session import Session
-from sftp_gateway.server.checksums import Check, Checksums, Digest
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.io_pools import Lane, Lanes, error_of
+from sftp_gateway.server.limits.bandwidth import Bandwidth
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp.checksums import Check, Checksums, Digest
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.sftp.status import status_of
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory

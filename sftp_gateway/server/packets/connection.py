@@ -33,6 +33,7 @@ from asyncssh.constants import (
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 from asyncssh.packet import String, UInt32
 
+from sftp_gateway.server.limits.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.packets.ciphers import (
     LENGTH,
     TAG,
@@ -41,8 +42,7 @@ from sftp_gateway.server.packets.ciphers import (
     PacketCipher,
 )
 from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, Outgoing
-from sftp_gateway.server.scheduler import Scheduler, TimeSlice
-from sftp_gateway.server.ssh.transport import GatheringTransport
+from sftp_gateway.server.packets.transport import GatheringTransport
 
 if TYPE_CHECKING:
     from asyncssh.channel import SSHChannel

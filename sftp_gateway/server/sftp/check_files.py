@@ -9,10 +9,10 @@ from functools import partial
 from sftp_gateway.errors import Unsupported
 from sftp_gateway.protocol.requests import CheckFileRequest
 from sftp_gateway.protocol.responses import CheckFileResponse
-from sftp_gateway.server.checksums import ALGORITHMS, Check, Checksums, Digest
+from sftp_gateway.server.handles import FileHandle, HandleTable
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp.checksums import ALGORITHMS, Check, Checksums, Digest
 from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
-from sftp_gateway.server.sftp.handles import FileHandle, HandleTable
 from sftp_gateway.server.sftp.pending import Owed
 
 

@@ -28,8 +28,8 @@ from sftp_gateway.protocol.constants import (
     OpenFlags,
     StatusCode,
 )
-from sftp_gateway.server.quotas import cost_of_file, cost_of_folder
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.limits.quotas import cost_of_file, cost_of_folder
 from sftp_gateway.server.sftp.owners import Owners
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share

@@ -26,10 +26,10 @@ from sftp_gateway.errors import InvalidHandle, Truncated
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
 from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse, data_header
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import Lane, Lanes, error_of
 from sftp_gateway.server.packets.outgoing import Outgoing
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.handles import FileHandle
 from sftp_gateway.server.sftp.pending import Owed
 from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
 

@@ -15,10 +15,10 @@ from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import StatusCode
+from sftp_gateway.server.handles import FolderHandle, HandleTable
 from sftp_gateway.server.io_pools import Lane, Lanes, error_of
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
-from sftp_gateway.server.sftp.handles import FolderHandle, HandleTable
 from sftp_gateway.server.sftp.pending import Owed
 from sftp_gateway.server.sftp.status import refusal
 

@@ -36,14 +36,14 @@ from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server import base_session as session
-from sftp_gateway.server.bandwidth import Bandwidth
 from sftp_gateway.server.base_session import FLUSH_BYTES, Session
-from sftp_gateway.server.checksums import Checksums
+from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.io_pools import Lanes
+from sftp_gateway.server.limits.bandwidth import Bandwidth
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.check_files import CheckFiles
+from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle, HandleTable
 from sftp_gateway.server.sftp.pending import Owed
 from sftp_gateway.server.sftp.reads import Reads
 from sftp_gateway.server.sftp.requests import Operations

@@ -13,7 +13,7 @@ from asyncssh.packet import UInt32
 from sftp_gateway.server.exec import command_line as command
 from sftp_gateway.server.exec.programs import program
 from sftp_gateway.server.exec.session import CommandSession
-from sftp_gateway.server.sftp.handles import FileHandle
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp.session import SftpSession
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from sftp_gateway.auth.authenticator import Reason
 from sftp_gateway.auth.keys.blobs import fingerprint
 from sftp_gateway.auth.keys.certificates import is_certificate, read_certificate
 from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
+from sftp_gateway.server.packets.transport import READ_BEFORE_LOGIN
 from sftp_gateway.server.ssh.negotiation import KexInit, mismatch, read_kexinit
-from sftp_gateway.server.ssh.transport import READ_BEFORE_LOGIN
 from sftp_gateway.token_bucket import TokenBucket
 
 if TYPE_CHECKING:

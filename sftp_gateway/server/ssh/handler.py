@@ -17,8 +17,8 @@ from sftp_gateway.auth.keys.certificates import Certificate
 from sftp_gateway.auth.keys.generate import public_line
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.access_log.events import Session
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.handles import FileHandle
 from sftp_gateway.server.ssh.channel import ChannelSession, SessionChannel
 from sftp_gateway.server.ssh.connection import Connection
 from sftp_gateway.server.ssh.idle import IdleWatch
@@ -266,7 +266,11 @@ class Guest(asyncssh.SSHServer):
         """The client and the server have no algorithm of some kind in common."""
         self._closed_for = "no_common_algorithm"
         self._learn_versions()
-        self.recorder.negotiation_failed(mismatch)
+        self.recorder.negotiation_failed(
+            algorithm=mismatch.algorithm,
+            their_offer=mismatch.their_offer,
+            remedy=mismatch.remedy,
+        )
 
     def flooded(self) -> None:
         """The client is disconnected for the number of messages that it sent."""

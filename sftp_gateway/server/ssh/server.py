@@ -20,12 +20,13 @@ from sftp_gateway.auth.authenticator import Authenticator
 from sftp_gateway.auth.keys.generate import HostKey
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.metrics.process_metrics import Metrics
-from sftp_gateway.server.budget import Budget
 from sftp_gateway.server.exec.session import CommandSession
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import lower_priority
+from sftp_gateway.server.limits.budget import Budget
+from sftp_gateway.server.limits.scheduler import Scheduler
+from sftp_gateway.server.packets.transport import SocketReader
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.scheduler import Scheduler
-from sftp_gateway.server.sftp.handles import FileHandle
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh import algorithms, host_keys
 from sftp_gateway.server.ssh.callbacks import Account
@@ -33,7 +34,6 @@ from sftp_gateway.server.ssh.channel import ChannelSession
 from sftp_gateway.server.ssh.connection import Connection
 from sftp_gateway.server.ssh.handler import Guest
 from sftp_gateway.server.ssh.negotiation import Offers
-from sftp_gateway.server.ssh.transport import SocketReader
 
 #: What clients read first. It names no version: that would only help who looks for a weak one.
 SOFTWARE_VERSION: Final = "sftp_gateway"

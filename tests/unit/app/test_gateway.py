@@ -29,16 +29,16 @@ from sftp_gateway.config.shares import look_at
 from sftp_gateway.config.snapshot import Configuration
 from sftp_gateway.config.validate import Findings, inspect
 from sftp_gateway.observability.access_log.sinks import FileSink
-from sftp_gateway.server.budget import Budget
+from sftp_gateway.server.limits.budget import Budget
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
 from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.packets.transport import GatheringTransport
 from sftp_gateway.server.sftp.owners import OwnerNames
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh.callbacks import Account
 from sftp_gateway.server.ssh.probe import handshake
-from sftp_gateway.server.ssh.transport import GatheringTransport
 from sftp_gateway.settings import (
     DEFAULT_CONFIG_FILE,
     AccessLogSettings,

@@ -12,8 +12,8 @@ import pytest
 from sftp_gateway.errors import Denied
 from sftp_gateway.observability import NO_SHARE, AccessLog, Level
 from sftp_gateway.observability.access_log import events
+from sftp_gateway.server.handles import FileHandle, FolderHandle
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.handles import FileHandle, FolderHandle
 from sftp_gateway.vfs.files import OpenDirectory
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured

@@ -14,15 +14,15 @@ import pytest
 
 from sftp_gateway.observability import AccessLog
 from sftp_gateway.observability.access_log import events
-from sftp_gateway.server.bandwidth import Bandwidth
-from sftp_gateway.server.checksums import Checksums
 from sftp_gateway.server.exec import session as command_session
 from sftp_gateway.server.exec.command_line import Checksum, ScpSink, ScpSource, parse
 from sftp_gateway.server.exec.programs import program
 from sftp_gateway.server.exec.session import CommandSession
+from sftp_gateway.server.handles import HandleTable
+from sftp_gateway.server.limits.bandwidth import Bandwidth
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
-from sftp_gateway.server.sftp.handles import HandleTable
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree

@@ -17,8 +17,8 @@ from sftp_gateway.errors import FileSystemError
 from sftp_gateway.observability.metrics import labels
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol.constants import MessageType
+from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
-from sftp_gateway.server.sftp.handles import HandleTable
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftp_gateway.server.scheduler import SLICE, TURN, Scheduler, TimeSlice
+from sftp_gateway.server.limits.scheduler import SLICE, TURN, Scheduler, TimeSlice
 
 
 class Loop:

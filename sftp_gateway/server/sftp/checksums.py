@@ -23,9 +23,9 @@ from threading import Lock
 from typing import Final, NamedTuple, TypeAlias
 
 from sftp_gateway.errors import FileSystemError
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import THREADS, Lane, Lanes, error_of
 from sftp_gateway.server.sftp.dispatch import Operation
-from sftp_gateway.server.sftp.handles import FileHandle
 from sftp_gateway.vfs.files import OpenFile
 
 #: The algorithms, as draft-ietf-secsh-filexfer-extensions-00 §3 and hashlib name them.

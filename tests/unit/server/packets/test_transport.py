@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from sftp_gateway.server.ssh.transport import GatheringTransport
+from sftp_gateway.server.packets.transport import GatheringTransport
 
 
 class Recording(asyncio.Transport):

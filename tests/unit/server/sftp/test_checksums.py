@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from sftp_gateway.errors import FileSystemError
-from sftp_gateway.server.checksums import ALGORITHMS, Check, Checksums, Digest
 from sftp_gateway.server.io_pools import THREADS, Lane
+from sftp_gateway.server.sftp.checksums import ALGORITHMS, Check, Checksums, Digest
 from sftp_gateway.server.sftp.dispatch import Operation
 from sftp_gateway.vfs.files import OpenFile
 from tests.support.gateway import PATIENCE

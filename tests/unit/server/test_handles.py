@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import InvalidHandle
-from sftp_gateway.server.sftp.handles import MAX_PIECES, FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import MAX_PIECES, FileHandle, FolderHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from tests.support.session import HOLDER, GatedShare, make_quotas
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.protocol.requests import ReaddirRequest
-from sftp_gateway.server.quotas import Cost, Holder, Quotas
+from sftp_gateway.server.limits.quotas import Cost, Holder, Quotas
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 

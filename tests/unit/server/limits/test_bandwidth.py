@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
-from sftp_gateway.server.bandwidth import Bandwidth
+from sftp_gateway.server.limits.bandwidth import Bandwidth
 from tests.support import sftp_wire as wire
 from tests.support.session import GatedShare, Served, served
 

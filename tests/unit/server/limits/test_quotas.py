@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sftp_gateway.errors import TooManyHandles
-from sftp_gateway.server.quotas import (
+from sftp_gateway.server.limits.quotas import (
     Cost,
     Division,
     Holder,

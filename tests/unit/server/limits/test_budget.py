@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sftp_gateway.server import budget as module
-from sftp_gateway.server.budget import Budget
+from sftp_gateway.server.limits import budget as module
+from sftp_gateway.server.limits.budget import Budget
 
 
 class Session:

@@ -1,0 +1,1 @@
+"""Limits of what clients may cost: time on the event loop, memory, descriptors, bandwidth."""
