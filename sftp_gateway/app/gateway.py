@@ -29,7 +29,7 @@ from sftp_gateway.observability.access_log.columns import TerminalSink, is_for_p
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
 from sftp_gateway.observability.access_log.sinks import FileSink, Sink, StreamSink, check_file
-from sftp_gateway.observability.history.channel import Feed, FeedSink
+from sftp_gateway.observability.history.channel import HistoryChannel, HistorySink
 from sftp_gateway.observability.metrics.process_metrics import Metrics
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
 from sftp_gateway.observability.web import server as http_server
@@ -173,7 +173,7 @@ class Program:
         self._config_file = config_file
         self.say = say
         self._lock = lock
-        self._feed = Feed()
+        self._history_channel = HistoryChannel()
 
     def load(self, running: Configuration, hanging: Collection[str]) -> Configuration:
         """The configuration as it is now, as `read_again` tells."""
@@ -199,7 +199,7 @@ class Program:
     ) -> None:
         """Be a worker."""
         self._let_go_of_lock()
-        self._feed.only_send()
+        self._history_channel.only_send()
         children.redirect_to_null(sys.stdout.fileno())
 
         def make() -> Gateway:
@@ -212,7 +212,7 @@ class Program:
                 configuration,
                 values,
                 log=RelaySink(log),
-                feed=self._feed,
+                history_channel=self._history_channel,
                 landlock=version,
                 folders=folders,
                 owner_names=owner_names,
@@ -238,7 +238,7 @@ class Program:
             control,
             listener=listener,
             memories=memories,
-            feed=self._feed,
+            history_channel=self._history_channel,
             log_writer=log_writer,
             make_log=functools.partial(_access_log, configuration.settings),
             say=self.say,
@@ -259,12 +259,12 @@ class Gateway:
         values: SharedValues,
         *,
         log: Sink,
-        feed: Feed,
+        history_channel: HistoryChannel,
         folders: Mapping[str, int],
         owner_names: OwnerNames,
         landlock: int = 0,
     ) -> None:
-        """`log` and `feed` lead to the observer; `landlock` is the version that confines this.
+        """`log` and `history_channel` lead to the observer; `landlock` is the ABI in use.
 
         `folders` are those of the shares, open; a share that is missing there is away.
 
@@ -273,7 +273,7 @@ class Gateway:
         self._settings = settings = configuration.settings
         self._users = settings.users
         findings = configuration.findings
-        sink = FeedSink(feed) if settings.history.enabled else None
+        sink = HistorySink(history_channel) if settings.history.enabled else None
         self._log = _access_log(settings, [log] if sink is None else [log, sink])
         self._values = values
         self._metrics = Metrics(values)
@@ -304,7 +304,7 @@ class Gateway:
             timeout=settings.disk_timeout,
             ended=errors.ended,
         )
-        self._metrics.watch_lanes(self._lanes.depths)
+        self._metrics.watch_pools(self._lanes.depths)
         self._checksums = Checksums(self._lanes)
         self._owner_names = owner_names
         self._monitor = ShareMonitor(
@@ -334,9 +334,11 @@ class Gateway:
             open_sftp=self._open_sftp,
             open_command=self._open_command,
         )
-        self._feed = feed
+        self._history_channel = history_channel
         self._live = LiveSessions(
-            sessions=self._server.sessions, sent=lambda: self._metrics.sent, send=feed.send
+            sessions=self._server.sessions,
+            sent=lambda: self._metrics.sent,
+            send=history_channel.send,
         )
         self._background: list[asyncio.Task[None]] = []
 
@@ -397,7 +399,7 @@ class Gateway:
         self._log.close(observer.LOG_PATIENCE)
         self._metrics.publish()
         for piece in self._live.pieces():
-            self._feed.send(piece)
+            self._history_channel.send(piece)
         self._values.close()
         self._lanes.close()
 

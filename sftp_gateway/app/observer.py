@@ -21,15 +21,15 @@ from sftp_gateway.observability.access_log import relay, rotation
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
 from sftp_gateway.observability.access_log.sinks import Sink
-from sftp_gateway.observability.gateway_state import Fleet
-from sftp_gateway.observability.history.channel import Feed, FeedSink
+from sftp_gateway.observability.gateway_state import GatewayState
+from sftp_gateway.observability.history.channel import HistoryChannel, HistorySink
 from sftp_gateway.observability.history.queries import History
-from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
-from sftp_gateway.observability.web.app import Front
-from sftp_gateway.observability.web.auth import Doorway
+from sftp_gateway.observability.web.app import StatusApp
+from sftp_gateway.observability.web.auth import TokenAuth
 from sftp_gateway.observability.web.page import Sources
 from sftp_gateway.process import observer
 from sftp_gateway.sandbox import policy as confinement
@@ -47,7 +47,7 @@ def observe(
     *,
     listener: socket.socket,
     memories: dict[str, Memory],
-    feed: Feed,
+    history_channel: HistoryChannel,
     log_writer: LogWriter,
     make_log: Callable[[Sequence[Sink]], AccessLog],
     say: Callable[[str], None],
@@ -56,12 +56,12 @@ def observe(
     lower_priority()  # workers serve first: what cannot be logged in time slows its user down
     settings = configuration.settings
     values = SharedValues(memories[observer.OBSERVER])
-    board = Board()
+    registry = SessionRegistry()
     sender, receiver = relay.channel()
     log_writer.add(receiver)
     sinks: list[Sink] = [RelaySink(sender)]
     if settings.history.enabled:
-        sinks.append(FeedSink(feed))
+        sinks.append(HistorySink(history_channel))
     file = history_file(settings, say)
     observer.observe(
         control,
@@ -77,8 +77,10 @@ def observe(
             version=__version__,
             build=_build(),
         ),
-        make_front=functools.partial(_front, configuration, board, file),
-        history=_writer(settings, feed=feed, board=board, file=file, values=values),
+        make_status_app=functools.partial(_status_app, configuration, registry, file),
+        history=_writer(
+            settings, history_channel=history_channel, registry=registry, file=file, values=values
+        ),
         http_names=settings.metrics_names,
         start_rotation=functools.partial(_start_rotation, settings),
     )
@@ -144,14 +146,19 @@ def _prepare_folder(settings: Settings, folder: Path) -> None:
 
 
 def _writer(
-    settings: Settings, *, feed: Feed, board: Board, file: Path, values: SharedValues
+    settings: Settings,
+    *,
+    history_channel: HistoryChannel,
+    registry: SessionRegistry,
+    file: Path,
+    values: SharedValues,
 ) -> HistoryWriter:
     options = settings.history
     most = options.max_size if file == options.file.absolute() else _MOST_TEMPORARY
     megabytes = min(most, options.max_size)
     return HistoryWriter(
-        feed=feed,
-        board=board,
+        channel=history_channel,
+        registry=registry,
         open_store=functools.partial(
             open_store, file, max_age=options.max_age * 86_400, max_size=megabytes << 20
         )
@@ -162,26 +169,26 @@ def _writer(
     )
 
 
-def _front(
+def _status_app(
     configuration: Configuration,
-    board: Board,
+    registry: SessionRegistry,
     file: Path,
-    fleet: Callable[[], Fleet | None],
-) -> Front | None:
+    state: Callable[[], GatewayState | None],
+) -> StatusApp | None:
     settings = configuration.settings
     if not settings.status.enabled:
         return None
     options = settings.status
-    return Front(
+    return StatusApp(
         sources=Sources(
-            fleet=fleet,
-            board=board,
+            state=state,
+            registry=registry,
             history=History(file) if settings.history.enabled else None,
             version=__version__,
             temporary=file != settings.history.file.absolute(),
         ),
-        doorway=Doorway(token=configuration.status_token, local=settings.metrics_are_local),
-        token_is_in=variable("status.token") if options.token else str(token_file(settings)),
+        auth=TokenAuth(token=configuration.status_token, local=settings.metrics_are_local),
+        token_location=variable("status.token") if options.token else str(token_file(settings)),
     )
 
 

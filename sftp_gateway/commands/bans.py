@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from sftp_gateway.console import Load, add_config, say, while_it_is_read
-from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability import formatting
 from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.control import Client
 from sftp_gateway.settings import Settings
@@ -74,7 +74,7 @@ def _list(client: Client, options: argparse.Namespace) -> int:
     bans = client.bans()
     now = time.time()
     for each in bans:
-        until = words.stamp(now + each.seconds)
+        until = formatting.stamp(now + each.seconds)
         if options.json:
             print(json.dumps({**asdict(each), "until": until}))
         else:

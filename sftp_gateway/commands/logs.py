@@ -19,11 +19,11 @@ from typing import Any, Final, get_args
 
 from sftp_gateway.console import Load, add_config, say, while_it_is_read
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability import formatting
 from sftp_gateway.observability.access_log.columns import columns, wants_colour
 from sftp_gateway.observability.access_log.events import EVENTS
 from sftp_gateway.observability.access_log.json_lines import visible
-from sftp_gateway.observability.history.channel import LEFT_OUT
+from sftp_gateway.observability.history.channel import EXCLUDED_EVENTS
 from sftp_gateway.observability.history.last_used import lines_of
 from sftp_gateway.observability.history.queries import By, Entry, Filter, History, Sum
 from sftp_gateway.observability.history.scan import Unclosed, rows, sums
@@ -223,13 +223,13 @@ def _check_words(which: Filter) -> None:
     mistakes = []
     if which.result not in RESULTS:
         mistakes.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
-    if which.event in LEFT_OUT:
+    if which.event in EXCLUDED_EVENTS:
         mistakes.append(
             f"--event: the history does not keep {which.event!r}; an access log has it: "
             "sftp-gateway logs FILE"
         )
     elif which.event:
-        kept = sorted({each.name for each in EVENTS} - LEFT_OUT)
+        kept = sorted({each.name for each in EVENTS} - EXCLUDED_EVENTS)
         if which.event not in kept:
             mistakes.append(f"--event: {which.event!r} is none of {', '.join(kept)}")
     if mistakes:
@@ -364,7 +364,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
         ]
         rows += [
             (
-                words.size(each.bytes), str(each.accesses), str(each.files), str(each.errors),
+                formatting.size(each.bytes), str(each.accesses), str(each.files), str(each.errors),
                 f"{datetime.fromtimestamp(each.last).astimezone():%Y-%m-%d %H:%M}",
                 visible(f"{each.label} {each.name}".lstrip()),
             )
@@ -379,7 +379,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
 
 
 def _value(each: Sum, key: str) -> object:
-    return words.stamp(each.last) if key == "last" else getattr(each, key)
+    return formatting.stamp(each.last) if key == "last" else getattr(each, key)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -35,10 +35,10 @@ from sftp_gateway.observability.access_log.events import (
 from sftp_gateway.observability.access_log.json_lines import encode, escape_path, unescape_path
 from sftp_gateway.observability.access_log.log import AccessLog, Level, Overflow
 from sftp_gateway.observability.access_log.sinks import FileSink, Sink, StreamSink
-from sftp_gateway.observability.gateway_state import Fleet, WorkerState, health
+from sftp_gateway.observability.gateway_state import GatewayState, WorkerState, health
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.labels import NO_SHARE, Vocabulary
-from sftp_gateway.observability.metrics.process_metrics import HandleKind, LaneDepths, Metrics
+from sftp_gateway.observability.metrics.process_metrics import HandleKind, Metrics, PoolDepths
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
 from sftp_gateway.observability.web.http import Health, Probe
 from sftp_gateway.observability.web.server import ObservabilityServer, listen
@@ -60,11 +60,10 @@ __all__ = [
     "FileClosed",
     "FileOpened",
     "FileSink",
-    "Fleet",
     "FolderListed",
+    "GatewayState",
     "HandleKind",
     "Health",
-    "LaneDepths",
     "Level",
     "LogDropped",
     "LoginAccepted",
@@ -73,6 +72,7 @@ __all__ = [
     "NegotiationFailed",
     "ObservabilityServer",
     "Overflow",
+    "PoolDepths",
     "Probe",
     "ReadFailed",
     "Request",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sftp_gateway.observability.web.http import Health
 
 #: Seconds without a word after which a process counts as stuck. They speak twice a second.
-PATIENCE: Final = 3.0
+HEARTBEAT_TIMEOUT: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Ban:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reload:
+class ReloadStatus:
     """What came of reading the configuration; times in seconds since 1970.
 
     `mistakes` are those of the one that was refused `since`, "" where the last one was taken;
@@ -55,7 +55,7 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class GatewayState:
     """What the supervisor knows at `time`, in seconds of the monotonic clock."""
 
     time: float
@@ -70,25 +70,25 @@ class Fleet:
     bans: tuple[Ban, ...]  # the first of them
     connections: int
     penalties: Mapping[str, int]
-    reload: Reload = Reload()
+    reload: ReloadStatus = ReloadStatus()
     #: As config/credentials.py writes it; added by the observer, because it can be long.
     served: Mapping[str, Any] = field(default_factory=dict)
 
 
-def health(fleet: Fleet | None, now: float) -> Health:
-    """The health of all processes together; None before the supervisor has spoken.
+def health(state: GatewayState | None, now: float) -> Health:
+    """The health of all processes together; `state` is None before the supervisor has reported.
 
-    Raises TimeoutError where a process that should speak has not done so for PATIENCE seconds.
+    Raises TimeoutError if a process has missed its heartbeats for HEARTBEAT_TIMEOUT seconds.
     """
-    if fleet is None or now - fleet.time > PATIENCE:
+    if state is None or now - state.time > HEARTBEAT_TIMEOUT:
         raise TimeoutError
-    ready = [worker for worker in fleet.workers if worker.ready]
-    if any(now - worker.seen > PATIENCE for worker in ready):
+    ready = [worker for worker in state.workers if worker.ready]
+    if any(now - worker.seen > HEARTBEAT_TIMEOUT for worker in ready):
         raise TimeoutError
     problems = {name: text for worker in ready for name, text in worker.problems.items()}
     return Health(
         alive=bool(ready),
-        ready=not fleet.stopping and bool(ready) and not problems,
-        configuration=str(fleet.reload),
-        details={name: problems.get(name, "ok") for name in fleet.shares},
+        ready=not state.stopping and bool(ready) and not problems,
+        configuration=str(state.reload),
+        details={name: problems.get(name, "ok") for name in state.shares},
     )

@@ -25,12 +25,12 @@ from sftp_gateway.observability.access_log import relay
 from sftp_gateway.observability.access_log.events import Event, LogDropped
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter
-from sftp_gateway.observability.gateway_state import Fleet, health
+from sftp_gateway.observability.gateway_state import GatewayState, health
 from sftp_gateway.observability.history.writer import HistoryWriter
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.process_metrics import AccessLogCounts
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
-from sftp_gateway.observability.web.http import Front
+from sftp_gateway.observability.web.http import Application
 from sftp_gateway.observability.web.server import ObservabilityServer
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
@@ -66,8 +66,8 @@ def observe(
     log_writer: LogWriter,
     values: SharedValues,
     memories: dict[str, Memory],
-    make_exposition: Callable[[Callable[[], Fleet | None]], Exposition],
-    make_front: Callable[[Callable[[], Fleet | None]], Front | None],
+    make_exposition: Callable[[Callable[[], GatewayState | None]], Exposition],
+    make_status_app: Callable[[Callable[[], GatewayState | None]], Application | None],
     history: HistoryWriter,
     http_names: Collection[str] = (),
     start_rotation: Callable[[], None] = lambda: None,
@@ -79,17 +79,17 @@ def observe(
     later add theirs. `http_names` are those of the HTTP endpoint; `start_rotation`
     begins to look after the access log's file.
     """
-    fleet: Fleet | None = None
+    state: GatewayState | None = None
     served: dict[str, Any] = {}
     history.start()
     log_writer.start()
     counts = AccessLogCounts(values, access_log, log_writer)
-    exposition = make_exposition(lambda: fleet)
+    exposition = make_exposition(lambda: state)
     server = ObservabilityServer(
         listener=listener,
         render=exposition.render,
-        probe=lambda: health(fleet, time.monotonic()),
-        front=make_front(lambda: fleet),
+        probe=lambda: health(state, time.monotonic()),
+        status_app=make_status_app(lambda: state),
         names=http_names,
     )
     server.start()
@@ -113,9 +113,9 @@ def observe(
         elif message == _SERVED:
             served = json.loads(messages.read_sealed(descriptors.pop()))
         else:
-            fleet = replace(message, served=served)
+            state = replace(message, served=served)
             counts.publish()
-    if fleet is not None and fleet.stopping:
+    if state is not None and state.stopping:
         server.close()
     access_log.close(LOG_PATIENCE)
     log_writer.close(LOG_PATIENCE)
@@ -218,10 +218,10 @@ class ObserverHandle:
         self._told_served = False
         self._send_waiting()
 
-    def show(self, fleet: Fleet) -> None:
+    def show(self, state: GatewayState) -> None:
         """Tell how things stand."""
         if self._send_waiting():
-            self._send(fleet)
+            self._send(state)
 
     def _send_waiting(self) -> bool:
         """Whether everything that waited is sent."""

@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log import rate_limit
 from sftp_gateway.observability.access_log.json_lines import MAX_LINE_LENGTH
 from sftp_gateway.observability.history.queries import Filter, History
 from tests.hostile.conftest import INSIDE, Target
@@ -165,7 +165,7 @@ async def test_what_is_not_written_of_a_flood_is_summed_up(attacked: Target) -> 
     counts = Counter(event["event"] for event in told)
     for name, number in (("denied", RENAMES), ("command_refused", FORWARDINGS)):
         assert counts[name] + sum(each.get(name, 0) for each in sums) == number
-    assert counts["denied"] >= flood.SESSION_BURST
+    assert counts["denied"] >= rate_limit.SESSION_BURST
     suppressed = sum(each["count"] for each in sums)
     wait_for(
         lambda: attacked.metric("sftp_gateway_access_log_suppressed_total") >= suppressed,

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sftp_gateway.observability import Exposition, Fleet, Metrics, SharedValues
-from sftp_gateway.observability.history.channel import Feed
+from sftp_gateway.observability import Exposition, GatewayState, Metrics, SharedValues
+from sftp_gateway.observability.history.channel import HistoryChannel
 from sftp_gateway.observability.metrics.shared_memory import Memory
 
 
-def fleet(**changed: Any) -> Fleet:
+def gateway_state(**changed: Any) -> GatewayState:
     """A gateway of no process but this one."""
-    return Fleet(
+    return GatewayState(
         **{
             "time": time.monotonic(),
             "pid": os.getpid(),
@@ -39,10 +39,10 @@ class Measured:
     def __init__(self, *, build: Mapping[str, str] | None = None) -> None:
         self._memory = Memory.make()
         self.values = SharedValues(self._memory)
-        self.feed = Feed()
+        self.history_channel = HistoryChannel()
         self.metrics = Metrics(self.values)
         self._exposition = Exposition(
-            fleet, memories=lambda: [self._memory], version="1.2.3", build=build
+            gateway_state, memories=lambda: [self._memory], version="1.2.3", build=build
         )
 
     def render(self) -> tuple[str, bytes]:
@@ -56,7 +56,7 @@ class Measured:
 
     def close(self) -> None:
         self.values.close()
-        self.feed.close()
+        self.history_channel.close()
         self._memory.close()
 
 

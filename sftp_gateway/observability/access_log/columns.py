@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, TextIO
 
-from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability import formatting
 from sftp_gateway.observability.access_log.json_lines import visible
 from sftp_gateway.observability.access_log.sinks import StreamSink
 from sftp_gateway.observability.history.store import result_of
@@ -110,7 +110,7 @@ def _what(event: str, fields: Mapping[str, Any]) -> str:
         str(fields.get("operation", "")),
         str(fields.get("path") or fields.get("command") or ""),
         f"-> {fields['target']}" if "target" in fields else "",
-        words.size(fields["bytes"]) if isinstance(fields.get("bytes"), int) else "",
+        formatting.size(fields["bytes"]) if isinstance(fields.get("bytes"), int) else "",
         f"({outcome})" if outcome not in ("", "ok") else "",
         str(fields.get("key", "")) if event == "login_refused" else "",
     ]

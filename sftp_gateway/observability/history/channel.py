@@ -33,9 +33,9 @@ PATIENCE: Final = 1.0
 
 #: Events that the history is not made of. Of a file `file_closed` says all that `file_opened` does,
 #: of a connection `session_end`, and requests would drive out everything else.
-LEFT_OUT: Final = frozenset({"connection", "file_opened", "request"})
-_LEFT_OUT: Final = re.compile(
-    rb'^\{"time":"[^"\n]*","event":"(?:%s)"[^\n]*\n' % b"|".join(map(str.encode, LEFT_OUT)),
+EXCLUDED_EVENTS: Final = frozenset({"connection", "file_opened", "request"})
+_EXCLUDED_LINES: Final = re.compile(
+    rb'^\{"time":"[^"\n]*","event":"(?:%s)"[^\n]*\n' % b"|".join(map(str.encode, EXCLUDED_EVENTS)),
     re.MULTILINE,
 )
 
@@ -43,7 +43,7 @@ _LEFT_OUT: Final = re.compile(
 LIVE: Final = b'{"live":'
 
 
-class Feed:
+class HistoryChannel:
     """Both ends, which every process of the gateway inherits."""
 
     def __init__(self) -> None:
@@ -83,11 +83,11 @@ class Feed:
         self._theirs.close()
 
 
-class FeedSink:
+class HistorySink:
     """An output of the access log that hands its lines to the observer."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, channel: HistoryChannel) -> None:
+        self._channel = channel
         self._responsive = True
         #: Lines that there was no room for, so far.
         self.dropped = 0
@@ -97,17 +97,17 @@ class FeedSink:
 
     def write(self, lines: bytes) -> None:
         """Send what the history is made of, in pieces of whole lines."""
-        for piece in pieces(_LEFT_OUT.sub(b"", lines)):
+        for piece in pieces(_EXCLUDED_LINES.sub(b"", lines)):
             if not self._send(piece):
                 self.dropped += piece.count(b"\n")
 
     def _send(self, piece: bytes) -> bool:
-        sent = self._feed.send(piece)
+        sent = self._channel.send(piece)
         deadline = monotonic() + PATIENCE
         # Room for one datagram may go to another process.
         while not sent and self._responsive and (left := deadline - monotonic()) > 0:
-            self._feed.wait_for_room(left)
-            sent = self._feed.send(piece)
+            self._channel.wait_for_room(left)
+            sent = self._channel.send(piece)
         self._responsive = sent
         return sent
 

@@ -68,7 +68,7 @@ class Live:
 
 
 @dataclass(slots=True)
-class _Picture:
+class _Snapshot:
     taken: float = 0.0  # by the clock that never goes back
     total: int = 0
     rate: float = 0.0
@@ -78,7 +78,7 @@ class _Picture:
     unfinished: tuple[LiveSession, ...] = ()
 
 
-class Board:
+class SessionRegistry:
     """Everything of it; from any thread."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Board:
         #: What began before counts from its first picture on: an observer may be a successor.
         self._since = now()
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[int, _Picture] = OrderedDict()
+        self._pictures: OrderedDict[int, _Snapshot] = OrderedDict()
         self._sent: OrderedDict[str, int] = OrderedDict()  # by session
         self._throughput: Counter[tuple[int, str, str]] = Counter()
 
@@ -109,7 +109,7 @@ class Board:
 
     def _take(self, told: dict[str, Any]) -> None:
         worker, clock = int(told["worker"]), self._clock()
-        picture = self._pictures.get(worker) or _Picture(taken=clock)
+        picture = self._pictures.get(worker) or _Snapshot(taken=clock)
         before = {each.session: each for each in picture.sessions}
         sessions = tuple(
             self._session(each, before, clock - picture.taken) for each in told["sessions"]
@@ -176,7 +176,7 @@ class Board:
         except (ValueError, KeyError, TypeError, OverflowError):
             return 0.0
 
-    def _count_shares(self, picture: _Picture, sent: Mapping[str, int], seconds: float) -> float:
+    def _count_shares(self, picture: _Snapshot, sent: Mapping[str, int], seconds: float) -> float:
         """Count what a worker has sent since its last picture; bytes a second of it."""
         before = picture.sent
         if before is None:

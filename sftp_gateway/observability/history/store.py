@@ -5,11 +5,11 @@
 | `events`     | a line of the access log, and the fields of it that are looked for        |
 | `throughput` | the bytes of a share's files, or of a user's, that were sent in a minute  |
 
-It is bounded by age and by size, whichever comes first. When it is full, minor events (flood.py)
-make room first, while they have more than a part of it: the oldest of the user who has most of
-them. Then the user who has most of all makes room: the oldest minor events, then the oldest others.
-So a user who has no more than an equal part loses nothing to another. Clients that have not logged
-in are one user here.
+It is bounded by age and by size, whichever comes first. When it is full, minor events
+(rate_limit.py) go first while they fill more than their part: the oldest of the user who has the
+most of them. Then the user who has the most of all loses the oldest minor events, then the oldest
+others. A user who has no more than an equal part loses nothing to another. Clients that have not
+logged in are one user here.
 
 Paths have no index: they are looked for by a part of them, which none would help.
 """
@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log import rate_limit
 
 #: The version of the tables (PRAGMA user_version). A file of another is moved aside.
 VERSION: Final = 2
@@ -279,7 +279,7 @@ def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
         result_of(event, fields),
         sent if isinstance(sent, int) and 0 <= sent < 1 << 62 else None,
         _text(fields, "user") or "",
-        int(event in flood.MINOR_NAMES),
+        int(event in rate_limit.MINOR_NAMES),
         line.decode("utf-8", "replace").rstrip("\n"),
     )
     return row, fields

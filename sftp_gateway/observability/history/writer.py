@@ -1,7 +1,7 @@
 """Writes the history, on threads of its own: nothing that happens here reaches who serves.
 
-    feed ──▶ thread "feed" ──▶ lines, bounded ──▶ thread "history" ──▶ Store
-                  └──▶ the board of what is served now
+    channel ──▶ thread "channel" ──▶ lines, bounded ──▶ thread "history" ──▶ Store
+                  └──▶ the registry of what is served now
 
 | what goes wrong                          | what is done                                          |
 |------------------------------------------|-------------------------------------------------------|
@@ -25,10 +25,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log import rate_limit
 from sftp_gateway.observability.access_log.fair_queue import FairQueue
-from sftp_gateway.observability.history.channel import LIVE, Feed
-from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.channel import LIVE, HistoryChannel
+from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
 from sftp_gateway.observability.metrics.process_metrics import DROPPED_HELP
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
@@ -75,23 +75,23 @@ class HistoryCounts:
 
 
 class HistoryWriter:
-    """Takes everything from the feed until it is closed."""
+    """Takes everything from the channel until it is closed."""
 
     def __init__(
         self,
         *,
-        feed: Feed,
-        board: Board,
+        channel: HistoryChannel,
+        registry: SessionRegistry,
         open_store: Callable[[], Store] | None,
         values: SharedValues,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without `open_store` nothing is kept, and only the board is told.
+        """Without `open_store` nothing is kept, and only the registry is told.
 
         `prepare` is called first on each thread that writes; may raise OSError.
         """
-        self._feed = feed
-        self._board = board
+        self._channel = channel
+        self._registry = registry
         self._open_store = open_store
         self._prepare = prepare
         self._store: Store | None = None
@@ -103,7 +103,7 @@ class HistoryWriter:
         self._rows: list[Row] = []
         self._tidied = 0.0
         self._counts = HistoryCounts(values)
-        self._reader = threading.Thread(target=self._read, name="feed", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="channel", daemon=True)
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class HistoryWriter:
         while True:
             self._keep_writing()
             closing = self._closing.is_set()
-            datagram = self._feed.receive(0.0 if closing else _LOOK)
+            datagram = self._channel.receive(0.0 if closing else _LOOK)
             if datagram is not None:
                 self.take(datagram)
             elif closing:
@@ -144,15 +144,15 @@ class HistoryWriter:
     def take(self, datagram: bytes) -> None:
         """What has come; from one thread."""
         if datagram.startswith(LIVE):
-            self._board.take(datagram)
-            if self._board.has_throughput:  # totals are not to wait for the next line
+            self._registry.take(datagram)
+            if self._registry.has_throughput:  # totals are not to wait for the next line
                 self._wake.set()
             return
         dropped = 0
         with self._lock:
             for line in datagram.splitlines():
                 event, user = _whose(line)
-                minor = event in flood.MINOR_NAMES
+                minor = event in rate_limit.MINOR_NAMES
                 dropped += len(self._lines.put(line, owner=user, minor=minor, size=len(line)))
         if dropped:
             self._counts.dropped.inc(by=dropped)
@@ -195,16 +195,16 @@ class HistoryWriter:
                 continue
             row, fields = found
             if fields["event"] == "session_end":
-                self._board.ended(fields)
+                self._registry.ended(fields)
             yield row
 
     def _add(self, rows: list[Row]) -> bool:
         """Whether all is written that there is to write."""
-        sent = self._board.take_throughput()
+        sent = self._registry.take_throughput()
         if not rows and not sent:
             return True
         if not self._try(lambda store: store.add(rows, sent)):
-            self._board.give_back(sent)
+            self._registry.give_back(sent)
             return False
         self._counts.rows.inc(by=len(rows))
         self._try(lambda store: self._counts.size(store.size))

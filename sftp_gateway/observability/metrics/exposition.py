@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from sftp_gateway.observability.gateway_state import Fleet
+from sftp_gateway.observability.gateway_state import GatewayState
 from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
 from sftp_gateway.observability.metrics.shared_memory import NAMESPACE, Memory, SharedCollector
 
@@ -27,14 +27,14 @@ _PROPORTIONAL: Final = "Pss:"
 
 
 class Exposition:
-    """Renders the metrics that are in `memories`; these and `fleet` are asked for each time.
+    """Renders the metrics that are in `memories`; these and `state` are asked for each time.
 
     `build` holds further labels of `build_info`, as the versions of libraries.
     """
 
     def __init__(
         self,
-        fleet: Callable[[], Fleet | None],
+        state: Callable[[], GatewayState | None],
         *,
         memories: Callable[[], Iterable[Memory]],
         version: str,
@@ -42,8 +42,8 @@ class Exposition:
     ) -> None:
         self._registry = registry = CollectorRegistry()
         registry.register(SharedCollector(memories))
-        registry.register(_FleetCollector(fleet))
-        registry.register(_ProcessesCollector(fleet))
+        registry.register(_StateCollector(state))
+        registry.register(_ProcessesCollector(state))
         Info("build", "What is running.", namespace=NAMESPACE, registry=registry).info(
             {**(build or {}), "version": version, "python": platform.python_version()}
         )
@@ -53,38 +53,38 @@ class Exposition:
         return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
 
 
-class _FleetCollector(Collector):
-    def __init__(self, fleet: Callable[[], Fleet | None]) -> None:
-        self._fleet = fleet
+class _StateCollector(Collector):
+    def __init__(self, state: Callable[[], GatewayState | None]) -> None:
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
-        fleet = self._fleet()
-        if fleet is None:
+        state = self._state()
+        if state is None:
             return
         yield GaugeMetricFamily(
             f"{NAMESPACE}_workers",
             "Worker processes that serve.",
-            value=sum(worker.ready for worker in fleet.workers),
+            value=sum(worker.ready for worker in state.workers),
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_workers_wanted",
             "Worker processes that there should be.",
-            value=fleet.wanted,
+            value=state.wanted,
         )
         yield CounterMetricFamily(
             f"{NAMESPACE}_worker_restarts",
             "Workers that ended unexpectedly, and were replaced.",
-            value=fleet.restarts,
+            value=state.restarts,
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_successful",
             "1 if the configuration was taken when it was last read, 0 if it was refused.",
-            value=not fleet.reload.mistakes,
+            value=not state.reload.mistakes,
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_success_timestamp_seconds",
             "When the configuration was last taken, in seconds since 1970.",
-            value=fleet.reload.succeeded,
+            value=state.reload.succeeded,
         )
         refused = CounterMetricFamily(
             f"{NAMESPACE}_connections_refused",
@@ -92,12 +92,12 @@ class _FleetCollector(Collector):
             labels=["reason"],
         )
         for reason in sorted(CONNECTION_REFUSALS):
-            refused.add_metric([reason], fleet.refused.get(reason, 0))
+            refused.add_metric([reason], state.refused.get(reason, 0))
         yield refused
         yield GaugeMetricFamily(
             f"{NAMESPACE}_banned_sources",
             "Sources that are refused, or throttled, for what they did wrong.",
-            value=fleet.banned,
+            value=state.banned,
         )
         penalties = CounterMetricFamily(
             f"{NAMESPACE}_penalties",
@@ -105,26 +105,26 @@ class _FleetCollector(Collector):
             labels=["kind"],
         )
         for kind in sorted(PENALTY_KINDS):
-            penalties.add_metric([kind], fleet.penalties.get(kind, 0))
+            penalties.add_metric([kind], state.penalties.get(kind, 0))
         yield penalties
 
 
 class _ProcessesCollector(Collector):
     """The `process_` metrics, of all processes together."""
 
-    def __init__(self, fleet: Callable[[], Fleet | None]) -> None:
-        self._fleet = fleet
+    def __init__(self, state: Callable[[], GatewayState | None]) -> None:
+        self._state = state
         self._cpu_seconds = 0.0
 
     def collect(self) -> Iterator[Metric]:
-        fleet = self._fleet()
-        if fleet is None:
+        state = self._state()
+        if state is None:
             return
         # The supervisor last: a worker that ends meanwhile is counted with it (cutime, cstime).
-        pids = ["self", *(str(worker.pid) for worker in fleet.workers), str(fleet.pid)]
+        pids = ["self", *(str(worker.pid) for worker in state.workers), str(state.pid)]
         seen = [found for pid in pids if (found := _measured(pid))]
         # One that ended between two looks may have been counted twice: a counter never goes down.
-        spent = sum(each["cpu_seconds_total"] for each in seen) + _cpu_of_ended(fleet.pid)
+        spent = sum(each["cpu_seconds_total"] for each in seen) + _cpu_of_ended(state.pid)
         self._cpu_seconds = max(self._cpu_seconds, spent)
         yield CounterMetricFamily(
             "process_cpu_seconds", "CPU time of all processes, also ended ones.", self._cpu_seconds

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter
 from sftp_gateway.observability.metrics.labels import Vocabulary, known
-from sftp_gateway.observability.metrics.request_counter import RequestTally
+from sftp_gateway.observability.metrics.request_counter import RequestCounter
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
 
 #: A metric that several parts count has one text.
@@ -22,7 +22,7 @@ DROPPED_HELP: Final = "Lines that the history had no room for."
 HandleKind: TypeAlias = Literal["file", "folder"]
 
 #: (share, lane) -> requests that wait or run in it.
-LaneDepths: TypeAlias = Mapping[tuple[str, str], int]
+PoolDepths: TypeAlias = Mapping[tuple[str, str], int]
 
 
 class Metrics:
@@ -34,7 +34,7 @@ class Metrics:
 
     def __init__(self, values: SharedValues, vocabulary: Vocabulary | None = None) -> None:
         self._words = vocabulary or Vocabulary()
-        self._requests = RequestTally(self._words, values)
+        self._requests = RequestCounter(self._words, values)
         #: Count one answered request; from any thread.
         self.request_done = self._requests.add
         #: Bytes of files by share, as of the last `publish`.
@@ -159,7 +159,7 @@ class Metrics:
         """Publish how many lines the history could not be handed, which `dropped()` gives."""
         self._watched.append(HistoryDrops(self._values, dropped).publish)
 
-    def watch_lanes(self, depths: Callable[[], LaneDepths]) -> None:
+    def watch_pools(self, depths: Callable[[], PoolDepths]) -> None:
         """Publish `depths()` too."""
         gauge = self._values.gauge(
             "slow_lane_depth", "Requests that wait or run on threads.", "share", "lane"

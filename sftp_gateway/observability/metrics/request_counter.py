@@ -37,7 +37,7 @@ BUCKETS: Final = (
 )
 
 
-class RequestTally:
+class RequestCounter:
     """Requests, their durations and the file bytes they sent, by share and operation.
 
     Both methods may be called from any thread.

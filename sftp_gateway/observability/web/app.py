@@ -9,8 +9,8 @@ from importlib.resources import files
 from typing import Final
 
 from sftp_gateway.observability.web import page
-from sftp_gateway.observability.web.auth import Doorway
-from sftp_gateway.observability.web.http import Page, Visit
+from sftp_gateway.observability.web.auth import TokenAuth
+from sftp_gateway.observability.web.http import Request, Response
 from sftp_gateway.observability.web.markup import Html, fill
 from sftp_gateway.observability.web.page import Sources
 from sftp_gateway.observability.web.query import Query
@@ -72,56 +72,56 @@ REASONS: Final = {
 }
 
 
-class Front:
+class StatusApp:
     """The page and all that belongs to it."""
 
-    def __init__(self, *, sources: Sources, doorway: Doorway, token_is_in: str) -> None:
-        """`token_is_in` is where people find the token."""
+    def __init__(self, *, sources: Sources, auth: TokenAuth, token_location: str) -> None:
+        """`token_location` is where people find the token."""
         self._sources = sources
-        self._doorway = doorway
-        self._token_is_in = token_is_in
+        self._auth = auth
+        self._token_location = token_location
         folder = files(__package__) / "static"
         self._assets = {path: (folder / path[1:]).read_bytes() for path in _ASSETS}
 
-    def __call__(self, visit: Visit) -> Page:
+    def __call__(self, request: Request) -> Response:
         """The answer to a request."""
-        path = visit.path.partition("?")[0]
+        path = request.path.partition("?")[0]
         if path in self._assets:
-            return Page(HTTPStatus.OK, _ASSETS[path], self._assets[path], headers=_HEADERS)
+            return Response(HTTPStatus.OK, _ASSETS[path], self._assets[path], headers=_HEADERS)
         if path not in ("/", "/status.json"):
-            return Page(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
-        entrance = self._doorway.entrance(visit)
-        if entrance is not None:
-            return dataclasses.replace(entrance, headers=(*entrance.headers, *_HEADERS))
-        refusal = self._doorway.refusal(visit)
+            return Response(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
+        login = self._auth.login(request)
+        if login is not None:
+            return dataclasses.replace(login, headers=(*login.headers, *_HEADERS))
+        refusal = self._auth.refusal(request)
         if refusal is not None:
             return self._refuse(refusal)
         if path == "/status.json":
             body = json.dumps(self._present(), ensure_ascii=True).encode() + b"\n"
-            return Page(HTTPStatus.OK, "application/json", body, headers=_HEADERS)
-        body = page.render(self._sources, Query.parse(visit.path))
-        return Page(HTTPStatus.OK, _HTML, body, headers=_HEADERS)
+            return Response(HTTPStatus.OK, "application/json", body, headers=_HEADERS)
+        body = page.render(self._sources, Query.parse(request.path))
+        return Response(HTTPStatus.OK, _HTML, body, headers=_HEADERS)
 
-    def _refuse(self, refusal: str) -> Page:
+    def _refuse(self, refusal: str) -> Response:
         status, text, helps = REASONS[refusal]
         body = fill(
-            _ASK, text=text.format(where=self._token_is_in), form=_FORM if helps else Html("")
+            _ASK, text=text.format(where=self._token_location), form=_FORM if helps else Html("")
         )
         challenge = (("WWW-Authenticate", "Bearer"),) if helps else ()
         document = page.frame("sftp-gateway", body)
-        return Page(status, _HTML, document, headers=(*_HEADERS, *challenge))
+        return Response(status, _HTML, document, headers=(*_HEADERS, *challenge))
 
     def _present(self) -> dict[str, object]:
         """What is served now, for programs."""
-        fleet = self._sources.fleet()
-        live = self._sources.board.live([each.pid for each in fleet.workers] if fleet else [])
+        state = self._sources.state()
+        live = self._sources.registry.live([each.pid for each in state.workers] if state else [])
         return {
             "time": self._sources.now(),
             "version": self._sources.version,
             "sessions": [dataclasses.asdict(each) for each in live.sessions],
             "total_sessions": live.total,
             "bytes_per_second": live.rate,
-            "configuration": str(fleet.reload) if fleet else "not known",
-            "served": fleet.served if fleet else {},
-            "bans": [dataclasses.asdict(each) for each in fleet.bans] if fleet else [],
+            "configuration": str(state.reload) if state else "not known",
+            "served": state.served if state else {},
+            "bans": [dataclasses.asdict(each) for each in state.bans] if state else [],
         }

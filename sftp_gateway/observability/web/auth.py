@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from sftp_gateway.observability.web.http import Page, Visit
+from sftp_gateway.observability.web.http import Request, Response
 
 COOKIE: Final = "sftp_gateway_status"
 
@@ -31,7 +31,7 @@ COOKIE: Final = "sftp_gateway_status"
 _COOKIE_AGE: Final = 30 * 86_400
 
 
-class Doorway:
+class TokenAuth:
     """Lets in, or says what is missing."""
 
     def __init__(self, *, token: str | None, local: bool) -> None:
@@ -40,28 +40,28 @@ class Doorway:
         self._local = local
         self._cookie = _derived(token) if token is not None else ""
 
-    def refusal(self, visit: Visit) -> str | None:
+    def refusal(self, request: Request) -> str | None:
         """What to tell who is not let in: a word of `REASONS`; None for who is."""
         if self._token is not None:
-            shown = self._is_token(_bearer(visit)) or self._has_cookie(visit)
+            shown = self._is_token(_bearer(request)) or self._has_cookie(request)
             if shown:
                 return None
-            return "wrong_token" if visit.form is not None else "token"
+            return "wrong_token" if request.form is not None else "token"
         if not self._local:
             return "no_token"
-        return None if _names_this_machine(visit.headers.get("host", "")) else "host"
+        return None if _names_this_machine(request.headers.get("host", "")) else "host"
 
-    def entrance(self, visit: Visit) -> Page | None:
+    def login(self, request: Request) -> Response | None:
         """For a form with the token: the cookie, and the page that was asked for."""
-        if visit.form is None or not self._is_token(_form_token(visit.form)):
+        if request.form is None or not self._is_token(_form_token(request.form)):
             return None
-        query = urlencode(parse_qsl(urlsplit(visit.path).query))
+        query = urlencode(parse_qsl(urlsplit(request.path).query))
         # Relative, so that a proxy may serve the page below a path of its own.
         target = f"?{query}" if query else "./"
         cookie = (
             f"{COOKIE}={self._cookie}; Max-Age={_COOKIE_AGE}; Path=/; HttpOnly; SameSite=Strict"
         )
-        return Page(
+        return Response(
             HTTPStatus.SEE_OTHER,
             "text/plain; charset=utf-8",
             b"",
@@ -75,9 +75,9 @@ class Doorway:
             and hmac.compare_digest(shown.encode(), self._token.encode())
         )
 
-    def _has_cookie(self, visit: Visit) -> bool:
+    def _has_cookie(self, request: Request) -> bool:
         try:
-            morsel = SimpleCookie(visit.headers.get("cookie", "")).get(COOKIE)
+            morsel = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             return False
         return morsel is not None and hmac.compare_digest(
@@ -94,8 +94,8 @@ def _form_token(form: bytes) -> str | None:
     return dict(parse_qsl(form.decode(errors="replace"))).get("token")
 
 
-def _bearer(visit: Visit) -> str | None:
-    scheme, _, token = visit.headers.get("authorization", "").partition(" ")
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 

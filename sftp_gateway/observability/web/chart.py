@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability import formatting
 from sftp_gateway.observability.web.markup import Html, fill, join
 
 #: Parts that have a colour of their own; what is left is one part more.
@@ -75,8 +75,8 @@ def draw(shown: Series) -> Html:
         '<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" '
         'aria-label="{label}">{grid}{bars}</svg>'
         '<div class="hours" aria-hidden="true">{hours}</div></div>{legend}',
-        top=words.rate(top),
-        middle=words.rate(top / 2),
+        top=formatting.rate(top),
+        middle=formatting.rate(top / 2),
         width=_WIDTH,
         height=_HEIGHT,
         label=_summary(shown, highest / seconds),
@@ -108,8 +108,8 @@ def _column(shown: Series, index: int, width: float, full: float) -> Html:
             f'y="{y:.2f}" width="{width * (1 - _GAP):.2f}" height="{height:.2f}"/>'
         )
     start = datetime.fromtimestamp((shown.start + index * shown.minutes) * 60).astimezone()
-    lines = [f"{start:%H:%M} · {words.rate(sum(sent.values()) / shown.minutes / 60)}"]
-    lines += [f"{name}: {words.size(count)}" for name, count in sent.items()]
+    lines = [f"{start:%H:%M} · {formatting.rate(sum(sent.values()) / shown.minutes / 60)}"]
+    lines += [f"{name}: {formatting.size(count)}" for name, count in sent.items()]
     title = Html("\n").join(fill("{line}", line=line) for line in lines)
     return fill(
         "<g><title>{title}</title>{bars}</g>", title=Html(title), bars=Html("".join(rectangles))
@@ -124,7 +124,7 @@ def _legend(shown: Series) -> Html:
             "<b>{sent}</b></li>",
             kind=_class(name, number),
             name=name,
-            sent=words.size(sum(part)),
+            sent=formatting.size(sum(part)),
         )
         for number, (name, part) in enumerate(shown.parts.items())
     )
@@ -146,8 +146,8 @@ def _hours(shown: Series, columns: int) -> Html:
 
 
 def _summary(shown: Series, highest: float) -> str:
-    parts = ", ".join(f"{name} {words.size(sum(part))}" for name, part in shown.parts.items())
-    return f"{words.size(shown.total)} sent, at most {words.rate(highest)}: {parts}"
+    parts = ", ".join(f"{name} {formatting.size(sum(part))}" for name, part in shown.parts.items())
+    return f"{formatting.size(shown.total)} sent, at most {formatting.rate(highest)}: {parts}"
 
 
 def _ceiling(value: float) -> float:

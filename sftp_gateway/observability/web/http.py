@@ -64,7 +64,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class Request:
     """What is asked for: a path with its query, and headers by their names in lower case.
 
     `form` is the body of a POST, None for GET and HEAD.
@@ -76,7 +76,7 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Response:
     """One answer, with headers of its own."""
 
     status: HTTPStatus
@@ -88,13 +88,13 @@ class Page:
 Probe: TypeAlias = Callable[[], Health]
 
 #: Answers `/` and what is below `/status`.
-Front: TypeAlias = Callable[[Visit], Page]
+Application: TypeAlias = Callable[[Request], Response]
 
 #: Gives the content type and the body of the metrics.
 Render: TypeAlias = Callable[[], tuple[str, bytes]]
 
 
-class Site:
+class Router:
     """What each path answers."""
 
     def __init__(
@@ -102,38 +102,38 @@ class Site:
         *,
         render: Render,
         probe: Probe,
-        front: Front | None = None,
+        status_app: Application | None = None,
         names: Collection[str] = (),
     ) -> None:
         """`names` are those of this endpoint, in lower case, beside its addresses; * is any."""
         self._render = render
         self._probe = probe
-        self._front = front
+        self._status_app = status_app
         self._names = names
 
     def takes_form(self, path: str) -> bool:
         """Whether the path may be POSTed to."""
-        return self._front is not None and path.partition("?")[0] == "/"
+        return self._status_app is not None and path.partition("?")[0] == "/"
 
-    def page(self, visit: Visit) -> Page:
+    def page(self, request: Request) -> Response:
         """The answer to a request."""
-        path = visit.path.partition("?")[0]
-        if self._front is not None and (path == "/" or path.startswith("/status")):
-            return self._front(visit)
-        known = self._is_named(visit.headers.get("host"))
+        path = request.path.partition("?")[0]
+        if self._status_app is not None and (path == "/" or path.startswith("/status")):
+            return self._status_app(request)
+        known = self._is_named(request.headers.get("host"))
         match path:
             case "/metrics" if not known:
-                return Page(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, _WRONG_NAME)
+                return Response(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, _WRONG_NAME)
             case "/metrics":
-                return Page(HTTPStatus.OK, *self._render())
+                return Response(HTTPStatus.OK, *self._render())
             case "/healthz":
                 return self._healthz()
             case "/readyz":
                 return self._readyz(details=known)
             case "/":
-                return Page(HTTPStatus.OK, "text/html; charset=utf-8", _INDEX)
+                return Response(HTTPStatus.OK, "text/html; charset=utf-8", _INDEX)
             case _:
-                return Page(HTTPStatus.NOT_FOUND, _TEXT, b"not found\n")
+                return Response(HTTPStatus.NOT_FOUND, _TEXT, b"not found\n")
 
     def _is_named(self, host: str | None) -> bool:
         """Whether a Host header has a name that only who runs this endpoint can have given it."""
@@ -145,15 +145,15 @@ class Site:
         except ValueError:
             return False
 
-    def _healthz(self) -> Page:
+    def _healthz(self) -> Response:
         health = self._ask()
         if isinstance(health, str):
-            return Page(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{health}\n".encode())
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{health}\n".encode())
         if not health.alive:
-            return Page(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not alive\n")
-        return Page(HTTPStatus.OK, _TEXT, b"ok\n")
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not alive\n")
+        return Response(HTTPStatus.OK, _TEXT, b"ok\n")
 
-    def _readyz(self, *, details: bool) -> Page:
+    def _readyz(self, *, details: bool) -> Response:
         health = self._ask()
         answer: dict[str, object]
         if isinstance(health, str):
@@ -164,7 +164,7 @@ class Site:
             if details:
                 answer["configuration"] = health.configuration
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return Page(status, "application/json", json.dumps(answer).encode() + b"\n")
+        return Response(status, "application/json", json.dumps(answer).encode() + b"\n")
 
     def _ask(self) -> Health | str:
         """The health, or why it is not known."""
@@ -191,18 +191,18 @@ def is_health_check(request: bytes) -> bool:
     return _HEALTH.match(request) is not None
 
 
-def respond(site: Site, request: bytes) -> bytes:
+def respond(router: Router, request: bytes) -> bytes:
     """The whole answer to a request, nothing if it cannot be read at all. Never raises."""
     try:
-        return _Handler(site, request).answer
+        return _Handler(router, request).answer
     except Exception:  # a mistake of ours must not end the thread that serves all
         _logger.exception("A request could not be answered")
         return b""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, site: Site, request: bytes) -> None:
-        self._site = site
+    def __init__(self, router: Router, request: bytes) -> None:
+        self._router = router
         self._received = request
         super().__init__(None, ("", 0), None)  # type: ignore[arg-type]  # what it never touches
 
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a form."""
-        if self._site.takes_form(self.path):
+        if self._router.takes_form(self.path):
             self._answer(self._received.partition(_HEAD_END)[2][:_MAX_FORM_LENGTH])
         else:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
@@ -231,13 +231,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, form: bytes | None) -> None:
         try:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            page = self._site.page(Visit(path=self.path, headers=headers, form=form))
+            page = self._router.page(Request(path=self.path, headers=headers, form=form))
         except Exception:
             _logger.exception("%s %s failed", self.command, self.path.partition("?")[0])
-            page = Page(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
+            page = Response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
         self._send(page)
 
-    def _send(self, page: Page, **headers: str) -> None:
+    def _send(self, page: Response, **headers: str) -> None:
         # A request that could not be read counts as HTTP/0.9, which has no status.
         self.request_version = self.protocol_version
         # send_response would add the Server header, which tells versions.
@@ -259,11 +259,11 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what http.server refuses by itself: in one line, without the client's words."""
         if code == HTTPStatus.NOT_IMPLEMENTED:  # it means: no method do_...
-            not_allowed = Page(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET and HEAD\n")
+            not_allowed = Response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET and HEAD\n")
             self._send(not_allowed, Allow="GET, HEAD")
         else:
             status = HTTPStatus(code)
-            self._send(Page(status, _TEXT, f"{status.phrase}\n".encode()))
+            self._send(Response(status, _TEXT, f"{status.phrase}\n".encode()))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: scrapes and health checks come every few seconds."""

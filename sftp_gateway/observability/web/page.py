@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sftp_gateway.observability import formatting as words
-from sftp_gateway.observability.gateway_state import PATIENCE, Fleet, health
+from sftp_gateway.observability import formatting
+from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT, GatewayState, health
 from sftp_gateway.observability.history.queries import Filter, History
-from sftp_gateway.observability.history.session_registry import Board, Live
+from sftp_gateway.observability.history.session_registry import Live, SessionRegistry
 from sftp_gateway.observability.web import chart, tables
 from sftp_gateway.observability.web.markup import Html, fill, join
 from sftp_gateway.observability.web.query import RESULTS, Query
@@ -93,8 +93,8 @@ _TROUBLE: Final = "The history cannot be read at the moment: {why}."
 class Sources:
     """What the page is made of. `history` is None where none is kept."""
 
-    fleet: Callable[[], Fleet | None]
-    board: Board
+    state: Callable[[], GatewayState | None]
+    registry: SessionRegistry
     history: History | None
     version: str
     temporary: bool = False  # the history is in a temporary folder
@@ -111,74 +111,74 @@ def frame(title: str, body: Html, *, script: bool = False) -> bytes:
 def render(sources: Sources, query: Query) -> bytes:
     """The page."""
     now = sources.now()
-    fleet = sources.fleet()
-    live = sources.board.live([each.pid for each in fleet.workers] if fleet else [])
-    kind, state, details = _state(fleet, sources.monotonic())
+    state = sources.state()
+    live = sources.registry.live([each.pid for each in state.workers] if state else [])
+    kind, summary, details = _summary(state, sources.monotonic())
     past = _past(sources, query, now)
     body = fill(
         _BODY,
         kind=kind,
-        state=state,
-        about=f"as of {words.clock(now, now)}",
-        refused=_refused(fleet, now),
-        figures=_figures(fleet, live, past["day"]),
+        state=summary,
+        about=f"as of {formatting.clock(now, now)}",
+        refused=_refused(state, now),
+        figures=_figures(state, live, past["day"]),
         notice=past["notice"],
         choices=_choices(query),
         sessions=tables.sessions(live, now, SESSIONS),
         hours=f"last {query.hours} h" if query.hours > 1 else "last hour",
-        bans=tables.bans(fleet.bans if fleet else (), fleet.banned if fleet else 0),
+        bans=tables.bans(state.bans if state else (), state.banned if state else 0),
         shares=tables.shares(details, past["sent"]),
-        workers=tables.workers(fleet, live, sources.monotonic(), PATIENCE),
+        workers=tables.workers(state, live, sources.monotonic(), HEARTBEAT_TIMEOUT),
         version=f"sftp-gateway {sources.version}",
-        zone=words.zone(),
+        zone=formatting.zone(),
         **{name: past[name] for name in ("chart", "form", "accesses", "files", "logins")},
     )
-    return frame(f"{state} · sftp-gateway", body, script=True)
+    return frame(f"{summary} · sftp-gateway", body, script=True)
 
 
-def _state(fleet: Fleet | None, now: float) -> tuple[str, str, Mapping[str, str]]:
+def _summary(state: GatewayState | None, now: float) -> tuple[str, str, Mapping[str, str]]:
     """How it is, as a kind and in words; and each share."""
     try:
-        found = health(fleet, now)
+        found = health(state, now)
     except TimeoutError:
-        shares = fleet.shares if fleet else ()
+        shares = state.shares if state else ()
         return "ill", "A process does not answer", dict.fromkeys(shares, "not known")
     if not found.alive:
         return "ill", "No worker serves", found.details
-    if fleet is not None and fleet.stopping:
+    if state is not None and state.stopping:
         return "odd", "Stopping", found.details
     if not found.ready:
         return "odd", "Serving, but not every share", found.details
-    if fleet is not None and fleet.reload.mistakes:
+    if state is not None and state.reload.mistakes:
         return "odd", "Serving, but by an old configuration", found.details
     return "good", "Serving", found.details
 
 
-def _refused(fleet: Fleet | None, now: float) -> Html:
+def _refused(state: GatewayState | None, now: float) -> Html:
     """A banner where the newest configuration was refused."""
-    if fleet is None or not fleet.reload.mistakes:
+    if state is None or not state.reload.mistakes:
         return Html("")
     return _notice(
         _REFUSED.format(
-            since=words.clock(fleet.reload.since, now),
-            old=words.clock(fleet.reload.succeeded, now),
-            why=fleet.reload.mistakes,
+            since=formatting.clock(state.reload.since, now),
+            old=formatting.clock(state.reload.succeeded, now),
+            why=state.reload.mistakes,
         )
     )
 
 
-def _figures(fleet: Fleet | None, live: Live, day: Mapping[str, int] | None) -> Html:
+def _figures(state: GatewayState | None, live: Live, day: Mapping[str, int] | None) -> Html:
     figures = [
-        ("sessions", words.number(live.total)),
-        ("sent now", words.rate(live.rate)),
+        ("sessions", formatting.number(live.total)),
+        ("sent now", formatting.rate(live.rate)),
     ]
     if day is not None:
         figures += [
-            ("sent in 24 h", words.size(day["bytes"])),
-            ("files read in 24 h", words.number(day["files"])),
-            ("refused in 24 h", words.number(day["refused"])),
+            ("sent in 24 h", formatting.size(day["bytes"])),
+            ("files read in 24 h", formatting.number(day["files"])),
+            ("refused in 24 h", formatting.number(day["refused"])),
         ]
-    figures.append(("banned now", words.number(fleet.banned if fleet else 0)))
+    figures.append(("banned now", formatting.number(state.banned if state else 0)))
     return join(
         fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=name, value=value)
         for name, value in figures

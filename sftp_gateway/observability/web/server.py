@@ -22,10 +22,10 @@ from typing import Final
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.web.http import (
     MAX_HEAD_LENGTH,
-    Front,
+    Application,
     Probe,
     Render,
-    Site,
+    Router,
     is_health_check,
     is_whole,
     respond,
@@ -80,9 +80,9 @@ class _Connection:
 
 
 class ObservabilityServer:
-    """Serves metrics and health, and whatever `front` has, on a listening socket.
+    """Serves metrics and health, and whatever `status_app` has, on a listening socket.
 
-    `names` are those of the endpoint, as Site has them.
+    `names` are those of the endpoint, as Router has them.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class ObservabilityServer:
         listener: socket.socket,
         render: Render,
         probe: Probe,
-        front: Front | None = None,
+        status_app: Application | None = None,
         names: Collection[str] = (),
     ) -> None:
-        self._site = Site(render=render, probe=probe, front=front, names=names)
+        self._router = Router(render=render, probe=probe, status_app=status_app, names=names)
         self._listener = listener
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -213,10 +213,10 @@ class ObservabilityServer:
         elif is_whole(connection.received):
             request = bytes(connection.received)
             if is_health_check(request):
-                self._begin_answer(connection, respond(self._site, request))
+                self._begin_answer(connection, respond(self._router, request))
             else:
                 self._selector.unregister(connection.socket)
-                connection.answering = self._answers.submit(respond, self._site, request)
+                connection.answering = self._answers.submit(respond, self._router, request)
                 connection.answering.add_done_callback(lambda _: self._tell_answered(connection))
 
     def _tell_answered(self, connection: _Connection) -> None:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
-from sftp_gateway.observability import formatting as words
-from sftp_gateway.observability.gateway_state import Ban, Fleet
+from sftp_gateway.observability import formatting
+from sftp_gateway.observability.gateway_state import Ban, GatewayState
 from sftp_gateway.observability.history.queries import Entry, Sum
 from sftp_gateway.observability.history.session_registry import Live, LiveSession, OpenFile
 from sftp_gateway.observability.web.markup import Html, fill, join
@@ -75,8 +75,8 @@ def when(moment: float, now: float) -> Html:
     """A time of day that machines can read too."""
     return fill(
         '<time datetime="{stamp}">{clock}</time>',
-        stamp=words.stamp(moment),
-        clock=words.clock(moment, now),
+        stamp=formatting.stamp(moment),
+        clock=formatting.clock(moment, now),
     )
 
 
@@ -90,7 +90,7 @@ def sessions(live: Live, now: float, limit: int) -> Html:
              ("Since", "number opt")]  # fmt: skip
     shown = table("Sessions that are logged in", heads, rows, "Nobody is logged in.")
     more = live.total - len(rows)
-    note = fill('<p class="note">and {more} more</p>', more=words.number(more))
+    note = fill('<p class="note">and {more} more</p>', more=formatting.number(more))
     return join([shown, note if more > 0 and rows else _NOTHING])
 
 
@@ -108,9 +108,9 @@ def _session(each: LiveSession, now: float) -> Html:
         version=each.client_version,
         client=client(each.client_version),
         reading=reading or Html('<span class="quiet">idle</span>'),
-        rate=words.rate(each.rate) if each.rate >= 1 else "\N{EN DASH}",
-        sent=words.size(each.sent),
-        since=words.span(max(0.0, now - each.started)),
+        rate=formatting.rate(each.rate) if each.rate >= 1 else "\N{EN DASH}",
+        sent=formatting.size(each.sent),
+        since=formatting.span(max(0.0, now - each.started)),
     )
 
 
@@ -129,7 +129,7 @@ def _file(file: OpenFile, user: str) -> Html:
         moving=" moving" if file.moving else "",
         place=place(file.path, user),
         percent=f"{part * 100:.0f}",
-        size=words.size(file.size),
+        size=formatting.size(file.size),
         width=f"{part * 100:.1f}",
     )
 
@@ -171,17 +171,17 @@ def _access(line: Mapping[str, Any], now: float) -> Html:
         by=_by(line.get("key_label"), line.get("client_ip")),
         verb=_verb(line, result, bad=bad),
         what=what,
-        sent=words.size(line["bytes"]) if isinstance(line.get("bytes"), int) else "",
-        took=words.duration(float(line["duration"])) if "duration" in line else "",
+        sent=formatting.size(line["bytes"]) if isinstance(line.get("bytes"), int) else "",
+        took=formatting.duration(float(line["duration"])) if "duration" in line else "",
     )
 
 
 def _verb(line: Mapping[str, Any], result: str, *, bad: bool) -> str:
     event = str(line["event"])
-    verb = _VERBS.get(event, words.reason(event))
+    verb = _VERBS.get(event, formatting.reason(event))
     if event == "denied":
         verb = f"{line.get('operation', '')} denied"
-    return f"{verb}: {words.reason(result)}" if bad else verb
+    return f"{verb}: {formatting.reason(result)}" if bad else verb
 
 
 def outcome(line: Mapping[str, Any]) -> str:
@@ -218,8 +218,8 @@ def files(sums: Sequence[Sum], now: float) -> Html:
             '<td class="number">{sent}</td><td class="number opt">{last}</td></tr>',
             place=place(each.name),
             width=f"{each.bytes / most * 100 if most else 0:.1f}",
-            count=words.number(each.accesses),
-            sent=words.size(each.bytes),
+            count=formatting.number(each.accesses),
+            sent=formatting.size(each.bytes),
             last=when(each.last, now),
         )
         for each in sums
@@ -252,8 +252,8 @@ def refused_logins(entries: Sequence[Entry], now: float, limit: int) -> Html:
             time=when(moment(line), now),
             user=line.get("user_tried", ""),
             by=_by(line.get("key_label"), line.get("client_ip")),
-            reason=words.reason(str(line.get("reason", "")))
-            + (f", {words.number(times[alike])} times" if times[alike] > 1 else ""),
+            reason=formatting.reason(str(line.get("reason", "")))
+            + (f", {formatting.number(times[alike])} times" if times[alike] > 1 else ""),
             method=line.get("key") or line.get("method", ""),
         )
         for alike, line in list(last.items())[:limit]
@@ -270,16 +270,17 @@ def bans(banned: Sequence[Ban], total: int) -> Html:
             '<span class="under">{reason}</span></td><td>{effect}</td>'
             '<td class="number">{left}</td></tr>',
             source=each.source,
-            reason=words.reason(each.reason) + (f", {each.times} times" if each.times > 1 else ""),
+            reason=formatting.reason(each.reason)
+            + (f", {each.times} times" if each.times > 1 else ""),
             effect=each.effect,
-            left=words.span(each.seconds),
+            left=formatting.span(each.seconds),
         )
         for each in banned
     ]
     heads = [("Source", "who"), ("Now", ""), ("For", "number")]
     shown = table("Sources that are banned", heads, rows, "No source is banned.")
     more = total - len(rows)
-    note = fill('<p class="note">and {more} more</p>', more=words.number(more))
+    note = fill('<p class="note">and {more} more</p>', more=formatting.number(more))
     return join([shown, note if more > 0 and rows else _NOTHING])
 
 
@@ -296,7 +297,7 @@ def shares(details: Mapping[str, str], sent: Mapping[str, int]) -> Html:
             name=name,
             kind="good" if state == "ok" else "ill",
             state="readable" if state == "ok" else state,
-            sent=words.size(sent.get(name, 0)),
+            sent=formatting.size(sent.get(name, 0)),
         )
         for name, state in details.items()
     ]
@@ -304,12 +305,12 @@ def shares(details: Mapping[str, str], sent: Mapping[str, int]) -> Html:
     return table("Shares", heads, rows, "Nothing is known of the shares yet.")
 
 
-def workers(fleet: Fleet | None, live: Live, now: float, patience: float) -> Html:
+def workers(state: GatewayState | None, live: Live, now: float, patience: float) -> Html:
     """Each worker process; `now` by the clock that never goes back."""
     rows = []
-    for each in fleet.workers if fleet else ():
+    for each in state.workers if state else ():
         stuck = each.ready and now - each.seen > patience
-        state = "stuck" if stuck else "serves" if each.ready else "not ready"
+        status = "stuck" if stuck else "serves" if each.ready else "not ready"
         rows.append(
             fill(
                 '<tr><td>{number}<span class="under">pid {pid}</span></td>'
@@ -317,9 +318,9 @@ def workers(fleet: Fleet | None, live: Live, now: float, patience: float) -> Htm
                 '<td class="number">{sessions}</td></tr>',
                 number=f"worker {each.number}",
                 pid=each.pid,
-                kind="good" if state == "serves" else "ill",
-                state=state,
-                sessions=words.number(live.by_worker.get(each.pid, 0)),
+                kind="good" if status == "serves" else "ill",
+                state=status,
+                sessions=formatting.number(live.by_worker.get(each.pid, 0)),
             )
         )
     heads = [("Process", ""), ("State", ""), ("Sessions", "number")]

@@ -13,7 +13,7 @@ from sftp_gateway.observability.access_log.events import (
     ConfigurationReloaded,
     Event,
 )
-from sftp_gateway.observability.gateway_state import Reload
+from sftp_gateway.observability.gateway_state import ReloadStatus
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor.config_probe import ConfigProbe
 
@@ -58,7 +58,7 @@ class Reloading(Generic[Plan]):
         self._refused: Sequence[str] = ()  # the last mistakes
         self._trying = False  # until it is taken or refused
         #: What came of it, for people.
-        self.state = Reload(succeeded=time.time())
+        self.state = ReloadStatus(succeeded=time.time())
         self.removal: Removal | None = None  # by the one that is being taken
         self.cause = ""  # of the last attempt
         self.changed = ""  # by it: "nothing", "credentials" or "all"
@@ -110,7 +110,7 @@ class Reloading(Generic[Plan]):
         self._trying = False
         silent = self.changed == "nothing" and self.cause == "files" and not self._refused
         self._refused = ()
-        self.state = Reload(succeeded=time.time())
+        self.state = ReloadStatus(succeeded=time.time())
         if silent:
             return
         removal = self.removal or Removal(users="", keys="", shares="", sessions=0)

@@ -33,7 +33,7 @@ from sftp_gateway import __version__
 from sftp_gateway.config.credentials import removal
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log import events, relay
-from sftp_gateway.observability.gateway_state import Fleet
+from sftp_gateway.observability.gateway_state import GatewayState
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import HISTORY_PATIENCE, LOG_PATIENCE, OBSERVER, ObserverHandle
@@ -303,7 +303,7 @@ class Supervisor(Generic[AnyPlan]):
             self._shown = self._plan
             self._messenger.serve(self._plan.served)
         self._messenger.show(
-            Fleet(
+            GatewayState(
                 time=time.monotonic(),
                 pid=os.getpid(),
                 workers=self._workers.states(),

@@ -17,7 +17,7 @@ from typing import Final
 
 from sftp_gateway.auth.penalties import Kind
 from sftp_gateway.observability.access_log.events import WorkerExited, WorkerOutdated, WorkerStarted
-from sftp_gateway.observability.gateway_state import PATIENCE, WorkerState
+from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT, WorkerState
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
@@ -334,7 +334,9 @@ class Workers:
         newest = max((w.generation for w in serving), default=0)
         now = time.monotonic()
         best = [w for w in serving if w.generation == newest]
-        return [w.number for w in best if now - w.seen <= PATIENCE] or [w.number for w in best]
+        return [w.number for w in best if now - w.seen <= HEARTBEAT_TIMEOUT] or [
+            w.number for w in best
+        ]
 
     def pass_on(self, number: int, connection_number: int, connection: socket.socket) -> bool:
         """Give the connection to a worker; False where that cannot take it now."""

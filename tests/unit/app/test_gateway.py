@@ -143,7 +143,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
         Configuration(settings, findings),
         measured.values,
         log=FileSink("access.log"),
-        feed=measured.feed,
+        history_channel=measured.history_channel,
         folders={name: open_folder(share.path) for name, share in settings.shares.items()},
         owner_names=OwnerNames(),
     )

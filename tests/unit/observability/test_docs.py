@@ -327,7 +327,7 @@ def metrics_in_full():
     log = AccessLog(sinks=[])
     log.close(60)
     metrics.watch_access_log(log)
-    metrics.watch_lanes(lambda: {("Bhushanji", "read"): 1})
+    metrics.watch_pools(lambda: {("Bhushanji", "read"): 1})
     metrics.watch_history(lambda: 0)
     HistoryCounts(measured.values).size(0)
     metrics.login("accepted", "publickey", "accepted")

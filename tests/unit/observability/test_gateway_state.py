@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability import Fleet, WorkerState, health
-from sftp_gateway.observability.gateway_state import PATIENCE
-from tests.support.measured import fleet
+from sftp_gateway.observability import GatewayState, WorkerState, health
+from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT
+from tests.support.measured import gateway_state
 
 NOW = 1000.0
 
@@ -19,8 +19,8 @@ def worker(**changed: Any) -> WorkerState:
     )
 
 
-def of(*workers: WorkerState, **changed: Any) -> Fleet:
-    return fleet(**{"time": NOW, "workers": workers, "shares": ("a", "b"), **changed})
+def of(*workers: WorkerState, **changed: Any) -> GatewayState:
+    return gateway_state(**{"time": NOW, "workers": workers, "shares": ("a", "b"), **changed})
 
 
 def test_workers_that_serve_are_alive_and_ready() -> None:
@@ -52,7 +52,7 @@ def test_without_workers_nobody_serves() -> None:
 
 
 def test_a_process_that_does_not_speak_is_no_answer() -> None:
-    late = NOW - PATIENCE - 0.1
+    late = NOW - HEARTBEAT_TIMEOUT - 0.1
     for silent in (None, of(worker(), time=late), of(worker(), worker(seen=late))):
         with pytest.raises(TimeoutError):
             health(silent, NOW)

@@ -11,7 +11,7 @@ from sftp_gateway.observability import LogDropped, WorkerStarted
 from sftp_gateway.observability.access_log import relay
 from sftp_gateway.observability.metrics.shared_memory import Memory
 from sftp_gateway.process.observer import ObserverHandle
-from tests.support.measured import fleet
+from tests.support.measured import gateway_state
 
 
 def unpickled(data: bytes) -> Any:
@@ -40,7 +40,7 @@ def test_events_and_states_are_sent_at_once() -> None:
     messenger = ObserverHandle()
     with messenger.connect() as end:
         messenger.emit(event(1))
-        state = fleet()
+        state = gateway_state()
         messenger.show(state)
         assert taken(end) == [event(1), state]
     messenger.close()
@@ -52,7 +52,7 @@ def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
     messenger.connect().close()  # one that ends at once
     messenger.emit(event(2))
     with messenger.connect() as end:
-        messenger.show(fleet())
+        messenger.show(gateway_state())
         assert taken(end)[:2] == [event(1), event(2)]
     messenger.close()
 
@@ -65,7 +65,7 @@ def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_to
         heard: list[Any] = []
         while not any(isinstance(each, LogDropped) for each in heard):
             heard += taken(end)
-            messenger.show(fleet())
+            messenger.show(gateway_state())
         events = [each for each in heard if isinstance(each, WorkerStarted)]
         lost = [each for each in heard if isinstance(each, LogDropped)]
         assert [each.worker for each in events] == list(range(len(events)))
@@ -93,13 +93,13 @@ def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
     sender, receiver = relay.channel()
     messenger.add_worker("worker0", receiver, memory)
     with messenger.connect() as end:
-        messenger.show(fleet())
+        messenger.show(gateway_state())
         assert received(end) == []
         assert messenger.logs == [receiver]
         ending, other = relay.channel()
         messenger.add_worker("worker1", other, memory)
         ending.close()
-        messenger.show(fleet())
+        messenger.show(gateway_state())
         ((writer, sent),) = received(end)
         assert writer == "worker1"
         for descriptor, original in zip(

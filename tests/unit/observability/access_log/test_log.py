@@ -26,7 +26,7 @@ from sftp_gateway.observability import (
     SessionEnded,
     StreamSink,
 )
-from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log import rate_limit
 
 SESSION = Session(session="00112233445566aa", client_ip="192.0.2.7", client_port=50122)
 FOREVER = 60.0
@@ -442,11 +442,11 @@ def test_the_flood_of_one_user_drops_no_line_of_another(held, overflow, flood_ev
 
 
 def test_a_flood_is_written_as_one_sum_and_keeps_nobody_waiting(held, monkeypatch):
-    monkeypatch.setattr(flood, "SESSION_RATE", 0.0)
+    monkeypatch.setattr(rate_limit, "SESSION_RATE", 0.0)
     log, sink = held(overflow="block", capacity=1000)
     for _ in range(80_000):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
-    assert (log.depth, log.dropped, log.congested()) == (flood.SESSION_BURST, 0, False)
+    assert (log.depth, log.dropped, log.congested()) == (rate_limit.SESSION_BURST, 0, False)
     log.emit(ended(ATTACKER))
     sink.gate.set()
     assert log.close(FOREVER) == 0
@@ -457,9 +457,9 @@ def test_a_flood_is_written_as_one_sum_and_keeps_nobody_waiting(held, monkeypatc
 
 
 def test_a_sum_is_written_although_its_session_goes_on(held, monkeypatch):
-    monkeypatch.setattr(flood, "INTERVAL", 0.0)
+    monkeypatch.setattr(rate_limit, "INTERVAL", 0.0)
     log, sink = held()
-    for _ in range(flood.SESSION_BURST + 1):
+    for _ in range(rate_limit.SESSION_BURST + 1):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
     sink.gate.set()
     sink.wait_for("events_suppressed")
@@ -467,7 +467,7 @@ def test_a_sum_is_written_although_its_session_goes_on(held, monkeypatch):
 
 def test_what_is_summed_up_is_told_at_the_end(held):
     log, sink = held()
-    for _ in range(flood.SESSION_BURST + 1):
+    for _ in range(rate_limit.SESSION_BURST + 1):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
     sink.gate.set()
     assert log.close(FOREVER) == 0
@@ -512,8 +512,8 @@ def test_with_drop_nobody_waits(held):
 
 
 def test_a_user_whose_lines_have_too_many_bytes_waits_and_others_do_not(monkeypatch):
-    monkeypatch.setattr(flood, "BYTE_BURST", 2000)
-    monkeypatch.setattr(flood, "BYTE_RATE", 1)
+    monkeypatch.setattr(rate_limit, "BYTE_BURST", 2000)
+    monkeypatch.setattr(rate_limit, "BYTE_RATE", 1)
     sink = MemorySink()
     log = AccessLog(sinks=[sink])
     log.emit(closed(VICTIM))
@@ -527,8 +527,8 @@ def test_a_user_whose_lines_have_too_many_bytes_waits_and_others_do_not(monkeypa
 
 
 def test_such_a_user_waits_no_longer_than_the_rate_says(monkeypatch):
-    monkeypatch.setattr(flood, "BYTE_BURST", 20_000)
-    monkeypatch.setattr(flood, "BYTE_RATE", 100_000)
+    monkeypatch.setattr(rate_limit, "BYTE_BURST", 20_000)
+    monkeypatch.setattr(rate_limit, "BYTE_RATE", 100_000)
     log = AccessLog(sinks=[MemorySink()])
     room = threading.Event()
     log.add_room_callback(room.set)
@@ -540,8 +540,8 @@ def test_such_a_user_waits_no_longer_than_the_rate_says(monkeypatch):
 
 
 def test_with_drop_such_a_user_does_not_wait(monkeypatch):
-    monkeypatch.setattr(flood, "BYTE_BURST", 2000)
-    monkeypatch.setattr(flood, "BYTE_RATE", 1)
+    monkeypatch.setattr(rate_limit, "BYTE_BURST", 2000)
+    monkeypatch.setattr(rate_limit, "BYTE_RATE", 1)
     log = AccessLog(sinks=[MemorySink()], overflow="drop")
     for _ in range(100):
         log.emit(opened(ATTACKER))

@@ -8,62 +8,64 @@ from collections.abc import Iterator
 import pytest
 
 from sftp_gateway.observability.history import channel as module
-from sftp_gateway.observability.history.channel import PATIENCE, Feed, FeedSink
+from sftp_gateway.observability.history.channel import PATIENCE, HistoryChannel, HistorySink
 from tests.support.history import line, read
 
 
 @pytest.fixture
-def feed() -> Iterator[Feed]:
-    made = Feed()
+def channel() -> Iterator[HistoryChannel]:
+    made = HistoryChannel()
     yield made
     made.close()
 
 
-def received(feed: Feed) -> list[bytes]:
+def received(channel: HistoryChannel) -> list[bytes]:
     found = []
-    while (datagram := feed.receive(0.0)) is not None:
+    while (datagram := channel.receive(0.0)) is not None:
         found.append(datagram)
     return found
 
 
-def test_lines_arrive_as_they_are(feed: Feed) -> None:
+def test_lines_arrive_as_they_are(channel: HistoryChannel) -> None:
     batch = read("models/a") + read("models/भूषण")
-    FeedSink(feed).write(batch)
-    assert received(feed) == [batch]
+    HistorySink(channel).write(batch)
+    assert received(channel) == [batch]
 
 
-def test_what_says_nothing_new_is_left_out(feed: Feed) -> None:
+def test_what_says_nothing_new_is_left_out(channel: HistoryChannel) -> None:
     kept = read("models/a"), line("denied"), line("session_end")
     left_out = line("file_opened"), line("request"), line("connection")
-    FeedSink(feed).write(b"".join(x for pair in zip(left_out, kept, strict=True) for x in pair))
-    assert received(feed) == [b"".join(kept)]
-    FeedSink(feed).write(b"".join(left_out))
-    assert received(feed) == []
+    HistorySink(channel).write(
+        b"".join(x for pair in zip(left_out, kept, strict=True) for x in pair)
+    )
+    assert received(channel) == [b"".join(kept)]
+    HistorySink(channel).write(b"".join(left_out))
+    assert received(channel) == []
 
 
-def test_a_long_batch_is_cut_between_lines(feed: Feed) -> None:
+def test_a_long_batch_is_cut_between_lines(channel: HistoryChannel) -> None:
     batch = [read(f"models/{number}{'x' * 3000}") for number in range(40)]
-    FeedSink(feed).write(b"".join(batch))
-    pieces = received(feed)
+    HistorySink(channel).write(b"".join(batch))
+    pieces = received(channel)
     assert len(pieces) > 1
     assert b"".join(pieces) == b"".join(batch)
     assert all(piece.endswith(b"\n") for piece in pieces)
 
 
-def test_a_line_longer_than_a_piece_goes_alone(feed: Feed) -> None:
+def test_a_line_longer_than_a_piece_goes_alone(channel: HistoryChannel) -> None:
     long, short = read("models/" + "x" * 60_000), read("models/a")
-    FeedSink(feed).write(long + short)
-    assert received(feed) == [long, short]
+    HistorySink(channel).write(long + short)
+    assert received(channel) == [long, short]
 
 
-def test_a_slow_observer_is_waited_for(feed: Feed) -> None:
-    sink = FeedSink(feed)
+def test_a_slow_observer_is_waited_for(channel: HistoryChannel) -> None:
+    sink = HistorySink(channel)
     batch = b"".join(read(f"models/{number}") for number in range(64))
     found = []
 
     def take() -> None:
         while not sink_done.is_set():
-            if (datagram := feed.receive(0.01)) is not None:
+            if (datagram := channel.receive(0.01)) is not None:
                 found.append(datagram)
 
     sink_done = threading.Event()
@@ -74,11 +76,11 @@ def test_a_slow_observer_is_waited_for(feed: Feed) -> None:
     sink_done.set()
     observer.join()
     assert sink.dropped == 0
-    assert b"".join(found + received(feed)).count(b"\n") == 500 * 64
+    assert b"".join(found + received(channel)).count(b"\n") == 500 * 64
 
 
 def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
-    feed: Feed, monkeypatch: pytest.MonkeyPatch
+    channel: HistoryChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
 
@@ -86,15 +88,15 @@ def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(feed, "wait_for_room", wait)
+    monkeypatch.setattr(channel, "wait_for_room", wait)
     monkeypatch.setattr(module, "monotonic", lambda: now)
-    sink = FeedSink(feed)
+    sink = HistorySink(channel)
     batch = b"".join(read(f"models/{number}") for number in range(64))
     for _ in range(500):
         sink.write(batch)
-    arrived = sum(piece.count(b"\n") for piece in received(feed))
+    arrived = sum(piece.count(b"\n") for piece in received(channel))
     assert 0 < arrived < 500 * 64
     assert sink.dropped == 500 * 64 - arrived
     assert now == PATIENCE
     sink.write(batch)
-    assert received(feed) == [batch]
+    assert received(channel) == [batch]

@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability.history.session_registry import STALE, Board
+from sftp_gateway.observability.history.session_registry import STALE, SessionRegistry
 from tests.support.history import NOON, line
 
 
 class Told:
-    """A board whose clocks stand still until they are moved."""
+    """A registry whose clocks stand still until they are moved."""
 
     def __init__(self) -> None:
         self.time = 100.0
-        self.board = Board(clock=lambda: self.time, now=lambda: NOON + self.time)
+        self.registry = SessionRegistry(clock=lambda: self.time, now=lambda: NOON + self.time)
 
     def tell(self, *sessions: dict[str, Any], worker: int = 7, **fields: Any) -> None:
         told = {"worker": worker, "more": False, "started": NOON + 100, "total": len(sessions),
                 "sent": {}, "sessions": sessions, **fields}  # fmt: skip
-        self.board.take(json.dumps({"live": told}).encode())
+        self.registry.take(json.dumps({"live": told}).encode())
 
     @property
     def sent(self) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
-        for (_, kind, name), count in self.board.take_throughput().items():
+        for (_, kind, name), count in self.registry.take_throughput().items():
             found[kind, name] = found.get((kind, name), 0) + count
         return found
 
@@ -47,7 +47,7 @@ def test_a_rate_is_the_difference_of_two_pictures(told: Told) -> None:
     told.tell(session(sent=1000), sent={"models": 1000})
     told.time += 2
     told.tell(session(sent=9000), sent={"models": 9000})
-    live = told.board.live([7])
+    live = told.registry.live([7])
     assert live.sessions[0].rate == 4000
     assert live.rate == 4000
     assert told.sent == {("user", "ana"): 9000, ("share", "models"): 9000}
@@ -55,14 +55,14 @@ def test_a_rate_is_the_difference_of_two_pictures(told: Told) -> None:
 
 def test_the_last_bytes_of_a_session_come_with_its_end(told: Told) -> None:
     told.tell(session(sent=1000))
-    told.board.ended(json.loads(line("session_end", at=NOON + 110, user="ana", session="a",
+    told.registry.ended(json.loads(line("session_end", at=NOON + 110, user="ana", session="a",
                                      bytes=1500, duration=9.0)))  # fmt: skip
     assert told.sent == {("user", "ana"): 1500}
 
 
 def test_a_session_that_no_picture_showed_counts_with_its_end(told: Told) -> None:
     ended = line("session_end", at=NOON + 110, user="ana", session="b", bytes=70, duration=1.0)
-    told.board.ended(json.loads(ended))
+    told.registry.ended(json.loads(ended))
     assert told.sent == {("user", "ana"): 70}
 
 
@@ -73,7 +73,7 @@ def test_what_was_sent_before_the_observer_was_there_is_not_counted(told: Told) 
     told.tell(session(sent=5100, started=NOON), sent={"models": 5100}, started=NOON)
     assert told.sent == {("user", "ana"): 100, ("share", "models"): 100}
     ended = line("session_end", at=NOON + 110, user="ana", session="c", bytes=70, duration=100.0)
-    told.board.ended(json.loads(ended))
+    told.registry.ended(json.loads(ended))
     assert told.sent == {}
 
 
@@ -81,41 +81,41 @@ def test_a_file_moves_while_it_is_read(told: Told) -> None:
     told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 10)]))
     told.time += 2
     told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
-    assert told.board.live([7]).sessions[0].files[0].moving
+    assert told.registry.live([7]).sessions[0].files[0].moving
     told.time += 2
     told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
-    assert not told.board.live([7]).sessions[0].files[0].moving
+    assert not told.registry.live([7]).sessions[0].files[0].moving
 
 
 def test_a_picture_may_come_in_pieces(told: Told) -> None:
     told.tell(session("a"), more=True, total=2)
-    assert told.board.live([7]).sessions == ()
+    assert told.registry.live([7]).sessions == ()
     told.tell(session("b"), total=2)
-    assert {each.session for each in told.board.live([7]).sessions} == {"a", "b"}
+    assert {each.session for each in told.registry.live([7]).sessions} == {"a", "b"}
     told.time += 2
     told.tell(session("b"), total=1)
-    assert {each.session for each in told.board.live([7]).sessions} == {"b"}
+    assert {each.session for each in told.registry.live([7]).sessions} == {"b"}
 
 
 def test_a_worker_that_is_gone_or_silent_is_not_shown(told: Told) -> None:
     told.tell(session("a"), worker=7)
     told.tell(session("b"), worker=8)
-    assert told.board.live([8]).total == 1
-    assert told.board.live([7, 8]).by_worker == {7: 1, 8: 1}
+    assert told.registry.live([8]).total == 1
+    assert told.registry.live([7, 8]).by_worker == {7: 1, 8: 1}
     told.time += STALE
-    assert told.board.live([7, 8]).total == 0
+    assert told.registry.live([7, 8]).total == 0
 
 
 def test_the_busiest_come_first(told: Told) -> None:
     told.tell(session("idle"), session("busy"))
     told.time += 1
     told.tell(session("idle"), session("busy", sent=10))
-    assert [each.session for each in told.board.live([7]).sessions] == ["busy", "idle"]
+    assert [each.session for each in told.registry.live([7]).sessions] == ["busy", "idle"]
 
 
 def test_what_could_not_be_written_is_taken_again(told: Told) -> None:
     told.tell(session(sent=10))
-    told.board.give_back(told.board.take_throughput())
+    told.registry.give_back(told.registry.take_throughput())
     assert told.sent == {("user", "ana"): 10}
 
 
@@ -126,12 +126,12 @@ def test_what_could_not_be_written_is_taken_again(told: Told) -> None:
 )  # fmt: skip
 def test_what_is_no_picture_changes_nothing(told: Told, sent: bytes) -> None:
     told.tell(session())
-    told.board.take(sent)
-    assert told.board.live([7]).total == 1
+    told.registry.take(sent)
+    assert told.registry.live([7]).total == 1
 
 
 def test_numbers_that_cannot_be_are_bounded(told: Told) -> None:
     for number in range(300):
         told.tell(session(f"s{number}", sent=-5), worker=number, sent={"models": -7})
     assert told.sent == {}
-    assert len(told.board.live(range(300)).by_worker) <= 256
+    assert len(told.registry.live(range(300)).by_worker) <= 256

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history import writer as module
-from sftp_gateway.observability.history.channel import Feed, FeedSink
+from sftp_gateway.observability.history.channel import HistoryChannel, HistorySink
 from sftp_gateway.observability.history.queries import Filter, History
-from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import LEAST_SIZE
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from tests.support.gateway import PATIENCE, wait_for
@@ -27,13 +27,13 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.feed = Feed()
-        self.sink = FeedSink(self.feed)
-        self.board = Board()
+        self.channel = HistoryChannel()
+        self.sink = HistorySink(self.channel)
+        self.registry = SessionRegistry()
         self.measured = Measured()
         self.writer = HistoryWriter(
-            feed=self.feed,
-            board=self.board,
+            channel=self.channel,
+            registry=self.registry,
             open_store=functools.partial(open_store, path, max_age=1e9, max_size=LEAST_SIZE),
             values=self.measured.values,
         )
@@ -53,7 +53,7 @@ class Kept:
 
     def close(self) -> None:
         self.writer.close(PATIENCE)
-        self.feed.close()
+        self.channel.close()
         self.measured.close()
 
 
@@ -88,7 +88,7 @@ def test_bytes_of_a_file_that_is_still_read_are_written_soon(
     kept.sink.write(read("models/a"))
     wait_for(lambda: kept.count() == 1, "a row")
     told = {"worker": 7, "more": False, "started": time.time(), "total": 0, "sessions": []}
-    kept.feed.send(json.dumps({"live": {**told, "sent": {"models": 1000}}}).encode())
+    kept.channel.send(json.dumps({"live": {**told, "sent": {"models": 1000}}}).encode())
     history = History(kept.path)
     wait_for(lambda: sum(history.throughput("share", 0).values()) == 1000, "the bytes")
 
@@ -100,7 +100,7 @@ def test_at_its_end_everything_is_written_that_was_sent(tmp_path: Path) -> None:
     kept.writer.close(PATIENCE)
     assert kept.count() + kept.sink.dropped == 500
     assert not list(tmp_path.glob("*-wal"))
-    kept.feed.close()
+    kept.channel.close()
     kept.measured.close()
 
 
@@ -108,7 +108,7 @@ def test_a_line_that_is_none_is_counted_and_the_others_are_written(
     keep: Callable[[], Kept],
 ) -> None:
     kept = keep().start()
-    kept.feed.send(b"not a line\n" + read("models/a"))
+    kept.channel.send(b"not a line\n" + read("models/a"))
     wait_for(lambda: kept.count() == 1, "a row")
     assert kept.metric("dropped_total") == 1
 
@@ -207,8 +207,8 @@ def test_the_end_of_a_session_and_pictures_of_workers_reach_the_board(
 ) -> None:
     kept = keep().start()
     told = {"worker": 7, "more": False, "started": 0.0, "total": 3, "sent": {}, "sessions": []}
-    kept.feed.send(json.dumps({"live": told}).encode().replace(b'"live": ', b'"live":'))
-    wait_for(lambda: kept.board.live([7]).total == 3, "the picture")
+    kept.channel.send(json.dumps({"live": told}).encode().replace(b'"live": ', b'"live":'))
+    wait_for(lambda: kept.registry.live([7]).total == 3, "the picture")
     kept.sink.write(line("session_end", at=4e9, user="ana", bytes=500, duration=1.0))
     wait_for(lambda: kept.count() and History(kept.path).throughput("user", 0), "its bytes")
     assert sum(History(kept.path).throughput("user", 0).values()) == 500

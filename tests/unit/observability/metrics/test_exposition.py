@@ -9,21 +9,21 @@ from collections.abc import Callable
 
 import pytest
 
-from sftp_gateway.observability import Exposition, Fleet, WorkerState
-from tests.support.measured import fleet, metric_in
+from sftp_gateway.observability import Exposition, GatewayState, WorkerState
+from tests.support.measured import gateway_state, metric_in
 
 Page = Callable[..., str]
 
 
 @pytest.fixture
 def show() -> Page:
-    """The page for a fleet; one exposition for all of a test."""
-    shown: list[Fleet | None] = []
+    """The page for a gateway_state; one exposition for all of a test."""
+    shown: list[GatewayState | None] = []
     exposition = Exposition(
         lambda: shown[-1], memories=tuple, version="1.2.3", build={"asyncssh": "2.24.1"}
     )
 
-    def page(state: Fleet | None) -> str:
+    def page(state: GatewayState | None) -> str:
         shown.append(state)
         return exposition.render()[1].decode()
 
@@ -42,7 +42,7 @@ def test_build_info_tells_the_versions(show: Page) -> None:
 def test_workers_and_refusals_are_told(show: Page) -> None:
     own = os.getpid()
     page = show(
-        fleet(
+        gateway_state(
             workers=(worker(own), worker(own), worker(own, ready=False)),
             wanted=3,
             restarts=7,
@@ -62,7 +62,7 @@ def test_processes_are_measured_together(show: Page) -> None:
     if pid == 0:
         signal.pause()
     try:
-        alone, both = show(fleet()), show(fleet(workers=(worker(pid),)))
+        alone, both = show(gateway_state()), show(gateway_state(workers=(worker(pid),)))
         virtual = "process_virtual_memory_bytes"
         assert metric_in(both, virtual) > metric_in(alone, virtual) > 0
         for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds"):
@@ -74,8 +74,8 @@ def test_processes_are_measured_together(show: Page) -> None:
 
 def test_a_process_that_is_gone_is_left_out_and_cpu_time_never_falls(show: Page) -> None:
     own = os.getpid()
-    before = metric_in(show(fleet(workers=(worker(own),) * 3)), "process_cpu_seconds_total")
-    page = show(fleet(workers=(worker(2**22 + 1),)))
+    before = metric_in(show(gateway_state(workers=(worker(own),) * 3)), "process_cpu_seconds_total")
+    page = show(gateway_state(workers=(worker(2**22 + 1),)))
     assert metric_in(page, "process_cpu_seconds_total") >= before
     assert metric_in(page, "process_start_time_seconds") > 0
 

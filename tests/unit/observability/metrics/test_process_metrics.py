@@ -123,7 +123,7 @@ def test_the_access_logs_counts_are_published(metrics, measured):
 
 def test_the_depths_of_lanes_are_published(metrics, measured):
     depths = {}
-    metrics.watch_lanes(lambda: depths)
+    metrics.watch_pools(lambda: depths)
     depths["models", "read"] = 3
     assert value(measured, "slow_lane_depth", share="models", lane="read") == 3
     depths["models", "read"] = 0

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sftp_gateway.observability import SharedValues, Vocabulary
-from sftp_gateway.observability.metrics.request_counter import BUCKETS, RequestTally
+from sftp_gateway.observability.metrics.request_counter import BUCKETS, RequestCounter
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedCollector
 
 PREFIX = "sftp_gateway_"
@@ -12,7 +12,7 @@ PREFIX = "sftp_gateway_"
 
 @pytest.fixture
 def tally(values):
-    return RequestTally(Vocabulary(), values)
+    return RequestCounter(Vocabulary(), values)
 
 
 @pytest.fixture

@@ -12,58 +12,60 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability.gateway_state import Ban, Fleet, WorkerState
+from sftp_gateway.observability.gateway_state import Ban, GatewayState, WorkerState
 from sftp_gateway.observability.history.queries import History
-from sftp_gateway.observability.history.session_registry import Board
+from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import Store
-from sftp_gateway.observability.web.app import Front
-from sftp_gateway.observability.web.auth import COOKIE, Doorway
-from sftp_gateway.observability.web.http import Page, Visit
+from sftp_gateway.observability.web.app import StatusApp
+from sftp_gateway.observability.web.auth import COOKIE, TokenAuth
+from sftp_gateway.observability.web.http import Request, Response
 from sftp_gateway.observability.web.page import ACCESSES, Sources
 from tests.support.history import line, read, row
-from tests.support.measured import fleet
+from tests.support.measured import gateway_state
 
 TOKEN = "correct horse battery staple"
 HOSTILE = "<script>alert(1)</script>\"'&\u202egpj.exe\x1b[31m\n</td></table><img src=x onerror=y>"
 
-Make = Callable[..., Front]
+Make = Callable[..., StatusApp]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def front(
+    def status_app(
         *written: bytes,
         token: str | None = None,
         local: bool = True,
-        state: Fleet | None = None,
-        board: Board | None = None,
-    ) -> Front:
+        state: GatewayState | None = None,
+        registry: SessionRegistry | None = None,
+    ) -> StatusApp:
         store = Store(tmp_path / "history.sqlite3", max_age=1e9, max_size=1 << 30)
         store.add([row(each) for each in written], {})
         store.close()
-        return Front(
+        return StatusApp(
             sources=Sources(
-                fleet=lambda: state,
-                board=board or Board(),
+                state=lambda: state,
+                registry=registry or SessionRegistry(),
                 history=History(tmp_path / "history.sqlite3"),
                 version="1.2.3",
             ),
-            doorway=Doorway(token=token, local=local),
-            token_is_in="keys/status_token",
+            auth=TokenAuth(token=token, local=local),
+            token_location="keys/status_token",
         )
 
-    return front
+    return status_app
 
 
-def get(front: Front, path: str = "/", host: str = "localhost:9222", **headers: str) -> Page:
-    return front(Visit(path=path, headers={"host": host, **headers}))
+def get(
+    status_app: StatusApp, path: str = "/", host: str = "localhost:9222", **headers: str
+) -> Response:
+    return status_app(Request(path=path, headers={"host": host, **headers}))
 
 
-def post(front: Front, form: bytes, path: str = "/") -> Page:
-    return front(Visit(path=path, headers={"host": "gateway.example"}, form=form))
+def post(status_app: StatusApp, form: bytes, path: str = "/") -> Response:
+    return status_app(Request(path=path, headers={"host": "gateway.example"}, form=form))
 
 
-def text_of(page: Page) -> str:
+def text_of(page: Response) -> str:
     return page.body.decode()
 
 
@@ -95,28 +97,28 @@ def test_without_a_token_others_see_nothing_and_are_told_what_to_set(make: Make,
 
 @pytest.mark.parametrize("local", [True, False])
 def test_a_token_that_is_set_is_asked_for(make: Make, local: bool) -> None:
-    front = make(token=TOKEN, local=local)
+    status_app = make(token=TOKEN, local=local)
     for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": f"{COOKIE}=x"},
                     {"cookie": f"{COOKIE}={TOKEN}"}, {"authorization": f"Basic {TOKEN}"},
                     {"cookie": "\x00=;;"}, {"authorization": "Bearer"}):  # fmt: skip
-        page = get(front, **headers)
+        page = get(status_app, **headers)
         assert page.status == 401, headers
         assert "<form" in text_of(page)
         assert "Throughput" not in text_of(page)
-    assert get(front, "/status.json").status == 401
-    assert get(front, authorization=f"Bearer {TOKEN}").status == 200
+    assert get(status_app, "/status.json").status == 401
+    assert get(status_app, authorization=f"Bearer {TOKEN}").status == 200
 
 
 def test_a_token_that_is_posted_becomes_a_cookie(make: Make) -> None:
-    front = make(token=TOKEN, local=False)
-    page = post(front, b"token=correct+horse+battery+staple", "/?hours=1")
+    status_app = make(token=TOKEN, local=False)
+    page = post(status_app, b"token=correct+horse+battery+staple", "/?hours=1")
     headers = dict(page.headers)
     assert page.status == 303
     assert headers["Location"] == "?hours=1"
     cookie, *attributes = headers["Set-Cookie"].split("; ")
     assert {"HttpOnly", "SameSite=Strict"} <= set(attributes)
     assert TOKEN not in headers["Set-Cookie"]
-    assert get(front, cookie=f"other=1; {cookie}").status == 200
+    assert get(status_app, cookie=f"other=1; {cookie}").status == 200
     assert get(make(token=TOKEN + "2", local=False), cookie=cookie).status == 401
 
 
@@ -136,8 +138,8 @@ def test_a_token_in_the_address_is_not_looked_at(make: Make) -> None:
 
 
 def test_the_page_lets_nothing_in_from_outside_and_into_no_frame(make: Make) -> None:
-    for front in (make(), make(token=TOKEN)):
-        headers = dict(get(front).headers)
+    for status_app in (make(), make(token=TOKEN)):
+        headers = dict(get(status_app).headers)
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
         assert "unsafe" not in headers["Content-Security-Policy"]
         assert headers["Referrer-Policy"] == "no-referrer"
@@ -184,22 +186,22 @@ class Tags(HTMLParser):
             assert self.open.pop() == tag
 
 
-def serving(**changed: Any) -> Fleet:
+def serving(**changed: Any) -> GatewayState:
     worker = WorkerState(number=0, pid=7, ready=True, seen=time.monotonic(), problems={})
-    return fleet(**{"workers": (worker,), "shares": ("models",), **changed})
+    return gateway_state(**{"workers": (worker,), "shares": ("models",), **changed})
 
 
 def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
-    board = Board()
+    registry = SessionRegistry()
     session = {"session": HOSTILE, "user": HOSTILE, "client_ip": HOSTILE, "requests": 1,
                "credential": HOSTILE, "key_label": HOSTILE, "client_version": HOSTILE,
                "started": 0, "bytes": 1, "open": 1,
                "files": [(HOSTILE, HOSTILE, 10, 5)]}  # fmt: skip
     told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
-    board.take(json.dumps({"live": {**told, "sessions": [session]}}).encode())
+    registry.take(json.dumps({"live": {**told, "sessions": [session]}}).encode())
     ban = Ban(source=HOSTILE, reason=HOSTILE, times=2, effect=HOSTILE, seconds=9)
     now = time.time()
-    front = make(
+    status_app = make(
         read(HOSTILE, user=HOSTILE, at=now),
         line(
             "login_refused",
@@ -213,14 +215,14 @@ def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
         line("worker_exited", at=now, signal=HOSTILE, connections=HOSTILE, expected=False),
         line("denied", at=now, user=HOSTILE, path=HOSTILE, operation=HOSTILE, reason=HOSTILE),
         line(HOSTILE, at=now, client_ip=HOSTILE),
-        board=board,
+        registry=registry,
         state=serving(shares=(HOSTILE,), bans=(ban,), banned=1),
     )
     query = "/?" + "&".join(
         f"{name}=%3Cscript%3E%22%27%3E" for name in ("user", "share", "key", "path")
     )
     for path in ("/", query):
-        page = text_of(get(front, path))
+        page = text_of(get(status_app, path))
         tags = Tags(page).found
         assert [attributes for tag, attributes in tags if tag == "script"] == [
             {"src": "status.js", "defer": None}
@@ -230,23 +232,23 @@ def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
         assert not [tag for tag, attributes in tags if "style" in attributes]
         assert "\u202e" not in page
         assert "\x1b" not in page
-    assert "\\u202egpj.exe" in text_of(get(front))
+    assert "\\u202egpj.exe" in text_of(get(status_app))
 
 
 def test_a_line_that_no_worker_of_ours_would_write_breaks_nothing(make: Make) -> None:
-    front = make(
+    status_app = make(
         line("file_closed", path=["x"], bytes="many", duration={}, user=7),
         line("login_refused", user_tried={}, reason=[], method=None),
         read("models/good.bin"),
     )
-    page = get(front)
+    page = get(status_app)
     assert page.status == 200
     assert "good.bin" in text_of(page)
 
 
 def test_the_state_is_told_first(make: Make) -> None:
     assert ">Serving<" in text_of(get(make(state=serving())))
-    assert "No worker serves" in text_of(get(make(state=fleet())))
+    assert "No worker serves" in text_of(get(make(state=gateway_state())))
     assert "A process does not answer" in text_of(get(make(state=None)))
     sick = WorkerState(
         number=0, pid=7, ready=True, seen=time.monotonic(), problems={"models": "it is gone"}
@@ -258,10 +260,12 @@ def test_the_state_is_told_first(make: Make) -> None:
 
 def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
     written = [read(f"models/file-{n:03}.bin", user="ana" if n % 2 else "ben") for n in range(90)]
-    front = make(*written)
+    status_app = make(*written)
 
     def files(path: str) -> list[str]:
-        accesses = text_of(get(front, path)).partition('id="accesses"')[2].partition("</section")[0]
+        accesses = (
+            text_of(get(status_app, path)).partition('id="accesses"')[2].partition("</section")[0]
+        )
         return re.findall(r"file-(\d+)\.bin</bdi>", accesses)
 
     first = files("/")
@@ -269,36 +273,36 @@ def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
     assert set(files("/?user=ana")) == {f"{n:03}" for n in range(89, 89 - 2 * ACCESSES, -2)}
     assert files("/?path=file-042") == ["042"]
     assert files("/?user=nobody") == []
-    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(front)))
+    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(status_app)))
     older = next(address for address, name in links if name == "Older")
     second = files(f"/{older}")
     assert second == [f"{n:03}" for n in range(89 - ACCESSES, 89 - 2 * ACCESSES, -1)]
-    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(front, f"/{older}")))
+    links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(status_app, f"/{older}")))
     newer = next(address for address, name in links if name == "Newer")
     assert files(f"/{newer}") == first
 
 
-def section(page: Page, name: str) -> str:
+def section(page: Response, name: str) -> str:
     return text_of(page).partition(f'id="{name}"')[2].partition("</section")[0]
 
 
 def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
-    board = Board()
+    registry = SessionRegistry()
     session = {"session": "a", "user": "gvpocr", "credential": "SHA256:1", "key_label": "worker7",
                "client_ip": "192.0.2.17", "client_version": "SSH-2.0-OpenSSH_9.2p1 Debian",
                "started": 0, "bytes": 1, "requests": 1, "open": 0, "files": []}  # fmt: skip
     told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {}, "sessions": [session]}
-    board.take(json.dumps({"live": told}).encode())
-    front = make(
+    registry.take(json.dumps({"live": told}).encode())
+    status_app = make(
         read("models/one", user="gvpocr", key="SHA256:1", key_label="worker7"),
         read("models/two", user="gvpocr", key="SHA256:2", key_label="worker8"),
-        board=board,
+        registry=registry,
         state=serving(),
     )
-    assert "worker7 · 192.0.2.17 · OpenSSH_9.2p1" in section(get(front), "sessions")
-    assert "worker7 · 192.0.2.17" in section(get(front), "accesses")
+    assert "worker7 · 192.0.2.17 · OpenSSH_9.2p1" in section(get(status_app), "sessions")
+    assert "worker7 · 192.0.2.17" in section(get(status_app), "accesses")
     for key in ("worker8", "SHA256:2"):
-        shown = section(get(front, f"/?key={key}"), "accesses")
+        shown = section(get(status_app, f"/?key={key}"), "accesses")
         assert "two</bdi>" in shown
         assert "one</bdi>" not in shown
 
@@ -323,11 +327,11 @@ def test_refused_logins_that_are_alike_are_one_row(make: Make) -> None:
 
 def test_what_was_denied_is_told_in_order(make: Make) -> None:
     own = {"operation": "open", "reason": "read_only"}
-    front = make(
+    status_app = make(
         line("denied", user="ana", path="/home/ana/models/x", **own),
         line("denied", user="ana", path="/home/ben/models/y", **own),
     )
-    shown = section(get(front), "accesses")
+    shown = section(get(status_app), "accesses")
     assert "open denied: read only" in shown
     assert '<bdi class="under">models</bdi>' in shown
     assert '<bdi class="under">/home/ben/models</bdi>' in shown  # not taken for one's own
@@ -335,11 +339,11 @@ def test_what_was_denied_is_told_in_order(make: Make) -> None:
 
 def test_a_worker_that_was_killed_is_told_with_what_broke(make: Make) -> None:
     own = {"session": None, "client_ip": None, "signal": "SIGKILL", "connections": 3}
-    front = make(
+    status_app = make(
         line("worker_exited", worker=0, pid=8, expected=False, **own),
         line("worker_exited", worker=1, pid=9, expected=True, **own),
     )
-    shown = section(get(front), "accesses")
+    shown = section(get(status_app), "accesses")
     assert shown.count("worker process ended: SIGKILL, broken connections: 3") == 1
 
 
@@ -351,9 +355,9 @@ def test_an_address_that_makes_no_sense_shows_the_page_all_the_same(make: Make, 
 
 
 def test_a_history_that_cannot_be_read_leaves_the_present(make: Make, tmp_path: Path) -> None:
-    front = make(state=serving())
+    status_app = make(state=serving())
     (tmp_path / "history.sqlite3").write_bytes(b"broken" * 1000)
-    page = text_of(get(front))
+    page = text_of(get(status_app))
     assert "The history cannot be read at the moment" in page
     assert ">Serving<" in page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftp_gateway.observability import formatting as words
+from sftp_gateway.observability import formatting
 from sftp_gateway.observability.web.chart import OTHERS, draw, series
 from tests.support.history import NOON
 
@@ -52,7 +52,7 @@ def test_the_scale_of_tiny_rates_has_no_two_numbers_alike(sent: int) -> None:
     [(0, "0 B/s"), (0.01, "< 1 B/s"), (0.99, "< 1 B/s"), (1, "1 B/s"), (1_500_000, "1.5 MB/s")],
 )
 def test_rates_are_written_short(count: float, text: str) -> None:
-    assert words.rate(count) == text
+    assert formatting.rate(count) == text
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_rates_are_written_short(count: float, text: str) -> None:
      (999_600_000, "1 GB"), (5e15, "5 PB")],
 )  # fmt: skip
 def test_bytes_are_written_short(count: float, text: str) -> None:
-    assert words.size(count) == text
+    assert formatting.size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_bytes_are_written_short(count: float, text: str) -> None:
      (200_000, "2 d")],
 )  # fmt: skip
 def test_spans_are_written_short(seconds: float, text: str) -> None:
-    assert words.span(seconds) == text
+    assert formatting.span(seconds) == text

@@ -11,7 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import Health, ObservabilityServer, listen
-from sftp_gateway.observability.web.http import Page
+from sftp_gateway.observability.web.http import Response
 from sftp_gateway.observability.web.server import MAX_CONNECTIONS, THREADS
 
 HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
@@ -341,11 +341,11 @@ def test_any_name_is_taken_where_that_is_configured(gateway):
 def test_a_form_arrives_whole_and_no_longer_than_it_may_be(gateway):
     seen = []
 
-    def front(visit):
-        seen.append(visit.form)
-        return Page(200, "text/plain", b"")
+    def status_app(request):
+        seen.append(request.form)
+        return Response(200, "text/plain", b"")
 
-    server = Server(probe=gateway.probe, front=front)
+    server = Server(probe=gateway.probe, status_app=status_app)
     server.start()
     for body in (b"", b"token=x", b"x" * 5000):
         head = b"POST /?hours=1 HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body)
