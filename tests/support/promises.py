@@ -1,47 +1,50 @@
-"""The table of promises in docs/security.md, and the mutations that show what its tests are worth.
+"""The promises of tests/promises.toml, and the mutations that prove their tests.
 
-A mutation takes a check out of the product: in tests/mutations/*.toml,
+A mutation removes a check from the product. In tests/mutations/*.toml:
 
     [[mutation]]
-    without = "what is missing then"
+    without = "the check that is missing then"
     file = "sftp_gateway/..."
-    old = "the text that does it, which occurs once"
-    new = "the text without"
-    tests = ["tests/...::test_..."]     # of the table; each of them has to fail
+    old = "the text of the check, which occurs once"
+    new = "the text without it"
+    tests = ["tests/...::test_..."]     # of a promise; each of them has to fail
 
-Where two checks hold one promise, the others are taken out with it: `[[mutation.also]]`, with
-`file`, `old` and `new`. A promise that no mutation can break has an `[[exempt]]`, with `promise`,
-as the table words it, and `why`.
+If several checks hold one promise, `[[mutation.also]]` removes the others with it; it has `file`,
+`old` and `new`.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.gateway import REPOSITORY
-
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+PROMISES: Final = REPOSITORY / "tests/promises.toml"
 MUTATIONS: Final = REPOSITORY / "tests/mutations"
 
-#: A cell of the table has names and nothing else.
-NAMED: Final = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
+_APPENDIX: Final = """\
+# Security tests
+
+<!-- Written by scripts/generate from tests/promises.toml and tests/mutations; change it there. -->
+
+Each [promise](security.md#promises) with the tests that hold it. A mutation removes the check
+behind a promise from a copy of the gateway; the tests must then fail. `scripts/mutate` runs all.
+"""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """A row of the table."""
+    """What the gateway promises, and the tests that hold it, as pytest takes them."""
 
+    id: str
+    section: str
     text: str
-    cell: str
-
-    @property
-    def tests(self) -> tuple[str, ...]:
-        """The tests that hold it, as pytest takes them."""
-        return tuple(NAMED.findall(self.cell))
+    tests: tuple[str, ...]
+    unproved: str | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Mutation:
     tests: tuple[str, ...]
 
     def texts(self, repository: Path = REPOSITORY) -> dict[str, str]:
-        """What the changed files are then. Raises ValueError where a text is not there once."""
+        """The changed files' texts. Raises ValueError if an edit's `old` does not occur once."""
         changed: dict[str, str] = {}
         for edit in self.edits:
             text = changed.get(edit.file) or (repository / edit.file).read_text()
@@ -72,36 +75,72 @@ class Mutation:
         return changed
 
 
-def promises() -> list[Promise]:
-    """Every row of the table."""
-    page = (REPOSITORY / "docs/security.md").read_text()
-    table = page.partition("## Promises")[2].partition("\n## ")[0]
-    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    cells = [line.strip("|").split(" | ") for line in lines]
-    return [Promise(text.strip(), cell) for text, cell in cells]
+@cache
+def promises() -> tuple[Promise, ...]:
+    """Every promise, in the order of the page."""
+    return tuple(
+        Promise(
+            id=each["id"],
+            section=section["title"],
+            text=each["text"],
+            tests=tuple(each["tests"]),
+            unproved=each.get("unproved"),
+        )
+        for section in tomllib.loads(PROMISES.read_text())["section"]
+        for each in section["promise"]
+    )
 
 
-def mutations() -> list[Mutation]:
+@cache
+def mutations() -> tuple[Mutation, ...]:
     """Every mutation, file by file."""
-    return [
+    return tuple(
         Mutation(
             without=each["without"],
             edits=tuple(_edit(place) for place in (each, *each.get("also", ()))),
             tests=tuple(each["tests"]),
         )
-        for each in _entries("mutation")
-    ]
+        for path in sorted(MUTATIONS.glob("*.toml"))
+        for each in tomllib.loads(path.read_text())["mutation"]
+    )
 
 
-def exemptions() -> dict[str, str]:
-    """The promises that no mutation can break, and why that is."""
-    return {each["promise"]: each["why"] for each in _entries("exempt")}
-
-
-def _edit(place: Mapping[str, str]) -> Edit:
+def _edit(place: Mapping[str, Any]) -> Edit:
     return Edit(place["file"], place["old"], place["new"])
 
 
-def _entries(kind: str) -> Iterator[Any]:
-    for path in sorted(MUTATIONS.glob("*.toml")):
-        yield from tomllib.loads(path.read_text()).get(kind, ())
+def promise_list() -> str:
+    """The promises as docs/security.md lists them."""
+    return "\n".join(_promise_list())
+
+
+def _promise_list() -> Iterator[str]:
+    section = None
+    for promise in promises():
+        if promise.section != section:
+            section = promise.section
+            yield f"\n### {section}\n"
+        yield f"- {promise.text}. ([tests](security-tests.md#{promise.id}))"
+    yield ""
+
+
+def appendix() -> str:
+    """docs/security-tests.md: the tests and mutations of each promise."""
+    return "\n".join([_APPENDIX, *_appendix()])
+
+
+def _appendix() -> Iterator[str]:
+    section = None
+    for promise in promises():
+        if promise.section != section:
+            section = promise.section
+            yield f"## {section}\n"
+        yield f"### {promise.id}\n\n{promise.text}.\n"
+        yield from (f"- `{test}`" for test in promise.tests)
+        proofs = [each.without for each in mutations() if {*each.tests} & {*promise.tests}]
+        if proofs:
+            yield "\nThese tests notice the gateway without:\n"
+            yield from (f"- {without}" for without in proofs)
+        elif promise.unproved:
+            yield f"\nNo mutation: {promise.unproved}"
+        yield ""
