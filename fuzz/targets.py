@@ -50,7 +50,7 @@ def requests(data: bytes) -> None:
 def authorized_keys(data: bytes) -> None:
     """A file of keys, which never raises."""
     found = parse_authorized_keys(data.decode("utf-8", "replace"), source="file")
-    assert len(found.keys) + len(found.mistakes) <= data.count(b"\n") + 1 + len(data)
+    assert len(found.keys) + len(found.errors) <= data.count(b"\n") + 1 + len(data)
 
 
 def key_options(data: bytes) -> None:

@@ -14,14 +14,14 @@ class GatewayError(Exception):
 
 
 class ConfigurationError(GatewayError):
-    """The configuration is wrong; `mistakes` holds one sentence for each mistake.
+    """The configuration is wrong; `errors` holds one sentence for each mistake.
 
     Each sentence names the option and says what would be right.
     """
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
+    def __init__(self, errors: Sequence[str]) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = tuple(errors)
 
 
 class ProtocolError(GatewayError):

@@ -80,7 +80,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         load, config_file, prepare=functools.partial(_set_up, say=say)
     )
     settings = configuration.settings
-    with settings.origins.locate_mistakes():
+    with settings.origins.locate_errors():
         _check_log(settings)
     for warning in configuration.warnings:
         say(f"warning: {warning}")
@@ -104,7 +104,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
             "gateway is started (ulimit -Hn, LimitNOFILE=, ulimits)"
         )
     with (
-        settings.origins.locate_mistakes(),
+        settings.origins.locate_errors(),
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
         _control_socket(settings, say) as control_listener,
@@ -179,7 +179,7 @@ class Program:
         """The configuration as it is now, as `read_again` tells."""
         found = configurations.read_again(self._load, self._config_file, running, hanging=hanging)
         if found.settings.access_log != running.settings.access_log:
-            with found.settings.origins.locate_mistakes():
+            with found.settings.origins.locate_errors():
                 _check_log(found.settings)
         return found
 

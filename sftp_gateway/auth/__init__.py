@@ -21,8 +21,8 @@ from sftp_gateway.auth.keys.generate import (
     KeyPair,
     generate_ed25519,
     others_can_write,
-    private_key_mistakes,
-    public_file_mistakes,
+    private_key_errors,
+    public_file_errors,
 )
 from sftp_gateway.auth.keys.revocations import Revocations, parse_revocations
 from sftp_gateway.auth.passwords import (
@@ -62,7 +62,7 @@ __all__ = [
     "others_can_write",
     "parse_authorized_keys",
     "parse_revocations",
-    "private_key_mistakes",
-    "public_file_mistakes",
+    "private_key_errors",
+    "public_file_errors",
     "read_certificate",
 ]

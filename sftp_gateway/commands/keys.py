@@ -422,8 +422,8 @@ def _keys(path: Path) -> Sequence[AuthorizedKey]:
     except OSError as error:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
     parsed = parse_authorized_keys(text, source=str(path))
-    for mistake in parsed.mistakes:
-        say(f"warning: {mistake}")
+    for message in parsed.errors:
+        say(f"warning: {message}")
     return parsed.keys
 
 
@@ -436,9 +436,9 @@ def _revoked(settings: Settings) -> Revocations:
         return Revocations()
     except OSError as error:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
-    revoked, mistakes = parse_revocations(text, source=str(path))
-    for mistake in mistakes:
-        say(f"warning: {mistake}")
+    revoked, errors = parse_revocations(text, source=str(path))
+    for message in errors:
+        say(f"warning: {message}")
     return revoked
 
 

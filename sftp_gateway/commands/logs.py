@@ -220,20 +220,20 @@ def _show_file(options: argparse.Namespace, which: Filter) -> None:
 
 def _check_words(which: Filter) -> None:
     """A word that the history never has would look as if nothing had happened."""
-    mistakes = []
+    errors = []
     if which.result not in RESULTS:
-        mistakes.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
+        errors.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
     if which.event in EXCLUDED_EVENTS:
-        mistakes.append(
+        errors.append(
             f"--event: the history does not keep {which.event!r}; an access log has it: "
             "sftp-gateway logs FILE"
         )
     elif which.event:
         kept = sorted({each.name for each in EVENTS} - EXCLUDED_EVENTS)
         if which.event not in kept:
-            mistakes.append(f"--event: {which.event!r} is none of {', '.join(kept)}")
-    if mistakes:
-        raise ConfigurationError(mistakes)
+            errors.append(f"--event: {which.event!r} is none of {', '.join(kept)}")
+    if errors:
+        raise ConfigurationError(errors)
 
 
 def _show_history(options: argparse.Namespace, which: Filter, settings: Settings) -> None:

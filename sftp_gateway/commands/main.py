@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         take_env_file(os.environ)
         return int(options.command(options))
     except ConfigurationError as error:
-        for mistake in error.mistakes:
-            say(f"error: {mistake}")
+        for message in error.errors:
+            say(f"error: {message}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -128,11 +128,11 @@ def _check(options: argparse.Namespace) -> int:
         say(f"warning: {warning}")
     for sentence in running.refusal(settings):
         say(sentence)
-    if not findings.mistakes:  # else it is not taken
+    if not findings.errors:  # else it is not taken
         for sentence in running.differences(settings, found.served, found.status_token):
             say(sentence)
-    if mistakes := [*findings.mistakes, *findings.away]:
-        raise ConfigurationError(mistakes)
+    if errors := [*findings.errors, *findings.away]:
+        raise ConfigurationError(errors)
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     say("The configuration is good.")
     return 0
@@ -146,8 +146,8 @@ def _healthcheck(options: argparse.Namespace) -> int:
         # listens is in the environment, or the default: always so in a container.
         if not _answers(settings_without_file(os.environ)):
             raise
-        for mistake in error.mistakes:
-            say(f"warning: not taken: {mistake}")
+        for message in error.errors:
+            say(f"warning: not taken: {message}")
         return 0
     return 0 if _answers(settings) else 1
 
@@ -206,8 +206,8 @@ def _doctor(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
     except ConfigurationError as error:
-        for mistake in error.mistakes:
-            say(f"error: {mistake}")
+        for message in error.errors:
+            say(f"error: {message}")
         if _answers(settings := settings_without_file(os.environ)):
             say("The running gateway serves by the configuration before.")
             _ready(settings)
@@ -215,15 +215,15 @@ def _doctor(options: argparse.Namespace) -> int:
     _become_its_user(settings)
     found = inspected(settings, config_path(options.config, os.environ))
     findings = found.findings
-    mistakes = [*findings.mistakes, *findings.away]
-    for kind, sentences in (("warning", findings.warnings), ("error", mistakes)):
+    errors = [*findings.errors, *findings.away]
+    for kind, sentences in (("warning", findings.warnings), ("error", errors)):
         for sentence in sentences:
             say(f"{kind}: {sentence}")
     say(f"Landlock: {confinement.describe(settings.landlock)}.")
     answers = [_answers(settings), _ready(settings)]
     for sentence in running.differences(settings, found.served, found.status_token):
         say(sentence)
-    return 0 if all(answers) and not mistakes else 1
+    return 0 if all(answers) and not errors else 1
 
 
 def _ready(settings: Settings) -> bool:

@@ -101,26 +101,26 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
-    mistakes = []
+    errors = []
     server = options.server or settings.public_host
     port = options.port or settings.public_port or settings.port
     user = options.user or next(iter(settings.users), "")
     if options.server is None and server == "localhost":
-        mistakes.append("--server HOST is missing: the name or address that workers reach it by")
+        errors.append("--server HOST is missing: the name or address that workers reach it by")
     elif not _SERVER.fullmatch(server):
-        mistakes.append(f"--server: {server!r} is no name or address")
+        errors.append(f"--server: {server!r} is no name or address")
     if not 0 < port < 65_536:
-        mistakes.append(f"--port: {port} is no port that workers could connect to")
+        errors.append(f"--port: {port} is no port that workers could connect to")
     if user not in settings.users:
-        mistakes.append(
+        errors.append(
             f"--user: {user!r} is no user; the configuration has {', '.join(settings.users)}"
         )
     remote = options.remote or f"/home/{user}"
     for name, folder in (("--remote", remote), ("--mount", options.mount)):
         if not _FOLDER.fullmatch(folder):
-            mistakes.append(f"{name}: {folder!r} is no absolute path of plain characters")
-    if mistakes:
-        raise ConfigurationError(mistakes)
+            errors.append(f"{name}: {folder!r} is no absolute path of plain characters")
+    if errors:
+        raise ConfigurationError(errors)
     return Kit(
         server=server,
         port=port,

@@ -227,8 +227,8 @@ def _good(
     seen = {**watch.look(watched_files(settings, config_file)), **seen}
     configuration = inspected(settings, config_file, running=running, hanging=hanging)
     findings = configuration.findings
-    if findings.mistakes:
-        raise ConfigurationError([*findings.mistakes, *findings.away])
+    if findings.errors:
+        raise ConfigurationError([*findings.errors, *findings.away])
     return replace(configuration, seen=seen)
 
 

@@ -22,8 +22,8 @@ from sftp_gateway.auth import (
     others_can_write,
     parse_authorized_keys,
     parse_revocations,
-    private_key_mistakes,
-    public_file_mistakes,
+    private_key_errors,
+    public_file_errors,
 )
 from sftp_gateway.config.bootstrap import (
     AUTHORIZED_KEYS,
@@ -56,12 +56,12 @@ _UNKNOWN_TOKEN: Final = secrets.token_urlsafe(32)
 
 @dataclass(slots=True)
 class Findings:
-    """What was found. With `mistakes` the gateway does not start; `warnings` are only said.
+    """What was found. With `errors` the gateway does not start; `warnings` are only said.
 
     `away` says which shares cannot be read: the others are served all the same.
     """
 
-    mistakes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     away: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     credentials: list[Credentials] = field(default_factory=list)
@@ -99,8 +99,8 @@ async def inspect(
     try:
         algorithms.ciphers(settings.ciphers, has_aes=True)
     except ConfigurationError as error:
-        findings.mistakes += error.mistakes
-    findings.mistakes = settings.origins.located(findings.mistakes)
+        findings.errors += error.errors
+    findings.errors = settings.origins.located(findings.errors)
     findings.away = settings.origins.located(findings.away)
     findings.warnings = [
         *settings.origins.located(findings.warnings),
@@ -135,13 +135,13 @@ async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
                 f"{path}: is on a NIST curve and not used; delete it, or set nist_curves = true"
             )
     if not any(path.suffix == "" for path in found):
-        findings.mistakes.append(
+        findings.errors.append(
             f"keys_dir: there is no host key {settings.keys_dir / HOST_KEY}; run "
             "`sftp-gateway init`, which makes one, or put the old server's there"
         )
-    mistakes = [mistake for path in found for mistake in private_key_mistakes(path)]
-    findings.mistakes += mistakes
-    if mistakes:
+    errors = [message for path in found for message in private_key_errors(path)]
+    findings.errors += errors
+    if errors:
         return
     try:
         for path in found:
@@ -149,9 +149,9 @@ async def _inspect_host_keys(settings: Settings, findings: Findings) -> None:
                 findings.host_keys.append(HostKey(path=path, private=await file.read()))
         host_keys.load(findings.host_keys)
     except OSError as error:
-        findings.mistakes.append(f"{error.filename}: cannot be read: {error.strerror}")
+        findings.errors.append(f"{error.filename}: cannot be read: {error.strerror}")
     except ConfigurationError as error:
-        findings.mistakes += error.mistakes
+        findings.errors += error.errors
 
 
 async def _inspect_trust(settings: Settings, findings: Findings) -> None:
@@ -159,7 +159,7 @@ async def _inspect_trust(settings: Settings, findings: Findings) -> None:
     authorities = await _authorized_keys(path, settings, findings)
     if any(key.authority or key.principals for key in authorities.keys):
         # It would let the authority say who anybody is, where a user's own line says for whom.
-        findings.mistakes.append(
+        findings.errors.append(
             f"{path}: cert-authority and principals= belong into a user's authorized_keys; each "
             "key here is an authority already, for certificates that name the user as a principal"
         )
@@ -168,8 +168,8 @@ async def _inspect_trust(settings: Settings, findings: Findings) -> None:
     if _is_safe(path, findings):
         text = await _text(path, findings)
         if text is not None:
-            revoked, mistakes = parse_revocations(text, source=str(path))
-            findings.mistakes += mistakes
+            revoked, errors = parse_revocations(text, source=str(path))
+            findings.errors += errors
     findings.trust = Trust(authorities=authorities, revoked=revoked)
 
 
@@ -177,7 +177,7 @@ async def _inspect_user(
     settings: Settings, name: str, user: UserSettings, findings: Findings
 ) -> None:
     path = settings.keys_dir / AUTHORIZED_KEYS / name
-    mistakes = len(findings.mistakes)
+    errors = len(findings.errors)
     keys = await _authorized_keys(path, settings, findings)
     password_hash = await _password_hash(name, user, findings)
     if password_hash is not None:
@@ -189,11 +189,11 @@ async def _inspect_user(
                     "make a new one with `sftp-gateway hash-password`"
                 )
         except ValueError as error:
-            findings.mistakes.append(f"users.{name}.password_hash: {error}")
+            findings.errors.append(f"users.{name}.password_hash: {error}")
             password_hash = None
     authorities = findings.trust.authorities.keys
     lets_in = keys.keys or authorities or password_hash is not None
-    if not lets_in and len(findings.mistakes) == mistakes:  # which would be why
+    if not lets_in and len(findings.errors) == errors:  # which would be why
         findings.warnings.append(
             f"users.{name}: nothing lets this user log in; put public keys into "
             f"{settings.keys_dir / AUTHORIZED_KEYS / name}, or set a password_hash"
@@ -221,7 +221,7 @@ def _inspect_writers(settings: Settings, config_file: Path, findings: Findings) 
         if mode is None or not (mode & 0o002 or path in hashes or in_config):
             continue
         who = "everybody" if mode & 0o002 else "its group"
-        (findings.mistakes if mode & 0o002 else findings.warnings).append(
+        (findings.errors if mode & 0o002 else findings.warnings).append(
             f"{path}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
             f"run: chmod go-w {path}"
         )
@@ -245,7 +245,7 @@ async def _authorized_keys(path: Path, settings: Settings, findings: Findings) -
     if text is None:
         return _NO_KEYS
     keys = parse_authorized_keys(text, source=str(path))
-    findings.warnings += keys.mistakes
+    findings.warnings += keys.errors
     return keys if settings.nist_curves else _without_nist_curves(path, keys, findings)
 
 
@@ -254,7 +254,7 @@ async def _text(path: Path, findings: Findings) -> str | None:
         async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
             return await file.read()
     except OSError as error:
-        findings.mistakes.append(f"{path}: cannot be read: {error.strerror}")
+        findings.errors.append(f"{path}: cannot be read: {error.strerror}")
         return None
 
 
@@ -283,9 +283,9 @@ def _is_safe(path: Path, findings: Findings) -> bool:
     """Whether there is a keys file, and nobody else could have put a key into it."""
     if not _is_there(path):
         return False
-    mistakes = public_file_mistakes(path)
-    findings.mistakes += mistakes
-    return not mistakes
+    errors = public_file_errors(path)
+    findings.errors += errors
+    return not errors
 
 
 async def _password_hash(name: str, user: UserSettings, findings: Findings) -> str | None:
@@ -297,7 +297,7 @@ async def _password_hash(name: str, user: UserSettings, findings: Findings) -> s
         async with aiofiles.open(user.password_hash_file, encoding="utf-8") as file:
             return (await file.read()).strip()
     except (OSError, UnicodeDecodeError) as error:
-        findings.mistakes.append(
+        findings.errors.append(
             f"users.{name}.password_hash_file: {user.password_hash_file} cannot be read: {error}"
         )
         return None
@@ -318,7 +318,7 @@ def _inspect_shares(
     mixed = mixed_up(looks, own_files(settings, config_file))
     # One that was good when it was configured is so by what was mounted since.
     same = running is not None and _places(settings, config_file) == _places(running, config_file)
-    (findings.warnings if same else findings.mistakes).extend(mixed)
+    (findings.warnings if same else findings.errors).extend(mixed)
     findings.warnings += nested(looks, settings)
     findings.warnings += [
         f'shares.{name}.links: "inside" is deprecated; write "keep", which means the same, or '
@@ -361,7 +361,7 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
                 "access_log: stdout is off and no file is named; no access will be logged"
             )
     elif os.path.exists(file) and not os.path.isfile(file):
-        findings.mistakes.append(
+        findings.errors.append(
             f"access_log.file: {file} is not a regular file; name one, or none: the log goes to "
             "standard output with access_log.stdout"
         )
@@ -370,7 +370,7 @@ def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
             f"access_log.file: {why}; until that is done, the log goes to standard output only"
         )
     elif why:
-        findings.mistakes.append(f"access_log.file: {why}")
+        findings.errors.append(f"access_log.file: {why}")
 
 
 def _why_unwritable(file: Path) -> str:
@@ -471,6 +471,6 @@ def _inspect_history(settings: Settings, findings: Findings) -> None:
 def _inspect_confinement(settings: Settings, looks: Mapping[str, Look], findings: Findings) -> None:
     shortcomings = confinement.shortcomings(settings.landlock)
     if settings.landlock == "require" and not confinement.version(settings.landlock):
-        findings.mistakes += shortcomings
+        findings.errors += shortcomings
     else:
         findings.warnings += shortcomings

@@ -12,7 +12,7 @@ pickled.)
 | supervisor | `["access", number]`               | take over what is in the file that comes along |
 | supervisor | `["drain", seconds]`               | take no more, finish in this time, end         |
 | worker     | `["ready"]`                        | connections may come                           |
-| worker     | `["failed", [mistake, ...]]`       | the configuration is wrong; the worker ends    |
+| worker     | `["failed", [message, ...]]`       | the configuration is wrong; the worker ends    |
 | worker     | `["login", number, user, by]`      | it is logged in, by this key or authority      |
 | worker     | `["interrupted", number]`          | it ends while its client has files open        |
 | worker     | `["ended", number, kind or null]`  | it has ended; what it is to be penalised for   |

@@ -83,7 +83,7 @@ class Worker:
             serving = make()
         except ConfigurationError as error:
             self._control.setblocking(True)
-            self._control.send(messages.encode("failed", error.mistakes))
+            self._control.send(messages.encode("failed", error.errors))
             os._exit(1)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, self._receive, serving)

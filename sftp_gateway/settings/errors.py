@@ -55,7 +55,7 @@ _SET: Final = re.compile(r"[ \t]*([A-Za-z0-9_.\"'-]+)[ \t]*=")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Mistake:
+class Diagnostic:
     """One mistake: where it is, and what is wrong there."""
 
     place: Place
@@ -69,7 +69,7 @@ class Mistake:
 # The environment
 
 
-def unknown_variable(name: str, place: Place) -> Mistake | None:
+def unknown_variable(name: str, place: Place) -> Diagnostic | None:
     """The mistake that is a variable which looks like an option and is none."""
     option, nested, _ = name[len(ENV_PREFIX) :].lower().partition("__")
     if option in Settings.model_fields and (not nested or option in _WITH_PARTS):
@@ -79,10 +79,10 @@ def unknown_variable(name: str, place: Place) -> Mistake | None:
     endings = [each.removeprefix(ENV_PREFIX) for each in known]
     close = get_close_matches(name[len(ENV_PREFIX) :].upper(), endings, n=1, cutoff=0.7)
     suggested = _did_you_mean(f"{ENV_PREFIX}{ending}" for ending in close)
-    return Mistake(place, f"there is no such option; {suggested}")
+    return Diagnostic(place, f"there is no such option; {suggested}")
 
 
-def not_json(name: str, value: str, place: Place) -> Mistake:
+def not_json(name: str, value: str, place: Place) -> Diagnostic:
     """The mistake that is a variable whose value cannot be read."""
     path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
     if expected(_kind(path)).table:
@@ -90,7 +90,7 @@ def not_json(name: str, value: str, place: Place) -> Mistake:
     else:
         example = "a" if path[0] in _SECRETS else value.strip("[] ")[:80]
         right = f"a list in JSON, such as {json.dumps([example])}"
-    return Mistake(place, f"must be {right}")
+    return Diagnostic(place, f"must be {right}")
 
 
 def _variables() -> Iterator[str]:
@@ -103,15 +103,15 @@ def _variables() -> Iterator[str]:
 # The file
 
 
-def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> Mistake:
+def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> Diagnostic:
     """What is wrong with a file that is not TOML; no value of it is repeated."""
     if isinstance(error, RecursionError):
-        return Mistake(Place(file), "has lists or tables that are nested too deeply")
+        return Diagnostic(Place(file), "has lists or tables that are nested too deeply")
     message = str(error)
     at = _AT.search(message)
     lines = text.split("\n")
     if text.startswith("\ufeff"):
-        return Mistake(
+        return Diagnostic(
             Place(file, 1, 1), "begins with a byte order mark; save it as UTF-8 without one"
         )
     line = int(at[1]) if at and at[1] else len(text.rstrip("\n").split("\n"))
@@ -121,22 +121,22 @@ def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> M
     before = "\n".join(lines[: line - 1])
     path = _path_of(before, lines[line - 1])
     if message.startswith("Cannot overwrite"):
-        return Mistake(place, f"{dotted(path)}: is set twice{_first(before, path)}; keep one")
+        return Diagnostic(place, f"{dotted(path)}: is set twice{_first(before, path)}; keep one")
     if message.startswith("Cannot declare"):
         name = ".".join(re.findall(r"'([^']*)'", message))
-        return Mistake(place, f"[{name}] is there twice; write its options under one of them")
+        return Diagnostic(place, f"[{name}] is there twice; write its options under one of them")
     if at and not at[1]:
-        return Mistake(
+        return Diagnostic(
             place, "not valid TOML: the file ends within a list, table or text; close it"
         )
     kind = _kind(path)
     if kind is not None and message.startswith(("Invalid value", "Expected newline")):
         alone = ", and alone in its line" if message.startswith("Expected") else ""
         wanted = _needed(expected(kind), dotted(path))
-        return Mistake(place, f"{dotted(path)}: must be {wanted}{alone}")
+        return Diagnostic(place, f"{dotted(path)}: must be {wanted}{alone}")
     advice = next((advice for begin, advice in _ADVICE if message.startswith(begin)), "")
     said = f"not valid TOML: {message[:1].lower()}{message[1:]}"
-    return Mistake(place, f"{said}; {advice}" if advice else said)
+    return Diagnostic(place, f"{said}; {advice}" if advice else said)
 
 
 def _path_of(before: str, line: str) -> Path:
@@ -158,7 +158,7 @@ def _first(before: str, path: Path) -> str:
 # Options
 
 
-def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[Mistake]:
+def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[Diagnostic]:
     """Each option that is wrong or unknown in `layer`.
 
     `alone`, the layer is not all: what it lacks, and what does not fit together, is no mistake.
@@ -173,18 +173,18 @@ def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[
         wrong.setdefault(_named(path) if whole else path, []).append(detail)
     for path in [path for path, details in wrong.items() if _is_echo(path, details, wrong)]:
         del wrong[path]
-    return [_mistake(path, details[0], layer) for path, details in wrong.items()]
+    return [_diagnostic(path, details[0], layer) for path, details in wrong.items()]
 
 
-def unnoticed(layer: Layer) -> list[Mistake]:
+def unnoticed(layer: Layer) -> list[Diagnostic]:
     """What pydantic takes: true and false for the numbers 1 and 0, and paths that cannot be."""
     found = []
     for path, value in leaves(layer.values):
         if isinstance(value, bool) and expected(_kind(path)).numeric:
-            found.append(_mistake(path, {"type": "int_type", "input": value}, layer))
+            found.append(_diagnostic(path, {"type": "int_type", "input": value}, layer))
         elif isinstance(value, str) and "\0" in value:
             detail = {"type": "value_error", "msg": "has a null character; write it without"}
-            found.append(_mistake(path, detail, layer))
+            found.append(_diagnostic(path, detail, layer))
     return found
 
 
@@ -237,7 +237,7 @@ def _kind(path: Path) -> Kind:
     return kind
 
 
-def _mistake(path: Path, detail: Any, layer: Layer) -> Mistake:
+def _diagnostic(path: Path, detail: Any, layer: Layer) -> Diagnostic:
     name, place = dotted(path), layer.place(path) or Place()
     if detail["type"] == "extra_forbidden":
         text = _unknown(_named(path), detail["input"], in_file=not place.variable)
@@ -247,8 +247,8 @@ def _mistake(path: Path, detail: Any, layer: Layer) -> Mistake:
         name, _, text = text.partition(": ")
         place = next((at for path, at in layer.places.items() if dotted(path) == name), place)
     if place.variable.upper() == variable(name):
-        return Mistake(place, text)
-    return Mistake(place, f"{name}: {text}")
+        return Diagnostic(place, text)
+    return Diagnostic(place, f"{name}: {text}")
 
 
 def _text(path: Path, detail: Any) -> str:

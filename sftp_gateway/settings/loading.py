@@ -26,7 +26,7 @@ from sftp_gateway.settings.environment import (
     env_file_options,
 )
 from sftp_gateway.settings.errors import (
-    Mistake,
+    Diagnostic,
     close_to,
     not_json,
     not_toml,
@@ -57,8 +57,8 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
 
     Raises ConfigurationError with every mistake at once.
     """
-    mistakes: list[Mistake] = []
-    return _settings(_file(config_file, environ, mistakes), environ, mistakes)
+    errors: list[Diagnostic] = []
+    return _settings(_file(config_file, environ, errors), environ, errors)
 
 
 def settings_without_file(environ: Mapping[str, str]) -> Settings:
@@ -66,23 +66,23 @@ def settings_without_file(environ: Mapping[str, str]) -> Settings:
     return _settings(Layer(), environ, [])
 
 
-def _settings(file: Layer, environ: Mapping[str, str], mistakes: list[Mistake]) -> Settings:
-    environment = _environment(environ, mistakes)
+def _settings(file: Layer, environ: Mapping[str, str], errors: list[Diagnostic]) -> Settings:
+    environment = _environment(environ, errors)
     both = file.under(environment)
     settings = None
     try:
         settings = Settings(**_with_defaults(both.values))
     except ValidationError as error:
-        mistakes += wrong_options(error, both, alone=False)
+        errors += wrong_options(error, both, alone=False)
     if file.values.keys() & environment.values.keys():
         # What the environment overrides may be wrong too.
         try:
             Settings(**_with_defaults(file.values))
         except ValidationError as error:
-            mistakes += wrong_options(error, file, alone=True)
-    mistakes += [*unnoticed(file), *unnoticed(environment)]
-    if mistakes or settings is None:
-        raise ConfigurationError([*dict.fromkeys(str(each) for each in sorted(mistakes))])
+            errors += wrong_options(error, file, alone=True)
+    errors += [*unnoticed(file), *unnoticed(environment)]
+    if errors or settings is None:
+        raise ConfigurationError([*dict.fromkeys(str(each) for each in sorted(errors))])
     return settings.set_by(origins(file, environment, environ))
 
 
@@ -92,24 +92,24 @@ def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
     return config_file or (Path(named) if named else DEFAULT_CONFIG_FILE)
 
 
-def _file(config_file: Path | None, environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
+def _file(config_file: Path | None, environ: Mapping[str, str], errors: list[Diagnostic]) -> Layer:
     path = config_path(config_file, environ)
     try:
         text = _read(path).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, UnicodeDecodeError):
             line = error.object[: error.start].count(b"\n") + 1
-            mistakes.append(Mistake(Place(str(path), line), "not text in UTF-8; save it as such"))
+            errors.append(Diagnostic(Place(str(path), line), "not text in UTF-8; save it as such"))
         elif config_file is not None or environ.get(CONFIG_VARIABLE):
             by = "--config" if config_file is not None else CONFIG_VARIABLE
-            mistakes.append(Mistake(Place(variable=by), f"{path}: {_why_unread(error)}"))
+            errors.append(Diagnostic(Place(variable=by), f"{path}: {_why_unread(error)}"))
         elif not isinstance(error, FileNotFoundError) or path.is_symlink():
-            mistakes.append(Mistake(Place(str(path)), _why_unread(error)))
+            errors.append(Diagnostic(Place(str(path)), _why_unread(error)))
         return Layer()
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        mistakes.append(not_toml(str(path), text, error))
+        errors.append(not_toml(str(path), text, error))
         return Layer()
     places = {at: Place(str(path), *position) for at, position in positions(text).items()}
     return Layer(values, places)
@@ -161,7 +161,7 @@ def _is_true(value: object) -> bool:
         return True
 
 
-def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
+def _environment(environ: Mapping[str, str], errors: list[Diagnostic]) -> Layer:
     """What the variables say; one for a part of a table overrides one for all of it."""
     in_file = env_file_options()
     source = EnvSettingsSource(_Variables)
@@ -173,13 +173,13 @@ def _environment(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
         from_file = line and value == environ[name]
         place = Place(str(ENV_FILE), line, variable=name) if from_file else Place(variable=name)
         if unknown := unknown_variable(name, place):
-            mistakes.append(unknown)
+            errors.append(unknown)
         elif environ[name]:  # an empty one is as if it were not there
             source.env_vars = {name.lower(): environ[name]}
             try:
                 values = source()
             except (SettingsError, RecursionError):
-                mistakes.append(not_json(name, environ[name], place))
+                errors.append(not_json(name, environ[name], place))
                 continue
             depth = name.count("__") + 1
             places = {at: place for at in paths(values) if len(at) >= depth}

@@ -61,12 +61,12 @@ class Origins:
         return [self._located(sentence) for sentence in said]
 
     @contextmanager
-    def locate_mistakes(self) -> Iterator[None]:
+    def locate_errors(self) -> Iterator[None]:
         """Has ConfigurationErrors say where the options were set that they name."""
         try:
             yield
         except ConfigurationError as error:
-            raise ConfigurationError(self.located(error.mistakes)) from error
+            raise ConfigurationError(self.located(error.errors)) from error
 
     def _located(self, sentence: str) -> str:
         option, _, said = sentence.partition(": ")

@@ -41,7 +41,7 @@ class Outcome:
 def parse_hosts(text: str, *, source: str) -> list[Host]:
     """The workers that the file names. Raises ConfigurationError with every mistake in it."""
     hosts: list[Host] = []
-    mistakes: list[str] = []
+    errors: list[str] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
@@ -50,18 +50,18 @@ def parse_hosts(text: str, *, source: str) -> list[Host]:
                 continue
             host = _host(words)
         except ValueError as error:
-            mistakes.append(f"{source}, line {number}: {error}")
+            errors.append(f"{source}, line {number}: {error}")
             continue
         if host.name in seen:
-            mistakes.append(
+            errors.append(
                 f"{source}, line {number}: {host.name} is in line {seen[host.name]} already"
             )
         seen.setdefault(host.name, number)
         hosts.append(host)
-    if not hosts and not mistakes:
-        mistakes.append(f"{source}: names no worker; write [user@]host[:port] on a line for each")
-    if mistakes:
-        raise ConfigurationError(mistakes)
+    if not hosts and not errors:
+        errors.append(f"{source}: names no worker; write [user@]host[:port] on a line for each")
+    if errors:
+        raise ConfigurationError(errors)
     return hosts
 
 

@@ -122,10 +122,10 @@ def check_round_trip(text: str) -> None:
     parsed = parse_authorized_keys(text, source="f")
     lines = [line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n")]
     meant = [line for line in lines if line and not line.startswith("#")]
-    assert len(parsed.keys) + len(parsed.mistakes) == len(meant)
+    assert len(parsed.keys) + len(parsed.errors) == len(meant)
     for key in parsed.keys:
         again = parse_authorized_keys(one_line(key), source="f")
-        assert again.mistakes == ()
+        assert again.errors == ()
         assert again.keys == (key,)
 
 
@@ -152,14 +152,14 @@ def test_files_of_good_and_bad_lines_never_raise_and_round_trip(
 def test_a_good_line_is_accepted_with_its_key_and_comment(line: tuple[str, bytes, str]) -> None:
     text, blob, comment = line
     parsed = parse_authorized_keys(text, source="f")
-    assert parsed.mistakes == ()
+    assert parsed.errors == ()
     assert [(key.blob, key.comment) for key in parsed.keys] == [(blob, comment)]
 
 
 @given(any_lines())
 @settings(deadline=None)
 def test_a_mistake_never_repeats_a_piece_of_a_key(line: str) -> None:
-    for mistake in parse_authorized_keys(line, source="f").mistakes:
+    for message in parse_authorized_keys(line, source="f").errors:
         pieces = {line[start : start + 20] for start in range(len(line) - 20)}
         keys = {piece for piece in pieces if piece.isalnum() and not piece.islower()}
-        assert not any(piece in mistake for piece in keys)
+        assert not any(piece in message for piece in keys)

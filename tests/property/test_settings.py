@@ -62,7 +62,7 @@ def told(file: Path, environ: dict[str, str]) -> tuple[str, ...]:
     try:
         load_settings(file, environ)
     except ConfigurationError as error:
-        return error.mistakes
+        return error.errors
     return ()
 
 

@@ -14,7 +14,7 @@ from sftp_gateway.sandbox import landlock
 from sftp_gateway.settings import Settings, load_settings
 
 Load = Callable[..., Settings]
-Mistakes = Callable[..., tuple[str, ...]]
+Errors = Callable[..., tuple[str, ...]]
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def load(unconfigured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def mistakes(load: Load) -> Mistakes:
+def errors(load: Load) -> Errors:
     """What is said of a configuration that is wrong."""
 
     def of(text: str | None = None, **variables: str) -> tuple[str, ...]:
         with pytest.raises(ConfigurationError) as raised:
             load(text, **variables)
-        assert str(raised.value) == "\n".join(raised.value.mistakes)
-        return raised.value.mistakes
+        assert str(raised.value) == "\n".join(raised.value.errors)
+        return raised.value.errors
 
     return of

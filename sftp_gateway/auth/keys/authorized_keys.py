@@ -54,7 +54,7 @@ class AuthorizedKeys:
     """A parsed file: its good keys in order, and one sentence for each line that is not one."""
 
     keys: tuple[AuthorizedKey, ...]
-    mistakes: tuple[str, ...]
+    errors: tuple[str, ...]
 
 
 def parse_authorized_keys(text: str, *, source: str) -> AuthorizedKeys:
@@ -63,7 +63,7 @@ def parse_authorized_keys(text: str, *, source: str) -> AuthorizedKeys:
     Never raises: a bad line is a mistake and its key is not accepted, the others are.
     """
     keys: list[AuthorizedKey] = []
-    mistakes: list[str] = []
+    errors: list[str] = []
     # Not splitlines(): to sshd only LF ends a line, and a comment must not be able to end early.
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.strip(_AROUND)
@@ -72,8 +72,8 @@ def parse_authorized_keys(text: str, *, source: str) -> AuthorizedKeys:
         try:
             keys.append(_parse_line(line))
         except ValueError as error:
-            mistakes.append(f"{source}, line {number}: {error}")
-    return AuthorizedKeys(tuple(keys), tuple(mistakes))
+            errors.append(f"{source}, line {number}: {error}")
+    return AuthorizedKeys(tuple(keys), tuple(errors))
 
 
 def _parse_line(line: str) -> AuthorizedKey:

@@ -59,7 +59,7 @@ def public_line(blob: bytes) -> str:
     return f"{key_type} {base64.b64encode(blob).decode('ascii')}"
 
 
-def private_key_mistakes(path: Path) -> list[str]:
+def private_key_errors(path: Path) -> list[str]:
     """One sentence for each thing that makes this file unfit to hold a private key.
 
     Links are followed: secrets are often mounted as such.
@@ -67,27 +67,27 @@ def private_key_mistakes(path: Path) -> list[str]:
     status = _regular_file(path)
     if isinstance(status, str):
         return [status]
-    mistakes = []
+    errors = []
     if status.st_mode & 0o077:
-        mistakes.append(
+        errors.append(
             f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o}); "
             f"run: chmod 600 {_quoted(path)}"
         )
     if status.st_uid not in (0, os.geteuid()):
-        mistakes.append(
+        errors.append(
             f"{path} belongs to user {status.st_uid}, and the gateway runs as user {os.geteuid()}; "
             "if no other gateway serves from this folder (Docker's does as user 10001), run as "
             f"root: sftp-gateway init --owner {os.geteuid()}:{os.getegid()}"
         )
     elif not os.access(path, os.R_OK, effective_ids=True):
-        mistakes.append(
+        errors.append(
             f"{path} cannot be read by user {os.geteuid()}, which the gateway runs as; "
             f"run: chown {os.geteuid()} {_quoted(path)} && chmod 600 {_quoted(path)}"
         )
-    return mistakes
+    return errors
 
 
-def public_file_mistakes(path: Path) -> list[str]:
+def public_file_errors(path: Path) -> list[str]:
     """One sentence for each thing that makes this file unfit to say which keys are accepted."""
     status = _regular_file(path)
     if isinstance(status, str):

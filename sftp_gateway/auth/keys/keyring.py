@@ -29,8 +29,8 @@ def add_line(text: str, line: str) -> tuple[str, AuthorizedKey]:
     Raises ValueError for a line that is no key, or one whose key is in the file.
     """
     parsed = parse_authorized_keys(line, source="it")
-    if parsed.mistakes:
-        raise ValueError(parsed.mistakes[0].partition(": ")[2])
+    if parsed.errors:
+        raise ValueError(parsed.errors[0].partition(": ")[2])
     if len(parsed.keys) != 1:
         raise ValueError("give one public key, as a .pub file has it")
     (key,) = parsed.keys

@@ -70,8 +70,8 @@ def _fate(
     added: dict[AuthorizedKey, str],
 ) -> Fate:
     parsed = parse_authorized_keys(line, source="it")
-    if parsed.mistakes:
-        why = parsed.mistakes[0].partition(": ")[2]
+    if parsed.errors:
+        why = parsed.errors[0].partition(": ")[2]
         return Fate(file=file, line=number, became="refused", said=why)
     (key,) = parsed.keys
     same = next((where for other, where in added.items() if _alike(key, other)), None)

@@ -60,7 +60,7 @@ def parse_revocations(text: str, *, source: str) -> tuple[Revocations, tuple[str
             "there that `ssh-keygen -k` was given",
         )
     lines = _Lines()
-    mistakes = []
+    errors = []
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.strip()
         if not line or line.startswith("#"):
@@ -68,9 +68,9 @@ def parse_revocations(text: str, *, source: str) -> tuple[Revocations, tuple[str
         try:
             lines.add(line)
         except ValueError as error:
-            mistakes.append(f"{source}, line {number}: {error}")
+            errors.append(f"{source}, line {number}: {error}")
     found = Revocations(frozenset(lines.prints), tuple(lines.serials), frozenset(lines.key_ids))
-    return found, tuple(mistakes)
+    return found, tuple(errors)
 
 
 class _Lines:

@@ -87,5 +87,5 @@ class ConfigProbe(Generic[Plan]):
         try:
             found = load()
         except ConfigurationError as error:
-            found = list(error.mistakes)
+            found = list(error.errors)
         result.sendall(pickle.dumps(found))

@@ -20,7 +20,7 @@ from sftp_gateway.process.supervisor.config_probe import ConfigProbe
 Plan = TypeVar("Plan")
 
 #: Characters of mistakes in an event, which has to fit into a datagram.
-_LONGEST_MISTAKES: Final = 4096
+_MAX_ERRORS_LENGTH: Final = 4096
 
 
 #: What asks for a configuration: a signal that wants new workers whatever has changed, one that
@@ -89,17 +89,17 @@ class Reloading(Generic[Plan]):
         else:
             self._take(found)
 
-    def refuse(self, mistakes: Sequence[str]) -> None:
+    def refuse(self, errors: Sequence[str]) -> None:
         """Tell what is wrong; once, where a signal asks for it and its files have changed too."""
         self._trying = False
-        if self.cause == "files" and mistakes == self._refused:
+        if self.cause == "files" and errors == self._refused:
             return
-        told = "; ".join(mistakes)[:_LONGEST_MISTAKES]
+        told = "; ".join(errors)[:_MAX_ERRORS_LENGTH]
         since = self.state.since if self._refused else time.time()
         self.state = replace(self.state, mistakes=told, since=since)
-        self._refused = mistakes
-        for mistake in mistakes:
-            self._say(f"error: {mistake}")
+        self._refused = errors
+        for message in errors:
+            self._say(f"error: {message}")
         self._say("The configuration is not taken; the old one stays.")
         self._emit(ConfigurationRefused(cause=self.cause, mistakes=told))
 

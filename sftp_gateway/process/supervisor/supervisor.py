@@ -269,12 +269,12 @@ class Supervisor(Generic[AnyPlan]):
         if self._stopping:
             return
         if not self._started:
-            self._mistakes = worker.mistakes
+            self._mistakes = worker.errors
             self._loop.stop()
         elif self._fallback is not None and worker.generation == self._generation:
             self._plan, self._generation = self._fallback
             self._fallback = None
-            self._reloading.refuse(worker.mistakes or ["a worker that had it did not start"])
+            self._reloading.refuse(worker.errors or ["a worker that had it did not start"])
             self._want_workers()
 
     def _settled(self) -> None:

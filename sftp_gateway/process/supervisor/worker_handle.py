@@ -36,7 +36,7 @@ class Worker:
     stopped: bool = False  # it has closed and written everything; only its process is left
     killed: bool = False  # it does nothing any more, even if the kernel keeps it, in a disk
     problems: dict[str, str] = field(default_factory=dict)
-    mistakes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     deadline: Timer | None = None
     parts: dict[str, float] = field(default_factory=dict)  # that it was told of
     access: int = 0  # the number of what it decides by

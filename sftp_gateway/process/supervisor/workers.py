@@ -172,7 +172,7 @@ class Workers:
         self._loop.later(delay, self.reconcile)
 
     def _never_ready(self, worker: Worker) -> None:
-        worker.mistakes.append(f"a worker was not ready within {START_PATIENCE:.0f} seconds")
+        worker.errors.append(f"a worker was not ready within {START_PATIENCE:.0f} seconds")
         self._kill(worker)
 
     def _drain(self, worker: Worker) -> None:
@@ -252,8 +252,8 @@ class Workers:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
             case ["outdated", str(share)]:
                 self._replace(worker, share)
-            case ["failed", list(mistakes)]:
-                worker.mistakes = [str(mistake) for mistake in mistakes]
+            case ["failed", list(errors)]:
+                worker.errors = [str(message) for message in errors]
             case ["stopped"]:
                 worker.stopped = True
             case ["ready"]:

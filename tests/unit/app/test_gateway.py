@@ -138,7 +138,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
         }
     )
     findings = await found(settings)
-    assert findings.mistakes == []
+    assert findings.errors == []
     gateway = Gateway(
         Configuration(settings, findings),
         measured.values,
@@ -349,7 +349,7 @@ async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -
 
 async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
-    (said,) = (await found(Settings())).mistakes
+    (said,) = (await found(Settings())).errors
     assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
 
 

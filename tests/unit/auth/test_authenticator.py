@@ -32,7 +32,7 @@ def credentials(
     encoded = base64.b64encode(BLOB).decode()
     text = "\n".join(f"{option} ssh-ed25519 {encoded}" for option in options)
     keys = parse_authorized_keys(text, source="test")
-    assert keys.mistakes == ()
+    assert keys.errors == ()
     return Credentials(user=user, keys=keys, password_hash=password_hash)
 
 

@@ -25,7 +25,7 @@ def installation(unconfigured: Path) -> Path:
     return unconfigured
 
 
-def mistakes(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     assert cli.main(["worker-kit", *arguments]) == 2
     return capsys.readouterr().err
@@ -135,14 +135,14 @@ def test_a_mistake_is_said_and_nothing_is_written(
             cli.main(["worker-kit", *arguments])
         assert message in capsys.readouterr().err
     else:
-        assert message in mistakes(capsys, *arguments)
+        assert message in errors(capsys, *arguments)
     assert not (installation / "worker-kit").exists()
 
 
 def test_without_a_host_key_there_is_nothing_to_pin(
     unconfigured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = mistakes(capsys, "--server", "main.example.org")
+    said = errors(capsys, "--server", "main.example.org")
     assert "to pin on workers; run this where the gateway runs" in said
 
 
@@ -151,7 +151,7 @@ def test_a_program_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(installation))
     (installation / "hosts").write_text("worker1\n")
-    said = mistakes(capsys, "--server", "main.example.org", "--hosts", "hosts")
+    said = errors(capsys, "--server", "main.example.org", "--hosts", "hosts")
     assert "error: --hosts needs the program ssh, which is not here" in said
 
 

@@ -129,7 +129,7 @@ def test_the_pairs_are_real_and_the_workers_may_log_in(start: SetUp, folder: Pat
     listed = (keys / "authorized_keys/gvpocr").read_text()
     assert listed == (keys / "worker_ed25519.pub").read_text()
     parsed = parse_authorized_keys(listed, source="file")
-    assert (len(parsed.keys), parsed.mistakes) == (1, ())
+    assert (len(parsed.keys), parsed.errors) == (1, ())
     for told in ("ssh_host_ed25519_key", "worker_ed25519", "gvpocr", "Bhushanji", "models"):
         assert any(told in line for line in said)
     private = (keys / "worker_ed25519").read_text()

@@ -57,7 +57,7 @@ def found(folder: Path) -> Inspect:
 
 def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
     findings = found()
-    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert (findings.errors, findings.warnings) == ([], [])
     assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
     (credentials,) = findings.credentials
     assert (credentials.user, credentials.password_hash) == ("gvpocr", None)
@@ -72,7 +72,7 @@ def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
         shares={"a": ShareSettings(path=folder / "missing")},
         access_log=AccessLogSettings(stdout=False, file=folder / "nowhere/access.log"),
     )
-    said_of_all = [*findings.mistakes, *findings.away]
+    said_of_all = [*findings.errors, *findings.away]
     assert len(said_of_all) == 5
     for said in said_of_all:
         assert "hunter2" not in said
@@ -84,7 +84,7 @@ def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
 
 def test_without_a_host_key_nothing_starts(found: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").unlink()
-    (said,) = found().mistakes
+    (said,) = found().errors
     assert said.startswith("keys_dir: there is no host key keys/ssh_host_ed25519_key; ")
     assert "sftp-gateway init" in said
 
@@ -99,7 +99,7 @@ def test_the_host_keys_of_an_old_server_are_used_too(
     assert [key.path for key in found(nist_curves=True).host_keys] == both
     (folder / "keys/ssh_host_ed25519_key").unlink()
     findings = found(nist_curves=True)
-    assert findings.mistakes == []
+    assert findings.errors == []
     assert [key.path for key in findings.host_keys] == [Path("keys") / name]
 
 
@@ -117,7 +117,7 @@ def test_a_host_key_that_others_can_read_is_refused(
     found: Inspect, folder: Path, mode: int
 ) -> None:
     (folder / "keys/ssh_host_ed25519_key").chmod(mode)
-    (said,) = found().mistakes
+    (said,) = found().errors
     assert f"mode {mode:04o}" in said
     assert "chmod 600" in said
 
@@ -125,7 +125,7 @@ def test_a_host_key_that_others_can_read_is_refused(
 def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").unlink()
     (folder / "keys/ssh_host_ed25519_key").mkdir()
-    (said,) = found().mistakes
+    (said,) = found().errors
     assert "is not a regular file" in said
 
 
@@ -133,7 +133,7 @@ def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) ->
 def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
     found: Inspect, name: str
 ) -> None:
-    (said,) = found(ciphers=("aes256-ctr", name)).mistakes
+    (said,) = found(ciphers=("aes256-ctr", name)).errors
     assert said.startswith(f"ciphers: {name} cannot be offered; choose of ")
     assert "aes128-gcm@openssh.com" in said
 
@@ -143,7 +143,7 @@ def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
 
 def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
     findings = found(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
-    assert findings.mistakes == []
+    assert findings.errors == []
     (said,) = findings.warnings
     assert said.startswith("users.ana: nothing lets this user log in; ")
     assert "keys/authorized_keys/ana" in said
@@ -153,14 +153,14 @@ def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
 
 def test_a_password_is_enough(found: Inspect) -> None:
     findings = found(users={"ana": UserSettings(password_hash=SecretStr(f" {HASH}\n"))})
-    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert (findings.errors, findings.warnings) == ([], [])
     assert findings.credentials[0].password_hash == HASH
 
 
 def test_a_password_may_be_in_a_file(found: Inspect, folder: Path) -> None:
     (folder / "secret").write_text(f"{HASH}\n")
     findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
-    assert (findings.mistakes, findings.warnings) == ([], [])
+    assert (findings.errors, findings.warnings) == ([], [])
     assert findings.credentials[0].password_hash == HASH
 
 
@@ -169,7 +169,7 @@ def test_what_is_no_argon2id_hash_is_a_mistake_that_does_not_repeat_it(
     found: Inspect, text: str
 ) -> None:
     findings = found(users={"ana": UserSettings(password_hash=SecretStr(text))})
-    (said,) = findings.mistakes
+    (said,) = findings.errors
     assert said.startswith("users.ana.password_hash: ")
     assert "sftp-gateway hash-password" in said
     assert not text or text not in said
@@ -183,7 +183,7 @@ def test_a_file_of_a_password_that_cannot_be_read_is_a_mistake(
     if content is not None:
         (folder / "secret").write_bytes(content)
     findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
-    (said,) = findings.mistakes
+    (said,) = findings.errors
     assert said.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
 
 
@@ -207,7 +207,7 @@ def test_others_must_not_write_the_file_of_a_password(
         f"{where}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
         f"run: chmod go-w {where}"
     ]
-    assert findings.mistakes == (told if mode == 0o666 else [])
+    assert findings.errors == (told if mode == 0o666 else [])
     assert findings.warnings == (told if mode == 0o660 else [])
 
 
@@ -215,9 +215,9 @@ def test_a_configuration_that_everybody_can_write_is_refused(found: Inspect, fol
     (folder / "config").mkdir()
     (folder / "config/sftp-gateway.toml").touch()
     (folder / "config/sftp-gateway.toml").chmod(0o664)
-    assert (found().mistakes, found().warnings) == ([], [])
+    assert (found().errors, found().warnings) == ([], [])
     (folder / "config/sftp-gateway.toml").chmod(0o666)
-    assert len(found().mistakes) == 1
+    assert len(found().errors) == 1
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_hash_that_is_cheap_to_guess_from_is_a_warning(
 ) -> None:
     made = HASH.replace("m=32768,t=2", cost)
     findings = found(users={"ana": UserSettings(password_hash=SecretStr(made))})
-    assert findings.mistakes == []
+    assert findings.errors == []
     assert [said.partition(":")[0] for said in findings.warnings] == (
         ["users.ana.password_hash"] if cheap else []
     )
@@ -238,7 +238,7 @@ def test_a_user_whose_only_login_is_wrong_is_one_mistake(found: Inspect, folder:
     assert found(users={"ana": UserSettings(password_hash=SecretStr("x"))}).warnings == []
     (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
     findings = found()
-    assert (len(findings.mistakes), findings.warnings) == (1, [])
+    assert (len(findings.errors), findings.warnings) == (1, [])
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
@@ -247,7 +247,7 @@ def test_a_file_of_keys_that_others_can_write_is_refused_and_lets_nobody_in(
 ) -> None:
     (folder / "keys/authorized_keys/gvpocr").chmod(mode)
     findings = found()
-    (said,) = findings.mistakes
+    (said,) = findings.errors
     assert "chmod go-w" in said
     assert findings.credentials[0].keys.keys == ()
 
@@ -258,7 +258,7 @@ def test_a_line_that_is_no_key_is_a_warning_and_the_others_count(
     path = folder / "keys/authorized_keys/gvpocr"
     path.write_bytes(path.read_bytes() + b"nonsense \xff\n" + path.read_bytes())
     findings = found()
-    assert findings.mistakes == []
+    assert findings.errors == []
     (said,) = findings.warnings
     assert "keys/authorized_keys/gvpocr" in said
     assert "2" in said
@@ -268,7 +268,7 @@ def test_a_line_that_is_no_key_is_a_warning_and_the_others_count(
 def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
     (folder / "keys/authorized_keys/gvpocr").unlink()
     (folder / "keys/authorized_keys/gvpocr").mkdir()
-    (said,) = found().mistakes
+    (said,) = found().errors
     assert "is not a regular file" in said
 
 
@@ -294,7 +294,7 @@ def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
             "good": ShareSettings(path=folder / "shared"),
         }
     )
-    assert findings.mistakes == []
+    assert findings.errors == []
     assert [said.split(";")[0] for said in findings.away] == [
         f"shares.a/b.path: there is no folder {folder}/missing",
         f"shares.c.path: there is no folder {folder}/file",
@@ -345,7 +345,7 @@ def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
             access_log=AccessLogSettings(file=Path("logs/log")),
             status=StatusSettings(token_file=Path("secrets/token")),
         )
-    mixed, missing = findings.mistakes[-1], findings.away[0]
+    mixed, missing = findings.errors[-1], findings.away[0]
     assert mixed.startswith("shares.models.path: ")
     assert said in mixed
     assert "shares.other.path" in missing
@@ -358,7 +358,7 @@ def test_a_share_may_not_have_the_environments_file(found: Inspect, folder: Path
         shares={"all": ShareSettings(path=folder / "shared")},
         keys_dir=folder / "keys",
         history=HistorySettings(enabled=False),
-    ).mistakes
+    ).errors
     assert said.startswith(f"shares.all.path: {folder}/shared contains the configuration's folder")
     assert "the environment's file (.env)" in said
 
@@ -375,7 +375,7 @@ def test_a_share_that_is_mounted_apart_from_the_keys_that_it_contains_is_a_mista
             subprocess.run(["mount", "--bind", source, at], check=True)
             stack.callback(subprocess.run, ["umount", at], check=True)
         os.chdir(tmp_path)
-        said = found(keys_dir=keys, shares={"all": ShareSettings(path=share)}).mistakes
+        said = found(keys_dir=keys, shares={"all": ShareSettings(path=share)}).errors
     assert any(f"{share} contains keys_dir ({keys})" in each for each in said)
 
 
@@ -386,7 +386,7 @@ def test_folders_beside_the_gateways_own_are_shares(found: Inspect, folder: Path
         shares={"models": ShareSettings(path=folder / "keys-of-a-house")},
         access_log=AccessLogSettings(file=folder / "shared/log"),
     )
-    assert findings.mistakes == []
+    assert findings.errors == []
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_a_share_in_another_is_warned_of_if_other_users_have_it(
             for name, shares in users.items()
         },
     )
-    assert findings.mistakes == []
+    assert findings.errors == []
     assert bool(findings.warnings) == (warned or same)
     if warned:
         (said,) = findings.warnings
@@ -435,7 +435,7 @@ def test_one_folder_under_two_names_is_warned_of(found: Inspect, folder: Path) -
         f"shares.c.path: is the same folder as shares.a.path, {folder}/shared/models; "
         "name another, or remove one of the two"
     )
-    assert findings.mistakes == []
+    assert findings.errors == []
 
 
 def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folder: Path) -> None:
@@ -448,12 +448,12 @@ def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folde
 
 
 def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
-    assert found(access_log=AccessLogSettings(file=folder / "log")).mistakes == []
+    assert found(access_log=AccessLogSettings(file=folder / "log")).errors == []
     missing = folder / "no/log"
-    (said,) = found(access_log=AccessLogSettings(file=missing, stdout=False)).mistakes
+    (said,) = found(access_log=AccessLogSettings(file=missing, stdout=False)).errors
     assert said.startswith(f"access_log.file: there is no folder {folder}/no; ")
     beside_stdout = found(access_log=AccessLogSettings(file=missing))
-    assert beside_stdout.mistakes == []
+    assert beside_stdout.errors == []
     assert "the log goes to standard output only" in beside_stdout.warnings[0]
 
 
@@ -473,7 +473,7 @@ def test_what_the_kernel_cannot_confine_is_a_warning(
         "TCP connections (Linux 6.7)",
         "signals (Linux 6.12)",
     ]
-    assert found(landlock="require").mistakes == []
+    assert found(landlock="require").errors == []
     assert found(landlock="off").warnings == []
 
 
@@ -483,7 +483,7 @@ def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
     monkeypatch.setattr(landlock, "abi", lambda: 0)
     assert [said[:9] for said in found().warnings] == ["landlock:"]
     required = found(landlock="require")
-    assert [said[:9] for said in required.mistakes] == ["landlock:"]
+    assert [said[:9] for said in required.errors] == ["landlock:"]
     assert required.warnings == []
 
 
@@ -505,7 +505,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 findings = inspected(settings, config).findings
-print(json.dumps(findings.mistakes + findings.away))
+print(json.dumps(findings.errors + findings.away))
 """
 
 
@@ -517,8 +517,8 @@ def mistakes_of_nobody(folder: Path) -> list[str]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    mistakes: list[str] = json.loads(told.stdout)
-    return mistakes
+    errors: list[str] = json.loads(told.stdout)
+    return errors
 
 
 @as_root
@@ -639,7 +639,7 @@ def test_a_token_that_cannot_be_used_closes_the_page_and_stops_no_start(
         (folder / "secret").write_text(content)
     status = StatusSettings(token_file=Path("secret"))
     findings = found(status=status)
-    assert findings.mistakes == []
+    assert findings.errors == []
     (warning,) = findings.warnings
     assert said in warning
     assert "shown to nobody" in warning

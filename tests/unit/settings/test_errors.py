@@ -15,7 +15,7 @@ import pytest
 from sftp_gateway.auth import hash_password
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import load_settings, variable
-from tests.unit.conftest import Load, Mistakes
+from tests.unit.conftest import Errors, Load
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ from tests.unit.conftest import Load, Mistakes
         ("drain_timeout", "-0.1"),
     ],
 )
-def test_a_mistake_names_its_variable_once(mistakes: Mistakes, option: str, text: str) -> None:
-    (said,) = mistakes(**{variable(option): text})
+def test_a_mistake_names_its_variable_once(errors: Errors, option: str, text: str) -> None:
+    (said,) = errors(**{variable(option): text})
     assert said.startswith(f"{variable(option)}: must be ")
 
 
-def test_a_mistake_says_what_would_be_right_and_what_is_there(mistakes: Mistakes) -> None:
-    (said,) = mistakes('[access_log]\nlevel = "everything"\n')
+def test_a_mistake_says_what_would_be_right_and_what_is_there(errors: Errors) -> None:
+    (said,) = errors('[access_log]\nlevel = "everything"\n')
     assert said.endswith(
         'given.toml:2:1: access_log.level: must be "files" or "requests", not "everything"'
     )
-    (said,) = mistakes("max_handles = 1000000\n")
+    (said,) = errors("max_handles = 1000000\n")
     assert said.endswith("must be a whole number from 16 to 65536, not 1000000")
 
 
-def test_all_mistakes_are_told_at_once(mistakes: Mistakes) -> None:
-    said = mistakes(
+def test_all_mistakes_are_told_at_once(errors: Errors) -> None:
+    said = errors(
         'port = "x"\nunknown = 1\n[shares.a]\nlinks = "no"\n[users."a b"]\n',
         SFTP_GATEWAY_MAX_HANDLES="1",
         SFTP_GATEWAY_NONSENSE="1",
@@ -94,8 +94,8 @@ def test_all_mistakes_are_told_at_once(mistakes: Mistakes) -> None:
         ("[metrics]\nport = 1\n", "metrics"),
     ],
 )
-def test_an_unknown_option_of_the_file_is_told(mistakes: Mistakes, text: str, option: str) -> None:
-    (said,) = mistakes(text)
+def test_an_unknown_option_of_the_file_is_told(errors: Errors, text: str, option: str) -> None:
+    (said,) = errors(text)
     assert f": {option}: there is no such option" in said
 
 
@@ -111,13 +111,13 @@ def test_an_unknown_option_of_the_file_is_told(mistakes: Mistakes, text: str, op
         "SFTP_GATEWAY___PORT",
     ],
 )
-def test_an_unknown_variable_is_told(mistakes: Mistakes, name: str) -> None:
-    (said,) = mistakes(**{name: "1"})
+def test_an_unknown_variable_is_told(errors: Errors, name: str) -> None:
+    (said,) = errors(**{name: "1"})
     assert said.startswith(f"{name}: there is no such option; ")
 
 
-def test_an_unknown_part_of_a_variable_is_told(mistakes: Mistakes) -> None:
-    (said,) = mistakes(SFTP_GATEWAY_ACCESS_LOG__LEVL="requests")
+def test_an_unknown_part_of_a_variable_is_told(errors: Errors) -> None:
+    (said,) = errors(SFTP_GATEWAY_ACCESS_LOG__LEVL="requests")
     assert said == (
         "SFTP_GATEWAY_ACCESS_LOG__LEVL: there is no such option; "
         "did you mean SFTP_GATEWAY_ACCESS_LOG__LEVEL?"
@@ -132,8 +132,8 @@ def test_other_variables_are_nobodys_business(load: Load) -> None:
     ("name", "why"),
     [("missing.toml", "there is no such file"), (".", "cannot be read: it is not a regular file")],
 )
-def test_a_file_that_was_named_has_to_be_there(mistakes: Mistakes, name: str, why: str) -> None:
-    said = mistakes(SFTP_GATEWAY_CONFIG=name)
+def test_a_file_that_was_named_has_to_be_there(errors: Errors, name: str, why: str) -> None:
+    said = errors(SFTP_GATEWAY_CONFIG=name)
     assert said == (f"SFTP_GATEWAY_CONFIG: {Path(name)}: {why}",)
 
 
@@ -150,9 +150,9 @@ def test_a_file_that_was_named_on_the_command_line_has_to_be_there(unconfigured:
     ],
 )
 def test_a_misspelt_name_switches_nothing_off(
-    mistakes: Mistakes, text: str, option: str, meant: str
+    errors: Errors, text: str, option: str, meant: str
 ) -> None:
-    (said,) = mistakes(text)
+    (said,) = errors(text)
     assert f":1:7: {option}: switches off nothing, " in said or ":1:8: " in said
     assert said.endswith(f"did you mean {meant}?")
 
@@ -167,8 +167,8 @@ def test_a_file_that_is_not_toml_is_told(unconfigured: Path, content: bytes, lin
         load_settings(Path("bad.toml"), os.environ)
 
 
-def test_a_variable_that_should_hold_json_and_does_not_is_told(mistakes: Mistakes) -> None:
-    said = mistakes(SFTP_GATEWAY_SHARES="a=/srv/a", SFTP_GATEWAY_ALLOW_FROM="x", prot="1")
+def test_a_variable_that_should_hold_json_and_does_not_is_told(errors: Errors) -> None:
+    said = errors(SFTP_GATEWAY_SHARES="a=/srv/a", SFTP_GATEWAY_ALLOW_FROM="x", prot="1")
     assert [*said] == [
         'SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON, such as ["x"]',
         'SFTP_GATEWAY_SHARES: must be an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}',
@@ -176,13 +176,13 @@ def test_a_variable_that_should_hold_json_and_does_not_is_told(mistakes: Mistake
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 5000, 'keys_dir = "a\\u0000b"\n'])
-def test_what_the_libraries_cannot_take_is_a_mistake(mistakes: Mistakes, text: str) -> None:
-    (said,) = mistakes(text)
+def test_what_the_libraries_cannot_take_is_a_mistake(errors: Errors, text: str) -> None:
+    (said,) = errors(text)
     assert "nested too deeply" in said or ":1:1: keys_dir: has a null character" in said
 
 
-def test_json_that_is_nested_too_deeply_is_a_mistake(mistakes: Mistakes) -> None:
-    (said,) = mistakes(SFTP_GATEWAY_ALLOW_FROM="[" * 100_000)
+def test_json_that_is_nested_too_deeply_is_a_mistake(errors: Errors) -> None:
+    (said,) = errors(SFTP_GATEWAY_ALLOW_FROM="[" * 100_000)
     assert said.startswith("SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON")
 
 
@@ -203,21 +203,21 @@ def test_json_that_is_nested_too_deeply_is_a_mistake(mistakes: Mistakes) -> None
         '[users.ana]\nshares = ["modles", "x"]\n',
     ],
 )
-def test_one_mistake_is_one_message(mistakes: Mistakes, text: str) -> None:
-    (said,) = mistakes(text)
+def test_one_mistake_is_one_message(errors: Errors, text: str) -> None:
+    (said,) = errors(text)
     assert re.search(r"given\.toml:\d+:\d+: ", said)
 
 
-def test_each_wrong_item_of_a_list_is_told(mistakes: Mistakes) -> None:
-    said = mistakes('allow_from = [\n"x",\n"192.0.2.7",\n"y"\n]\n')
+def test_each_wrong_item_of_a_list_is_told(errors: Errors) -> None:
+    said = errors('allow_from = [\n"x",\n"192.0.2.7",\n"y"\n]\n')
     assert [each.partition("given.toml:")[2][:3] for each in said] == ["2:1", "4:1"]
 
 
 # What the environment overrides
 
 
-def test_a_mistake_that_a_variable_overrides_is_told_all_the_same(mistakes: Mistakes) -> None:
-    (said,) = mistakes("port = -3\n", SFTP_GATEWAY_PORT="2222")
+def test_a_mistake_that_a_variable_overrides_is_told_all_the_same(errors: Errors) -> None:
+    (said,) = errors("port = -3\n", SFTP_GATEWAY_PORT="2222")
     assert said.endswith(":1:1: port: must be a whole number from 0 to 65535, not -3")
 
 
@@ -292,9 +292,9 @@ def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
 
 @pytest.mark.parametrize("name", ["_env_file", "_cli_parse_args", "model_config", "__init__"])
 def test_a_name_that_means_something_to_the_library_is_an_unknown_option(
-    mistakes: Mistakes, name: str
+    errors: Errors, name: str
 ) -> None:
-    (said,) = mistakes(f"{name} = true\n")
+    (said,) = errors(f"{name} = true\n")
     assert f": {name}: there is no such option" in said
 
 
@@ -326,12 +326,12 @@ HASH = hash_password("correct horse")
     ],
 )
 @pytest.mark.parametrize("secret", ["hunter2", HASH], ids=["password", "hash"])
-def test_what_may_be_a_secret_is_in_no_message(mistakes: Mistakes, text: str, secret: str) -> None:
-    assert secret not in "\n".join(mistakes(text.replace("SECRET", secret)))
+def test_what_may_be_a_secret_is_in_no_message(errors: Errors, text: str, secret: str) -> None:
+    assert secret not in "\n".join(errors(text.replace("SECRET", secret)))
 
 
-def test_a_token_that_is_too_short_is_in_no_message(mistakes: Mistakes) -> None:
-    (said,) = mistakes('[status]\ntoken = "hunter2"\n')
+def test_a_token_that_is_too_short_is_in_no_message(errors: Errors) -> None:
+    (said,) = errors('[status]\ntoken = "hunter2"\n')
     assert said.endswith(": status.token: must be text of 16 to 200 characters")
 
 
@@ -346,9 +346,9 @@ def test_a_token_that_is_too_short_is_in_no_message(mistakes: Mistakes) -> None:
 )
 @pytest.mark.parametrize("text", ["hunter2", '"hunter2"', '{"ana": {"password_hash": "hunter2"'])
 def test_what_may_be_a_secret_in_the_environment_is_in_no_message(
-    mistakes: Mistakes, name: str, text: str
+    errors: Errors, name: str, text: str
 ) -> None:
-    assert "hunter2" not in "\n".join(mistakes(**{name: text}))
+    assert "hunter2" not in "\n".join(errors(**{name: text}))
 
 
 def test_a_secret_is_masked_wherever_settings_are_shown(load: Load) -> None:

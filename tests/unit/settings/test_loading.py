@@ -21,7 +21,7 @@ from sftp_gateway.settings import (
     UserSettings,
     variable,
 )
-from tests.unit.conftest import Load, Mistakes
+from tests.unit.conftest import Errors, Load
 
 #: Of each option another value than the default: its text in the environment, and what it means.
 OPTIONS: dict[str, tuple[str, Any]] = {
@@ -266,7 +266,7 @@ def test_without_defaults_there_is_only_what_is_named(load: Load) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "dangling link"])
 def test_a_default_file_that_cannot_be_one_is_not_passed_over(
-    mistakes: Mistakes, unconfigured: Path, kind: str
+    errors: Errors, unconfigured: Path, kind: str
 ) -> None:
     path = unconfigured / "config/sftp-gateway.toml"
     path.parent.mkdir()
@@ -277,7 +277,7 @@ def test_a_default_file_that_cannot_be_one_is_not_passed_over(
             os.mkfifo(path)
         case _:
             path.symlink_to("nowhere")
-    (said,) = mistakes()
+    (said,) = errors()
     assert said.startswith("config/sftp-gateway.toml: ")
     assert said.endswith(("it is not a regular file", "there is no such file"))
 

@@ -55,9 +55,9 @@ def test_the_other_kind_is_refused_for_as_long_as_one_runs(
         for attempt in (occupancy.check, occupancy.hold):
             with kind(starts), pytest.raises(ConfigurationError) as refused:
                 attempt(keys)
-            (mistake,) = refused.value.mistakes
-            assert said.partition(".*")[0] in mistake
-            assert said.partition(".*")[2] in mistake
+            (message,) = refused.value.errors
+            assert said.partition(".*")[0] in message
+            assert said.partition(".*")[2] in message
         assert {path: path.read_bytes() for path in keys.iterdir()} == before
     with kind(starts):
         occupancy.check(keys)

@@ -19,10 +19,10 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def mistake(host: str, port: int) -> str:
+def listen_error(host: str, port: int) -> str:
     with pytest.raises(ConfigurationError) as raised:
         listen(host, port)
-    (said,) = raised.value.mistakes
+    (said,) = raised.value.errors
     return said
 
 
@@ -74,7 +74,7 @@ def test_a_port_can_be_had_again_right_after_its_last_connection() -> None:
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "0.0.0.0"])
 def test_a_port_that_is_taken_is_told_with_the_options_name(taken: int, host: str) -> None:
-    said = mistake(host, taken)
+    said = listen_error(host, taken)
     assert said.startswith("port: cannot listen on port ")
     assert str(taken) in said
     assert (host or "all addresses") in said
@@ -83,12 +83,12 @@ def test_a_port_that_is_taken_is_told_with_the_options_name(taken: int, host: st
 
 def test_a_port_that_is_taken_for_ipv6_alone_is_not_served_by_halves() -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6) as other:
-        assert "Address already in use" in mistake("", other.getsockname()[1])
+        assert "Address already in use" in listen_error("", other.getsockname()[1])
 
 
 def test_an_address_of_another_machine_is_a_mistake_of_the_host() -> None:
     # RFC 5737: nobody has it.
-    said = mistake("192.0.2.1", 0)
+    said = listen_error("192.0.2.1", 0)
     assert said == "host: 192.0.2.1 is no address of this machine"
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyP
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    said = mistake("no.such.host", 0)
+    said = listen_error("no.such.host", 0)
     assert said.startswith("host: 'no.such.host' is no address here: ")
     assert "Name or service not known" in said
 

@@ -47,15 +47,15 @@ def test_a_line_names_a_worker_and_the_options_of_its_set_up() -> None:
 def test_a_mistake_is_told_with_its_line(line: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse_hosts(f"good\n{line}\n", source="hosts")
-    (mistake,) = raised.value.mistakes
-    assert mistake.startswith("hosts, line 2: ")
-    assert message in mistake
+    (error,) = raised.value.errors
+    assert error.startswith("hosts, line 2: ")
+    assert message in error
 
 
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse_hosts("a:0\nb c\n", source="hosts")
-    assert [mistake[:13] for mistake in raised.value.mistakes] == ["hosts, line 1", "hosts, line 2"]
+    assert [message[:13] for message in raised.value.errors] == ["hosts, line 1", "hosts, line 2"]
 
 
 def test_a_file_without_workers_is_a_mistake() -> None:

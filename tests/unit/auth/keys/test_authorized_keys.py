@@ -34,11 +34,11 @@ def parse(text: str) -> AuthorizedKeys:
     return parse_authorized_keys(text, source="keys/authorized_keys/gvpocr")
 
 
-def only_mistake(text: str) -> str:
+def only_error(text: str) -> str:
     parsed = parse(text)
     assert parsed.keys == ()
-    (mistake,) = parsed.mistakes
-    return mistake
+    (message,) = parsed.errors
+    return message
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_pub_file_of_ssh_keygen_is_accepted(
 
 
 def test_an_rsa_key_below_2048_bits_is_a_mistake(keygen: Callable[..., str]) -> None:
-    mistake = only_mistake(keygen("-t", "rsa", "-b", "1024"))
-    assert "1024 bits and is too weak; >= 2048 bits" in mistake
+    message = only_error(keygen("-t", "rsa", "-b", "1024"))
+    assert "1024 bits and is too weak; >= 2048 bits" in message
 
 
 def test_options_come_before_the_key() -> None:
@@ -93,7 +93,7 @@ def test_an_option_may_hold_blanks_and_a_key_type_in_its_value() -> None:
 def test_line_ends_blank_lines_and_comments_of_any_system_are_fine(text: str) -> None:
     parsed = parse(text)
     assert [key.comment for key in parsed.keys] == ["me", ""]
-    assert parsed.mistakes == ()
+    assert parsed.errors == ()
 
 
 def test_only_a_line_feed_ends_a_line() -> None:
@@ -105,7 +105,7 @@ def test_only_a_line_feed_ends_a_line() -> None:
 def test_bad_lines_are_mistakes_with_their_place_and_the_good_ones_are_loaded() -> None:
     parsed = parse(f"{KEY}\nnonsense\n\n{OTHER}\nno-ptty {OTHER}\n")
     assert [key.blob for key in parsed.keys] == [BLOB, ed25519(2)]
-    assert [mistake.partition(": ")[0] for mistake in parsed.mistakes] == [
+    assert [message.partition(": ")[0] for message in parsed.errors] == [
         "keys/authorized_keys/gvpocr, line 2",
         "keys/authorized_keys/gvpocr, line 5",
     ]
@@ -145,10 +145,10 @@ def test_a_key_that_is_listed_twice_is_kept_twice() -> None:
     ],
 )
 def test_a_mistake_says_what_is_right_without_key_material(line: str, right: str) -> None:
-    mistake = only_mistake(line)
-    assert mistake.startswith("keys/authorized_keys/gvpocr, line 1: ")
-    assert right in mistake
-    assert encoded(BLOB)[:24] not in mistake
+    message = only_error(line)
+    assert message.startswith("keys/authorized_keys/gvpocr, line 1: ")
+    assert right in message
+    assert encoded(BLOB)[:24] not in message
 
 
 def test_base64_with_stray_bits_is_a_mistake_because_keys_are_compared_as_bytes() -> None:
@@ -156,8 +156,8 @@ def test_base64_with_stray_bits_is_a_mistake_because_keys_are_compared_as_bytes(
     assert text.endswith("=")
     stray = text.rstrip("=")[:-1] + chr(ord(text.rstrip("=")[-1]) + 1)
     stray += "=" * (len(text) - len(stray))
-    assert parse(f"sk-ssh-ed25519@openssh.com {text}").mistakes == ()
-    assert "not whole base64" in only_mistake(f"sk-ssh-ed25519@openssh.com {stray}")
+    assert parse(f"sk-ssh-ed25519@openssh.com {text}").errors == ()
+    assert "not whole base64" in only_error(f"sk-ssh-ed25519@openssh.com {stray}")
 
 
 def test_keys_of_security_tokens_are_accepted() -> None:

@@ -142,7 +142,7 @@ def line(blob: bytes, options: str = "") -> str:
 
 def keys(*lines: str) -> AuthorizedKeys:
     parsed = parse_authorized_keys("\n".join(lines), source="test")
-    assert parsed.mistakes == ()
+    assert parsed.errors == ()
     return parsed
 
 
@@ -253,8 +253,8 @@ def test_the_conditions_of_the_line_and_of_the_certificate_both_count(
     ],
 )  # fmt: skip
 def test_what_is_revoked_is_refused(text: str) -> None:
-    revoked, mistakes = parse_revocations(f"# a comment\n\n{text}\n", source="test")
-    assert mistakes == ()
+    revoked, errors = parse_revocations(f"# a comment\n\n{text}\n", source="test")
+    assert errors == ()
     assert decide(made(), AUTHORITY, revoked=revoked) is Reason.REVOKED
 
 
@@ -262,8 +262,8 @@ def test_what_is_revoked_is_refused(text: str) -> None:
     "text", ["", "serial: 8", "serial: 1-6", "id: Worker", "id: worker2", line(KEY[:-1] + b"x")]
 )
 def test_what_is_not_revoked_is_let_in(text: str) -> None:
-    revoked, mistakes = parse_revocations(text, source="test")
-    assert mistakes == ()
+    revoked, errors = parse_revocations(text, source="test")
+    assert errors == ()
     assert decide(made(), AUTHORITY, revoked=revoked) is Reason.ACCEPTED
 
 
@@ -275,9 +275,9 @@ def test_what_is_not_revoked_is_let_in(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_understood_is_a_mistake(text: str) -> None:
-    _, mistakes = parse_revocations(text, source="keys/revoked_keys")
-    assert mistakes
-    assert all(mistake.startswith("keys/revoked_keys") for mistake in mistakes)
+    _, errors = parse_revocations(text, source="keys/revoked_keys")
+    assert errors
+    assert all(message.startswith("keys/revoked_keys") for message in errors)
 
 
 def test_a_list_is_what_ssh_keygen_makes_its_own_of(tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_a_list_is_what_ssh_keygen_makes_its_own_of(tmp_path: Path) -> None:
         ["ssh-keygen", "-q", "-k", "-f", tmp_path / "krl", "-s", f"{key}.pub", tmp_path / "spec"],
         check=True,
     )
-    revoked, mistakes = parse_revocations(text, source="test")
-    assert mistakes == ()
+    revoked, errors = parse_revocations(text, source="test")
+    assert errors == ()
     assert revoked.serials == ((7, 7), (16, 32))
     (said,) = parse_revocations(
         (tmp_path / "krl").read_text("utf-8", errors="replace"), source="krl"

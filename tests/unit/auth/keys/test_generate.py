@@ -11,8 +11,8 @@ import pytest
 from sftp_gateway.auth.keys.authorized_keys import parse_authorized_keys
 from sftp_gateway.auth.keys.generate import (
     generate_ed25519,
-    private_key_mistakes,
-    public_file_mistakes,
+    private_key_errors,
+    public_file_errors,
 )
 
 
@@ -61,7 +61,7 @@ def test_a_private_key_is_not_shown_by_accident() -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_a_private_key_of_ours_alone_is_fine(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
-    assert private_key_mistakes(key_file) == []
+    assert private_key_errors(key_file) == []
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o777, 0o601])
@@ -69,10 +69,10 @@ def test_a_private_key_open_to_others_is_a_mistake_with_the_command_to_run(
     key_file: Path, mode: int
 ) -> None:
     key_file.chmod(mode)
-    (mistake,) = private_key_mistakes(key_file)
-    assert f"{mode:04o}" in mistake
-    run_advice(mistake)
-    assert private_key_mistakes(key_file) == []
+    (message,) = private_key_errors(key_file)
+    assert f"{mode:04o}" in message
+    run_advice(message)
+    assert private_key_errors(key_file) == []
 
 
 def test_a_file_whose_name_begins_with_a_dash_gets_a_command_that_works(
@@ -81,9 +81,9 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_command_that_works(
     monkeypatch.chdir(tmp_path)
     path = key_file.rename(tmp_path / "-R key").relative_to(tmp_path)
     path.chmod(0o644)
-    (mistake,) = private_key_mistakes(path)
-    run_advice(mistake)
-    assert private_key_mistakes(path) == []
+    (message,) = private_key_errors(path)
+    run_advice(message)
+    assert private_key_errors(path) == []
 
 
 def test_a_private_key_of_another_user_is_a_mistake(
@@ -93,8 +93,8 @@ def test_a_private_key_of_another_user_is_a_mistake(
         os.chown(key_file, 12345, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    (mistake,) = private_key_mistakes(key_file)
-    assert f"run as root: sftp-gateway init --owner {os.geteuid()}:" in mistake
+    (message,) = private_key_errors(key_file)
+    assert f"run as root: sftp-gateway init --owner {os.geteuid()}:" in message
 
 
 def test_a_private_key_that_we_cannot_read_is_a_mistake(
@@ -104,18 +104,18 @@ def test_a_private_key_that_we_cannot_read_is_a_mistake(
     # Root reads everything: what the kernel would say to anybody else is put in its place.
     if os.geteuid() == 0:
         monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    (mistake,) = private_key_mistakes(key_file)
-    assert "cannot be read by user" in mistake
-    assert "chmod 600" in mistake
+    (message,) = private_key_errors(key_file)
+    assert "cannot be read by user" in message
+    assert "chmod 600" in message
 
 
 def test_a_link_to_a_good_private_key_is_fine(key_file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(key_file)
-    assert private_key_mistakes(link) == []
+    assert private_key_errors(link) == []
 
 
-@pytest.mark.parametrize("check", [private_key_mistakes, public_file_mistakes])
+@pytest.mark.parametrize("check", [private_key_errors, public_file_errors])
 def test_what_is_no_regular_file_is_a_mistake(
     tmp_path: Path, check: Callable[[Path], list[str]]
 ) -> None:
@@ -132,7 +132,7 @@ def test_what_is_no_regular_file_is_a_mistake(
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o444])
 def test_a_public_file_may_be_read_by_all(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
-    assert public_file_mistakes(key_file) == []
+    assert public_file_errors(key_file) == []
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
@@ -140,6 +140,6 @@ def test_a_public_file_that_others_may_write_is_a_mistake_with_the_command_to_ru
     key_file: Path, mode: int
 ) -> None:
     key_file.chmod(mode)
-    (mistake,) = public_file_mistakes(key_file)
-    run_advice(mistake)
-    assert public_file_mistakes(key_file) == []
+    (message,) = public_file_errors(key_file)
+    run_advice(message)
+    assert public_file_errors(key_file) == []

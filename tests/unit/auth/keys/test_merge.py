@@ -21,7 +21,7 @@ def test_lines_are_taken_with_options_comments_and_the_comment_lines_above_them(
     changed, fates = become("", old)
     assert changed == (f'# rack 3\n# node 7\nfrom="192.0.2.0/24",no-pty {ONE} of rack 3\n{TWO}\n')
     assert fates == ["added", "added"]
-    assert parse_authorized_keys(changed, source="x").mistakes == ()
+    assert parse_authorized_keys(changed, source="x").errors == ()
 
 
 @pytest.mark.parametrize("there", ["", f"{TWO}\n", TWO, "# mine\n"])

@@ -133,7 +133,7 @@ def test_a_file_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):
 def test_a_missing_folder_is_a_mistake_that_names_the_option(tmp_path):
     with pytest.raises(ConfigurationError) as raised:
         check_file(tmp_path / "logs" / "access.log")
-    assert raised.value.mistakes == (
+    assert raised.value.errors == (
         f"access_log.file: cannot append to {tmp_path}/logs/access.log: the folder"
         f" {tmp_path}/logs does not exist; name a file in a folder that the gateway may write to",
     )

@@ -361,8 +361,8 @@ def test_a_form_arrives_whole_and_no_longer_than_it_may_be(gateway):
 def test_a_port_in_use_is_a_mistake_that_names_the_option(server):
     with pytest.raises(ConfigurationError) as raised:
         listen("127.0.0.1", server.port)
-    (mistake,) = raised.value.mistakes
-    assert mistake.startswith(
+    (message,) = raised.value.errors
+    assert message.startswith(
         f"metrics_port: cannot listen on 127.0.0.1 port {server.port}: Address already in use"
     )
 
