@@ -42,9 +42,9 @@ from sftp_gateway.sandbox import policy as confinement
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
-from sftp_gateway.server.io_pools import THREADS, Lane, Lanes
-from sftp_gateway.server.limits.bandwidth import Bandwidth
-from sftp_gateway.server.limits.quotas import Division, Holder, Quotas, divide
+from sftp_gateway.server.io_pools import THREADS, IoPools, Pool
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
+from sftp_gateway.server.limits.quotas import DescriptorAllotment, HandleOwner, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.session_reports import LiveSessions
 from sftp_gateway.server.sftp import owners
@@ -97,7 +97,9 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         )
     lock = occupancy.hold(settings.keys_dir)
     raise_descriptor_limit()
-    if (room := _division(settings, choose_finder()).connections) < settings.max_connections:
+    if (
+        room := _allot_descriptors(settings, choose_finder()).connections
+    ) < settings.max_connections:
         say(
             f"warning: {descriptor_limit()} open files are enough for {room} connections in each "
             f"worker, and max_connections is {settings.max_connections}: raise the limit where the "
@@ -288,28 +290,28 @@ class Gateway:
         )
         finder = choose_finder()
         self._shares = _shares(settings, self._presentation, finder, folders)
-        division = _division(settings, finder)
+        division = _allot_descriptors(settings, finder)
         #: How many connections there are descriptors for.
         self.max_connections = division.connections
         self._quotas = Quotas(division, max_handles=settings.max_handles)
         self._bandwidths = {
-            name: Bandwidth(user.bandwidth_limit)
+            name: BandwidthLimiter(user.bandwidth_limit)
             for name, user in settings.users.items()
             if user.bandwidth_limit is not None
         }
         self._started = int(time.time())
         errors = DiskErrors(count=self._metrics.disk_error)
-        self._lanes = Lanes(
+        self._pools = IoPools(
             (share.name for share in self._shares),
             timeout=settings.disk_timeout,
-            ended=errors.ended,
+            on_done=errors.record,
         )
-        self._metrics.watch_pools(self._lanes.depths)
-        self._checksums = Checksums(self._lanes)
+        self._metrics.watch_pools(self._pools.depths)
+        self._checksums = Checksums(self._pools)
         self._owner_names = owner_names
         self._monitor = ShareMonitor(
             shares=self._shares,
-            lanes=self._lanes,
+            pools=self._pools,
             errors=errors,
             changed=self._metrics.share_up,
             unreadable=share_folders.unreadable,
@@ -357,7 +359,7 @@ class Gateway:
     def has_part(self, user: str, part: float) -> None:
         """So much of the user's sessions, 0 to 1, is in this worker."""
         if user in self._bandwidths:
-            rate = self._bandwidths[user].has_part(part)
+            rate = self._bandwidths[user].set_share(part)
             self._metrics.bandwidth(user, rate)
 
     def take(self, access: Access) -> None:
@@ -401,7 +403,7 @@ class Gateway:
         for piece in self._live.pieces():
             self._history_channel.send(piece)
         self._values.close()
-        self._lanes.close()
+        self._pools.close()
 
     def _open_sftp(self, channel: ChannelSession, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
@@ -421,8 +423,8 @@ class Gateway:
         """What the sessions of a user who has logged in have in common."""
         session = recorder.session
         user = session.user or ""
-        holder = Holder(user=user, connection=session.session)
-        handles = HandleTable(quotas=self._quotas, holder=holder)
+        owner = HandleOwner(user=user, connection=session.session)
+        handles = HandleTable(quotas=self._quotas, owner=owner)
         return {
             "channel": channel,
             "handles": handles,
@@ -433,7 +435,7 @@ class Gateway:
                 made_up_statvfs=self._monitor.statvfs_of,
                 owners=Owners(self._owner_names),
             ),
-            "lanes": self._lanes,
+            "pools": self._pools,
             "checksums": self._checksums,
             "recorder": recorder,
             "log_congested": functools.partial(self._log.congested, user),
@@ -530,11 +532,11 @@ def _shares(
     ]
 
 
-def _division(settings: Settings, finder: Finder) -> Division:
+def _allot_descriptors(settings: Settings, finder: Finder) -> DescriptorAllotment:
     """How a worker divides its descriptors."""
     # A thread that waits for a disk keeps those of its look-up, and of one within that (READLINK,
     # the share's own check). The event loop is one thread more.
-    threads = 1 + len(settings.shares) * (THREADS[Lane.METADATA] + THREADS[Lane.LOOK])
+    threads = 1 + len(settings.shares) * (THREADS[Pool.METADATA] + THREADS[Pool.PROBE])
     return divide(
         descriptor_limit(),
         connections=settings.max_connections,

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from sftp_gateway.server.handles import FileHandle, FolderHandle
-from sftp_gateway.server.io_pools import Lanes
-from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.io_pools import IoPools
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.limits.scheduler import TimeSlice
-from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
 
 #: Bytes of responses that a session makes before it lets the others have their turn, and before
 #: it sends them: while the client works on a piece, the next is made.
-TURN_BYTES: Final = 512 * 1024
+MAX_TURN_BYTES: Final = 512 * 1024
 FLUSH_BYTES: Final = 64 * 1024
 
 
@@ -23,7 +23,7 @@ class Channel(Protocol):
     """What a session needs of its SSH channel."""
 
     #: Where the session lays out what it sends.
-    outgoing: Outgoing
+    outgoing: OutgoingBuffer
 
     #: The time of its connection, which all its channels share.
     time_slice: TimeSlice
@@ -37,58 +37,60 @@ class Channel(Protocol):
         ...
 
 
-class Session:
+class BaseSession:
     """One session of a channel; used on the event loop."""
 
     def __init__(
         self,
         *,
         channel: Channel,
-        lanes: Lanes,
+        pools: IoPools,
         recorder: Recorder,
         log_congested: Callable[[], bool],
-        bandwidth: Bandwidth | None,
+        bandwidth: BandwidthLimiter | None,
     ) -> None:
         """`log_congested`: whether the access log has no room for lines of the user."""
         self._channel = channel
         self._outgoing = channel.outgoing
         self._time_slice = channel.time_slice
-        self._lanes = lanes
+        self._pools = pools
         self._recorder = recorder
         self._log_congested = log_congested
         self._bandwidth = bandwidth
         self._writing_paused = False
         self._turn_bytes = 0
-        self._slowed: asyncio.TimerHandle | None = None
+        self._throttle_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def pump(self) -> None:
         """Continue for as long as the session may."""
         raise NotImplementedError
 
-    def _must_wait(self) -> bool:
+    def _blocked(self) -> bool:
         return (
             self._writing_paused
             or self._log_congested()
-            or (self._bandwidth is not None and self._too_fast(self._bandwidth))
-            or self._sent_enough()
+            or (self._bandwidth is not None and self._throttled(self._bandwidth))
+            or self._turn_spent()
         )
 
-    def _sent_enough(self) -> bool:
+    def _turn_spent(self) -> bool:
         # Counted over all that one turn of the event loop brings: each of many small packets of a
         # client is delivered by itself, before the socket can say that it is full.
-        if self._turn_bytes < TURN_BYTES:
+        if self._turn_bytes < MAX_TURN_BYTES:
             return False
         self._channel.wait_turn()
         return True
 
-    def _too_fast(self, bandwidth: Bandwidth) -> bool:
-        if self._slowed is None and (delay := bandwidth.delay()):
-            self._slowed = asyncio.get_running_loop().call_later(delay, self._go_on)
-        return self._slowed is not None
+    def _throttled(self, bandwidth: BandwidthLimiter) -> bool:
+        if self._throttle_timer is None and (delay := bandwidth.delay()):
+            self._throttle_timer = asyncio.get_running_loop().call_later(
+                delay, self._end_throttling
+            )
+        return self._throttle_timer is not None
 
-    def _go_on(self) -> None:
-        self._slowed = None
+    def _end_throttling(self) -> None:
+        self._throttle_timer = None
         self.pump()
 
     def _send(self, data: bytes) -> None:
@@ -101,12 +103,12 @@ class Session:
         if self._outgoing.length and not self._closed:
             self._turn_bytes += self._outgoing.length
             if self._bandwidth is not None:
-                self._bandwidth.sent(self._outgoing.length)
+                self._bandwidth.consume(self._outgoing.length)
             self._channel.flush()
 
     def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
         if isinstance(opened, FileHandle) and not opened.file.inline:
-            self._lanes.let_go(opened.share.name, opened.close)
+            self._pools.close_later(opened.share.name, opened.close)
         else:
             opened.close()
         self._recorder.closed(opened, result=result)

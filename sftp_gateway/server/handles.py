@@ -12,7 +12,7 @@ from typing import Final
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.protocol.requests import ReaddirRequest
-from sftp_gateway.server.limits.quotas import Cost, Holder, Quotas
+from sftp_gateway.server.limits.quotas import Cost, HandleOwner, Quotas
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 
@@ -148,11 +148,11 @@ class FolderHandle:
 class HandleTable:
     """The handles of one session. A handle means nothing in any other session."""
 
-    def __init__(self, *, quotas: Quotas, holder: Holder) -> None:
-        """`holder` is the connection that the session is one of."""
-        self.capacity = quotas.most
+    def __init__(self, *, quotas: Quotas, owner: HandleOwner) -> None:
+        """`owner` is the connection that the session is one of."""
+        self.capacity = quotas.max_files
         self._quotas = quotas
-        self._holder = holder
+        self._owner = owner
         self._open: dict[bytes, FileHandle | FolderHandle] = {}
         self._next = 0
 
@@ -164,12 +164,12 @@ class HandleTable:
         return (opened for opened in self._open.values() if isinstance(opened, FileHandle))
 
     @contextmanager
-    def room(self, cost: Cost) -> Iterator[Callable[[], None]]:
+    def reserve(self, cost: Cost) -> Iterator[Callable[[], None]]:
         """A context in which something is opened; gives what is to be called once it is closed.
 
         From any thread. Raises TooManyHandles where there is no room for it.
         """
-        release = self._quotas.take(self._holder, cost)
+        release = self._quotas.acquire(self._owner, cost)
         try:
             yield release
         except BaseException:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.server.io_pools import Lane, Lanes, error_of
+from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 
@@ -55,8 +55,8 @@ _NOT_OF_DISK: Final = frozenset(
     }
 )
 
-#: What the work of a lane is called.
-_WORK: Final = {Lane.READ: "reads", Lane.METADATA: "requests"}
+#: What the work of a pool is called.
+_WORK: Final = {Pool.READ: "reads", Pool.METADATA: "requests"}
 
 #: Unit of the sums over several file systems, in bytes.
 _BLOCK: Final = 4096
@@ -71,34 +71,34 @@ class DiskErrors:
         count: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`count` is told each error: the share, the lane, and the error's name."""
+        """`count` is told each error: the share, the pool, and the error's name."""
         self._count = count
         self._clock = clock
         #: The last error, and when it came, until it is made good.
-        self._last: dict[tuple[str, Lane], tuple[str, float]] = {}
+        self._last: dict[tuple[str, Pool], tuple[str, float]] = {}
 
-    def ended(self, share: str, lane: Lane, error: Exception | None) -> None:
+    def record(self, share: str, pool: Pool, error: Exception | None) -> None:
         """A disk has done something for a client, or has failed to."""
         if error is None:
             if self._last:
-                self._last.pop((share, lane), None)
+                self._last.pop((share, pool), None)
         elif (
             isinstance(error, OSError)
-            and lane is not Lane.LOOK
+            and pool is not Pool.PROBE
             and error.errno not in _NOT_OF_DISK
             and error.errno is not None
         ):
-            self._count(share, lane, errno.errorcode.get(error.errno, "other"))
-            self._last[share, lane] = os.strerror(error.errno), self._clock()
+            self._count(share, pool, errno.errorcode.get(error.errno, "other"))
+            self._last[share, pool] = os.strerror(error.errno), self._clock()
 
     def looked(self, share: str) -> None:
         """A look at the share has succeeded."""
-        self._last.pop((share, Lane.METADATA), None)
+        self._last.pop((share, Pool.METADATA), None)
 
     def problem(self, share: str) -> str:
         """What fails of the share; "" for nothing."""
-        for lane, work in _WORK.items():
-            text, since = self._last.get((share, lane), ("", 0.0))
+        for pool, work in _WORK.items():
+            text, since = self._last.get((share, pool), ("", 0.0))
             if text and self._clock() - since < _MEMORY:
                 return f"{work} fail: {text}"
         return ""
@@ -111,7 +111,7 @@ class ShareMonitor:
         self,
         *,
         shares: Sequence[Share],
-        lanes: Lanes,
+        pools: IoPools,
         errors: DiskErrors,
         changed: Callable[[str, bool], None],
         unreadable: Callable[[Path], str],
@@ -121,7 +121,7 @@ class ShareMonitor:
         `unreadable` says why a folder may not be read; it may wait for the disk.
         """
         self._shares = tuple(shares)
-        self._lanes = lanes
+        self._pools = pools
         self._errors = errors
         self._changed = changed
         self._unreadable = unreadable
@@ -141,8 +141,8 @@ class ShareMonitor:
     def _problem(self, share: str) -> str:
         if found := self._found[share]:
             return found
-        for lane, work in _WORK.items():
-            if count := self._lanes.hanging(share, lane):
+        for pool, work in _WORK.items():
+            if count := self._pools.hanging(share, pool):
                 return f"{work} hang: {count} {'thread' if count == 1 else 'threads'}"
         return self._errors.problem(share)
 
@@ -181,7 +181,7 @@ class ShareMonitor:
             if error_of(future) is None and future.result() and share.name in self._looking:
                 self.left_behind.add(share.name)
 
-        self._lanes.submit(share.name, Lane.LOOK, share.left_behind, done, patient=True)
+        self._pools.submit(share.name, Pool.PROBE, share.left_behind, done, no_timeout=True)
 
     def _ask(self, share: Share) -> asyncio.Future[os.statvfs_result]:
         """The look that is under way, or a new one: a hanging disk holds one thread, not more."""
@@ -200,8 +200,8 @@ class ShareMonitor:
                 else:
                     waiting.set_result(future.result())
 
-            self._lanes.submit(
-                share.name, Lane.LOOK, lambda: self._check(share), done, patient=True
+            self._pools.submit(
+                share.name, Pool.PROBE, lambda: self._check(share), done, no_timeout=True
             )
         return asked
 

@@ -1,13 +1,13 @@
 """Threads on which file operations wait for a disk, apart for each share and kind of work.
 
-A share whose disk hangs fills only its own lanes; and its reads leave the lane of its other
+A share whose disk hangs fills only its own pools; and its reads leave the pool of its other
 requests free, so that folders can be listed while big files are read slowly.
 
 What a disk has not answered in time is given up: whoever asked is told so, and what comes later is
-let go. Nothing ends a thread that the kernel keeps waiting, so it stays; but a lane has a fixed
+let go. Nothing ends a thread that the kernel keeps waiting, so it stays; but a pool has a fixed
 number of them, and while all of them are kept like that, new work is given up at once instead of
 queueing behind them. All work has the same time, so the oldest is always the next to be given up,
-and one timer does for all lanes.
+and one timer does for all pools.
 """
 
 from __future__ import annotations
@@ -26,68 +26,68 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 
-class Lane(StrEnum):
+class Pool(StrEnum):
     """The kinds of work that are kept apart."""
 
     READ = "read"
     METADATA = "metadata"
     CHECKSUM = "checksum"
     #: Of the gateway itself, whether the share can be read: not to be held up by clients.
-    LOOK = "look"
+    PROBE = "look"
 
 
 #: Threads for each share. Made when first needed; an idle one costs a few KiB.
-THREADS: Final = {Lane.READ: 16, Lane.METADATA: 8, Lane.CHECKSUM: 2, Lane.LOOK: 2}
+THREADS: Final = {Pool.READ: 16, Pool.METADATA: 8, Pool.CHECKSUM: 2, Pool.PROBE: 2}
 
 #: By how much threads that compute leave the processor to those that serve (nice(1)).
 _NICE: Final = 10
 
 #: Seconds after which work that is not done hangs, whether it is given up then or not.
-HANGING: Final = 10.0
+HANG_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class _Work:
+class _Job:
     """Something that a thread does or will do; `started` in the event loop's time."""
 
-    key: tuple[str, Lane]
+    key: tuple[str, Pool]
     running: Future[Any]
     started: float
     done: Callable[[asyncio.Future[Any]], None]
-    late: Callable[[Any], None]
-    patient: bool
-    given_up: bool = False
+    on_late_result: Callable[[Any], None]
+    no_timeout: bool
+    abandoned: bool = False
     stuck: bool = False
 
 
-class Lanes:
-    """The lanes of all shares."""
+class IoPools:
+    """The pools of all shares."""
 
     def __init__(
         self,
         shares: Iterable[str],
         *,
         timeout: float = float("inf"),
-        ended: Callable[[str, Lane, Exception | None], None] = lambda share, lane, error: None,
+        on_done: Callable[[str, Pool, Exception | None], None] = lambda share, pool, error: None,
     ) -> None:
         """`timeout`: seconds after which work that is not done is given up.
 
-        `ended` is told of all work, given up or not, with its error.
+        `on_done` is told of all work, given up or not, with its error.
         """
         self._executors = {
-            (share, lane): ThreadPoolExecutor(
-                THREADS[lane],
-                thread_name_prefix=f"{share} {lane}",
-                initializer=lower_priority if lane is Lane.CHECKSUM else None,
+            (share, pool): ThreadPoolExecutor(
+                THREADS[pool],
+                thread_name_prefix=f"{share} {pool}",
+                initializer=lower_priority if pool is Pool.CHECKSUM else None,
             )
             for share in shares
-            for lane in Lane
+            for pool in Pool
         }
         self._depth = dict.fromkeys(self._executors, 0)
         self._timeout = timeout
-        self._ended = ended
+        self._on_done = on_done
         #: What is not done and not given up, the oldest first (a dict keeps the order).
-        self._work: dict[_Work, None] = {}
+        self._work: dict[_Job, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: Threads that have been waiting for longer than `timeout`.
         self._stuck = dict.fromkeys(self._executors, 0)
@@ -95,33 +95,33 @@ class Lanes:
     def submit(
         self,
         share: str,
-        lane: Lane,
+        pool: Pool,
         work: Callable[[], T],
         done: Callable[[asyncio.Future[T]], None],
         *,
-        late: Callable[[T], None] = lambda result: None,
-        patient: bool = False,
+        on_late_result: Callable[[T], None] = lambda result: None,
+        no_timeout: bool = False,
     ) -> None:
-        """Run `work` on a thread of the lane; then call `done` on the event loop.
+        """Run `work` on a thread of the pool; then call `done` on the event loop.
 
         Called on the event loop. `done` gets a finished future, which holds the result or the
         error: TimeoutError where the disk did not answer in time. A result that comes after that
-        is given to `late`. `patient` work is never given up; whoever submits it sees to it that
-        there is little of it.
+        goes to `on_late_result`. Work with `no_timeout` is never abandoned; the caller bounds how
+        much of it there is.
         """
-        key = (share, lane)
+        key = (share, pool)
         loop = asyncio.get_running_loop()
-        if self._stuck[key] >= THREADS[lane] and not patient:
-            self._tell_given_up(key, done)
+        if self._stuck[key] >= THREADS[pool] and not no_timeout:
+            self._report_abandoned(key, done)
             return
         running = self._executors[key].submit(work)
-        item = _Work(
+        item = _Job(
             key=key,
             running=running,
             started=loop.time(),
             done=done,
-            late=late,
-            patient=patient,
+            on_late_result=on_late_result,
+            no_timeout=no_timeout,
         )
         self._depth[key] += 1
         self._work[item] = None
@@ -129,66 +129,66 @@ class Lanes:
             lambda future: self._finished(item, future)
         )
         if self._timer is None and self._timeout != float("inf"):
-            self._timer = loop.call_at(item.started + self._timeout, self._give_up_old)
+            self._timer = loop.call_at(item.started + self._timeout, self._abandon_overdue)
 
-    def let_go(self, share: str, close: Callable[[], None]) -> None:
+    def close_later(self, share: str, close: Callable[[], None]) -> None:
         """Have a thread call `close`: on FUSE, close(2) waits for the file system's answer."""
-        with suppress(RuntimeError):  # the lanes are closed, and so will be what is open
-            self.submit(share, Lane.METADATA, close, lambda future: None, patient=True)
+        with suppress(RuntimeError):  # the pools are closed, and so will be what is open
+            self.submit(share, Pool.METADATA, close, lambda future: None, no_timeout=True)
 
-    def _finished(self, item: _Work, future: asyncio.Future[Any]) -> None:
+    def _finished(self, item: _Job, future: asyncio.Future[Any]) -> None:
         self._depth[item.key] -= 1
         self._work.pop(item, None)
         self._stuck[item.key] -= item.stuck
-        if not item.given_up:
-            self._ended(*item.key, error_of(future))
+        if not item.abandoned:
+            self._on_done(*item.key, error_of(future))
             item.done(future)
         elif error_of(future) is None:
-            item.late(future.result())
+            item.on_late_result(future.result())
 
-    def _give_up_old(self) -> None:
+    def _abandon_overdue(self) -> None:
         """Give up what is due, and set the timer for what is the oldest then."""
         loop = asyncio.get_running_loop()
         while self._work:
             item = next(iter(self._work))
             deadline = item.started + self._timeout
             if deadline > loop.time():
-                self._timer = loop.call_at(deadline, self._give_up_old)
+                self._timer = loop.call_at(deadline, self._abandon_overdue)
                 return
             del self._work[item]
-            self._give_up(item)
+            self._abandon(item)
         self._timer = None
 
-    def _give_up(self, item: _Work) -> None:
+    def _abandon(self, item: _Job) -> None:
         if item.running.done():  # its result is on its way here
             return
-        item.stuck = item.patient or not item.running.cancel()
+        item.stuck = item.no_timeout or not item.running.cancel()
         self._stuck[item.key] += item.stuck
-        if not item.patient:
-            item.given_up = True
-            self._tell_given_up(item.key, item.done)
+        if not item.no_timeout:
+            item.abandoned = True
+            self._report_abandoned(item.key, item.done)
 
-    def _tell_given_up(
-        self, key: tuple[str, Lane], done: Callable[[asyncio.Future[Any]], None]
+    def _report_abandoned(
+        self, key: tuple[str, Pool], done: Callable[[asyncio.Future[Any]], None]
     ) -> None:
         loop = asyncio.get_running_loop()
-        future = _given_up(loop)
-        self._ended(*key, error_of(future))
+        future = _timed_out(loop)
+        self._on_done(*key, error_of(future))
         loop.call_soon(done, future)
 
-    def hanging(self, share: str, lane: Lane) -> int:
-        """Threads of the lane that have waited for the disk for more than HANGING seconds."""
-        key, now = (share, lane), asyncio.get_running_loop().time()
+    def hanging(self, share: str, pool: Pool) -> int:
+        """Threads of the pool that have waited for the disk for more than HANG_SECONDS."""
+        key, now = (share, pool), asyncio.get_running_loop().time()
         count = self._stuck[key]
         for item in self._work:
-            if now - item.started < HANGING:
+            if now - item.started < HANG_SECONDS:
                 break
             count += item.key == key and item.running.running()
         return count
 
     def depths(self) -> Mapping[tuple[str, str], int]:
-        """By share and lane: how many operations are under way or wait there."""
-        return {(share, lane.value): depth for (share, lane), depth in self._depth.items()}
+        """By share and pool: how many operations are under way or wait there."""
+        return {(share, pool.value): depth for (share, pool), depth in self._depth.items()}
 
     def close(self) -> None:
         """Take no more work; threads that hang in a disk are left behind."""
@@ -207,7 +207,7 @@ def lower_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
-def _given_up(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+def _timed_out(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
     """What `done` is told of work that was given up."""
     future = loop.create_future()
     future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
@@ -216,7 +216,7 @@ def _given_up(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
 
 
 def error_of(future: asyncio.Future[T]) -> Exception | None:
-    """The error of a finished future; a cancelled one (the lanes were closed) counts as one."""
+    """The error of a finished future; a cancelled one (the pools were closed) counts as one."""
     if future.cancelled():
         return OSError("the gateway is stopping")
     error = future.exception()

@@ -331,7 +331,7 @@ class Session(RuleBasedStateMachine):
             if not self._lost:
                 self._answer_everything()
             self._on_loop(self._at.session.connection_lost)
-            self._runner.run(self._at.lanes.idle())
+            self._runner.run(self._at.pools.idle())
             assert self._descriptors() == self._before
             assert self._at.metric("sftp_gateway_open_handles") == 0
             self.no_more_is_open_than_may_be()

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from sftp_gateway.observability import AccessLog
 from sftp_gateway.observability.access_log import events
 from sftp_gateway.server.handles import HandleTable
-from sftp_gateway.server.io_pools import Lane, Lanes
-from sftp_gateway.server.limits.bandwidth import Bandwidth
-from sftp_gateway.server.limits.quotas import Division, Holder, Quotas
+from sftp_gateway.server.io_pools import IoPools, Pool
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
+from sftp_gateway.server.limits.quotas import DescriptorAllotment, HandleOwner, Quotas
 from sftp_gateway.server.limits.scheduler import Scheduler, TimeSlice
-from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
@@ -121,8 +121,8 @@ class _GatedFile(OpenFile):
         return super()._fill(descriptor, places, offset, 0)
 
 
-class WatchedLanes(Lanes):
-    """Lanes that tell when nothing is under way any more, and all of it was reported."""
+class WatchedPools(IoPools):
+    """IoPools that tell when nothing is under way any more, and all of it was reported."""
 
     def __init__(self, shares: Sequence[str], *, timeout: float = float("inf")) -> None:
         super().__init__(shares, timeout=timeout)
@@ -131,22 +131,22 @@ class WatchedLanes(Lanes):
     def submit(
         self,
         share: str,
-        lane: Lane,
+        pool: Pool,
         work: Callable[[], T],
         done: Callable[[asyncio.Future[T]], None],
         *,
-        late: Callable[[T], None] = lambda result: None,
-        patient: bool = False,
+        on_late_result: Callable[[T], None] = lambda result: None,
+        no_timeout: bool = False,
     ) -> None:
         def reported(future: asyncio.Future[T]) -> None:
             done(future)
             self._done.set()
 
         def come(result: T) -> None:
-            late(result)
+            on_late_result(result)
             self._done.set()
 
-        super().submit(share, lane, work, reported, late=come, patient=patient)
+        super().submit(share, pool, work, reported, on_late_result=come, no_timeout=no_timeout)
 
     def close(self) -> None:
         super().close()
@@ -172,7 +172,7 @@ class MemoryChannel:
 
     def __init__(self) -> None:
         self.session: SftpSession
-        self.outgoing = Outgoing(32 * 1024)
+        self.outgoing = OutgoingBuffer(32 * 1024)
         self.time_slice = TimeSlice(Scheduler(_RunningLoop(), clock=lambda: 0.0), self._take_turn)
         self.writes: list[bytes] = []
         self.room: int | None = None
@@ -187,7 +187,7 @@ class MemoryChannel:
 
     def flush(self) -> None:
         assert not self.closed, "sent on a closed channel"
-        self.writes.append(self.outgoing.taken(0))
+        self.writes.append(self.outgoing.tail(0))
         self.outgoing.clear()
         self.changed.set()
         if self.room is not None and self.written >= self.room:
@@ -230,12 +230,14 @@ class Lines:
         pass
 
 
-HOLDER = Holder(user="worker", connection="0" * 16)
+HOLDER = HandleOwner(user="worker", connection="0" * 16)
 
 
 def make_quotas(max_handles: int) -> Quotas:
     """Of which only the limit of a connection is ever met."""
-    return Quotas(Division(connections=1, handles=10 * max_handles), max_handles=max_handles)
+    return Quotas(
+        DescriptorAllotment(connections=1, handles=10 * max_handles), max_handles=max_handles
+    )
 
 
 class Served:
@@ -246,7 +248,7 @@ class Served:
         shares: Sequence[Share],
         *,
         capacity: int = 1024,
-        bandwidth: Bandwidth | None = None,
+        bandwidth: BandwidthLimiter | None = None,
         timeout: float = float("inf"),
         status_shares: Sequence[str] = (),
     ) -> None:
@@ -259,9 +261,9 @@ class Served:
             log=self.log,
             metrics=self.metrics,
         )
-        self.lanes = WatchedLanes([share.name for share in shares], timeout=timeout)
+        self.pools = WatchedPools([share.name for share in shares], timeout=timeout)
         self.quotas = make_quotas(capacity)
-        self.handles = HandleTable(quotas=self.quotas, holder=HOLDER)
+        self.handles = HandleTable(quotas=self.quotas, owner=HOLDER)
         self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
         self.channel = MemoryChannel()
         self.congested = False
@@ -276,8 +278,8 @@ class Served:
                 made_up_statvfs=lambda tree: None,
                 owners=Owners(OwnerNames()),
             ),
-            lanes=self.lanes,
-            checksums=Checksums(self.lanes),
+            pools=self.pools,
+            checksums=Checksums(self.pools),
             recorder=self.recorder,
             log_congested=lambda: self.congested,
             failed=self.failures.append,
@@ -292,7 +294,7 @@ class Served:
 
     def close(self) -> None:
         self.session.connection_lost()
-        self.lanes.close()
+        self.pools.close()
         self.log.close(PATIENCE)
         self._measured.close()
 
@@ -377,7 +379,7 @@ class Served:
 def served(
     *shares: Share,
     capacity: int = 1024,
-    bandwidth: Bandwidth | None = None,
+    bandwidth: BandwidthLimiter | None = None,
     timeout: float = float("inf"),
     status_shares: Sequence[str] = (),
 ) -> Iterator[Served]:

@@ -29,10 +29,10 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
 from sftp_gateway.server import base_session as session
-from sftp_gateway.server.base_session import Session
+from sftp_gateway.server.base_session import BaseSession
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
-from sftp_gateway.server.io_pools import Lane, Lanes, error_of
-from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.io_pools import IoPools, Pool, error_of
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Check, Checksums, Digest
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
@@ -86,7 +86,7 @@ class Step(Generic[T]):
 Program: TypeAlias = Coroutine[Step[Any], None, int]
 
 
-class CommandSession(Session):
+class CommandSession(BaseSession):
     """The command of one channel. Everything runs on the event loop but what threads wait for."""
 
     _channel: Channel
@@ -97,18 +97,18 @@ class CommandSession(Session):
         channel: Channel,
         handles: HandleTable,
         make_dispatcher: Callable[..., Dispatcher],
-        lanes: Lanes,
+        pools: IoPools,
         checksums: Checksums,
         recorder: Recorder,
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
         home: bytes,
-        bandwidth: Bandwidth | None = None,
+        bandwidth: BandwidthLimiter | None = None,
     ) -> None:
         """As SftpSession; `home` is the user's home folder."""
         super().__init__(
             channel=channel,
-            lanes=lanes,
+            pools=pools,
             recorder=recorder,
             log_congested=log_congested,
             bandwidth=bandwidth,
@@ -213,7 +213,7 @@ class CommandSession(Session):
         if self._time_slice.waiting:
             self._channel.wait_turn()
             return
-        while self._ready and not self._closed and not self._must_wait():
+        while self._ready and not self._closed and not self._blocked():
             self._resume()
             if self._ready and self._time_slice.used_up():
                 self._channel.wait_turn()
@@ -256,8 +256,8 @@ class CommandSession(Session):
         self._look_at_input = None
         if self._check is not None:
             self._checksums.cancel(self._check)
-        if self._slowed is not None:
-            self._slowed.cancel()
+        if self._throttle_timer is not None:
+            self._throttle_timer.cancel()
         self._outgoing.clear()
 
     # What a program awaits or calls
@@ -376,7 +376,7 @@ class CommandSession(Session):
             if opened.share is None or opened.directory.at_hand:
                 read, entries = page()
             else:
-                read, entries = await self._on_thread(opened.share.name, Lane.METADATA, page)
+                read, entries = await self._on_thread(opened.share.name, Pool.METADATA, page)
         except (FileSystemError, OSError) as error:
             self._record("readdir", opened.share, opened.path, started, error)
             raise
@@ -393,12 +393,12 @@ class CommandSession(Session):
         length = min(length, MAX_READ_LENGTH)
         try:
             try:
-                count = opened.file.read_cached(self._outgoing.places(0, length), offset)
+                count = opened.file.read_cached(self._outgoing.iovecs(0, length), offset)
                 self._outgoing.length = count
             except BlockingIOError:
                 self._recorder.slow_read(opened.share)
                 data = await self._on_thread(
-                    opened.share.name, Lane.READ, partial(opened.file.read_bytes, offset, length)
+                    opened.share.name, Pool.READ, partial(opened.file.read_bytes, offset, length)
                 )
                 count = len(data)
                 self._outgoing.put(data)
@@ -440,7 +440,7 @@ class CommandSession(Session):
                 raise AssertionError("only a share's disk can make it wait") from None
             result = await self._on_thread(
                 operation.share.name,
-                Lane.METADATA,
+                Pool.METADATA,
                 partial(operation.run, wait=True),
                 discard=operation.discard,
             )
@@ -464,13 +464,13 @@ class CommandSession(Session):
     def _on_thread(
         self,
         share: str,
-        lane: Lane,
+        pool: Pool,
         work: Callable[[], T],
         *,
         discard: Callable[[T], None] = lambda result: None,
     ) -> Step[T]:
         def late(result: T) -> None:
-            self._lanes.let_go(share, partial(discard, result))
+            self._pools.close_later(share, partial(discard, result))
 
         def start(resume: Callable[[Callable[[], T]], None]) -> None:
             def done(future: asyncio.Future[T]) -> None:
@@ -482,7 +482,7 @@ class CommandSession(Session):
                 else:
                     resume(partial(_raise, error))
 
-            self._lanes.submit(share, lane, work, done, late=late)
+            self._pools.submit(share, pool, work, done, on_late_result=late)
 
         return Step(start)
 

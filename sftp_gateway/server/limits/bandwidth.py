@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sftp_gateway.token_bucket import TokenBucket
 
 
-class Bandwidth:
+class BandwidthLimiter:
     """The limit of one user, in bytes a second, as far as it is this process's.
 
     Sessions say what they have sent, and wait while more was sent than may be: so they are never
@@ -20,7 +20,7 @@ class Bandwidth:
         self._clock = clock
         self._bucket = TokenBucket(rate=limit, capacity=limit, now=clock())
 
-    def has_part(self, part: float) -> float:
+    def set_share(self, part: float) -> float:
         """Only so much of the limit, 0 to 1, is ours: the user has sessions elsewhere.
 
         Returns it in bytes a second. Without any session there is nothing to share, and the next
@@ -30,7 +30,7 @@ class Bandwidth:
         self._bucket.change(rate=rate, capacity=rate, now=self._clock())
         return self._limit * part
 
-    def sent(self, count: int) -> None:
+    def consume(self, count: int) -> None:
         """So many bytes were sent."""
         self._bucket.spend(count, self._clock())
 

@@ -12,38 +12,38 @@ BUDGET: Final = 128 * 1024 * 1024
 _RECOUNT_INTERVAL: Final = 0.1
 
 
-class Holder(Protocol):
+class BufferOwner(Protocol):
     """A session, as far as the budget goes."""
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that it has made and its client has not taken."""
         ...
 
 
-class Budget:
+class BufferBudget:
     """Counts the bytes that sessions have made and their clients have not taken."""
 
     def __init__(self, limit: int = BUDGET) -> None:
         self._limit = limit
-        self._held: dict[Holder, int] = {}
+        self._buffered: dict[BufferOwner, int] = {}
         self._sum = 0
         self._recounted = 0.0
 
-    def count(self, holder: Holder) -> bool:
-        """`holder` has made more; return whether it holds anything."""
-        held = holder.held
-        self._sum += held - self._held.pop(holder, 0)
-        if held:
-            self._held[holder] = held
-        return held > 0
+    def update(self, owner: BufferOwner) -> bool:
+        """`owner` has made more; return whether it holds anything."""
+        buffered = owner.buffered
+        self._sum += buffered - self._buffered.pop(owner, 0)
+        if buffered:
+            self._buffered[owner] = buffered
+        return buffered > 0
 
-    def forget(self, holder: Holder) -> None:
-        """`holder` is gone."""
-        self._sum -= self._held.pop(holder, 0)
+    def remove(self, owner: BufferOwner) -> None:
+        """`owner` is gone."""
+        self._sum -= self._buffered.pop(owner, 0)
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether every session has to do with little room now."""
         if self._sum >= self._limit:
             self._recount()
@@ -54,5 +54,5 @@ class Budget:
         now = time.monotonic()
         if now >= self._recounted + _RECOUNT_INTERVAL:
             self._recounted = now
-            for holder in tuple(self._held):
-                self.count(holder)
+            for owner in tuple(self._buffered):
+                self.update(owner)

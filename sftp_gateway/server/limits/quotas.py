@@ -32,30 +32,30 @@ _FILE: Final = 768
 _FOLDER: Final = 34 * 1024
 
 #: Descriptors that a worker holds for itself (22 were counted), and while it takes connections.
-_OWN: Final = 40
+_RESERVED: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class DescriptorAllotment:
     """How the descriptors of a worker are divided between connections and what they open."""
 
     connections: int
     handles: int
 
 
-def divide(limit: int, *, connections: int, temporary: int) -> Division:
+def divide(limit: int, *, connections: int, temporary: int) -> DescriptorAllotment:
     """Divide `limit` descriptors.
 
     `connections` are wanted, and `temporary` descriptors may be in use while requests are served.
     Where there are too few, those and the worker's own get half, and connections a third of what
     is left.
     """
-    left = limit - min(_OWN + temporary, limit // 2)
+    left = limit - min(_RESERVED + temporary, limit // 2)
     connections = min(connections, left // 3)
-    return Division(connections, left - connections)
+    return DescriptorAllotment(connections, left - connections)
 
 
-class Holder(NamedTuple):
+class HandleOwner(NamedTuple):
     """A connection, and the user who has logged in on it."""
 
     user: str
@@ -89,94 +89,96 @@ class Quota:
         #: What each connection may always hold.
         self.guaranteed = max(1, capacity // 3 // connections)
         self._free = capacity - connections * self.guaranteed
-        self._held: Counter[Holder] = Counter()
+        self._held: Counter[HandleOwner] = Counter()
         self._total = 0
         #: What users hold of the shared part.
         self._shared: Counter[str] = Counter()
 
-    def check(self, holder: Holder, amount: int) -> None:
-        """Raise TooManyHandles where `holder` may not have `amount` more."""
-        held, limit = self._held[holder], self.limit(holder)
+    def check(self, owner: HandleOwner, amount: int) -> None:
+        """Raise TooManyHandles where `owner` may not have `amount` more."""
+        held, limit = self._held[owner], self.limit(owner)
         if held + amount > limit:
             raise TooManyHandles(self._reason, used=held, limit=limit)
 
-    def limit(self, holder: Holder) -> int:
-        """What `holder` may have, as things are."""
-        beyond = self._beyond(self._held[holder])
-        of_user = self._shared[holder.user]
+    def limit(self, owner: HandleOwner) -> int:
+        """What `owner` may have, as things are."""
+        beyond = self._above_guarantee(self._held[owner])
+        of_user = self._shared[owner.user]
         left_to_user = (self._free + of_user) * 3 // 4 - of_user
         shared = max(0, left_to_user + beyond) * 3 // 4
         # Connections that are gone may hold descriptors which a disk keeps from being closed.
         left = self._capacity - self._total
-        return min(self.guaranteed + shared, self._held[holder] + left)
+        return min(self.guaranteed + shared, self._held[owner] + left)
 
-    def add(self, holder: Holder, amount: int) -> None:
-        """`holder` has `amount` more, or less where it is negative."""
-        held = self._held[holder]
-        shared = self._beyond(held + amount) - self._beyond(held)
-        _add(self._held, holder, amount)
-        _add(self._shared, holder.user, shared)
+    def add(self, owner: HandleOwner, amount: int) -> None:
+        """`owner` has `amount` more, or less where it is negative."""
+        held = self._held[owner]
+        shared = self._above_guarantee(held + amount) - self._above_guarantee(held)
+        _add(self._held, owner, amount)
+        _add(self._shared, owner.user, shared)
         self._free -= shared
         self._total += amount
 
-    def _beyond(self, held: int) -> int:
+    def _above_guarantee(self, held: int) -> int:
         return max(0, held - self.guaranteed)
 
 
 class Quotas:
     """The quotas of one worker; safe to use from several threads."""
 
-    def __init__(self, division: Division, *, max_handles: int, memory: int = MEMORY) -> None:
+    def __init__(
+        self, division: DescriptorAllotment, *, max_handles: int, memory: int = MEMORY
+    ) -> None:
         """`max_handles` is for each connection; `memory` in bytes."""
         connections = max(1, division.connections)
         self._max_handles = max_handles
-        self._handles: Counter[Holder] = Counter()
+        self._handles: Counter[HandleOwner] = Counter()
         self._descriptors = Quota(
             "descriptor_quota", capacity=division.handles, connections=connections
         )
         self._memory = Quota("memory_quota", capacity=memory, connections=connections)
         self._lock = Lock()
         #: Files that a connection may have open while there is no other.
-        self.most = min(max_handles, self._descriptors.limit(Holder("", "")))
+        self.max_files = min(max_handles, self._descriptors.limit(HandleOwner("", "")))
 
-    def take(self, holder: Holder, cost: Cost) -> Callable[[], None]:
+    def acquire(self, owner: HandleOwner, cost: Cost) -> Callable[[], None]:
         """Take what a handle costs; return what gives it back, to be called once.
 
-        Raises TooManyHandles where that is more than `holder` may have.
+        Raises TooManyHandles where that is more than `owner` may have.
         """
         with self._lock:
-            held = self._handles[holder]
+            held = self._handles[owner]
             if held >= self._max_handles:
                 raise TooManyHandles("too_many_handles", used=held, limit=self._max_handles)
-            self._descriptors.check(holder, cost.descriptors)
-            self._memory.check(holder, cost.memory)
-            self._add(holder, 1, *cost)
-        return _Room(self, holder, *cost)
+            self._descriptors.check(owner, cost.descriptors)
+            self._memory.check(owner, cost.memory)
+            self._add(owner, 1, *cost)
+        return _Reservation(self, owner, *cost)
 
-    def give_back(self, holder: Holder, descriptors: int, memory: int) -> None:
+    def release(self, owner: HandleOwner, descriptors: int, memory: int) -> None:
         """Undo a `take`."""
         with self._lock:
-            self._add(holder, -1, -descriptors, -memory)
+            self._add(owner, -1, -descriptors, -memory)
 
-    def _add(self, holder: Holder, handles: int, descriptors: int, memory: int) -> None:
-        _add(self._handles, holder, handles)
-        self._descriptors.add(holder, descriptors)
-        self._memory.add(holder, memory)
+    def _add(self, owner: HandleOwner, handles: int, descriptors: int, memory: int) -> None:
+        _add(self._handles, owner, handles)
+        self._descriptors.add(owner, descriptors)
+        self._memory.add(owner, memory)
 
 
-class _Room:
+class _Reservation:
     """What a handle has taken; called to give it back. It is small: each handle has one."""
 
-    __slots__ = ("_descriptors", "_holder", "_memory", "_quotas")
+    __slots__ = ("_descriptors", "_memory", "_owner", "_quotas")
 
-    def __init__(self, quotas: Quotas, holder: Holder, descriptors: int, memory: int) -> None:
+    def __init__(self, quotas: Quotas, owner: HandleOwner, descriptors: int, memory: int) -> None:
         self._quotas = quotas
-        self._holder = holder
+        self._owner = owner
         self._descriptors = descriptors
         self._memory = memory
 
     def __call__(self) -> None:
-        self._quotas.give_back(self._holder, self._descriptors, self._memory)
+        self._quotas.release(self._owner, self._descriptors, self._memory)
 
 
 def _add(counts: Counter[Key], key: Key, amount: int) -> None:

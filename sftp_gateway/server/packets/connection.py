@@ -41,7 +41,7 @@ from sftp_gateway.server.packets.ciphers import (
     ChaCha20Poly1305,
     PacketCipher,
 )
-from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, Outgoing
+from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PADDING, OutgoingBuffer
 from sftp_gateway.server.packets.transport import GatheringTransport
 
 if TYPE_CHECKING:
@@ -186,11 +186,11 @@ class PacketConnection(asyncssh.SSHServerConnection):
         """The socket has room again."""
         self._writing_paused = False
 
-    def outgoing_of(self, channel: Channel) -> Outgoing:
+    def outgoing_of(self, channel: Channel) -> OutgoingBuffer:
         """Where to lay out what is sent on `channel`."""
-        return Outgoing(channel._send_pktsize)
+        return OutgoingBuffer(channel._send_pktsize)
 
-    def send_data(self, channel: Channel, outgoing: Outgoing) -> bool:
+    def send_data(self, channel: Channel, outgoing: OutgoingBuffer) -> bool:
         """Send what is laid out in `outgoing` on `channel`, and clear it.
 
         Returns whether the network has taken all of it, so that nothing of the channel waits.
@@ -200,7 +200,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         cipher = None if channel._send_buf else self._sealing(channel, outgoing)
         sealed = min(length, channel._send_window) if cipher else 0
         # Taken first: padding is written over what follows the last byte that is sealed.
-        rest = outgoing.taken(sealed) if sealed < length else None
+        rest = outgoing.tail(sealed) if sealed < length else None
         taken = True
         if cipher and sealed:
             taken = self._seal(cipher, channel, outgoing, sealed)
@@ -216,7 +216,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         Returns whether the channel has to continue when it is its turn.
         """
         held = channel._send_buf
-        outgoing = Outgoing(channel._send_pktsize)
+        outgoing = OutgoingBuffer(channel._send_pktsize)
         while held and channel._send_window and self._kex_complete and not self._writing_paused:
             if self.time_slice.used_up() or self._gathering.get_write_buffer_size() > SOCKET_BUFFER:
                 return True
@@ -241,7 +241,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 channel.send_packet(MSG_CHANNEL_EXTENDED_DATA, UInt32(datatype), String(piece))
         return False
 
-    def _sealing(self, channel: SSHChannel[bytes], outgoing: Outgoing) -> PacketCipher | None:
+    def _sealing(self, channel: SSHChannel[bytes], outgoing: OutgoingBuffer) -> PacketCipher | None:
         """The cipher to seal with; None where asyncssh has to send."""
         cipher = self._send_encryption
         if (
@@ -257,7 +257,11 @@ class PacketConnection(asyncssh.SSHServerConnection):
         return None
 
     def _seal(
-        self, cipher: PacketCipher, channel: SSHChannel[bytes], outgoing: Outgoing, length: int
+        self,
+        cipher: PacketCipher,
+        channel: SSHChannel[bytes],
+        outgoing: OutgoingBuffer,
+        length: int,
     ) -> bool:
         """Seal and send the first `length` bytes; return whether the network has taken them."""
         memory, payload = outgoing.memory, outgoing.payload

@@ -36,7 +36,7 @@ _spare: list[memoryview] = []
 _MOST_SPARE: Final = 2
 
 
-class Outgoing:
+class OutgoingBuffer:
     """Bytes of one channel, in order, with room for more."""
 
     __slots__ = ("_memory", "length", "payload", "stride")
@@ -70,11 +70,11 @@ class Outgoing:
             self.memory[at : at + len(data)] = data
             return
         done = 0
-        for place in self.places(start, len(data)):
+        for place in self.iovecs(start, len(data)):
             place[:] = data[done : done + len(place)]
             done += len(place)
 
-    def places(self, start: int, length: int) -> Sequence[memoryview]:
+    def iovecs(self, start: int, length: int) -> Sequence[memoryview]:
         """Where the `length` bytes from byte `start` on belong: one piece for each packet.
 
         Nothing counts until `length` of the object says so. Raises ValueError over CAPACITY.
@@ -96,9 +96,9 @@ class Outgoing:
             pieces.append(memory[at : at + min(length, room)])
         return pieces
 
-    def taken(self, start: int) -> bytes:
+    def tail(self, start: int) -> bytes:
         """The bytes from byte `start` on, in one piece."""
-        return b"".join(self.places(start, self.length - start))
+        return b"".join(self.iovecs(start, self.length - start))
 
     def clear(self) -> None:
         """Begin anew; what was laid out is lost."""

@@ -3,7 +3,7 @@
 A checksum is computed in pieces, and between two of them others have their turn: users by turns,
 and each user's checksums by turns. So a client that asks for many takes no more from another than
 an equal part, threads are not kept for long, and a client that has left is dropped behind the piece
-that is under way. A disk that does not answer is given up as any read is (lanes.py).
+that is under way. A disk that does not answer is given up as any read is (io_pools.py).
 
 Nothing is vouched for that was not read. A blob of a Hugging Face cache is named by its SHA-256,
 but a client that asks wants to know whether the bytes still are what the name says.
@@ -24,7 +24,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.handles import FileHandle
-from sftp_gateway.server.io_pools import THREADS, Lane, Lanes, error_of
+from sftp_gateway.server.io_pools import THREADS, IoPools, Pool, error_of
 from sftp_gateway.server.sftp.dispatch import Operation
 from sftp_gateway.vfs.files import OpenFile
 
@@ -116,9 +116,9 @@ class Check:
 class Checksums:
     """The checksums that the clients of this process ask for."""
 
-    def __init__(self, lanes: Lanes, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, pools: IoPools, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` is that of the file systems, in seconds since 1970."""
-        self._lanes = lanes
+        self._pools = pools
         self._clock = clock
         #: By share and user; whose turn it is comes first.
         self._waiting: dict[str, OrderedDict[str, dict[Check, None]]] = {}
@@ -145,7 +145,7 @@ class Checksums:
 
     def _start_next(self, share: str) -> None:
         users = self._waiting[share]
-        while users and self._running[share] < THREADS[Lane.CHECKSUM]:
+        while users and self._running[share] < THREADS[Pool.CHECKSUM]:
             user, checks = users.popitem(last=False)
             check = next(iter(checks))
             del checks[check]
@@ -157,12 +157,12 @@ class Checksums:
         self._running[check.share] += 1
         if check.pieces is None:
             check.pieces = self._compute(check)
-        self._lanes.submit(
+        self._pools.submit(
             check.share,
-            Lane.CHECKSUM,
+            Pool.CHECKSUM,
             partial(next, check.pieces),
             lambda future: self._advanced(check, future),
-            late=lambda _: self._let_go(check),
+            on_late_result=lambda _: self._let_go(check),
         )
 
     def _advanced(self, check: Check, future: asyncio.Future[Digest | None]) -> None:
@@ -183,7 +183,7 @@ class Checksums:
     def _let_go(self, check: Check) -> None:
         """Have a thread close the file, where it is open."""
         if check.pieces is not None:
-            self._lanes.let_go(check.share, check.pieces.close)
+            self._pools.close_later(check.share, check.pieces.close)
 
     # On threads
 

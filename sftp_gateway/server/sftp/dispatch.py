@@ -160,7 +160,7 @@ class Dispatcher:
             raise errors.IsADirectory("a made-up folder")
 
         def run(wait: bool) -> OpenFile:
-            with self._handles.room(cost_of_file(place.path)) as closed:
+            with self._handles.reserve(cost_of_file(place.path)) as closed:
                 return share.open_file(place.relative, wait=wait, closed=closed)
 
         def finish(file: Any) -> rs.Response:
@@ -328,7 +328,7 @@ class Dispatcher:
 
     def _open_directory(self, place: Place, *, wait: bool) -> OpenDirectory:
         children = tuple(self._tree.entries_of(place.node)) if place.node else ()
-        with self._handles.room(cost_of_folder(place.path)) as closed:
+        with self._handles.reserve(cost_of_folder(place.path)) as closed:
             if place.share is None:
                 return self._tree.open_made_up(children, closed=closed)
             return place.share.open_directory(

@@ -27,8 +27,8 @@ from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
 from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse, data_header
 from sftp_gateway.server.handles import FileHandle
-from sftp_gateway.server.io_pools import Lane, Lanes, error_of
-from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.io_pools import IoPools, Pool, error_of
+from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.pending import Owed
 from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
@@ -65,9 +65,9 @@ class Reads:
     def __init__(
         self,
         *,
-        lanes: Lanes,
+        pools: IoPools,
         recorder: Recorder,
-        outgoing: Outgoing,
+        outgoing: OutgoingBuffer,
         owed: Owed,
         refuse: Callable[[Request, Exception, float], None],
         done: Callable[[FileHandle], None],
@@ -81,7 +81,7 @@ class Reads:
         called, once, to end the session. One of more than `max_length` bytes is answered with so
         many.
         """
-        self._lanes = lanes
+        self._pools = pools
         self._recorder = recorder
         self._outgoing = outgoing
         self._owed = owed
@@ -111,7 +111,7 @@ class Reads:
         start = outgoing.length
         try:
             count = opened.file.read_cached(
-                outgoing.places(start + DATA_HEADER_LENGTH, length), offset
+                outgoing.iovecs(start + DATA_HEADER_LENGTH, length), offset
             )
         except BlockingIOError:
             self._recorder.slow_read(opened.share)
@@ -160,9 +160,9 @@ class Reads:
             self._submit(self._waiting.popleft())
 
     def _submit(self, slow: _SlowRead) -> None:
-        self._lanes.submit(
+        self._pools.submit(
             slow.opened.share.name,
-            Lane.READ,
+            Pool.READ,
             slow.run,
             lambda future: self._come(slow, future),
         )

@@ -16,7 +16,7 @@ from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.server.handles import FolderHandle, HandleTable
-from sftp_gateway.server.io_pools import Lane, Lanes, error_of
+from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.sftp.pending import Owed
@@ -31,7 +31,7 @@ class Operations:
         *,
         dispatcher: Dispatcher,
         handles: HandleTable,
-        lanes: Lanes,
+        pools: IoPools,
         recorder: Recorder,
         owed: Owed,
         send: Callable[[bytes], None],
@@ -44,7 +44,7 @@ class Operations:
         """
         self._dispatcher = dispatcher
         self._handles = handles
-        self._lanes = lanes
+        self._pools = pools
         self._recorder = recorder
         self._owed = owed
         self._send = send
@@ -172,12 +172,12 @@ class Operations:
         if operation.share is None:
             raise AssertionError("only a share's disk can make a request wait")
         self._owed.count += 1
-        self._lanes.submit(
+        self._pools.submit(
             operation.share.name,
-            Lane.METADATA,
+            Pool.METADATA,
             lambda: operation.run(wait=True),
             lambda future: self._ran(request, operation, started, then, future),
-            late=partial(self._discard_later, operation),
+            on_late_result=partial(self._discard_later, operation),
         )
 
     def _ran(
@@ -205,4 +205,4 @@ class Operations:
 
     def _discard_later(self, operation: Operation, result: Any) -> None:
         if operation.share is not None:
-            self._lanes.let_go(operation.share.name, partial(operation.discard, result))
+            self._pools.close_later(operation.share.name, partial(operation.discard, result))

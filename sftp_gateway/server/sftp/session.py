@@ -12,7 +12,7 @@ as long as the session may go on:
     | requests unanswered               |                                        |
     | the access log to find room       | the log says so                        |
     | its turn, after a time slice of   | the event loop has served the others   |
-    | its connection, or TURN_BYTES     |                                        |
+    | its connection, or MAX_TURN_BYTES     |                                        |
     | its user's bandwidth, if limited  | as much time has gone by               |
 
 While packets wait, no more is read from the channel than its window holds, so a client that asks
@@ -36,10 +36,10 @@ from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server import base_session as session
-from sftp_gateway.server.base_session import FLUSH_BYTES, Session
+from sftp_gateway.server.base_session import FLUSH_BYTES, BaseSession
 from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
-from sftp_gateway.server.io_pools import Lanes
-from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.io_pools import IoPools
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.check_files import CheckFiles
 from sftp_gateway.server.sftp.checksums import Checksums
@@ -80,7 +80,7 @@ class Channel(session.Channel, Protocol):
         ...
 
 
-class SftpSession(Session):
+class SftpSession(BaseSession):
     """The SFTP subsystem of one channel. Everything runs on the event loop but `Operation.run`."""
 
     _channel: Channel
@@ -91,14 +91,14 @@ class SftpSession(Session):
         channel: Channel,
         handles: HandleTable,
         make_dispatcher: Callable[..., Dispatcher],
-        lanes: Lanes,
+        pools: IoPools,
         checksums: Checksums,
         recorder: Recorder,
         log_congested: Callable[[], bool],
         failed: Callable[[Exception], None],
         max_read_length: int = MAX_READ_LENGTH,
         status_shares: Container[str] = (),
-        bandwidth: Bandwidth | None = None,
+        bandwidth: BandwidthLimiter | None = None,
     ) -> None:
         """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs.
 
@@ -106,7 +106,7 @@ class SftpSession(Session):
         """
         super().__init__(
             channel=channel,
-            lanes=lanes,
+            pools=pools,
             recorder=recorder,
             log_congested=log_congested,
             bandwidth=bandwidth,
@@ -122,7 +122,7 @@ class SftpSession(Session):
         self._operations = Operations(
             dispatcher=dispatcher,
             handles=handles,
-            lanes=lanes,
+            pools=pools,
             recorder=recorder,
             owed=self._owed,
             send=self._send,
@@ -131,7 +131,7 @@ class SftpSession(Session):
             failed=failed,
         )
         self._reads = Reads(
-            lanes=lanes,
+            pools=pools,
             recorder=recorder,
             outgoing=channel.outgoing,
             owed=self._owed,
@@ -200,8 +200,8 @@ class SftpSession(Session):
     def _let_go(self) -> None:
         self._backlog.clear()
         self._backlog_bytes = 0
-        if self._slowed is not None:
-            self._slowed.cancel()
+        if self._throttle_timer is not None:
+            self._throttle_timer.cancel()
         self._operations.close()
         self._reads.close()
         self._check_files.close()
@@ -273,7 +273,7 @@ class SftpSession(Session):
         if self._time_slice.waiting and self._backlog:
             self._channel.wait_turn()
             return
-        while self._backlog and self._owed.count < MAX_PENDING and not self._must_wait():
+        while self._backlog and self._owed.count < MAX_PENDING and not self._blocked():
             frame = self._backlog.popleft()
             self._backlog_bytes -= len(frame)
             self._serve(frame)

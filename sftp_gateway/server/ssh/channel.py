@@ -146,7 +146,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """The channel is closed."""
         if exc is not None and any(self.open_files()):
             self._guest.interrupted()
-        self._server.budget.forget(self)
+        self._server.budget.remove(self)
         self._stop_watching()
         self._lost = True
         if self._served is not None:
@@ -258,13 +258,13 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
     def _watch_progress(self) -> None:
         if self._progress_timer is None:
             seconds = _CLOSE_TIMEOUT if self._finishing else _STALL_TIMEOUT
-            self._held_before = self.held
+            self._held_before = self.buffered
             loop = asyncio.get_running_loop()
             self._progress_timer = loop.call_later(seconds, self._check_progress)
 
     def _check_progress(self) -> None:
         self._progress_timer = None
-        if self.held and self.held == self._held_before:
+        if self.buffered and self.buffered == self._held_before:
             self.abort()
         elif self._paused or self._finishing:
             self._watch_progress()
@@ -335,14 +335,14 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
     def _account(self) -> None:
         """Count what the client has not taken, and give or take room as the budget says."""
         budget = self._server.budget
-        self._counted = budget.count(self)
-        if budget.spent != self._tight:
+        self._counted = budget.update(self)
+        if budget.exhausted != self._tight:
             self._tight = not self._tight
             self._channel.set_write_buffer_limits(_TIGHT_BUFFER if self._tight else _CHANNEL_BUFFER)
             self._guest.connection.limit_write_buffer(_TIGHT_BUFFER if self._tight else None)
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that were sent and wait for the client's window or for the network."""
         return self._channel.get_write_buffer_size() + self._guest.connection.write_buffer_size
 

@@ -23,7 +23,7 @@ from sftp_gateway.observability.metrics.process_metrics import Metrics
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import lower_priority
-from sftp_gateway.server.limits.budget import Budget
+from sftp_gateway.server.limits.budget import BufferBudget
 from sftp_gateway.server.limits.scheduler import Scheduler
 from sftp_gateway.server.packets.transport import SocketReader
 from sftp_gateway.server.recorder import Recorder
@@ -88,7 +88,7 @@ class SshServer:
         self.metrics = metrics
         self.open_sftp = open_sftp
         self.open_command = open_command
-        self.budget = Budget()
+        self.budget = BufferBudget()
         self.stopping = False
         self.end_sessions = end_sessions
         self.password_threads = ThreadPoolExecutor(

@@ -29,11 +29,11 @@ from sftp_gateway.config.shares import look_at
 from sftp_gateway.config.snapshot import Configuration
 from sftp_gateway.config.validate import Findings, inspect
 from sftp_gateway.observability.access_log.sinks import FileSink
-from sftp_gateway.server.limits.budget import Budget
+from sftp_gateway.server.limits.budget import BufferBudget
 from sftp_gateway.server.packets import compatibility
 from sftp_gateway.server.packets.ciphers import PacketCipher
 from sftp_gateway.server.packets.connection import PacketConnection
-from sftp_gateway.server.packets.outgoing import Outgoing
+from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.packets.transport import GatheringTransport
 from sftp_gateway.server.sftp.owners import OwnerNames
 from sftp_gateway.server.sftp.session import SftpSession
@@ -442,7 +442,11 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
     seal = PacketConnection._seal
 
     def counted(
-        self: PacketConnection, cipher: PacketCipher, channel: Any, outgoing: Outgoing, length: int
+        self: PacketConnection,
+        cipher: PacketCipher,
+        channel: Any,
+        outgoing: OutgoingBuffer,
+        length: int,
     ) -> bool:
         sealed.append(length)
         return seal(self, cipher, channel, outgoing, length)
@@ -475,7 +479,7 @@ async def test_everything_is_served_where_clients_have_little_room(
     content = os.urandom(5_000_000)
     (folder / "shared/models/big.bin").write_bytes(content)
     running = await start()
-    running.gateway._server.budget = Budget(0)
+    running.gateway._server.budget = BufferBudget(0)
     assert await download(running) == content
 
 

@@ -15,15 +15,15 @@ import pytest
 
 from sftp_gateway.errors import NotFound
 from sftp_gateway.server import health
-from sftp_gateway.server import io_pools as lanes_module
+from sftp_gateway.server import io_pools as io_pools_module
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
-from sftp_gateway.server.io_pools import Lane, Lanes
+from sftp_gateway.server.io_pools import IoPools, Pool
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.beneath import choose_finder
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.support.gateway import PATIENCE
-from tests.support.session import WatchedLanes
+from tests.support.session import WatchedPools
 
 
 class Watched(Share):
@@ -103,15 +103,15 @@ def told() -> Told:
 
 @pytest.fixture
 def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
-    all_lanes: list[WatchedLanes] = []
+    all_pools: list[WatchedPools] = []
     all_shares: list[Watched] = []
 
     def watch(*shares: Watched) -> ShareMonitor:
-        all_lanes.append(WatchedLanes([share.name for share in shares]))
+        all_pools.append(WatchedPools([share.name for share in shares]))
         all_shares.extend(shares)
         return ShareMonitor(
             shares=shares,
-            lanes=all_lanes[-1],
+            pools=all_pools[-1],
             errors=DiskErrors(count=lambda *_: None),
             changed=told.add,
             unreadable=lambda path: f"{path} is closed",
@@ -120,8 +120,8 @@ def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
     yield watch
     for share in all_shares:
         share.gate.set()
-    for lanes in all_lanes:
-        lanes.close()
+    for pools in all_pools:
+        pools.close()
 
 
 def tree(*shares: Share) -> Tree:
@@ -371,20 +371,20 @@ def io_error() -> OSError:
 def test_a_read_that_fails_is_a_problem_until_one_succeeds(
     errors: DiskErrors, counted: list[tuple[str, str, str]]
 ) -> None:
-    errors.ended("a", Lane.READ, io_error())
+    errors.record("a", Pool.READ, io_error())
     assert errors.problem("a") == "reads fail: Input/output error"
     assert errors.problem("b") == ""
-    for share, lane in (("a", Lane.METADATA), ("b", Lane.READ)):
-        errors.ended(share, lane, None)
+    for share, pool in (("a", Pool.METADATA), ("b", Pool.READ)):
+        errors.record(share, pool, None)
     errors.looked("a")
     assert errors.problem("a")
-    errors.ended("a", Lane.READ, None)
+    errors.record("a", Pool.READ, None)
     assert errors.problem("a") == ""
     assert counted == [("a", "read", "EIO")]
 
 
 def test_a_read_that_fails_is_forgotten_after_a_minute(errors: DiskErrors, clock: Clock) -> None:
-    errors.ended("a", Lane.READ, io_error())
+    errors.record("a", Pool.READ, io_error())
     clock.now = 59.0
     assert errors.problem("a")
     clock.now = 60.0
@@ -392,7 +392,7 @@ def test_a_read_that_fails_is_forgotten_after_a_minute(errors: DiskErrors, clock
 
 
 def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErrors) -> None:
-    errors.ended("a", Lane.METADATA, OSError(errno.ESTALE, ""))
+    errors.record("a", Pool.METADATA, OSError(errno.ESTALE, ""))
     assert errors.problem("a") == "requests fail: Stale file handle"
     errors.looked("a")
     assert errors.problem("a") == ""
@@ -405,19 +405,19 @@ def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErr
 def test_errors_that_are_not_the_disks_are_no_problem(
     errors: DiskErrors, counted: list[tuple[str, str, str]], error: Exception
 ) -> None:
-    errors.ended("a", Lane.METADATA, error)
+    errors.record("a", Pool.METADATA, error)
     assert (errors.problem("a"), counted) == ("", [])
 
 
 async def test_reads_that_hang_are_a_problem_until_they_are_answered(
     make: Make, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes_module, "HANGING", 0.0)
+    monkeypatch.setattr(io_pools_module, "HANG_SECONDS", 0.0)
     share = make("a", tmp_path)
-    lanes = Lanes(["a"])
+    pools = IoPools(["a"])
     watching = ShareMonitor(
         shares=[share],
-        lanes=lanes,
+        pools=pools,
         errors=DiskErrors(count=lambda *_: None),
         changed=told.add,
         unreadable=str,
@@ -431,14 +431,14 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
 
     answered: asyncio.Queue[object] = asyncio.Queue()
     for _ in range(2):
-        lanes.submit("a", Lane.READ, read, answered.put_nowait)
+        pools.submit("a", Pool.READ, read, answered.put_nowait)
     await asyncio.to_thread(started.wait, PATIENCE)
     assert watching.problems == {"a": "reads hang: 2 threads"}
     gate.set()
     for _ in range(2):
         await answered.get()
     assert watching.problems == {"a": ""}
-    lanes.close()
+    pools.close()
 
 
 async def test_a_share_that_hangs_is_left_behind_once_another_mount_is_there(

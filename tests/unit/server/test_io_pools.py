@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sftp_gateway.server.io_pools import Lane, Lanes
+from sftp_gateway.server.io_pools import IoPools, Pool
 from tests.support.gateway import PATIENCE
 
-Occupy = Callable[[str, Lane, int], None]
+Occupy = Callable[[str, Pool, int], None]
 
 #: Seconds; what is to be given up here waits for a gate that opens later.
 SOON = 0.05
@@ -23,25 +23,25 @@ def gate() -> threading.Event:
 
 
 @pytest.fixture
-def lanes(gate: threading.Event) -> Iterator[Lanes]:
-    made = Lanes(["a", "b"])
+def pools(gate: threading.Event) -> Iterator[IoPools]:
+    made = IoPools(["a", "b"])
     yield made
     gate.set()
     made.close()
 
 
 @pytest.fixture
-def occupy(lanes: Lanes, gate: threading.Event) -> Occupy:
+def occupy(pools: IoPools, gate: threading.Event) -> Occupy:
     """Submits work that waits for the gate."""
 
-    def submit(share: str, lane: Lane, count: int) -> None:
+    def submit(share: str, pool: Pool, count: int) -> None:
         for _ in range(count):
-            lanes.submit(share, lane, lambda: gate.wait(PATIENCE), lambda future: None)
+            pools.submit(share, pool, lambda: gate.wait(PATIENCE), lambda future: None)
 
     return submit
 
 
-async def ran(lanes: Lanes, share: str, lane: Lane, work: Callable[[], object]) -> object:
+async def ran(pools: IoPools, share: str, pool: Pool, work: Callable[[], object]) -> object:
     """Submit work; return its result or raise its error, as `done` is given them."""
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -52,83 +52,83 @@ async def ran(lanes: Lanes, share: str, lane: Lane, work: Callable[[], object]) 
         else:
             told.set_result(future.result())
 
-    lanes.submit(share, lane, work, done)
+    pools.submit(share, pool, work, done)
     async with asyncio.timeout(PATIENCE):
         return await told
 
 
-async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(lanes: Lanes) -> None:
+async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(pools: IoPools) -> None:
     reported: asyncio.Future[threading.Thread] = asyncio.get_running_loop().create_future()
-    lanes.submit(
+    pools.submit(
         "a",
-        Lane.READ,
+        Pool.READ,
         threading.current_thread,
         lambda future: reported.set_result(threading.current_thread()),
     )
     assert await reported is threading.current_thread()
-    worker = await ran(lanes, "a", Lane.READ, threading.current_thread)
+    worker = await ran(pools, "a", Pool.READ, threading.current_thread)
     assert worker is not threading.current_thread()
     assert isinstance(worker, threading.Thread)
     assert worker.name.startswith("a read")
 
 
-async def test_an_error_is_reported_as_one(lanes: Lanes) -> None:
+async def test_an_error_is_reported_as_one(pools: IoPools) -> None:
     def broken() -> None:
         raise OSError("broken")
 
     with pytest.raises(OSError, match="broken"):
-        await ran(lanes, "a", Lane.READ, broken)
+        await ran(pools, "a", Pool.READ, broken)
 
 
 @pytest.mark.parametrize(
-    ("share", "lane"), [("a", Lane.METADATA), ("b", Lane.READ), ("b", Lane.METADATA)]
+    ("share", "pool"), [("a", Pool.METADATA), ("b", Pool.READ), ("b", Pool.METADATA)]
 )
 async def test_a_lane_that_is_full_holds_up_no_other(
-    lanes: Lanes, occupy: Occupy, share: str, lane: Lane
+    pools: IoPools, occupy: Occupy, share: str, pool: Pool
 ) -> None:
-    occupy("a", Lane.READ, 100)
-    assert await ran(lanes, share, lane, lambda: "served") == "served"
+    occupy("a", Pool.READ, 100)
+    assert await ran(pools, share, pool, lambda: "served") == "served"
 
 
 async def test_work_behind_a_full_lane_runs_when_there_is_room(
-    lanes: Lanes, occupy: Occupy, gate: threading.Event
+    pools: IoPools, occupy: Occupy, gate: threading.Event
 ) -> None:
-    occupy("a", Lane.METADATA, 100)
-    behind = asyncio.create_task(ran(lanes, "a", Lane.METADATA, lambda: "served"))
-    await ran(lanes, "a", Lane.READ, lambda: None)
+    occupy("a", Pool.METADATA, 100)
+    behind = asyncio.create_task(ran(pools, "a", Pool.METADATA, lambda: "served"))
+    await ran(pools, "a", Pool.READ, lambda: None)
     assert not behind.done()
     gate.set()
     assert await behind == "served"
 
 
 async def test_depths_count_what_is_under_way_and_what_waits(
-    lanes: Lanes, occupy: Occupy, gate: threading.Event
+    pools: IoPools, occupy: Occupy, gate: threading.Event
 ) -> None:
-    nothing = {(share, lane): 0 for share in ("a", "b") for lane in Lane}
-    assert lanes.depths() == nothing
-    occupy("a", Lane.READ, 20)
-    occupy("b", Lane.METADATA, 3)
-    assert lanes.depths() == {**nothing, ("a", "read"): 20, ("b", "metadata"): 3}
+    nothing = {(share, pool): 0 for share in ("a", "b") for pool in Pool}
+    assert pools.depths() == nothing
+    occupy("a", Pool.READ, 20)
+    occupy("b", Pool.METADATA, 3)
+    assert pools.depths() == {**nothing, ("a", "read"): 20, ("b", "metadata"): 3}
     gate.set()
-    # Work that needs all threads of a lane at once is behind everything that was there before.
-    for share, lane, threads in [("a", Lane.READ, 16), ("b", Lane.METADATA, 8)]:
+    # Work that needs all threads of a pool at once is behind everything that was there before.
+    for share, pool, threads in [("a", Pool.READ, 16), ("b", Pool.METADATA, 8)]:
         together = threading.Barrier(threads, timeout=PATIENCE)
-        await asyncio.gather(*(ran(lanes, share, lane, together.wait) for _ in range(threads)))
-    assert lanes.depths() == nothing
+        await asyncio.gather(*(ran(pools, share, pool, together.wait) for _ in range(threads)))
+    assert pools.depths() == nothing
 
 
 async def test_closed_lanes_wait_for_nobody_and_cancel_what_has_not_begun(
-    lanes: Lanes, occupy: Occupy
+    pools: IoPools, occupy: Occupy
 ) -> None:
-    occupy("a", Lane.METADATA, 8)
+    occupy("a", Pool.METADATA, 8)
     cancelled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    lanes.submit(
+    pools.submit(
         "a",
-        Lane.METADATA,
+        Pool.METADATA,
         lambda: None,
         lambda future: cancelled.set_result(future.cancelled()),
     )
-    lanes.close()
+    pools.close()
     assert await cancelled
 
 
@@ -136,16 +136,16 @@ async def test_closed_lanes_wait_for_nobody_and_cancel_what_has_not_begun(
 
 
 @pytest.fixture
-def hurried(gate: threading.Event) -> Iterator[Lanes]:
-    """Lanes that give work up soon."""
-    made = Lanes(["a", "b"], timeout=SOON)
+def hurried(gate: threading.Event) -> Iterator[IoPools]:
+    """IoPools that give work up soon."""
+    made = IoPools(["a", "b"], timeout=SOON)
     yield made
     gate.set()
     made.close()
 
 
 async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
-    hurried: Lanes, gate: threading.Event
+    hurried: IoPools, gate: threading.Event
 ) -> None:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[BaseException | None] = loop.create_future()
@@ -157,10 +157,10 @@ async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
 
     hurried.submit(
         "a",
-        Lane.READ,
+        Pool.READ,
         work,
         lambda future: told.set_result(future.exception()),  # a second call would raise
-        late=late.set_result,
+        on_late_result=late.set_result,
     )
     async with asyncio.timeout(PATIENCE):
         assert isinstance(await told, TimeoutError)
@@ -172,13 +172,13 @@ async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
 
 
 async def test_what_waits_behind_a_hanging_lane_is_given_up_and_never_runs(
-    hurried: Lanes, gate: threading.Event
+    hurried: IoPools, gate: threading.Event
 ) -> None:
     ran_after_all = []
     waiting = [
-        ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
     ]
-    behind = ran(hurried, "a", Lane.METADATA, lambda: ran_after_all.append(1))
+    behind = ran(hurried, "a", Pool.METADATA, lambda: ran_after_all.append(1))
     ended = await asyncio.gather(*waiting, behind, return_exceptions=True)
     assert all(isinstance(each, TimeoutError) for each in ended)
     gate.set()
@@ -187,51 +187,51 @@ async def test_what_waits_behind_a_hanging_lane_is_given_up_and_never_runs(
 
 
 async def test_while_all_threads_hang_new_work_is_given_up_at_once(
-    hurried: Lanes, gate: threading.Event
+    hurried: IoPools, gate: threading.Event
 ) -> None:
     hanging = [
-        ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
     ]
     await asyncio.gather(*hanging, return_exceptions=True)
     for _ in range(1000):
         with pytest.raises(TimeoutError):
-            await ran(hurried, "a", Lane.METADATA, lambda: None)
+            await ran(hurried, "a", Pool.METADATA, lambda: None)
         assert hurried.depths()["a", "metadata"] == _METADATA, "it waits behind them"
-    assert await ran(hurried, "a", Lane.READ, lambda: "served") == "served"
-    assert await ran(hurried, "b", Lane.METADATA, lambda: "served") == "served"
+    assert await ran(hurried, "a", Pool.READ, lambda: "served") == "served"
+    assert await ran(hurried, "b", Pool.METADATA, lambda: "served") == "served"
     gate.set()
     await _recovered(hurried)
 
 
-async def test_patient_work_is_never_given_up(hurried: Lanes, gate: threading.Event) -> None:
+async def test_patient_work_is_never_given_up(hurried: IoPools, gate: threading.Event) -> None:
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     hurried.submit(
         "a",
-        Lane.METADATA,
+        Pool.METADATA,
         lambda: gate.wait(PATIENCE),
         lambda future: told.set_result(future.result()),
-        patient=True,
+        no_timeout=True,
     )
     # Everything that came behind it has been given up, and so it would have been too.
     with pytest.raises(TimeoutError):
-        await ran(hurried, "a", Lane.METADATA, lambda: gate.wait(PATIENCE))
+        await ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE))
     assert not told.done()
     gate.set()
     async with asyncio.timeout(PATIENCE):
         assert await told is True
 
 
-async def test_work_that_is_done_in_time_is_not_given_up_later(hurried: Lanes) -> None:
+async def test_work_that_is_done_in_time_is_not_given_up_later(hurried: IoPools) -> None:
     for number in range(50):
-        assert await ran(hurried, "a", Lane.READ, lambda number=number: number) == number
+        assert await ran(hurried, "a", Pool.READ, lambda number=number: number) == number
 
 
 _METADATA = 8
 
 
-async def _recovered(lanes: Lanes) -> None:
-    """Wait until the lane's threads have come back; then it serves again."""
+async def _recovered(pools: IoPools) -> None:
+    """Wait until the pool's threads have come back; then it serves again."""
     async with asyncio.timeout(PATIENCE):
-        while lanes.depths()["a", "metadata"]:
+        while pools.depths()["a", "metadata"]:
             await asyncio.sleep(0)
-    assert await ran(lanes, "a", Lane.METADATA, lambda: "served") == "served"
+    assert await ran(pools, "a", Pool.METADATA, lambda: "served") == "served"

@@ -19,7 +19,7 @@ from sftp_gateway.server.exec.command_line import Checksum, ScpSink, ScpSource, 
 from sftp_gateway.server.exec.programs import program
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import HandleTable
-from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
@@ -33,7 +33,7 @@ from tests.support.session import (
     GatedShare,
     Lines,
     MemoryChannel,
-    WatchedLanes,
+    WatchedPools,
     make_quotas,
 )
 
@@ -62,13 +62,13 @@ class Run:
         share: GatedShare,
         *,
         capacity: int = 100,
-        bandwidth: Bandwidth | None = None,
+        bandwidth: BandwidthLimiter | None = None,
         timeout: float = float("inf"),
     ) -> None:
         self._lines = Lines()
         self.log = AccessLog(sinks=[self._lines], level="files")
         self._measured = Measured()
-        self.lanes = WatchedLanes([share.name], timeout=timeout)
+        self.pools = WatchedPools([share.name], timeout=timeout)
         self.quotas = make_quotas(capacity)
         self.handles = HandleTable(quotas=self.quotas, holder=HOLDER)
         self.channel = _Channel()
@@ -90,8 +90,8 @@ class Run:
                 made_up_statvfs=lambda tree: None,
                 owners=Owners(OwnerNames()),
             ),
-            lanes=self.lanes,
-            checksums=Checksums(self.lanes),
+            pools=self.pools,
+            checksums=Checksums(self.pools),
             recorder=recorder,
             log_congested=lambda: self.congested,
             failed=self.failures.append,
@@ -122,7 +122,7 @@ class Run:
 
     def close(self) -> None:
         self.session.connection_lost()
-        self.lanes.close()
+        self.pools.close()
         self.log.close(PATIENCE)
         self._measured.close()
 
@@ -193,7 +193,7 @@ async def test_it_waits_while_the_access_log_has_no_room(
 
 async def test_it_waits_for_its_users_bandwidth(share: GatedShare, runs: list[Run]) -> None:
     now = [0.0]
-    bandwidth = Bandwidth(1_000_000, clock=lambda: now[0])
+    bandwidth = BandwidthLimiter(1_000_000, clock=lambda: now[0])
     run = await begun(runs, Run(share, bandwidth=bandwidth))
     await run.wait(1_000_000)
     for _ in range(10):
@@ -236,7 +236,7 @@ async def test_a_disk_that_hangs_fails_the_command(
     assert run.channel.status == 1
     assert told.endswith(b"scp: share/big: The disk does not answer\n")
     share.gate.set()
-    await run.lanes.idle()
+    await run.pools.idle()
     assert run.quotas._handles == {}
 
 
@@ -253,7 +253,7 @@ async def test_all_is_let_go_when_the_client_leaves(
     run.session.connection_lost()
     assert run.session.released
     share.gate.set()
-    await run.lanes.idle()
+    await run.pools.idle()
     assert run.quotas._handles == {}
     assert run.failures == []
 
@@ -268,7 +268,7 @@ async def test_folders_are_closed_when_the_client_leaves(
     await run.wait(len(b"D0755 0 folder\nD0755 0 below\n"))
     assert len(run.handles) >= 2
     run.session.connection_lost()
-    await run.lanes.idle()
+    await run.pools.idle()
     assert run.quotas._handles == {}
     assert len(run.events("folder_listed")) == 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH
-from sftp_gateway.server.limits.bandwidth import Bandwidth
+from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from tests.support import sftp_wire as wire
 from tests.support.session import GatedShare, Served, served
 
@@ -32,35 +32,37 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def bandwidth(clock: Clock) -> Bandwidth:
-    return Bandwidth(LIMIT, clock=clock)
+def bandwidth(clock: Clock) -> BandwidthLimiter:
+    return BandwidthLimiter(LIMIT, clock=clock)
 
 
 @pytest.fixture
-def slow(tmp_path: Path, bandwidth: Bandwidth) -> Iterator[Served]:
+def slow(tmp_path: Path, bandwidth: BandwidthLimiter) -> Iterator[Served]:
     (tmp_path / "file").write_bytes(bytes(COUNT * MAX_READ_LENGTH))
     with served(GatedShare(tmp_path), bandwidth=bandwidth) as at:
         yield at
 
 
-def test_what_one_session_sends_the_others_wait_for(clock: Clock, bandwidth: Bandwidth) -> None:
-    bandwidth.sent(LIMIT)
+def test_what_one_session_sends_the_others_wait_for(
+    clock: Clock, bandwidth: BandwidthLimiter
+) -> None:
+    bandwidth.consume(LIMIT)
     assert bandwidth.delay() == 0
-    bandwidth.sent(LIMIT // 2)
+    bandwidth.consume(LIMIT // 2)
     assert bandwidth.delay() == 0.5
     clock.now = 0.5
     assert bandwidth.delay() == 0
 
 
 def test_a_part_of_the_sessions_has_that_part_of_the_limit(
-    clock: Clock, bandwidth: Bandwidth
+    clock: Clock, bandwidth: BandwidthLimiter
 ) -> None:
-    assert bandwidth.has_part(0.25) == LIMIT / 4
-    bandwidth.sent(LIMIT)
+    assert bandwidth.set_share(0.25) == LIMIT / 4
+    bandwidth.consume(LIMIT)
     assert bandwidth.delay() == 3.0
-    bandwidth.has_part(1.0)
+    bandwidth.set_share(1.0)
     assert bandwidth.delay() == 0.75
-    assert bandwidth.has_part(0.0) == 0
+    assert bandwidth.set_share(0.0) == 0
     assert bandwidth.delay() == 0.75
 
 
@@ -102,7 +104,7 @@ async def test_a_session_that_ends_while_it_waits_lets_go(slow: Served) -> None:
 
 
 async def test_what_threads_read_counts_too(
-    tmp_path: Path, bandwidth: Bandwidth, slow: Served
+    tmp_path: Path, bandwidth: BandwidthLimiter, slow: Served
 ) -> None:
     share = GatedShare(tmp_path)
     share.cold = {"read"}

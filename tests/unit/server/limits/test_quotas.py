@@ -9,8 +9,8 @@ import pytest
 from sftp_gateway.errors import TooManyHandles
 from sftp_gateway.server.limits.quotas import (
     Cost,
-    Division,
-    Holder,
+    DescriptorAllotment,
+    HandleOwner,
     Quotas,
     cost_of_file,
     cost_of_folder,
@@ -20,22 +20,22 @@ from sftp_gateway.server.limits.quotas import (
 ONE = Cost(1, 1)
 
 
-def holder(connection: str, user: str = "worker") -> Holder:
-    return Holder(user, connection)
+def owner(connection: str, user: str = "worker") -> HandleOwner:
+    return HandleOwner(user, connection)
 
 
-def fill(quotas: Quotas, who: Holder, cost: Cost = ONE) -> list[Callable[[], None]]:
+def fill(quotas: Quotas, who: HandleOwner, cost: Cost = ONE) -> list[Callable[[], None]]:
     """Take until it is refused; what gives each back."""
     taken = []
     while True:
         try:
-            taken.append(quotas.take(who, cost))
+            taken.append(quotas.acquire(who, cost))
         except TooManyHandles:
             return taken
 
 
 def make(handles: int, connections: int, **options: int) -> Quotas:
-    return Quotas(Division(connections, handles), **{"max_handles": 10**9, **options})
+    return Quotas(DescriptorAllotment(connections, handles), **{"max_handles": 10**9, **options})
 
 
 # How descriptors are divided
@@ -62,61 +62,61 @@ def test_all_connections_are_served_where_descriptors_suffice() -> None:
 
 def test_a_connection_has_at_most_max_handles_on_all_its_channels() -> None:
     quotas = make(1000, 10, max_handles=16)
-    assert len(fill(quotas, holder("a"))) == 16
+    assert len(fill(quotas, owner("a"))) == 16
     with pytest.raises(TooManyHandles) as refused:
-        quotas.take(holder("a"), ONE)
+        quotas.acquire(owner("a"), ONE)
     assert (refused.value.reason, refused.value.used, refused.value.limit) == (
         "too_many_handles",
         16,
         16,
     )
-    assert len(fill(quotas, holder("b"))) == 16
+    assert len(fill(quotas, owner("b"))) == 16
 
 
 def test_one_connection_alone_gets_three_eighths_and_its_part() -> None:
     quotas = make(3000, 10)
-    assert len(fill(quotas, holder("a"))) == quotas.most == 100 + 2000 * 9 // 16
+    assert len(fill(quotas, owner("a"))) == quotas.max_files == 100 + 2000 * 9 // 16
 
 
 def test_a_user_with_any_number_of_connections_leaves_a_quarter_of_the_shared_part() -> None:
     quotas = make(3000, 100)
     for number in range(99):
-        fill(quotas, holder(f"{number}", "greedy"))
-    assert len(fill(quotas, holder("99", "other"))) >= 10 + 2000 // 4 * 9 // 16
+        fill(quotas, owner(f"{number}", "greedy"))
+    assert len(fill(quotas, owner("99", "other"))) >= 10 + 2000 // 4 * 9 // 16
 
 
 def test_a_connection_has_its_part_when_all_others_took_what_they_could() -> None:
     quotas = make(3000, 100)
     for number in range(99):
-        fill(quotas, holder(f"{number}", f"user{number}"))
-    assert len(fill(quotas, holder("last", "last"))) >= 10
+        fill(quotas, owner(f"{number}", f"user{number}"))
+    assert len(fill(quotas, owner("last", "last"))) >= 10
 
 
 def test_what_is_given_back_can_be_taken_again() -> None:
     quotas = make(300, 10)
-    taken = fill(quotas, holder("a"))
+    taken = fill(quotas, owner("a"))
     for _ in range(3):
         for give_back in taken:
             give_back()
-        assert quotas.most == len(taken)
-        taken = fill(quotas, holder("a"))
-        assert quotas.most == len(taken)
+        assert quotas.max_files == len(taken)
+        taken = fill(quotas, owner("a"))
+        assert quotas.max_files == len(taken)
 
 
 def test_open_folders_cost_bounded_memory() -> None:
     quotas = make(10**6, 10, memory=10**7)
-    taken = fill(quotas, holder("a"), cost_of_folder(b"/"))
+    taken = fill(quotas, owner("a"), cost_of_folder(b"/"))
     assert 50 <= len(taken) <= 10**7 // (32 * 1024)
     with pytest.raises(TooManyHandles, match="memory_quota"):
-        quotas.take(holder("a"), cost_of_folder(b"/"))
+        quotas.acquire(owner("a"), cost_of_folder(b"/"))
 
 
 def test_long_paths_cost_what_they_take() -> None:
     quotas = make(10**6, 10, memory=10**7)
-    assert len(fill(quotas, holder("a"), cost_of_file(b"x" * 4000))) <= 10**7 // 4000
+    assert len(fill(quotas, owner("a"), cost_of_file(b"x" * 4000))) <= 10**7 // 4000
 
 
 def test_no_more_is_open_than_there_is_while_files_of_lost_connections_cannot_be_closed() -> None:
     quotas = make(300, 10)
-    opened = sum(len(fill(quotas, holder(f"{number}"))) for number in range(100))
+    opened = sum(len(fill(quotas, owner(f"{number}"))) for number in range(100))
     assert opened <= 300

@@ -10,41 +10,41 @@ from hypothesis import strategies as st
 
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_NAME_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.server.base_session import FLUSH_BYTES
-from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PAYLOAD, Outgoing
+from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PAYLOAD, OutgoingBuffer
 
 payloads = st.sampled_from([1024, 1025, 4096, 32_768])
 
 
 @given(payloads, st.lists(st.binary(max_size=5000), max_size=20))
 def test_what_is_put_is_taken(payload: int, pieces: list[bytes]) -> None:
-    outgoing = Outgoing(payload)
+    outgoing = OutgoingBuffer(payload)
     for piece in pieces:
         outgoing.put(piece)
     whole = b"".join(pieces)
     assert outgoing.length == len(whole)
     for start in (0, len(whole) // 2, len(whole)):
-        assert outgoing.taken(start) == whole[start:]
+        assert outgoing.tail(start) == whole[start:]
     outgoing.clear()
 
 
 @given(payloads, st.binary(max_size=70_000), st.integers(0, 3000))
 def test_a_place_is_where_the_bytes_are_taken_from(payload: int, data: bytes, before: int) -> None:
-    outgoing = Outgoing(payload)
+    outgoing = OutgoingBuffer(payload)
     outgoing.put(bytes(before))
     done = 0
-    for place in outgoing.places(before, len(data)):
+    for place in outgoing.iovecs(before, len(data)):
         place[:] = data[done : done + len(place)]
         done += len(place)
     assert done == len(data)
     assert outgoing.length == before  # it counts when it is said to
     outgoing.length += done
-    assert outgoing.taken(before) == data
+    assert outgoing.tail(before) == data
     outgoing.clear()
 
 
 @given(payloads, st.binary(min_size=1, max_size=70_000))
 def test_every_packet_but_the_last_is_full(payload: int, data: bytes) -> None:
-    outgoing = Outgoing(payload)
+    outgoing = OutgoingBuffer(payload)
     outgoing.put(data)
     for number in range(-(-len(data) // payload)):
         start = number * outgoing.stride + HEADER
@@ -55,10 +55,10 @@ def test_every_packet_but_the_last_is_full(payload: int, data: bytes) -> None:
 
 @pytest.mark.parametrize("payload", [1024, 1025, 32_767, 32_768])
 def test_there_is_room_for_the_capacity(payload: int) -> None:
-    outgoing = Outgoing(payload)
+    outgoing = OutgoingBuffer(payload)
     data = os.urandom(CAPACITY)
     outgoing.put(data)
-    assert outgoing.taken(0) == data
+    assert outgoing.tail(0) == data
     outgoing.clear()
 
 
@@ -68,14 +68,14 @@ def test_the_longest_response_fits_behind_what_is_not_sent_yet() -> None:
 
 
 def test_more_than_the_capacity_is_refused_rather_than_cut() -> None:
-    outgoing = Outgoing(MAX_PAYLOAD)
+    outgoing = OutgoingBuffer(MAX_PAYLOAD)
     with pytest.raises(ValueError, match="more than are laid out"):
         outgoing.put(bytes(2 * CAPACITY))
     outgoing.clear()
 
 
 def test_nobody_else_is_given_the_memory_before_it_is_cleared() -> None:
-    first, second = Outgoing(1024), Outgoing(1024)
+    first, second = OutgoingBuffer(1024), OutgoingBuffer(1024)
     first.put(b"one client's")
     second.put(b"another's")
     assert first.taken(0) == b"one client's"
@@ -91,4 +91,4 @@ def test_nobody_else_is_given_the_memory_before_it_is_cleared() -> None:
 def test_a_packet_is_no_longer_than_the_client_takes_or_is_left_to_asyncssh(
     asked: int, taken: int
 ) -> None:
-    assert Outgoing(asked).payload == taken
+    assert OutgoingBuffer(asked).payload == taken

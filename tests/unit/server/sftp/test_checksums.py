@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from sftp_gateway.errors import FileSystemError
-from sftp_gateway.server.io_pools import THREADS, Lane
+from sftp_gateway.server.io_pools import THREADS, Pool
 from sftp_gateway.server.sftp.checksums import ALGORITHMS, Check, Checksums, Digest
 from sftp_gateway.server.sftp.dispatch import Operation
 from sftp_gateway.vfs.files import OpenFile
 from tests.support.gateway import PATIENCE
-from tests.support.session import GatedShare, WatchedLanes
+from tests.support.session import GatedShare, WatchedPools
 
 MIB = 1024 * 1024
 BYTES = bytes(range(256)) * 40_000
@@ -33,8 +33,8 @@ def share(tmp_path: Path) -> GatedShare:
 
 
 @pytest.fixture
-async def lanes() -> AsyncIterator[WatchedLanes]:
-    made = WatchedLanes(["share"])
+async def pools() -> AsyncIterator[WatchedPools]:
+    made = WatchedPools(["share"])
     yield made
     made.close()
 
@@ -80,19 +80,19 @@ def closed(files: Sequence[OpenFile]) -> bool:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_checksum_is_that_of_the_bytes(
-    lanes: WatchedLanes, operation: Callable[..., Operation], opened: list[OpenFile], algorithm: str
+    pools: WatchedPools, operation: Callable[..., Operation], opened: list[OpenFile], algorithm: str
 ) -> None:
-    checksums = Checksums(lanes)
+    checksums = Checksums(pools)
     expected = hashlib.new(algorithm, BYTES).digest()
     assert await computed(checksums, operation(), algorithm=algorithm) == expected
-    await lanes.idle()
+    await pools.idle()
     assert closed(opened)
 
 
 async def test_an_unchanged_file_is_not_read_again(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
-    checksums = Checksums(lanes, clock=lambda: time.time() + 10)
+    checksums = Checksums(pools, clock=lambda: time.time() + 10)
     first = await computed(checksums, operation())
     share.failure = OSError("read")
     assert await computed(checksums, operation()) == first
@@ -106,9 +106,9 @@ async def test_an_unchanged_file_is_not_read_again(
 
 
 async def test_a_file_that_has_just_changed_is_read_again(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
-    checksums = Checksums(lanes)
+    checksums = Checksums(pools)
     await computed(checksums, operation())
     share.failure = OSError("read")
     with pytest.raises(OSError, match="read"):
@@ -116,9 +116,9 @@ async def test_a_file_that_has_just_changed_is_read_again(
 
 
 async def test_a_file_that_changes_while_it_is_read_is_not_remembered(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
-    checksums = Checksums(lanes, clock=lambda: time.time() + 10)
+    checksums = Checksums(pools, clock=lambda: time.time() + 10)
     share.cold.add("read")
     first = asyncio.create_task(computed(checksums, operation()))
     await share.arrivals(1)
@@ -129,10 +129,10 @@ async def test_a_file_that_changes_while_it_is_read_is_not_remembered(
 
 
 async def test_a_file_that_becomes_shorter_has_no_checksum(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     share.cold.add("read")
-    check = asyncio.create_task(computed(Checksums(lanes), operation()))
+    check = asyncio.create_task(computed(Checksums(pools), operation()))
     await share.arrivals(1)
     os.truncate(tmp_path / "file", 1)
     share.gate.set()
@@ -141,9 +141,9 @@ async def test_a_file_that_becomes_shorter_has_no_checksum(
 
 
 async def test_users_have_their_turn_whatever_others_ask_for(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation]
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation]
 ) -> None:
-    checksums = Checksums(lanes)
+    checksums = Checksums(pools)
     share.cold.add("open_file")
     ended: list[str] = []
 
@@ -152,49 +152,49 @@ async def test_users_have_their_turn_whatever_others_ask_for(
         ended.append(user)
 
     many = [asyncio.create_task(ask("many", "file")) for _ in range(20)]
-    await share.arrivals(THREADS[Lane.CHECKSUM])
+    await share.arrivals(THREADS[Pool.CHECKSUM])
     one = asyncio.create_task(ask("one", "small"))
     await asyncio.sleep(0)
     share.gate.set()
     await one
-    assert ended.count("many") <= 2 * THREADS[Lane.CHECKSUM]
+    assert ended.count("many") <= 2 * THREADS[Pool.CHECKSUM]
     await asyncio.gather(*many)
 
 
 async def test_no_more_threads_of_a_share_compute_than_are_set_aside(
-    lanes: WatchedLanes, share: GatedShare, operation: Callable[..., Operation]
+    pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation]
 ) -> None:
-    checksums = Checksums(lanes)
+    checksums = Checksums(pools)
     share.cold.add("read")
     checks = [asyncio.create_task(computed(checksums, operation())) for _ in range(10)]
-    await share.arrivals(THREADS[Lane.CHECKSUM])
-    assert lanes.depths()["share", "checksum"] == THREADS[Lane.CHECKSUM]
+    await share.arrivals(THREADS[Pool.CHECKSUM])
+    assert pools.depths()["share", "checksum"] == THREADS[Pool.CHECKSUM]
     assert not share._arrived.acquire(blocking=False)
     share.gate.set()
     await asyncio.gather(*checks)
 
 
 async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
-    lanes: WatchedLanes,
+    pools: WatchedPools,
     share: GatedShare,
     operation: Callable[..., Operation],
     opened: list[OpenFile],
 ) -> None:
-    checksums = Checksums(lanes)
+    checksums = Checksums(pools)
     share.cold.add("read")
     checks = [
         Check(operation=operation(), algorithm="md5", user="one", done=_never) for _ in range(5)
     ]
     for check in checks:
         checksums.start(check)
-    await share.arrivals(THREADS[Lane.CHECKSUM])
+    await share.arrivals(THREADS[Pool.CHECKSUM])
     for check in checks:
         checksums.cancel(check)
     share.cold.clear()
     reads = len(opened)
     share.gate.set()
-    await lanes.idle()
-    assert len(opened) == reads == THREADS[Lane.CHECKSUM]
+    await pools.idle()
+    assert len(opened) == reads == THREADS[Pool.CHECKSUM]
     assert closed(opened)
 
 
@@ -205,25 +205,25 @@ def _never(digest: Digest | Exception) -> None:
 async def test_a_disk_that_hangs_is_given_up_and_its_file_is_closed_later(
     share: GatedShare, operation: Callable[..., Operation], opened: list[OpenFile]
 ) -> None:
-    lanes = WatchedLanes(["share"], timeout=0.05)
-    checksums = Checksums(lanes)
+    pools = WatchedPools(["share"], timeout=0.05)
+    checksums = Checksums(pools)
     share.cold.add("read")
     with pytest.raises(TimeoutError):
         await computed(checksums, operation())
     assert not closed(opened)
     share.gate.set()
-    await lanes.idle()
+    await pools.idle()
     assert closed(opened)
     assert await computed(checksums, operation("small")) == hashlib.sha256(b"small").digest()
-    await lanes.idle()
-    lanes.close()
+    await pools.idle()
+    pools.close()
 
 
-async def test_threads_that_compute_leave_the_processor_to_others(lanes: WatchedLanes) -> None:
+async def test_threads_that_compute_leave_the_processor_to_others(pools: WatchedPools) -> None:
     told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    lanes.submit(
+    pools.submit(
         "share",
-        Lane.CHECKSUM,
+        Pool.CHECKSUM,
         lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
         lambda future: told.set_result(future.result()),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.server.io_pools import Lanes
+from sftp_gateway.server.io_pools import IoPools
 from tests.support import sftp_wire as wire
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
@@ -28,7 +28,7 @@ async def test_a_close_behind_reads_that_are_under_way_answers_them_and_then_clo
     share.gate.set()
     replies = await at.all_answered(asked)
     assert b"".join(reply.data for reply in replies) == CONTENT[:2000]
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     (closed,) = at.events("file_closed")
     assert (closed["bytes"], closed["reads"], closed["result"]) == (2000, 20, "ok")
@@ -79,7 +79,7 @@ async def test_a_connection_that_is_lost_while_reads_are_under_way_leaves_nothin
     at.session.connection_lost()
     assert descriptors() == before + 1  # the reads on threads still have it
     share.gate.set()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     assert at.channel.written == written
     assert at.metric("sftp_gateway_open_handles") == 0
@@ -97,7 +97,7 @@ async def test_a_connection_that_is_lost_behind_a_close_behind_reads_leaves_noth
     await at.ask(wire.encode_close, handle)
     at.session.connection_lost()
     share.gate.set()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     assert at.metric("sftp_gateway_open_handles") == 0
     assert [line["result"] for line in at.events("file_closed")] == ["aborted"]
@@ -119,7 +119,7 @@ async def test_what_is_opened_after_the_connection_was_lost_is_closed_again(
     await share.arrivals(1)
     at.session.connection_lost()
     share.gate.set()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     assert at.metric("sftp_gateway_open_handles") == 0
     assert at.events("file_opened") == at.events("file_closed") == []
@@ -133,7 +133,7 @@ async def test_a_folder_that_is_being_listed_while_the_connection_is_lost_is_clo
     for _ in range(5):
         at.send(wire.encode_readdir, handle)
     at.session.connection_lost()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
 
 
@@ -150,7 +150,7 @@ async def test_after_a_protocol_error_late_results_are_dropped_and_nothing_stays
     assert at.channel.closed
     share.gate.set()
     at.session.resume_writing()  # the channel sends what it has
-    await at.lanes.idle()
+    await at.pools.idle()
     at.session.connection_lost()
     assert descriptors() == before
 
@@ -191,7 +191,7 @@ async def test_an_open_that_fails_or_is_never_answered_takes_no_room(
         assert at.room_taken == 8
         at.session.connection_lost()
         share.gate.set()
-        await at.lanes.idle()
+        await at.pools.idle()
         assert not at.room_taken
 
 
@@ -246,7 +246,7 @@ async def test_a_connection_that_is_lost_behind_a_close_behind_readdirs_leaves_n
     await at.ask(wire.encode_close, handle)
     at.session.connection_lost()
     share.gate.set()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     assert at.metric("sftp_gateway_open_handles") == 0
     assert len(at.events("folder_listed")) == 1
@@ -265,7 +265,7 @@ async def test_a_drained_session_closes_when_nothing_is_open(at: Served, share: 
     assert not at.channel.closed
     share.gate.set()
     assert (await at.answered(reading)).data == CONTENT[:100]
-    await at.lanes.idle()
+    await at.pools.idle()
     assert at.channel.closed
 
 
@@ -300,7 +300,7 @@ async def test_a_finished_session_answers_what_was_asked_and_takes_no_more(
     share.gate.set()
     replies = await at.all_answered([*reading, waiting])
     assert [reply.data for reply in replies[:-1]] == [CONTENT[n : n + 10] for n in range(20)]
-    await at.lanes.idle()
+    await at.pools.idle()
     assert at.channel.closed
     assert at.answer(late) is None
     at.session.connection_lost()
@@ -320,7 +320,7 @@ async def test_requests_that_wait_for_a_lane_that_is_closed_fail(
     share.cold = {"lstat"}
     asked = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(12)]
     await share.arrivals(8)
-    Lanes.close(at.lanes)
+    IoPools.close(at.pools)
     replies = await at.all_answered(asked[8:])
     assert {(reply.code, reply.message) for reply in replies} == {(wire.Status.FAILURE, "Failure")}
     share.gate.set()

@@ -337,7 +337,7 @@ async def test_fstat_of_a_file_on_a_network_is_asked_on_a_thread(
     for _ in range(8):
         at.send(wire.encode_lstat, HOME + b"share/file")
     asked = [at.send(wire.encode_fstat, handle), at.send(wire.encode_fstatvfs, handle)]
-    assert at.lanes.depths()["share", "metadata"] == 10
+    assert at.pools.depths()["share", "metadata"] == 10
     share.gate.set()
     attributes, _ = await at.all_answered(asked)
     assert attributes.attrs.size == 100_000

@@ -52,7 +52,7 @@ async def test_a_read_that_hangs_ends_the_session_where_a_failure_would_be_the_f
     hurried.session.connection_lost()
     assert descriptors() == before + 1, "its number could mean another file to the read"
     share.gate.set()
-    await hurried.lanes.idle()
+    await hurried.pools.idle()
     assert descriptors() == before
     assert not any(hurried.answer(request_id) for request_id in asked)
     assert [type(failure) for failure in hurried.failures] == [TimeoutError]
@@ -66,7 +66,7 @@ async def test_a_file_that_is_opened_too_late_is_closed(
     failure(await hurried.ask(wire.encode_open, HOME + b"share/file"))
     failure(await hurried.ask(wire.encode_opendir, HOME + b"share"))
     share.gate.set()
-    await hurried.lanes.idle()
+    await hurried.pools.idle()
     assert descriptors() == before
     assert len(hurried.handles) == 0
     assert not hurried.room_taken
@@ -88,7 +88,7 @@ async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
     for reply in await hurried.all_answered(asked):
         failure(reply)
     share.gate.set()
-    await hurried.lanes.idle()
+    await hurried.pools.idle()
     failure(await hurried.ask(wire.encode_readdir, handle))
     assert (await hurried.ask(wire.encode_close, handle)).code is wire.Status.OK
     again = await hurried.opendir(b"share")
@@ -110,5 +110,5 @@ async def test_a_session_that_ends_while_its_requests_hang_leaves_nothing_open(
     hurried.session.connection_lost()
     assert not any(hurried.answer(request_id) for request_id in asked)
     share.gate.set()
-    await hurried.lanes.idle()
+    await hurried.pools.idle()
     assert descriptors() == before

@@ -11,7 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH, MAX_READ_LENGTH
-from sftp_gateway.server.base_session import TURN_BYTES
+from sftp_gateway.server.base_session import MAX_TURN_BYTES
 from tests.support import sftp_wire as wire
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
@@ -134,7 +134,7 @@ async def test_a_full_channel_stops_serving_until_it_has_room(
     at.channel.room = at.channel.written + 300_000
     asked = await reads(at, 100)
     full = at.channel.written
-    assert at.channel.room <= full <= at.channel.room + TURN_BYTES + REPLY
+    assert at.channel.room <= full <= at.channel.room + MAX_TURN_BYTES + REPLY
     late = at.send(wire.encode_stat, b"/")
     at.session.pump()
     await asyncio.sleep(0)
@@ -157,7 +157,7 @@ async def test_a_channel_that_fills_again_and_again_gets_everything_once(
         before = at.channel.written
         at.session.resume_writing()
         await asyncio.sleep(0)
-        assert 0 < at.channel.written - before <= TURN_BYTES + REPLY
+        assert 0 < at.channel.written - before <= MAX_TURN_BYTES + REPLY
         steps += 1
     assert steps >= 10
     assert all_data(await at.all_answered(asked))
@@ -174,7 +174,7 @@ async def test_packets_that_come_one_by_one_are_served_no_further_than_all_at_on
         at.send(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
         for piece in range(30)
     ]
-    assert before < at.channel.written <= before + TURN_BYTES + REPLY
+    assert before < at.channel.written <= before + MAX_TURN_BYTES + REPLY
     assert all_data(await at.all_answered(asked))
 
 
@@ -200,7 +200,7 @@ async def test_a_full_channel_starts_no_more_slow_reads(
     before = at.channel.written
     at.session.pause_writing()
     share.gate.set()
-    await at.lanes.idle()
+    await at.pools.idle()
     assert at.channel.written - before == 8 * REPLY
     at.session.resume_writing()
     assert all_data(await at.all_answered(asked))
@@ -212,14 +212,14 @@ async def test_a_long_answer_lets_others_have_their_turn(
     sparse(root, 40)
     asked = await reads(at, 40)
     turns = [at.channel.written]
-    assert turns[0] <= TURN_BYTES + 2 * REPLY
+    assert turns[0] <= MAX_TURN_BYTES + 2 * REPLY
     with served(share) as other:
         assert other.receive()  # served while the first has more to do
     while at.answer(asked[-1]) is None:
         await asyncio.sleep(0)
         turns.append(at.channel.written)
     steps = [after - before for before, after in pairwise(turns)]
-    assert max(steps) <= TURN_BYTES + 2 * REPLY
+    assert max(steps) <= MAX_TURN_BYTES + 2 * REPLY
     assert all_data(await at.all_answered(asked))
 
 

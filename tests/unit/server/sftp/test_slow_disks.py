@@ -35,7 +35,7 @@ async def test_a_session_has_at_most_eight_reads_on_threads(at: Served, share: G
     handle = await at.open(b"share/file")
     asked = [at.send(wire.encode_read, handle, offset, 10) for offset in range(50)]
     await share.arrivals(8)
-    assert at.lanes.depths()["share", "read"] == 8
+    assert at.pools.depths()["share", "read"] == 8
     share.gate.set()
     replies = await at.all_answered(asked)
     assert [reply.data for reply in replies] == [CONTENT[n : n + 10] for n in range(50)]
@@ -48,7 +48,7 @@ async def test_a_session_has_at_most_so_many_requests_pending(
     share.cold = {"lstat"}
     asked = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(MAX_PENDING + 50)]
     asked.append(at.send(wire.encode_limits))
-    assert at.lanes.depths()["share", "metadata"] == MAX_PENDING
+    assert at.pools.depths()["share", "metadata"] == MAX_PENDING
     assert at.answer(asked[-1]) is None
     share.gate.set()
     await at.all_answered(asked)
@@ -145,7 +145,7 @@ async def test_a_close_behind_waiting_readdirs_answers_them_and_then_closes_the_
     assert {name.filename for name in names.names} == {b".", b"..", b"file"}
     assert {end.code for end in ends} == {wire.Status.EOF}
     await at.all_answered(holding)
-    await at.lanes.idle()
+    await at.pools.idle()
     assert descriptors() == before
     # Nothing counts as pending any more.
     at.session.finish()
@@ -171,7 +171,7 @@ async def test_readdirs_behind_the_end_of_a_folder_are_answered_at_once(at: Serv
     handle = await at.opendir(b"share")
     assert isinstance(await at.ask(wire.encode_readdir, handle), wire.NameReply)
     ends = [at.send(wire.encode_readdir, handle) for _ in range(4)]
-    assert not any(at.lanes.depths().values())
+    assert not any(at.pools.depths().values())
     assert [at.answer(request_id).code for request_id in ends] == [wire.Status.EOF] * 4
     assert isinstance(await at.ask(wire.encode_close, handle), wire.StatusReply)
     (line,) = at.events("folder_listed")
@@ -182,10 +182,10 @@ async def test_readdirs_that_came_together_take_one_turn_on_a_thread(at: Served)
     handle = await at.opendir(b"share")
     asked = [at.send(wire.encode_readdir, handle) for _ in range(5)]
     closing = at.send(wire.encode_close, handle)
-    assert at.lanes.depths()["share", "metadata"] == 1
+    assert at.pools.depths()["share", "metadata"] == 1
     first, *rest = await at.all_answered(asked)
     assert sorted(name.filename for name in first.names) == [b".", b"..", b"file"]
     assert [reply.code for reply in rest] == [wire.Status.EOF] * 4
     assert (await at.answered(closing)).code == wire.Status.OK
-    await at.lanes.idle()
+    await at.pools.idle()
     assert at.metric("sftp_gateway_open_handles") == 0
