@@ -230,7 +230,7 @@ class Lines:
         pass
 
 
-HOLDER = HandleOwner(user="worker", connection="0" * 16)
+OWNER = HandleOwner(user="worker", connection="0" * 16)
 
 
 def make_quotas(max_handles: int) -> Quotas:
@@ -263,7 +263,7 @@ class Served:
         )
         self.pools = WatchedPools([share.name for share in shares], timeout=timeout)
         self.quotas = make_quotas(capacity)
-        self.handles = HandleTable(quotas=self.quotas, owner=HOLDER)
+        self.handles = HandleTable(quotas=self.quotas, owner=OWNER)
         self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
         self.channel = MemoryChannel()
         self.congested = False

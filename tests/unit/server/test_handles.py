@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.server.handles import MAX_PIECES, FileHandle, FolderHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
-from tests.support.session import HOLDER, GatedShare, make_quotas
+from tests.support.session import OWNER, GatedShare, make_quotas
 
 Open = Callable[[int], FileHandle]
 KB = 1024
@@ -171,7 +171,7 @@ def test_whole_is_whether_the_pieces_cover_the_file(
 
 
 def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> None:
-    table = HandleTable(quotas=make_quotas(10), owner=HOLDER)
+    table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     file, listed = opened(1), folder()
     of_file, of_folder = table.add(file), table.add(listed)
     assert table.file(of_file) is table.get(of_file) is file
@@ -185,7 +185,7 @@ def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> N
 
 @pytest.mark.parametrize("handle", [b"", b"\0", b"\0\0\0\1", b"\0\0\0\0\0", b"\xff" * 256])
 def test_what_is_no_handle_is_refused(handle: bytes) -> None:
-    table = HandleTable(quotas=make_quotas(10), owner=HOLDER)
+    table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     table.add(folder())
     for ask in (table.file, table.folder, table.get, table.remove):
         with pytest.raises(InvalidHandle):
@@ -193,7 +193,7 @@ def test_what_is_no_handle_is_refused(handle: bytes) -> None:
 
 
 def test_a_handle_that_was_closed_is_not_used_again() -> None:
-    table = HandleTable(quotas=make_quotas(10), owner=HOLDER)
+    table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     seen = set()
     for _ in range(1000):
         handle = table.add(folder())
@@ -205,7 +205,7 @@ def test_a_handle_that_was_closed_is_not_used_again() -> None:
 
 
 def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() -> None:
-    table = HandleTable(quotas=make_quotas(10), owner=HOLDER)
+    table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     first = table.add(folder())
     table._next = 0xFFFFFFFF
     assert table.add(folder()) == b"\xff\xff\xff\xff"
@@ -215,7 +215,7 @@ def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() 
 
 
 def test_pop_takes_out_one_after_the_other() -> None:
-    table = HandleTable(quotas=make_quotas(10), owner=HOLDER)
+    table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     entered = [folder() for _ in range(5)]
     for each in entered:
         table.add(each)

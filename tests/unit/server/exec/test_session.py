@@ -29,7 +29,7 @@ from sftp_gateway.vfs.tree import Tree
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
 from tests.support.session import (
-    HOLDER,
+    OWNER,
     GatedShare,
     Lines,
     MemoryChannel,
@@ -70,7 +70,7 @@ class Run:
         self._measured = Measured()
         self.pools = WatchedPools([share.name], timeout=timeout)
         self.quotas = make_quotas(capacity)
-        self.handles = HandleTable(quotas=self.quotas, holder=HOLDER)
+        self.handles = HandleTable(quotas=self.quotas, owner=OWNER)
         self.channel = _Channel()
         self.congested = False
         self.failures: list[Exception] = []

@@ -78,9 +78,9 @@ def test_nobody_else_is_given_the_memory_before_it_is_cleared() -> None:
     first, second = OutgoingBuffer(1024), OutgoingBuffer(1024)
     first.put(b"one client's")
     second.put(b"another's")
-    assert first.taken(0) == b"one client's"
+    assert first.tail(0) == b"one client's"
     first.clear()
-    assert second.taken(0) == b"another's"
+    assert second.tail(0) == b"another's"
     second.clear()
 
 

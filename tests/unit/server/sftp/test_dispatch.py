@@ -23,7 +23,7 @@ from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import Presentation
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
-from tests.support.session import HOLDER, HOME, GatedShare, Served, make_quotas
+from tests.support.session import HOME, OWNER, GatedShare, Served, make_quotas
 
 PACKAGE = Path(sftp_gateway.__file__).parent
 
@@ -96,7 +96,7 @@ def words_of(call: str) -> set[str]:
 def dispatcher() -> Dispatcher:
     return Dispatcher(
         tree=Tree(user="worker", shares=(), presentation=Presentation(), time=0),
-        handles=HandleTable(quotas=make_quotas(10), holder=HOLDER),
+        handles=HandleTable(quotas=make_quotas(10), owner=OWNER),
         opened=lambda opened: None,
         closed=lambda opened: None,
         made_up_statvfs=lambda tree: None,
