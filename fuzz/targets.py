@@ -8,7 +8,7 @@ from typing import Final
 
 from fuzz import records as record_layer
 from sftp_gateway.auth.keys.authorized_keys import parse_authorized_keys
-from sftp_gateway.auth.keys.blobs import read_blob
+from sftp_gateway.auth.keys.blobs import parse_blob
 from sftp_gateway.auth.keys.options import parse_options
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.process import messages
@@ -64,7 +64,7 @@ def key_options(data: bytes) -> None:
 def key_blobs(data: bytes) -> None:
     """A public key as SSH sends it."""
     try:
-        read_blob(data)
+        parse_blob(data)
     except ValueError as error:
         assert not isinstance(error, UnicodeError)
 

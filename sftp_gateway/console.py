@@ -24,7 +24,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def take_env_file(environ: MutableMapping[str, str]) -> None:
+def load_env_file(environ: MutableMapping[str, str]) -> None:
     """Add the options in the working folder's `.env`, if there is one; what is set goes before.
 
     Every command does, so that all of them mean the gateway that `serve` starts there.
@@ -34,7 +34,7 @@ def take_env_file(environ: MutableMapping[str, str]) -> None:
 
 
 @contextmanager
-def while_it_is_read() -> Iterator[None]:
+def ignore_broken_pipe() -> Iterator[None]:
     """Ends what writes to standard output once its reader has enough, as `head` does."""
     try:
         yield
@@ -44,7 +44,7 @@ def while_it_is_read() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     """A line for people, on standard error: standard output is for what was asked for.
 
     Whatever names are in it, it is one line and shows as it is. It is lost where it cannot be

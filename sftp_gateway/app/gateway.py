@@ -69,29 +69,31 @@ from sftp_gateway.vfs.tree import Tree
 _log = logging.getLogger(__name__)
 
 
-def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str], None]) -> None:
+def serve(
+    load: Callable[[], Settings], *, config_file: Path, report: Callable[[str], None]
+) -> None:
     """Serve until a signal says stop.
 
     `load` reads the settings, now and again when a signal asks for it or `config_file`, where they
-    are, has changed; `say` gets lines for people. Raises ConfigurationError before anything is
+    are, has changed; `report` gets lines for people. Raises ConfigurationError before anything is
     served.
     """
     configuration = configurations.read(
-        load, config_file, prepare=functools.partial(_set_up, say=say)
+        load, config_file, prepare=functools.partial(_set_up, report=report)
     )
     settings = configuration.settings
     with settings.origins.locate_errors():
         _check_log(settings)
     for warning in configuration.warnings:
-        say(f"warning: {warning}")
+        report(f"warning: {warning}")
     if configuration.findings.away:
         served = len(settings.shares) - len(configuration.findings.away)
-        say(
+        report(
             f"error: {served} of {len(settings.shares)} shares can be read; each of the others is "
             "served as soon as it can be"
         )
     if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):
-        say(
+        report(
             "warning: access_log: standard error goes to the same file as the log on standard "
             "output, so that a worker could change the log; send them to different files"
         )
@@ -100,7 +102,7 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
     if (
         room := _allot_descriptors(settings, choose_finder()).connections
     ) < settings.max_connections:
-        say(
+        report(
             f"warning: {descriptor_limit()} open files are enough for {room} connections in each "
             f"worker, and max_connections is {settings.max_connections}: raise the limit where the "
             "gateway is started (ulimit -Hn, LimitNOFILE=, ulimits)"
@@ -109,11 +111,11 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
         settings.origins.locate_errors(),
         sockets.listen(settings.host, settings.port) as listener,
         http_server.listen(settings.metrics_host, settings.metrics_port) as http_listener,
-        _control_socket(settings, say) as control_listener,
+        _control_socket(settings, report) as control_listener,
     ):
         confinement.confine_all(settings.landlock)
         Supervisor(
-            program=Program(load=load, config_file=config_file, say=say, lock=lock),
+            program=Program(load=load, config_file=config_file, report=report, lock=lock),
             plan=configuration,
             listener=listener,
             http_listener=http_listener,
@@ -123,13 +125,13 @@ def serve(load: Callable[[], Settings], *, config_file: Path, say: Callable[[str
 
 @contextmanager
 def _control_socket(
-    settings: Settings, say: Callable[[str], None]
+    settings: Settings, report: Callable[[str], None]
 ) -> Iterator[socket.socket | None]:
     """The control socket, while the gateway runs; None where it cannot be made."""
     try:
         listener = control.listen(settings)
     except OSError as error:
-        say(
+        report(
             f"warning: {control.path_of(settings)}: cannot be made: {error.strerror}; "
             "`sftp-gateway bans` does not work"
         )
@@ -145,11 +147,11 @@ def _are_one_file(*descriptors: int) -> bool:
     return stat.S_ISREG(found[0].st_mode) and os.path.samestat(*found)
 
 
-def _set_up(settings: Settings, *, say: Callable[[str], None]) -> None:
+def _set_up(settings: Settings, *, report: Callable[[str], None]) -> None:
     occupancy.check(settings.keys_dir)
     if settings.auto_setup:
         try:
-            set_up(settings, gateway=None, say=say)
+            set_up(settings, gateway=None, report=report)
         except OSError as error:
             raise ConfigurationError(
                 [
@@ -167,13 +169,13 @@ class Program:
         *,
         load: Callable[[], Settings],
         config_file: Path,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         lock: Held | None = None,
     ) -> None:
         """`lock` is the supervisor's alone."""
         self._load = load
         self._config_file = config_file
-        self.say = say
+        self.report = report
         self._lock = lock
         self._history_channel = HistoryChannel()
 
@@ -188,9 +190,9 @@ class Program:
     def greet(self, configuration: Configuration, port: int) -> None:
         """Tell people how to mount what is served."""
         for line in mount_help(configuration.settings, port):
-            self.say(line)
+            self.report(line)
         if line := observing.status_address(configuration):
-            self.say(line)
+            self.report(line)
 
     def work(
         self,
@@ -243,7 +245,7 @@ class Program:
             history_channel=self._history_channel,
             log_writer=log_writer,
             make_log=functools.partial(_access_log, configuration.settings),
-            say=self.say,
+            report=self.report,
         )
 
     def _let_go_of_lock(self) -> None:

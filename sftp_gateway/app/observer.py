@@ -50,7 +50,7 @@ def observe(
     history_channel: HistoryChannel,
     log_writer: LogWriter,
     make_log: Callable[[Sequence[Sink]], AccessLog],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     """Be the observer."""
     lower_priority()  # workers serve first: what cannot be logged in time slows its user down
@@ -62,7 +62,7 @@ def observe(
     sinks: list[Sink] = [RelaySink(sender)]
     if settings.history.enabled:
         sinks.append(HistorySink(history_channel))
-    file = history_file(settings, say)
+    file = history_file(settings, report)
     observer.observe(
         control,
         listener=listener,
@@ -97,7 +97,7 @@ def _start_rotation(settings: Settings) -> None:
         )
 
 
-def history_file(settings: Settings, say: Callable[[str], None]) -> Path:
+def history_file(settings: Settings, report: Callable[[str], None]) -> Path:
     """Where the history can be kept: where the settings say, or in a temporary folder."""
     file = settings.history.file.absolute()
     if not settings.history.enabled:
@@ -115,7 +115,7 @@ def history_file(settings: Settings, say: Callable[[str], None]) -> Path:
                 os.close(descriptor)
     except OSError as error:
         temporary = _temporary_folder(file)
-        say(
+        report(
             f"warning: history.file: {file} cannot be written: {error.strerror}; the history is "
             f"kept in {temporary}, which may be lost when the gateway stops"
         )

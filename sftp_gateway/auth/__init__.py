@@ -20,9 +20,9 @@ from sftp_gateway.auth.keys.generate import (
     HostKey,
     KeyPair,
     generate_ed25519,
-    others_can_write,
     private_key_errors,
     public_file_errors,
+    writable_by_others,
 )
 from sftp_gateway.auth.keys.revocations import Revocations, parse_revocations
 from sftp_gateway.auth.passwords import (
@@ -59,10 +59,10 @@ __all__ = [
     "hash_password",
     "is_certificate",
     "is_cheap",
-    "others_can_write",
     "parse_authorized_keys",
     "parse_revocations",
     "private_key_errors",
     "public_file_errors",
     "read_certificate",
+    "writable_by_others",
 ]

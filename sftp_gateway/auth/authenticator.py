@@ -263,7 +263,7 @@ class Authenticator:
         Asked last, so that the log tells a stolen key from a wrong one.
         """
         allowed = self._allowed[user]
-        if reason is Reason.ACCEPTED and allowed and not allowed.have(address):
+        if reason is Reason.ACCEPTED and allowed and not allowed.contains(address):
             return Reason.USER_ADDRESS_NOT_ALLOWED
         return reason
 

@@ -36,13 +36,13 @@ from sftp_gateway.token_bucket import TokenBucket
 _TRUSTED_BURST: Final = 20.0
 
 #: A ban is doubled so often at most; `maximum` is reached long before.
-_MOST_DOUBLINGS: Final = 20
+_MAX_DOUBLINGS: Final = 20
 
 #: Why a ban is over.
-End: TypeAlias = Literal["expired", "login", "evicted", "configuration", "lifted"]
+UnbanReason: TypeAlias = Literal["expired", "login", "evicted", "configuration", "lifted"]
 
 
-class Kind(StrEnum):
+class Offence(StrEnum):
     """What a connection did wrong."""
 
     FAILED_LOGIN = "failed_login"
@@ -53,7 +53,7 @@ class Kind(StrEnum):
     CRASH = "crash"
 
 
-class Answer(StrEnum):
+class Verdict(StrEnum):
     """What becomes of a connection: the words are those of the log and the metrics."""
 
     ACCEPTED = "accepted"
@@ -67,7 +67,7 @@ class PenaltyRules:
     """What counts how much; everything but the prefixes and `max_sources` is in seconds."""
 
     enabled: bool = True
-    costs: Mapping[Kind, float]
+    costs: Mapping[Offence, float]
     minimum: float
     maximum: float
     blocks: SourceBlocks
@@ -83,7 +83,7 @@ class Banned:
     """A source is banned from now on; `trusted`: it is only throttled."""
 
     source: str
-    kind: Kind  # what was the last of it
+    kind: Offence  # what was the last of it
     score: float
     seconds: float
     times: int  # how often it was, in a row
@@ -95,7 +95,7 @@ class Unbanned:
     """A source is banned no more."""
 
     source: str
-    reason: End
+    reason: UnbanReason
 
 
 @dataclass(slots=True, eq=False)
@@ -115,9 +115,9 @@ class Penalties:
         #: When to look at which entry again: at the time that something changes, or before.
         self._heap: list[tuple[float, str]] = []
         self._trust = _Trust(rules)
-        self._news: list[Banned | Unbanned] = []
+        self._events: list[Banned | Unbanned] = []
         #: How many of each kind were counted, those of exempt sources left out.
-        self.counted: Counter[str] = Counter()
+        self.penalty_counts: Counter[str] = Counter()
         self._bans: dict[str, Banned] = {}  # the oldest first
 
     def __len__(self) -> int:
@@ -143,16 +143,16 @@ class Penalties:
             found = islice(self._bans, limit)
         else:
             networks = Networks.parse(map(self._rules.blocks.of, addresses))
-            found = islice(filter(networks.cover, self._bans), limit)
+            found = islice(filter(networks.contains_network, self._bans), limit)
         lifted = list(found)
         for block in lifted:
             self._forget(block, "lifted")
         return lifted
 
-    def news(self) -> Iterator[Banned | Unbanned]:
+    def drain_events(self) -> Iterator[Banned | Unbanned]:
         """What has happened since the last time, in order."""
-        news, self._news = self._news, []
-        return iter(news)
+        events, self._events = self._events, []
+        return iter(events)
 
     def score(self, address: str, now: float) -> float:
         """The seconds that the address's source has to go."""
@@ -161,30 +161,30 @@ class Penalties:
 
     # What happens
 
-    def check(self, address: str, now: float) -> Answer:
+    def check(self, address: str, now: float) -> Verdict:
         """Whether a connection from this address may be accepted."""
         rules = self._rules
-        if not rules.enabled or rules.exempt.have(address):
-            return Answer.ACCEPTED
+        if not rules.enabled or rules.exempt.contains(address):
+            return Verdict.ACCEPTED
         self.expire(now)
         block = rules.blocks.of(address)
         entry = self._entries.get(block)
         if entry is not None and not entry.banned:
-            return Answer.ACCEPTED
+            return Verdict.ACCEPTED
         full = rules.overflow == "deny-all" and len(self._entries) >= rules.max_sources
         if entry is None and not full:
-            return Answer.ACCEPTED
+            return Verdict.ACCEPTED
         allowance = self._trust.allowance(block, now)
         if allowance is None:
-            return Answer.TABLE_FULL if entry is None else Answer.BANNED
-        return Answer.ACCEPTED if allowance.level(now) >= 1 else Answer.THROTTLED
+            return Verdict.TABLE_FULL if entry is None else Verdict.BANNED
+        return Verdict.ACCEPTED if allowance.level(now) >= 1 else Verdict.THROTTLED
 
-    def penalise(self, address: str, kind: Kind, now: float) -> None:
+    def add_penalty(self, address: str, kind: Offence, now: float) -> None:
         """A connection from this address did something wrong."""
         rules = self._rules
-        if not rules.enabled or rules.exempt.have(address):
+        if not rules.enabled or rules.exempt.contains(address):
             return
-        self.counted[kind.value] += 1
+        self.penalty_counts[kind.value] += 1
         cost = rules.costs[kind]
         if not cost:
             return
@@ -199,7 +199,7 @@ class Penalties:
         score = min(rules.maximum, max(0.0, entry.ends - now) + cost)
         entry.ends = now + score
         if score >= rules.minimum and not entry.banned:
-            seconds = min(rules.maximum, score * 2.0 ** min(entry.times, _MOST_DOUBLINGS))
+            seconds = min(rules.maximum, score * 2.0 ** min(entry.times, _MAX_DOUBLINGS))
             entry.banned, entry.times, entry.ends = True, entry.times + 1, now + seconds
             if entry.ends < entry.due:  # it would have been remembered for longer
                 self._schedule(block, entry)
@@ -211,7 +211,7 @@ class Penalties:
                 times=entry.times,
                 trusted=allowance is not None,
             )
-            self._news.append(self._bans[block])
+            self._events.append(self._bans[block])
 
     def logged_in(self, address: str, now: float) -> None:
         """A login from this address succeeded, and its session is open."""
@@ -224,7 +224,7 @@ class Penalties:
         self._trust.logged_out(self._rules.blocks.of(address), now)
 
     def expire(self, now: float) -> None:
-        """Let go of what is over; to be called now and then, so that `news` come in time."""
+        """End what is over; call it regularly, so that `drain_events` is up to date."""
         while (block := self._first()) is not None and self._entries[block].due <= now:
             entry = self._entries[block]
             heapq.heappop(self._heap)
@@ -245,7 +245,7 @@ class Penalties:
         if renamed:
             self._trust.start_again(map(rules.blocks.of, open_sessions), now)
         for block, entry in tuple(self._entries.items()):
-            if renamed or not rules.enabled or rules.exempt.cover(block):
+            if renamed or not rules.enabled or rules.exempt.contains_network(block):
                 self._forget(block, "configuration")
             else:
                 entry.ends = min(entry.ends, now + rules.maximum)
@@ -304,15 +304,15 @@ class Penalties:
             self._heap.append((entry.due, block))
         heapq.heapify(self._heap)
 
-    def _forget(self, block: str, reason: End) -> None:
+    def _forget(self, block: str, reason: UnbanReason) -> None:
         entry = self._entries.pop(block)
         if entry.banned:
             self._end_ban(block, entry, reason)
 
-    def _end_ban(self, block: str, entry: _Entry, reason: End) -> None:
+    def _end_ban(self, block: str, entry: _Entry, reason: UnbanReason) -> None:
         entry.banned = False
         del self._bans[block]
-        self._news.append(Unbanned(source=block, reason=reason))
+        self._events.append(Unbanned(source=block, reason=reason))
 
 
 class _Trust:

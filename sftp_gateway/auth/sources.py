@@ -56,12 +56,12 @@ class Networks:
     def __bool__(self) -> bool:
         return bool(self._networks)
 
-    def have(self, address: str) -> bool:
+    def contains(self, address: str) -> bool:
         """Whether the address (text) is in one of them. What is no address is in none."""
         peer = parse_peer(address)
         return peer is not None and any(peer in network for network in self._networks)
 
-    def cover(self, block: str) -> bool:
+    def contains_network(self, block: str) -> bool:
         """Whether all of a block, as SourceBlocks names it, is in one of them."""
         try:
             network = ipaddress.ip_network(block)

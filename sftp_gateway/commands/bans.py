@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from sftp_gateway.console import Load, add_config, say, while_it_is_read
+from sftp_gateway.console import Load, add_config, ignore_broken_pipe, report
 from sftp_gateway.observability import formatting
 from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.control import Client
@@ -58,7 +58,7 @@ def _asked(
     action: Callable[[Client, argparse.Namespace], int],
 ) -> int:
     try:
-        with Client(settings) as client, while_it_is_read():
+        with Client(settings) as client, ignore_broken_pipe():
             return action(client, options)
     except PermissionError:
         why = "only root and the user that the gateway runs as may ask it"
@@ -66,7 +66,7 @@ def _asked(
         why = "the gateway does not run, or in another folder: run this where it runs"
     except (OSError, ValueError) as error:
         why = f"the gateway does not answer: {error}"
-    say(f"error: {control.path_of(settings)}: {why}")
+    report(f"error: {control.path_of(settings)}: {why}")
     return 1
 
 
@@ -81,14 +81,14 @@ def _list(client: Client, options: argparse.Namespace) -> int:
             times = f", ban {each.times} in a row" if each.times > 1 else ""
             print(f"{each.source:<22} {each.effect} until {until} for {each.reason}{times}")
     if not bans:
-        say("no source is banned")
+        report("no source is banned")
     return 0
 
 
 def _lift(client: Client, options: argparse.Namespace) -> int:
     lifted = client.lift(None if options.all else options.ADDRESS)
     for each in lifted:
-        say(f"{each} is not banned any more")
+        report(f"{each} is not banned any more")
     if not lifted:
-        say("no source is banned" if options.all else "none of these is banned")
+        report("no source is banned" if options.all else "none of these is banned")
     return 0 if lifted or options.all else 1

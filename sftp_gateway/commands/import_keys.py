@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.auth.keys.merge import Fate, OldFile, bring_in
+from sftp_gateway.auth.keys.merge import ImportResult, SourceFile, merge_keys
 from sftp_gateway.config.bootstrap import (
     AUTHORIZED_KEYS,
     HOST_KEY,
@@ -23,7 +23,7 @@ from sftp_gateway.config.bootstrap import (
     RSA_HOST_KEY,
     public_half,
 )
-from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.console import Load, add_config, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log.json_lines import visible
 from sftp_gateway.server.ssh import algorithms, host_keys
@@ -91,17 +91,17 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], l
 def _import_authorized_keys(settings: Settings, options: argparse.Namespace) -> int:
     if options.user is not None and options.user not in settings.users:
         raise ConfigurationError([_no_user(settings, options.user)])
-    files: dict[str, list[OldFile]] = {}
+    files: dict[str, list[SourceFile]] = {}
     skipped = False
     for source in options.SOURCE:
         for path in _files_of(source):
             text = _text(path)
             user = options.user or _owner(path, settings)
             if user not in settings.users:
-                say(f"warning: {path} is left out: {_no_user(settings, user)}")
+                report(f"warning: {path} is left out: {_no_user(settings, user)}")
                 skipped = True
                 continue
-            files.setdefault(user, []).append(OldFile(_name(path), text))
+            files.setdefault(user, []).append(SourceFile(_name(path), text))
     whole = [_take_over(settings, user, old, options.dry_run) for user, old in files.items()]
     return 0 if all(whole) and not skipped else 1
 
@@ -168,48 +168,48 @@ def _text(path: Path) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _take_over(settings: Settings, user: str, files: Sequence[OldFile], dry_run: bool) -> bool:
+def _take_over(settings: Settings, user: str, files: Sequence[SourceFile], dry_run: bool) -> bool:
     """Whether every line lets its owner in now."""
     path = settings.keys_dir / AUTHORIZED_KEYS / user
     try:
         if dry_run:
-            _, fates = bring_in(path.read_text("utf-8") if path.exists() else "", files)
+            _, results = merge_keys(path.read_text("utf-8") if path.exists() else "", files)
         else:
             with Folder.open(path.parent, make=True):
                 pass
-            fates = atomic.change(path, lambda text: bring_in(text, files))
+            results = atomic.change(path, lambda text: merge_keys(text, files))
     except ValueError as error:
         raise ConfigurationError([f"{path}: {error}"]) from error
     except OSError as error:
         raise ConfigurationError([f"{error.filename or path}: {error.strerror}"]) from error
     useless = False
-    for fate in fates:
-        why = _why_useless(settings, fate)
-        useless = useless or bool(why) or fate.key is None
-        print(visible(_told(fate, why)))
+    for result in results:
+        why = _why_useless(settings, result)
+        useless = useless or bool(why) or result.key is None
+        print(visible(_told(result, why)))
     counts = [
-        f"{sum(fate.became == became for fate in fates)} {became}"
-        for became in ("added", "there already", "refused")
+        f"{sum(each.outcome == outcome for each in results)} {outcome}"
+        for outcome in ("added", "there already", "refused")
     ]
     also = " (a dry run: nothing was written)" if dry_run else ""
-    say(f"{path}: {', '.join(counts)}{also}")
+    report(f"{path}: {', '.join(counts)}{also}")
     return not useless
 
 
-def _told(fate: Fate, why: str) -> str:
-    what = "" if fate.key is None else f"{fate.key.fingerprint} ({fate.key.comment})"
-    return f"{fate.file}, line {fate.line}: {fate.became}: " + "; ".join(
-        filter(None, [what, fate.said, why])
+def _told(result: ImportResult, why: str) -> str:
+    what = "" if result.key is None else f"{result.key.fingerprint} ({result.key.comment})"
+    return f"{result.file}, line {result.line}: {result.outcome}: " + "; ".join(
+        filter(None, [what, result.said, why])
     )
 
 
-def _why_useless(settings: Settings, fate: Fate) -> str:
+def _why_useless(settings: Settings, result: ImportResult) -> str:
     """Why a line lets nobody in although it is taken; "" where it does."""
-    if fate.key is None:
+    if result.key is None:
         return ""
-    if algorithms.on_nist_curve(fate.key.key_type) and not settings.nist_curves:
+    if algorithms.on_nist_curve(result.key.key_type) and not settings.nist_curves:
         return "is on a NIST curve, and lets nobody in unless nist_curves = true"
-    if fate.key.expires is not None and fate.key.expires < datetime.now(UTC):
+    if result.key.expires is not None and result.key.expires < datetime.now(UTC):
         return "its expiry-time= is over"
     return ""
 

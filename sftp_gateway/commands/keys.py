@@ -38,7 +38,7 @@ from sftp_gateway.config.bootstrap import (
     host_key_files,
     public_half,
 )
-from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.console import Load, add_config, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log.json_lines import visible
 from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
@@ -196,7 +196,7 @@ def _add(settings: Settings, options: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigurationError([f"{_source(options.FILE)}: {error}"]) from error
     key = _change(path, lambda text: keyring.add_line(text, line))
-    say(f"{key.fingerprint} ({key.comment}) may log in as {options.USER}")
+    report(f"{key.fingerprint} ({key.comment}) may log in as {options.USER}")
 
 
 def _source(file: str) -> str:
@@ -235,12 +235,12 @@ def _expire(settings: Settings, options: argparse.Namespace) -> None:
         _file(settings, options.USER),
         lambda text: keyring.expire_key(text, options.KEY, when),
     )
-    say(f"{key.fingerprint} ({key.comment}) may log in until {_shown(when)}")
+    report(f"{key.fingerprint} ({key.comment}) may log in until {_shown(when)}")
 
 
 def _remove(settings: Settings, options: argparse.Namespace) -> None:
     key = _change(_file(settings, options.USER), lambda text: keyring.remove_key(text, options.KEY))
-    say(f"{key.fingerprint} ({key.comment}) may not log in as {options.USER} any more")
+    report(f"{key.fingerprint} ({key.comment}) may not log in as {options.USER} any more")
 
 
 def _rotate(settings: Settings, options: argparse.Namespace) -> None:
@@ -256,8 +256,8 @@ def _rotate(settings: Settings, options: argparse.Namespace) -> None:
         made = "standard output has the new key, which"
     else:
         made = f"made {new}, which"
-    say(f"{made} may log in as {options.USER}; copy it to the worker (mode 600)")
-    say(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
+    report(f"{made} may log in as {options.USER}; copy it to the worker (mode 600)")
+    report(f"{old.fingerprint} ({old.comment}) may log in until {_shown(when)}")
 
 
 def _new_key_file(settings: Settings, file: str) -> Path | None:
@@ -340,7 +340,7 @@ def _prepare(keys: Folder) -> None:
         )
     pair = generate_ed25519("sftp-gateway host key")
     _write_pair(keys, HOST_KEY + NEXT, pair, owner=keys.owner_of(HOST_KEY))
-    say(
+    report(
         f"made {keys.path / HOST_KEY}{NEXT}. Clients with `UpdateHostKeys yes` learn it at their "
         "next login; when all have been there: sftp-gateway keys rotate-host promote"
     )
@@ -354,7 +354,7 @@ def _promote(keys: Folder) -> None:
         for half in (".pub", ""):
             if keys.lstat(HOST_KEY + old + half):
                 keys.rename(HOST_KEY + old + half, HOST_KEY + new + half)
-    say(
+    report(
         f"{keys.path / HOST_KEY} is the new key now. The old one is announced on, so that this can "
         "be undone; at last: sftp-gateway keys rotate-host finish"
     )
@@ -366,7 +366,7 @@ def _finish(keys: Folder) -> None:
         raise ConfigurationError([f"there is no {keys.path / name}; nothing is to be finished"])
     for half in (name, f"{name}.pub"):
         keys.remove(half, missing_ok=True)
-    say(f"deleted {keys.path / name}; clients forget it at their next login")
+    report(f"deleted {keys.path / name}; clients forget it at their next login")
 
 
 _STEPS: Final[dict[str, Callable[[Folder], None]]] = {
@@ -423,7 +423,7 @@ def _keys(path: Path) -> Sequence[AuthorizedKey]:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
     parsed = parse_authorized_keys(text, source=str(path))
     for message in parsed.errors:
-        say(f"warning: {message}")
+        report(f"warning: {message}")
     return parsed.keys
 
 
@@ -438,7 +438,7 @@ def _revoked(settings: Settings) -> Revocations:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
     revoked, errors = parse_revocations(text, source=str(path))
     for message in errors:
-        say(f"warning: {message}")
+        report(f"warning: {message}")
     return revoked
 
 
@@ -474,14 +474,14 @@ def _last_used(settings: Settings, logs: Sequence[str] | None) -> dict[tuple[str
     lines: Iterable[bytes] = sys.stdin.buffer
     if logs is not None:
         if logs != ["-"]:
-            lines = lines_of(map(Path, logs), say=say)
+            lines = lines_of(map(Path, logs), report=report)
     elif file is not None:
-        lines = lines_of(with_rotated(file), say=say)
+        lines = lines_of(with_rotated(file), report=report)
     elif history.exists():
         logins = History(history).lines(Filter(event="login_accepted"))
         lines = (entry.line.encode() for entry in logins)
     else:
-        say(
+        report(
             "When keys were last used is in the access log: give --log FILE, or --log - and pipe it"
         )
         return None

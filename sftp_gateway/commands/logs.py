@@ -17,7 +17,7 @@ from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from sftp_gateway.console import Load, add_config, say, while_it_is_read
+from sftp_gateway.console import Load, add_config, ignore_broken_pipe, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import formatting
 from sftp_gateway.observability.access_log.columns import columns, wants_colour
@@ -154,7 +154,7 @@ def _logs(options: argparse.Namespace, load: Load) -> int:
             ["--follow goes with the history's lines only; a file is followed by: "
              "tail -F FILE | sftp-gateway logs -"]
         )  # fmt: skip
-    with while_it_is_read():
+    with ignore_broken_pipe():
         if options.file:
             _show_file(options, which)
         else:
@@ -193,7 +193,9 @@ def _filter(options: argparse.Namespace) -> Filter:
 def _show_file(options: argparse.Namespace, which: Filter) -> None:
     try:
         source = (
-            sys.stdin.buffer if options.file == "-" else lines_of([Path(options.file)], say=say)
+            sys.stdin.buffer
+            if options.file == "-"
+            else lines_of([Path(options.file)], report=report)
         )
         unclosed = Unclosed()
         found = rows(source, which, unclosed)
@@ -205,7 +207,7 @@ def _show_file(options: argparse.Namespace, which: Filter) -> None:
                 entries = deque(entries, maxlen=options.lines)
             _print_lines(options, entries)
         if unclosed.count:
-            say(
+            report(
                 "files that were open when their worker process was killed (worker_exited): "
                 f"{unclosed.count}; how much was read of them is not known"
             )
@@ -256,7 +258,7 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
             found, more = _there(options, history, which)
             _print_lines(options, found)
             if more:
-                say(f"these are the last {_LINES} lines: -n N or --since WHEN shows more")
+                report(f"these are the last {_LINES} lines: -n N or --since WHEN shows more")
     except sqlite3.Error as error:
         raise ConfigurationError([f"{settings.history.file}: cannot be read: {error}"]) from error
 
@@ -308,7 +310,7 @@ def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> None:
         shown = True
     sys.stdout.flush()
     if not shown:
-        say("nothing like this was logged")
+        report("nothing like this was logged")
 
 
 class _Printer:
@@ -373,9 +375,9 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
         _print_table(rows)
     sys.stdout.flush()
     if not found:
-        say("nothing like this was logged")
+        report("nothing like this was logged")
     if len(found) > len(shown):
-        say(f"these are the first {len(shown)}: -n N shows more")
+        report(f"these are the first {len(shown)}: -n N shows more")
 
 
 def _value(each: Sum, key: str) -> object:

@@ -20,14 +20,14 @@ from sftp_gateway.auth import MIN_PASSWORD_LENGTH, hash_password
 from sftp_gateway.commands import bans, import_keys, keys, logs, running, worker_kit
 from sftp_gateway.config.bootstrap import HOST_KEY, set_up
 from sftp_gateway.config.snapshot import inspected
-from sftp_gateway.console import add_config, say, take_env_file, while_it_is_read
+from sftp_gateway.console import add_config, ignore_broken_pipe, load_env_file, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.sandbox import policy as confinement
 from sftp_gateway.server.ssh.probe import handshake
 from sftp_gateway.settings import Settings, config_path, load_settings, settings_without_file
 from sftp_gateway.system import occupancy
 from sftp_gateway.system.dirfd import Owner
-from sftp_gateway.worker_kit.host_keys import own_host_keys
+from sftp_gateway.worker_kit.host_keys import find_host_keys
 
 #: Seconds that a health check waits for the handshake.
 _HANDSHAKE_PATIENCE: Final = 5.0
@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)
     try:
-        take_env_file(os.environ)
+        load_env_file(os.environ)
         return int(options.command(options))
     except ConfigurationError as error:
         for message in error.errors:
-            say(f"error: {message}")
+            report(f"error: {message}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -97,7 +97,7 @@ def _serve(options: argparse.Namespace) -> int:
     serve(
         lambda: _settings(options),
         config_file=config_path(options.config, os.environ),
-        say=say,
+        report=report,
     )
     return 0
 
@@ -106,7 +106,7 @@ def _init(options: argparse.Namespace) -> int:
     settings, config_file = _settings(options), config_path(options.config, os.environ)
     occupancy.check(settings.keys_dir)
     try:
-        set_up(settings, gateway=options.owner, say=say, config_file=config_file)
+        set_up(settings, gateway=options.owner, report=report, config_file=config_file)
         if lock := occupancy.hold(settings.keys_dir):  # so that it is there for the gateway
             os.close(lock.descriptor)
     except OSError as error:
@@ -117,24 +117,24 @@ def _init(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     shown = settings.model_dump(mode="json") if options.all else settings.changed
-    with while_it_is_read():
+    with ignore_broken_pipe():
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     if not shown:
-        say("All options have their defaults; `check --all` prints them.")
+        report("All options have their defaults; `check --all` prints them.")
     _become_its_user(settings)
     found = inspected(settings, config_path(options.config, os.environ))
     findings = found.findings
     for warning in findings.warnings:
-        say(f"warning: {warning}")
+        report(f"warning: {warning}")
     for sentence in running.refusal(settings):
-        say(sentence)
+        report(sentence)
     if not findings.errors:  # else it is not taken
         for sentence in running.differences(settings, found.served, found.status_token):
-            say(sentence)
+            report(sentence)
     if errors := [*findings.errors, *findings.away]:
         raise ConfigurationError(errors)
-    say(f"Landlock: {confinement.describe(settings.landlock)}.")
-    say("The configuration is good.")
+    report(f"Landlock: {confinement.describe(settings.landlock)}.")
+    report("The configuration is good.")
     return 0
 
 
@@ -147,7 +147,7 @@ def _healthcheck(options: argparse.Namespace) -> int:
         if not _answers(settings_without_file(os.environ)):
             raise
         for message in error.errors:
-            say(f"warning: not taken: {message}")
+            report(f"warning: not taken: {message}")
         return 0
     return 0 if _answers(settings) else 1
 
@@ -160,7 +160,7 @@ def _become_its_user(settings: Settings) -> None:
     except OSError:
         return
     if os.geteuid() == 0 and status.st_uid != 0:
-        say(f"As user {status.st_uid}, who owns {key}:")
+        report(f"As user {status.st_uid}, who owns {key}:")
         os.setgroups([])
         os.setgid(status.st_gid)
         os.setuid(status.st_uid)
@@ -172,16 +172,16 @@ def _answers(settings: Settings) -> bool:
     try:
         key = asyncio.run(handshake(host, settings.port, seconds=_HANDSHAKE_PATIENCE))
     except (OSError, TimeoutError) as error:
-        say(f"error: {host} port {settings.port}: {_why(error)}")
+        report(f"error: {host} port {settings.port}: {_why(error)}")
         return False
-    own = own_host_keys(settings)
+    own = find_host_keys(settings)
     if own and key.split()[:2] not in [each.split() for each in own]:
-        say(
+        report(
             f"error: {host} port {settings.port}: another host key than those in "
             f"{settings.keys_dir} answered: {key}"
         )
         return False
-    say("ok")
+    report("ok")
     return True
 
 
@@ -207,9 +207,9 @@ def _doctor(options: argparse.Namespace) -> int:
         settings = _settings(options)
     except ConfigurationError as error:
         for message in error.errors:
-            say(f"error: {message}")
+            report(f"error: {message}")
         if _answers(settings := settings_without_file(os.environ)):
-            say("The running gateway serves by the configuration before.")
+            report("The running gateway serves by the configuration before.")
             _ready(settings)
         return 1
     _become_its_user(settings)
@@ -218,11 +218,11 @@ def _doctor(options: argparse.Namespace) -> int:
     errors = [*findings.errors, *findings.away]
     for kind, sentences in (("warning", findings.warnings), ("error", errors)):
         for sentence in sentences:
-            say(f"{kind}: {sentence}")
-    say(f"Landlock: {confinement.describe(settings.landlock)}.")
+            report(f"{kind}: {sentence}")
+    report(f"Landlock: {confinement.describe(settings.landlock)}.")
     answers = [_answers(settings), _ready(settings)]
     for sentence in running.differences(settings, found.served, found.status_token):
-        say(sentence)
+        report(sentence)
     return 0 if all(answers) and not errors else 1
 
 
@@ -234,11 +234,11 @@ def _ready(settings: Settings) -> bool:
         ready = status == HTTPStatus.OK and json.loads(body)["configuration"] == "ok"
     except OSError as error:
         host = running.host(settings)
-        say(f"error: /readyz: {host} port {settings.metrics_port}: {_why(error)}")
+        report(f"error: /readyz: {host} port {settings.metrics_port}: {_why(error)}")
         return False
     except (ValueError, KeyError, TypeError):
         ready = False
-    say(f"{'' if ready else 'error: '}/readyz: {status}: {body.strip()}")
+    report(f"{'' if ready else 'error: '}/readyz: {status}: {body.strip()}")
     return ready
 
 
@@ -252,15 +252,15 @@ def _hash_password(_: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if password != getpass.getpass("Once more: "):
-            say("error: the two are not the same")
+            report("error: the two are not the same")
             return 1
     else:
         password = sys.stdin.readline().rstrip("\n")
     if not password:
-        say("error: the password is empty")
+        report("error: the password is empty")
         return 1
     if len(password) < MIN_PASSWORD_LENGTH:
-        say(
+        report(
             f"error: the password has {len(password)} characters; take {MIN_PASSWORD_LENGTH} or "
             "more (`openssl rand -base64 18` makes one that nobody guesses)"
         )
@@ -268,7 +268,7 @@ def _hash_password(_: argparse.Namespace) -> int:
     try:
         print(hash_password(password))
     except ValueError as error:
-        say(f"error: {error}")
+        report(f"error: {error}")
         return 1
     return 0
 

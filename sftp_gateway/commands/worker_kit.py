@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from sftp_gateway.config.bootstrap import AUTHORIZED_KEYS
-from sftp_gateway.console import Load, add_config, say
+from sftp_gateway.console import Load, add_config, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import Settings
 from sftp_gateway.system.containers import with_docker
 from sftp_gateway.system.dirfd import Folder
-from sftp_gateway.worker_kit.authorizing import let_in
+from sftp_gateway.worker_kit.authorizing import authorize_key
 from sftp_gateway.worker_kit.contents import Kit
-from sftp_gateway.worker_kit.host_keys import public_host_keys
+from sftp_gateway.worker_kit.host_keys import require_host_keys
 from sftp_gateway.worker_kit.hosts import Outcome, parse_hosts
 from sftp_gateway.worker_kit.progress import Progress
 
@@ -83,7 +83,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         return _set_up(kit, settings.keys_dir / AUTHORIZED_KEYS / kit.user, options)
     if options.stdout:
         if sys.stdout.isatty():
-            say("This is the script itself; pipe it: ... | ssh root@WORKER sh")
+            report("This is the script itself; pipe it: ... | ssh root@WORKER sh")
         sys.stdout.buffer.write(kit.script())
         sys.stdout.buffer.flush()
         return 0
@@ -93,10 +93,10 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigurationError(
             [f"{error.filename or options.out}: cannot be written: {error.strerror}"]
         ) from error
-    say(f"made {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
-    say(f"    sh {_SCRIPT}")
+    report(f"made {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
+    report(f"    sh {_SCRIPT}")
     if kit.key is not None:
-        say("The worker's private key is in both: keep them secret, and delete them afterwards.")
+        report("The worker's private key is in both: keep them secret, and delete them afterwards.")
     return 0
 
 
@@ -127,7 +127,7 @@ def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
         user=user,
         remote=remote,
         mount=options.mount.rstrip("/"),
-        host_keys=public_host_keys(settings),
+        host_keys=require_host_keys(settings),
         key=None if options.key is None else _key(options.key),
         keys_add=_keys_add(),
     )
@@ -171,7 +171,7 @@ def _write_file(folder: Folder, name: str, content: bytes, mode: int) -> None:
 
 def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int:
     # Here, and not with the others: what serves shall not even load what can start a program.
-    from sftp_gateway.worker_kit.fleet import Fleet  # noqa: PLC0415
+    from sftp_gateway.worker_kit.fleet import FleetInstaller  # noqa: PLC0415
 
     if shutil.which("ssh") is None:
         raise ConfigurationError(
@@ -188,11 +188,11 @@ def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError([f"--hosts: {options.hosts}: cannot be read: {why}"]) from error
     hosts = parse_hosts(text, source=str(options.hosts))
-    fleet = Fleet(
+    fleet = FleetInstaller(
         kit=kit,
-        let_in=lambda line: let_in(authorized_keys, line),
+        authorize_key=lambda line: authorize_key(authorized_keys, line),
         ssh_config=options.ssh_config,
-        patience=options.timeout,
+        timeout=options.timeout,
         parallel=options.parallel,
     )
     progress = Progress(hosts, sys.stderr)
@@ -206,7 +206,7 @@ def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int
 def _report(outcomes: Sequence[Outcome]) -> int:
     width = max(len(each.host.name) for each in outcomes)
     for each in outcomes:
-        print(f"{each.host.name.ljust(width)}  {'ok    ' if each.ok else 'FAILED'}  {each.says}")
+        print(f"{each.host.name.ljust(width)}  {'ok    ' if each.ok else 'FAILED'}  {each.message}")
     failed = sum(not each.ok for each in outcomes)
-    say(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
+    report(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
     return 1 if failed else 0

@@ -43,10 +43,10 @@ def set_up(
     settings: Settings,
     *,
     gateway: Owner | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     config_file: Path = DEFAULT_CONFIG_FILE,
 ) -> None:
-    """Make what is missing; touch nothing that exists. `say` is told of each thing made.
+    """Make what is missing; touch nothing that exists. `report` is told of each thing made.
 
     `gateway` is the user of a gateway that runs as another one than this process (a container):
     the host keys and all that it writes are handed over to it, from the gateway's user before if
@@ -62,14 +62,14 @@ def set_up(
             former = _former_gateway(keys)
             if first:
                 _make_pair(keys, HOST_KEY, "sftp-gateway host key", owner=gateway)
-                say(f"made the host key {keys.path / HOST_KEY}")
+                report(f"made the host key {keys.path / HOST_KEY}")
             if login:
-                _make_worker_key(settings, keys, say)
+                _make_worker_key(settings, keys, report)
             if token:
-                _make_token(keys, gateway, say)
+                _make_token(keys, gateway, report)
             if gateway is not None:
-                handing = Handover(gateway=gateway, former=former, say=say)
-                _let_in(settings, config_file, keys, handing, say)
+                handing = Handover(gateway=gateway, former=former, report=report)
+                _let_in(settings, config_file, keys, handing, report)
     default = Settings.model_fields["shares"].get_default(call_default_factory=True)
     wanted = {
         name: share.path
@@ -79,12 +79,12 @@ def set_up(
     hanging = share_folders.hanging(wanted)
     for name, path in wanted.items():
         if name in hanging:
-            say(f"left the share folder {path} as it is: its disk does not answer")
+            report(f"left the share folder {path} as it is: its disk does not answer")
             continue
         try:
-            _make_share(name, path, first=first, say=say)
+            _make_share(name, path, first=first, report=report)
         except OSError as error:  # the other shares are served all the same
-            say(f"left the share folder {path} as it is: {error.strerror}")
+            report(f"left the share folder {path} as it is: {error.strerror}")
 
 
 def host_key_files(keys: Path) -> list[Path]:
@@ -122,7 +122,7 @@ def _let_in(
     config_file: Path,
     keys: Folder,
     handing: Handover,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     """Let the gateway's user read what it needs, whatever the umask of whoever made it, and write
     what it writes."""
@@ -141,11 +141,11 @@ def _let_in(
     for secret in (config_file, *filter(None, hashes)):
         with _held(secret) as file:
             handing.let_read(file, public=False)
-    _let_use_what_it_can_do_without(settings, handing, say)
+    _let_use_what_it_can_do_without(settings, handing, report)
 
 
 def _let_use_what_it_can_do_without(
-    settings: Settings, handing: Handover, say: Callable[[str], None]
+    settings: Settings, handing: Handover, report: Callable[[str], None]
 ) -> None:
     """The status page's token, the log and the history: no start fails because of them."""
     token = token_file(settings)
@@ -153,7 +153,7 @@ def _let_use_what_it_can_do_without(
         with _held(token) as file:
             handing.let_read(file, public=False, ours=settings.status.token_file is None)
     except OSError as error:
-        say(f"warning: {error.filename}: {error.strerror}")
+        report(f"warning: {error.filename}: {error.strerror}")
     written = [settings.history.file] if settings.history.enabled else []
     if settings.access_log.file is not None:
         written.append(settings.access_log.file)
@@ -196,14 +196,14 @@ def _has_logins(settings: Settings) -> bool:
     )
 
 
-def _make_worker_key(settings: Settings, keys: Folder, say: Callable[[str], None]) -> None:
+def _make_worker_key(settings: Settings, keys: Folder, report: Callable[[str], None]) -> None:
     user = next(iter(settings.users), None)
     if user is None or keys.lstat(WORKER_KEY):
         return
     line = _make_pair(keys, WORKER_KEY, f"sftp-gateway worker {user}", owner=keys.owner)
     with keys.make_folder(AUTHORIZED_KEYS) as authorized:
         authorized.write_new(user, line, mode=0o644, owner=keys.owner)
-    say(f"made a key pair for workers, {keys.path / WORKER_KEY}, and let it log in as {user}")
+    report(f"made a key pair for workers, {keys.path / WORKER_KEY}, and let it log in as {user}")
 
 
 def token_file(settings: Settings) -> Path:
@@ -218,17 +218,17 @@ def _needs_token(settings: Settings) -> bool:
     return wanted and not settings.metrics_are_local and not token_file(settings).exists()
 
 
-def _make_token(keys: Folder, gateway: Owner | None, say: Callable[[str], None]) -> None:
+def _make_token(keys: Folder, gateway: Owner | None, report: Callable[[str], None]) -> None:
     """The owner of the keys can read it, and hand it on; the gateway can by its group."""
     owner = keys.owner
     if gateway is not None and owner is not None:
         owner = Owner(owner.uid, gateway.gid)
     token = f"{secrets.token_urlsafe(24)}\n".encode()
     keys.write_new(STATUS_TOKEN, token, mode=0o640 if gateway else 0o600, owner=owner)
-    say(f"made a token for the status page, {keys.path / STATUS_TOKEN}")
+    report(f"made a token for the status page, {keys.path / STATUS_TOKEN}")
 
 
-def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None]) -> None:
+def _make_share(name: str, path: Path, *, first: bool, report: Callable[[str], None]) -> None:
     """A missing default share gets a text file, so that the first mount shows something.
 
     One that is empty at the first start gets it too: Docker makes the folders that it mounts. One
@@ -249,7 +249,7 @@ def _make_share(name: str, path: Path, *, first: bool, say: Callable[[str], None
                 share.write_new("README.txt", text, mode=0o644, owner=share.owner)
             elif status is not None:
                 return
-    say(f"made the share folder {path}")
+    report(f"made the share folder {path}")
 
 
 def _make_pair(keys: Folder, private: str, comment: str, *, owner: Owner | None) -> bytes:

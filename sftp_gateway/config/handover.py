@@ -23,13 +23,15 @@ _SUFFIXES: Final = (".", "-")
 class Handover:
     """Hands files over to the gateway's user, from the `former` one if there was one.
 
-    `say` gets a line for each change, and for each right that cannot be given.
+    `report` gets a line for each change, and for each right that cannot be given.
     """
 
-    def __init__(self, *, gateway: Owner, former: Owner | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, gateway: Owner, former: Owner | None, report: Callable[[str], None]
+    ) -> None:
         self._gateway = gateway
         self._former = former
-        self._say = say
+        self._say = report
 
     def own(self, held: Held | None) -> None:
         """Make the gateway's user the owner of a file that nobody else may have."""

@@ -19,11 +19,11 @@ from sftp_gateway.auth import (
     Trust,
     check_hash,
     is_cheap,
-    others_can_write,
     parse_authorized_keys,
     parse_revocations,
     private_key_errors,
     public_file_errors,
+    writable_by_others,
 )
 from sftp_gateway.config.bootstrap import (
     AUTHORIZED_KEYS,
@@ -217,7 +217,7 @@ def _inspect_writers(settings: Settings, config_file: Path, findings: Findings) 
     hashes = [user.password_hash_file for user in users if user.password_hash_file is not None]
     in_config = any(user.password_hash is not None for user in users)
     for path in dict.fromkeys([config_file, *hashes]):
-        mode = others_can_write(path)
+        mode = writable_by_others(path)
         if mode is None or not (mode & 0o002 or path in hashes or in_config):
             continue
         who = "everybody" if mode & 0o002 else "its group"

@@ -55,9 +55,9 @@ AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
 class Program(Protocol[AnyPlan]):
-    """What the processes do; and `say`, which tells people."""
+    """What the processes do; and `report`, which tells people."""
 
-    say: Callable[[str], None]
+    report: Callable[[str], None]
 
     def load(self, running: AnyPlan, hanging: Collection[str]) -> AnyPlan:
         """Read the configuration again, in a child; the disks of shares that are `hanging` do not

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from sftp_gateway.auth import AuthorizedKey
 from sftp_gateway.auth.keys import keyring
-from sftp_gateway.console import say
+from sftp_gateway.console import report
 from sftp_gateway.system import atomic
 
 
-def let_in(authorized_keys: Path, line: str) -> None:
+def authorize_key(authorized_keys: Path, line: str) -> None:
     """Add a worker's public key to a user's file, unless it is there.
 
     Where the file has other keys of the same name, that is said. Raises ValueError for a line that
@@ -26,7 +26,7 @@ def let_in(authorized_keys: Path, line: str) -> None:
 
     key, others = atomic.change(authorized_keys, edit)
     for other in others:
-        say(
+        report(
             f"warning: {other.fingerprint} is named {key.comment} too; if that was this worker's "
             f"former key: sftp-gateway keys remove {authorized_keys.name} {other.fingerprint}"
         )

@@ -30,18 +30,18 @@ _KEY: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """How workers are reached: `ssh_config` in place of ssh's own configuration, `patience` in
+class FleetInstaller:
+    """How workers are reached: `ssh_config` in place of ssh's own configuration, `timeout` in
     seconds for each, `parallel` at once.
 
-    `let_in` is given the public key that a worker has made, and raises ValueError and OSError; it
-    is called from threads, also from several at once.
+    `authorize_key` takes the public key that a worker has made, and raises ValueError and OSError;
+    several threads may call it at once.
     """
 
     kit: Kit
-    let_in: Callable[[str], None]
+    authorize_key: Callable[[str], None]
     ssh_config: Path | None
-    patience: float
+    timeout: float
     parallel: int
 
     async def set_up(
@@ -71,7 +71,7 @@ class Fleet:
         )
         said: list[str] = []
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.timeout):
                 await asyncio.gather(
                     _feed(cast(asyncio.StreamWriter, process.stdin), self.kit.script(host.options)),
                     self._listen(cast(asyncio.StreamReader, process.stdout), said, progress),
@@ -79,20 +79,20 @@ class Fleet:
                 status = await process.wait()
         except TimeoutError:
             last = f"; the last it said: {said[-1]}" if said else ""
-            return Outcome(host=host, ok=False, says=f"not done in {self.patience:g} s{last}")
+            return Outcome(host=host, ok=False, message=f"not done in {self.timeout:g} s{last}")
         except (OSError, ValueError) as error:
-            return Outcome(host=host, ok=False, says=f"its key cannot be let in: {error}")
+            return Outcome(host=host, ok=False, message=f"its key cannot be let in: {error}")
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        return Outcome(host=host, ok=status == 0, says=_reason(status, said))
+        return Outcome(host=host, ok=status == 0, message=_reason(status, said))
 
     async def _listen(
         self, stdout: asyncio.StreamReader, said: list[str], progress: Callable[[str], None]
     ) -> None:
-        let_in = False
+        authorized = False
         async for raw in stdout:
             line = raw.decode("utf-8", "replace").rstrip()
             said.append(line)
@@ -101,9 +101,9 @@ class Fleet:
                 continue
             step = line.removeprefix(_STEP)
             progress(step)
-            if (key := _KEY.fullmatch(step)) and not let_in:
-                let_in = True
-                await asyncio.to_thread(self.let_in, key[1])
+            if (key := _KEY.fullmatch(step)) and not authorized:
+                authorized = True
+                await asyncio.to_thread(self.authorize_key, key[1])
 
     def _ssh(self, host: Host) -> Sequence[str]:
         config = () if self.ssh_config is None else ("-F", str(self.ssh_config))

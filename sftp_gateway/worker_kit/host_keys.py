@@ -11,12 +11,12 @@ from sftp_gateway.server.ssh.host_keys import public_line_of
 from sftp_gateway.settings import Settings
 
 
-def public_host_keys(settings: Settings) -> list[str]:
+def require_host_keys(settings: Settings) -> list[str]:
     """`TYPE BASE64` of every key that is used or announced.
 
     Raises ConfigurationError where there is none, or one cannot be read.
     """
-    found = own_host_keys(settings)
+    found = find_host_keys(settings)
     if not found:
         raise ConfigurationError(
             [
@@ -27,7 +27,7 @@ def public_host_keys(settings: Settings) -> list[str]:
     return found
 
 
-def own_host_keys(settings: Settings) -> list[str]:
+def find_host_keys(settings: Settings) -> list[str]:
     """The same; none where there is none yet."""
     return [
         _public(path)

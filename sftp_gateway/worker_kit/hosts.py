@@ -31,11 +31,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a worker ended: `says` is the set-up's last step, or why it failed."""
+    """How a worker ended: `message` is the set-up's last step, or why it failed."""
 
     host: Host
     ok: bool
-    says: str
+    message: str
 
 
 def parse_hosts(text: str, *, source: str) -> list[Host]:

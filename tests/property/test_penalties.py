@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules
+from sftp_gateway.auth.penalties import Banned, Offence, Penalties, PenaltyRules, Verdict
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 
 MAXIMUM = 50.0
@@ -15,7 +15,7 @@ SOURCES = [EXEMPT, "192.0.2.1", "2001:db8::1", "2001:db8::2", "nowhere"]
 
 def rules(max_sources: int, overflow: str, trust: float) -> PenaltyRules:
     return PenaltyRules(
-        costs={kind: 5.0 * number for number, kind in enumerate(Kind)},
+        costs={kind: 5.0 * number for number, kind in enumerate(Offence)},
         minimum=15.0,
         maximum=MAXIMUM,
         blocks=SourceBlocks(),
@@ -37,7 +37,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from([*["penalise"] * 6, "login", "logout", "update"]),
         st.sampled_from(SOURCES),
-        st.sampled_from(list(Kind)),
+        st.sampled_from(list(Offence)),
         st.sampled_from([0, 0, 1, 7, 30]),
         RULES,
     ),
@@ -47,7 +47,7 @@ STEPS = st.lists(
 
 @given(RULES, STEPS)
 def test_the_table_keeps_its_bounds(
-    first: PenaltyRules, steps: list[tuple[str, str, Kind, int, PenaltyRules]]
+    first: PenaltyRules, steps: list[tuple[str, str, Offence, int, PenaltyRules]]
 ) -> None:
     penalties = Penalties(first)
     rules, now = first, 0
@@ -62,29 +62,29 @@ def test_the_table_keeps_its_bounds(
             score = penalties.score(each, now)
             assert score <= MAXIMUM
             answer = penalties.check(each, now)
-            assert score > 0 or answer in (Answer.ACCEPTED, Answer.TABLE_FULL)
-            assert each != EXEMPT or answer is Answer.ACCEPTED
+            assert score > 0 or answer in (Verdict.ACCEPTED, Verdict.TABLE_FULL)
+            assert each != EXEMPT or answer is Verdict.ACCEPTED
         # What is said adds up to what is so.
-        for news in penalties.news():
-            if isinstance(news, Banned):
-                assert news.source not in announced
-                assert rules.minimum <= news.score <= news.seconds <= MAXIMUM
-                announced.add(news.source)
+        for event in penalties.drain_events():
+            if isinstance(event, Banned):
+                assert event.source not in announced
+                assert rules.minimum <= event.score <= event.seconds <= MAXIMUM
+                announced.add(event.source)
             else:
-                announced.remove(news.source)
+                announced.remove(event.source)
         assert penalties.banned == len(announced)
     penalties.expire(now + 2 * MAXIMUM)
     assert len(penalties) == penalties.banned == 0
     for each in SOURCES:
-        assert penalties.check(each, now + 2 * MAXIMUM) is Answer.ACCEPTED
+        assert penalties.check(each, now + 2 * MAXIMUM) is Verdict.ACCEPTED
 
 
 def _step(
-    penalties: Penalties, what: str, source: str, *, kind: Kind, now: float, rules: PenaltyRules
+    penalties: Penalties, what: str, source: str, *, kind: Offence, now: float, rules: PenaltyRules
 ) -> None:
     match what:
         case "penalise":
-            penalties.penalise(source, kind, now)
+            penalties.add_penalty(source, kind, now)
         case "login":
             penalties.logged_in(source, now)
         case "logout":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sftp_gateway.auth.addresses import AddressPatterns
-from sftp_gateway.auth.keys.blobs import KEY_TYPES, MIN_RSA_BITS, fingerprint, read_blob
+from sftp_gateway.auth.keys.blobs import KEY_TYPES, MIN_RSA_BITS, fingerprint, parse_blob
 from sftp_gateway.auth.keys.options import KeyOptions, parse_options, split_field
 
 __all__ = ["AuthorizedKey", "AuthorizedKeys", "fingerprint", "parse_authorized_keys"]
@@ -126,7 +126,7 @@ def _decode(encoded: str) -> bytes:
 
 
 def _check_key(key_type: str, blob: bytes) -> None:
-    facts = read_blob(blob)
+    facts = parse_blob(blob)
     if facts.key_type != key_type:
         raise ValueError(
             f"the line says {key_type} but the key is of type {facts.key_type}; "

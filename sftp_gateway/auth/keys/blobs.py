@@ -23,7 +23,7 @@ _UNCOMPRESSED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class BlobFacts:
+class PublicKeyInfo:
     """What a blob holds; `rsa_bits` is the length of an RSA modulus, None for other keys."""
 
     key_type: str
@@ -41,7 +41,7 @@ def fingerprint(blob: bytes) -> str:
     return "SHA256:" + digest.rstrip("=")
 
 
-def read_blob(blob: bytes) -> BlobFacts:
+def parse_blob(blob: bytes) -> PublicKeyInfo:
     """Check every byte of a public key blob.
 
     Raises ValueError with a sentence, free of key material, for what is not one whole key of a
@@ -51,7 +51,7 @@ def read_blob(blob: bytes) -> BlobFacts:
     key_type = reader.string().decode("ascii", "replace")
     if key_type not in KEY_TYPES:
         raise ValueError("the key data holds no key of a supported type; copy the line again")
-    facts = BlobFacts(key_type, KEY_TYPES[key_type](reader))
+    facts = PublicKeyInfo(key_type, KEY_TYPES[key_type](reader))
     reader.end()
     return facts
 
@@ -59,7 +59,7 @@ def read_blob(blob: bytes) -> BlobFacts:
 def too_weak(blob: bytes) -> bool:
     """Whether the blob is an RSA key shorter than the gateway accepts; False for any nonsense."""
     try:
-        return read_blob(blob).too_weak
+        return parse_blob(blob).too_weak
     except ValueError:
         return False
 

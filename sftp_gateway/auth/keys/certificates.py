@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sftp_gateway.auth.addresses import AddressPatterns
-from sftp_gateway.auth.keys.blobs import KEY_TYPES, Reader, read_blob
+from sftp_gateway.auth.keys.blobs import KEY_TYPES, Reader, parse_blob
 
 #: Bytes in a certificate. With an RSA key and an RSA authority of 16,384 bits each, keys and
 #: signature take 6,300 of them; the principals get the rest.
@@ -102,7 +102,7 @@ def read_certificate(blob: bytes) -> Certificate:
     _options(reader.string())  # extensions: "implementations should ignore" what they do not know
     reader.string()  # reserved
     authority = reader.string()
-    read_blob(authority)  # PROTOCOL.certkeys: "it may not be a certificate itself"
+    parse_blob(authority)  # PROTOCOL.certkeys: "it may not be a certificate itself"
     signed = blob[: len(blob) - len(reader.rest)]
     signature = reader.string()
     reader.end()

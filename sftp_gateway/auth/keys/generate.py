@@ -100,7 +100,7 @@ def public_file_errors(path: Path) -> list[str]:
     return []
 
 
-def others_can_write(path: Path) -> int | None:
+def writable_by_others(path: Path) -> int | None:
     """The mode of a file that its group (020) or everybody (002) can write; None for others."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -13,7 +13,7 @@ _AROUND: Final = " \t\r\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
-class OldFile:
+class SourceFile:
     """A file of the other server's: what it is called, and its text."""
 
     name: str
@@ -21,17 +21,17 @@ class OldFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
+class ImportResult:
     """What becomes of one line. `key` is None where it is refused; `said` is why, or what else."""
 
     file: str
     line: int
-    became: Literal["added", "there already", "refused"]
+    outcome: Literal["added", "there already", "refused"]
     key: AuthorizedKey | None = None
     said: str = ""
 
 
-def bring_in(text: str, files: Iterable[OldFile]) -> tuple[str, list[Fate]]:
+def merge_keys(text: str, files: Iterable[SourceFile]) -> tuple[str, list[ImportResult]]:
     """Our file's text with the keys that it has not, and what became of each line.
 
     Lines are taken with their options and comments, and with the comment lines above them. A key
@@ -42,7 +42,7 @@ def bring_in(text: str, files: Iterable[OldFile]) -> tuple[str, list[Fate]]:
     for _, key in key_lines(text):
         ours.setdefault(key.blob, []).append(key)
     added: dict[AuthorizedKey, str] = {}
-    fates: list[Fate] = []
+    results: list[ImportResult] = []
     taken: list[str] = []
     for file in files:
         above: list[str] = []
@@ -53,37 +53,37 @@ def bring_in(text: str, files: Iterable[OldFile]) -> tuple[str, list[Fate]]:
             if line.startswith("#"):
                 above.append(line)
                 continue
-            fate = _fate(file.name, number, line, ours, added)
-            if fate.became == "added" and fate.key is not None:
-                added[fate.key] = f"{file.name}, line {number}"
+            result = _import_line(file.name, number, line, ours, added)
+            if result.outcome == "added" and result.key is not None:
+                added[result.key] = f"{file.name}, line {number}"
                 taken += [*above, line]
-            fates.append(fate)
+            results.append(result)
             above = []
-    return _appended(text, taken), fates
+    return _appended(text, taken), results
 
 
-def _fate(
+def _import_line(
     file: str,
     number: int,
     line: str,
     ours: dict[bytes, list[AuthorizedKey]],
     added: dict[AuthorizedKey, str],
-) -> Fate:
+) -> ImportResult:
     parsed = parse_authorized_keys(line, source="it")
     if parsed.errors:
         why = parsed.errors[0].partition(": ")[2]
-        return Fate(file=file, line=number, became="refused", said=why)
+        return ImportResult(file=file, line=number, outcome="refused", said=why)
     (key,) = parsed.keys
     same = next((where for other, where in added.items() if _alike(key, other)), None)
     if key.blob not in ours and same is None:
-        return Fate(file=file, line=number, became="added", key=key)
+        return ImportResult(file=file, line=number, outcome="added", key=key)
     if same is not None:
         said = f"the same as {same}"
     elif any(_alike(key, there) for there in ours[key.blob]):
         said = ""
     else:
         said = "with other options, which are left as they are"
-    return Fate(file=file, line=number, became="there already", key=key, said=said)
+    return ImportResult(file=file, line=number, outcome="there already", key=key, said=said)
 
 
 def _alike(one: AuthorizedKey, other: AuthorizedKey) -> bool:

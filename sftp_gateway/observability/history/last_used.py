@@ -38,10 +38,10 @@ def with_rotated(log: Path) -> list[Path]:
     return [path for path in (log, *sorted(rotated)) if path.is_file()]
 
 
-def lines_of(paths: Iterable[Path], *, say: Callable[[str], None]) -> Iterator[bytes]:
+def lines_of(paths: Iterable[Path], *, report: Callable[[str], None]) -> Iterator[bytes]:
     """The lines of these files, which may be compressed. Raises OSError.
 
-    Of one that is cut off or damaged, the lines before that; `say` is given a warning.
+    Of one that is cut off or damaged, the lines before that; `report` is given a warning.
     """
     for path in paths:
         if path.suffix == ".gz":
@@ -49,7 +49,7 @@ def lines_of(paths: Iterable[Path], *, say: Callable[[str], None]) -> Iterator[b
                 with gzip.open(path, "rb") as compressed:
                     yield from compressed
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                say(f"warning: {path}: is not whole, and was read up to there: {error}")
+                report(f"warning: {path}: is not whole, and was read up to there: {error}")
         else:
             with path.open("rb") as plain:
                 yield from plain

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules
+from sftp_gateway.auth.penalties import Banned, Offence, Penalties, PenaltyRules, Verdict
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 from sftp_gateway.observability.access_log.events import Event, SourceBanned, SourceUnbanned
 from sftp_gateway.observability.gateway_state import Ban
@@ -81,10 +81,10 @@ class AdmissionPolicy:
 
     def _reason(self, source: str) -> str | None:
         settings, connections = self._settings, self.connections
-        if self._allowed and not self._allowed.have(source):
+        if self._allowed and not self._allowed.contains(source):
             return "address_not_allowed"
         answer = self._penalties.check(source, self._clock())
-        if answer is not Answer.ACCEPTED:
+        if answer is not Verdict.ACCEPTED:
             return answer.value
         if connections.total >= settings.max_connections:
             return "max_connections"
@@ -114,14 +114,14 @@ class AdmissionPolicy:
         own = options.max_sessions if options else None
         return self._settings.max_sessions_per_user if own is None else own
 
-    def left(self, number: int, worker: int, kind: Kind | None) -> None:
+    def left(self, number: int, worker: int, kind: Offence | None) -> None:
         """A worker's connection has ended; `kind` is what it did wrong."""
         record = self.connections.remove(number, worker)
         if record is None:
             return
         self._gone(record)
         if kind is not None:
-            self._penalties.penalise(record.source, kind, self._clock())
+            self._penalties.add_penalty(record.source, kind, self._clock())
             self._tell()
 
     def interrupted(self, number: int, worker: int) -> None:
@@ -203,23 +203,23 @@ class AdmissionPolicy:
     @property
     def penalties(self) -> Mapping[str, int]:
         """How many penalties there were, by kind."""
-        return self._penalties.counted
+        return self._penalties.penalty_counts
 
     def _tell(self) -> None:
-        for news in self._penalties.news():
-            if isinstance(news, Banned):
+        for event in self._penalties.drain_events():
+            if isinstance(event, Banned):
                 self._emit(
                     SourceBanned(
-                        source=news.source,
-                        reason=news.kind.value,
-                        score=news.score,
-                        until=time.time() + news.seconds,
-                        times=news.times,
-                        effect=_effect(news),
+                        source=event.source,
+                        reason=event.kind.value,
+                        score=event.score,
+                        until=time.time() + event.seconds,
+                        times=event.times,
+                        effect=_effect(event),
                     )
                 )
             else:
-                self._emit(SourceUnbanned(source=news.source, reason=news.reason))
+                self._emit(SourceUnbanned(source=event.source, reason=event.reason))
 
 
 def _effect(ban: Banned) -> str:
@@ -230,7 +230,7 @@ def _rules(settings: Settings) -> PenaltyRules:
     options = settings.penalties
     return PenaltyRules(
         enabled=options.enabled,
-        costs={kind: getattr(options, kind.value) for kind in Kind},
+        costs={kind: getattr(options, kind.value) for kind in Offence},
         minimum=options.minimum,
         maximum=options.maximum,
         blocks=SourceBlocks(

@@ -43,7 +43,7 @@ class Reloading(Generic[Plan]):
         load: Callable[[], Plan],
         take: Callable[[Plan], None],
         again: Callable[[], None],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         emit: Callable[[Event], None],
     ) -> None:
         self._loop = loop
@@ -51,7 +51,7 @@ class Reloading(Generic[Plan]):
         self._load = load
         self._take = take
         self._again = again
-        self._say = say
+        self._say = report
         self._emit = emit
         self._trial: ConfigProbe[Plan] | None = None
         self._wanted: str | None = None

@@ -87,7 +87,7 @@ class Supervisor(Generic[AnyPlan]):
             load=lambda: self._program.load(self._plan, self._workers.hanging()),
             take=self._take,
             again=self._reload,
-            say=program.say,
+            report=program.report,
             emit=self._messenger.emit,
         )
         self._busy = True  # until every worker that is wanted serves
@@ -341,7 +341,7 @@ class Supervisor(Generic[AnyPlan]):
         handed_over = not replace and found.access != running.access
         if replace or handed_over or asked:
             for warning in found.warnings:
-                self._program.say(f"warning: {warning}")
+                self._program.report(f"warning: {warning}")
         if replace:
             self._reloading.changed = "all"
             self._fallback = running, self._generation

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.auth.penalties import Offence
 from sftp_gateway.observability.access_log.events import WorkerExited, WorkerOutdated, WorkerStarted
 from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT, WorkerState
 from sftp_gateway.process import messages
@@ -244,7 +244,7 @@ class Workers:
                 self._policy.interrupted(number, worker.number)
                 return
             case ["ended", int(number), (None | str()) as kind]:
-                self._policy.left(number, worker.number, None if kind is None else Kind(kind))
+                self._policy.left(number, worker.number, None if kind is None else Offence(kind))
                 return
             case ["taken", int(number)] if number <= worker.sent:
                 worker.access = number

@@ -9,7 +9,7 @@ class Account:
     """One connection's.
 
     `logged_in` is told the user and the credential, once. `ended` is told once, whatever happens,
-    with a word of `auth.penalties.Kind` for what the client did wrong, or None; before it,
+    with a word of `auth.penalties.Offence` for what the client did wrong, or None; before it,
     `interrupted` is called if the client had files open, and did not end the connection itself.
     """
 

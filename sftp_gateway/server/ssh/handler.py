@@ -15,7 +15,7 @@ from sftp_gateway.auth.authenticator import Decision, Login, Reason
 from sftp_gateway.auth.keys.blobs import fingerprint
 from sftp_gateway.auth.keys.certificates import Certificate
 from sftp_gateway.auth.keys.generate import public_line
-from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.auth.penalties import Offence
 from sftp_gateway.observability.access_log.events import Session
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.recorder import Recorder
@@ -94,18 +94,18 @@ class Guest(asyncssh.SSHServer):
     def _misdeed(self, reason: str) -> str | None:
         """What a connection that ended like this is penalised for."""
         if reason == "error":
-            return Kind.CRASH.value
+            return Offence.CRASH.value
         if self._flooded:
-            return Kind.PROTOCOL_ERROR.value
+            return Offence.PROTOCOL_ERROR.value
         if self._logged_in or reason == "server_stopping":
             return None
         if reason == "login_timeout":
-            return Kind.GRACE_EXCEEDED.value
+            return Offence.GRACE_EXCEEDED.value
         if self._unknown_user:
-            return Kind.UNKNOWN_USER.value
+            return Offence.UNKNOWN_USER.value
         if self._refused:
-            return Kind.FAILED_LOGIN.value
-        return (Kind.PROTOCOL_ERROR if reason == "protocol_error" else Kind.NO_ATTEMPT).value
+            return Offence.FAILED_LOGIN.value
+        return (Offence.PROTOCOL_ERROR if reason == "protocol_error" else Offence.NO_ATTEMPT).value
 
     def _learn_versions(self) -> None:
         self.recorder.learn(

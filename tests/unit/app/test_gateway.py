@@ -56,7 +56,7 @@ from tests.support.sftp_wire import encode_init, encode_open, encode_read
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
     """The working directory of a gateway that has been set up."""
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     return unconfigured
 
 

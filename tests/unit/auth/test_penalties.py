@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.auth.penalties import Answer, Banned, Kind, Penalties, PenaltyRules, Unbanned
+from sftp_gateway.auth.penalties import Banned, Offence, Penalties, PenaltyRules, Unbanned, Verdict
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 COSTS = {
-    Kind.FAILED_LOGIN: 5.0,
-    Kind.UNKNOWN_USER: 5.0,
-    Kind.NO_ATTEMPT: 1.0,
-    Kind.GRACE_EXCEEDED: 20.0,
-    Kind.PROTOCOL_ERROR: 10.0,
-    Kind.CRASH: 90.0,
+    Offence.FAILED_LOGIN: 5.0,
+    Offence.UNKNOWN_USER: 5.0,
+    Offence.NO_ATTEMPT: 1.0,
+    Offence.GRACE_EXCEEDED: 20.0,
+    Offence.PROTOCOL_ERROR: 10.0,
+    Offence.CRASH: 90.0,
 }
 
 
@@ -38,37 +38,37 @@ def rules(**changed: Any) -> PenaltyRules:
 
 
 def ban(penalties: Penalties, address: str = HERE, now: float = 0.0) -> None:
-    penalties.penalise(address, Kind.GRACE_EXCEEDED, now)
+    penalties.add_penalty(address, Offence.GRACE_EXCEEDED, now)
 
 
 def test_penalties_add_up_until_a_source_is_banned() -> None:
     penalties = Penalties(rules())
     for _ in range(2):
-        penalties.penalise(HERE, Kind.FAILED_LOGIN, 0.0)
-        assert penalties.check(HERE, 0.0) is Answer.ACCEPTED
-    penalties.penalise(HERE, Kind.FAILED_LOGIN, 0.0)
-    assert penalties.check(HERE, 0.0) is Answer.BANNED
-    assert penalties.check(THERE, 0.0) is Answer.ACCEPTED
-    assert list(penalties.news()) == [
+        penalties.add_penalty(HERE, Offence.FAILED_LOGIN, 0.0)
+        assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED
+    penalties.add_penalty(HERE, Offence.FAILED_LOGIN, 0.0)
+    assert penalties.check(HERE, 0.0) is Verdict.BANNED
+    assert penalties.check(THERE, 0.0) is Verdict.ACCEPTED
+    assert list(penalties.drain_events()) == [
         Banned(
-            source=HERE, kind=Kind.FAILED_LOGIN, score=15.0, seconds=15.0, times=1, trusted=False
+            source=HERE, kind=Offence.FAILED_LOGIN, score=15.0, seconds=15.0, times=1, trusted=False
         )
     ]
     assert penalties.banned == 1
-    assert penalties.counted == {"failed_login": 3}
+    assert penalties.penalty_counts == {"failed_login": 3}
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_each_kind_costs_its_own(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(Offence))
+def test_each_kind_costs_its_own(kind: Offence) -> None:
     penalties = Penalties(rules())
-    penalties.penalise(HERE, kind, 100.0)
+    penalties.add_penalty(HERE, kind, 100.0)
     assert penalties.score(HERE, 100.0) == COSTS[kind]
 
 
 def test_a_second_goes_by_each_second_and_slow_failures_never_come_to_a_ban() -> None:
     penalties = Penalties(rules())
     for now in range(0, 100_000, 5):
-        penalties.penalise(HERE, Kind.FAILED_LOGIN, float(now))
+        penalties.add_penalty(HERE, Offence.FAILED_LOGIN, float(now))
         assert penalties.score(HERE, now + 2.0) == pytest.approx(3.0)
     assert penalties.banned == 0
 
@@ -76,19 +76,19 @@ def test_a_second_goes_by_each_second_and_slow_failures_never_come_to_a_ban() ->
 def test_a_ban_ends_when_its_time_has_gone_by() -> None:
     penalties = Penalties(rules())
     ban(penalties)
-    assert penalties.check(HERE, 19.9) is Answer.BANNED
-    assert penalties.check(HERE, 20.0) is Answer.ACCEPTED
-    assert list(penalties.news())[1:] == [Unbanned(source=HERE, reason="expired")]
+    assert penalties.check(HERE, 19.9) is Verdict.BANNED
+    assert penalties.check(HERE, 20.0) is Verdict.ACCEPTED
+    assert list(penalties.drain_events())[1:] == [Unbanned(source=HERE, reason="expired")]
     assert penalties.banned == 0
 
 
 def test_what_open_connections_do_meanwhile_makes_a_ban_longer() -> None:
     penalties = Penalties(rules())
     ban(penalties)
-    penalties.penalise(HERE, Kind.FAILED_LOGIN, 1.0)
-    assert penalties.check(HERE, 24.9) is Answer.BANNED
-    assert penalties.check(HERE, 25.0) is Answer.ACCEPTED
-    assert sum(isinstance(each, Banned) for each in penalties.news()) == 1
+    penalties.add_penalty(HERE, Offence.FAILED_LOGIN, 1.0)
+    assert penalties.check(HERE, 24.9) is Verdict.BANNED
+    assert penalties.check(HERE, 25.0) is Verdict.ACCEPTED
+    assert sum(isinstance(each, Banned) for each in penalties.drain_events()) == 1
 
 
 def test_no_score_is_more_than_the_maximum() -> None:
@@ -96,7 +96,7 @@ def test_no_score_is_more_than_the_maximum() -> None:
     for _ in range(50):
         ban(penalties)
         assert penalties.score(HERE, 0.0) <= 100.0
-    assert penalties.check(HERE, 100.0) is Answer.ACCEPTED
+    assert penalties.check(HERE, 100.0) is Verdict.ACCEPTED
 
 
 def test_each_ban_is_twice_as_long_as_the_one_before_up_to_the_maximum() -> None:
@@ -106,7 +106,7 @@ def test_each_ban_is_twice_as_long_as_the_one_before_up_to_the_maximum() -> None
         ban(penalties, now=now)
         lengths.append(penalties.score(HERE, now))
         now += lengths[-1]
-        assert penalties.check(HERE, now) is Answer.ACCEPTED
+        assert penalties.check(HERE, now) is Verdict.ACCEPTED
     assert lengths == [20.0, 40.0, 80.0, 100.0, 100.0]
 
 
@@ -126,40 +126,40 @@ def test_growth_is_forgotten_after_as_long_as_the_maximum() -> None:
 def test_an_address_of_ipv6_is_its_whole_network_and_one_of_ipv4_itself() -> None:
     penalties = Penalties(rules())
     ban(penalties, "2001:db8:0:7::1")
-    assert penalties.check("2001:db8:0:7:ffff::2", 0.0) is Answer.BANNED
-    assert penalties.check("2001:db8:0:8::1", 0.0) is Answer.ACCEPTED
+    assert penalties.check("2001:db8:0:7:ffff::2", 0.0) is Verdict.BANNED
+    assert penalties.check("2001:db8:0:8::1", 0.0) is Verdict.ACCEPTED
     ban(penalties, HERE)
-    assert penalties.check(THERE, 0.0) is Answer.ACCEPTED
-    assert penalties.check(f"::ffff:{HERE}", 0.0) is Answer.BANNED
+    assert penalties.check(THERE, 0.0) is Verdict.ACCEPTED
+    assert penalties.check(f"::ffff:{HERE}", 0.0) is Verdict.BANNED
 
 
 def test_blocks_may_be_wider() -> None:
     penalties = Penalties(rules(blocks=SourceBlocks(ipv4_prefix=24, ipv6_prefix=48)))
     ban(penalties)
-    assert penalties.check(THERE, 0.0) is Answer.BANNED
-    assert [each.source for each in penalties.news()] == ["192.0.2.0/24"]
+    assert penalties.check(THERE, 0.0) is Verdict.BANNED
+    assert [each.source for each in penalties.drain_events()] == ["192.0.2.0/24"]
 
 
 def test_an_exempt_source_gets_no_penalty() -> None:
     penalties = Penalties(rules(exempt=Networks.parse(["192.0.2.0/31", "2001:db8::/32"])))
     for address in (HERE, "2001:db8::1"):
         ban(penalties, address)
-        assert penalties.check(address, 0.0) is Answer.ACCEPTED
-    assert (len(penalties), penalties.counted) == (0, {})
+        assert penalties.check(address, 0.0) is Verdict.ACCEPTED
+    assert (len(penalties), penalties.penalty_counts) == (0, {})
     ban(penalties, THERE)
-    assert penalties.check(THERE, 0.0) is Answer.BANNED
+    assert penalties.check(THERE, 0.0) is Verdict.BANNED
 
 
 def test_without_penalties_nothing_is_banned() -> None:
     penalties = Penalties(rules(enabled=False))
     ban(penalties)
-    assert penalties.check(HERE, 0.0) is Answer.ACCEPTED
+    assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED
 
 
 def test_a_kind_that_costs_nothing_is_counted_only() -> None:
-    penalties = Penalties(rules(costs={**COSTS, Kind.NO_ATTEMPT: 0.0}))
-    penalties.penalise(HERE, Kind.NO_ATTEMPT, 0.0)
-    assert (len(penalties), penalties.counted) == (0, {"no_attempt": 1})
+    penalties = Penalties(rules(costs={**COSTS, Offence.NO_ATTEMPT: 0.0}))
+    penalties.add_penalty(HERE, Offence.NO_ATTEMPT, 0.0)
+    assert (len(penalties), penalties.penalty_counts) == (0, {"no_attempt": 1})
 
 
 # Trust
@@ -172,11 +172,11 @@ def test_one_worker_with_a_wrong_key_does_not_lock_out_the_others_of_its_address
         penalties.logged_in(HERE, 0.0)
     now = 0.0
     while now < 86_400:
-        penalties.penalise(HERE, Kind.FAILED_LOGIN, now)
-        assert penalties.check(HERE, now) is Answer.ACCEPTED
+        penalties.add_penalty(HERE, Offence.FAILED_LOGIN, now)
+        assert penalties.check(HERE, now) is Verdict.ACCEPTED
         now += 0.4  # systemd's RestartSec of 100 ms, and the time that a login takes
     assert penalties.banned == 1  # which people see
-    assert [e.trusted for e in penalties.news() if isinstance(e, Banned)] == [True]
+    assert [e.trusted for e in penalties.drain_events() if isinstance(e, Banned)] == [True]
 
 
 def test_a_trusted_source_that_fails_much_faster_is_throttled_to_the_rate() -> None:
@@ -185,11 +185,11 @@ def test_a_trusted_source_that_fails_much_faster_is_throttled_to_the_rate() -> N
     accepted = 0
     for step in range(10_000):  # 100 a second
         now = step / 100
-        if penalties.check(HERE, now) is Answer.ACCEPTED:
+        if penalties.check(HERE, now) is Verdict.ACCEPTED:
             accepted += 1
-            penalties.penalise(HERE, Kind.FAILED_LOGIN, now)
+            penalties.add_penalty(HERE, Offence.FAILED_LOGIN, now)
         else:
-            assert penalties.check(HERE, now) is Answer.THROTTLED
+            assert penalties.check(HERE, now) is Verdict.THROTTLED
     assert accepted <= 2.0 * 100 + 2.0 * 20 + 3  # rate, burst, and those before the ban
     assert accepted >= 200
 
@@ -199,7 +199,7 @@ def test_logins_take_nothing_of_what_may_fail() -> None:
     penalties.logged_in(HERE, 0.0)
     ban(penalties)
     for _ in range(1000):
-        assert penalties.check(HERE, 0.0) is Answer.ACCEPTED
+        assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED
         penalties.logged_in(HERE, 0.0)
 
 
@@ -207,8 +207,8 @@ def test_a_login_of_a_source_that_was_not_trusted_ends_its_ban() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     penalties.logged_in(HERE, 1.0)  # on a connection that was open before
-    assert penalties.check(HERE, 1.0) is Answer.ACCEPTED
-    assert list(penalties.news())[1:] == [Unbanned(source=HERE, reason="login")]
+    assert penalties.check(HERE, 1.0) is Verdict.ACCEPTED
+    assert list(penalties.drain_events())[1:] == [Unbanned(source=HERE, reason="login")]
 
 
 def test_a_login_does_not_wipe_out_what_a_trusted_source_does() -> None:
@@ -217,7 +217,7 @@ def test_a_login_does_not_wipe_out_what_a_trusted_source_does() -> None:
     for _ in range(100):
         ban(penalties)
         penalties.logged_in(HERE, 0.0)
-    assert penalties.check(HERE, 0.0) is Answer.THROTTLED
+    assert penalties.check(HERE, 0.0) is Verdict.THROTTLED
 
 
 def test_trust_ends_some_time_after_the_last_session() -> None:
@@ -226,18 +226,18 @@ def test_trust_ends_some_time_after_the_last_session() -> None:
         penalties.logged_in(HERE, 0.0)
     penalties.logged_out(HERE, 5.0)
     ban(penalties, now=5000.0)
-    assert penalties.check(HERE, 5000.0) is Answer.ACCEPTED
+    assert penalties.check(HERE, 5000.0) is Verdict.ACCEPTED
     penalties.logged_out(HERE, 5000.0)
     ban(penalties, now=5999.0)
-    assert penalties.check(HERE, 5999.0) is Answer.ACCEPTED
-    assert penalties.check(HERE, 6000.0) is Answer.BANNED
+    assert penalties.check(HERE, 5999.0) is Verdict.ACCEPTED
+    assert penalties.check(HERE, 6000.0) is Verdict.BANNED
 
 
 def test_trust_is_the_sources_own() -> None:
     penalties = Penalties(rules())
     penalties.logged_in(HERE, 0.0)
     ban(penalties, THERE)
-    assert penalties.check(THERE, 0.0) is Answer.BANNED
+    assert penalties.check(THERE, 0.0) is Verdict.BANNED
 
 
 # Bounds
@@ -254,19 +254,19 @@ def test_trust_is_kept_for_so_many_sources_whose_sessions_have_ended() -> None:
     for host in hosts:
         ban(penalties, host)
         answers.append(penalties.check(host, 0.0))
-    assert answers == [Answer.ACCEPTED, Answer.BANNED, Answer.ACCEPTED, Answer.ACCEPTED]
+    assert answers == [Verdict.ACCEPTED, Verdict.BANNED, Verdict.ACCEPTED, Verdict.ACCEPTED]
 
 
 def test_a_full_table_forgets_whose_time_is_up_first() -> None:
     penalties = Penalties(rules(max_sources=2))
-    penalties.penalise("192.0.2.10", Kind.CRASH, 0.0)
+    penalties.add_penalty("192.0.2.10", Offence.CRASH, 0.0)
     ban(penalties, "192.0.2.11")
-    penalties.penalise("192.0.2.12", Kind.CRASH, 0.0)
+    penalties.add_penalty("192.0.2.12", Offence.CRASH, 0.0)
     assert len(penalties) == 2
-    assert penalties.check("192.0.2.10", 0.0) is Answer.BANNED
-    assert penalties.check("192.0.2.11", 0.0) is Answer.ACCEPTED
-    assert penalties.check("192.0.2.12", 0.0) is Answer.BANNED
-    assert Unbanned(source="192.0.2.11", reason="evicted") in penalties.news()
+    assert penalties.check("192.0.2.10", 0.0) is Verdict.BANNED
+    assert penalties.check("192.0.2.11", 0.0) is Verdict.ACCEPTED
+    assert penalties.check("192.0.2.12", 0.0) is Verdict.BANNED
+    assert Unbanned(source="192.0.2.11", reason="evicted") in penalties.drain_events()
     assert penalties.banned == 2
 
 
@@ -278,10 +278,10 @@ def test_a_full_table_can_refuse_all_who_are_not_known() -> None:
     ban(penalties, HERE)
     ban(penalties, THERE)
     assert len(penalties) == 1
-    assert penalties.check(THERE, 0.0) is Answer.TABLE_FULL
-    assert penalties.check("198.51.100.1", 0.0) is Answer.ACCEPTED
-    assert penalties.check("203.0.113.1", 0.0) is Answer.ACCEPTED
-    assert penalties.check(THERE, 1000.0) is Answer.ACCEPTED
+    assert penalties.check(THERE, 0.0) is Verdict.TABLE_FULL
+    assert penalties.check("198.51.100.1", 0.0) is Verdict.ACCEPTED
+    assert penalties.check("203.0.113.1", 0.0) is Verdict.ACCEPTED
+    assert penalties.check(THERE, 1000.0) is Verdict.ACCEPTED
 
 
 # Other rules
@@ -292,9 +292,9 @@ def test_bans_and_trust_outlive_a_change_of_rules() -> None:
     ban(penalties)
     penalties.logged_in(THERE, 0.0)
     penalties.update(rules(minimum=50.0), 1.0)
-    assert penalties.check(HERE, 1.0) is Answer.BANNED
+    assert penalties.check(HERE, 1.0) is Verdict.BANNED
     ban(penalties, THERE, 1.0)
-    assert penalties.check(THERE, 1.0) is Answer.ACCEPTED
+    assert penalties.check(THERE, 1.0) is Verdict.ACCEPTED
     assert penalties.score(THERE, 1.0) == 20.0
     assert penalties.banned == 1
 
@@ -302,7 +302,7 @@ def test_bans_and_trust_outlive_a_change_of_rules() -> None:
 def test_new_rules_count_for_what_is_there() -> None:
     penalties = Penalties(rules())
     for host in range(10):
-        penalties.penalise(f"192.0.2.{host}", Kind.CRASH, 0.0)
+        penalties.add_penalty(f"192.0.2.{host}", Offence.CRASH, 0.0)
     penalties.update(rules(exempt=Networks.parse(["192.0.2.0/30"])), 0.0)
     assert penalties.banned == 6
     penalties.update(rules(max_sources=3), 0.0)
@@ -323,16 +323,16 @@ def test_blocks_of_another_size_begin_anew_with_the_sessions_that_are_open() -> 
     penalties.update(wider, 0.0, open_sessions=[THERE])
     assert len(penalties) == penalties.banned == 0
     ban(penalties)
-    assert penalties.check(HERE, 0.0) is Answer.ACCEPTED  # a neighbour has a session
+    assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED  # a neighbour has a session
     penalties.logged_out(THERE, 0.0)
-    assert penalties.check(HERE, 1000.0) is Answer.ACCEPTED  # its time is up
+    assert penalties.check(HERE, 1000.0) is Verdict.ACCEPTED  # its time is up
     ban(penalties, now=1000.0)
-    assert penalties.check(HERE, 1000.0) is Answer.BANNED
+    assert penalties.check(HERE, 1000.0) is Verdict.BANNED
 
 
 def test_log_and_metrics_know_the_words() -> None:
-    assert {kind.value for kind in Kind} == PENALTY_KINDS
-    assert {each.value for each in Answer} - {"accepted"} < CONNECTION_REFUSALS
+    assert {kind.value for kind in Offence} == PENALTY_KINDS
+    assert {each.value for each in Verdict} - {"accepted"} < CONNECTION_REFUSALS
 
 
 def test_a_ban_is_lifted_and_what_led_to_it_is_forgotten() -> None:
@@ -343,9 +343,9 @@ def test_a_ban_is_lifted_and_what_led_to_it_is_forgotten() -> None:
     ban(penalties)
     ban(penalties, THERE)
     assert penalties.lift([HERE, "198.51.100.1"], 10) == [HERE]
-    assert penalties.check(HERE, 0.0) is Answer.ACCEPTED
-    assert penalties.check(THERE, 0.0) is Answer.BANNED
-    assert list(penalties.news())[-1] == Unbanned(source=HERE, reason="lifted")
+    assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED
+    assert penalties.check(THERE, 0.0) is Verdict.BANNED
+    assert list(penalties.drain_events())[-1] == Unbanned(source=HERE, reason="lifted")
     assert penalties.lift([HERE], 10) == []
     ban(penalties)
     assert [each.times for each, _ in penalties.bans(0.0, 10) if each.source == HERE] == [1]

@@ -30,19 +30,19 @@ def test_prefixes_may_be_of_any_length() -> None:
 
 def test_a_list_has_addresses_of_its_own_kind_only() -> None:
     networks = Networks.parse(["192.0.2.0/24", "2001:db8::/32"])
-    assert networks.have("192.0.2.255")
-    assert networks.have("::ffff:192.0.2.1")
-    assert networks.have("2001:db8::1%eth0")
-    assert not networks.have("192.0.3.0")
-    assert not networks.have("2001:db9::1")
-    assert not networks.have("nowhere")
-    assert not Networks.parse(["::/0"]).have("192.0.2.1")
-    assert not Networks.parse([]).have("192.0.2.1")
+    assert networks.contains("192.0.2.255")
+    assert networks.contains("::ffff:192.0.2.1")
+    assert networks.contains("2001:db8::1%eth0")
+    assert not networks.contains("192.0.3.0")
+    assert not networks.contains("2001:db9::1")
+    assert not networks.contains("nowhere")
+    assert not Networks.parse(["::/0"]).contains("192.0.2.1")
+    assert not Networks.parse([]).contains("192.0.2.1")
 
 
 def test_a_list_covers_blocks_that_are_all_in_one_of_its_networks() -> None:
     networks = Networks.parse(["192.0.2.0/24", "2001:db8::/32"])
-    assert networks.cover("192.0.2.0/25")
-    assert networks.cover("2001:db8:1::/64")
-    assert not networks.cover("192.0.0.0/16")
-    assert not networks.cover("nowhere")
+    assert networks.contains_network("192.0.2.0/25")
+    assert networks.contains_network("2001:db8:1::/64")
+    assert not networks.contains_network("192.0.0.0/16")
+    assert not networks.contains_network("nowhere")

@@ -64,7 +64,7 @@ def test_a_file_is_taken_before_the_first_start_which_then_makes_no_workers_pair
         f"{tmp_path}/authorized_keys, line 2",
     ]
     assert stat.S_IMODE(OURS.stat().st_mode) == 0o644
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     assert not Path("keys/worker_ed25519").exists()
     assert taken() == ["one", "two"]
 
@@ -205,7 +205,7 @@ def test_a_host_key_is_taken_as_it_is(host: Run, tmp_path: Path, kind: str, name
     assert public_line(new) == public_line(old)
     ran = host(old)
     assert (ran.status, ran.out) == (0, f"{old}: there already as keys/{name}\n")
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     assert new.read_bytes() == old.read_bytes()
 
 
@@ -237,7 +237,7 @@ def test_older_formats_are_taken(host: Run, run: Run, tmp_path: Path, old_format
 def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
     host: Run, tmp_path: Path
 ) -> None:
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     place = Path("keys/ssh_host_ed25519_key")
     first = public_line(place)
     old = make_key(tmp_path / "old", "ed25519")

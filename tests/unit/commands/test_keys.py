@@ -35,7 +35,7 @@ Run = Callable[..., str]
 @pytest.fixture
 def keys(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `keys` with arguments; gives what it prints, or raises what it says is wrong."""
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
 
     def run(*arguments: str) -> str:
         status = main(["keys", *arguments])

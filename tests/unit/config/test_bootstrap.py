@@ -66,7 +66,7 @@ def start(folder: Path) -> SetUp:
 
     def run(*, gateway: Owner | None = None, **options: Any) -> list[str]:
         said: list[str] = []
-        set_up(Settings(**options), gateway=gateway, say=said.append)
+        set_up(Settings(**options), gateway=gateway, report=said.append)
         return said
 
     return run
@@ -374,7 +374,7 @@ def test_the_gateways_user_can_read_what_a_strict_umask_has_closed(
         for path in (reachable / "keys", *(reachable / "keys").rglob("*")):
             os.chown(path, HOST.uid, HOST.gid)
         settings = Settings(users={"gvpocr": UserSettings(password_hash_file=Path("config/hash"))})
-        set_up(settings, gateway=GATEWAY, say=lambda line: None)
+        set_up(settings, gateway=GATEWAY, report=lambda line: None)
     finally:
         os.umask(before)
     for name in (
@@ -614,7 +614,7 @@ def serve_as(gateway: Owner) -> list[str]:
     Path("keys/authorized_keys").mkdir(exist_ok=True)
     for name in ("authorized_keys/gvpocr", "revoked_keys", "ssh_host_ed25519_key.next"):
         (Path("keys") / name).touch(0o640)
-    set_up(settings, gateway=gateway, say=said.append)
+    set_up(settings, gateway=gateway, report=said.append)
     for name in WRITTEN:
         if not Path(name).exists():
             Path(name).touch(0o640)
@@ -704,5 +704,5 @@ def test_a_socket_of_the_former_gateway_is_removed(deployed: Path) -> None:
 @as_root
 def test_folders_that_the_gateway_writes_to_are_made_for_it(deployed: Path) -> None:
     (deployed / "state").rmdir()
-    set_up(Settings(), gateway=GATEWAY, say=lambda line: None)
+    set_up(Settings(), gateway=GATEWAY, report=lambda line: None)
     assert owner(deployed / "state") == GATEWAY

@@ -21,7 +21,7 @@ CONFIG = Path("config/sftp-gateway.toml")
 
 @pytest.fixture
 def running(unconfigured: Path) -> Configuration:
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     return read(Settings, CONFIG)
 
 

@@ -41,7 +41,7 @@ Inspect = Callable[..., Findings]
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
     """The working directory of a gateway that has been set up."""
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     return unconfigured
 
 
@@ -526,7 +526,7 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(reachable)
-    set_up(Settings(), gateway=None, say=lambda line: None)
+    set_up(Settings(), gateway=None, report=lambda line: None)
     (reachable / "keys/authorized_keys").chmod(0o700)
     (reachable / "closed/below").mkdir(parents=True)
     (reachable / "closed").chmod(0o700)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.auth import generate_ed25519
-from sftp_gateway.worker_kit.authorizing import let_in
+from sftp_gateway.worker_kit.authorizing import authorize_key
 
 
 def public(name: str) -> str:
@@ -22,7 +22,7 @@ def test_a_key_is_added_once_whoever_adds_it_meanwhile(tmp_path: Path) -> None:
     file.write_text(f"# ours\n{shared}\n")
     lines = [public(f"w{number}") for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        for done in [threads.submit(let_in, file, line) for line in lines * 3]:
+        for done in [threads.submit(authorize_key, file, line) for line in lines * 3]:
             done.result()
     before, key, *added = file.read_text().splitlines()
     assert (before, key) == ("# ours", shared)
@@ -34,8 +34,8 @@ def test_another_key_of_the_same_name_stays_and_is_reported(
 ) -> None:
     file = tmp_path / "gvpocr"
     old, new = public("worker7"), public("worker7")
-    let_in(file, old)
-    let_in(file, new)
+    authorize_key(file, old)
+    authorize_key(file, new)
     assert file.read_text().splitlines() == [old, new]
     (warning,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
@@ -47,5 +47,5 @@ def test_another_key_of_the_same_name_stays_and_is_reported(
 
 def test_what_is_no_key_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="key"):
-        let_in(tmp_path / "gvpocr", "ssh-ed25519 AAAA worker7")
+        authorize_key(tmp_path / "gvpocr", "ssh-ed25519 AAAA worker7")
     assert not (tmp_path / "gvpocr").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.worker_kit.contents import Kit
-from sftp_gateway.worker_kit.fleet import Fleet
+from sftp_gateway.worker_kit.fleet import FleetInstaller
 from sftp_gateway.worker_kit.hosts import Host, Outcome
 
 KEY = f"ssh-ed25519 {'A' * 68}"
@@ -24,12 +24,14 @@ async def heard(
     kit = Kit(server="s", port=1, user="u", remote="/r", mount="/m/x", host_keys=[])
     keys: list[str] = []
 
-    def let_in(line: str) -> None:
+    def authorize_key(line: str) -> None:
         keys.append(line)
         if refuses:
             raise refuses
 
-    fleet = Fleet(kit=kit, let_in=let_in, ssh_config=None, patience=30, parallel=1)
+    fleet = FleetInstaller(
+        kit=kit, authorize_key=authorize_key, ssh_config=None, timeout=30, parallel=1
+    )
     (outcome,) = await fleet.set_up([Host(name="w", address="w")], lambda host, step: None)
     return keys, outcome
 
@@ -60,4 +62,4 @@ async def test_a_key_that_cannot_be_added_fails_its_worker(
     refused = PermissionError(13, "Permission denied", "keys/authorized_keys")
     _, outcome = await heard(tmp_path, monkeypatch, said, refuses=refused)
     assert not outcome.ok
-    assert outcome.says.startswith("its key cannot be let in: [Errno 13] Permission denied")
+    assert outcome.message.startswith("its key cannot be let in: [Errno 13] Permission denied")

@@ -9,7 +9,7 @@ import pytest
 from sftp_gateway.auth import generate_ed25519
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import Settings
-from sftp_gateway.worker_kit.host_keys import own_host_keys, public_host_keys
+from sftp_gateway.worker_kit.host_keys import find_host_keys, require_host_keys
 from tests.support.keys import make_key, public_line
 
 
@@ -30,15 +30,15 @@ def test_all_keys_that_are_used_or_announced_are_own(keys: Path) -> None:
         for name in ("ed25519_key", "rsa_key", "ed25519_key.next", "ed25519_key.previous")
     ]
     make_key(keys / "ssh_host_ecdsa_key", "ecdsa")
-    assert own_host_keys(Settings()) == [known(path) for path in made]
-    assert len(own_host_keys(Settings(nist_curves=True))) == 5
+    assert find_host_keys(Settings()) == [known(path) for path in made]
+    assert len(find_host_keys(Settings(nist_curves=True))) == 5
 
 
 def test_the_private_key_decides_where_the_file_beside_it_has_another(keys: Path) -> None:
     private = make_key(keys / "ssh_host_rsa_key", "rsa")
     real = known(private)
     Path(f"{private}.pub").write_text(generate_ed25519("another").public_line)
-    assert own_host_keys(Settings()) == [real]
+    assert find_host_keys(Settings()) == [real]
 
 
 def test_a_private_key_that_cannot_be_read_is_known_by_its_public_half(
@@ -50,11 +50,11 @@ def test_a_private_key_that_cannot_be_read_is_known_by_its_public_half(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refused)
-    assert own_host_keys(Settings()) == [known(private)]
+    assert find_host_keys(Settings()) == [known(private)]
 
 
 @pytest.mark.usefixtures("keys")
 def test_a_kit_without_a_host_key_is_refused() -> None:
-    assert own_host_keys(Settings()) == []
+    assert find_host_keys(Settings()) == []
     with pytest.raises(ConfigurationError, match="no host key keys/ssh_host_ed25519_key"):
-        public_host_keys(Settings())
+        require_host_keys(Settings())

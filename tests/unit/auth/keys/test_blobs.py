@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sftp_gateway.auth.keys.blobs import fingerprint, read_blob, too_weak
+from sftp_gateway.auth.keys.blobs import fingerprint, parse_blob, too_weak
 
 
 def wire(*fields: bytes) -> bytes:
@@ -50,7 +50,7 @@ def test_keys_of_ssh_keygen_are_read_and_named_as_it_names_them(
 ) -> None:
     line = keygen(*arguments)
     blob = base64.b64decode(line.split()[1])
-    facts = read_blob(blob)
+    facts = parse_blob(blob)
     bits, name = listed(line)[:2]
     assert facts.key_type == key_type
     assert facts.rsa_bits == (int(bits) if key_type == "ssh-rsa" else None)
@@ -61,7 +61,7 @@ def test_keys_of_ssh_keygen_are_read_and_named_as_it_names_them(
 def test_keys_of_security_tokens_are_read_as_ssh_keygen_reads_them(
     listed: Callable[[str], list[str]], blob: bytes
 ) -> None:
-    key_type = read_blob(blob).key_type
+    key_type = parse_blob(blob).key_type
     line = f"{key_type} {base64.b64encode(blob).decode()} token"
     assert listed(line)[1] == fingerprint(blob)
 
@@ -70,9 +70,9 @@ def test_keys_of_security_tokens_are_read_as_ssh_keygen_reads_them(
 def test_a_key_cut_short_anywhere_or_with_a_byte_more_is_refused(blob: bytes) -> None:
     for size in range(len(blob)):
         with pytest.raises(ValueError, match="copy"):
-            read_blob(blob[:size])
+            parse_blob(blob[:size])
     with pytest.raises(ValueError, match="1 bytes too many"):
-        read_blob(blob + b"\x00")
+        parse_blob(blob + b"\x00")
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_a_key_cut_short_anywhere_or_with_a_byte_more_is_refused(blob: bytes) ->
 )
 def test_what_is_not_one_whole_supported_key_is_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match="key"):
-        read_blob(blob)
+        parse_blob(blob)
     assert not too_weak(blob)
 
 
 @pytest.mark.parametrize(("bits", "weak"), [(1024, True), (2047, True), (2048, False)])
 def test_rsa_below_2048_bits_is_too_weak(bits: int, weak: bool) -> None:
-    assert read_blob(rsa(bits)).rsa_bits == bits
+    assert parse_blob(rsa(bits)).rsa_bits == bits
     assert too_weak(rsa(bits)) is weak
 
 
 def test_the_largest_rsa_key_is_read() -> None:
-    assert read_blob(rsa(16384)).rsa_bits == 16384
+    assert parse_blob(rsa(16384)).rsa_bits == 16384

@@ -5,31 +5,33 @@ from __future__ import annotations
 import pytest
 
 from sftp_gateway.auth import generate_ed25519, parse_authorized_keys
-from sftp_gateway.auth.keys.merge import OldFile, bring_in
+from sftp_gateway.auth.keys.merge import SourceFile, merge_keys
 
 ONE = generate_ed25519("one").public_line
 TWO = generate_ed25519("two").public_line
 
 
 def become(text: str, *files: str) -> tuple[str, list[str]]:
-    changed, fates = bring_in(text, [OldFile(f"file{n}", each) for n, each in enumerate(files)])
-    return changed, [fate.became for fate in fates]
+    changed, results = merge_keys(
+        text, [SourceFile(f"file{n}", each) for n, each in enumerate(files)]
+    )
+    return changed, [result.outcome for result in results]
 
 
 def test_lines_are_taken_with_options_comments_and_the_comment_lines_above_them() -> None:
     old = f'# rack 3\n# node 7\nfrom="192.0.2.0/24",no-pty {ONE} of rack 3\n\n{TWO}\n# the end\n'
-    changed, fates = become("", old)
+    changed, results = become("", old)
     assert changed == (f'# rack 3\n# node 7\nfrom="192.0.2.0/24",no-pty {ONE} of rack 3\n{TWO}\n')
-    assert fates == ["added", "added"]
+    assert results == ["added", "added"]
     assert parse_authorized_keys(changed, source="x").errors == ()
 
 
 @pytest.mark.parametrize("there", ["", f"{TWO}\n", TWO, "# mine\n"])
 def test_what_is_there_stays_as_it_is_and_the_second_time_changes_nothing(there: str) -> None:
     old = f'{ONE}\nfrom="192.0.2.1" {ONE}\n{ONE} again\nssh-dss AAAA {ONE}\n'
-    changed, fates = become(there, old)
+    changed, results = become(there, old)
     assert changed == f'{there.rstrip()}\n{ONE}\nfrom="192.0.2.1" {ONE}\n'.lstrip()
-    assert fates == ["added", "added", "there already", "refused"]
+    assert results == ["added", "added", "there already", "refused"]
     assert become(changed, old) == (
         changed,
         ["there already", "there already", "there already", "refused"],
@@ -38,16 +40,18 @@ def test_what_is_there_stays_as_it_is_and_the_second_time_changes_nothing(there:
 
 def test_a_key_that_was_made_stricter_here_does_not_become_looser() -> None:
     there = f'expiry-time="20200101Z" {ONE}\n'
-    changed, (fate,) = bring_in(there, [OldFile("old", ONE)])
+    changed, (result,) = merge_keys(there, [SourceFile("old", ONE)])
     assert changed == there
-    assert fate.became == "there already"
-    assert fate.said == "with other options, which are left as they are"
+    assert result.outcome == "there already"
+    assert result.said == "with other options, which are left as they are"
 
 
 def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> None:
-    changed, fates = bring_in("", [OldFile("a", f"\n{ONE}"), OldFile("b", f"{ONE} other comment")])
+    changed, results = merge_keys(
+        "", [SourceFile("a", f"\n{ONE}"), SourceFile("b", f"{ONE} other comment")]
+    )
     assert changed == f"{ONE}\n"
-    assert [(fate.file, fate.line, fate.became, fate.said) for fate in fates] == [
+    assert [(result.file, result.line, result.outcome, result.said) for result in results] == [
         ("a", 2, "added", ""),
         ("b", 1, "there already", "the same as a, line 2"),
     ]
@@ -66,14 +70,14 @@ def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> Non
 )
 def test_what_is_refused_says_why_and_its_comment_lines_go_with_it(line: str, said: str) -> None:
     line = line.replace("KEY", ONE.rpartition(" ")[0])
-    changed, (refused, added) = bring_in("", [OldFile("old", f"# about it\n{line}\n{TWO}\n")])
-    assert (refused.line, refused.became, refused.key) == (2, "refused", None)
+    changed, (refused, added) = merge_keys("", [SourceFile("old", f"# about it\n{line}\n{TWO}\n")])
+    assert (refused.line, refused.outcome, refused.key) == (2, "refused", None)
     assert refused.said.startswith(said)
-    assert added.became == "added"
+    assert added.outcome == "added"
     assert changed == f"{TWO}\n"
 
 
 def test_a_file_of_windows_is_taken() -> None:
-    changed, fates = bring_in("", [OldFile("old", f"\ufeff# one\r\n{ONE}\r\n{TWO}\r\n")])
+    changed, results = merge_keys("", [SourceFile("old", f"\ufeff# one\r\n{ONE}\r\n{TWO}\r\n")])
     assert changed == f"# one\n{ONE}\n{TWO}\n"
-    assert [fate.became for fate in fates] == ["added", "added"]
+    assert [result.outcome for result in results] == ["added", "added"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.auth.penalties import Offence
 from sftp_gateway.observability.access_log.events import Event, SourceBanned, SourceUnbanned
 from sftp_gateway.process.supervisor.admission import MAX_LISTED_BANS, AdmissionPolicy
 from sftp_gateway.settings import PenaltySettings, Settings, UserSettings
@@ -37,7 +37,7 @@ class Tried:
         number = self.add(source, worker)
         return number, self.policy.logged_in(number, worker, user)
 
-    def misbehave(self, kind: Kind, source: str = HERE, times: int = 1) -> None:
+    def misbehave(self, kind: Offence, source: str = HERE, times: int = 1) -> None:
         for _ in range(times):
             self.policy.left(self.add(source), 0, kind)
 
@@ -55,10 +55,10 @@ def test_by_default_a_fleet_of_500_workers_behind_one_address_is_let_in_at_once(
     unauthenticated = [fleet.add() for _ in range(500)]
     for number in unauthenticated[1:]:
         assert fleet.policy.logged_in(number, 0, "gvpocr")
-    fleet.policy.left(unauthenticated[0], 0, Kind.FAILED_LOGIN)
+    fleet.policy.left(unauthenticated[0], 0, Offence.FAILED_LOGIN)
     for _ in range(1000):
         fleet.now += 0.4
-        fleet.misbehave(Kind.FAILED_LOGIN)
+        fleet.misbehave(Offence.FAILED_LOGIN)
     for number in unauthenticated[1:]:
         fleet.policy.left(number, 0, None)
     assert [fleet.log_in()[1] for _ in range(499)] == [True] * 499
@@ -67,7 +67,7 @@ def test_by_default_a_fleet_of_500_workers_behind_one_address_is_let_in_at_once(
 
 def test_six_wrong_logins_ban_a_stranger_for_half_a_minute(tried: Callable[..., Tried]) -> None:
     one = tried()
-    one.misbehave(Kind.FAILED_LOGIN, times=6)
+    one.misbehave(Offence.FAILED_LOGIN, times=6)
     assert one.policy.rejection_reason(HERE) == "source_banned"
     assert one.policy.rejection_reason(THERE) is None
     one.now = 29.9
@@ -88,11 +88,11 @@ def test_six_wrong_logins_ban_a_stranger_for_half_a_minute(tried: Callable[..., 
 def test_what_a_worker_cannot_say_penalises_nobody(tried: Callable[..., Tried]) -> None:
     one = tried(penalties=PenaltySettings(minimum=1.0))
     number = one.add(worker=1)
-    one.policy.left(number, 0, Kind.CRASH)  # another worker's
-    one.policy.left(number + 1, 1, Kind.CRASH)  # nobody's
+    one.policy.left(number, 0, Offence.CRASH)  # another worker's
+    one.policy.left(number + 1, 1, Offence.CRASH)  # nobody's
     assert one.policy.penalties == {}
-    one.policy.left(number, 1, Kind.CRASH)
-    one.policy.left(number, 1, Kind.CRASH)  # a second time
+    one.policy.left(number, 1, Offence.CRASH)
+    one.policy.left(number, 1, Offence.CRASH)  # a second time
     assert one.policy.penalties == {"crash": 1}
 
 
@@ -100,12 +100,12 @@ def test_a_worker_that_ends_takes_the_sessions_along_but_no_ban_and_no_trust(
     tried: Callable[..., Tried],
 ) -> None:
     one = tried(penalties=PenaltySettings(trust=100.0))
-    one.misbehave(Kind.CRASH)
+    one.misbehave(Offence.CRASH)
     one.log_in(THERE, worker=1)
     assert one.policy.worker_ended(1) == 1
     assert one.policy.rejection_reason(HERE) == "source_banned"
     one.now = 50.0
-    one.misbehave(Kind.CRASH, THERE)
+    one.misbehave(Offence.CRASH, THERE)
     assert one.policy.rejection_reason(THERE) is None
     one.now = 120.0  # no session of it has been open for longer than `trust`
     assert one.policy.rejection_reason(THERE) == "source_banned"
@@ -187,7 +187,7 @@ def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) ->
 
 def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]) -> None:
     one = tried()
-    one.misbehave(Kind.CRASH)
+    one.misbehave(Offence.CRASH)
     for host in range(3):
         one.add(f"203.0.113.{host}")
     one.policy.configure(Settings(max_connections_per_source=3))
@@ -200,9 +200,9 @@ def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]
 
 def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., Tried]) -> None:
     one = tried()
-    one.misbehave(Kind.FAILED_LOGIN, times=6)
+    one.misbehave(Offence.FAILED_LOGIN, times=6)
     one.log_in(THERE)
-    one.misbehave(Kind.UNKNOWN_USER, THERE, times=6)
+    one.misbehave(Offence.UNKNOWN_USER, THERE, times=6)
     one.now += 10
     here, there = one.policy.bans()
     assert (here.source, here.reason, here.effect, here.seconds) == (
@@ -217,6 +217,6 @@ def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., T
 def test_of_many_bans_the_first_are_told(tried: Callable[..., Tried]) -> None:
     one = tried()
     for number in range(MAX_LISTED_BANS + 5):
-        one.misbehave(Kind.CRASH, f"192.0.2.{number}")
+        one.misbehave(Offence.CRASH, f"192.0.2.{number}")
     assert len(one.policy.bans()) == MAX_LISTED_BANS
     assert one.policy.banned == MAX_LISTED_BANS + 5

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.auth.penalties import Offence
 from sftp_gateway.observability.access_log.events import Event, SourceUnbanned
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor import control
@@ -50,7 +50,7 @@ class Served:
         for _ in range(8):
             if self.policy.rejection_reason(source) is None:
                 number = self.policy.connections.add(0, source)
-                self.policy.left(number, 0, Kind.FAILED_LOGIN)
+                self.policy.left(number, 0, Offence.FAILED_LOGIN)
 
     def while_it_runs(self, command: Callable[[], T]) -> T:
         found: list[T] = []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sftp_gateway.auth.penalties import Kind
+from sftp_gateway.auth.penalties import Offence
 from sftp_gateway.observability.access_log.events import Event
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
@@ -153,7 +153,7 @@ def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) 
     fleet = make(2)
     first, second = fleet.connect(0), fleet.connect(1)
     for number in (first, second):
-        fleet.say(0, messages.encode("ended", number, Kind.CRASH))
+        fleet.say(0, messages.encode("ended", number, Offence.CRASH))
     fleet.until(lambda: fleet.policy.connections.total == 1)
     assert fleet.policy.penalties == {"crash": 1}
     assert [process.poll() for process in fleet.processes] == [None, None]
