@@ -61,9 +61,9 @@ from sftp_gateway.server.ssh.server import Limits, SshServer
 from sftp_gateway.settings import Settings
 from sftp_gateway.system import children, occupancy, sockets
 from sftp_gateway.system.dirfd import Held
-from sftp_gateway.vfs.attributes import Modes, Presentation
-from sftp_gateway.vfs.beneath import Finder, choose_finder
-from sftp_gateway.vfs.share import ABSENT, Links, Share
+from sftp_gateway.vfs.attributes import AttributePolicy, Modes
+from sftp_gateway.vfs.path_resolution import PathResolver, choose_resolver
+from sftp_gateway.vfs.share import NO_DESCRIPTOR, Links, Share
 from sftp_gateway.vfs.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def serve(
     lock = occupancy.hold(settings.keys_dir)
     raise_descriptor_limit()
     if (
-        room := _allot_descriptors(settings, choose_finder()).connections
+        room := _allot_descriptors(settings, choose_resolver()).connections
     ) < settings.max_connections:
         report(
             f"warning: {descriptor_limit()} open files are enough for {room} connections in each "
@@ -287,12 +287,12 @@ class Gateway:
         self._metrics.watch_access_log(self._log)
         if sink is not None:
             self._metrics.watch_history(lambda: sink.dropped)
-        self._presentation = Presentation(
+        self._attribute_policy = AttributePolicy(
             uid=settings.show_uid, gid=settings.show_gid, modes=Modes(settings.show_mode)
         )
-        finder = choose_finder()
-        self._shares = _shares(settings, self._presentation, finder, folders)
-        division = _allot_descriptors(settings, finder)
+        resolver = choose_resolver()
+        self._shares = _shares(settings, self._attribute_policy, resolver, folders)
+        division = _allot_descriptors(settings, resolver)
         #: How many connections there are descriptors for.
         self.max_connections = division.connections
         self._quotas = Quotas(division, max_handles=settings.max_handles)
@@ -434,7 +434,7 @@ class Gateway:
                 Dispatcher,
                 tree=tree,
                 handles=handles,
-                made_up_statvfs=self._monitor.statvfs_of,
+                virtual_statvfs=self._monitor.statvfs_of,
                 owners=Owners(self._owner_names),
             ),
             "pools": self._pools,
@@ -461,8 +461,8 @@ class Gateway:
         return Tree(
             user=user,
             shares=shares,
-            withheld=[s.name for s in self._shares if s not in shares],
-            presentation=self._presentation,
+            ungranted=[s.name for s in self._shares if s not in shares],
+            attribute_policy=self._attribute_policy,
             time=self._started,
         )
 
@@ -517,24 +517,24 @@ def _check_log(settings: Settings) -> None:
 
 def _shares(
     settings: Settings,
-    presentation: Presentation,
-    finder: Finder,
+    attribute_policy: AttributePolicy,
+    resolver: PathResolver,
     folders: Mapping[str, int],
 ) -> list[Share]:
     return [
         Share(
             name=name,
             root=options.path,
-            folder=folders.get(name, ABSENT),
+            folder=folders.get(name, NO_DESCRIPTOR),
             links=Links.KEEP if options.links == "inside" else Links(options.links),
-            presentation=presentation,
-            finder=finder,
+            attribute_policy=attribute_policy,
+            resolver=resolver,
         )
         for name, options in settings.shares.items()
     ]
 
 
-def _allot_descriptors(settings: Settings, finder: Finder) -> DescriptorAllotment:
+def _allot_descriptors(settings: Settings, resolver: PathResolver) -> DescriptorAllotment:
     """How a worker divides its descriptors."""
     # A thread that waits for a disk keeps those of its look-up, and of one within that (READLINK,
     # the share's own check). The event loop is one thread more.
@@ -542,7 +542,7 @@ def _allot_descriptors(settings: Settings, finder: Finder) -> DescriptorAllotmen
     return divide(
         descriptor_limit(),
         connections=settings.max_connections,
-        temporary=threads * (finder.descriptors + 2) + len(settings.shares),
+        temporary=threads * (resolver.descriptors + 2) + len(settings.shares),
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sftp_gateway.system.children import fork
-from sftp_gateway.vfs.beneath import open_folder
+from sftp_gateway.vfs.path_resolution import open_no_symlinks
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -44,14 +44,14 @@ def ask(
 
 
 def open_folders(paths: Mapping[str, Path], *, seconds: float) -> dict[str, int]:
-    """O_PATH descriptors of those of the folders whose disks answer, as `open_folder` opens them.
+    """O_PATH descriptors of the folders whose disks answer, opened by `open_no_symlinks`.
 
     To be called as `ask` is.
     """
 
     def opened(name: str) -> _Answer:
         try:
-            folder = open_folder(paths[name])
+            folder = open_no_symlinks(paths[name])
             os.fstatvfs(folder)  # which no cache answers
         except OSError:
             return None, ()

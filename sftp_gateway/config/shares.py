@@ -15,7 +15,7 @@ from typing import Final
 from sftp_gateway.config import detached
 from sftp_gateway.settings import FOLDER_VARIABLES, Settings
 from sftp_gateway.system.containers import in_container
-from sftp_gateway.vfs.beneath import open_folder
+from sftp_gateway.vfs.path_resolution import open_no_symlinks
 
 #: Seconds that a share's disk has to answer: at the start, when it may have to spin up, and while
 #: the gateway runs and changes of keys wait for it.
@@ -192,7 +192,7 @@ def look_at(path: Path, known: Path | None = None) -> Look:
             real = Path(os.path.realpath(path))
         if not os.access(real, os.R_OK | os.X_OK):
             return _away(real, unreadable(real))
-        os.close(open_folder(real))
+        os.close(open_no_symlinks(real))
         return Look(Place.of(real))
     except OSError as error:
         # By its path without links, as it is served once it can be read.

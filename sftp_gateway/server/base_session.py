@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sftp_gateway.server.handles import FileHandle, FolderHandle
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.io_pools import IoPools
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.limits.scheduler import TimeSlice
@@ -106,8 +106,8 @@ class BaseSession:
                 self._bandwidth.consume(self._outgoing.length)
             self._channel.flush()
 
-    def _release(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
-        if isinstance(opened, FileHandle) and not opened.file.inline:
+    def _release(self, opened: FileHandle | DirectoryHandle, *, result: str) -> None:
+        if isinstance(opened, FileHandle) and not opened.file.local:
             self._pools.close_later(opened.share.name, opened.close)
         else:
             opened.close()

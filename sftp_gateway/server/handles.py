@@ -117,7 +117,7 @@ class FileHandle:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class FolderHandle:
+class DirectoryHandle:
     """An open folder. READDIRs wait in `queue` while one is `busy`: their answers have an order."""
 
     directory: OpenDirectory
@@ -153,7 +153,7 @@ class HandleTable:
         self.capacity = quotas.max_files
         self._quotas = quotas
         self._owner = owner
-        self._open: dict[bytes, FileHandle | FolderHandle] = {}
+        self._open: dict[bytes, FileHandle | DirectoryHandle] = {}
         self._next = 0
 
     def __len__(self) -> int:
@@ -176,7 +176,7 @@ class HandleTable:
             release()
             raise
 
-    def add(self, opened: FileHandle | FolderHandle) -> bytes:
+    def add(self, opened: FileHandle | DirectoryHandle) -> bytes:
         """Enter what was opened; return its handle, four bytes that are not used again soon."""
         while (handle := _HANDLE.pack(self._next)) in self._open:
             self._next = (self._next + 1) & 0xFFFFFFFF
@@ -191,26 +191,26 @@ class HandleTable:
             raise InvalidHandle("not an open file")
         return opened
 
-    def folder(self, handle: bytes) -> FolderHandle:
+    def folder(self, handle: bytes) -> DirectoryHandle:
         """The open folder of `handle`; raises InvalidHandle."""
         opened = self._open.get(handle)
-        if not isinstance(opened, FolderHandle):
+        if not isinstance(opened, DirectoryHandle):
             raise InvalidHandle("not an open folder")
         return opened
 
-    def get(self, handle: bytes) -> FileHandle | FolderHandle:
+    def get(self, handle: bytes) -> FileHandle | DirectoryHandle:
         """What `handle` stands for; raises InvalidHandle."""
         try:
             return self._open[handle]
         except KeyError:
             raise InvalidHandle("not open") from None
 
-    def remove(self, handle: bytes) -> FileHandle | FolderHandle:
+    def remove(self, handle: bytes) -> FileHandle | DirectoryHandle:
         """Take `handle` out; raises InvalidHandle."""
         opened = self.get(handle)
         del self._open[handle]
         return opened
 
-    def pop(self) -> FileHandle | FolderHandle:
+    def pop(self) -> FileHandle | DirectoryHandle:
         """Take out the one that was added last."""
         return self._open.popitem()[1]

@@ -12,7 +12,7 @@ from sftp_gateway.observability.access_log import events
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.metrics.labels import NO_SHARE
 from sftp_gateway.observability.metrics.process_metrics import Metrics
-from sftp_gateway.server.handles import FileHandle, FolderHandle
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.vfs.share import Share
 
 #: Characters of a client's offer that are logged: twice what OpenSSH's longest list has.
@@ -119,9 +119,9 @@ class Recorder:
         """An `echo` was answered."""
         self._log.emit(events.CommandAnswered(session=self.session, command=command))
 
-    def opened(self, opened: FileHandle | FolderHandle) -> None:
+    def opened(self, opened: FileHandle | DirectoryHandle) -> None:
         """A handle was made."""
-        if isinstance(opened, FolderHandle):
+        if isinstance(opened, DirectoryHandle):
             self._metrics.handle_opened("folder")
             return
         self._metrics.handle_opened("file")
@@ -135,10 +135,10 @@ class Recorder:
             )
         )
 
-    def closed(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+    def closed(self, opened: FileHandle | DirectoryHandle, *, result: str) -> None:
         """A handle was closed by the client ("ok"), or by the end of the session ("aborted")."""
         duration = time.monotonic() - opened.opened
-        if isinstance(opened, FolderHandle):
+        if isinstance(opened, DirectoryHandle):
             self._metrics.handle_closed("folder")
             self._folders += 1
             self._log.emit(

@@ -35,23 +35,23 @@ class Modes(StrEnum):
 
 
 #: What is shown as a link's mode, as on all of Linux.
-LINK: Final = stat.S_IFLNK | 0o777
+LINK_MODE: Final = stat.S_IFLNK | 0o777
 #: Set in the mode of everything that this process may read by its owner, group and mode.
-READABLE: Final = 0o004
+OTHERS_READ: Final = 0o004
 
 #: Kinds of files that have been seen with one owner and mode, and what is shown of them.
 _Shown: TypeAlias = "tuple[int, int, int] | None"
 _MAX_SHOWN: Final = 1024
 
 
-def readable(attributes: Attributes) -> Attributes:
+def make_readable(attributes: Attributes) -> Attributes:
     """`attributes` of what this process may read, although its mode does not say so."""
     bits = 0o555 if stat.S_ISDIR(attributes.mode) else 0o444
     return attributes._replace(mode=attributes.mode | bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Presentation:
+class AttributePolicy:
     """What is shown for an owner, a group and a mode; `uid` and `gid` None show the real ones."""
 
     uid: int | None = None
@@ -95,10 +95,10 @@ class Presentation:
         """
         shown: _Shown
         if stat.S_ISLNK(mode):
-            bits = LINK
+            bits = LINK_MODE
         elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             rights = 0o7 if _reads_everything() else _rights(mode, uid, gid)
-            bits = mode & 0o777 | 0o444 if rights & 0o4 else mode & 0o777 & ~READABLE
+            bits = mode & 0o777 | 0o444 if rights & 0o4 else mode & 0o777 & ~OTHERS_READ
             if stat.S_ISDIR(mode) and rights & 0o1:
                 bits |= 0o111
             bits = stat.S_IFMT(mode) | self._masked(bits)

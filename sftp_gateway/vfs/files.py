@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
-from sftp_gateway.vfs.waiting import would_wait
+from sftp_gateway.vfs.blocking import would_block
 
 _OFFSET_MAX: Final = (1 << 63) - 1
 _NOWAIT: Final = os.RWF_NOWAIT
@@ -43,7 +43,7 @@ class OpenFile:
         "_nowait",
         "_then",
         "_users",
-        "inline",
+        "local",
         "size",
     )
 
@@ -52,10 +52,10 @@ class OpenFile:
         *,
         descriptor: int,
         size: int,
-        inline: bool,
+        local: bool,
         closed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`size` in bytes at opening; `inline`: whether FSTAT on it never waits for a network.
+        """`size` in bytes at opening; `local`: whether FSTAT on it never waits for a network.
 
         `closed` is called once the descriptor is closed, by whichever thread has closed it.
         """
@@ -68,7 +68,7 @@ class OpenFile:
         self._misses = 0
         self._missed = 0
         self.size = size
-        self.inline = inline
+        self.local = local
 
     def read(self, places: Sequence[memoryview], offset: int) -> int:
         """Fill `places` from `offset` on; return how many bytes, fewer only at the end of the file.
@@ -96,7 +96,7 @@ class OpenFile:
         if self._closed:
             raise InvalidHandle("the file is closed")
         if not self._nowait:
-            raise would_wait()
+            raise would_block()
         try:
             return self._fill(self._descriptor, places, offset, _NOWAIT)
         except BlockingIOError:
@@ -105,7 +105,7 @@ class OpenFile:
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self._nowait = False  # FUSE, NFS: the file system cannot tell
-                raise would_wait() from None
+                raise would_block() from None
             raise
 
     def _note_miss(self, offset: int) -> None:
@@ -130,7 +130,7 @@ class OpenFile:
             if count == 0:
                 if flags and os.fstat(descriptor).st_size > offset + done:
                     # Some file systems answer RWF_NOWAIT with nothing instead of EAGAIN.
-                    raise would_wait()
+                    raise would_block()
                 break
             done += count
         return done
@@ -223,7 +223,7 @@ class OpenDirectory:
         """
         self.status = status
         #: Whether what is left needs no disk.
-        self.at_hand = scan == ()
+        self.buffered = scan == ()
         # Not a generator, which an error would end: the entries behind a bad one are listed.
         self._left = chain(first, filter(None, map(partial(_entry, show, hidden), scan)))
         self._close = close
@@ -245,7 +245,7 @@ class OpenDirectory:
                 if not accept(entry):
                     self._left = chain((entry,), self._left)
                     return
-            self.at_hand = True
+            self.buffered = True
         finally:
             with self._lock:
                 self._taking = False

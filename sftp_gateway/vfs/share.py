@@ -21,10 +21,16 @@ from sftp_gateway.errors import (
     NotALink,
     NotFound,
 )
-from sftp_gateway.vfs.attributes import LINK, READABLE, Attributes, Presentation, readable
-from sftp_gateway.vfs.beneath import Finder, mount_of, open_folder, reopen
+from sftp_gateway.vfs.attributes import (
+    LINK_MODE,
+    OTHERS_READ,
+    AttributePolicy,
+    Attributes,
+    make_readable,
+)
+from sftp_gateway.vfs.blocking import would_block
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
-from sftp_gateway.vfs.waiting import would_wait
+from sftp_gateway.vfs.path_resolution import PathResolver, mount_id, open_no_symlinks, reopen
 
 #: statfs(2) `f_type` of file systems on which a look-up that the dentry cache answers never
 #: waits. On any other (NFS, CIFS, FUSE, 9p) even fstat(2) may ask a server.
@@ -54,7 +60,7 @@ _MAX_DEPTH: Final = 40
 _HUB_REPOSITORY: Final = re.compile(rb"(?:^|/)(?:model|dataset|space)s--[^/]+/?\Z")
 
 #: In the place of a folder's descriptor: every look-up below it fails (EBADF).
-ABSENT: Final = -1
+NO_DESCRIPTOR: Final = -1
 
 
 class Links(StrEnum):
@@ -85,24 +91,24 @@ class Share:
         name: str,
         root: Path,
         links: Links,
-        presentation: Presentation,
-        finder: Finder,
+        attribute_policy: AttributePolicy,
+        resolver: PathResolver,
         folder: int | None = None,
     ) -> None:
         """`name` as clients see it, such as `.cache/huggingface/hub`.
 
         No link may be in the path of `root`: who can write in a folder above could change what
         it leads to. `folder` is its O_PATH descriptor, which the share takes over; None has it
-        opened here. Where it is ABSENT, or cannot be opened, all that is asked of the share fails
-        with OSError until `check` has found it: other shares are served all the same.
+        opened here. If it is NO_DESCRIPTOR, or cannot be opened, every request for the share fails
+        with OSError until `check` has found it; other shares are not affected.
         """
         self.name = name
         self.links = links
         self._dereferenced = links is Links.DEREFERENCE
         self.path = root
-        self._presentation = presentation
-        self._finder = finder
-        self._root = ABSENT
+        self._attribute_policy = attribute_policy
+        self._resolver = resolver
+        self._root = NO_DESCRIPTOR
         self._looked_at = 0  # the mount's number
         #: st_dev of the file system that the share's folder is on.
         self.device = 0
@@ -110,13 +116,13 @@ class Share:
         #: What fstat(2) said of the folder last.
         self._seen: os.stat_result | None = None
         with suppress(OSError):
-            self._take_over(open_folder(root) if folder is None else folder)
+            self._take_over(open_no_symlinks(root) if folder is None else folder)
         #: Whether `check` found a folder at the path that is another, and may not be read.
         self.moved = False
 
     def close(self) -> None:
         """Let go of the share's folder; no method may be called afterwards."""
-        if self._root != ABSENT:
+        if self._root != NO_DESCRIPTOR:
             os.close(self._root)
 
     def check(self) -> os.statvfs_result:
@@ -126,9 +132,9 @@ class Share:
         over. Raises OSError where the folder is gone or cannot be read; and sets `moved` where
         another has come that this process must not read.
         """
-        there = open_folder(self.path)
+        there = open_no_symlinks(self.path)
         try:
-            self._looked_at = mount_of(there)
+            self._looked_at = mount_id(there)
             found = os.fstatvfs(there)  # no cache answers for a disk that is dead
             try:
                 os.close(reopen(there, os.O_RDONLY | os.O_DIRECTORY))
@@ -147,9 +153,9 @@ class Share:
 
         To be asked while that hangs: asks no disk but those of the folders above.
         """
-        there = open_folder(self.path)
+        there = open_no_symlinks(self.path)
         try:
-            return mount_of(there) != self._looked_at
+            return mount_id(there) != self._looked_at
         finally:
             os.close(there)
 
@@ -157,12 +163,12 @@ class Share:
         """Whether that is the folder which is served now."""
         try:
             return os.path.samestat(found, os.fstat(self._root))
-        except OSError:  # it is ABSENT, or of a file system that has died
+        except OSError:  # it is NO_DESCRIPTOR, or of a file system that has died
             return False
 
     def _take_over(self, folder: int) -> None:
         """Serve this folder from now on; the descriptor is the share's."""
-        if self._root == ABSENT:
+        if self._root == NO_DESCRIPTOR:
             self._root = folder
         else:
             # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the old
@@ -178,7 +184,7 @@ class Share:
 
         On a network's file system they are those that `check` has seen last.
         """
-        if self._root == ABSENT or self._seen is None:
+        if self._root == NO_DESCRIPTOR or self._seen is None:
             return None
         return self.show(os.fstat(self._root) if self._local else self._seen)
 
@@ -188,7 +194,7 @@ class Share:
             return self.stat(path, wait=wait)
         with self._found(path, follow=False, wait=wait) as pinned:
             shown = self._show(pinned, os.fstat(pinned), wait=wait)
-            if shown.mode != LINK or self.links is Links.KEEP:
+            if shown.mode != LINK_MODE or self.links is Links.KEEP:
                 return shown
             target = self._target(path, pinned, wait=wait)
         return self._instead(path, target, wait=wait) or shown
@@ -200,10 +206,10 @@ class Share:
 
     def show(self, status: os.stat_result) -> Attributes:
         """What is shown for the stat(2) result of an open file of this share."""
-        attributes = self._presentation.show(status)
+        attributes = self._attribute_policy.show(status)
         if attributes is None:
             raise NotFound("special file")
-        return attributes if attributes.mode & READABLE else readable(attributes)
+        return attributes if attributes.mode & OTHERS_READ else make_readable(attributes)
 
     def open_file(
         self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
@@ -222,8 +228,8 @@ class Share:
             descriptor = reopen(pinned, os.O_RDONLY | (0 if wait else os.O_NONBLOCK))
             if not wait:
                 os.set_blocking(descriptor, True)  # that was for the open alone
-        inline = self._local and status.st_dev == self.device
-        return OpenFile(descriptor=descriptor, size=status.st_size, inline=inline, closed=closed)
+        local = self._local and status.st_dev == self.device
+        return OpenFile(descriptor=descriptor, size=status.st_size, local=local, closed=closed)
 
     def open_directory(
         self,
@@ -340,16 +346,16 @@ class Share:
 
     def _show(self, pinned: int, status: os.stat_result, *, wait: bool) -> Attributes:
         """What is shown for `status`, which fstat(2) has said of `pinned`."""
-        attributes = self._presentation.show(status)
+        attributes = self._attribute_policy.show(status)
         if attributes is None:
             raise NotFound("special file")
-        if not attributes.mode & READABLE:
+        if not attributes.mode & OTHERS_READ:
             # An access-control list may let the gateway in; it may be on the disk.
             if not wait:
-                raise would_wait()
+                raise would_block()
             needed = os.R_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else os.R_OK
             if os.access(b"/proc/self/fd/%d" % pinned, needed, effective_ids=True):
-                return readable(attributes)
+                return make_readable(attributes)
         return attributes
 
     def _show_entry(self, path: bytes, folder: int, entry: os.DirEntry[str]) -> Attributes | None:
@@ -357,15 +363,15 @@ class Share:
         try:
             if self._dereferenced and entry.is_symlink():
                 return self.stat(_joined(path, entry), wait=True)
-            shown = self._presentation.show(entry.stat(follow_symlinks=False))
+            shown = self._attribute_policy.show(entry.stat(follow_symlinks=False))
             if shown is None:
                 return None
-            if shown.mode == LINK:
+            if shown.mode == LINK_MODE:
                 if self.links is Links.KEEP:
                     return shown
                 target = os.fsencode(os.readlink(entry.name, dir_fd=folder))
                 return self._instead(_joined(path, entry), target, wait=True) or shown
-            if not shown.mode & READABLE:
+            if not shown.mode & OTHERS_READ:
                 return self.lstat(_joined(path, entry), wait=True)
             return shown
         except (NotFound, Denied, FileNotFoundError):
@@ -404,7 +410,7 @@ class Share:
     def _is_on_the_way(self, folder: os.stat_result, path: bytes, *, wait: bool) -> bool:
         """Whether `folder` is one of those that the text of `path` goes through, or that may be."""
         if not wait:
-            raise would_wait()  # too many look-ups for the event loop
+            raise would_block()  # too many look-ups for the event loop
         names = [name for name in path.split(b"/") if name]
         if len(names) > _MAX_DEPTH:
             return True
@@ -417,9 +423,9 @@ class Share:
     def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """`path`, pinned; to be entered, as a context, at once."""
         if not wait and not self._local:
-            raise would_wait()
+            raise would_block()
         try:
-            return _Pinned(self._finder.find(self._root, path, follow=follow, wait=wait))
+            return _Pinned(self._resolver.resolve(self._root, path, follow=follow, wait=wait))
         except OSError as error:
             _raise_own(error)
             raise

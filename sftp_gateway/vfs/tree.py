@@ -1,8 +1,8 @@
-"""What one user sees: `/home/<user>/<share>`, with the folders between made up.
+"""What one user sees: `/home/<user>/<share>`, with virtual directories between.
 
-A path of a client is matched by its text with the tree of made-up folders and shares; what is left
-of it below a share is for the kernel to resolve, links before `..` included. A share, or a folder
-on the way to one, hides what another share has under the same name, as a mount does.
+The text of a client's path is matched against the tree of virtual directories and shares. The
+kernel resolves what is left of it below a share, including links before `..`. A share, or a
+directory on the way to one, hides what another share has under the same name, as a mount does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sftp_gateway.errors import Denied, FileSystemError, NotFound
-from sftp_gateway.vfs.attributes import Attributes, Presentation
-from sftp_gateway.vfs.beneath import PATH_MAX
+from sftp_gateway.vfs.attributes import AttributePolicy, Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
+from sftp_gateway.vfs.path_resolution import PATH_MAX
 from sftp_gateway.vfs.share import Share
 
 #: Folders that a tree remembers the share of, and bytes of the longest path of one.
@@ -30,8 +30,8 @@ class Node:
     share: Share | None = None
 
 
-class Place(NamedTuple):
-    """Where a path leads: `relative` below `share`, or to a made-up folder where that is None.
+class ResolvedPath(NamedTuple):
+    """Where a path leads: `relative` below `share`, or to a virtual directory where that is None.
 
     `path` starts at the root of the tree and has no `.` and no repeated `/`; `node` is set where
     it is a folder of the tree itself. `relative` ends in `/` where the path names a folder, and
@@ -52,25 +52,25 @@ class Tree:
         *,
         user: str,
         shares: Iterable[Share],
-        withheld: Iterable[str] = (),
-        presentation: Presentation,
+        ungranted: Iterable[str] = (),
+        attribute_policy: AttributePolicy,
         time: int,
     ) -> None:
-        """`shares` are the user's; `withheld` the names of those that only others have.
+        """`shares` are the user's; `ungranted` the names of those that only others have.
 
-        `time`, in seconds since 1970, is shown as the times of made-up folders.
+        `time`, in seconds since 1970, is shown as the times of virtual directories.
         """
         self.home = b"/home/" + user.encode()
         self._shares = tuple(shares)
-        self._folder = presentation.folder(time)
+        self._folder = attribute_policy.folder(time)
         self._root = Node()
         #: Canonical paths of folders in shares, with what stands before the names in them.
         self._folders: dict[bytes, tuple[Share, bytes]] = {}
         self._add(_parts(self.home))
         for share in self._shares:
             self._add(_parts(self.home) + _parts(share.name.encode())).share = share
-        self._withheld = tuple(
-            tuple(_parts(self.home) + _parts(name.encode())) for name in withheld
+        self._ungranted = tuple(
+            tuple(_parts(self.home) + _parts(name.encode())) for name in ungranted
         )
 
     @property
@@ -104,12 +104,12 @@ class Tree:
         name = share.name.encode()
         path = b"/".join([self.home, name, relative] if relative else [self.home, name])
         try:
-            place = self.locate(path)
+            resolved = self.locate(path)
         except FileSystemError:
             return None
-        return path if (place.share, place.relative) == (share, relative) else None
+        return path if (resolved.share, resolved.relative) == (share, relative) else None
 
-    def locate(self, path: bytes) -> Place:
+    def locate(self, path: bytes) -> ResolvedPath:
         """Where `path` leads; whether anything is there is for the share to tell.
 
         Raises NotFound, and Denied (hidden) for a path out of the user's shares.
@@ -119,9 +119,9 @@ class Tree:
         if known is None or name in (b"", b".", b"..") or b"\0" in name:
             return self._walk(path)
         share, before = known
-        return Place(path, share, before + name, None)
+        return ResolvedPath(path, share, before + name, None)
 
-    def _walk(self, path: bytes) -> Place:
+    def _walk(self, path: bytes) -> ResolvedPath:
         canonical = self.canonical(path)
         parts = _parts(canonical)
         node, share, depth = self._root, None, 0
@@ -138,15 +138,15 @@ class Tree:
             behind = self._behind(path, share_depth)
             if b".." in behind:
                 kept = b"/".join([b"", *parts[:share_depth], *behind])
-                return Place(kept, share, b"/".join(behind) + final, None)
+                return ResolvedPath(kept, share, b"/".join(behind) + final, None)
         if depth == len(parts):
-            return Place(canonical, node.share, b"", node)
+            return ResolvedPath(canonical, node.share, b"", node)
         if share is None:
             raise self._missing(path, parts, depth)
         relative = b"/".join(parts[share_depth:])
         if not node.children or len(parts) > depth + 1:
             self._remember(canonical, share, relative)
-        return Place(canonical, share, relative + final, None)
+        return ResolvedPath(canonical, share, relative + final, None)
 
     def _behind(self, path: bytes, depth: int) -> list[bytes]:
         """The parts of `path` behind the last one that enters the folder `depth` deep."""
@@ -170,17 +170,17 @@ class Tree:
             self._folders[folder] = share, relative.removesuffix(name)
 
     def attributes(self) -> Attributes:
-        """What is shown for every made-up folder."""
+        """What is shown for every virtual directory."""
         return self._folder
 
-    def open_made_up(
+    def open_virtual(
         self, children: Iterable[Entry], *, closed: Callable[[], None] = lambda: None
     ) -> OpenDirectory:
-        """Open a made-up folder that holds `children` for listing; see `Share.open_file`."""
+        """Open a virtual directory that holds `children` for listing; see `Share.open_file`."""
         dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
         return OpenDirectory(first=[*dots, *children], close=closed)
 
-    def entries_of(self, node: Node) -> Iterator[Entry]:
+    def children_of(self, node: Node) -> Iterator[Entry]:
         """The folders of the tree that are directly in `node`, as LSTAT shows them."""
         for name, child in sorted(node.children.items()):
             share = child.share
@@ -199,7 +199,7 @@ class Tree:
         a plain miss. A deeper path, one with `..`, or one into a share of others was asked for
         on purpose and belongs in the log.
         """
-        if any(tuple(parts[: len(name)]) == name for name in self._withheld):
+        if any(tuple(parts[: len(name)]) == name for name in self._ungranted):
             return Denied("share_not_granted", hidden=True)
         if b".." in path.split(b"/") or len(parts) > depth + 1:
             return Denied("outside_shares", hidden=True)

@@ -17,8 +17,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import Denied, FileSystemError, NotFound
-from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
+from sftp_gateway.vfs.attributes import AttributePolicy
+from sftp_gateway.vfs.path_resolution import ManualResolver, Openat2Resolver, PathResolver
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.unit.vfs.helpers import entries, unread
@@ -104,10 +104,12 @@ def below(root: Path) -> set[Identity]:
     return found
 
 
-def look(finder: Finder, root: int, path: bytes, *, follow: bool, wait: bool) -> Identity | str:
+def look(
+    resolver: PathResolver, root: int, path: bytes, *, follow: bool, wait: bool
+) -> Identity | str:
     """What was found, or the name of the errno."""
     try:
-        pinned = finder.find(root, path, follow=follow, wait=wait)
+        pinned = resolver.resolve(root, path, follow=follow, wait=wait)
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     try:
@@ -123,14 +125,14 @@ def made(entries: list[Made]) -> Iterator[Path]:
 
 
 def usable(path: str) -> bytes:
-    """`path` as the finders take it: relative."""
+    """`path` as the resolvers take it: relative."""
     return os.fsencode(path.lstrip("/"))
 
 
 @settings(deadline=None, max_examples=250)
 @given(entries=ENTRIES, paths=PATHS)
 def test_both_finders_agree_and_never_leave_the_root(entries: list[Made], paths: list[str]) -> None:
-    finders = (Openat2(), Walk())
+    resolvers = (Openat2Resolver(), ManualResolver())
     with made(entries) as root:
         inside = below(root)
         held = os.open(root, os.O_PATH | os.O_DIRECTORY)
@@ -138,11 +140,12 @@ def test_both_finders_agree_and_never_leave_the_root(entries: list[Made], paths:
             for path in map(usable, paths):
                 for follow in (False, True):
                     first, second = (
-                        look(finder, held, path, follow=follow, wait=True) for finder in finders
+                        look(resolver, held, path, follow=follow, wait=True)
+                        for resolver in resolvers
                     )
                     assert first == second, (path, follow)
                     assert isinstance(first, str) or first in inside, (path, follow)
-                    cached = look(finders[0], held, path, follow=follow, wait=False)
+                    cached = look(resolvers[0], held, path, follow=follow, wait=False)
                     assert cached in {first, "EAGAIN"}, (path, follow)
         finally:
             os.close(held)
@@ -155,13 +158,17 @@ def test_a_share_shows_and_reads_only_what_is_below_its_folder(
     links: Links, entries: list[Made], paths: list[str]
 ) -> None:
     with made(entries) as root:
-        seen = [use(finder, root, links, paths) for finder in (Openat2(), Walk())]
+        seen = [
+            use(resolver, root, links, paths) for resolver in (Openat2Resolver(), ManualResolver())
+        ]
     assert seen[0] == seen[1]
 
 
-def use(finder: Finder, root: Path, links: Links, paths: list[str]) -> list[object]:
+def use(resolver: PathResolver, root: Path, links: Links, paths: list[str]) -> list[object]:
     """All that a share of `root` answers to all questions about `paths`."""
-    share = Share(name="share", root=root, links=links, presentation=Presentation(), finder=finder)
+    share = Share(
+        name="share", root=root, links=links, attribute_policy=AttributePolicy(), resolver=resolver
+    )
     answers: list[object] = []
     try:
         for path in map(usable, paths):
@@ -220,12 +227,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
             name=name,
             root=folder,
             links=Links.KEEP,
-            presentation=Presentation(),
-            finder=Walk(),
+            attribute_policy=AttributePolicy(),
+            resolver=ManualResolver(),
         )
         for name in ("data", "data/sub", "data/x/y", "x/x")
     ]
-    yield Tree(user="u", shares=shares, withheld=["sub"], presentation=Presentation(), time=0)
+    yield Tree(
+        user="u", shares=shares, ungranted=["sub"], attribute_policy=AttributePolicy(), time=0
+    )
     for share in shares:
         share.close()
 
@@ -299,6 +308,10 @@ def test_a_tree_that_remembers_folders_says_what_one_says_that_was_asked_nothing
 ) -> None:
     for path in paths:
         fresh = Tree(
-            user="u", shares=tree.shares, withheld=["sub"], presentation=Presentation(), time=0
+            user="u",
+            shares=tree.shares,
+            ungranted=["sub"],
+            attribute_policy=AttributePolicy(),
+            time=0,
         )
         assert place_in(tree, path) == place_in(fresh, path)

@@ -22,7 +22,7 @@ from pathlib import Path
 from sftp_gateway.app.gateway import Configuration, Program
 from sftp_gateway.commands.main import main
 from sftp_gateway.server.exec import command_line as command
-from sftp_gateway.vfs import beneath
+from sftp_gateway.vfs import path_resolution
 
 
 class Careless:
@@ -30,8 +30,8 @@ class Careless:
 
     descriptors = 1
 
-    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
-        """See beneath.Finder."""
+    def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See path_resolution.PathResolver."""
         flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
         return os.open(path or b".", flags, dir_fd=root)
 
@@ -151,7 +151,7 @@ def _outcome(attempt: str) -> str:
 
 
 if __name__ == "__main__":
-    beneath.Openat2 = Careless  # type: ignore[assignment,misc]
+    path_resolution.Openat2Resolver = Careless  # type: ignore[assignment,misc]
     command.parse = _attempt  # type: ignore[assignment]
     Program.greet = _greet  # type: ignore[method-assign]
     sys.exit(main(["serve"]))

@@ -26,9 +26,9 @@ from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.server.sftp.session import SftpSession
-from sftp_gateway.vfs.attributes import Attributes, Presentation
-from sftp_gateway.vfs.beneath import choose_finder
+from sftp_gateway.vfs.attributes import AttributePolicy, Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.path_resolution import choose_resolver
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
@@ -53,8 +53,8 @@ class GatedShare(Share):
             name=name,
             root=root,
             links=Links.KEEP,
-            presentation=Presentation(),
-            finder=choose_finder(),
+            attribute_policy=AttributePolicy(),
+            resolver=choose_resolver(),
         )
         self.cold: set[str] = set()
         self.gate = threading.Event()
@@ -91,7 +91,7 @@ class GatedShare(Share):
             share=self,
             descriptor=file._descriptor,
             size=file.size,
-            inline=file.inline,
+            local=file.local,
             closed=closed,
         )
 
@@ -264,7 +264,7 @@ class Served:
         self.pools = WatchedPools([share.name for share in shares], timeout=timeout)
         self.quotas = make_quotas(capacity)
         self.handles = HandleTable(quotas=self.quotas, owner=OWNER)
-        self.tree = Tree(user="worker", shares=shares, presentation=Presentation(), time=0)
+        self.tree = Tree(user="worker", shares=shares, attribute_policy=AttributePolicy(), time=0)
         self.channel = MemoryChannel()
         self.congested = False
         self.failures: list[Exception] = []
@@ -275,7 +275,7 @@ class Served:
                 Dispatcher,
                 tree=self.tree,
                 handles=self.handles,
-                made_up_statvfs=lambda tree: None,
+                virtual_statvfs=lambda tree: None,
                 owners=Owners(OwnerNames()),
             ),
             pools=self.pools,

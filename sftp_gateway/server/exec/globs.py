@@ -11,7 +11,7 @@ from typing import Final
 from sftp_gateway.errors import FileSystemError, GatewayError
 from sftp_gateway.server.exec.command_line import Word
 from sftp_gateway.server.exec.session import CommandSession
-from sftp_gateway.vfs.beneath import PATH_MAX
+from sftp_gateway.vfs.path_resolution import PATH_MAX
 
 #: Paths of one command, and their bytes. (A kernel takes 2 MiB, execve(2).)
 _MAX_PATHS: Final = 4096

@@ -19,7 +19,7 @@ from sftp_gateway.errors import Denied, FileSystemError, IsADirectory
 from sftp_gateway.server.exec.command_line import ScpSink, ScpSource
 from sftp_gateway.server.exec.globs import TooManyPaths, expand
 from sftp_gateway.server.exec.session import CommandSession, Disconnected, printable, words_of
-from sftp_gateway.server.handles import FolderHandle
+from sftp_gateway.server.handles import DirectoryHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry
 
@@ -129,7 +129,7 @@ class _Source:
             await self._accepted()
 
     async def _send_entries(
-        self, path: bytes, opened: FolderHandle, page: list[Entry], within: tuple[object, ...]
+        self, path: bytes, opened: DirectoryHandle, page: list[Entry], within: tuple[object, ...]
     ) -> None:
         """Send what is in a folder, of which `page` is read already."""
         while page:

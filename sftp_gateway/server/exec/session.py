@@ -30,7 +30,7 @@ from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
 from sftp_gateway.server import base_session as session
 from sftp_gateway.server.base_session import BaseSession
-from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
@@ -122,7 +122,7 @@ class CommandSession(BaseSession):
         #: Whether the coroutine waits for nothing but its turn.
         self._ready = False
         self._check: Check | None = None
-        self._open_handles: dict[FileHandle | FolderHandle, bytes] = {}
+        self._open_handles: dict[FileHandle | DirectoryHandle, bytes] = {}
         self._input = b""
         self._input_ended = False
         self._look_at_input: Callable[[], None] | None = None
@@ -316,7 +316,7 @@ class CommandSession(BaseSession):
         """Open a file, for `closing`; raises FileSystemError or OSError, as all that follow."""
         return self._handles.file(await self._open(rq.OpenRequest(0, path, OpenFlags.READ)))
 
-    async def open_folder(self, path: bytes) -> FolderHandle:
+    async def open_folder(self, path: bytes) -> DirectoryHandle:
         """Open a folder, for `closing`."""
         return self._handles.folder(await self._open(rq.OpendirRequest(0, path)))
 
@@ -326,7 +326,7 @@ class CommandSession(BaseSession):
         return response.handle
 
     @contextmanager
-    def closing(self, opened: FileHandle | FolderHandle) -> Iterator[None]:
+    def closing(self, opened: FileHandle | DirectoryHandle) -> Iterator[None]:
         """A context at whose end an open file or folder is closed."""
         try:
             yield
@@ -335,7 +335,7 @@ class CommandSession(BaseSession):
             raise
         self._close(opened, result="ok")
 
-    def _close(self, opened: FileHandle | FolderHandle, *, result: str) -> None:
+    def _close(self, opened: FileHandle | DirectoryHandle, *, result: str) -> None:
         self._handles.remove(self._open_handles.pop(opened))
         self._release(opened, result=result)
 
@@ -363,7 +363,7 @@ class CommandSession(BaseSession):
         return digest.value
 
     async def entries(
-        self, opened: FolderHandle, *, wanted: Callable[[bytes], bool] = lambda name: True
+        self, opened: DirectoryHandle, *, wanted: Callable[[bytes], bool] = lambda name: True
     ) -> list[Entry] | None:
         """The next entries of an open folder, `.` and `..` among them; None at its end.
 
@@ -373,7 +373,7 @@ class CommandSession(BaseSession):
         started = time.perf_counter()
         page = partial(_page, opened.directory, wanted)
         try:
-            if opened.share is None or opened.directory.at_hand:
+            if opened.share is None or opened.directory.buffered:
                 read, entries = page()
             else:
                 read, entries = await self._on_thread(opened.share.name, Pool.METADATA, page)

@@ -198,7 +198,7 @@ class Checksums:
     def _value(self, check: Check, file: OpenFile) -> Generator[None, None, bytes]:
         before = file.stat()
         key = _key(check.algorithm, before)
-        lasting = file.inline and not (check.offset or check.length or check.block_size)
+        lasting = file.local and not (check.offset or check.length or check.block_size)
         known = self._recall(key) if lasting else None
         if known is not None:
             return known

@@ -28,13 +28,13 @@ from sftp_gateway.protocol.constants import (
     OpenFlags,
     StatusCode,
 )
-from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.server.limits.quotas import cost_of_file, cost_of_folder
 from sftp_gateway.server.sftp.owners import Owners
+from sftp_gateway.vfs.blocking import would_block
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
-from sftp_gateway.vfs.tree import Place, Tree
-from sftp_gateway.vfs.waiting import would_wait
+from sftp_gateway.vfs.tree import ResolvedPath, Tree
 
 T = TypeVar("T")
 
@@ -92,17 +92,17 @@ class Dispatcher:
         *,
         tree: Tree,
         handles: HandleTable,
-        opened: Callable[[FileHandle | FolderHandle], None],
-        closed: Callable[[FileHandle | FolderHandle], None],
-        made_up_statvfs: Callable[[Tree], os.statvfs_result | None],
+        opened: Callable[[FileHandle | DirectoryHandle], None],
+        closed: Callable[[FileHandle | DirectoryHandle], None],
+        virtual_statvfs: Callable[[Tree], os.statvfs_result | None],
         owners: Owners,
     ) -> None:
-        """`opened` and `closed` are told of handles; `made_up_statvfs` sums up a tree's shares."""
+        """`opened` and `closed` are told of handles; `virtual_statvfs` sums up a tree's shares."""
         self._tree = tree
         self._handles = handles
         self._opened = opened
         self._closed = closed
-        self._made_up_statvfs = made_up_statvfs
+        self._virtual_statvfs = virtual_statvfs
         self._owners = owners
         #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
         self._in_order = False
@@ -144,30 +144,30 @@ class Dispatcher:
                 opened = None
             return (opened.share, opened.path) if opened else (None, None)
         try:
-            place = self._tree.locate(path)
+            resolved = self._tree.locate(path)
         except errors.FileSystemError:
             return None, path
-        return place.share, place.path
+        return resolved.share, resolved.path
 
     # Files
 
     def _open(self, request: rq.OpenRequest) -> Operation:
         if request.pflags & WRITING_FLAGS:
             raise errors.Denied("read_only")
-        place = self._tree.locate(request.path)
-        share = place.share
+        resolved = self._tree.locate(request.path)
+        share = resolved.share
         if share is None:
-            raise errors.IsADirectory("a made-up folder")
+            raise errors.IsADirectory("a virtual directory")
 
         def run(wait: bool) -> OpenFile:
-            with self._handles.reserve(cost_of_file(place.path)) as closed:
-                return share.open_file(place.relative, wait=wait, closed=closed)
+            with self._handles.reserve(cost_of_file(resolved.path)) as closed:
+                return share.open_file(resolved.relative, wait=wait, closed=closed)
 
         def finish(file: Any) -> rs.Response:
             opened = FileHandle(
                 file=file,
                 share=share,
-                path=place.path,
+                path=resolved.path,
                 opened=time.monotonic(),
                 known_size=file.size,
                 in_order=self._in_order,
@@ -178,11 +178,11 @@ class Dispatcher:
             run=run,
             finish=finish,
             share=share,
-            path=place.path,
+            path=resolved.path,
             discard=lambda file: file.close(),
         )
 
-    def _enter(self, request: rq.Request, opened: FileHandle | FolderHandle) -> rs.Response:
+    def _enter(self, request: rq.Request, opened: FileHandle | DirectoryHandle) -> rs.Response:
         handle = self._handles.add(opened)
         self._opened(opened)
         return rs.HandleResponse(request.request_id, handle)
@@ -210,7 +210,7 @@ class Dispatcher:
 
     def _fstat(self, request: rq.FstatRequest) -> Operation:
         opened = self._handles.get(request.handle)
-        if isinstance(opened, FolderHandle):
+        if isinstance(opened, DirectoryHandle):
             return self._attributes(request, opened.path, follow=True)
         file, share = opened.file, opened.share
 
@@ -234,29 +234,29 @@ class Dispatcher:
         return self._attributes(request, request.path, follow=True)
 
     def _attributes(self, request: rq.Request, path: bytes, *, follow: bool) -> Operation:
-        place = self._tree.locate(path)
-        share = place.share
+        resolved = self._tree.locate(path)
+        share = resolved.share
         if share is None:
             return _immediate(
-                rs.AttrsResponse(request.request_id, self._tree.attributes()), place.path
+                rs.AttrsResponse(request.request_id, self._tree.attributes()), resolved.path
             )
         return Operation(
-            run=partial(share.stat if follow else share.lstat, place.relative),
+            run=partial(share.stat if follow else share.lstat, resolved.relative),
             finish=partial(rs.AttrsResponse, request.request_id),
             share=share,
-            path=place.path,
+            path=resolved.path,
         )
 
     def _readlink(self, request: rq.ReadlinkRequest) -> Operation:
-        place = self._tree.locate(request.path)
-        share = place.share
+        resolved = self._tree.locate(request.path)
+        share = resolved.share
         if share is None:
-            raise errors.NotALink("a made-up folder")
+            raise errors.NotALink("a virtual directory")
         return Operation(
-            run=partial(share.readlink, place.relative),
+            run=partial(share.readlink, resolved.relative),
             finish=lambda target: _one_name(request.request_id, target),
             share=share,
-            path=place.path,
+            path=resolved.path,
         )
 
     def _realpath(self, request: rq.RealpathRequest) -> Operation:
@@ -270,11 +270,11 @@ class Dispatcher:
         """
         text = self._tree.canonical(path)
         try:
-            place = self._tree.locate(path)
+            resolved = self._tree.locate(path)
         except errors.FileSystemError:
             return _immediate(_one_name(request_id, text))
-        share = place.share
-        if share is None or not place.relative:
+        share = resolved.share
+        if share is None or not resolved.relative:
             return _immediate(_one_name(request_id, text))
 
         def finish(relative: bytes | None) -> rs.Response:
@@ -282,10 +282,10 @@ class Dispatcher:
             return _one_name(request_id, known or text)
 
         return Operation(
-            run=partial(share.resolve, place.relative),
+            run=partial(share.resolve, resolved.relative),
             finish=finish,
             share=share,
-            path=place.path,
+            path=resolved.path,
         )
 
     def _expand_path(self, request: rq.ExpandPathRequest) -> Operation:
@@ -307,44 +307,44 @@ class Dispatcher:
     # Folders
 
     def _opendir(self, request: rq.OpendirRequest) -> Operation:
-        place = self._tree.locate(request.path)
+        resolved = self._tree.locate(request.path)
 
         def finish(directory: Any) -> rs.Response:
-            opened = FolderHandle(
+            opened = DirectoryHandle(
                 directory=directory,
-                share=place.share,
-                path=place.path,
+                share=resolved.share,
+                path=resolved.path,
                 opened=time.monotonic(),
             )
             return self._enter(request, opened)
 
         return Operation(
-            run=partial(self._open_directory, place),
+            run=partial(self._open_directory, resolved),
             finish=finish,
-            share=place.share,
-            path=place.path,
+            share=resolved.share,
+            path=resolved.path,
             discard=lambda directory: directory.close(),
         )
 
-    def _open_directory(self, place: Place, *, wait: bool) -> OpenDirectory:
-        children = tuple(self._tree.entries_of(place.node)) if place.node else ()
-        with self._handles.reserve(cost_of_folder(place.path)) as closed:
-            if place.share is None:
-                return self._tree.open_made_up(children, closed=closed)
-            return place.share.open_directory(
-                place.relative, extra=children, wait=wait, closed=closed
+    def _open_directory(self, resolved: ResolvedPath, *, wait: bool) -> OpenDirectory:
+        children = tuple(self._tree.children_of(resolved.node)) if resolved.node else ()
+        with self._handles.reserve(cost_of_folder(resolved.path)) as closed:
+            if resolved.share is None:
+                return self._tree.open_virtual(children, closed=closed)
+            return resolved.share.open_directory(
+                resolved.relative, extra=children, wait=wait, closed=closed
             )
 
-    def readdir(self, request: rq.ReaddirRequest, opened: FolderHandle) -> Operation:
+    def readdir(self, request: rq.ReaddirRequest, opened: DirectoryHandle) -> Operation:
         """The next names of `opened`; one operation of a folder at a time."""
 
         def run(wait: bool) -> _Page:
             if opened.broken:
                 raise OSError(errno.EIO, "names of the folder were lost")
-            if not wait and not opened.directory.at_hand:
+            if not wait and not opened.directory.buffered:
                 # Each name needs a look at its inode, and nothing tells whether that one is in
                 # memory: a page of a cold folder could take a second.
-                raise would_wait()
+                raise would_block()
             try:
                 return _page(opened.directory, self._owners)
             except OSError:
@@ -365,21 +365,21 @@ class Dispatcher:
     # File systems and limits
 
     def _statvfs(self, request: rq.StatvfsRequest) -> Operation:
-        place = self._tree.locate(request.path)
-        share = place.share
+        resolved = self._tree.locate(request.path)
+        share = resolved.share
         if share is None:
-            response = _statvfs(request.request_id, self._made_up_statvfs(self._tree))
-            return _immediate(response, place.path)
+            response = _statvfs(request.request_id, self._virtual_statvfs(self._tree))
+            return _immediate(response, resolved.path)
         return Operation(
-            run=partial(share.statvfs, place.relative),
+            run=partial(share.statvfs, resolved.relative),
             finish=partial(_statvfs, request.request_id),
             share=share,
-            path=place.path,
+            path=resolved.path,
         )
 
     def _fstatvfs(self, request: rq.FstatvfsRequest) -> Operation:
         opened = self._handles.get(request.handle)
-        if isinstance(opened, FolderHandle):
+        if isinstance(opened, DirectoryHandle):
             return self._statvfs(rq.StatvfsRequest(request.request_id, opened.path))
         return Operation(
             run=_on_file(opened.file, opened.file.statvfs),
@@ -411,8 +411,8 @@ def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
     """`ask` about an open file, on the event loop only where no network is asked."""
 
     def run(wait: bool) -> T:
-        if not wait and not file.inline:
-            raise would_wait()
+        if not wait and not file.local:
+            raise would_block()
         return ask()
 
     return run

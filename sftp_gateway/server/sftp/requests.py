@@ -15,7 +15,7 @@ from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import StatusCode
-from sftp_gateway.server.handles import FolderHandle, HandleTable
+from sftp_gateway.server.handles import DirectoryHandle, HandleTable
 from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
@@ -36,7 +36,7 @@ class Operations:
         owed: Owed,
         send: Callable[[bytes], None],
         done: Callable[[], None],
-        listing_done: Callable[[FolderHandle], None],
+        listing_done: Callable[[DirectoryHandle], None],
         failed: Callable[[Exception], None],
     ) -> None:
         """`send` takes answers; `done` is called behind one that took a thread, and
@@ -147,13 +147,13 @@ class Operations:
         else:
             self._list(request, opened)
 
-    def _list(self, request: rq.ReaddirRequest, opened: FolderHandle) -> None:
+    def _list(self, request: rq.ReaddirRequest, opened: DirectoryHandle) -> None:
         started = time.perf_counter()
         operation = self._dispatcher.readdir(request, opened)
         answered = self._run(request, operation, started, then=lambda: self._listed(opened))
         opened.busy = not answered
 
-    def _listed(self, opened: FolderHandle) -> None:
+    def _listed(self, opened: DirectoryHandle) -> None:
         opened.busy = False
         while opened.queue and not opened.busy:
             self._owed.count -= 1

@@ -37,7 +37,7 @@ from sftp_gateway.protocol.constants import MAX_READ_LENGTH
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.server import base_session as session
 from sftp_gateway.server.base_session import FLUSH_BYTES, BaseSession
-from sftp_gateway.server.handles import FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.server.io_pools import IoPools
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
@@ -160,7 +160,7 @@ class SftpSession(BaseSession):
             rq.CheckFileRequest: self._check_files.serve,
         }
         #: Closed by the client while something that it asked for before is still owed.
-        self._closing: set[FileHandle | FolderHandle] = set()
+        self._closing: set[FileHandle | DirectoryHandle] = set()
         self._reading_paused = False
         self._pumping = False
         self._draining = False
@@ -355,12 +355,12 @@ class SftpSession(BaseSession):
 
     # Handles
 
-    def _close_handle(self, opened: FileHandle | FolderHandle) -> None:
+    def _close_handle(self, opened: FileHandle | DirectoryHandle) -> None:
         """CLOSE took `opened` out of the table; what was asked of it before is still owed."""
         self._closing.add(opened)
         self._release_if_done(opened)
 
-    def _release_if_done(self, opened: FileHandle | FolderHandle) -> None:
+    def _release_if_done(self, opened: FileHandle | DirectoryHandle) -> None:
         if opened in self._closing and not opened.owed:
             self._closing.remove(opened)
             self._release(opened, result="ok")

@@ -47,7 +47,7 @@ from sftp_gateway.settings import (
     UserSettings,
 )
 from sftp_gateway.system.sockets import listen
-from sftp_gateway.vfs.beneath import open_folder
+from sftp_gateway.vfs.path_resolution import open_no_symlinks
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
 from tests.support.sftp_wire import encode_init, encode_open, encode_read
@@ -144,7 +144,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
         measured.values,
         log=FileSink("access.log"),
         history_channel=measured.history_channel,
-        folders={name: open_folder(share.path) for name, share in settings.shares.items()},
+        folders={name: open_no_symlinks(share.path) for name, share in settings.shares.items()},
         owner_names=OwnerNames(),
     )
     await gateway.start()

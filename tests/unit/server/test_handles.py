@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import InvalidHandle
-from sftp_gateway.server.handles import MAX_PIECES, FileHandle, FolderHandle, HandleTable
+from sftp_gateway.server.handles import MAX_PIECES, DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from tests.support.session import OWNER, GatedShare, make_quotas
 
@@ -35,8 +35,8 @@ def opened(share: GatedShare, root: Path) -> Iterator[Open]:
         file.close()
 
 
-def folder() -> FolderHandle:
-    return FolderHandle(directory=OpenDirectory(first=()), share=None, path=b"/", opened=0.0)
+def folder() -> DirectoryHandle:
+    return DirectoryHandle(directory=OpenDirectory(first=()), share=None, path=b"/", opened=0.0)
 
 
 def note(handle: FileHandle, pieces: Sequence[tuple[int, int]]) -> FileHandle:

@@ -18,8 +18,8 @@ from sftp_gateway.server import health
 from sftp_gateway.server import io_pools as io_pools_module
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
 from sftp_gateway.server.io_pools import IoPools, Pool
-from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.beneath import choose_finder
+from sftp_gateway.vfs.attributes import AttributePolicy
+from sftp_gateway.vfs.path_resolution import choose_resolver
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.support.gateway import PATIENCE
@@ -34,8 +34,8 @@ class Watched(Share):
             name=name,
             root=root,
             links=Links.KEEP,
-            presentation=Presentation(),
-            finder=choose_finder(),
+            attribute_policy=AttributePolicy(),
+            resolver=choose_resolver(),
         )
         self.gate = threading.Event()
         self.gate.set()
@@ -125,7 +125,7 @@ def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
 
 
 def tree(*shares: Share) -> Tree:
-    return Tree(user="u", shares=shares, presentation=Presentation(), time=0)
+    return Tree(user="u", shares=shares, attribute_policy=AttributePolicy(), time=0)
 
 
 # States

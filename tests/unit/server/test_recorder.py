@@ -12,7 +12,7 @@ import pytest
 from sftp_gateway.errors import Denied
 from sftp_gateway.observability import NO_SHARE, AccessLog, Level
 from sftp_gateway.observability.access_log import events
-from sftp_gateway.server.handles import FileHandle, FolderHandle
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.vfs.files import OpenDirectory
 from tests.support.gateway import PATIENCE
@@ -84,8 +84,8 @@ def file(share: GatedShare, root: Path) -> Iterator[FileHandle]:
     opened.close()
 
 
-def folder(share: GatedShare | None) -> FolderHandle:
-    return FolderHandle(
+def folder(share: GatedShare | None) -> DirectoryHandle:
+    return DirectoryHandle(
         directory=OpenDirectory(first=()), share=share, path=b"/home/u", opened=time.monotonic()
     )
 
@@ -184,7 +184,7 @@ def test_a_file_is_told_with_what_was_served_of_it(recorded: Recorded, file: Fil
     assert told == [100, 2, True, "aborted", "/home/u/share/file"]
 
 
-def test_a_made_up_folder_is_told_without_a_share(recorded: Recorded) -> None:
+def test_a_virtual_directory_is_told_without_a_share(recorded: Recorded) -> None:
     listed = folder(None)
     recorded.recorder.opened(listed)
     assert recorded.metric('sftp_gateway_open_handles{kind="folder"}') == 1

@@ -1,6 +1,6 @@
 """A program that uses a share as uid 65534, whom permission bits do stop, unlike root.
 
-Its arguments are the share's folder, how its links are served, the finder's class, and then
+Its arguments are the share's folder, how its links are served, the resolver's class, and then
 pairs of an operation and a path. It prints one JSON list: for each pair what was returned, or
 the class of the error and its text.
 """
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sftp_gateway.vfs import beneath
-from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.beneath import Finder
+from sftp_gateway.vfs import path_resolution
+from sftp_gateway.vfs.attributes import AttributePolicy
+from sftp_gateway.vfs.path_resolution import PathResolver
 from sftp_gateway.vfs.share import Links, Share
 from tests.unit.vfs.helpers import descriptors, listing, read
 
@@ -35,9 +35,9 @@ OPERATIONS: dict[str, Callable[[Share, bytes], Any]] = {
 }
 
 
-def use_as_nobody(share: Share, finder: Finder, *pairs: tuple[str, str]) -> list[Any]:
+def use_as_nobody(share: Share, resolver: PathResolver, *pairs: tuple[str, str]) -> list[Any]:
     """Run this program on the folder of `share`; returns what it prints."""
-    arguments = [str(share.path), share.links.value, type(finder).__name__]
+    arguments = [str(share.path), share.links.value, type(resolver).__name__]
     told = subprocess.run(
         [sys.executable, "-m", __name__, *arguments, *(word for pair in pairs for word in pair)],
         stdout=subprocess.PIPE,
@@ -48,14 +48,14 @@ def use_as_nobody(share: Share, finder: Finder, *pairs: tuple[str, str]) -> list
     return results
 
 
-def main(root: str, links: str, finder: str, *words: str) -> None:
+def main(root: str, links: str, resolver: str, *words: str) -> None:
     """Open the share with the rights that we came with, then drop them and try."""
     share = Share(
         name="share",
         root=Path(root),
         links=Links(links),
-        presentation=Presentation(),
-        finder=getattr(beneath, finder)(),
+        attribute_policy=AttributePolicy(),
+        resolver=getattr(path_resolution, resolver)(),
     )
     if os.geteuid() == 0:
         os.setgroups([])

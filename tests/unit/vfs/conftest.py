@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.beneath import Finder
+from sftp_gateway.vfs.attributes import AttributePolicy
+from sftp_gateway.vfs.path_resolution import PathResolver
 from sftp_gateway.vfs.share import Links, Share
-from tests.unit.vfs.helpers import FINDERS, SECRET, MakeShare
+from tests.unit.vfs.helpers import RESOLVERS, SECRET, MakeShare
 
 
-@pytest.fixture(params=FINDERS, ids=lambda finder: finder.__name__)
-def finder(request: pytest.FixtureRequest) -> Finder:
-    made: Finder = request.param()
+@pytest.fixture(params=RESOLVERS, ids=lambda resolver: resolver.__name__)
+def resolver(request: pytest.FixtureRequest) -> PathResolver:
+    made: PathResolver = request.param()
     return made
 
 
@@ -46,7 +46,7 @@ def root(tmp_path: Path, outside: Path) -> Path:
 
 
 @pytest.fixture
-def make_share(root: Path, finder: Finder) -> Iterator[MakeShare]:
+def make_share(root: Path, resolver: PathResolver) -> Iterator[MakeShare]:
     made: list[Share] = []
     default = root
 
@@ -55,8 +55,8 @@ def make_share(root: Path, finder: Finder) -> Iterator[MakeShare]:
             name=name,
             root=default if root is None else root,
             links=links,
-            presentation=Presentation(),
-            finder=finder,
+            attribute_policy=AttributePolicy(),
+            resolver=resolver,
         )
         made.append(share)
         return share

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from sftp_gateway.vfs.attributes import Attributes
-from sftp_gateway.vfs.beneath import Finder, Openat2, Walk
 from sftp_gateway.vfs.files import Entry, OpenDirectory
+from sftp_gateway.vfs.path_resolution import ManualResolver, Openat2Resolver, PathResolver
 from sftp_gateway.vfs.share import Links, Share
 
 Result = TypeVar("Result")
 
-FINDERS: tuple[type[Finder], ...] = (Openat2, Walk)
+RESOLVERS: tuple[type[PathResolver], ...] = (Openat2Resolver, ManualResolver)
 SECRET = b"nobody may read this"
 
 #: For what must not wait at all: reached only by a test that fails.

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from sftp_gateway.vfs import attributes as module
-from sftp_gateway.vfs.attributes import READABLE, Attributes, Modes, Presentation
+from sftp_gateway.vfs.attributes import OTHERS_READ, AttributePolicy, Attributes, Modes
 
 
 def status(mode: int, *, size: int = 10, uid: int = 1001, gid: int = 1002) -> os.stat_result:
@@ -27,7 +27,7 @@ def reads_everything(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 def mode(kind: int, real: int, *, uid: int = 1001, gid: int = 1002, **options: Modes) -> int:
-    attributes = Presentation(**options).show(status(kind | real, uid=uid, gid=gid))
+    attributes = AttributePolicy(**options).show(status(kind | real, uid=uid, gid=gid))
     assert attributes is not None
     assert stat.S_IFMT(attributes.mode) == kind
     return stat.S_IMODE(attributes.mode)
@@ -80,52 +80,52 @@ def test_what_the_gateway_cannot_read_is_not_readable_by_others(
     reads_everything: bool, kind: int, real: int, uid: int, gid: int
 ) -> None:
     shown = mode(kind, real, uid=uid, gid=gid)
-    assert bool(shown & READABLE) == reads_everything
+    assert bool(shown & OTHERS_READ) == reads_everything
     if not reads_everything:
-        assert shown == real & ~READABLE
+        assert shown == real & ~OTHERS_READ
 
 
 def test_a_link_has_all_bits_as_every_link_on_linux() -> None:
-    attributes = Presentation().show(status(stat.S_IFLNK | 0o777))
+    attributes = AttributePolicy().show(status(stat.S_IFLNK | 0o777))
     assert attributes is not None
     assert attributes.mode == stat.S_IFLNK | 0o777
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, 0])
 def test_whatever_is_no_file_folder_or_link_is_hidden(kind: int) -> None:
-    assert Presentation().show(status(kind | 0o666)) is None
+    assert AttributePolicy().show(status(kind | 0o666)) is None
 
 
 def test_owner_group_size_and_times_are_the_real_ones() -> None:
-    shown = Presentation().show(status(stat.S_IFREG | 0o644, size=5 << 40))
+    shown = AttributePolicy().show(status(stat.S_IFREG | 0o644, size=5 << 40))
     assert shown == Attributes(5 << 40, 1001, 1002, stat.S_IFREG | 0o644, 111, 222)
 
 
 def test_owner_and_group_can_be_replaced_even_by_root() -> None:
-    shown = Presentation(uid=0, gid=0).show(status(stat.S_IFREG | 0o644))
+    shown = AttributePolicy(uid=0, gid=0).show(status(stat.S_IFREG | 0o644))
     assert shown is not None
     assert (shown.uid, shown.gid) == (0, 0)
 
 
 def test_owner_and_group_are_replaced_independently() -> None:
-    shown = Presentation(gid=7).show(status(stat.S_IFDIR | 0o755))
+    shown = AttributePolicy(gid=7).show(status(stat.S_IFDIR | 0o755))
     assert shown is not None
     assert (shown.uid, shown.gid) == (1001, 7)
 
 
 def test_times_are_whole_seconds() -> None:
     fields = (stat.S_IFREG | 0o644, 1, 2, 1, 0, 0, 3, 10, 20, 30, 10.9, 20.9, 30.9)
-    shown = Presentation().show(os.stat_result(fields))
+    shown = AttributePolicy().show(os.stat_result(fields))
     assert shown is not None
     assert (shown.atime, shown.mtime) == (10, 20)
 
 
 @pytest.mark.parametrize(("modes", "bits"), [(Modes.REAL, 0o755), (Modes.READ_ONLY, 0o555)])
-def test_a_made_up_folder_has_the_given_time(modes: Modes, bits: int) -> None:
-    shown = Presentation(uid=5, gid=6, modes=modes).folder(1234)
+def test_a_virtual_directory_has_the_given_time(modes: Modes, bits: int) -> None:
+    shown = AttributePolicy(uid=5, gid=6, modes=modes).folder(1234)
     assert shown == Attributes(4096, 5, 6, stat.S_IFDIR | bits, 1234, 1234)
 
 
-def test_a_made_up_folder_belongs_to_the_gateway_itself_by_default() -> None:
-    shown = Presentation().folder(0)
+def test_a_virtual_directory_belongs_to_the_gateway_itself_by_default() -> None:
+    shown = AttributePolicy().folder(0)
     assert (shown.uid, shown.gid) == (os.getuid(), os.getgid())

@@ -27,7 +27,7 @@ def opened() -> Iterator[Open]:
 
     def make(path: Path) -> OpenFile:
         descriptor = os.open(path, os.O_RDONLY)
-        files.append(OpenFile(descriptor=descriptor, size=path.stat().st_size, inline=True))
+        files.append(OpenFile(descriptor=descriptor, size=path.stat().st_size, local=True))
         return files[-1]
 
     yield make
@@ -287,7 +287,7 @@ class HeldFile(OpenFile):
     __slots__ = ("go_on", "reading")
 
     def __init__(self, path: Path) -> None:
-        super().__init__(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+        super().__init__(descriptor=os.open(path, os.O_RDONLY), size=SIZE, local=True)
         self.reading = threading.Semaphore(0)
         self.go_on = threading.Event()
 
@@ -336,7 +336,7 @@ def test_many_threads_read_right_bytes_or_learn_that_the_file_is_closed(path: Pa
                 wrong.append(found)
 
     for _ in range(20):
-        file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+        file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, local=True)
         started = threading.Barrier(5)
         threads = [threading.Thread(target=use, args=(file, started)) for _ in range(4)]
         for thread in threads:
@@ -379,7 +379,7 @@ def test_closing_is_reported_once_and_behind_the_last_read(path: Path) -> None:
     file = OpenFile(
         descriptor=os.open(path, os.O_RDONLY),
         size=SIZE,
-        inline=True,
+        local=True,
         closed=lambda: reported.append(is_open(file._descriptor)),
     )
     file._acquire()
@@ -396,7 +396,7 @@ def test_closing_is_reported_where_the_disk_fails_it(
     reported: list[None] = []
     descriptor = os.open(path, os.O_RDONLY)
     file = OpenFile(
-        descriptor=descriptor, size=SIZE, inline=True, closed=lambda: reported.append(None)
+        descriptor=descriptor, size=SIZE, local=True, closed=lambda: reported.append(None)
     )
     with monkeypatch.context() as patched:
         patched.setattr(os, "close", lambda _: 1 // 0)
@@ -409,7 +409,7 @@ def test_closing_is_reported_where_the_disk_fails_it(
 def test_a_failed_read_does_not_keep_the_descriptor(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, inline=True)
+    file = OpenFile(descriptor=os.open(path, os.O_RDONLY), size=SIZE, local=True)
     monkeypatch.setattr(os, "preadv", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         read(file, 0, 10)

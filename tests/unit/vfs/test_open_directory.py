@@ -89,11 +89,11 @@ def test_the_last_entry_can_be_refused_and_the_end_stays_the_end(three: Path) ->
 
 def test_what_is_left_is_at_hand_once_the_disk_has_told_its_last_name(three: Path) -> None:
     folder = Folder(three, first=(Entry(b".", SHOWN),)).folder
-    assert not folder.at_hand
+    assert not folder.buffered
     taken(folder, 3)
-    assert not folder.at_hand
+    assert not folder.buffered
     taken(folder)
-    assert folder.at_hand
+    assert folder.buffered
     folder.close()
 
 
@@ -117,9 +117,9 @@ def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
     assert sorted([*names(folder), os.fsencode(failed[0])]) == [b"a", b"b", b"c"]
 
 
-def test_a_made_up_folder_has_only_its_first_entries() -> None:
+def test_a_virtual_directory_has_only_its_first_entries() -> None:
     folder = OpenDirectory(first=[Entry(b".", SHOWN), Entry(b"x", SHOWN)])
-    assert folder.at_hand
+    assert folder.buffered
     assert names(folder) == [b".", b"x"]
 
 

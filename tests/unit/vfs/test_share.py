@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, IsADirectory, NotADirectory, NotALink, NotFound
-from sftp_gateway.vfs.attributes import Attributes, Presentation
-from sftp_gateway.vfs.beneath import Finder, Openat2
+from sftp_gateway.vfs.attributes import AttributePolicy, Attributes
 from sftp_gateway.vfs.files import Entry
+from sftp_gateway.vfs.path_resolution import Openat2Resolver, PathResolver
 from sftp_gateway.vfs.share import Links, Share
 from tests.unit.vfs.helpers import (
     MakeShare,
@@ -48,13 +48,13 @@ def test_the_empty_path_is_the_share_itself(either: Share, root: Path) -> None:
     assert shown == either.stat(b"", wait=True)
 
 
-def test_owner_and_group_are_shown_as_configured(root: Path, finder: Finder) -> None:
+def test_owner_and_group_are_shown_as_configured(root: Path, resolver: PathResolver) -> None:
     share = Share(
         name="share",
         root=root,
         links=Links.KEEP,
-        presentation=Presentation(uid=11, gid=12),
-        finder=finder,
+        attribute_policy=AttributePolicy(uid=11, gid=12),
+        resolver=resolver,
     )
     try:
         shown = [share.lstat(b"file", wait=True), listing(share)[b"folder"].attributes]
@@ -98,13 +98,13 @@ def test_an_empty_file_is_served(either: Share, root: Path) -> None:
 def test_a_file_of_a_local_share_is_read_inline(make_share: MakeShare, memory: Path) -> None:
     (memory / "file").touch()
     file = make_share(memory).open_file(b"file", wait=True)
-    assert file.inline
+    assert file.local
     file.close()
 
 
 def test_a_file_on_another_mount_below_is_not_read_inline(make_share: MakeShare) -> None:
     file = make_share(Path("/")).open_file(b"proc/version", wait=True)
-    assert not file.inline
+    assert not file.local
     file.close()
 
 
@@ -210,8 +210,8 @@ def local(folder: Path) -> Share:
         name="share",
         root=folder,
         links=Links.KEEP,
-        presentation=Presentation(),
-        finder=Openat2(),
+        attribute_policy=AttributePolicy(),
+        resolver=Openat2Resolver(),
     )
 
 

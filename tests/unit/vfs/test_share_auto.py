@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, NotALink, NotFound
-from sftp_gateway.vfs.attributes import LINK, Presentation
-from sftp_gateway.vfs.beneath import Openat2
+from sftp_gateway.vfs.attributes import LINK_MODE, AttributePolicy
+from sftp_gateway.vfs.path_resolution import Openat2Resolver
 from sftp_gateway.vfs.share import Links, Share
 from tests.unit.vfs.helpers import MakeShare, entries, followed_lately, listing, read, unread
 
@@ -35,8 +35,8 @@ def walk(share: Share, path: bytes = b"") -> list[bytes]:
 @pytest.mark.parametrize("target", ["inner", "./inner", "missing", "inner/", "..a", "a..b"])
 def test_a_relative_link_without_dot_dot_is_a_link(auto: Share, root: Path, target: str) -> None:
     (root / "folder/link").symlink_to(target)
-    assert auto.lstat(b"folder/link", wait=True).mode == LINK
-    assert listing(auto, b"folder")[b"link"].attributes.mode == LINK
+    assert auto.lstat(b"folder/link", wait=True).mode == LINK_MODE
+    assert listing(auto, b"folder")[b"link"].attributes.mode == LINK_MODE
     assert auto.readlink(b"folder/link", wait=True) == target.encode()
 
 
@@ -65,7 +65,7 @@ def test_a_link_to_a_folder_that_it_is_in_stays_a_link(auto: Share, root: Path) 
     (root / "folder/up").symlink_to("..")
     (root / "folder/self").symlink_to("../folder")
     for name in (b"folder/up", b"folder/self"):
-        assert auto.lstat(name, wait=True).mode == LINK
+        assert auto.lstat(name, wait=True).mode == LINK_MODE
     assert auto.readlink(b"folder/up", wait=True) == b".."
 
 
@@ -74,7 +74,7 @@ def test_folders_that_lead_to_each_other_are_walked_once(auto: Share, root: Path
         (root / name).mkdir()
         (root / name / "next").symlink_to(target)
     assert sorted(walk(auto, b"a")) == [b"a/next", b"a/next/next", b"a/next/next/next"]
-    assert auto.lstat(b"a/next/next/next", wait=True).mode == LINK
+    assert auto.lstat(b"a/next/next/next", wait=True).mode == LINK_MODE
 
 
 def test_a_link_very_far_down_to_a_folder_stays_a_link(auto: Share, root: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_link_very_far_down_to_a_folder_stays_a_link(auto: Share, root: Path) 
     (far / "link").symlink_to("../d/e")
     (far.parent / "link").symlink_to("../e")
     (far.parents[1] / "e").mkdir()
-    assert auto.lstat(b"d/" * 40 + b"link", wait=True).mode == LINK
+    assert auto.lstat(b"d/" * 40 + b"link", wait=True).mode == LINK_MODE
     assert stat.S_ISDIR(auto.lstat(b"d/" * 39 + b"link", wait=True).mode)
 
 
@@ -93,8 +93,8 @@ def test_a_link_that_leads_out_is_a_link_and_is_not_told(
     auto: Share, root: Path, target: str
 ) -> None:
     (root / "link").symlink_to(target)
-    assert auto.lstat(b"link", wait=True).mode == LINK
-    assert listing(auto)[b"link"].attributes.mode == LINK
+    assert auto.lstat(b"link", wait=True).mode == LINK_MODE
+    assert listing(auto)[b"link"].attributes.mode == LINK_MODE
     with pytest.raises(Denied, match="link_leads_out"):
         auto.readlink(b"link", wait=True)
 
@@ -116,23 +116,23 @@ def test_a_link_whose_text_is_not_in_memory_waits_for_a_thread(
     (memory / "file").touch()
     (memory / "folder/link").symlink_to("../file")
     followed_lately(memory / "folder/link")
-    finder = Openat2()
+    resolver = Openat2Resolver()
     share = Share(
         name="share",
         root=memory,
         links=Links.AUTO,
-        presentation=Presentation(),
-        finder=finder,
+        attribute_policy=AttributePolicy(),
+        resolver=resolver,
     )
     assert stat.S_ISREG(share.lstat(b"folder/link", wait=False).mode)
-    find = finder.find
+    resolve = resolver.resolve
 
     def cold(root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         if follow and not wait:
             raise BlockingIOError
-        return find(root, path, follow=follow, wait=wait)
+        return resolve(root, path, follow=follow, wait=wait)
 
-    monkeypatch.setattr(finder, "find", cold)
+    monkeypatch.setattr(resolver, "resolve", cold)
     for ask in (share.lstat, share.readlink):
         with pytest.raises(BlockingIOError):
             ask(b"folder/link", wait=False)
@@ -259,8 +259,8 @@ def test_a_share_that_is_away_resolves_nothing(either: Share, root: Path) -> Non
         name="gone",
         root=root / "missing",
         links=either.links,
-        presentation=either._presentation,
-        finder=either._finder,
+        attribute_policy=either._attribute_policy,
+        resolver=either._resolver,
     )
     assert gone.resolve(b"file", wait=True) is None
     assert gone.root_attributes() is None

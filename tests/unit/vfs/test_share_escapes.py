@@ -1,6 +1,6 @@
 """Every escape trick that we could think of, against a share with a secret beside it.
 
-Each is tried with both finders and with both ways to serve links.
+Each is tried with both resolvers and with both ways to serve links.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, NotFound
-from sftp_gateway.vfs.beneath import mount_of, open_folder
+from sftp_gateway.vfs.path_resolution import mount_id, open_no_symlinks
 from sftp_gateway.vfs.share import Share
 from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read
 
@@ -76,7 +76,7 @@ def test_files_are_read_inline_from_the_file_system_that_was_taken_over(
     either.path = memory  # as if it were mounted there now
     either.check()
     file = either.open_file(b"file", wait=True)
-    assert file.inline
+    assert file.local
     file.close()
 
 
@@ -145,8 +145,8 @@ def test_a_share_without_a_folder_fails_until_there_is_one(
 def test_the_number_of_a_mount_is_told_without_its_file_system(tmp_path: Path) -> None:
     numbers = []
     for folder in (tmp_path, tmp_path, Path("/dev/shm")):
-        descriptor = open_folder(folder)
-        numbers.append(mount_of(descriptor))
+        descriptor = open_no_symlinks(folder)
+        numbers.append(mount_id(descriptor))
         os.close(descriptor)
     assert numbers[0] == numbers[1] != numbers[2]
     assert 0 not in numbers

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import Denied, NotFound
-from sftp_gateway.vfs.attributes import Presentation
-from sftp_gateway.vfs.tree import Place, Tree
+from sftp_gateway.vfs.attributes import AttributePolicy
+from sftp_gateway.vfs.tree import ResolvedPath, Tree
 from tests.unit.vfs.helpers import MakeShare, entries, read, unread
 
 HUB = ".cache/huggingface/hub"
@@ -23,7 +23,7 @@ MakeTree = Callable[..., Tree]
 def make_tree(make_share: MakeShare, tmp_path: Path) -> MakeTree:
     """Makes a tree of shares with these names; each has its name in a file `name`."""
 
-    def make(*names: str, withheld: Iterable[str] = (), user: str = "gvpocr") -> Tree:
+    def make(*names: str, ungranted: Iterable[str] = (), user: str = "gvpocr") -> Tree:
         shares = []
         for number, name in enumerate(names):
             folder = tmp_path / "shares" / str(number)
@@ -33,8 +33,8 @@ def make_tree(make_share: MakeShare, tmp_path: Path) -> MakeTree:
         return Tree(
             user=user,
             shares=shares,
-            withheld=withheld,
-            presentation=Presentation(uid=1, gid=2),
+            ungranted=ungranted,
+            attribute_policy=AttributePolicy(uid=1, gid=2),
             time=1234,
         )
 
@@ -53,13 +53,13 @@ def nested(make_tree: MakeTree) -> Tree:
 
 def names(tree: Tree, path: bytes) -> list[bytes]:
     """The made-up names in the folder `path` of the tree."""
-    place = tree.locate(path)
-    assert place.node is not None
-    return [entry.name for entry in tree.entries_of(place.node)]
+    resolved = tree.locate(path)
+    assert resolved.node is not None
+    return [entry.name for entry in tree.children_of(resolved.node)]
 
 
-def where(place: Place) -> tuple[str | None, bytes]:
-    return (None if place.share is None else place.share.name), place.relative
+def where(resolved: ResolvedPath) -> tuple[str | None, bytes]:
+    return (None if resolved.share is None else resolved.share.name), resolved.relative
 
 
 # Paths
@@ -113,8 +113,8 @@ def test_a_path_as_long_as_the_kernel_takes_is_only_text(tree: Tree) -> None:
     assert tree.canonical(b"/" * 4095) == b"/"
     assert tree.canonical(b"../" * 1365) == b"/"
     assert tree.canonical(b"models/../" * 409) == b"/home/gvpocr"
-    place = tree.locate(b"models/" + b"n/" * 2000)
-    assert where(place) == ("models", b"n/" * 2000)
+    resolved = tree.locate(b"models/" + b"n/" * 2000)
+    assert where(resolved) == ("models", b"n/" * 2000)
 
 
 def test_a_longer_path_is_not_looked_at(tree: Tree) -> None:
@@ -127,10 +127,10 @@ def test_a_longer_path_is_not_looked_at(tree: Tree) -> None:
 
 @pytest.mark.parametrize("path", [b"/", b"/home", b"/home/gvpocr", b"", b".cache", b"/home/."])
 def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> None:
-    place = tree.locate(path)
-    assert where(place) == (None, b"")
-    assert place.node is not None
-    assert place.path == tree.canonical(path)
+    resolved = tree.locate(path)
+    assert where(resolved) == (None, b"")
+    assert resolved.node is not None
+    assert resolved.path == tree.canonical(path)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> N
 def test_a_path_in_a_share_is_split_into_share_and_rest(
     tree: Tree, path: bytes, share: str, relative: bytes
 ) -> None:
-    place = tree.locate(path)
-    assert where(place) == (share, relative)
-    assert (place.node is not None) == (relative == b"")
+    resolved = tree.locate(path)
+    assert where(resolved) == (share, relative)
+    assert (resolved.node is not None) == (relative == b"")
     behind = b"/" + relative.rstrip(b"/") if relative else b""
-    assert place.path == b"/home/gvpocr/" + share.encode() + behind
+    assert resolved.path == b"/home/gvpocr/" + share.encode() + behind
 
 
 def test_names_of_shares_are_told_apart_by_case_and_in_whole(tree: Tree) -> None:
@@ -194,7 +194,7 @@ def test_a_name_in_devanagari_is_found_by_its_utf_8_bytes(make_tree: MakeTree) -
 # Listings
 
 
-def test_a_made_up_folder_lists_what_is_directly_in_it(tree: Tree) -> None:
+def test_a_virtual_directory_lists_what_is_directly_in_it(tree: Tree) -> None:
     assert names(tree, b"/") == [b"home"]
     assert names(tree, b"/home") == [b"gvpocr"]
     assert names(tree, b"") == [b".cache", b"Bhushanji", b"models"]
@@ -203,15 +203,15 @@ def test_a_made_up_folder_lists_what_is_directly_in_it(tree: Tree) -> None:
     assert names(tree, b"models") == []
 
 
-def test_a_made_up_folder_is_opened_with_its_dots(tree: Tree) -> None:
+def test_a_virtual_directory_is_opened_with_its_dots(tree: Tree) -> None:
     node = tree.locate(b".cache").node
     assert node is not None
-    found = entries(tree.open_made_up(tree.entries_of(node)))
+    found = entries(tree.open_virtual(tree.children_of(node)))
     assert [entry.name for entry in found] == [b".", b"..", b"huggingface"]
     assert {entry.attributes for entry in found} == {tree.attributes()}
 
 
-def test_a_made_up_folder_has_the_given_owner_and_time(tree: Tree) -> None:
+def test_a_virtual_directory_has_the_given_owner_and_time(tree: Tree) -> None:
     shown = tree.attributes()
     assert shown.mode == stat.S_IFDIR | 0o755
     assert (shown.uid, shown.gid) == (1, 2)
@@ -259,11 +259,11 @@ def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path
     data = tmp_path / "shares" / "0"
     (data / "sub").mkdir()
     (data / "sub" / "hidden").touch()
-    place = nested.locate(b"data")
-    assert place.node is not None
-    assert place.share is not None
-    extra = nested.entries_of(place.node)
-    found = entries(place.share.open_directory(b"", extra=extra, wait=True))
+    resolved = nested.locate(b"data")
+    assert resolved.node is not None
+    assert resolved.share is not None
+    extra = nested.children_of(resolved.node)
+    found = entries(resolved.share.open_directory(b"", extra=extra, wait=True))
     assert [entry.name for entry in found] == [b".", b"..", b"sub", b"x", b"name"]
     [sub, x] = found[2:4]
     assert unread(sub.attributes) == unread(nested.shares[1].lstat(b"", wait=True))
@@ -272,9 +272,9 @@ def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path
 
 def test_each_share_gives_its_own_files(nested: Tree) -> None:
     for path in (b"data", b"data/sub", b"data/x/y"):
-        place = nested.locate(path + b"/name")
-        assert place.share is not None
-        assert read(place.share, place.relative) == path
+        resolved = nested.locate(path + b"/name")
+        assert resolved.share is not None
+        assert read(resolved.share, resolved.relative) == path
 
 
 def test_the_order_of_the_shares_changes_nothing(make_tree: MakeTree) -> None:
@@ -297,7 +297,7 @@ def test_a_share_in_a_folder_that_is_no_share_is_found(make_tree: MakeTree) -> N
     "path",
     [b".Trash", b"autorun.inf", b"/home/.Trash", b"/.Trash", b"/etc", b"/home/root", b".cache/x"],
 )
-def test_a_name_that_is_not_in_a_made_up_folder_is_a_plain_miss(tree: Tree, path: bytes) -> None:
+def test_a_name_that_is_not_in_a_virtual_directory_is_a_plain_miss(tree: Tree, path: bytes) -> None:
     with pytest.raises(NotFound):
         tree.locate(path)
 
@@ -340,7 +340,7 @@ def test_a_deeper_path_or_one_with_dot_dot_was_asked_for_on_purpose(
 def test_a_share_that_only_others_have_is_denied_and_looks_missing(
     make_tree: MakeTree, path: bytes
 ) -> None:
-    tree = make_tree("models", withheld=["private", "a/b"])
+    tree = make_tree("models", ungranted=["private", "a/b"])
     with pytest.raises(Denied) as raised:
         tree.locate(path)
     assert raised.value.reason == "share_not_granted"
@@ -348,7 +348,7 @@ def test_a_share_that_only_others_have_is_denied_and_looks_missing(
 
 
 def test_a_withheld_share_is_not_listed(make_tree: MakeTree) -> None:
-    tree = make_tree("models", withheld=["private", "a/b"])
+    tree = make_tree("models", ungranted=["private", "a/b"])
     assert names(tree, b"") == [b"models"]
 
 
@@ -357,13 +357,13 @@ def test_a_name_that_is_only_like_that_of_a_withheld_share_is_a_plain_miss(
     make_tree: MakeTree, path: bytes
 ) -> None:
     with pytest.raises(NotFound):
-        make_tree("models", withheld=["private", "a/b"]).locate(path)
+        make_tree("models", ungranted=["private", "a/b"]).locate(path)
 
 
 def test_a_share_in_a_withheld_one_is_found_and_the_rest_is_not_granted(
     make_tree: MakeTree,
 ) -> None:
-    tree = make_tree("data/sub", withheld=["data"])
+    tree = make_tree("data/sub", ungranted=["data"])
     assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
     assert names(tree, b"data") == [b"sub"]
     with pytest.raises(Denied, match="share_not_granted"):
@@ -373,14 +373,14 @@ def test_a_share_in_a_withheld_one_is_found_and_the_rest_is_not_granted(
 def test_a_withheld_share_in_a_granted_one_does_not_hide_the_real_folder(
     make_tree: MakeTree,
 ) -> None:
-    tree = make_tree("data", withheld=["data/sub"])
+    tree = make_tree("data", ungranted=["data/sub"])
     assert where(tree.locate(b"data/sub/a")) == ("data", b"sub/a")
 
 
 def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) -> None:
     share = make_share(root, name="models")
     trees = [
-        Tree(user=user, shares=[share], presentation=Presentation(), time=os.getpid())
+        Tree(user=user, shares=[share], attribute_policy=AttributePolicy(), time=os.getpid())
         for user in ("one", "two")
     ]
     assert [names(tree, b"/home") for tree in trees] == [[b"one"], [b"two"]]

@@ -24,7 +24,7 @@ from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
-from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.tree import Tree
 from tests.support.gateway import PATIENCE
 from tests.support.measured import Measured
@@ -79,7 +79,7 @@ class Run:
             log=self.log,
             metrics=self._measured.metrics,
         )
-        tree = Tree(user="worker", shares=[share], presentation=Presentation(), time=0)
+        tree = Tree(user="worker", shares=[share], attribute_policy=AttributePolicy(), time=0)
         self.session = CommandSession(
             channel=self.channel,
             handles=self.handles,
@@ -87,7 +87,7 @@ class Run:
                 Dispatcher,
                 tree=tree,
                 handles=self.handles,
-                made_up_statvfs=lambda tree: None,
+                virtual_statvfs=lambda tree: None,
                 owners=Owners(OwnerNames()),
             ),
             pools=self.pools,

@@ -20,7 +20,7 @@ from sftp_gateway.protocol.constants import MessageType
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
-from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
 from tests.support.session import HOME, OWNER, GatedShare, Served, make_quotas
@@ -95,11 +95,11 @@ def words_of(call: str) -> set[str]:
 @pytest.fixture
 def dispatcher() -> Dispatcher:
     return Dispatcher(
-        tree=Tree(user="worker", shares=(), presentation=Presentation(), time=0),
+        tree=Tree(user="worker", shares=(), attribute_policy=AttributePolicy(), time=0),
         handles=HandleTable(quotas=make_quotas(10), owner=OWNER),
         opened=lambda opened: None,
         closed=lambda opened: None,
-        made_up_statvfs=lambda tree: None,
+        virtual_statvfs=lambda tree: None,
         owners=Owners(OwnerNames()),
     )
 
@@ -298,7 +298,9 @@ async def test_a_page_of_names_stays_below_what_sshfs_takes(at: Served, root: Pa
     assert sorted(listed) == sorted(names | {b".", b"..", b"file"})
 
 
-async def test_a_made_up_folder_cannot_be_opened_as_a_file_nor_read_as_a_link(at: Served) -> None:
+async def test_a_virtual_directory_cannot_be_opened_as_a_file_nor_read_as_a_link(
+    at: Served,
+) -> None:
     opened = await at.ask(wire.encode_open, b"/home")
     assert (opened.code, opened.message) == (wire.Status.FAILURE, "Is a directory")
     read = await at.ask(wire.encode_readlink, b"/home")

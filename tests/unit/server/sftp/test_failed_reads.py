@@ -192,7 +192,7 @@ async def test_an_entry_that_cannot_be_looked_at_is_listed_without_a_kind(
 ) -> None:
     """To sshfs, that means to ask for its attributes; else the file would be empty."""
     handle = await at.opendir(b"share")
-    monkeypatch.setattr(type(share._presentation), "show", _fail)
+    monkeypatch.setattr(type(share._attribute_policy), "show", _fail)
     reply = await at.ask(wire.encode_readdir, handle)
     (entry,) = [name for name in reply.names if name.filename == b"file"]
     assert entry.attrs.permissions == 0

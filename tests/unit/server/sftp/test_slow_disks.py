@@ -154,7 +154,7 @@ async def test_a_close_behind_waiting_readdirs_answers_them_and_then_closes_the_
     assert (line["entries"], line["complete"]) == (1, True)
 
 
-async def test_made_up_folders_are_listed_without_a_thread(at: Served) -> None:
+async def test_virtual_directories_are_listed_without_a_thread(at: Served) -> None:
     reply = await at.ask(wire.encode_opendir, b"/home")
     listing = at.send(wire.encode_readdir, reply.handle)
     names = at.answer(listing)

@@ -15,7 +15,7 @@ from sftp_gateway.errors import FileSystemError
 from sftp_gateway.observability.metrics.labels import RESULTS
 from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.server.sftp.status import refusal, status_of
-from sftp_gateway.vfs.attributes import Presentation
+from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.share import Links, Share
 
 CASES = [
@@ -91,11 +91,15 @@ def test_what_a_look_up_fails_with_has_openssh_s_status(number: int, tmp_path: P
     class Failing:
         descriptors = 1
 
-        def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
             raise OSError(number, os.strerror(number))
 
     share = Share(
-        name="s", root=tmp_path, links=Links.AUTO, presentation=Presentation(), finder=Failing()
+        name="s",
+        root=tmp_path,
+        links=Links.AUTO,
+        attribute_policy=AttributePolicy(),
+        resolver=Failing(),
     )
     try:
         with pytest.raises((OSError, FileSystemError)) as raised:

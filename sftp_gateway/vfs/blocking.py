@@ -6,6 +6,6 @@ import errno
 import os
 
 
-def would_wait() -> BlockingIOError:
+def would_block() -> BlockingIOError:
     """The error to raise; the caller repeats the call on a thread, with `wait=True`."""
     return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -1,4 +1,4 @@
-"""Both finders find what is below a folder, and say exactly why they find nothing else."""
+"""Both resolvers find what is below a folder, and say exactly why they find nothing else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.vfs import beneath
-from sftp_gateway.vfs.beneath import Finder, Openat2, Walk, choose_finder, reopen
+from sftp_gateway.vfs import path_resolution
+from sftp_gateway.vfs.path_resolution import (
+    ManualResolver,
+    Openat2Resolver,
+    PathResolver,
+    choose_resolver,
+    reopen,
+)
 from tests.unit.vfs.helpers import SECRET, descriptors, without_blocking
 
 
@@ -27,10 +33,10 @@ def held(root: Path) -> Iterator[int]:
 
 
 def identity(
-    finder: Finder, held: int, path: bytes, *, follow: bool = True, wait: bool = True
+    resolver: PathResolver, held: int, path: bytes, *, follow: bool = True, wait: bool = True
 ) -> tuple[int, int]:
     """Device and inode number of what was found."""
-    pinned = finder.find(held, path, follow=follow, wait=wait)
+    pinned = resolver.resolve(held, path, follow=follow, wait=wait)
     try:
         found = os.fstat(pinned)
         return found.st_dev, found.st_ino
@@ -43,16 +49,18 @@ def real(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def refusal(finder: Finder, held: int, path: bytes, *, follow: bool = True) -> str:
+def refusal(resolver: PathResolver, held: int, path: bytes, *, follow: bool = True) -> str:
     """The name of the errno that looking for `path` gives."""
     with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is what is looked at
-        identity(finder, held, path, follow=follow)
+        identity(resolver, held, path, follow=follow)
     return errno.errorcode[raised.value.errno or 0]
 
 
 @pytest.mark.parametrize("path", [b"", b".", b"./", b"folder/..", b"./folder/../."])
-def test_the_folder_itself_is_found(finder: Finder, held: int, root: Path, path: bytes) -> None:
-    assert identity(finder, held, path) == real(root)
+def test_the_folder_itself_is_found(
+    resolver: PathResolver, held: int, root: Path, path: bytes
+) -> None:
+    assert identity(resolver, held, path) == real(root)
 
 
 @pytest.mark.parametrize(
@@ -60,59 +68,63 @@ def test_the_folder_itself_is_found(finder: Finder, held: int, root: Path, path:
     [b"folder/inner", b"folder//inner", b"./folder/./inner", b"folder/../folder/inner"],
 )
 def test_dots_and_repeated_slashes_change_nothing(
-    finder: Finder, held: int, root: Path, path: bytes
+    resolver: PathResolver, held: int, root: Path, path: bytes
 ) -> None:
-    assert identity(finder, held, path) == real(root / "folder" / "inner")
+    assert identity(resolver, held, path) == real(root / "folder" / "inner")
 
 
 def test_a_link_in_the_last_place_is_followed_only_when_asked(
-    finder: Finder, held: int, root: Path
+    resolver: PathResolver, held: int, root: Path
 ) -> None:
     (root / "link").symlink_to("folder/inner")
-    assert identity(finder, held, b"link", follow=True) == real(root / "folder" / "inner")
-    assert identity(finder, held, b"link", follow=False) == real(root / "link")
+    assert identity(resolver, held, b"link", follow=True) == real(root / "folder" / "inner")
+    assert identity(resolver, held, b"link", follow=False) == real(root / "link")
 
 
 @pytest.mark.parametrize("path", [b"link/", b"link/.", b"link/../folder", b"chain/"])
 def test_a_link_with_something_behind_it_is_followed_even_when_not_asked(
-    finder: Finder, held: int, root: Path, path: bytes
+    resolver: PathResolver, held: int, root: Path, path: bytes
 ) -> None:
     (root / "link").symlink_to("folder")
     (root / "chain").symlink_to("link")
-    assert identity(finder, held, path, follow=False) == real(root / "folder")
+    assert identity(resolver, held, path, follow=False) == real(root / "folder")
 
 
 def test_dot_dot_behind_a_linked_folder_is_the_parent_of_the_real_folder(
-    finder: Finder, held: int, root: Path
+    resolver: PathResolver, held: int, root: Path
 ) -> None:
     (root / "folder" / "deep").mkdir()
     (root / "link").symlink_to("folder/deep")
-    assert identity(finder, held, b"link/../inner") == real(root / "folder" / "inner")
+    assert identity(resolver, held, b"link/../inner") == real(root / "folder" / "inner")
 
 
-def test_a_link_may_climb_as_long_as_it_stays_below(finder: Finder, held: int, root: Path) -> None:
+def test_a_link_may_climb_as_long_as_it_stays_below(
+    resolver: PathResolver, held: int, root: Path
+) -> None:
     (root / "folder" / "up").symlink_to("../folder/../file")
-    assert identity(finder, held, b"folder/up") == real(root / "file")
+    assert identity(resolver, held, b"folder/up") == real(root / "file")
 
 
-def test_a_link_back_to_the_folder_itself_is_found(finder: Finder, held: int, root: Path) -> None:
+def test_a_link_back_to_the_folder_itself_is_found(
+    resolver: PathResolver, held: int, root: Path
+) -> None:
     (root / "folder" / "top").symlink_to("..")
     (root / "here").symlink_to(".")
-    assert identity(finder, held, b"folder/top/folder/top/here/here") == real(root)
+    assert identity(resolver, held, b"folder/top/folder/top/here/here") == real(root)
 
 
 @pytest.mark.parametrize("path", [b"missing", b"missing/..", b"folder/missing/../inner", b"dead"])
 def test_what_is_missing_is_not_found_even_where_dot_dot_would_undo_it(
-    finder: Finder, held: int, root: Path, path: bytes
+    resolver: PathResolver, held: int, root: Path, path: bytes
 ) -> None:
     (root / "dead").symlink_to("missing")
-    assert refusal(finder, held, path) == "ENOENT"
+    assert refusal(resolver, held, path) == "ENOENT"
 
 
 @pytest.mark.parametrize("path", [b"file/", b"file/.", b"file/..", b"file/x", b"as_folder"])
-def test_a_file_is_no_folder(finder: Finder, held: int, root: Path, path: bytes) -> None:
+def test_a_file_is_no_folder(resolver: PathResolver, held: int, root: Path, path: bytes) -> None:
     (root / "as_folder").symlink_to("file/")
-    assert refusal(finder, held, path) == "ENOTDIR"
+    assert refusal(resolver, held, path) == "ENOTDIR"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +139,8 @@ def test_a_file_is_no_folder(finder: Finder, held: int, root: Path, path: bytes)
         b"/".join([b".."] * 500),
     ],
 )
-def test_a_path_that_climbs_above_leads_out(finder: Finder, held: int, path: bytes) -> None:
-    assert refusal(finder, held, path) == "EXDEV"
+def test_a_path_that_climbs_above_leads_out(resolver: PathResolver, held: int, path: bytes) -> None:
+    assert refusal(resolver, held, path) == "EXDEV"
 
 
 @pytest.mark.parametrize(
@@ -137,73 +149,75 @@ def test_a_path_that_climbs_above_leads_out(finder: Finder, held: int, path: byt
 )
 @pytest.mark.parametrize("behind", [b"", b"/", b"/secret", b"/.."])
 def test_a_link_that_leads_out_does_so_with_anything_behind_it(
-    finder: Finder, held: int, root: Path, target: str, behind: bytes
+    resolver: PathResolver, held: int, root: Path, target: str, behind: bytes
 ) -> None:
     (root / "link").symlink_to(target)
-    assert refusal(finder, held, b"link" + behind) == "EXDEV"
+    assert refusal(resolver, held, b"link" + behind) == "EXDEV"
 
 
 def test_forty_links_are_followed_and_one_more_is_a_loop(
-    finder: Finder, held: int, root: Path
+    resolver: PathResolver, held: int, root: Path
 ) -> None:
     (root / "1").symlink_to("file")
     for number in range(2, 42):
         (root / str(number)).symlink_to(str(number - 1))
-    assert identity(finder, held, b"40") == real(root / "file")
-    assert refusal(finder, held, b"41") == "ELOOP"
+    assert identity(resolver, held, b"40") == real(root / "file")
+    assert refusal(resolver, held, b"41") == "ELOOP"
 
 
-def test_forty_links_are_the_limit_of_the_whole_path(finder: Finder, held: int, root: Path) -> None:
+def test_forty_links_are_the_limit_of_the_whole_path(
+    resolver: PathResolver, held: int, root: Path
+) -> None:
     (root / "here").symlink_to(".")
-    assert identity(finder, held, b"here/" * 40 + b"file") == real(root / "file")
-    assert refusal(finder, held, b"here/" * 41 + b"file") == "ELOOP"
+    assert identity(resolver, held, b"here/" * 40 + b"file") == real(root / "file")
+    assert refusal(resolver, held, b"here/" * 41 + b"file") == "ELOOP"
 
 
-def test_a_loop_of_links_ends(finder: Finder, held: int, root: Path) -> None:
+def test_a_loop_of_links_ends(resolver: PathResolver, held: int, root: Path) -> None:
     (root / "self").symlink_to("self")
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("folder/../one")
     for path in (b"self", b"self/x", b"one", b"two/..", b"one/"):
-        assert refusal(finder, held, path) == "ELOOP"
+        assert refusal(resolver, held, path) == "ELOOP"
 
 
 @pytest.mark.parametrize("length", [256, 5_000])
 def test_a_name_longer_than_any_file_system_has_is_refused(
-    finder: Finder, held: int, length: int
+    resolver: PathResolver, held: int, length: int
 ) -> None:
-    assert refusal(finder, held, b"n" * length) == "ENAMETOOLONG"
+    assert refusal(resolver, held, b"n" * length) == "ENAMETOOLONG"
 
 
-def test_a_path_has_at_most_4095_bytes(finder: Finder, held: int, root: Path) -> None:
+def test_a_path_has_at_most_4095_bytes(resolver: PathResolver, held: int, root: Path) -> None:
     longest = b"./" * 2045 + b"/file"
     assert len(longest) == 4095
-    assert identity(finder, held, longest) == real(root / "file")
-    assert refusal(finder, held, b"/".join([b".", longest])) == "ENAMETOOLONG"
-    assert refusal(finder, held, b"./" * 50_000 + b"file") == "ENAMETOOLONG"
-    assert refusal(finder, held, b"folder/../" * 10_000 + b"file") == "ENAMETOOLONG"
+    assert identity(resolver, held, longest) == real(root / "file")
+    assert refusal(resolver, held, b"/".join([b".", longest])) == "ENAMETOOLONG"
+    assert refusal(resolver, held, b"./" * 50_000 + b"file") == "ENAMETOOLONG"
+    assert refusal(resolver, held, b"folder/../" * 10_000 + b"file") == "ENAMETOOLONG"
 
 
-def test_names_are_bytes(finder: Finder, held: int, root: Path) -> None:
+def test_names_are_bytes(resolver: PathResolver, held: int, root: Path) -> None:
     name = b"\xff\xfe caf\xe9\n"
     with open(os.fsencode(root) + b"/" + name, "wb"):
         pass
     os.symlink(name, os.fsencode(root) + b"/\x80link")
-    assert identity(finder, held, b"\x80link") == identity(finder, held, name)
+    assert identity(resolver, held, b"\x80link") == identity(resolver, held, name)
 
 
 @pytest.mark.parametrize(
     "path", [b"root/etc/passwd", b"self/root/etc", b"self/cwd", b"self/exe", b"thread-self/root"]
 )
-def test_magic_links_are_never_followed(finder: Finder, path: bytes) -> None:
+def test_magic_links_are_never_followed(resolver: PathResolver, path: bytes) -> None:
     held = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
     try:
-        assert refusal(finder, held, path) in {"ELOOP", "EXDEV", "ENOENT"}
+        assert refusal(resolver, held, path) in {"ELOOP", "EXDEV", "ENOENT"}
     finally:
         os.close(held)
 
 
 def test_a_magic_link_to_an_open_descriptor_is_never_followed(
-    finder: Finder, outside: Path
+    resolver: PathResolver, outside: Path
 ) -> None:
     held = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
     reading, writing = os.pipe()
@@ -211,14 +225,14 @@ def test_a_magic_link_to_an_open_descriptor_is_never_followed(
     folder = os.open(outside, os.O_RDONLY)
     try:
         for path in (b"%d" % reading, b"%d" % file, b"%d" % folder, b"%d/secret" % folder):
-            assert refusal(finder, held, b"self/fd/" + path) in {"ELOOP", "EXDEV", "ENOENT"}
+            assert refusal(resolver, held, b"self/fd/" + path) in {"ELOOP", "EXDEV", "ENOENT"}
     finally:
         for descriptor in (held, reading, writing, file, folder):
             os.close(descriptor)
 
 
-def test_what_is_found_is_pinned_and_not_open(finder: Finder, held: int) -> None:
-    pinned = finder.find(held, b"file", follow=True, wait=True)
+def test_what_is_found_is_pinned_and_not_open(resolver: PathResolver, held: int) -> None:
+    pinned = resolver.resolve(held, b"file", follow=True, wait=True)
     try:
         assert fcntl.fcntl(pinned, fcntl.F_GETFL) & os.O_PATH
         assert not os.get_inheritable(pinned)
@@ -228,13 +242,15 @@ def test_what_is_found_is_pinned_and_not_open(finder: Finder, held: int) -> None
         os.close(pinned)
 
 
-def test_a_fifo_is_found_without_being_opened(finder: Finder, held: int, root: Path) -> None:
+def test_a_fifo_is_found_without_being_opened(
+    resolver: PathResolver, held: int, root: Path
+) -> None:
     os.mkfifo(root / "fifo")
-    found = without_blocking(lambda: identity(finder, held, b"fifo"))
+    found = without_blocking(lambda: identity(resolver, held, b"fifo"))
     assert found == real(root / "fifo")
 
 
-def test_no_descriptor_is_left_behind(finder: Finder, held: int, root: Path) -> None:
+def test_no_descriptor_is_left_behind(resolver: PathResolver, held: int, root: Path) -> None:
     (root / "out").symlink_to("../outside")
     (root / "slash").symlink_to("/")
     (root / "loop").symlink_to("loop")
@@ -245,7 +261,7 @@ def test_no_descriptor_is_left_behind(finder: Finder, held: int, root: Path) -> 
         for follow in (False, True):
             for wait in (False, True):
                 try:
-                    identity(finder, held, path, follow=follow, wait=wait)
+                    identity(resolver, held, path, follow=follow, wait=wait)
                 except OSError:
                     continue
     assert descriptors() == before
@@ -256,7 +272,7 @@ def test_openat2_answers_from_the_caches_without_waiting(memory: Path) -> None:
     (memory / "folder" / "file").touch()
     held = os.open(memory, os.O_PATH | os.O_DIRECTORY)
     try:
-        assert identity(Openat2(), held, b"folder/file", wait=False) == real(
+        assert identity(Openat2Resolver(), held, b"folder/file", wait=False) == real(
             memory / "folder" / "file"
         )
     finally:
@@ -265,20 +281,20 @@ def test_openat2_answers_from_the_caches_without_waiting(memory: Path) -> None:
 
 @pytest.mark.parametrize("path", [b"..", b"link", b"link/x"])
 def test_an_escape_is_left_to_the_waiting_call(
-    finder: Finder, held: int, root: Path, path: bytes
+    resolver: PathResolver, held: int, root: Path, path: bytes
 ) -> None:
     (root / "link").symlink_to("/etc")
     with pytest.raises(BlockingIOError):
-        identity(finder, held, path, wait=False)
+        identity(resolver, held, path, wait=False)
 
 
-def test_another_mount_is_left_to_the_waiting_call(finder: Finder, memory: Path) -> None:
+def test_another_mount_is_left_to_the_waiting_call(resolver: PathResolver, memory: Path) -> None:
     path = b"shm/" + os.fsencode(memory.name)
     held = os.open("/dev", os.O_PATH | os.O_DIRECTORY)
     try:
         with pytest.raises(BlockingIOError):
-            identity(finder, held, path, wait=False)
-        assert identity(finder, held, path) == real(memory)
+            identity(resolver, held, path, wait=False)
+        assert identity(resolver, held, path) == real(memory)
     finally:
         os.close(held)
 
@@ -292,7 +308,7 @@ def test_walk_holds_few_descriptors_however_deep_a_path_is(
     (deep / "out").symlink_to("../" * 200)
     root.joinpath(*"d" * 82, "file").touch()
     before, most = len(descriptors()), 0
-    open_, walk = os.open, Walk()
+    open_, walk = os.open, ManualResolver()
 
     def counted(*arguments: Any, **options: Any) -> int:
         nonlocal most
@@ -311,22 +327,22 @@ def test_walk_holds_few_descriptors_however_deep_a_path_is(
 
 def test_walk_cannot_tell_whether_it_would_wait(held: int) -> None:
     with pytest.raises(BlockingIOError):
-        identity(Walk(), held, b"file", wait=False)
+        identity(ManualResolver(), held, b"file", wait=False)
 
 
 def test_a_kernel_without_cached_look_ups_waits(
     held: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux 5.6 to 5.11 have openat2 and answer EINVAL to a flag that they do not know."""
-    monkeypatch.setattr(beneath, "_CONFINED_CACHED", beneath._CONFINED | 1 << 40)
-    finder = Openat2()
+    monkeypatch.setattr(path_resolution, "_CONFINED_CACHED", path_resolution._CONFINED | 1 << 40)
+    resolver = Openat2Resolver()
     with pytest.raises(BlockingIOError):
-        identity(finder, held, b"file", wait=False)
-    assert identity(finder, held, b"file") == real(root / "file")
+        identity(resolver, held, b"file", wait=False)
+    assert identity(resolver, held, b"file") == real(root / "file")
 
 
 def test_openat2_is_chosen_where_the_kernel_has_it() -> None:
-    assert isinstance(choose_finder(), Openat2)
+    assert isinstance(choose_resolver(), Openat2Resolver)
 
 
 #: Installs a seccomp filter that refuses system call 437, openat2, with the errno argv[1].
@@ -341,8 +357,8 @@ header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), address)
 zero = ctypes.c_ulong(0)
 assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
 assert libc.prctl(22, ctypes.c_ulong(2), header, zero, zero) == 0
-from sftp_gateway.vfs.beneath import choose_finder
-print(type(choose_finder()).__name__)
+from sftp_gateway.vfs.path_resolution import choose_resolver
+print(type(choose_resolver()).__name__)
 """
 
 
@@ -354,13 +370,13 @@ def test_walk_is_chosen_where_openat2_is_refused(code: int) -> None:
         text=True,
         check=True,
     )
-    assert told.stdout == "Walk\n"
+    assert told.stdout == "ManualResolver\n"
 
 
 def test_reopen_opens_the_very_file_that_was_found(
-    finder: Finder, held: int, root: Path, outside: Path
+    resolver: PathResolver, held: int, root: Path, outside: Path
 ) -> None:
-    pinned = finder.find(held, b"file", follow=True, wait=True)
+    pinned = resolver.resolve(held, b"file", follow=True, wait=True)
     (root / "file").rename(root / "moved")
     (root / "file").symlink_to(outside / "secret")
     descriptor = reopen(pinned, os.O_RDONLY)

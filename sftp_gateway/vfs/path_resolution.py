@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
-from sftp_gateway.vfs.waiting import would_wait
+from sftp_gateway.vfs.blocking import would_block
 
 # linux/openat2.h
 _SYS_OPENAT2: Final = 437
@@ -64,13 +64,13 @@ class _OpenHow(ctypes.Structure):
 _SIZE_OF_HOW: Final = ctypes.sizeof(_OpenHow)
 
 
-class Finder(Protocol):
-    """How a path is found below a directory; `Openat2` where the kernel has it, else `Walk`."""
+class PathResolver(Protocol):
+    """Resolves a path below a directory; `choose_resolver` picks the implementation."""
 
     #: How many a look-up holds at most.
     descriptors: int
 
-    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+    def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """Return a new O_PATH descriptor of `path` below the directory descriptor `root`.
 
         `path` is relative, without NUL bytes; empty means `root` itself. `follow` says whether
@@ -82,7 +82,7 @@ class Finder(Protocol):
         ...
 
 
-def open_folder(path: Path) -> int:
+def open_no_symlinks(path: Path) -> int:
     """A new O_PATH descriptor of the folder `path`, to which no link led the way.
 
     Raises OSError: ELOOP where a link is in the way, else as open(2) does.
@@ -101,7 +101,7 @@ def open_folder(path: Path) -> int:
     return here
 
 
-def mount_of(descriptor: int) -> int:
+def mount_id(descriptor: int) -> int:
     """The number of the mount that the descriptor is of, without asking its file system.
 
     No other mount has it for as long as the descriptor is open. 0 before Linux 5.8, and without
@@ -115,7 +115,7 @@ def mount_of(descriptor: int) -> int:
     return found[_STX_MNT_ID]
 
 
-class Openat2:
+class Openat2Resolver:
     """Lets the kernel confine: RESOLVE_BENEATH and no magic links (Linux 5.6 and later)."""
 
     descriptors = 1
@@ -144,8 +144,8 @@ class Openat2:
             for wait in (False, True)
         }
 
-    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
-        """See Finder."""
+    def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See PathResolver."""
         how = ctypes.byref(self._how[follow, wait])
         syscall = self._syscall if wait else self._syscall_cached
         for _ in range(_RACE_RETRIES):
@@ -156,13 +156,13 @@ class Openat2:
             if not wait and code in (errno.EAGAIN, errno.EXDEV, errno.EINVAL):
                 # EXDEV may be an escape or only another mount: the waiting call tells them apart.
                 # EINVAL: Linux before 5.12 knows no RESOLVE_CACHED.
-                raise would_wait()
+                raise would_block()
             if code not in (errno.EAGAIN, errno.EINTR):
                 raise OSError(code, os.strerror(code))
         raise OSError(errno.EXDEV, "renames kept racing with the path")
 
 
-class Walk:
+class ManualResolver:
     """Confines by walking one component at a time, each below the descriptor of the last.
 
     For kernels without openat2 and containers whose seccomp profile refuses it. Links are read
@@ -171,10 +171,10 @@ class Walk:
 
     descriptors = _MAX_TRAIL + 1
 
-    def find(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
-        """See Finder. Without openat2 nothing tells whether a look-up would wait."""
+    def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
+        """See PathResolver. Without openat2 nothing tells whether a look-up would wait."""
         if not wait:
-            raise would_wait()
+            raise would_block()
         if len(path) >= PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         pending = _components(path)
@@ -234,20 +234,20 @@ def _link_components(link: int, links: int) -> list[bytes]:
     return _components(target)
 
 
-def choose_finder() -> Finder:
-    """`Openat2` where a trial call works, else `Walk`.
+def choose_resolver() -> PathResolver:
+    """`Openat2Resolver` where a trial call works, else `ManualResolver`.
 
     Old Docker engines' seccomp profile answers EPERM, old kernels ENOSYS.
     """
-    finder = Openat2()
+    resolver = Openat2Resolver()
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):
-            os.close(finder.find(root, b"", follow=True, wait=True))
-            return finder
+            os.close(resolver.resolve(root, b"", follow=True, wait=True))
+            return resolver
     finally:
         os.close(root)
-    return Walk()
+    return ManualResolver()
 
 
 def reopen(pinned: int, flags: int) -> int:
