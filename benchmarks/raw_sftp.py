@@ -9,7 +9,7 @@ from struct import pack
 
 # draft-ietf-secsh-filexfer-02 §3
 _INIT, _OPEN, _CLOSE, _READ, _LSTAT, _OPENDIR = 1, 3, 4, 5, 7, 11
-_VERSION, _STATUS, _HANDLE, _ATTRS = 2, 101, 102, 105
+_VERSION, _STATUS, _HANDLE, _DATA, _ATTRS = 2, 101, 102, 103, 105
 
 #: What one READ asks for at most: a client of OpenSSH's name gets no more in one answer.
 LONGEST_READ = 255 * 1024
@@ -29,14 +29,21 @@ class RawSftp:
         """The handle of a file."""
         return self._ask(_packet(_OPEN, 1, _string(path), pack(">II", 1, 0)), _HANDLE)[8:]
 
+    def read(self, handle: bytes, offset: int, length: int) -> None:
+        """Wait for bytes of an open file."""
+        self._ask(_packet(_READ, 1, _string(handle), pack(">QI", offset, length)), _DATA)
+
+    def close(self, handle: bytes) -> None:
+        """Close a file or folder."""
+        self._ask(_packet(_CLOSE, 1, _string(handle)), _STATUS)
+
     def lstat(self, path: bytes) -> None:
         """Wait for the attributes of `path`."""
         self._ask(_packet(_LSTAT, 1, _string(path)), _ATTRS)
 
     def open_folder(self, path: bytes) -> None:
         """Open a folder, and close it again."""
-        handle = self._ask(_packet(_OPENDIR, 1, _string(path)), _HANDLE)[8:]
-        self._ask(_packet(_CLOSE, 1, _string(handle)), _STATUS)
+        self.close(self._ask(_packet(_OPENDIR, 1, _string(path)), _HANDLE)[8:])
 
     @property
     def descriptor(self) -> int:
