@@ -182,7 +182,7 @@ def _logged_in(
 ) -> tuple[PacketConnection, Any]:
     """A connection behind its login, with one channel that is open."""
     connection: Any = PacketConnection(
-        _loop, _OPTIONS, scheduler=Scheduler(_loop, clock=lambda: 0.0), fast=True
+        _loop, _OPTIONS, scheduler=Scheduler(_loop, clock=lambda: 0.0), own_packet_layer=True
     )
     connection.connection_made(_Wire())
     connection._owner = _Owner(effect)

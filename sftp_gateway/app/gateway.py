@@ -39,6 +39,7 @@ from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.server.exec.session import Channel as CommandChannel
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
@@ -49,15 +50,16 @@ from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.session_reports import LiveSessions
 from sftp_gateway.server.sftp import owners
 from sftp_gateway.server.sftp.checksums import Checksums
+from sftp_gateway.server.sftp.client_versions import reports_read_errors
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
+from sftp_gateway.server.sftp.session import Channel as SftpChannel
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh import algorithms
-from sftp_gateway.server.ssh.callbacks import Account
-from sftp_gateway.server.ssh.channel import ChannelSession
-from sftp_gateway.server.ssh.client_versions import reports_read_errors
+from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
+from sftp_gateway.server.ssh.context import ConnectionLimits, ServerContext
 from sftp_gateway.server.ssh.negotiation import Offers
-from sftp_gateway.server.ssh.server import Limits, SshServer
+from sftp_gateway.server.ssh.server import SshServer
 from sftp_gateway.settings import Settings
 from sftp_gateway.system import children, occupancy, sockets
 from sftp_gateway.system.dirfd import Held
@@ -319,24 +321,25 @@ class Gateway:
             unreadable=share_folders.unreadable,
         )
         self._server = SshServer(
-            keys=findings.host_keys,
-            offers=Offers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
-            signatures=algorithms.signatures(nist_curves=settings.nist_curves),
-            own_record_layer=configuration.record_layer == "own",
-            limits=Limits(
-                login_grace_time=settings.login_grace_time,
-                max_auth_tries=settings.max_auth_tries,
-                keepalive_interval=settings.keepalive_interval,
-                keepalive_count_max=settings.keepalive_count_max,
-                rekey_limit=settings.rekey_limit,
-                idle_timeout=settings.idle_timeout,
+            ServerContext(
+                offers=Offers(settings.ciphers, has_aes=algorithms.processor_has_aes()),
+                signatures=algorithms.signatures(nist_curves=settings.nist_curves),
+                own_packet_layer=configuration.record_layer == "own",
+                limits=ConnectionLimits(
+                    login_grace_time=settings.login_grace_time,
+                    max_auth_tries=settings.max_auth_tries,
+                    keepalive_interval=settings.keepalive_interval,
+                    keepalive_count_max=settings.keepalive_count_max,
+                    rekey_limit=settings.rekey_limit,
+                    idle_timeout=settings.idle_timeout,
+                ),
+                authenticator=_authenticator(configuration.access),
+                end_sessions=settings.end_sessions_of_removed_keys,
+                access_log=self._log,
+                metrics=self._metrics,
+                sessions=self,
             ),
-            authenticator=_authenticator(configuration.access),
-            end_sessions=settings.end_sessions_of_removed_keys,
-            access_log=self._log,
-            metrics=self._metrics,
-            open_sftp=self._open_sftp,
-            open_command=self._open_command,
+            keys=findings.host_keys,
         )
         self._history_channel = history_channel
         self._live = LiveSessions(
@@ -354,9 +357,9 @@ class Gateway:
             tasks.append(self._live.run())
         self._background = [asyncio.create_task(task) for task in tasks]
 
-    async def adopt(self, connection: socket.socket, account: Account) -> None:
-        """Serve a connection, as SshServer.adopt tells."""
-        await self._server.adopt(connection, account)
+    async def adopt(self, connection: socket.socket, callbacks: ConnectionCallbacks) -> None:
+        """Serve a connection, as SshServer.serve tells."""
+        await self._server.serve(connection, callbacks)
 
     def has_part(self, user: str, part: float) -> None:
         """So much of the user's sessions, 0 to 1, is in this worker."""
@@ -365,8 +368,8 @@ class Gateway:
             self._metrics.bandwidth(user, rate)
 
     def take(self, access: Access) -> None:
-        """Let in who may come in by `access` from now on, as SshServer.take tells."""
-        self._server.take(
+        """Let in who may come in by `access` from now on, as SshServer.reload_credentials tells."""
+        self._server.reload_credentials(
             authenticator=_authenticator(access),
             keys=access.host_keys,
             end_sessions=access.end_sessions,
@@ -407,7 +410,7 @@ class Gateway:
         self._values.close()
         self._pools.close()
 
-    def _open_sftp(self, channel: ChannelSession, recorder: Recorder) -> SftpSession:
+    def open_sftp(self, channel: SftpChannel, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
         client_version = recorder.session.client_version or ""
         return SftpSession(
@@ -416,12 +419,14 @@ class Gateway:
             **self._parts(channel, recorder, self._tree_of(recorder)),
         )
 
-    def _open_command(self, channel: ChannelSession, recorder: Recorder) -> CommandSession:
+    def open_command(self, channel: CommandChannel, recorder: Recorder) -> CommandSession:
         """The session of a command on `channel`."""
         tree = self._tree_of(recorder)
         return CommandSession(home=tree.home, **self._parts(channel, recorder, tree))
 
-    def _parts(self, channel: ChannelSession, recorder: Recorder, tree: Tree) -> dict[str, Any]:
+    def _parts(
+        self, channel: SftpChannel | CommandChannel, recorder: Recorder, tree: Tree
+    ) -> dict[str, Any]:
         """What the sessions of a user who has logged in have in common."""
         session = recorder.session
         user = session.user or ""

@@ -68,6 +68,11 @@ class AddressPatterns:
         return bool(hits) and not any(hits)
 
 
+def unmapped(address: str) -> str:
+    """A peer's address as text; IPv4 where it is mapped into IPv6 (RFC 4291 §2.5.5.2)."""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
 def parse_peer(address: str) -> _Address | None:
     """The peer's address: without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
     try:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.process import messages
 from sftp_gateway.process.runner import descriptor_limit, release_free_memory, run
-from sftp_gateway.server.ssh.callbacks import Account
+from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Serving(Protocol):
     async def start(self) -> None:
         """Get ready for connections."""
 
-    async def adopt(self, connection: socket.socket, account: Account) -> None:
-        """Serve a connection; tell `account` once when it has ended, however that is."""
+    async def adopt(self, connection: socket.socket, callbacks: ConnectionCallbacks) -> None:
+        """Serve a connection; tell `callbacks` once when it has ended, however that is."""
 
     def has_part(self, user: str, part: float) -> None:
         """So much of the user's sessions, 0 to 1, is in this worker."""
@@ -72,7 +72,7 @@ class Worker:
         self._control = control
         self._unsent: deque[bytes] = deque()
         self._adopting: set[asyncio.Task[None]] = set()
-        self._accounts: dict[int, Account] = {}
+        self._connections: dict[int, ConnectionCallbacks] = {}
         self._some_ended = False
         self._drain = asyncio.Event()
         self._drain_seconds = 0.0
@@ -132,8 +132,8 @@ class Worker:
             case ["connection", number]:  # there was no descriptor free to take it
                 self._tell("ended", number, None)
             case ["dismiss", number]:
-                if number in self._accounts:
-                    self._accounts[number].dismiss()
+                if number in self._connections:
+                    self._connections[number].disconnect()
             case ["sessions", user, part]:
                 serving.has_part(user, part)
             case ["access", number] if descriptors:
@@ -145,7 +145,7 @@ class Worker:
                 self._drain.set()
 
     def _adopt(self, serving: Serving, connection: socket.socket, number: int) -> None:
-        if len(self._accounts) >= serving.max_connections:
+        if len(self._connections) >= serving.max_connections:
             _log.warning(
                 "a connection was closed: %s descriptors are too few for more", descriptor_limit()
             )
@@ -154,11 +154,11 @@ class Worker:
             return
 
         def ended(kind: str | None) -> None:
-            del self._accounts[number]
+            del self._connections[number]
             self._some_ended = True
             self._tell("ended", number, kind)
 
-        account = self._accounts[number] = Account(
+        callbacks = self._connections[number] = ConnectionCallbacks(
             logged_in=lambda user, credential: self._tell("login", number, user, credential),
             ended=ended,
             interrupted=lambda: self._tell("interrupted", number),
@@ -167,7 +167,7 @@ class Worker:
         async def adopt() -> None:
             # An error means a client that is gone again already.
             with suppress(OSError):
-                await serving.adopt(connection, account)
+                await serving.adopt(connection, callbacks)
 
         task = asyncio.get_running_loop().create_task(adopt())
         self._adopting.add(task)

@@ -48,7 +48,7 @@ class Recorder:
         """What let the client in: the fingerprint of an authority or a key, or "password"."""
         return self.session.ca or self.session.key or self.session.auth or ""
 
-    def learn(self, **known: str | int | None) -> None:
+    def update(self, **known: str | int | None) -> None:
         """Take up what has become known of the connection; the fields are Session's."""
         self.session = dataclasses.replace(self.session, **known)  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import time as unix_time
 from typing import Final
 
+from sftp_gateway.auth.addresses import unmapped
 from sftp_gateway.observability.access_log.events import ConnectionsRefused, Event
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
@@ -120,7 +121,7 @@ class Acceptor:
                 self._rest(_REST)
                 self.update()
                 return
-            if not self._let_in(connection, _plain(address[0])):
+            if not self._let_in(connection, unmapped(address[0])):
                 self.update()
                 return
 
@@ -191,8 +192,3 @@ class Acceptor:
             )
             self._untold = _RefusalSummary()
             self._loop.later(_QUIET, self._tell)
-
-
-def _plain(address: str) -> str:
-    """An IPv4 client's address as such, where the socket serves both (RFC 4291 §2.5.5.2)."""
-    return address.removeprefix("::ffff:") if "." in address else address

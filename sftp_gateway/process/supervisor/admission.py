@@ -18,7 +18,7 @@ from sftp_gateway.observability.access_log.events import Event, SourceBanned, So
 from sftp_gateway.observability.gateway_state import Ban
 from sftp_gateway.process.supervisor.connection_table import ConnectionRecord, ConnectionTable
 from sftp_gateway.process.supervisor.early_drop import RandomEarlyDrop
-from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
+from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.settings import Settings
 
 #: Not for secrets: nobody can see the numbers, or gain much by guessing.

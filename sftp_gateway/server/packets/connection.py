@@ -89,11 +89,11 @@ class PacketConnection(asyncssh.SSHServerConnection):
         options: asyncssh.SSHServerConnectionOptions,
         *,
         scheduler: Scheduler,
-        fast: bool,
+        own_packet_layer: bool,
     ) -> None:
-        """`fast`: whether to go the short way at all; if not, asyncssh does everything."""
+        """Without `own_packet_layer`, asyncssh handles all packets."""
         super().__init__(loop, options)
-        self._fast = fast
+        self._own_packet_layer = own_packet_layer
         self._heard = 0.0
         self._batch = _Batch()
         self.time_slice = TimeSlice(scheduler, self._take_turn)
@@ -110,7 +110,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         super().send_newkeys(k, h)
         if self._next_decompressor is not None:
             self._next_decompressor = _Inflater()
-        if self._fast:
+        if self._own_packet_layer:
             self._send_encryption = _lasting(self._send_encryption)
             self._next_recv_encryption = _lasting(self._next_recv_encryption)
 

@@ -30,8 +30,8 @@ from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.server.sftp.pending import Owed
-from sftp_gateway.server.ssh.client_versions import ATTRIBUTES_EXPIRE
 
 #: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
 #: leaves threads to the others.

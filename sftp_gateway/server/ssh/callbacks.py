@@ -1,16 +1,16 @@
-"""What who passed a connection on is told of it, and may do with it."""
+"""What the worker hears of a connection that it handed over, and may do to it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 
-class Account:
-    """One connection's.
+class ConnectionCallbacks:
+    """The callbacks of one connection.
 
-    `logged_in` is told the user and the credential, once. `ended` is told once, whatever happens,
-    with a word of `auth.penalties.Offence` for what the client did wrong, or None; before it,
-    `interrupted` is called if the client had files open, and did not end the connection itself.
+    `logged_in` gets the user and the fingerprint of the credential, once. `interrupted` is called
+    before `ended` if the client had files open and did not close the connection itself. `ended` is
+    called once, however the connection ends.
     """
 
     def __init__(
@@ -21,7 +21,13 @@ class Account:
         interrupted: Callable[[], None] = lambda: None,
     ) -> None:
         self.logged_in = logged_in
-        self.ended = ended
         self.interrupted = interrupted
-        #: Closes the connection, because the user has too many; set once there is one.
-        self.dismiss: Callable[[], None] = lambda: None
+        self._ended: Callable[[str | None], None] | None = ended
+        #: Closes the connection because its user has too many. Set once the client is connected.
+        self.disconnect: Callable[[], None] = lambda: None
+
+    def ended(self, offence: str | None) -> None:
+        """Report the end; `offence` is a value of `auth.penalties.Offence`, or None."""
+        report, self._ended = self._ended, None
+        if report is not None:
+            report(offence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
@@ -14,40 +14,38 @@ from sftp_gateway.server.exec import command_line as command
 from sftp_gateway.server.exec.programs import program
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.limits.budget import BufferBudget
 from sftp_gateway.server.sftp.session import SftpSession
+from sftp_gateway.server.ssh.connection import Connection
+from sftp_gateway.server.ssh.context import SessionFactory
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacket
 
-    from sftp_gateway.server.ssh.connection import Connection
-    from sftp_gateway.server.ssh.handler import Guest
-    from sftp_gateway.server.ssh.server import SshServer
-
-#: Bytes that a client may send on a channel before we have taken them. Requests are small.
+#: Bytes of the receive window. Requests are small.
 _RECEIVE_WINDOW: Final = 512 * 1024
 _MAX_PACKET: Final = 32 * 1024
 
-#: Bytes that wait in a channel for the client's window before the session makes no more. A 2 MiB
-#: window of a stock client is kept full across a long link.
+#: Bytes that wait for the client's window before its session pauses. Enough to keep the 2 MiB
+#: window of a stock client full across a long link.
 _CHANNEL_BUFFER: Final = 1024 * 1024
 
-#: The same for channel and socket each, while the budget of all sessions is spent.
-_TIGHT_BUFFER: Final = 32 * 1024
+#: The same for channel and socket each, while the buffer budget is exhausted.
+_REDUCED_BUFFER: Final = 32 * 1024
 
-#: Seconds in which a client has to take something of what waits for its window or its network, in
-#: the middle of a session, and once it is only the rest of one.
+#: Seconds in which a client has to take some of what is buffered for it: during a session, and
+#: while its channel is closing.
 _STALL_TIMEOUT: Final = 300.0
 _CLOSE_TIMEOUT: Final = 10.0
 
-#: What `ssh` prints where a READ that failed has ended the session.
+#: What `ssh` prints when a failed READ has ended the session.
 _READ_FAILED: Final = "sftp-gateway: a read failed ({}); disconnecting\n"
 
 
 class SessionChannel(asyncssh.SSHServerChannel[bytes]):
-    """A session channel as asyncssh has it, that sends within its connection's time slices."""
+    """asyncssh's session channel, sending within its connection's time slices."""
 
-    # asyncssh would keep something of each of these requests for as long as the channel is open, or
-    # for a turn of its loop, however many there are. They mean nothing here: unknown ones.
+    # asyncssh keeps state for each of these requests, without a bound. Here they are unknown ones.
     _process_env_request = None  # type: ignore[assignment]
     _process_x11_req_request = None  # type: ignore[assignment]
     _process_auth_agent_req_at_openssh_dot_com_request = None  # type: ignore[assignment]
@@ -61,34 +59,34 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
             line_history=0, max_line_length=0, encoding=None, errors="strict",
             window=_RECEIVE_WINDOW, max_pktsize=_MAX_PACKET,
         )  # fmt: skip
-        self._taken = 0  # bytes that the client has not been given room for again
+        self._window_debt = 0  # bytes received for which the window was not adjusted yet
 
     def _process_exec_request(self, packet: SSHPacket) -> bool:
-        """A command is bytes: names of files need not be UTF-8, as asyncssh demands."""
-        asked = packet.get_string()
+        """Take a command as bytes: file names in it need not be UTF-8, as asyncssh demands."""
+        command_bytes = packet.get_string()
         packet.check_end()
-        return self._start_session(command=asked.decode("utf-8", "surrogateescape"))
+        return self._start_session(command=command_bytes.decode("utf-8", "surrogateescape"))
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Handle a message for this channel."""
         return self._conn.admit(super().process_packet, pkttype, pktid, packet)
 
     def _deliver_data(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Give the session data, and the client room for as much as the session has taken.
+        """Pass data to the session, and adjust the window by as much.
 
-        asyncssh gives room for the whole window whenever some data is taken, even if as much as
-        that still waits here for a session that has paused.
+        asyncssh adjusts it to its full size whenever some data is consumed, even while a paused
+        session has as much waiting.
         """
-        self._taken += len(data)
-        if self._taken >= self._init_recv_window // 2:
-            self._recv_window += self._taken
-            self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._taken))
-            self._taken = 0
+        self._window_debt += len(data)
+        if self._window_debt >= self._init_recv_window // 2:
+            self._recv_window += self._window_debt
+            self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._window_debt))
+            self._window_debt = 0
         if self._session is not None:
             self._session.data_received(data, datatype)
 
     def _flush_send_buf(self) -> None:
-        """Called by asyncssh when there may be something to send."""
+        """Send what is buffered; called by asyncssh when that may be possible."""
         if self._conn.send_buffered(self):
             self._conn.wait_turn(self._session)
         if self._send_buf:
@@ -97,14 +95,14 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
             super()._flush_send_buf()
 
     def send_buffered(self) -> None:
-        """Continue to send what waits for the client's window."""
+        """Send more of what waits for the client's window."""
         if self._send_buf and self._conn is not None:
             self._flush_send_buf()
 
     def _process_eow_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:
-        """The client takes no more data (OpenSSH's PROTOCOL §2.1): nobody is left to be answered.
+        """Abort: the client reads no more (OpenSSH's PROTOCOL §2.1).
 
-        `ssh` sends this when the program that reads from it is gone.
+        `ssh` sends this when the program that reads from it has exited.
         """
         packet.check_end()
         self._loop.call_soon(self._session.abort)
@@ -117,162 +115,174 @@ class SessionChannel(asyncssh.SSHServerChannel[bytes]):
 
 
 class ChannelSession(asyncssh.SSHServerSession[bytes]):
-    """A session channel; also the side of it that its session writes to."""
+    """What runs on a session channel, between asyncssh and an SFTP or command session."""
 
-    def __init__(self, guest: Guest, server: SshServer) -> None:
-        self._guest = guest
-        self._server = server
-        self._served: SftpSession | CommandSession | None = None
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        budget: BufferBudget,
+        sessions: SessionFactory,
+        on_closed: Callable[[], None],
+    ) -> None:
+        """`on_closed` is called once the channel is closed and its files are."""
+        self._connection = connection
+        self._recorder = connection.recorder
+        self._budget = budget
+        self._sessions = sessions
+        self._on_closed = on_closed
+        self._session: SftpSession | CommandSession | None = None
         self._command: str | None = None
         self._window_full = False
         self._socket_full = False
-        self._counted = False
-        self._tight = False
-        self._lost = False  # and not released yet
+        self._counted = False  # whether the budget counts bytes of this channel
+        self._reduced = False  # whether the buffers have their reduced size
+        self._lost = False  # and not reported as closed yet
         self._paused = False
-        self._finishing = False
-        self._held_before = 0
+        self._closing = False
+        self._buffered_before = 0
         self._progress_timer: asyncio.TimerHandle | None = None
-        self.time_slice = guest.connection.time_slice
+        self.time_slice = connection.time_slice
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         """The channel is open."""
         self._channel = cast(SessionChannel, chan)
         chan.set_write_buffer_limits(high=_CHANNEL_BUFFER)
-        self.outgoing = self._guest.connection.outgoing_of(chan)
-        self._guest.channels.add(self)
+        self.outgoing = self._connection.outgoing_of(chan)
+        self._connection.channels.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed."""
         if exc is not None and any(self.open_files()):
-            self._guest.interrupted()
-        self._server.budget.remove(self)
+            self._connection.callbacks.interrupted()
+        self._budget.remove(self)
         self._stop_watching()
         self._lost = True
-        if self._served is not None:
-            self._served.connection_lost()
-        self._tell_released()
+        if self._session is not None:
+            self._session.connection_lost()
+        self._report_closed()
 
-    def _tell_released(self) -> None:
-        if self._lost and (self._served is None or self._served.released):
+    def _report_closed(self) -> None:
+        if self._lost and (self._session is None or self._session.released):
             self._lost = False
-            self._guest.channel_closed(self)
+            self._connection.channels.discard(self)
+            self._on_closed()
 
     def subsystem_requested(self, subsystem: str) -> bool:
-        """`sftp` is served, nothing else."""
+        """Serve `sftp`; refuse any other."""
         if subsystem == "sftp":
-            self._served = self._server.open_sftp(self, self._guest.recorder)
+            self._session = self._sessions.open_sftp(self, self._recorder)
             return True
-        self._guest.recorder.command_refused("subsystem", subsystem)
+        self._recorder.command_refused("subsystem", subsystem)
         return False
 
     def exec_requested(self, command: str) -> bool:
-        """Taken, so that there is a channel to refuse it on."""
+        """Accept, so that there is a channel to answer or refuse it on."""
         self._command = command
         return True
 
     def shell_requested(self) -> bool:
-        """Taken, so that there is a channel to refuse it on."""
+        """Accept, so that there is a channel to refuse it on."""
         return True
 
     def session_started(self) -> None:
         """Answer a command or a shell."""
-        if self._served is not None:
+        if self._session is not None:
             return
-        recorder = self._guest.recorder
-        asked = self._command
-        parsed = command.parse(asked) if asked is not None else None
-        if asked is None or parsed is None:
-            recorder.command_refused("shell" if asked is None else "exec", asked)
+        recorder = self._recorder
+        line = self._command
+        parsed = command.parse(line) if line is not None else None
+        if line is None or parsed is None:
+            recorder.command_refused("shell" if line is None else "exec", line)
             self._channel.write_stderr(command.REFUSAL.encode())
             self._channel.exit(1)
             return
-        recorder.command_answered(asked)
+        recorder.command_answered(line)
         if isinstance(parsed, command.Text):
             self._channel.write(parsed.text.encode())
             self._channel.exit(0)
         else:
-            self._served = session = self._server.open_command(self, recorder)
+            self._session = session = self._sessions.open_command(self, recorder)
             session.start(program(session, parsed))
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Bytes of the client."""
-        if self._served is not None:
-            self._served.data_received(data)
+        """The client sent bytes."""
+        if self._session is not None:
+            self._session.data_received(data)
 
     def eof_received(self) -> bool:
-        """The client sends no more; what it asked is still answered, while it takes answers."""
-        if isinstance(self._served, SftpSession):
+        """The client sends no more; its requests so far are still answered."""
+        if isinstance(self._session, SftpSession):
             self.finish()
-        elif self._served is not None:
-            self._served.eof_received()
+        elif self._session is not None:
+            self._session.eof_received()
         return True
 
     def pause_writing(self) -> None:
         """The client's window is full."""
         self._window_full = True
-        self._tell_room()
+        self._update_paused()
 
     def resume_writing(self) -> None:
         """It has room again."""
         self._window_full = False
-        self._tell_room()
+        self._update_paused()
 
     def socket_full(self, full: bool) -> None:
-        """The connection's socket has enough to send, or room again."""
+        """The socket's buffer is full, or has room again."""
         self._socket_full = full
-        self._tell_room()
+        self._update_paused()
         if not full:
             self._channel.send_buffered()
 
-    def send_held(self) -> None:
-        """Send what waited for the end of a key exchange."""
+    def send_buffered(self) -> None:
+        """A key exchange has ended: send what had to wait for it."""
         self._channel.send_buffered()
 
-    def _tell_room(self) -> None:
+    def _update_paused(self) -> None:
         self._paused = self._window_full or self._socket_full
         if self._paused:
             self._watch_progress()
         else:
-            self._held_before = 0  # some of it was taken, even if as much is held again later
-        if self._served is None:
+            self._buffered_before = 0  # the client took some, even if as much is buffered later
+        if self._session is None:
             return
         if self._paused:
-            self._served.pause_writing()
+            self._session.pause_writing()
         else:
-            self._served.resume_writing()
+            self._session.resume_writing()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
         self._channel.send_buffered()
-        if self._served is not None:
-            self._served.take_turn()
-            self._tell_released()
+        if self._session is not None:
+            self._session.take_turn()
+            self._report_closed()
 
     def wait_turn(self) -> None:
         """Have `take_turn` called in the next time slice."""
-        self._guest.connection.wait_turn(self)
+        self._connection.wait_turn(self)
 
-    # A client that takes nothing any more
+    # Timeout of a client that reads nothing
 
     def _watch_progress(self) -> None:
         if self._progress_timer is None:
-            seconds = _CLOSE_TIMEOUT if self._finishing else _STALL_TIMEOUT
-            self._held_before = self.buffered
+            seconds = _CLOSE_TIMEOUT if self._closing else _STALL_TIMEOUT
+            self._buffered_before = self.buffered
             loop = asyncio.get_running_loop()
             self._progress_timer = loop.call_later(seconds, self._check_progress)
 
     def _check_progress(self) -> None:
         self._progress_timer = None
-        if self.buffered and self.buffered == self._held_before:
+        if self.buffered and self.buffered == self._buffered_before:
             self.abort()
-        elif self._paused or self._finishing:
+        elif self._paused or self._closing:
             self._watch_progress()
 
-    def _finish_soon(self) -> None:
-        """From here on the client gets the rest, if it takes it."""
-        if not self._finishing:
-            self._finishing = True
+    def _start_closing(self) -> None:
+        """The client has _CLOSE_TIMEOUT seconds for each step with what is left."""
+        if not self._closing:
+            self._closing = True
             self._stop_watching()
             self._watch_progress()
 
@@ -282,85 +292,85 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
             self._progress_timer = None
 
     def abort(self) -> None:
-        """Close the channel; what the client has not taken is lost."""
+        """Close the channel; what is buffered is lost."""
         self._channel.abort()
-        if self._served is not None:
-            self._served.connection_lost()
+        if self._session is not None:
+            self._session.connection_lost()
 
     @property
     def busy(self) -> bool:
         """Whether the client waits for an answer."""
-        return self._served is not None and self._served.busy
+        return self._session is not None and self._session.busy
 
     def open_files(self) -> Iterable[FileHandle]:
-        """What the client has open."""
-        return () if self._served is None else self._served.open_files()
+        """The files that the client has open."""
+        return () if self._session is None else self._session.open_files()
 
     def pump(self) -> None:
         """The access log has room again."""
-        if self._served is not None:
-            self._served.pump()
+        if self._session is not None:
+            self._session.pump()
 
     def drain(self) -> None:
-        """Close once nothing is open."""
-        if self._served is not None:
-            self._served.drain()
+        """Close once the client has closed its files."""
+        if self._session is not None:
+            self._session.drain()
         else:
             self._channel.close()
 
     def finish(self) -> None:
-        """Close once what was asked is answered."""
-        if self._server.stopping and any(self.open_files()):
-            self._guest.interrupted()
-        self._finish_soon()
-        if self._served is not None:
-            self._served.finish()
+        """Close once the requests so far are answered."""
+        self._start_closing()
+        if self._session is not None:
+            self._session.finish()
         else:
             self._channel.close()
 
     @property
     def closed(self) -> bool:
-        """Whether our side of the channel is closed, so that the client gets nothing more."""
+        """Whether our side of the channel is closed."""
         return self._channel.closed
 
     # What a session needs of its channel
 
     def flush(self) -> None:
-        """Send what is in `outgoing`, unless the client has closed the channel meanwhile."""
+        """Send what is in `outgoing`, or drop it if the channel is closing."""
         if self._channel.is_closing():
             self.outgoing.clear()
-        elif not self._guest.connection.send_data(self._channel, self.outgoing) or self._counted:
-            self._account()
+        elif not self._connection.send_data(self._channel, self.outgoing) or self._counted:
+            self._update_budget()
 
-    def _account(self) -> None:
-        """Count what the client has not taken, and give or take room as the budget says."""
-        budget = self._server.budget
+    def _update_budget(self) -> None:
+        """Report the buffered bytes, and size the buffers as the budget says."""
+        budget = self._budget
         self._counted = budget.update(self)
-        if budget.exhausted != self._tight:
-            self._tight = not self._tight
-            self._channel.set_write_buffer_limits(_TIGHT_BUFFER if self._tight else _CHANNEL_BUFFER)
-            self._guest.connection.limit_write_buffer(_TIGHT_BUFFER if self._tight else None)
+        if budget.exhausted != self._reduced:
+            self._reduced = not self._reduced
+            self._channel.set_write_buffer_limits(
+                _REDUCED_BUFFER if self._reduced else _CHANNEL_BUFFER
+            )
+            self._connection.limit_write_buffer(_REDUCED_BUFFER if self._reduced else None)
 
     @property
     def buffered(self) -> int:
-        """Bytes that were sent and wait for the client's window or for the network."""
-        return self._channel.get_write_buffer_size() + self._guest.connection.write_buffer_size
+        """Bytes that wait for the client's window or for the network."""
+        return self._channel.get_write_buffer_size() + self._connection.write_buffer_size
 
     def pause_reading(self) -> None:
-        """Take no more from the client."""
+        """Deliver no more data until `resume_reading`."""
         self._channel.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take more again."""
+        """Deliver data again."""
         self._channel.resume_reading()
 
     def close(self) -> None:
-        """Close the channel when everything is sent; exit status 0, as sftp-server's."""
+        """Close with exit status 0, as sftp-server does, when everything is sent."""
         self.exit(0)
 
     def exit(self, status: int) -> None:
-        """Close the channel when everything is sent, with this exit status."""
-        self._finish_soon()
+        """Close with exit status `status` when everything is sent."""
+        self._start_closing()
         if not self._channel.is_closing():
             self._channel.exit(status)
 
@@ -370,7 +380,8 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
             self._channel.write_stderr(data)
 
     def close_for_read(self, message: str) -> None:
-        """The same over a READ that failed with `message`, with exit status 1."""
-        self._guest.read_failed()
+        """Close with exit status 1 because a READ failed with `message`."""
+        self._connection.end_reason = "read_failed"
+        self._connection.callbacks.interrupted()
         self.write_error(_READ_FAILED.format(message).encode())
         self.exit(1)

@@ -1,16 +1,18 @@
-"""One SSH connection: asyncssh's, with bounds on what it holds, and strict about what it takes.
+"""One SSH connection: asyncssh's, with bounded memory and strict about the protocol.
 
-What RFC 4253 and 4254 do not allow at some point ends the connection as a protocol error. What they
-allow and no SFTP client needs often (MSG_IGNORE, requests, new channels) is handled up to a rate.
+A message that RFC 4253 or 4254 forbids at that point ends the connection as a protocol error.
+Messages that they allow but SFTP clients seldom need (MSG_IGNORE, requests, new channels) are
+handled up to a rate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 import asyncssh
 from asyncssh.constants import (
@@ -30,18 +32,24 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import String
 
+from sftp_gateway.auth.addresses import unmapped
 from sftp_gateway.auth.authenticator import Reason
 from sftp_gateway.auth.keys.blobs import fingerprint
 from sftp_gateway.auth.keys.certificates import is_certificate, read_certificate
+from sftp_gateway.observability.access_log.events import Session
+from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.limits.scheduler import Scheduler
 from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
 from sftp_gateway.server.packets.transport import READ_BEFORE_LOGIN
+from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.ssh.auth import LoginAttempts
+from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
+from sftp_gateway.server.ssh.context import ServerContext
 from sftp_gateway.server.ssh.negotiation import KexInit, mismatch, read_kexinit
 from sftp_gateway.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from asyncssh.packet import SSHPacket, SSHPacketLogger
-
-    from sftp_gateway.server.ssh.handler import Guest
 
     Result: TypeAlias = bool | Awaitable[None]
     Process: TypeAlias = Callable[[int, int, SSHPacket], Result]
@@ -91,21 +99,60 @@ _LOGGED: Final = frozenset(
 )
 
 
-class Connection(PacketConnection):
-    """A connection that tells its sessions when the socket is full, and what logins came to.
+class Channel(Protocol):
+    """A session channel, as its connection knows it."""
 
-    Overrides of asyncssh: `connection_made`, `pause_writing`, `resume_writing` (asyncio's
-    Protocol callbacks, of which asyncssh ignores the last two), `data_received`, `send_packet`,
-    `_send_kexinit` (the offer may depend on the client's),
-    `process_packet` (every message but those of a channel or a key exchange), `_finish_userauth`
-    (each login attempt), `_process_..._forward_..._global_request` (each would wait a turn of the
-    loop, behind any number of others, to ask whether it may listen),
-    `_process_hostkeys_prove_..._global_request` (it would sign as often as it is asked to),
-    `reload_config` (there is no configuration file to read again at each login) and
-    `validate_public_key` (the only place that sees the signature).
+    @property
+    def busy(self) -> bool:
+        """Whether the client waits for an answer."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether our side is closed."""
+        ...
+
+    def open_files(self) -> Iterable[FileHandle]:
+        """The files that the client has open."""
+        ...
+
+    def socket_full(self, full: bool) -> None:
+        """The socket's buffer is full, or has room again."""
+        ...
+
+    def send_buffered(self) -> None:
+        """A key exchange has ended: send what had to wait for it."""
+        ...
+
+    def pump(self) -> None:
+        """The access log has room again."""
+        ...
+
+    def drain(self) -> None:
+        """Close once the client has closed its files."""
+        ...
+
+    def finish(self) -> None:
+        """Close once the requests so far are answered."""
+        ...
+
+
+class Connection(PacketConnection):
+    """A connection to one client, with its login and its channels.
+
+    Overrides these methods of asyncssh:
+    - `pause_writing`, `resume_writing`, which asyncssh ignores
+    - `data_received`, `process_packet`: bounds on input
+    - `send_packet`: drops MSG_IGNORE
+    - `_send_kexinit`: the offer may depend on the client's KEXINIT
+    - `_finish_userauth`, `validate_public_key`: one login attempt at a time, and its signature
+    - `_process_..._forward_..._global_request`: asyncssh would wait a turn of the loop for each
+    - `_process_hostkeys_prove_..._global_request`: asyncssh would sign any number of times
+    - `reload_config`: there is no configuration file to read again at a login
     """
 
-    gateway_owner: Guest
+    recorder: Recorder
+    login: LoginAttempts
     _reading_paused = False
     _turn_awaited = False  # before anything more is read
     _full_read = READ_BEFORE_LOGIN
@@ -115,9 +162,26 @@ class Connection(PacketConnection):
     #: asyncssh looks for a channel's type among its methods: by this name for the type "channel".
     _process_channel_open = None  # type: ignore[assignment]
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        """As PacketConnection."""
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHServerConnectionOptions,
+        *,
+        context: ServerContext,
+        callbacks: ConnectionCallbacks,
+        scheduler: Scheduler,
+    ) -> None:
+        """`options.server_factory` makes the handler of this connection's client."""
+        super().__init__(
+            loop, options, scheduler=scheduler, own_packet_layer=context.own_packet_layer
+        )
+        self.callbacks = callbacks
+        self.channels: set[Channel] = set()
+        #: Why we close the connection, as the access log names it.
+        self.end_reason: str | None = None
+        #: Whether the client sent too many messages.
+        self.flooded = False
+        self._context = context
         self._max_recv_pktlen = _MAX_PACKET
         self._overhead = TokenBucket(
             rate=_OVERHEAD_PER_SECOND, capacity=_OVERHEAD_BURST, now=time.monotonic()
@@ -128,10 +192,22 @@ class Connection(PacketConnection):
         """A client connected."""
         self._socket = cast(asyncio.Transport, transport)
         self.limit_write_buffer(None)
+        host, port = (transport.get_extra_info("peername") or ("", 0))[:2]
+        address = unmapped(host)
+        session = Session(session=secrets.token_hex(8), client_ip=address, client_port=port)
+        self.recorder = Recorder(
+            session=session, log=self._context.access_log, metrics=self._context.metrics
+        )
+        self.login = LoginAttempts(context=self._context, recorder=self.recorder, address=address)
         super().connection_made(transport)
 
-    def logged_in(self) -> None:
-        """Read as much at once as there is, without a reader that bounds it."""
+    def close_for(self, reason: str, text: str) -> None:
+        """Disconnect; `reason` goes to the access log, `text` to the client."""
+        self.end_reason = reason
+        self.disconnect(asyncssh.DISC_BY_APPLICATION, text)
+
+    def read_without_bound(self) -> None:
+        """Read whatever has come at once: the client has logged in."""
         if self._socket.is_closing():
             return
         if not self._reading_paused:
@@ -147,20 +223,20 @@ class Connection(PacketConnection):
         return self._gathering.get_write_buffer_size()
 
     def limit_write_buffer(self, high: int | None) -> None:
-        """Bytes that may wait there before the sessions are told; None: as many as usual."""
+        """Set how many bytes may wait before the channels pause; None: the default."""
         if not self._socket.is_closing():
             self._socket.set_write_buffer_limits(high=high or SOCKET_BUFFER)
 
     def pause_writing(self) -> None:
-        """The socket has enough to send."""
+        """The socket's buffer is full."""
         super().pause_writing()
-        for channel in tuple(self.gateway_owner.channels):
+        for channel in tuple(self.channels):
             channel.socket_full(True)
 
     def resume_writing(self) -> None:
         """The socket has room again."""
         super().resume_writing()
-        for channel in tuple(self.gateway_owner.channels):
+        for channel in tuple(self.channels):
             channel.socket_full(False)
 
     # Reading
@@ -185,10 +261,10 @@ class Connection(PacketConnection):
             self._balance_reading()
 
     def _balance_reading(self) -> None:
-        """Read no more while too much is left to be handled.
+        """Stop reading while too much input is unhandled.
 
-        asyncssh keeps without a bound what comes while a login is being decided. (What it answers
-        to a client that does not read is bounded by the rate of what it answers.)
+        asyncssh buffers without a bound what comes during a login attempt. (What it sends to a
+        client that does not read is bounded by the rate of messages that it answers.)
         """
         if self._transport is None or self._socket.is_closing():
             return
@@ -205,7 +281,7 @@ class Connection(PacketConnection):
         return self.admit(super().process_packet, pkttype, pktid, packet)
 
     def admit(self, process: Process, pkttype: int, pktid: int, packet: SSHPacket) -> Result:
-        """Have `process` handle a message, if it may come now; once the access log has room."""
+        """Have `process` handle a message, if it is allowed now, once the access log has room."""
         if pkttype in _OVERHEAD:
             self._count_overhead(_OVERHEAD[pkttype])
             if pkttype == MSG_KEXINIT and not (self._session_id or self.exchanging_keys):
@@ -218,14 +294,14 @@ class Connection(PacketConnection):
             pkttype > MSG_KEX_LAST or pkttype in (MSG_SERVICE_REQUEST, MSG_SERVICE_ACCEPT)
         ):
             raise asyncssh.ProtocolError("Unexpected message during a key exchange")
-        if pkttype in _LOGGED and self.gateway_owner.log_congested:
+        if pkttype in _LOGGED and self._context.access_log.congested(self.recorder.session.user):
             return self._process_later(process, pkttype, pktid, packet)
         return process(pkttype, pktid, packet)
 
     async def _process_later(
         self, process: Process, pkttype: int, pktid: int, packet: SSHPacket
     ) -> None:
-        await self.gateway_owner.log_has_room()
+        await self._context.wait_for_log(self.recorder.session.user)
         if self._transport is None:
             return
         result = process(pkttype, pktid, packet)
@@ -233,15 +309,15 @@ class Connection(PacketConnection):
             await result
 
     def _count_overhead(self, cost: int) -> None:
-        """The client has sent something beside SFTP; raises ProtocolError over its rate."""
-        guest, now = self.gateway_owner, time.monotonic()
-        requests = guest.recorder.requests
+        """Charge for a message beside SFTP; raise ProtocolError over the rate."""
+        now = time.monotonic()
+        requests = self.recorder.requests
         earned = (requests - self._requests_seen) * _OVERHEAD_PER_REQUEST
         self._requests_seen = requests
         self._overhead.spend(-min(earned, _OVERHEAD_BURST), now)
         self._overhead.spend(cost, now)
         if self._overhead.delay(now):
-            guest.flooded()
+            self.flooded = True
             raise asyncssh.ProtocolError("Too many messages")
 
     # Sending
@@ -251,8 +327,8 @@ class Connection(PacketConnection):
     ) -> None:
         """Send a packet, but not the empty MSG_IGNORE that asyncssh puts before every other.
 
-        Those hide the first block of a packet from who can choose its text, against CBC ciphers
-        (RFC 4251 §9.3.1), of which none can be offered; and they double the number of packets.
+        Those protect CBC ciphers against a chosen plaintext (RFC 4251 §9.3.1). None is offered,
+        and they double the number of packets.
         """
         if pkttype == MSG_IGNORE:
             return
@@ -264,7 +340,7 @@ class Connection(PacketConnection):
 
     def _send_kexinit(self) -> None:
         """Send a KEXINIT; the first one once the client's has come, if the offer depends on it."""
-        offers = self.gateway_owner.offers
+        offers = self._context.offers
         if not self._session_id and offers.depends_on_kexinit(self._client_version):
             self._kexinit_timer = self._loop.call_later(_CLIENT_KEXINIT_TIMEOUT, self._offer, None)
         else:
@@ -281,28 +357,38 @@ class Connection(PacketConnection):
         ours = (self._server_host_key_algs or (), self._enc_algs, self._mac_algs)
         failed = mismatch(client, *([name.decode() for name in names] for names in ours))
         if failed is not None:  # asyncssh finds that too, unless the client is gone before
-            self.gateway_owner.negotiation_failed(failed)
+            self.end_reason = "no_common_algorithm"
+            self.note_negotiated()
+            self.recorder.negotiation_failed(
+                algorithm=failed.algorithm, their_offer=failed.their_offer, remedy=failed.remedy
+            )
+
+    def note_negotiated(self) -> None:
+        """Have the recorder know the client's version and cipher."""
+        self.recorder.update(
+            client_version=self.get_extra_info("client_version"),
+            cipher=self.get_extra_info("send_cipher"),
+        )
 
     def _offer(self, client: KexInit | None) -> None:
         """Send the first KEXINIT, with the ciphers and MACs for this client."""
         if self._kexinit_timer is not None:
             self._kexinit_timer.cancel()
             self._kexinit_timer = None
-        offer = self.gateway_owner.offers.to(client)
+        offer = self._context.offers.to(client)
         self._enc_algs = [name.encode() for name in offer.ciphers]
         self._mac_algs = [name.encode() for name in offer.macs]
         super()._send_kexinit()
 
     def _watch_keys(self, pkttype: int) -> None:
-        """Bound the time of a key exchange, and send what was held back during it.
+        """Limit the time of a key exchange; after it, send what the channels held back.
 
-        Channels hold back what may not be sent meanwhile (RFC 4253 §7.1), as while a window is
-        full.
+        RFC 4253 §7.1 forbids channel data during it, so channels buffer it as for a full window.
         """
         self._keys_awaited = pkttype == MSG_KEXINIT
         if not self._keys_awaited:
-            # Behind what asyncssh has kept, which may make it ask for new keys again.
-            self._loop.call_soon(self._send_held)
+            # After what asyncssh has deferred, which may start the next key exchange.
+            self._loop.call_soon(self._send_buffered)
         elif self._auth_complete:
             if self._key_exchange_timer is not None:
                 self._key_exchange_timer.cancel()
@@ -313,11 +399,11 @@ class Connection(PacketConnection):
     def _end_key_exchange(self) -> None:
         self._key_exchange_timer = None
         if self._transport is not None and (self._keys_awaited or self.exchanging_keys):
-            self.gateway_owner.key_exchange_timed_out()
+            self.close_for("key_exchange_timeout", "Key exchange timed out")
 
-    def _send_held(self) -> None:
-        for channel in tuple(self.gateway_owner.channels):
-            channel.send_held()
+    def _send_buffered(self) -> None:
+        for channel in tuple(self.channels):
+            channel.send_buffered()
 
     def _cleanup(self, exc: Exception | None) -> None:
         for timer in (self._key_exchange_timer, self._kexinit_timer):
@@ -327,15 +413,20 @@ class Connection(PacketConnection):
 
     # Global requests
 
+    def refuse_forwarding(self) -> bool:
+        """Log that the client asked for forwarding, and return False."""
+        self.recorder.command_refused("forwarding")
+        return False
+
     def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         """Listening on a port, to forward it: refused."""
-        self._report_global_response(self.gateway_owner.refuse_forwarding())
+        self._report_global_response(self.refuse_forwarding())
 
     def _process_streamlocal_forward_at_openssh_dot_com_global_request(
         self, packet: SSHPacket
     ) -> None:
         """Listening on a socket, to forward it: refused."""
-        self._report_global_response(self.gateway_owner.refuse_forwarding())
+        self._report_global_response(self.refuse_forwarding())
 
     def _process_hostkeys_prove_00_at_openssh_dot_com_global_request(
         self, packet: SSHPacket
@@ -366,7 +457,7 @@ class Connection(PacketConnection):
         """Nothing to read again."""
 
     async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
-        """Handle one attempt to log in, to its end.
+        """Handle one login attempt to its end.
 
         RFC 4252 §5.1: a server "MUST process each request completely and acknowledge any failed
         requests with SSH_MSG_USERAUTH_FAILURE before processing the next request". Nothing more
@@ -377,17 +468,17 @@ class Connection(PacketConnection):
         if self._auth is not None and self._auth.task is not None:
             await asyncio.wait([self._auth.task])
         elif self._transport is not None and not self._auth_complete:
-            self.gateway_owner.method_refused(self._username, method)
+            self.login.method_refused(self._username, method)
 
     async def validate_public_key(
         self, username: str, key_data: bytes, msg: bytes, signature: bytes
     ) -> bool:
-        """Whether the key is allowed and, where there is one, its signature right."""
-        guest, key = self.gateway_owner, fingerprint(key_data)
-        if not signature:  # a question, which is free where the answer is yes
+        """Whether the key is allowed, and its signature, if there is one, right."""
+        login, key = self.login, fingerprint(key_data)
+        if not signature:  # a query (RFC 4252 §7), which costs no attempt if the answer is yes
             self._count_overhead(1)
-        if signature and _signature_algorithm(signature) not in guest.signatures:
-            guest.refuse_login(username, "publickey", "signature_algorithm", key=key)
+        if signature and _signature_algorithm(signature) not in self._context.signatures:
+            login.refuse(username, "publickey", "signature_algorithm", key=key)
             return False
         certificate = None
         if is_certificate(key_data):
@@ -396,16 +487,16 @@ class Connection(PacketConnection):
             except ValueError as error:
                 _log.debug("a certificate was refused: %s", error)
                 reason = Reason.CERTIFICATE_INVALID.value
-                guest.refuse_login(username, "publickey", reason, key=key)
+                login.refuse(username, "publickey", reason, key=key)
                 return False
-            # What the client signs with is the key in the certificate, and the guest is asked
-            # about that: it remembers where the key comes from.
+            # The client signs with the key in the certificate. asyncssh asks about that key, and
+            # `login` remembers the certificate that it comes from.
             key_data = certificate.key
             key = fingerprint(key_data)
-        guest.forget_decision(certificate)
+        login.begin_key(certificate)
         valid = await super().validate_public_key(username, key_data, msg, signature)
         if not valid:
-            guest.key_refused(username, key)
+            login.key_refused(username, key)
         return valid
 
 

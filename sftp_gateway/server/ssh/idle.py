@@ -1,4 +1,4 @@
-"""Notices a client that asks for nothing any more."""
+"""The idle timeout of a connection."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-#: Looks in the time that a client may be idle. It costs requests nothing, and a client may stay
-#: idle for one look longer.
-_LOOKS: Final = 4
+#: Checks within the timeout. Requests pay nothing; a client may stay idle for one check longer.
+_CHECKS: Final = 4
 
 
-class IdleWatch:
-    """Calls `expired`, once, when nothing was asked for `seconds` (and at most a quarter more).
+class IdleTimer:
+    """Calls `expired`, once, when nothing was requested for `seconds` (and at most a quarter more).
 
-    `active` gives a number that changes with every request, or None while one is under way. Has
-    to be made on the event loop.
+    `activity` returns a number that changes with every request, or None while one is pending.
+    Made on the event loop.
     """
 
     def __init__(
-        self, *, seconds: float, active: Callable[[], int | None], expired: Callable[[], None]
+        self, *, seconds: float, activity: Callable[[], int | None], expired: Callable[[], None]
     ) -> None:
-        self._pause = seconds / _LOOKS
-        self._active = active
+        self._interval = seconds / _CHECKS
+        self._activity = activity
         self._expired = expired
-        self._seen = active()
+        self._last = activity()
         self._unchanged = 0
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._check)
 
-    def _look(self) -> None:
-        seen = self._active()
-        self._unchanged = self._unchanged + 1 if seen is not None and seen == self._seen else 0
-        self._seen = seen
-        if self._unchanged > _LOOKS:
+    def _check(self) -> None:
+        now = self._activity()
+        self._unchanged = self._unchanged + 1 if now is not None and now == self._last else 0
+        self._last = now
+        if self._unchanged > _CHECKS:
             self._expired()
         else:
-            self._timer = asyncio.get_running_loop().call_later(self._pause, self._look)
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._check)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Cancel the timeout."""
         self._timer.cancel()

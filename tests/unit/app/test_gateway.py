@@ -37,7 +37,7 @@ from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.packets.transport import GatheringTransport
 from sftp_gateway.server.sftp.owners import OwnerNames
 from sftp_gateway.server.sftp.session import SftpSession
-from sftp_gateway.server.ssh.callbacks import Account
+from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
 from sftp_gateway.server.ssh.probe import handshake
 from sftp_gateway.settings import (
     DEFAULT_CONFIG_FILE,
@@ -66,7 +66,7 @@ class Running:
     def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
         self.ended = 0
-        self.misdeeds: list[str | None] = []
+        self.offences: list[str | None] = []
         self.interrupted = 0
         self.users: list[str] = []
         self._drain_seconds = settings.drain_timeout
@@ -79,19 +79,19 @@ class Running:
     async def _accept(self) -> None:
         def ended(kind: str | None) -> None:
             self.ended += 1
-            self.misdeeds.append(kind)
+            self.offences.append(kind)
 
         def interrupted() -> None:
             self.interrupted += 1
 
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-            account = Account(
+            callbacks = ConnectionCallbacks(
                 logged_in=lambda user, _: self.users.append(user),
                 ended=ended,
                 interrupted=interrupted,
             )
-            await self.gateway.adopt(connection, account)
+            await self.gateway.adopt(connection, callbacks)
 
     async def stop(self) -> None:
         if not self._stopped:
@@ -479,7 +479,7 @@ async def test_everything_is_served_where_clients_have_little_room(
     content = os.urandom(5_000_000)
     (folder / "shared/models/big.bin").write_bytes(content)
     running = await start()
-    running.gateway._server.budget = BufferBudget(0)
+    running.gateway._server.context.budget = BufferBudget(0)
     assert await download(running) == content
 
 
@@ -490,10 +490,10 @@ async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(star
     running = await start()
     async with await running.connect() as connection:
         assert running.users == ["gvpocr"]
-        assert running.misdeeds == []
+        assert running.offences == []
         await connection.run("echo in")
     await running.stop()
-    assert running.misdeeds == [None]
+    assert running.offences == [None]
 
 
 async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
@@ -507,7 +507,7 @@ async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
     with pytest.raises((asyncssh.Error, OSError)):
         await running.connect()
     await running.stop()
-    assert running.misdeeds == ["crash"]
+    assert running.offences == ["crash"]
 
 
 async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> None:
@@ -515,7 +515,7 @@ async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> 
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     assert await reader.readexactly(8) == b"SSH-2.0-"
     await running.stop()
-    assert running.misdeeds == [None]
+    assert running.offences == [None]
     writer.close()
 
 
@@ -529,7 +529,7 @@ async def test_a_user_who_floods_is_told_as_a_protocol_error(start: Start) -> No
         connection.send_packet(MSG_IGNORE, String(b""))
     await connection.wait_closed()
     await running.stop()
-    assert running.misdeeds == ["protocol_error"]
+    assert running.offences == ["protocol_error"]
 
 
 async def test_a_key_exchange_that_is_not_finished_ends_the_connection(

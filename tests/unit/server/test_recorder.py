@@ -119,7 +119,7 @@ def test_a_health_check_that_never_logs_in_leaves_no_line(recorded: Recorded) ->
 def test_what_is_learned_is_in_the_lines_from_there_on(recorded: Recorded) -> None:
     recorder = recorded.recorder
     recorder.connected()
-    recorder.learn(user="u", auth="publickey", key="SHA256:x")
+    recorder.update(user="u", auth="publickey", key="SHA256:x")
     recorder.login_accepted()
     before, after = recorded.lines()
     assert before.get("user") is None
@@ -150,7 +150,7 @@ def test_the_end_of_a_session_has_its_totals(
     recorder = recorded.recorder
     recorded.metrics.connection_opened()
     recorder.connected()
-    recorder.learn(user="u", auth="password")
+    recorder.update(user="u", auth="password")
     recorder.login_accepted()
     recorder.opened(file)
     request(recorder, operation="read", share=share, sent=70)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from sftp_gateway.server.ssh.idle import IdleWatch
+from sftp_gateway.server.ssh.idle import IdleTimer
 from tests.support.gateway import PATIENCE
 
 
@@ -19,7 +19,7 @@ async def looks_until_expired(seen: Iterator[int | None]) -> int:
         looks += 1
         return next(seen)
 
-    watch = IdleWatch(seconds=0.01, active=active, expired=expired.set)
+    watch = IdleTimer(seconds=0.01, activity=active, expired=expired.set)
     async with asyncio.timeout(PATIENCE):
         await expired.wait()
     watch.stop()
@@ -46,7 +46,7 @@ async def test_a_watch_that_was_stopped_looks_no_more() -> None:
         calls.append("look")
         return 0
 
-    watch = IdleWatch(seconds=0.0004, active=active, expired=lambda: calls.append("expired"))
+    watch = IdleTimer(seconds=0.0004, activity=active, expired=lambda: calls.append("expired"))
     watch.stop()
     for _ in range(3):  # other watches come to their end meanwhile
         await looks_until_expired(iter([0] * 100))

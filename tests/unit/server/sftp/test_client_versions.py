@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftp_gateway.server.ssh.client_versions import reports_read_errors
+from sftp_gateway.server.sftp.client_versions import reports_read_errors
 
 
 @pytest.mark.parametrize(
