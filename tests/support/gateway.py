@@ -25,6 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: Seconds after which a test gives up waiting for something that has to happen.
 PATIENCE = 30.0
 
+#: The gateway's program, from the sources.
+PROGRAM = (sys.executable, "-m", "sftp_gateway")
+
 T = TypeVar("T")
 
 
@@ -135,7 +138,7 @@ class Gateway:
     def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run one of the program's other commands."""
         return subprocess.run(
-            [sys.executable, "-m", "sftp_gateway", *arguments],
+            [*PROGRAM, *arguments],
             cwd=self.folder,
             env=environment(**self._options),
             capture_output=True,
@@ -144,7 +147,9 @@ class Gateway:
             **more,
         )
 
-    def start(self, runner: Sequence[str] = ()) -> Gateway:
+    def start(
+        self, runner: Sequence[str] = (), *, program: Sequence[str | Path] = PROGRAM
+    ) -> Gateway:
         """Start serving, through the program `runner` if one is given (such as setpriv)."""
         with (
             open(self.folder / "access.log", "ab") as log,
@@ -152,7 +157,7 @@ class Gateway:
         ):
             before = len(self.events("server_started"))
             self.process = subprocess.Popen(
-                [*runner, sys.executable, "-m", "sftp_gateway", "serve"],
+                [*runner, *program, "serve"],
                 cwd=self.folder,
                 env=environment(**self._options),
                 stdin=subprocess.DEVNULL,
