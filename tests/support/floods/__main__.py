@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.support.floods.arena import MOST_BETWEEN, TRIES, Arena, Result, flooded
+from tests.support.floods.arena import MOST_BETWEEN, TRIES, Arena, Processors, Result, flooded
 from tests.support.floods.kinds import Kind, kinds, short_form
 from tests.support.floods.phases import PHASES
 from tests.support.floods.victim import VictimError
@@ -82,7 +83,7 @@ class _Run:
         return not self.harm and not any(list(each.complaints()) for each in self.measured)
 
 
-def run(chosen: Sequence[Kind], *, packets: int, folder: Path) -> _Run:
+def run(chosen: Sequence[Kind], *, packets: int, folder: Path, processors: Processors) -> _Run:
     """Flood, phase by phase, each with a gateway of its own; a new one if its victim is lost."""
     done = _Run()
     for phase in PHASES:
@@ -90,7 +91,8 @@ def run(chosen: Sequence[Kind], *, packets: int, folder: Path) -> _Run:
         left = [kind for kind in chosen if kind.phase == name]
         while left:
             of_gateway = Path(tempfile.mkdtemp(dir=folder))
-            with flooded(of_gateway, renews_keys=phase.renews_keys, isolated=True) as arena:
+            renews_keys = phase.renews_keys
+            with flooded(of_gateway, renews_keys=renews_keys, processors=processors) as arena:
                 for each in _flood_all(arena, left, packets=packets):
                     done.measured.append(each)
                     _tell(each, len(done.measured), len(chosen))
@@ -181,13 +183,33 @@ def main() -> int:
     options = _parser().parse_args()
     of_all = short_form() if options.short else kinds()
     chosen = [kind for kind in of_all if all(word in str(kind) for word in options.only)]
+    first, step = options.part
+    chosen = chosen[first - 1 :: step]
+    processors = options.processors or Processors.available()
     with tempfile.TemporaryDirectory(prefix="sftp-floods-") as name:
-        done = run(chosen, packets=options.packets, folder=Path(name))
+        done = run(chosen, packets=options.packets, folder=Path(name), processors=processors)
     lines = [*summary(done.measured), *(f"\n{harm}" for harm in done.harm)]
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join([*lines, "", *details(done.measured), ""]))
     return 0 if done.good else 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4 to 4/4")
+    return int(part), int(parts)
+
+
+def _processors(text: str) -> Processors:
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(map(str.isdecimal, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0,1,2")
+    if missing := {int(number) for number in numbers} - os.sched_getaffinity(0):
+        raise argparse.ArgumentTypeError(f"no processor {min(missing)} for this process")
+    worker, attacker, victim = (frozenset([int(number)]) for number in numbers)
+    return Processors(worker, attacker, victim)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,6 +229,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--packets", type=int, default=200_000, help="of a kind at the most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="every Nth kind from the Ith on, so that N runs share the work",
+    )
+    parser.add_argument(
+        "--processors",
+        type=_processors,
+        metavar="A,B,C",
+        help="the worker's, the attacker's and the victim's (default: the first, and all others "
+        "for both clients); the gateway's other processes run on the attacker's",
     )
     parser.add_argument("--out", type=Path, help="where to write a line for each kind, in Markdown")
     return parser

@@ -98,6 +98,23 @@ class _FloodedGateway(Gateway):
         return int(self.events("worker_started")[-1]["pid"])
 
 
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """Where who runs: `attacker` also has the gateway's other processes, `victim` this one."""
+
+    worker: frozenset[int]
+    attacker: frozenset[int]
+    victim: frozenset[int]
+
+    @classmethod
+    def available(cls) -> Processors:
+        """The first for the worker, and all others of this process for everybody else."""
+        first, *others = sorted(os.sched_getaffinity(0))
+        if not others:
+            raise RuntimeError("latencies are measured on two processors or more")
+        return cls(frozenset([first]), frozenset(others), frozenset(others))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What came of a flood.
@@ -142,7 +159,7 @@ class _Watched:
 class Arena:
     """A gateway, a victim that works on it, and an attacker's process."""
 
-    def __init__(self, gateway: _FloodedGateway, *, isolated: bool) -> None:
+    def __init__(self, gateway: _FloodedGateway, processors: Processors | None) -> None:
         self.gateway = gateway
         self.unhealthy: list[str] = []
         self.broken = False
@@ -150,7 +167,7 @@ class Arena:
         self._worker = gateway.worker
         self._clock = _clock_of(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
-        self._attacker = Attacker(yielding=isolated)
+        self._attacker = Attacker(yielding_on=processors.attacker if processors else None)
         self._over = threading.Event()
         self._health = threading.Thread(target=self._watch_health)
         self._health.start()
@@ -297,18 +314,22 @@ class Arena:
 
 
 @contextlib.contextmanager
-def flooded(folder: Path, *, renews_keys: bool = False, isolated: bool = False) -> Iterator[Arena]:
+def flooded(
+    folder: Path, *, renews_keys: bool = False, processors: Processors | None = None
+) -> Iterator[Arena]:
     """An arena with a gateway of its own in `folder`.
 
-    `isolated`: the worker has a processor for itself, and the attacker runs only when nobody else
-    wants to. Otherwise latencies depend on when the kernel schedules whom.
+    `processors`: everybody stays on theirs, and the attacker runs only when nobody else wants to.
+    Otherwise latencies depend on when the kernel schedules whom.
     """
     gateway = _FloodedGateway(folder, renews_keys=renews_keys)
     try:
+        if processors:
+            os.sched_setaffinity(0, processors.worker | processors.attacker)
         gateway.start()
-        if isolated:
-            _isolate(gateway)
-        arena = Arena(gateway, isolated=isolated)
+        if processors:
+            _isolate(gateway, processors)
+        arena = Arena(gateway, processors)
         try:
             yield arena
         finally:
@@ -317,22 +338,12 @@ def flooded(folder: Path, *, renews_keys: bool = False, isolated: bool = False) 
         gateway.close()
 
 
-@functools.cache
-def _processors() -> Sequence[int]:
-    """Those that this process had at first."""
-    processors = sorted(os.sched_getaffinity(0))
-    if len(processors) < 2:
-        raise RuntimeError("latencies are measured on two processors or more")
-    return processors
-
-
-def _isolate(gateway: _FloodedGateway) -> None:
-    """Leave one processor to the worker, and the others to all other processes."""
-    first, *others = _processors()
+def _isolate(gateway: _FloodedGateway, processors: Processors) -> None:
     for pid in family(gateway.pids[0]):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            os.sched_setaffinity(int(thread), {first} if pid == gateway.worker else others)
-    os.sched_setaffinity(0, others)
+            allowed = processors.worker if pid == gateway.worker else processors.attacker
+            os.sched_setaffinity(int(thread), allowed)
+    os.sched_setaffinity(0, processors.victim)
 
 
 def _clock_of(pid: int) -> int:

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -221,8 +222,8 @@ def serve(descriptor: int) -> None:
 class Attacker:
     """The process, as seen by the one that gives it orders."""
 
-    def __init__(self, *, yielding: bool = False) -> None:
-        """`yielding`: it runs only when no other process wants its processor."""
+    def __init__(self, *, yielding_on: Collection[int] | None = None) -> None:
+        """`yielding_on`: it runs on these processors, when no other process wants them."""
         self._orders, theirs = Pipe()
         command = f"from tests.support.floods.attacker import serve; serve({theirs.fileno()})"
         self._process = subprocess.Popen(
@@ -231,7 +232,8 @@ class Attacker:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
         )
-        if yielding:
+        if yielding_on:
+            os.sched_setaffinity(self._process.pid, yielding_on)
             os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
         theirs.close()
 
