@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -114,3 +115,17 @@ def test_the_worker_kits_options_are_measured_beside_plain_ones(tmp_path: Path) 
     assert all(set(rates) == {"big", "files", "again"} for rates in cells.values())
     assert all(rate > 0 for rates in cells.values() for each in rates.values() for rate in each)
     assert "| 5 ms | one big file |" in stem.with_suffix(".md").read_text()
+
+
+def test_growth_measures_each_load_with_each_server(tmp_path: Path) -> None:
+    result = tmp_path / "growth.json"
+    few = ("--workers", "1", "--sessions", "2", "--rounds", "1", "--seconds", "0.1", "--mib", "1")
+    ran = python("benchmarks.growth", *few, "--folder", tmp_path, "--json", result)
+    assert ran.returncode == 0, ran.stderr
+    measured = json.loads(result.read_text())["measured"]
+    assert {(each["load"], each["peer"]) for each in measured} == set(
+        itertools.product(("lstat", "files", "read"), ("sftp-gateway", "openssh-gcm"))
+    )
+    assert all(each["rate"] > 0 for each in measured)
+    assert ran.stdout.count("| 1 | 2 |") == 3
+    assert {each.name for each in tmp_path.iterdir()} == {"growth.json", "growth.md"}
