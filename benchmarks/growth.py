@@ -73,6 +73,8 @@ def _measure(
                 busy = _busy(own), _busy(others)
                 time.sleep(seconds)
                 after, server_after = crowd.seen(), processes.cpu_seconds(server.pid)
+                if after.done == before.done:
+                    raise RuntimeError(f"no session is served: {load.__name__}")
                 took = after.at - before.at
                 done = (after.done - before.done) / _UNITS[load.__name__][2]
                 yield {
