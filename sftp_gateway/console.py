@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from sftp_gateway.observability.access_log.json_lines import visible
+from sftp_gateway.observability.access_log.json_lines import printable
 from sftp_gateway.settings import Settings, env_file_options
 
 #: Gives the settings of a command's options.
@@ -51,4 +51,4 @@ def report(line: str) -> None:
     written (a full disk, a reader that is gone): nothing ends by it.
     """
     with suppress(OSError):
-        print(visible(line), file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)

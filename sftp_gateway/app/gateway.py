@@ -25,10 +25,10 @@ from sftp_gateway.config import snapshot as configurations
 from sftp_gateway.config.bootstrap import WORKER_KEY, set_up
 from sftp_gateway.config.snapshot import Access, Configuration
 from sftp_gateway.errors import ConfigurationError, FileSystemError, ProtocolError
-from sftp_gateway.observability.access_log.columns import TerminalSink, is_for_people
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
 from sftp_gateway.observability.access_log.sinks import FileSink, Sink, StreamSink, check_file
+from sftp_gateway.observability.access_log.terminal import TerminalSink, is_for_people
 from sftp_gateway.observability.history.channel import HistoryChannel, HistorySink
 from sftp_gateway.observability.metrics.process_metrics import Metrics
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues

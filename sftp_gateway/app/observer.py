@@ -28,9 +28,7 @@ from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
-from sftp_gateway.observability.web.app import StatusApp
-from sftp_gateway.observability.web.auth import TokenAuth
-from sftp_gateway.observability.web.page import Sources
+from sftp_gateway.observability.web.routes import Application
 from sftp_gateway.process import observer
 from sftp_gateway.sandbox import policy as confinement
 from sftp_gateway.server.io_pools import lower_priority
@@ -174,10 +172,15 @@ def _status_app(
     registry: SessionRegistry,
     file: Path,
     state: Callable[[], GatewayState | None],
-) -> StatusApp | None:
+) -> Application | None:
+    """The status page, whose templates only the process that serves them loads."""
     settings = configuration.settings
     if not settings.status.enabled:
         return None
+    from sftp_gateway.observability.web.app import StatusApp  # noqa: PLC0415
+    from sftp_gateway.observability.web.auth import TokenAuth  # noqa: PLC0415
+    from sftp_gateway.observability.web.page import Sources  # noqa: PLC0415
+
     options = settings.status
     return StatusApp(
         sources=Sources(

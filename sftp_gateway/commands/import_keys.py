@@ -25,7 +25,7 @@ from sftp_gateway.config.bootstrap import (
 )
 from sftp_gateway.console import Load, add_config, report
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability.access_log.json_lines import visible
+from sftp_gateway.observability.access_log.json_lines import printable
 from sftp_gateway.server.ssh import algorithms, host_keys
 from sftp_gateway.settings import Settings
 from sftp_gateway.system import atomic
@@ -186,7 +186,7 @@ def _take_over(settings: Settings, user: str, files: Sequence[SourceFile], dry_r
     for result in results:
         why = _why_useless(settings, result)
         useless = useless or bool(why) or result.key is None
-        print(visible(_told(result, why)))
+        print(printable(_told(result, why)))
     counts = [
         f"{sum(each.outcome == outcome for each in results)} {outcome}"
         for outcome in ("added", "there already", "refused")
@@ -242,13 +242,13 @@ def _import_host_key(settings: Settings, path: Path, options: argparse.Namespace
         keep = settings.keys_dir / name
         said = _put(keep, private, line, settings, options)
     except ValueError as error:
-        print(visible(f"{path}: refused: {error}"))
+        print(printable(f"{path}: refused: {error}"))
         return False
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error
     unused = name == NIST_HOST_KEY and not settings.nist_curves
     also = "; is on a NIST curve, and not used unless nist_curves = true" if unused else ""
-    print(visible(f"{path}: {said}{also}"))
+    print(printable(f"{path}: {said}{also}"))
     return not unused
 
 

@@ -40,7 +40,7 @@ from sftp_gateway.config.bootstrap import (
 )
 from sftp_gateway.console import Load, add_config, report
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability.access_log.json_lines import visible
+from sftp_gateway.observability.access_log.json_lines import printable
 from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
 from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.settings import Settings
@@ -402,7 +402,7 @@ def _list(settings: Settings, options: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(visible(line).rstrip())
+        print(printable(line).rstrip())
 
 
 def _switched_off(settings: Settings) -> list[str]:
@@ -460,7 +460,7 @@ def _row(user: str, key: AuthorizedKey, used: str, revoked: bool) -> Sequence[st
         expires,
         used,
         " ".join(options) or "-",
-        visible(key.comment),
+        printable(key.comment),
     )
 
 

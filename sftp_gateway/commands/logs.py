@@ -20,15 +20,14 @@ from typing import Any, Final, get_args
 from sftp_gateway.console import Load, add_config, ignore_broken_pipe, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability import formatting
-from sftp_gateway.observability.access_log.columns import columns, wants_colour
 from sftp_gateway.observability.access_log.events import EVENTS
-from sftp_gateway.observability.access_log.json_lines import visible
+from sftp_gateway.observability.access_log.json_lines import printable
+from sftp_gateway.observability.access_log.line import RESULTS, LogLine
+from sftp_gateway.observability.access_log.terminal import columns, wants_colour
 from sftp_gateway.observability.history.channel import EXCLUDED_EVENTS
 from sftp_gateway.observability.history.last_used import lines_of
-from sftp_gateway.observability.history.queries import By, Entry, Filter, History, Sum
-from sftp_gateway.observability.history.scan import Unclosed, rows, sums
-from sftp_gateway.observability.history.store import result_of
-from sftp_gateway.observability.web.query import RESULTS
+from sftp_gateway.observability.history.log_file import LogFile
+from sftp_gateway.observability.history.queries import Filter, GroupBy, History, Total
 from sftp_gateway.settings import Settings
 
 #: Seconds between two looks with `--follow`.
@@ -98,7 +97,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], lo
     how = sub.add_argument_group("how they are shown")
     how.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     how.add_argument(
-        "--by", choices=tuple(get_args(By)), help="sums instead of lines, most bytes first"
+        "--by", choices=tuple(get_args(GroupBy)), help="sums instead of lines, most bytes first"
     )
     forms = how.add_mutually_exclusive_group()
     forms.add_argument("--csv", action="store_true", help="comma-separated values, for a sheet")
@@ -197,19 +196,18 @@ def _show_file(options: argparse.Namespace, which: Filter) -> None:
             if options.file == "-"
             else lines_of([Path(options.file)], report=report)
         )
-        unclosed = Unclosed()
-        found = rows(source, which, unclosed)
+        log = LogFile(source, follow=options.file == "-" and not options.by)
         if options.by:
-            _print_sums(options, sums(found, options.by, _limit(options)))
+            _print_sums(options, log.totals(which, options.by, _limit(options)))
         else:
-            entries: Iterable[Entry] = (Entry(0, values["line"]) for values in found)
+            found: Iterable[str] = log.lines(which)
             if options.lines is not None:
-                entries = deque(entries, maxlen=options.lines)
-            _print_lines(options, entries)
-        if unclosed.count:
+                found = deque(found, maxlen=options.lines)
+            _print_lines(options, found)
+        if log.unclosed:
             report(
                 "files that were open when their worker process was killed (worker_exited): "
-                f"{unclosed.count}; how much was read of them is not known"
+                f"{log.unclosed}; how much was read of them is not known"
             )
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -223,8 +221,8 @@ def _show_file(options: argparse.Namespace, which: Filter) -> None:
 def _check_words(which: Filter) -> None:
     """A word that the history never has would look as if nothing had happened."""
     errors = []
-    if which.result not in RESULTS:
-        errors.append(f"--result: {which.result!r} is none of {', '.join(filter(None, RESULTS))}")
+    if which.result not in ("", *RESULTS):
+        errors.append(f"--result: {which.result!r} is none of {', '.join(RESULTS)}")
     if which.event in EXCLUDED_EVENTS:
         errors.append(
             f"--event: the history does not keep {which.event!r}; an access log has it: "
@@ -251,7 +249,7 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
         )
     try:
         if options.by:
-            _print_sums(options, history.sums(which, options.by, _limit(options)))
+            _print_sums(options, history.totals(which, options.by, _limit(options)))
         elif options.follow:
             _follow(options, history, which)
         else:
@@ -265,13 +263,13 @@ def _show_history(options: argparse.Namespace, which: Filter, settings: Settings
 
 def _there(
     options: argparse.Namespace, history: History, which: Filter
-) -> tuple[Iterable[Entry], bool]:
+) -> tuple[Iterable[str], bool]:
     """The lines to show, and whether there are more that nobody asked to leave out."""
     if options.lines is None and which.since is not None:
-        return history.lines(which), False
+        return (entry.line for entry in history.lines(which)), False
     few = options.lines or (_FEW if options.follow else _LINES)
     found = history.entries(which, few + 1, oldest_first=True)
-    return found[-few:], options.lines is None and len(found) > few
+    return [entry.line for entry in found[-few:]], options.lines is None and len(found) > few
 
 
 def _limit(options: argparse.Namespace) -> int:
@@ -284,14 +282,14 @@ def _follow(options: argparse.Namespace, history: History, which: Filter) -> Non
     last = history.newest()
     found, _ = _there(options, history, _after(which, None, last))
     while True:
-        for entry in found:
-            printer.show(entry.line)
+        for line in found:
+            printer.show(line)
         sys.stdout.flush()
         time.sleep(_LOOK)
         newest = history.newest()
         if newest < last:  # begun anew
             last = 0
-        found = history.lines(_after(which, last, newest))
+        found = (entry.line for entry in history.lines(_after(which, last, newest)))
         last = newest
 
 
@@ -302,11 +300,11 @@ def _after(which: Filter, after: int | None, newest: int) -> Filter:
 # Showing
 
 
-def _print_lines(options: argparse.Namespace, entries: Iterable[Entry]) -> None:
+def _print_lines(options: argparse.Namespace, lines: Iterable[str]) -> None:
     printer = _Printer(options)
     shown = False
-    for entry in entries:
-        printer.show(entry.line)
+    for line in lines:
+        printer.show(line)
         shown = True
     sys.stdout.flush()
     if not shown:
@@ -328,16 +326,18 @@ class _Printer:
         if self._json:
             print(line)
             return
-        fields = json.loads(line)
+        parsed = LogLine.parse(line)
+        if parsed is None:  # the history and LogFile give out lines of the log only
+            return
         if self._csv is not None:
-            fields["result"] = result_of(str(fields["event"]), fields) or ""
+            fields = {**parsed.fields, "result": parsed.result}
             self._csv.writerow([_cell(fields.get(column, "")) for column in _COLUMNS])
         else:
-            print(columns(fields, colour=self._colour))
+            print(columns(parsed, colour=self._colour))
 
 
 def _sheet() -> Any:
-    """A writer of CSV in which each text is quoted."""
+    """A writer of CSV in which each text is json_string."""
     return csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC)
 
 
@@ -346,7 +346,7 @@ def _cell(value: object) -> object:
     return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", str(value))
 
 
-def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
+def _print_sums(options: argparse.Namespace, found: Sequence[Total]) -> None:
     shown = found[: options.lines or _LINES]
     keys = ("bytes", "accesses", "files", "errors", "last")
     names = (options.by, *(["key_label"] if options.by == "key" else []))
@@ -368,7 +368,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
             (
                 formatting.size(each.bytes), str(each.accesses), str(each.files), str(each.errors),
                 f"{datetime.fromtimestamp(each.last).astimezone():%Y-%m-%d %H:%M}",
-                visible(f"{each.label} {each.name}".lstrip()),
+                printable(f"{each.label} {each.name}".lstrip()),
             )
             for each in shown
         ]  # fmt: skip
@@ -380,7 +380,7 @@ def _print_sums(options: argparse.Namespace, found: Sequence[Sum]) -> None:
         report(f"these are the first {len(shown)}: -n N shows more")
 
 
-def _value(each: Sum, key: str) -> object:
+def _value(each: Total, key: str) -> object:
     return formatting.stamp(each.last) if key == "last" else getattr(each, key)
 
 

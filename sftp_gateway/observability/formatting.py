@@ -68,6 +68,6 @@ def number(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def reason(word: str) -> str:
-    """A word of the access log, for reading."""
+def words(word: str) -> str:
+    """A word of the access log as prose: `key_expired` is `key expired`."""
     return word.replace("_", " ")

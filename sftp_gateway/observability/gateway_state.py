@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sftp_gateway.observability.web.http import Health
-
 #: Seconds without a word after which a process counts as stuck. They speak twice a second.
 HEARTBEAT_TIMEOUT: Final = 3.0
 
@@ -39,19 +37,19 @@ class Ban:
 class ReloadStatus:
     """What came of reading the configuration; times in seconds since 1970.
 
-    `mistakes` are those of the one that was refused `since`, "" where the last one was taken;
+    `errors` are those of the one that was refused `since`, "" where the last one was taken;
     `succeeded` is when that was.
     """
 
     succeeded: float = 0.0
-    mistakes: str = ""
+    errors: str = ""
     since: float = 0.0
 
     def __str__(self) -> str:
-        if not self.mistakes:
+        if not self.errors:
             return "ok"
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return f"refused since {since}: {self.mistakes}"
+        return f"refused since {since}: {self.errors}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +71,20 @@ class GatewayState:
     reload: ReloadStatus = ReloadStatus()
     #: As config/credentials.py writes it; added by the observer, because it can be long.
     served: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`alive`: clients are served. `ready`: new ones can be, and every share.
+
+    `details` has one entry per share: "ok", or why it is not. `configuration` is "ok" too, or why
+    the newest one was refused; the gateway serves by the one before, so it is as ready as it was.
+    """
+
+    alive: bool
+    ready: bool
+    configuration: str = "ok"
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 def health(state: GatewayState | None, now: float) -> Health:

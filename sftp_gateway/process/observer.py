@@ -30,7 +30,7 @@ from sftp_gateway.observability.history.writer import HistoryWriter
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.process_metrics import AccessLogCounts
 from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
-from sftp_gateway.observability.web.http import Application
+from sftp_gateway.observability.web.routes import Application
 from sftp_gateway.observability.web.server import ObservabilityServer
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop

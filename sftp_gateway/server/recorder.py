@@ -10,8 +10,8 @@ from typing import Final
 from sftp_gateway.errors import Denied, TooManyHandles, Truncated
 from sftp_gateway.observability.access_log import events
 from sftp_gateway.observability.access_log.log import AccessLog
-from sftp_gateway.observability.metrics.labels import NO_SHARE
 from sftp_gateway.observability.metrics.process_metrics import Metrics
+from sftp_gateway.observability.vocabulary import NO_SHARE
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.vfs.share import Share
 

@@ -140,7 +140,7 @@ def test_a_configuration_that_is_lost_is_refused_and_seen_until_it_is_back(
     assert json.loads(body)["configuration"].startswith("refused since 2")
     assert why in json.loads(body)["configuration"]
     page = gateway.http("/")[1]
-    assert "Serving, but by an old configuration" in page
+    assert "Serving with the previous configuration" in page
     assert f"config/sftp-gateway.toml {why}" in page
     ran = gateway.run("doctor")
     assert ran.returncode == 1
@@ -152,7 +152,7 @@ def test_a_configuration_that_is_lost_is_refused_and_seen_until_it_is_back(
     wait_for(lambda: gateway.metric(name) == 1, "the metric to rise")
     assert gateway.metric("sftp_gateway_config_last_reload_success_timestamp_seconds") > began
     assert json.loads(gateway.http("/readyz")[1])["configuration"] == "ok"
-    assert "old configuration" not in gateway.http("/")[1]
+    assert "previous configuration" not in gateway.http("/")[1]
     assert gateway.run("doctor").returncode == 0
 
 

@@ -4,15 +4,14 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftp_gateway.observability import (
+from sftp_gateway.observability import unescape_path
+from sftp_gateway.observability.access_log.events import (
     CommandRefused,
     Denied,
     LoginRefused,
     Session,
-    encode,
-    escape_path,
-    unescape_path,
 )
+from sftp_gateway.observability.access_log.json_lines import encode, escape_path
 
 # Backslashes, escapes and broken UTF-8 are what can go wrong, so they come often.
 PIECES = st.sampled_from(

@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sftp_gateway.observability import Exposition, GatewayState, Metrics, SharedValues
+from sftp_gateway.observability.gateway_state import GatewayState
 from sftp_gateway.observability.history.channel import HistoryChannel
-from sftp_gateway.observability.metrics.shared_memory import Memory
+from sftp_gateway.observability.metrics.exposition import Exposition
+from sftp_gateway.observability.metrics.process_metrics import Metrics
+from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
 
 
 def gateway_state(**changed: Any) -> GatewayState:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sftp_gateway.observability import AccessLog
 from sftp_gateway.observability.access_log import events
+from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.io_pools import IoPools, Pool
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter

@@ -70,7 +70,7 @@ def encode(event: Event) -> bytes:
     return f"{start}{context}{_safe(own)}{truncated}}}\n".encode()
 
 
-def visible(text: str) -> str:
+def printable(text: str) -> str:
     r"""`text` with everything written as `\uXXXX` that does more than show, for who looks at it.
 
     Whatever has a name in it goes through this before it is printed, or put into a page.
@@ -78,7 +78,7 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def quoted(text: str) -> str:
+def json_string(text: str) -> str:
     """A text as it stands in a line, with its quotes."""
     return _safe(encode_basestring(text))
 

@@ -16,16 +16,18 @@ import re
 import selectors
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sftp_gateway.observability.access_log.log import Output
 from sftp_gateway.observability.access_log.sinks import Sink
-from sftp_gateway.observability.history.channel import pieces
 
 #: Bytes of the send buffer, which the kernel doubles: room for the longest line, and for what keeps
 #: the writer busy. More would only hide from `overflow` how slow the outputs are.
 _BUFFER: Final = 1 << 16
+
+#: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
+_DATAGRAM: Final = 1 << 15
 
 #: The longest datagram that is received: as much as the send buffer takes.
 _LONGEST: Final = 2 * _BUFFER
@@ -72,6 +74,17 @@ class RelaySink:
     def close(self) -> None:
         """Nothing more comes."""
         self._sender.close()
+
+
+def pieces(lines: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as fit into a datagram, or one that is longer."""
+    while len(lines) > _DATAGRAM:
+        # Behind the last line that fits, or behind the first where that is longer.
+        end = lines.rfind(b"\n", 0, _DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
+        yield lines[:end]
+        lines = lines[end:]
+    if lines:
+        yield lines
 
 
 class LogWriter:

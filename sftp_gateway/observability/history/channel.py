@@ -15,12 +15,10 @@ from __future__ import annotations
 import re
 import select
 import socket
-from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
-#: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
-_DATAGRAM: Final = 1 << 15
+from sftp_gateway.observability.access_log.relay import pieces
 
 #: Of the send buffer; the kernel gives up to net.core.wmem_max, 208 KiB, and doubles it.
 _BUFFER: Final = 1 << 20
@@ -113,14 +111,3 @@ class HistorySink:
 
     def close(self) -> None:
         """Nothing is this sink's own."""
-
-
-def pieces(lines: bytes) -> Iterator[bytes]:
-    """Whole lines, as many as fit into a datagram, or one that is longer."""
-    while len(lines) > _DATAGRAM:
-        # Behind the last line that fits, or behind the first where that is longer.
-        end = lines.rfind(b"\n", 0, _DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
-        yield lines[:end]
-        lines = lines[end:]
-    if lines:
-        yield lines

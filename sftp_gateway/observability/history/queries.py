@@ -1,28 +1,31 @@
-"""Asking the history: what happened, most recent first, and sums of it. Never writes."""
+"""Queries of the history: its lines, most recent first, and totals of them. Never writes.
+
+An access log is queried by the same SQL (log_file.py), so both give the same answers.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from sftp_gateway.observability.access_log.json_lines import quoted
+from sftp_gateway.observability.access_log.json_lines import json_string
+from sftp_gateway.observability.access_log.line import ERROR_RESULTS
 
 #: A field of a line that there is no column for; NULL too where SQLite cannot read what Python can.
 _FIELD: Final = "CASE WHEN json_valid(line) THEN json_extract(line, '$.{}') END"
 
-#: What sums are made of, as an expression; rows where it is NULL are left out.
-By: TypeAlias = Literal["user", "key", "ip", "file", "share"]
-_GROUPS: Final[Mapping[By, str]] = {
+#: What totals are made of, as an expression; rows for which it is NULL are left out.
+GroupBy: TypeAlias = Literal["user", "key", "ip", "file", "share"]
+_GROUPS: Final[Mapping[GroupBy, str]] = {
     "user": "user",
-    # Who signed a certificate, because its own key is often good for an hour only.
+    # The authority of a certificate, because the key in it is often valid for an hour only.
     "key": f"coalesce({_FIELD.format('ca')}, {_FIELD.format('key')}, {_FIELD.format('auth')})",
     "ip": "client_ip",
-    # A file of a share without the home folder, which is another for each user: /home/ana/models/x
-    # is models/x. What is in none of the user's shares is no file of anybody.
+    # Without the home folder, which differs between users: /home/ana/models/x is models/x.
     "file": """
         CASE WHEN event = 'folder_listed' THEN NULL
         WHEN share IS NOT NULL AND substr(path, 1, length(user) + 7) = '/home/' || user || '/'
@@ -30,21 +33,22 @@ _GROUPS: Final[Mapping[By, str]] = {
     """,
     "share": "share",
 }
+_ERRORS: Final = ", ".join(f"'{result}'" for result in ERROR_RESULTS)
 
-#: Steps of SQLite's machine after which a question to it is given up: some seconds.
-_MOST_STEPS: Final = 200_000_000
+#: Steps of SQLite's virtual machine after which a query is aborted: some seconds.
+_MAX_STEPS: Final = 200_000_000
 _STEPS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which rows; a field that is empty asks for nothing. Times in seconds since 1970.
+    """Which rows; an empty field matches all. Times in seconds since 1970.
 
-    `user`, `share`, `result` and `event` are whole words, `path` a part of one, escaped as in the
-    access log, in upper or lower case. `key` is the beginning of a fingerprint ("SHA256:..."), of a
-    key or of the authority of a certificate, or a whole label (`key_label`). `accesses` leaves out
-    what no client did, and ends of sessions, but not workers that were not told to end. `after` and
-    `before` are the ids of rows that are seen already.
+    `user`, `share`, `result`, `event` and `client_ip` match exactly. `path` is a substring, escaped
+    as in the access log, in upper or lower case. `key` is the beginning of a fingerprint
+    ("SHA256:...") of a key or an authority, or a whole label (`key_label`). `accesses` selects what
+    clients did, without ends of sessions, and workers that ended unexpectedly. `before` and `after`
+    are ids of rows.
     """
 
     user: str = ""
@@ -62,19 +66,45 @@ class Filter:
 
     @property
     def key_members(self) -> tuple[str, ...]:
-        """Of what a line has one, where it is of this key.
+        """The JSON members of which a line has one if it is of this key.
 
-        No other field's text can be mistaken for it: a quote in a text has a backslash before it.
+        No other field's text can contain one: a quote in a text has a backslash before it.
         """
         if not self.key:
             return ()
         if self.key.startswith("SHA256:"):
-            return tuple(f',"{name}":{quoted(self.key)[:-1]}' for name in ("key", "ca"))
-        return (f',"key_label":{quoted(self.key)}',)
+            return tuple(f',"{name}":{json_string(self.key)[:-1]}' for name in ("key", "ca"))
+        return (f',"key_label":{json_string(self.key)}',)
 
-    def has_path(self, path: str) -> bool:
-        """Whether the path has the part that is asked for."""
-        return self.path.casefold() in path.casefold()
+    @property
+    def condition(self) -> tuple[str, tuple[Any, ...]]:
+        """A WHERE clause with fixed words only, and the values for its parameters."""
+        conditions, values = [], []
+        for column in ("user", "share", "result", "event", "client_ip"):
+            if wanted := getattr(self, column):
+                conditions.append(f"{column} = ?")
+                values.append(wanted)
+        if self.path:
+            conditions.append("path IS NOT NULL AND instr(casefold(path), ?) > 0")
+            values.append(self.path.casefold())
+        if self.key_members:
+            conditions.append(f"({' OR '.join('instr(line, ?) > 0' for _ in self.key_members)})")
+            values.extend(self.key_members)
+        if self.accesses:
+            conditions.append(
+                "(session IS NOT NULL AND event != 'session_end' OR event = 'worker_exited'"
+                " AND instr(line, ',\"expected\":false') > 0)"
+            )
+        for comparison, value in (
+            ("time >= ?", self.since),
+            ("time < ?", self.until),
+            ("id < ?", self.before),
+            ("id > ?", self.after),
+        ):
+            if value is not None:
+                conditions.append(comparison)
+                values.append(value)
+        return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), tuple(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,72 +116,46 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sum:
-    """What the rows of one user, key, address, file or share come to."""
+class Total:
+    """Totals of the rows of one user, key, address, file or share."""
 
     name: str
     label: str = ""  # of a key
     share: str  # of a file
     bytes: int
     accesses: int  # times that a file was read
-    files: int  # different ones
+    files: int  # distinct ones
     errors: int  # denied, refused or aborted
     last: float  # seconds since 1970
 
 
 class History:
-    """The database at `path`, read by whoever may. Methods raise sqlite3.Error."""
+    """The database at `path`. Methods raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def entries(self, which: Filter, limit: int, *, oldest_first: bool = False) -> list[Entry]:
-        """At most `limit` rows; the newest, in this order or the other."""
-        where, values = _condition(which)
-        order = "ASC" if which.after is not None else "DESC"
-        # A condition has fixed words only; what is asked for goes separately.
+    def entries(self, wanted: Filter, limit: int, *, oldest_first: bool = False) -> list[Entry]:
+        """At most `limit` rows; the newest, or those next to `after`."""
+        where, values = wanted.condition
+        order = "ASC" if wanted.after is not None else "DESC"
         query = f"SELECT id, line FROM events {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
         with self._asked(query, (*values, limit)) as rows:
             found = [Entry(*row) for row in rows]
         return found if oldest_first == (order == "ASC") else found[::-1]
 
-    def lines(self, which: Filter) -> Iterator[Entry]:
-        """All such rows, oldest first, without holding them all."""
-        where, values = _condition(which)
+    def lines(self, wanted: Filter) -> Iterator[Entry]:
+        """All such rows, oldest first, without holding them all in memory."""
+        where, values = wanted.condition
         with self._asked(f"SELECT id, line FROM events {where} ORDER BY id", values) as rows:  # noqa: S608
             for row in rows:
                 yield Entry(*row)
 
-    def sums(self, which: Filter, by: By, limit: int) -> list[Sum]:
-        """Sums by user, key, address, file or share; those of most bytes first."""
-        where, values = _condition(which)
-        share = "max(share)" if by == "file" else "''"
-        label = f"ifnull({_FIELD.format('key_label')}, '')" if by == "key" else "''"
-        query = f"""
-            SELECT name, label, ifnull({share}, ''), total(sent),
-                sum(event = 'file_closed'),
-                count(DISTINCT CASE WHEN event = 'file_closed' THEN path END),
-                sum(result IN ('denied', 'refused', 'aborted')), max(time)
-            FROM (SELECT *, {_GROUPS[by]} AS name, {label} AS label,
-                  CASE WHEN event = 'file_closed' THEN bytes END AS sent
-                  FROM events {where})
-            WHERE name IS NOT NULL
-            GROUP BY name, label ORDER BY total(sent) DESC, 5 DESC, 1, 2 LIMIT ?
-        """  # noqa: S608
-        with self._asked(query, (*values, limit)) as rows:
-            return [
-                Sum(
-                    name=row[0],
-                    label=row[1],
-                    share=row[2],
-                    bytes=int(row[3]),
-                    accesses=row[4],
-                    files=row[5],
-                    errors=row[6],
-                    last=row[7],
-                )
-                for row in rows
-            ]
+    def totals(self, wanted: Filter, by: GroupBy, limit: int) -> list[Total]:
+        """Totals by user, key, address, file or share; those of most bytes first."""
+        parts, values = parts_of_totals(wanted, by)
+        with self._asked(TOTALS.format(parts=f"({parts})"), (*values, limit)) as rows:
+            return totals_of(rows)
 
     def newest(self) -> int:
         """The id of the last row; 0 where there is none."""
@@ -211,38 +215,55 @@ def connect(path: Path) -> sqlite3.Connection:
     def enough() -> int:
         nonlocal steps
         steps += _STEPS
-        return steps > _MOST_STEPS
+        return steps > _MAX_STEPS
 
     database.set_progress_handler(enough, _STEPS)
-    # SQLite's own lower() knows the letters of ASCII only.
-    database.create_function("casefold", 1, str.casefold, deterministic=True)
+    add_functions(database)
     return database
 
 
-def _condition(which: Filter) -> tuple[str, tuple[Any, ...]]:
-    conditions, values = [], []
-    for column in ("user", "share", "result", "event", "client_ip"):
-        if wanted := getattr(which, column):
-            conditions.append(f"{column} = ?")
-            values.append(wanted)
-    if which.path:
-        conditions.append("path IS NOT NULL AND instr(casefold(path), ?) > 0")
-        values.append(which.path.casefold())
-    if which.key_members:
-        conditions.append(f"({' OR '.join('instr(line, ?) > 0' for _ in which.key_members)})")
-        values.extend(which.key_members)
-    if which.accesses:
-        conditions.append(
-            "(session IS NOT NULL AND event != 'session_end' OR event = 'worker_exited'"
-            " AND instr(line, ',\"expected\":false') > 0)"
+def add_functions(database: sqlite3.Connection) -> None:
+    """What conditions call: SQLite's own lower() knows the letters of ASCII only."""
+    database.create_function("casefold", 1, str.casefold, deterministic=True)
+
+
+#: Totals by name and label, of `parts` that have one row for each path among these.
+TOTALS: Final = """
+    SELECT name, label, max(share), sum(sent), sum(accesses),
+        count(CASE WHEN accesses THEN 1 END), sum(errors), max(last)
+    FROM {parts} WHERE name IS NOT NULL
+    GROUP BY name, label ORDER BY sum(sent) DESC, sum(accesses) DESC, name, label LIMIT ?
+"""
+
+
+def parts_of_totals(wanted: Filter, by: GroupBy) -> tuple[str, tuple[Any, ...]]:
+    """The query for the rows that TOTALS adds up, and its values."""
+    where, values = wanted.condition
+    share = "ifnull(max(share), '')" if by == "file" else "''"
+    label = f"ifnull({_FIELD.format('key_label')}, '')" if by == "key" else "''"
+    query = f"""
+        SELECT {_GROUPS[by]} AS name, {label} AS label, ifnull(path, '') AS path, {share} AS share,
+            total(CASE WHEN event = 'file_closed' THEN bytes END) AS sent,
+            sum(event = 'file_closed') AS accesses,
+            count(CASE WHEN result IN ({_ERRORS}) THEN 1 END) AS errors,
+            max(time) AS last
+        FROM events {where} GROUP BY 1, 2, 3
+    """  # noqa: S608 - fixed words
+    return query, values
+
+
+def totals_of(rows: Iterable[tuple[Any, ...]]) -> list[Total]:
+    """What TOTALS returned."""
+    return [
+        Total(
+            name=row[0],
+            label=row[1],
+            share=row[2],
+            bytes=int(row[3]),
+            accesses=row[4],
+            files=row[5],
+            errors=row[6],
+            last=row[7],
         )
-    for comparison, value in (
-        ("time >= ?", which.since),
-        ("time < ?", which.until),
-        ("id < ?", which.before),
-        ("id > ?", which.after),
-    ):
-        if value is not None:
-            conditions.append(comparison)
-            values.append(value)
-    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), tuple(values)
+        for row in rows
+    ]

@@ -17,18 +17,17 @@ Paths have no index: they are looked for by a part of them, which none would hel
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from sftp_gateway.observability.access_log import rate_limit
+from sftp_gateway.observability.access_log.line import LogLine
 
 #: The version of the tables (PRAGMA user_version). A file of another is moved aside.
 VERSION: Final = 2
@@ -51,7 +50,7 @@ _MINOR: Final = 0.125
 #: Bytes that the write-ahead log is cut back to after a checkpoint.
 _WAL_SIZE: Final = 4 << 20
 
-_SCHEMA: Final = """
+SCHEMA: Final = """
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
     time REAL NOT NULL,
@@ -82,13 +81,10 @@ CREATE TABLE throughput (
 ) WITHOUT ROWID;
 """
 
-#: The fields of a row, in the order of the table's columns behind `id`.
-COLUMNS: Final = (
-    "time", "event", "session", "client_ip", "user", "share", "path", "result", "bytes", "owner",
-    "minor", "line",
-)  # fmt: skip
+INSERT: Final = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-_INSERT: Final = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+#: Places in a row of what the writer needs.
+OWNER, MINOR, LINE = -3, -2, -1
 
 _ADD: Final = """
 INSERT INTO throughput VALUES (?, ?, ?, ?)
@@ -157,10 +153,10 @@ class Store:
         self._check_place()
         rows = list(rows)
         with self._transaction():
-            self._database.executemany(_INSERT, rows)
+            self._database.executemany(INSERT, rows)
             self._database.executemany(_ADD, ((*key, sent) for key, sent in throughput.items()))
         for row in rows:
-            self._shares[row[-3], row[-2]] += len(row[-1])
+            self._shares[row[OWNER], row[MINOR]] += len(row[LINE])
         self._shrink()
 
     def forget(self, now: float) -> None:
@@ -248,53 +244,30 @@ def _make(path: Path) -> None:
     with closing(sqlite3.connect(new, isolation_level=None)) as database:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
         database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
+        database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
     # What a database left that was deleted without them would be taken for this one's.
     for rest in ("-wal", "-shm"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     new.rename(path)
 
 
-def row_of(line: bytes) -> tuple[Row, dict[str, Any]] | None:
-    """The row of a line of the access log, and the line's fields; None for what is no line.
-
-    Workers are what clients attack, so nothing is taken for granted of what they send.
-    """
-    try:
-        fields = json.loads(line)
-        time = datetime.fromisoformat(fields["time"]).timestamp()
-        event = str(fields["event"])
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+def row_of(line: bytes) -> tuple[Row, LogLine] | None:
+    """The row of a line of the access log, and the line read; None if it is not such a line."""
+    parsed = LogLine.parse(line)
+    if parsed is None:
         return None
-    text = [_text(fields, key) for key in ("session", "client_ip", "user", "share", "path")]
-    if text[1] is None:
-        text[1] = _text(fields, "source")
-    if text[2] is None:
-        text[2] = _text(fields, "user_tried")
-    sent = fields.get("bytes")
     row = (
-        time,
-        event,
-        *text,
-        result_of(event, fields),
-        sent if isinstance(sent, int) and 0 <= sent < 1 << 62 else None,
-        _text(fields, "user") or "",
-        int(event in rate_limit.MINOR_NAMES),
+        parsed.time,
+        parsed.event,
+        parsed.text("session") or None,
+        parsed.text("client_ip") or parsed.text("source") or None,
+        parsed.user or None,
+        parsed.text("share") or None,
+        parsed.text("path") or None,
+        parsed.result or None,
+        parsed.bytes,
+        parsed.text("user"),
+        int(parsed.event in rate_limit.MINOR_NAMES),
         line.decode("utf-8", "replace").rstrip("\n"),
     )
-    return row, fields
-
-
-def _text(fields: Mapping[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
-
-
-def result_of(event: str, fields: Mapping[str, Any]) -> str | None:
-    """One word for how it went: `ok`, or what the line says instead."""
-    if event in ("denied", "login_refused", "negotiation_failed", "command_refused"):
-        return "denied" if event == "denied" else "refused"
-    return _text(fields, "result") or ("ok" if event in _GOOD else None)
-
-
-_GOOD: Final = frozenset({"folder_listed", "login_accepted", "command_answered"})
+    return row, parsed

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sqlite3
 import sys
 import threading
@@ -25,11 +24,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.observability.access_log import rate_limit
 from sftp_gateway.observability.access_log.fair_queue import FairQueue
 from sftp_gateway.observability.history.channel import LIVE, HistoryChannel
 from sftp_gateway.observability.history.session_registry import SessionRegistry
-from sftp_gateway.observability.history.store import BrokenError, Row, Store, row_of
+from sftp_gateway.observability.history.store import (
+    LINE,
+    MINOR,
+    OWNER,
+    BrokenError,
+    Row,
+    Store,
+    row_of,
+)
 from sftp_gateway.observability.metrics.process_metrics import DROPPED_HELP
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
 
@@ -48,12 +54,6 @@ _PAUSE: Final = 2.0
 
 #: Seconds after which the thread that reads looks whether it is to end.
 _LOOK: Final = 0.5
-
-#: The event and the user of a line. A quote inside a text has a backslash before it, so what a
-#: client chooses is never taken for a key.
-_WHOSE: Final = re.compile(
-    rb'\{"time":"[^"]*","event":"([^"]*)"(?:.*?,"user":"((?:[^"\\]|\\.)*)")?'
-)
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ class HistoryWriter:
         self._prepare = prepare
         self._store: Store | None = None
         self._failing = False
-        self._lines: FairQueue[bytes] = FairQueue(_MOST_WAITING)
-        self._lock = threading.Lock()  # for the lines
+        self._waiting: FairQueue[Row] = FairQueue(_MOST_WAITING)
+        self._lock = threading.Lock()  # for `_waiting`
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._rows: list[Row] = []
@@ -119,7 +119,7 @@ class HistoryWriter:
         self._writer.join(patience)
         if not self._writer.is_alive():
             with self._lock:
-                lost = len(self._rows) + len(self._lines.take(sys.maxsize))
+                lost = len(self._rows) + len(self._waiting.take(sys.maxsize))
             self._counts.dropped.inc(by=lost)
 
     # Taking
@@ -148,15 +148,28 @@ class HistoryWriter:
             if self._registry.has_throughput:  # totals are not to wait for the next line
                 self._wake.set()
             return
+        rows = list(self._rows_of(datagram.splitlines()))
         dropped = 0
         with self._lock:
-            for line in datagram.splitlines():
-                event, user = _whose(line)
-                minor = event in rate_limit.MINOR_NAMES
-                dropped += len(self._lines.put(line, owner=user, minor=minor, size=len(line)))
+            for row in rows:
+                lost = self._waiting.put(
+                    row, owner=row[OWNER], minor=bool(row[MINOR]), size=len(row[LINE])
+                )
+                dropped += len(lost)
         if dropped:
             self._counts.dropped.inc(by=dropped)
         self._wake.set()
+
+    def _rows_of(self, lines: Iterable[bytes]) -> Iterator[Row]:
+        for line in lines:
+            found = row_of(line)
+            if found is None:
+                self._counts.dropped.inc()
+                continue
+            row, parsed = found
+            if parsed.event == "session_end":
+                self._registry.ended(parsed.fields)
+            yield row
 
     # Writing
 
@@ -166,7 +179,7 @@ class HistoryWriter:
         Landlock confines a thread to the folder that was there when it began. So the next attempt
         is another thread's, which may write to one that has come to its place.
         """
-        while self._reader.is_alive() or self._lines.size or self._rows:
+        while self._reader.is_alive() or self._waiting.size or self._rows:
             if not self._rows:
                 self._wake.wait(_HOUSEKEEPING / 12)
                 self._wake.clear()
@@ -184,19 +197,7 @@ class HistoryWriter:
 
     def _take_rows(self) -> list[Row]:
         with self._lock:
-            lines = self._lines.take(_BATCH)
-        return list(self._rows_of(lines))
-
-    def _rows_of(self, lines: Iterable[bytes]) -> Iterator[Row]:
-        for line in lines:
-            found = row_of(line)
-            if found is None:
-                self._counts.dropped.inc()
-                continue
-            row, fields = found
-            if fields["event"] == "session_end":
-                self._registry.ended(fields)
-            yield row
+            return self._waiting.take(_BATCH)
 
     def _add(self, rows: list[Row]) -> bool:
         """Whether all is written that there is to write."""
@@ -236,15 +237,6 @@ class HistoryWriter:
             with suppress(sqlite3.Error):
                 self._store.close()
             self._store = None
-
-
-def _whose(line: bytes) -> tuple[str, str | None]:
-    """The event of a line, and its user."""
-    found = _WHOSE.match(line)
-    if found is None:
-        return "", None
-    event, user = found[1].decode("utf-8", "replace"), found[2]
-    return event, None if user is None else user.decode("utf-8", "replace")
 
 
 def is_broken(error: Exception) -> bool:

@@ -19,8 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from sftp_gateway.observability.gateway_state import GatewayState
-from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
 from sftp_gateway.observability.metrics.shared_memory import NAMESPACE, Memory, SharedCollector
+from sftp_gateway.observability.vocabulary import CONNECTION_REFUSALS, PENALTY_KINDS
 
 #: What a page of memory that several processes have is counted as: once, in parts.
 _PROPORTIONAL: Final = "Pss:"
@@ -79,7 +79,7 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_successful",
             "1 if the configuration was taken when it was last read, 0 if it was refused.",
-            value=not state.reload.mistakes,
+            value=not state.reload.errors,
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_success_timestamp_seconds",

@@ -12,9 +12,16 @@ from typing import Final, Literal, TypeAlias
 
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter
-from sftp_gateway.observability.metrics.labels import Vocabulary, known
 from sftp_gateway.observability.metrics.request_counter import RequestCounter
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
+from sftp_gateway.observability.vocabulary import (
+    COMMAND_KINDS,
+    DENIAL_REASONS,
+    LOGIN_METHODS,
+    LOGIN_REASONS,
+    LOGIN_RESULTS,
+    known,
+)
 
 #: A metric that several parts count has one text.
 DROPPED_HELP: Final = "Lines that the history had no room for."
@@ -28,13 +35,12 @@ PoolDepths: TypeAlias = Mapping[tuple[str, str], int]
 class Metrics:
     """The counts of a process that serves clients.
 
-    Share names come from the configuration, `labels.NO_SHARE` for what belongs to no share; all
+    Share names come from the configuration, `vocabulary.NO_SHARE` for what belongs to no share; all
     other label values are words of `vocabulary`, or `other`.
     """
 
-    def __init__(self, values: SharedValues, vocabulary: Vocabulary | None = None) -> None:
-        self._words = vocabulary or Vocabulary()
-        self._requests = RequestCounter(self._words, values)
+    def __init__(self, values: SharedValues) -> None:
+        self._requests = RequestCounter(values)
         #: Count one answered request; from any thread.
         self.request_done = self._requests.add
         #: Bytes of files by share, as of the last `publish`.
@@ -106,9 +112,9 @@ class Metrics:
     def login(self, result: str, method: str, reason: str) -> None:
         """One attempt to log in was decided."""
         self._logins.inc(
-            known(result, self._words.login_results),
-            known(method, self._words.login_methods),
-            known(reason, self._words.login_reasons),
+            known(result, LOGIN_RESULTS),
+            known(method, LOGIN_METHODS),
+            known(reason, LOGIN_REASONS),
         )
 
     def slow_read(self, share: str) -> None:
@@ -125,11 +131,11 @@ class Metrics:
 
     def denied(self, reason: str) -> None:
         """A request was denied."""
-        self._denied.inc(known(reason, self._words.denial_reasons))
+        self._denied.inc(known(reason, DENIAL_REASONS))
 
     def command_refused(self, kind: str) -> None:
         """A command, a shell, a forwarding or the like was refused."""
-        self._commands.inc(known(kind, self._words.command_kinds))
+        self._commands.inc(known(kind, COMMAND_KINDS))
 
     def share_up(self, share: str, up: bool) -> None:
         """The share was found to be readable, or not."""

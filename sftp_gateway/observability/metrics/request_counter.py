@@ -12,8 +12,8 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
-from sftp_gateway.observability.metrics.labels import OTHER, Vocabulary, known
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
+from sftp_gateway.observability.vocabulary import OPERATIONS, OTHER, RESULTS, known
 
 #: Upper bounds in seconds: from an answer out of the page cache to a disk that has to spin up.
 BUCKETS: Final = (
@@ -43,8 +43,7 @@ class RequestCounter:
     Both methods may be called from any thread.
     """
 
-    def __init__(self, vocabulary: Vocabulary, values: SharedValues) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, values: SharedValues) -> None:
         self._cells: dict[tuple[str, str], _Cell] = {}
         self._lock = threading.Lock()
         self._requests = values.counter(
@@ -75,8 +74,8 @@ class RequestCounter:
             cell.bytes_sent += bytes_sent
 
     def _cell(self, share: str, operation: str) -> _Cell:
-        key = share, known(operation, self._vocabulary.operations)
-        return self._cells.setdefault(key, _Cell(self._vocabulary))
+        key = share, known(operation, OPERATIONS)
+        return self._cells.setdefault(key, _Cell())
 
     def publish(self) -> None:
         """Hand on what was counted since the last time."""
@@ -96,8 +95,8 @@ class _Cell:
 
     __slots__ = ("buckets", "bytes_sent", "results", "seconds")
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.results = dict.fromkeys([*sorted(vocabulary.results), OTHER], 0)
+    def __init__(self) -> None:
+        self.results = dict.fromkeys([*sorted(RESULTS), OTHER], 0)
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
         self.bytes_sent = 0

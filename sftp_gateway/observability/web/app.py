@@ -1,4 +1,4 @@
-"""Answers for the status page: who may see it, the page, and the few files that it is made with."""
+"""The status page as an application: authentication, the page, its static files and JSON."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from http import HTTPStatus
 from importlib.resources import files
 from typing import Final
 
-from sftp_gateway.observability.web import page
 from sftp_gateway.observability.web.auth import TokenAuth
-from sftp_gateway.observability.web.http import Request, Response
-from sftp_gateway.observability.web.markup import Html, fill
-from sftp_gateway.observability.web.page import Sources
+from sftp_gateway.observability.web.page import Sources, status_page
 from sftp_gateway.observability.web.query import Query
+from sftp_gateway.observability.web.rendering import render
+from sftp_gateway.observability.web.routes import Request, Response
 
 _HTML: Final = "text/html; charset=utf-8"
 
-#: Nothing from outside, nothing inline, no frame around it, no form to elsewhere.
+#: No external resources, nothing inline, no framing, no forms to other sites.
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -30,50 +29,44 @@ _HEADERS: Final = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 
-#: They tell nothing, so everybody may have them.
+#: Served to everybody: they disclose nothing.
 _ASSETS: Final = {
     "/status.css": "text/css; charset=utf-8",
     "/status.js": "text/javascript; charset=utf-8",
     "/status.svg": "image/svg+xml",
 }
 
-_ASK: Final = """<main class="door"><h1>sftp-gateway</h1>
-<p>{text}</p>{form}</main>"""
-_FORM: Final = Html(
-    '<form method="post"><label>Token<input type="password" name="token" required '
-    'autocomplete="current-password"></label><button>Show the status</button></form>'
-)
-
-#: What is told to who is not let in, and whether showing a token would help.
-REASONS: Final = {
+#: The answer to each refusal of TokenAuth, and whether it has a form for the token.
+_REFUSALS: Final = {
     "token": (
         HTTPStatus.UNAUTHORIZED,
-        "This page is for who has the gateway's token. It is in {where} on the server.",
+        "This page requires the gateway's token. On the server, it is in {where}.",
         True,
     ),
     "wrong_token": (
         HTTPStatus.UNAUTHORIZED,
-        "That is not the token. It is in {where} on the server.",
+        "Wrong token. On the server, it is in {where}.",
         True,
     ),
     "no_token": (
         HTTPStatus.FORBIDDEN,
-        "This page is shown to nobody yet: others than the gateway's own machine can reach it "
-        "(metrics_host), and no token is set. On the server, run “sftp-gateway init”, which makes "
-        "{where}, or set SFTP_GATEWAY_STATUS__TOKEN.",
+        "This page is closed: it can be reached from other machines (metrics_host), and no token "
+        "is set. On the server, run “sftp-gateway init”, which creates {where}, or set "
+        "SFTP_GATEWAY_STATUS__TOKEN.",
         False,
     ),
     "host": (
         HTTPStatus.FORBIDDEN,
-        "This page is shown by the names of the gateway's own machine only, such as localhost or "
-        "127.0.0.1. For another name, as that of a proxy, set SFTP_GATEWAY_STATUS__TOKEN.",
+        "This page is served under the names of this machine only, such as localhost or "
+        "127.0.0.1. To serve it under another name, for example through a proxy, set "
+        "SFTP_GATEWAY_STATUS__TOKEN.",
         False,
     ),
 }
 
 
 class StatusApp:
-    """The page and all that belongs to it."""
+    """Answers requests for `/` and `/status*`."""
 
     def __init__(self, *, sources: Sources, auth: TokenAuth, token_location: str) -> None:
         """`token_location` is where people find the token."""
@@ -97,31 +90,13 @@ class StatusApp:
         if refusal is not None:
             return self._refuse(refusal)
         if path == "/status.json":
-            body = json.dumps(self._present(), ensure_ascii=True).encode() + b"\n"
+            body = json.dumps(self._sources.as_json()).encode() + b"\n"
             return Response(HTTPStatus.OK, "application/json", body, headers=_HEADERS)
-        body = page.render(self._sources, Query.parse(request.path))
+        body = status_page(self._sources, Query.parse(request.path))
         return Response(HTTPStatus.OK, _HTML, body, headers=_HEADERS)
 
     def _refuse(self, refusal: str) -> Response:
-        status, text, helps = REASONS[refusal]
-        body = fill(
-            _ASK, text=text.format(where=self._token_location), form=_FORM if helps else Html("")
-        )
-        challenge = (("WWW-Authenticate", "Bearer"),) if helps else ()
-        document = page.frame("sftp-gateway", body)
-        return Response(status, _HTML, document, headers=(*_HEADERS, *challenge))
-
-    def _present(self) -> dict[str, object]:
-        """What is served now, for programs."""
-        state = self._sources.state()
-        live = self._sources.registry.live([each.pid for each in state.workers] if state else [])
-        return {
-            "time": self._sources.now(),
-            "version": self._sources.version,
-            "sessions": [dataclasses.asdict(each) for each in live.sessions],
-            "total_sessions": live.total,
-            "bytes_per_second": live.rate,
-            "configuration": str(state.reload) if state else "not known",
-            "served": state.served if state else {},
-            "bans": [dataclasses.asdict(each) for each in state.bans] if state else [],
-        }
+        status, text, form = _REFUSALS[refusal]
+        body = render("login.html", message=text.format(where=self._token_location), form=form)
+        challenge = (("WWW-Authenticate", "Bearer"),) if form else ()
+        return Response(status, _HTML, body, headers=(*_HEADERS, *challenge))

@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from sftp_gateway.observability.web.http import Request, Response
+from sftp_gateway.observability.web.routes import Request, Response
 
 COOKIE: Final = "sftp_gateway_status"
 

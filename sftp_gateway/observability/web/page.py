@@ -1,21 +1,23 @@
-"""The status page as a whole: its sections, and what is around them."""
+"""The status page: what each section shows, without its HTML (templates/status.html)."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sftp_gateway.observability import formatting
+from sftp_gateway.observability.access_log.line import MALFORMED, RESULTS, LogLine
 from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT, GatewayState, health
-from sftp_gateway.observability.history.queries import Filter, History
+from sftp_gateway.observability.history.queries import Entry, Filter, History
 from sftp_gateway.observability.history.session_registry import Live, SessionRegistry
-from sftp_gateway.observability.web import chart, tables
-from sftp_gateway.observability.web.markup import Html, fill, join
-from sftp_gateway.observability.web.query import RESULTS, Query
+from sftp_gateway.observability.web import chart
+from sftp_gateway.observability.web.query import Query
+from sftp_gateway.observability.web.rendering import dotted, render
 
 #: Rows of each table.
 SESSIONS: Final = 50
@@ -23,75 +25,33 @@ ACCESSES: Final = 20
 FILES: Final = 8
 REFUSED: Final = 6
 
-#: The last refused logins, among which those that are alike are looked for.
-REFUSED_LOOKED_AT: Final = 500
+#: The refused logins among which similar ones are counted.
+REFUSED_EXAMINED: Final = 500
 
-_FRAME: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<link rel="icon" href="status.svg" type="image/svg+xml">
-<link rel="stylesheet" href="status.css">
-{script}
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+#: What refused logins have in common that are shown as one row.
+_SIMILAR: Final = ("user_tried", "client_ip", "reason", "method", "key")
 
-_BODY: Final = """<a class="skip" href="#main">Skip to content</a>
-<header>
-<h1>sftp-gateway</h1>
-<p class="state {kind}" data-live="state">{state}</p>
-<p class="about"><span data-live="about">{about}</span>
-<button type="button" id="pause" hidden aria-pressed="false">Pause</button></p>
-</header>
-<main id="main">
-<div data-live="refused" role="status">{refused}</div>
-<dl class="figures" data-live="figures">{figures}</dl>
-{notice}
-<section aria-labelledby="sent"><div class="head"><h2 id="sent">Throughput</h2>
-<nav aria-label="Chart">{choices}</nav></div><div data-live="sent">{chart}</div></section>
-<section aria-labelledby="sessions"><h2 id="sessions">Live sessions</h2>
-<div data-live="sessions">{sessions}</div></section>
-<div class="pair"><div>
-<section aria-labelledby="accesses"><h2 id="accesses">Recent accesses</h2>
-{form}<div data-live="accesses">{accesses}</div></section>
-<section aria-labelledby="logins"><h2 id="logins">Refused logins</h2>
-<div data-live="logins">{logins}</div></section>
-</div><div>
-<section aria-labelledby="bans"><h2 id="bans">Bans</h2>
-<div data-live="bans">{bans}</div></section>
-<section aria-labelledby="files"><h2 id="files">Top files <small>{hours}</small></h2>
-<div data-live="files">{files}</div></section>
-<section aria-labelledby="shares"><h2 id="shares">Shares <small>{hours}</small></h2>
-<div data-live="shares">{shares}</div></section>
-<section aria-labelledby="workers"><h2 id="workers">Processes</h2>
-<div data-live="workers">{workers}</div></section>
-</div></div>
-</main>
-<footer><p>{version} · times are {zone} · <a href="metrics">metrics</a> ·
-<a href="healthz">healthz</a> · <a href="readyz">readyz</a> ·
-<a href="status.json">JSON</a></p></footer>"""
+#: How accesses are called, where it is not by their event.
+_VERBS: Final[Mapping[str, str]] = {
+    "file_closed": "read",
+    "folder_listed": "listed",
+    "worker_exited": "worker process ended",
+    "login_accepted": "logged in",
+    "negotiation_failed": "no common algorithm",
+    "command_answered": "command",
+    "credentials_removed": "credentials removed",
+}
 
-_NO_HISTORY: Final = (
-    "The history is switched off (history.enabled), so this page shows the present only."
+_NO_HISTORY: Final = "The history is off (history.enabled); this page shows the present only."
+_TEMPORARY: Final = (
+    "The history is in a temporary folder, because history.file cannot be written. It may be lost "
+    "when the gateway stops."
 )
-_UNKNOWN: Final = Html('<p class="empty">Not known.</p>')
-_REFUSED: Final = (
-    "The configuration is refused since {since}: {why}. The gateway serves by the one of {old}; it "
-    "would not start with the new one."
-)
-_TROUBLE: Final = "The history cannot be read at the moment: {why}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What the page is made of. `history` is None where none is kept."""
+    """Where the page gets its data; `history` is None if none is kept."""
 
     state: Callable[[], GatewayState | None]
     registry: SessionRegistry
@@ -101,76 +61,112 @@ class Sources:
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
 
+    def live(self) -> Live:
+        """The sessions of the workers that exist."""
+        state = self.state()
+        return self.registry.live([worker.pid for worker in state.workers] if state else [])
 
-def frame(title: str, body: Html, *, script: bool = False) -> bytes:
-    """A document of it."""
-    tag = '<script src="status.js" defer></script>' if script else ""
-    return fill(_FRAME, title=title, body=body, script=Html(tag)).encode()
+    def as_json(self) -> dict[str, object]:
+        """The present, for programs."""
+        state, live = self.state(), self.live()
+        return {
+            "time": self.now(),
+            "version": self.version,
+            "sessions": [asdict(session) for session in live.sessions],
+            "total_sessions": live.total,
+            "bytes_per_second": live.rate,
+            "configuration": str(state.reload) if state else "not known",
+            "served": state.served if state else {},
+            "bans": [asdict(ban) for ban in state.bans] if state else [],
+        }
 
 
-def render(sources: Sources, query: Query) -> bytes:
-    """The page."""
-    now = sources.now()
-    state = sources.state()
-    live = sources.registry.live([each.pid for each in state.workers] if state else [])
-    kind, summary, details = _summary(state, sources.monotonic())
-    past = _past(sources, query, now)
-    body = fill(
-        _BODY,
-        kind=kind,
-        state=summary,
-        about=f"as of {formatting.clock(now, now)}",
-        refused=_refused(state, now),
-        figures=_figures(state, live, past["day"]),
-        notice=past["notice"],
-        choices=_choices(query),
-        sessions=tables.sessions(live, now, SESSIONS),
-        hours=f"last {query.hours} h" if query.hours > 1 else "last hour",
-        bans=tables.bans(state.bans if state else (), state.banned if state else 0),
-        shares=tables.shares(details, past["sent"]),
-        workers=tables.workers(state, live, sources.monotonic(), HEARTBEAT_TIMEOUT),
-        version=f"sftp-gateway {sources.version}",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRow:
+    """A line of the log as a row; `count` lines like it are one row."""
+
+    line: LogLine
+    by: str  # key and address
+    verb: str
+    duration: float | None
+    count: int = 1
+
+    @classmethod
+    def of(cls, line: LogLine, count: int = 1) -> AccessRow:
+        """Raises one of MALFORMED if the gateway did not write the line."""
+        verb = _VERBS.get(line.event, formatting.words(line.event))
+        if line.event == "denied":
+            verb = f"{line.text('operation')} denied"
+        if line.is_error and line.outcome:
+            verb = f"{verb}: {formatting.words(line.outcome)}"
+        duration = line.fields.get("duration")
+        return cls(
+            line=line,
+            by=dotted((line.text("key_label"), line.text("client_ip"))),
+            verb=verb,
+            duration=None if duration is None else float(duration),
+            count=count,
+        )
+
+
+def status_page(sources: Sources, query: Query) -> bytes:
+    """The page as HTML."""
+    state, live, now = sources.state(), sources.live(), sources.now()
+    kind, text, details = _summary(state, sources.monotonic())
+    past, notice = _past(sources, query, now)
+    sent = past["sent"] if past else {}
+    return render(
+        "status.html",
+        now=now,
         zone=formatting.zone(),
-        **{name: past[name] for name in ("chart", "form", "accesses", "files", "logins")},
+        version=sources.version,
+        query=query,
+        hours=f"last {query.hours} h" if query.hours > 1 else "last hour",
+        state={"kind": kind, "text": text},
+        reload=state.reload if state else None,
+        figures=_figures(state, live, past["day"] if past else None),
+        notice=notice,
+        choices=_choices(query),
+        sessions=live.sessions[:SESSIONS],
+        total_sessions=live.total,
+        bans=state.bans if state else (),
+        banned=state.banned if state else 0,
+        shares=[
+            {"name": name, "state": share, "sent": sent.get(name, 0)}
+            for name, share in details.items()
+        ],
+        workers=_workers(state, live, sources.monotonic()),
+        past=past,
     )
-    return frame(f"{summary} · sftp-gateway", body, script=True)
 
 
 def _summary(state: GatewayState | None, now: float) -> tuple[str, str, Mapping[str, str]]:
-    """How it is, as a kind and in words; and each share."""
+    """The state as a class of the style sheet and as text, and that of each share."""
     try:
         found = health(state, now)
     except TimeoutError:
-        shares = state.shares if state else ()
-        return "ill", "A process does not answer", dict.fromkeys(shares, "not known")
+        return (
+            "ill",
+            "Process not responding",
+            dict.fromkeys(state.shares if state else (), "unknown"),
+        )
     if not found.alive:
-        return "ill", "No worker serves", found.details
+        return "ill", "No worker is serving", found.details
     if state is not None and state.stopping:
         return "odd", "Stopping", found.details
     if not found.ready:
-        return "odd", "Serving, but not every share", found.details
-    if state is not None and state.reload.mistakes:
-        return "odd", "Serving, but by an old configuration", found.details
+        return "odd", "Serving; some shares are unavailable", found.details
+    if state is not None and state.reload.errors:
+        return "odd", "Serving with the previous configuration", found.details
     return "good", "Serving", found.details
 
 
-def _refused(state: GatewayState | None, now: float) -> Html:
-    """A banner where the newest configuration was refused."""
-    if state is None or not state.reload.mistakes:
-        return Html("")
-    return _notice(
-        _REFUSED.format(
-            since=formatting.clock(state.reload.since, now),
-            old=formatting.clock(state.reload.succeeded, now),
-            why=state.reload.mistakes,
-        )
-    )
-
-
-def _figures(state: GatewayState | None, live: Live, day: Mapping[str, int] | None) -> Html:
+def _figures(
+    state: GatewayState | None, live: Live, day: Mapping[str, int] | None
+) -> list[tuple[str, str]]:
     figures = [
         ("sessions", formatting.number(live.total)),
-        ("sent now", formatting.rate(live.rate)),
+        ("throughput", formatting.rate(live.rate)),
     ]
     if day is not None:
         figures += [
@@ -178,45 +174,50 @@ def _figures(state: GatewayState | None, live: Live, day: Mapping[str, int] | No
             ("files read in 24 h", formatting.number(day["files"])),
             ("refused in 24 h", formatting.number(day["refused"])),
         ]
-    figures.append(("banned now", formatting.number(state.banned if state else 0)))
-    return join(
-        fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=name, value=value)
-        for name, value in figures
-    )
+    return [*figures, ("banned sources", formatting.number(state.banned if state else 0))]
 
 
-def _choices(query: Query) -> Html:
-    """Links to the chart of other hours, and by the other names."""
+def _choices(query: Query) -> list[list[dict[str, object]]]:
+    """Links to the chart of other periods, and by the other names."""
     hours = [(f"{each} h", query.hours == each, {"hours": each}) for each in chart.COLUMNS]
     by = [(f"by {each}", query.by == each, {"by": each}) for each in ("share", "user")]
-    groups = (
-        join(
-            fill(
-                '<a href="{address}"{current}>{name}</a>',
-                address=query.address("sent", **changed),
-                current=Html(' aria-current="true"') if chosen else Html(""),
-                name=name,
-            )
-            for name, chosen, changed in group
-        )
+    return [
+        [
+            {"name": name, "current": current, "address": query.address("sent", **changed)}
+            for name, current, changed in group
+        ]
         for group in (hours, by)
-    )
-    return join(fill('<span class="choice">{links}</span>', links=links) for links in groups)
+    ]
 
 
-def _past(sources: Sources, query: Query, now: float) -> dict[str, Any]:
-    """All that comes from the history; where it cannot be read, a sentence about it."""
-    empty = dict.fromkeys(("chart", "accesses", "files", "logins"), _UNKNOWN)
-    nothing: dict[str, Any] = {**empty, "form": Html(""), "day": None, "sent": {}}
+def _workers(state: GatewayState | None, live: Live, now: float) -> list[dict[str, object]]:
+    def state_of(ready: bool, seen: float) -> str:
+        if not ready:
+            return "not ready"
+        return "serving" if now - seen <= HEARTBEAT_TIMEOUT else "not responding"
+
+    return [
+        {
+            "number": worker.number,
+            "pid": worker.pid,
+            "state": state_of(worker.ready, worker.seen),
+            "sessions": live.by_worker.get(worker.pid, 0),
+        }
+        for worker in (state.workers if state else ())
+    ]
+
+
+def _past(sources: Sources, query: Query, now: float) -> tuple[dict[str, Any] | None, str]:
+    """What comes from the history, None if there is none; and a notice about it."""
     if sources.history is None:
-        return {**nothing, "notice": _notice(_NO_HISTORY)}
+        return None, _NO_HISTORY
     try:
-        return _read(sources.history, sources, query, now)
+        return _read(sources.history, query, now), _TEMPORARY if sources.temporary else ""
     except sqlite3.Error as error:
-        return {**nothing, "notice": _notice(_TROUBLE.format(why=error))}
+        return None, f"The history cannot be read: {error}."
 
 
-def _read(history: History, sources: Sources, query: Query, now: float) -> dict[str, Any]:
+def _read(history: History, query: Query, now: float) -> dict[str, Any]:
     since = now - query.hours * 3600
     first = int(since // 60) - chart.COLUMNS[query.hours]
     by_share = history.throughput("share", first)
@@ -225,107 +226,79 @@ def _read(history: History, sources: Sources, query: Query, now: float) -> dict[
     for (_, name), count in by_share.items():
         sent[name] += count
     found = history.entries(query.filter, ACCESSES + 1)
-    refused = Filter(event="login_refused")
-    note = (
-        "The history cannot be kept where history.file says; it may be lost when the gateway stops."
-        if sources.temporary
-        else ""
-    )
+    # The row that only shows that there are more is on the far side.
+    extra = len(found) > ACCESSES
+    shown = found if not extra else found[1:] if query.after is not None else found[:-1]
+    refused = history.entries(Filter(event="login_refused"), REFUSED_EXAMINED)
     return {
-        "notice": _notice(note) if note else Html(""),
         "chart": chart.draw(chart.series(by_name, hours=query.hours, now=now)),
-        "form": _form(history, query),
-        "accesses": join(
-            [
-                tables.accesses(_page_of(found, query), now),
-                _pages(found, query),
-            ]
-        ),
-        "files": tables.files(
-            history.sums(Filter(event="file_closed", since=since), "file", FILES), now
-        ),
-        "logins": tables.refused_logins(history.entries(refused, REFUSED_LOOKED_AT), now, REFUSED),
+        "accesses": _rows((line, 1) for line in _lines(shown)),
+        "pages": _pages(shown, query, more=extra),
+        "files": history.totals(Filter(event="file_closed", since=since), "file", FILES),
+        "logins": _similar(_lines(refused))[:REFUSED],
         "day": history.day(now),
         "sent": sent,
+        **_form(history, query),
     }
 
 
-def _page_of(found: list[Any], query: Query) -> list[Any]:
-    """Without the one that only tells that there are more, on the side that was asked for."""
-    if len(found) <= ACCESSES:
-        return found
-    return found[1:] if query.after is not None else found[:-1]
+def _lines(entries: Sequence[Entry]) -> list[LogLine]:
+    return [line for entry in entries if (line := LogLine.parse(entry.line))]
 
 
-def _pages(found: list[Any], query: Query) -> Html:
-    """Links to what is newer and older than the rows that are shown."""
-    shown = _page_of(found, query)
+def _rows(counted: Iterable[tuple[LogLine, int]]) -> list[AccessRow]:
+    """A row for each line, but for those that the gateway did not write."""
+    rows = []
+    for line, count in counted:
+        with suppress(*MALFORMED):
+            rows.append(AccessRow.of(line, count))
+    return rows
+
+
+def _similar(lines: Sequence[LogLine]) -> list[AccessRow]:
+    """Similar lines as one row, in the order of the first of each."""
+    times: Counter[tuple[str, ...]] = Counter()
+    first: dict[tuple[str, ...], LogLine] = {}
+    for line in lines:
+        similar = tuple(line.text(name) for name in _SIMILAR)
+        first.setdefault(similar, line)
+        times[similar] += 1
+    return _rows((line, times[similar]) for similar, line in first.items())
+
+
+def _pages(shown: Sequence[Entry], query: Query, *, more: bool) -> list[tuple[str, str]]:
+    """Links to newer and older rows than those shown."""
     if not shown:
-        return Html("")
-    more = len(found) > len(shown)
-    links = []
+        return []
+    links: list[tuple[str, dict[str, object]]] = []
     if query.before is not None or (query.after is not None and more):
-        links.append(("Newer", {"before": None, "after": shown[0].id}))
-        links.insert(0, ("Newest", {"before": None, "after": None}))
+        links += [
+            ("Newest", {"before": None, "after": None}),
+            ("Newer", {"before": None, "after": shown[0].id}),
+        ]
     if query.after is not None or more:
         links.append(("Older", {"before": shown[-1].id, "after": None}))
-    items = join(
-        fill('<a href="{to}">{name}</a>', to=query.address("accesses", **changed), name=name)
-        for name, changed in links
-    )
-    return fill('<nav class="pages" aria-label="Pages of accesses">{items}</nav>', items=items)
+    return [(name, query.address("accesses", **changed)) for name, changed in links]
 
 
-def _form(history: History, query: Query) -> Html:
-    users = {"": "any user", **{name: name for name in history.names("owner") if name}}
-    shares = {"": "any share", **{name: name for name in history.names("share")}}
-    kept = join(
-        fill('<input type="hidden" name="{name}" value="{value}">', name=name, value=value)
-        for name, value in (("hours", query.hours), ("by", query.by))
-        if value != getattr(Query(), name)
-    )
-    clear = fill(
-        '<a href="{to}">Clear</a>',
-        to=query.address(
+def _form(history: History, query: Query) -> dict[str, Any]:
+    """The choices of the filter, and the fields of the address that it keeps."""
+
+    def choices(label: str, names: Iterable[str], chosen: str) -> list[tuple[str, str]]:
+        known = dict.fromkeys(("", *names, chosen))
+        return [(name, name or f"any {label}") for name in known]
+
+    default = Query()
+    return {
+        "users": choices("user", filter(None, history.names("owner")), query.user),
+        "shares": choices("share", history.names("share"), query.share),
+        "results": choices("result", RESULTS, query.result),
+        "hidden": [
+            (name, getattr(query, name))
+            for name in ("hours", "by")
+            if getattr(query, name) != getattr(default, name)
+        ],
+        "clear": query.address(
             "accesses", user="", share="", key="", path="", result="", before=None, after=None
         ),
-    )
-    return fill(
-        '<form method="get" action="./#accesses" role="search" aria-label="Filter accesses">{kept}'
-        '{user}{share}{result}<label><span class="hidden">Key</span><input type="search" '
-        'name="key" value="{key}" placeholder="key" maxlength="500"></label>'
-        '<label><span class="hidden">Path has</span><input type="search" '
-        'name="path" value="{path}" placeholder="path has" maxlength="500"></label>'
-        "<button>Filter</button>{clear}</form>",
-        kept=kept,
-        user=_select("user", "User", users, query.user),
-        share=_select("share", "Share", shares, query.share),
-        result=_select("result", "Result", RESULTS, query.result),
-        key=query.key,
-        path=query.path,
-        clear=clear if query.filtered else Html(""),
-    )
-
-
-def _select(name: str, label: str, choices: Mapping[str, str], chosen: str) -> Html:
-    known = choices if chosen in choices else {**choices, chosen: chosen}
-    options = join(
-        fill(
-            '<option value="{value}"{selected}>{text}</option>',
-            value=value,
-            selected=Html(" selected") if value == chosen else Html(""),
-            text=text,
-        )
-        for value, text in known.items()
-    )
-    return fill(
-        '<label><span class="hidden">{label}</span>'
-        '<select name="{name}">{options}</select></label>',
-        label=label,
-        name=name,
-        options=options,
-    )
-
-
-def _notice(text: str) -> Html:
-    return fill('<p class="notice" role="note">{text}</p>', text=text)
+    }

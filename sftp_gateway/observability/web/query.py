@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from sftp_gateway.observability.access_log.line import RESULTS
 from sftp_gateway.observability.history.queries import Filter
 from sftp_gateway.observability.web.chart import COLUMNS
 
@@ -13,15 +14,6 @@ from sftp_gateway.observability.web.chart import COLUMNS
 _LONGEST: Final = 500
 
 _DEFAULT_HOURS: Final = 6
-
-#: What can be chosen of results, and how it is called.
-RESULTS: Final = {
-    "": "any result",
-    "ok": "ok",
-    "denied": "denied",
-    "refused": "refused",
-    "aborted": "aborted",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Final
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability.web.http import (
+from sftp_gateway.observability.web.routes import (
     MAX_HEAD_LENGTH,
     Application,
     Probe,

@@ -96,7 +96,7 @@ class Reloading(Generic[Plan]):
             return
         told = "; ".join(errors)[:_MAX_ERRORS_LENGTH]
         since = self.state.since if self._refused else time.time()
-        self.state = replace(self.state, mistakes=told, since=since)
+        self.state = replace(self.state, errors=told, since=since)
         self._refused = errors
         for message in errors:
             self._say(f"error: {message}")

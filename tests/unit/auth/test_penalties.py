@@ -8,7 +8,7 @@ import pytest
 
 from sftp_gateway.auth.penalties import Banned, Offence, Penalties, PenaltyRules, Unbanned, Verdict
 from sftp_gateway.auth.sources import Networks, SourceBlocks
-from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, PENALTY_KINDS
+from sftp_gateway.observability.vocabulary import CONNECTION_REFUSALS, PENALTY_KINDS
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 COSTS = {

@@ -16,7 +16,8 @@ from sftp_gateway.auth import generate_ed25519, parse_authorized_keys
 from sftp_gateway.commands.keys import moment
 from sftp_gateway.commands.main import main
 from sftp_gateway.config.bootstrap import set_up
-from sftp_gateway.observability import LoginAccepted, Session, encode
+from sftp_gateway.observability.access_log.events import LoginAccepted, Session
+from sftp_gateway.observability.access_log.json_lines import encode
 from sftp_gateway.observability.history.store import Store
 from sftp_gateway.server.ssh.host_keys import public_line_of
 from sftp_gateway.settings import Settings

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.observability import (
-    AccessLog,
+from sftp_gateway.observability import vocabulary
+from sftp_gateway.observability.access_log import json_lines
+from sftp_gateway.observability.access_log.events import (
+    EVENTS,
     CommandAnswered,
     CommandRefused,
     ConfigurationRefused,
@@ -34,17 +36,19 @@ from sftp_gateway.observability import (
     SessionEnded,
     SourceBanned,
     SourceUnbanned,
-    Vocabulary,
     WorkerExited,
     WorkerOutdated,
     WorkerStarted,
-    encode,
 )
-from sftp_gateway.observability.access_log import json_lines
-from sftp_gateway.observability.access_log.events import EVENTS
+from sftp_gateway.observability.access_log.json_lines import encode
+from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.history.writer import HistoryCounts
-from sftp_gateway.observability.metrics.labels import CONNECTION_REFUSALS, OTHER, PENALTY_KINDS
 from sftp_gateway.observability.metrics.request_counter import BUCKETS
+from sftp_gateway.observability.vocabulary import (
+    CONNECTION_REFUSALS,
+    OTHER,
+    PENALTY_KINDS,
+)
 from tests.support.measured import Measured
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -307,12 +311,11 @@ def test_the_page_tells_the_caps():
 
 
 def test_the_words_of_reasons_are_on_the_page():
-    words = Vocabulary()
     for heading, known in (
-        ("### `denied`", words.denial_reasons),
-        ("### `login_refused`", words.login_reasons - {"accepted"}),
-        ("### `command_refused`", words.command_kinds),
-        ("### `request`", words.results),
+        ("### `denied`", vocabulary.DENIAL_REASONS),
+        ("### `login_refused`", vocabulary.LOGIN_REASONS - {"accepted"}),
+        ("### `command_refused`", vocabulary.COMMAND_KINDS),
+        ("### `request`", vocabulary.RESULTS),
         ("### `connections_refused`", CONNECTION_REFUSALS),
         ("### `source_banned`", PENALTY_KINDS),
     ):
@@ -367,18 +370,18 @@ def test_the_metrics_page_names_every_metric_with_its_type_and_labels_and_no_oth
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        ("`operation`", "operations"),
-        ("`result` of requests", "results"),
-        ("`result` of logins", "login_results"),
-        ("`method`", "login_methods"),
-        ("`reason` of logins", "login_reasons"),
-        ("`reason` of denials", "denial_reasons"),
-        ("`kind` of commands", "command_kinds"),
+        ("`operation`", vocabulary.OPERATIONS),
+        ("`result` of requests", vocabulary.RESULTS),
+        ("`result` of logins", vocabulary.LOGIN_RESULTS),
+        ("`method`", vocabulary.LOGIN_METHODS),
+        ("`reason` of logins", vocabulary.LOGIN_REASONS),
+        ("`reason` of denials", vocabulary.DENIAL_REASONS),
+        ("`kind` of commands", vocabulary.COMMAND_KINDS),
     ],
 )
 def test_the_metrics_page_names_every_word_of_a_label(label, words):
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
-    expected = getattr(Vocabulary(), words) | {OTHER}
+    expected = words | {OTHER}
     assert set(re.findall(r"`([\w-]+)`", on_page[label])) == expected
 
 

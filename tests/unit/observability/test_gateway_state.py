@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability import GatewayState, WorkerState, health
-from sftp_gateway.observability.gateway_state import HEARTBEAT_TIMEOUT
+from sftp_gateway.observability.gateway_state import (
+    HEARTBEAT_TIMEOUT,
+    GatewayState,
+    WorkerState,
+    health,
+)
 from tests.support.measured import gateway_state
 
 NOW = 1000.0

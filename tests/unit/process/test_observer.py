@@ -7,8 +7,8 @@ import pickle
 import socket
 from typing import Any
 
-from sftp_gateway.observability import LogDropped, WorkerStarted
 from sftp_gateway.observability.access_log import relay
+from sftp_gateway.observability.access_log.events import LogDropped, WorkerStarted
 from sftp_gateway.observability.metrics.shared_memory import Memory
 from sftp_gateway.process.observer import ObserverHandle
 from tests.support.measured import gateway_state

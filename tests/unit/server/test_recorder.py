@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sftp_gateway.errors import Denied
-from sftp_gateway.observability import NO_SHARE, AccessLog, Level
 from sftp_gateway.observability.access_log import events
+from sftp_gateway.observability.access_log.log import AccessLog, Level
+from sftp_gateway.observability.vocabulary import NO_SHARE
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.vfs.files import OpenDirectory

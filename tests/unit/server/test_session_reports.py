@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability import AccessLog, Session
+from sftp_gateway.observability.access_log.events import Session
+from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.session_reports import MOST_FILES, MOST_SESSIONS, LiveSessions
 from tests.support.measured import Measured

@@ -3,8 +3,13 @@ import time
 
 import pytest
 
-from sftp_gateway.observability import Connection, LoginAccepted, Session
-from sftp_gateway.observability.access_log.events import EVENTS, Event
+from sftp_gateway.observability.access_log.events import (
+    EVENTS,
+    Connection,
+    Event,
+    LoginAccepted,
+    Session,
+)
 
 
 def subclasses(cls: type) -> set[type]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sftp_gateway.auth.authenticator import MAX_LABEL
-from sftp_gateway.observability import (
+from sftp_gateway.observability import unescape_path
+from sftp_gateway.observability.access_log.events import (
     CommandAnswered,
     CommandRefused,
     Connection,
@@ -19,11 +20,8 @@ from sftp_gateway.observability import (
     ServerStarted,
     ServerStopped,
     Session,
-    encode,
-    escape_path,
-    unescape_path,
 )
-from sftp_gateway.observability.access_log.json_lines import MAX_LINE_LENGTH
+from sftp_gateway.observability.access_log.json_lines import MAX_LINE_LENGTH, encode, escape_path
 
 NEW = Session(session="00112233445566aa", client_ip="192.0.2.7", client_port=50122)
 KNOWN = replace(

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from sftp_gateway.observability import (
-    AccessLog,
+from sftp_gateway.observability.access_log import rate_limit
+from sftp_gateway.observability.access_log.events import (
     CommandRefused,
     Connection,
     Event,
     FileClosed,
     FileOpened,
-    FileSink,
     FolderListed,
     LoginAccepted,
     Request,
@@ -24,9 +23,9 @@ from sftp_gateway.observability import (
     ServerStopping,
     Session,
     SessionEnded,
-    StreamSink,
 )
-from sftp_gateway.observability.access_log import rate_limit
+from sftp_gateway.observability.access_log.log import AccessLog
+from sftp_gateway.observability.access_log.sinks import FileSink, StreamSink
 
 SESSION = Session(session="00112233445566aa", client_ip="192.0.2.7", client_port=50122)
 FOREVER = 60.0

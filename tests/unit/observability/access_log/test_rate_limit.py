@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sftp_gateway.observability import (
+from sftp_gateway.observability.access_log.events import (
     CommandAnswered,
     CommandRefused,
     Denied,

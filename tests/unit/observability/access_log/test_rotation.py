@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.observability import FileSink
 from sftp_gateway.observability.access_log.rotation import forget, rotate
+from sftp_gateway.observability.access_log.sinks import FileSink
 
 
 def test_a_file_that_is_not_too_large_stays(tmp_path: Path) -> None:

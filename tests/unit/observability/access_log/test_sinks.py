@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability import FileSink, StreamSink
-from sftp_gateway.observability.access_log.sinks import check_file
+from sftp_gateway.observability.access_log.sinks import FileSink, StreamSink, check_file
 
 
 @pytest.fixture

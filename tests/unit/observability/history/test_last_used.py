@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.observability import LoginAccepted, LoginRefused, Session, encode
+from sftp_gateway.observability.access_log.events import LoginAccepted, LoginRefused, Session
+from sftp_gateway.observability.access_log.json_lines import encode
 from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.observability.history.queries import Filter, History, Sum
-from sftp_gateway.observability.history.scan import Unclosed, rows, sums
+from sftp_gateway.observability.history.log_file import LogFile
+from sftp_gateway.observability.history.queries import Filter, History, Total
 from sftp_gateway.observability.history.store import Store
 from tests.support.history import NOON, line, read, row
 
@@ -61,7 +61,7 @@ def test_a_filter_finds_the_same_in_both(history: History, which: Filter, found:
     expected = [LINES[each].decode().rstrip("\n") for each in found]
     assert [entry.line for entry in history.lines(which)] == expected
     assert [entry.line for entry in history.entries(which, 100)] == expected[::-1]
-    assert [each["line"] for each in rows(LINES, which)] == expected
+    assert list(LogFile(LINES).lines(which)) == expected
 
 
 def test_accesses_are_what_clients_did(history: History) -> None:
@@ -77,9 +77,9 @@ def test_pages_go_back_and_forth_without_a_gap(history: History) -> None:
     assert history.newest() == 7
 
 
-def expected(name: str, *numbers: int, share: str = "", last: float) -> Sum:
+def expected(name: str, *numbers: int, share: str = "", last: float) -> Total:
     sent, accesses, files, errors = numbers
-    return Sum(name=name, share=share, bytes=sent, accesses=accesses, files=files, errors=errors,
+    return Total(name=name, share=share, bytes=sent, accesses=accesses, files=files, errors=errors,
                last=NOON + last)  # fmt: skip
 
 
@@ -95,20 +95,20 @@ def expected(name: str, *numbers: int, share: str = "", last: float) -> Sum:
                   expected("scans/100%_ü.tif", 300, 1, 1, 1, share="scans", last=2)]),
     ],
 )  # fmt: skip
-def test_sums_are_the_same_in_both(history: History, by: str, found: list[Sum]) -> None:
-    assert history.sums(Filter(), by, 10) == found  # type: ignore[arg-type]
-    assert sums(rows(LINES, Filter()), by, 10) == found  # type: ignore[arg-type]
-    assert history.sums(Filter(), by, 1) == found[:1]  # type: ignore[arg-type]
+def test_sums_are_the_same_in_both(history: History, by: str, found: list[Total]) -> None:
+    assert history.totals(Filter(), by, 10) == found  # type: ignore[arg-type]
+    assert LogFile(LINES).totals(Filter(), by, 10) == found  # type: ignore[arg-type]
+    assert history.totals(Filter(), by, 1) == found[:1]  # type: ignore[arg-type]
 
 
 def test_a_file_is_one_whoever_reads_it(history: History) -> None:
     only = Filter(event="file_closed")
-    found = history.sums(only, "file", 10)
+    found = history.totals(only, "file", 10)
     assert [(each.name, each.share, each.bytes, each.accesses) for each in found] == [
         ("models/a.bin", "models", 1500, 2),
         ("scans/100%_ü.tif", "scans", 300, 1),
     ]
-    assert [each.name for each in sums(rows(LINES, only), "file", 10)] == [
+    assert [each.name for each in LogFile(LINES).totals(only, "file", 10)] == [
         "models/a.bin",
         "scans/100%_ü.tif",
     ]
@@ -126,8 +126,8 @@ def test_the_last_day_is_summed_up(history: History) -> None:
 
 def test_what_docker_puts_before_a_line_is_no_hindrance() -> None:
     given = b"sftp-gateway_1  | " + LINES[0]
-    found = rows([given, b"no line\n", b"\n"], Filter())
-    assert [each["line"] for each in found] == [LINES[0].decode().rstrip("\n")]
+    found = LogFile([given, b"no line\n", b"\n"]).lines(Filter())
+    assert list(found) == [LINES[0].decode().rstrip("\n")]
 
 
 def test_files_without_an_end_are_those_of_killed_workers() -> None:
@@ -149,6 +149,6 @@ def test_files_without_an_end_are_those_of_killed_workers() -> None:
         line("connection", session="d", pid=8),  # another process, later
     ]
     for which, count in ((Filter(), 2), (Filter(path="/y"), 1), (Filter(user="ben"), 0)):
-        unclosed = Unclosed()
-        assert len(list(rows(lines, which, unclosed))) >= count
-        assert unclosed.count == count
+        log = LogFile(lines)
+        assert len(list(log.lines(which))) >= count
+        assert log.unclosed == count

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sftp_gateway.observability import Exposition, GatewayState, WorkerState
+from sftp_gateway.observability.gateway_state import GatewayState, WorkerState
+from sftp_gateway.observability.metrics.exposition import Exposition
 from tests.support.measured import gateway_state, metric_in
 
 Page = Callable[..., str]

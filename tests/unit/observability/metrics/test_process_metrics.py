@@ -4,7 +4,9 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from sftp_gateway.observability import NO_SHARE, AccessLog, ServerStopped
+from sftp_gateway.observability.access_log.events import ServerStopped
+from sftp_gateway.observability.access_log.log import AccessLog
+from sftp_gateway.observability.vocabulary import NO_SHARE
 from tests.support.measured import Measured
 
 

@@ -3,16 +3,15 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sftp_gateway.observability import SharedValues, Vocabulary
 from sftp_gateway.observability.metrics.request_counter import BUCKETS, RequestCounter
-from sftp_gateway.observability.metrics.shared_memory import Memory, SharedCollector
+from sftp_gateway.observability.metrics.shared_memory import Memory, SharedCollector, SharedValues
 
 PREFIX = "sftp_gateway_"
 
 
 @pytest.fixture
 def tally(values):
-    return RequestCounter(Vocabulary(), values)
+    return RequestCounter(values)
 
 
 @pytest.fixture

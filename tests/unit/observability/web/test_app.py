@@ -18,8 +18,8 @@ from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import Store
 from sftp_gateway.observability.web.app import StatusApp
 from sftp_gateway.observability.web.auth import COOKIE, TokenAuth
-from sftp_gateway.observability.web.http import Request, Response
 from sftp_gateway.observability.web.page import ACCESSES, Sources
+from sftp_gateway.observability.web.routes import Request, Response
 from tests.support.history import line, read, row
 from tests.support.measured import gateway_state
 
@@ -126,7 +126,7 @@ def test_a_token_that_is_posted_becomes_a_cookie(make: Make) -> None:
 def test_a_wrong_token_is_refused(make: Make, form: bytes) -> None:
     page = post(make(token=TOKEN), form)
     assert page.status == 401
-    assert "not the token" in text_of(page)
+    assert "Wrong token" in text_of(page)
     assert "Set-Cookie" not in dict(page.headers)
 
 
@@ -248,13 +248,13 @@ def test_a_line_that_no_worker_of_ours_would_write_breaks_nothing(make: Make) ->
 
 def test_the_state_is_told_first(make: Make) -> None:
     assert ">Serving<" in text_of(get(make(state=serving())))
-    assert "No worker serves" in text_of(get(make(state=gateway_state())))
-    assert "A process does not answer" in text_of(get(make(state=None)))
+    assert "No worker is serving" in text_of(get(make(state=gateway_state())))
+    assert "Process not responding" in text_of(get(make(state=None)))
     sick = WorkerState(
         number=0, pid=7, ready=True, seen=time.monotonic(), problems={"models": "it is gone"}
     )
     page = text_of(get(make(state=serving(workers=(sick,)))))
-    assert "Serving, but not every share" in page
+    assert "Serving; some shares are unavailable" in page
     assert "it is gone" in page
 
 
@@ -358,7 +358,7 @@ def test_a_history_that_cannot_be_read_leaves_the_present(make: Make, tmp_path: 
     status_app = make(state=serving())
     (tmp_path / "history.sqlite3").write_bytes(b"broken" * 1000)
     page = text_of(get(status_app))
-    assert "The history cannot be read at the moment" in page
+    assert "The history cannot be read:" in page
     assert ">Serving<" in page
 
 

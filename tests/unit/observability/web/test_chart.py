@@ -6,9 +6,14 @@ import pytest
 
 from sftp_gateway.observability import formatting
 from sftp_gateway.observability.web.chart import OTHERS, draw, series
+from sftp_gateway.observability.web.rendering import render
 from tests.support.history import NOON
 
 MINUTE = int(NOON // 60)
+
+
+def drawn(sent: dict[tuple[int, str], int]) -> str:
+    return render("chart.html", chart=draw(series(sent, hours=1, now=NOON))).decode()
 
 
 def test_minutes_are_gathered_in_columns_and_none_is_lost() -> None:
@@ -32,19 +37,18 @@ def test_beyond_some_names_the_rest_is_one_part() -> None:
 
 
 def test_nothing_is_said_to_be_nothing() -> None:
-    assert "Nothing was sent" in draw(series({}, hours=24, now=NOON))
+    assert "Nothing was sent" in drawn({})
 
 
 def test_a_name_cannot_break_out_of_the_picture() -> None:
-    drawn = draw(series({(MINUTE, "</svg><script>"): 1}, hours=1, now=NOON))
-    assert "<script" not in drawn
+    assert "<script" not in drawn({(MINUTE, "</svg><script>"): 1})
 
 
 @pytest.mark.parametrize("sent", [1, 59, 61, 599])
 def test_the_scale_of_tiny_rates_has_no_two_numbers_alike(sent: int) -> None:
-    drawn = draw(series({(MINUTE, "models"): sent}, hours=1, now=NOON))
-    assert "<span>10 B/s</span><span>5 B/s</span><span>0</span>" in drawn
-    assert "0 B/s:" not in drawn.replace("10 B/s:", "")
+    chart = drawn({(MINUTE, "models"): sent})
+    assert "<span>10 B/s</span><span>5 B/s</span><span>0</span>" in chart
+    assert "0 B/s:" not in chart.replace("10 B/s:", "")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sftp_gateway.observability import AccessLog
 from sftp_gateway.observability.access_log import events
+from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.server.exec import session as command_session
 from sftp_gateway.server.exec.command_line import Checksum, ScpSink, ScpSource, parse
 from sftp_gateway.server.exec.programs import program

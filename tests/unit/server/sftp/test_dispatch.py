@@ -14,7 +14,7 @@ import pytest
 import sftp_gateway
 from sftp_gateway.auth import Reason
 from sftp_gateway.errors import FileSystemError
-from sftp_gateway.observability.metrics import labels
+from sftp_gateway.observability import vocabulary
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol.constants import MessageType
 from sftp_gateway.server.handles import HandleTable
@@ -114,7 +114,7 @@ def test_all_requests_are_looked_at() -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
 def test_every_request_has_a_name_that_metrics_know(kind: type[rq.Request]) -> None:
-    assert operation_name(made(kind)) in labels.OPERATIONS
+    assert operation_name(made(kind)) in vocabulary.OPERATIONS
 
 
 @pytest.mark.parametrize(
@@ -141,21 +141,21 @@ def test_every_operation_that_metrics_know_is_the_name_of_a_request() -> None:
     assert {type(request) for request in decoded} == {rq.WritingRequest}
     names = {operation_name(made(kind)) for kind in REQUESTS}
     names |= {operation_name(request) for request in decoded if isinstance(request, rq.Request)}
-    assert names == labels.OPERATIONS
+    assert names == vocabulary.OPERATIONS
 
 
 def test_every_reason_for_a_denial_is_one_that_metrics_know() -> None:
     told = words_of("Denied") | words_of("TooManyHandles") | words_of("Quota")
-    assert told == labels.DENIAL_REASONS
+    assert told == vocabulary.DENIAL_REASONS
 
 
 def test_every_reason_for_a_refused_login_is_one_that_metrics_know() -> None:
-    assert {reason.value for reason in Reason} <= labels.LOGIN_REASONS
+    assert {reason.value for reason in Reason} <= vocabulary.LOGIN_REASONS
 
 
 def test_every_kind_of_refused_command_is_one_that_metrics_know() -> None:
     told = words_of("command_refused")
-    assert {"forwarding", "subsystem"} <= told <= labels.COMMAND_KINDS
+    assert {"forwarding", "subsystem"} <= told <= vocabulary.COMMAND_KINDS
 
 
 # Everything is answered

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sftp_gateway import errors
 from sftp_gateway.errors import FileSystemError
-from sftp_gateway.observability.metrics.labels import RESULTS
+from sftp_gateway.observability.vocabulary import RESULTS
 from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.server.sftp.status import refusal, status_of
 from sftp_gateway.vfs.attributes import AttributePolicy

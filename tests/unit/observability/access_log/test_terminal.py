@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from sftp_gateway.observability.access_log.columns import TerminalSink, is_for_people
+from sftp_gateway.observability.access_log.terminal import TerminalSink, is_for_people
 from sftp_gateway.system import containers
 from tests.support.history import line, read
 

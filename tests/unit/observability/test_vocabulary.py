@@ -1,8 +1,6 @@
-import dataclasses
 from enum import StrEnum
 
-from sftp_gateway.observability import Vocabulary
-from sftp_gateway.observability.metrics.labels import OTHER, known
+from sftp_gateway.observability.vocabulary import OTHER, known
 
 
 def test_a_known_word_is_itself_and_any_other_is_other():
@@ -18,8 +16,3 @@ def test_members_of_an_enumeration_of_words_are_words():
     assert known(Reason.EXPIRED, {"key_expired"}) == "key_expired"
     assert known("key_expired", frozenset(Reason)) == "key_expired"
     assert type(known(Reason.EXPIRED, frozenset(Reason))) is str
-
-
-def test_no_vocabulary_has_other_for_a_word():
-    for field in dataclasses.fields(Vocabulary):
-        assert OTHER not in getattr(Vocabulary(), field.name)

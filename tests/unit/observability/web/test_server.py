@@ -10,9 +10,14 @@ from urllib.error import HTTPError
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability import Health, ObservabilityServer, listen
-from sftp_gateway.observability.web.http import Response
-from sftp_gateway.observability.web.server import MAX_CONNECTIONS, THREADS
+from sftp_gateway.observability.gateway_state import Health
+from sftp_gateway.observability.web.routes import Response
+from sftp_gateway.observability.web.server import (
+    MAX_CONNECTIONS,
+    THREADS,
+    ObservabilityServer,
+    listen,
+)
 
 HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
 

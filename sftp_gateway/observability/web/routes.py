@@ -24,6 +24,8 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+from sftp_gateway.observability.gateway_state import Health
+
 #: Bytes of request line and headers, and of a form.
 MAX_HEAD_LENGTH: Final = 8192
 _MAX_FORM_LENGTH: Final = 4096
@@ -47,20 +49,6 @@ _INDEX: Final = b"""<!doctype html>
 """
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """`alive`: clients are served. `ready`: new ones can be, and every share.
-
-    `details` has one entry per share: "ok", or why it is not. `configuration` is "ok" too, or why
-    the newest one was refused; the gateway serves by the one before, so it is as ready as it was.
-    """
-
-    alive: bool
-    ready: bool
-    configuration: str = "ok"
-    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

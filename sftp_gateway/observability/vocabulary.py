@@ -7,7 +7,6 @@ label takes its values from a fixed set, and whatever is not in the set is count
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Final
 
 OTHER: Final = "other"
@@ -134,19 +133,6 @@ PENALTY_KINDS: Final = frozenset(
         "crash",
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """The words that each label knows."""
-
-    operations: AbstractSet[str] = OPERATIONS
-    results: AbstractSet[str] = RESULTS
-    login_results: AbstractSet[str] = LOGIN_RESULTS
-    login_methods: AbstractSet[str] = LOGIN_METHODS
-    login_reasons: AbstractSet[str] = LOGIN_REASONS
-    denial_reasons: AbstractSet[str] = DENIAL_REASONS
-    command_kinds: AbstractSet[str] = COMMAND_KINDS
 
 
 def known(word: str, words: AbstractSet[str]) -> str:
