@@ -100,7 +100,7 @@ def test_the_page_keeps_itself_up_to_date_until_it_is_paused(
     browser.open(url)
     with gateway.mounted(gateway.folder / "mount"):
         wait_for(lambda: "gvpocr" in browser.text('[data-live="sessions"]'), "the session")
-    wait_for(lambda: "Nobody" in browser.text('[data-live="sessions"]'), "its end")
+    wait_for(lambda: "No sessions" in browser.text('[data-live="sessions"]'), "its end")
     browser.run("document.querySelector('#pause').click()")
     assert browser.text("#pause") == "Resume"
     seen = len(browser.requests)

@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made_is_said_and_the_gateway_serves(
 def test_without_a_history_the_present_is_shown(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_HISTORY__ENABLED="false").start()
     wait_for(lambda: "Serving" in gateway.http("/")[1], "the page")
-    assert "The history is switched off" in gateway.http("/")[1]
+    assert "The history is off" in gateway.http("/")[1]
     assert not list((gateway.folder / "state").glob("history*"))
 
 
