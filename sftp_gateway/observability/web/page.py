@@ -298,7 +298,7 @@ def _form(history: History, query: Query) -> dict[str, Any]:
             for name in ("hours", "by")
             if getattr(query, name) != getattr(default, name)
         ],
-        "clear": query.address(
+        "clear_address": query.address(
             "accesses", user="", share="", key="", path="", result="", before=None, after=None
         ),
     }

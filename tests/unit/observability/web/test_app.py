@@ -273,6 +273,8 @@ def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
     assert set(files("/?user=ana")) == {f"{n:03}" for n in range(89, 89 - 2 * ACCESSES, -2)}
     assert files("/?path=file-042") == ["042"]
     assert files("/?user=nobody") == []
+    assert '<a href="./#accesses">Clear</a>' in text_of(get(status_app, "/?user=ana"))
+    assert "Clear</a>" not in text_of(get(status_app))
     links = re.findall(r'href="(\?[^"]*)#accesses">(\w+)<', text_of(get(status_app)))
     older = next(address for address, name in links if name == "Older")
     second = files(f"/{older}")
