@@ -54,7 +54,7 @@ class Configuration:
     @property
     def warnings(self) -> Sequence[str]:
         """What people should know of it."""
-        unknown = compatibility.changed() if self.settings.record_layer == "own" else ()
+        unknown = compatibility.unverified() if self.settings.record_layer == "own" else ()
         warnings = [*self.findings.away, *self.findings.warnings]
         if not unknown:
             return warnings
@@ -68,7 +68,7 @@ class Configuration:
     @property
     def record_layer(self) -> str:
         """Who seals and opens SSH packets: "own" or "asyncssh"."""
-        return "asyncssh" if compatibility.changed() else self.settings.record_layer
+        return "asyncssh" if compatibility.unverified() else self.settings.record_layer
 
     @property
     def landlock(self) -> int:

@@ -1,9 +1,10 @@
-"""The record layer: SSH packets (RFC 4253 §6) sealed and opened without asyncssh's detours.
+"""The packet layer: SSH's binary packet protocol (RFC 4253 §6) for the packets that are nearly all.
 
-| module          | what it is                                                                   |
-|-----------------|------------------------------------------------------------------------------|
-| `ciphers`       | AEAD ciphers that are set up once for each key, not once for each packet     |
-| `outgoing`      | channel data that is laid out as packets while it is made                    |
-| `connection`    | an asyncssh connection that uses the two; all that leans on asyncssh's inside |
-| `compatibility` | whether this asyncssh is one whose inside is known                           |
+| module          | what it has                                                             |
+|-----------------|-------------------------------------------------------------------------|
+| `ciphers`       | AEAD ciphers that are set up once for each key, not for each packet     |
+| `outgoing`      | a buffer in which channel data is laid out as packets while it is made  |
+| `connection`    | an asyncssh connection that uses both                                   |
+| `compatibility` | whether the installed asyncssh has the internals that `connection` uses |
+| `transport`     | bounded reads from the socket, and gathered writes to it                |
 """

@@ -1,8 +1,7 @@
-"""AEAD ciphers of SSH, each set up once for its key and kept for every packet after that.
+"""SSH's AEAD ciphers, set up once for each key.
 
-One object serves one direction. asyncssh's own code and ours use the same object in turn, so that
-the count of packets goes on whoever handles the next one; the five methods that asyncssh calls are
-named as it names them.
+An object serves one direction. asyncssh and `connection` use the same object, so either may handle
+the next packet. asyncssh calls `encrypt_packet`, `decrypt_header` and `decrypt_packet`.
 
 | cipher                               | source                               |
 |--------------------------------------|--------------------------------------|
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-#: Bytes of `packet_length`, and of the tag behind the packet.
+#: Bytes of `packet_length`, and of the authentication tag.
 LENGTH: Final = 4
 TAG: Final = 16
 
@@ -28,57 +27,57 @@ _INVOCATION_MASK: Final = (1 << 64) - 1
 
 
 class PacketCipher:
-    """A cipher of one direction. `seq` is the packet's sequence number (RFC 4253 §6.4)."""
+    """The cipher of one direction. `seq` is a packet's sequence number (RFC 4253 §6.4)."""
 
     def seal(self, seq: int, packet: memoryview, sealed: memoryview) -> None:
-        """Seal `packet`, from `packet_length` to the padding, into `sealed`: TAG bytes more."""
+        """Encrypt `packet`, with its `packet_length`, into `sealed`, which is TAG bytes longer."""
         raise NotImplementedError
 
     def length(self, seq: int, start: bytes) -> int:
-        """`packet_length` of the packet that begins with `start`, of 4 bytes or more.
+        """The `packet_length` of the packet that begins with `start` (at least LENGTH bytes).
 
-        Not authenticated yet: the packet may turn out to be forged.
+        It is not authenticated yet.
         """
         raise NotImplementedError
 
     def open(self, seq: int, sealed: memoryview) -> bytes | None:
-        """The packet from `padding_length` to the padding, or None where the tag is wrong.
+        """Decrypt a packet, without its `packet_length`; None if the tag is wrong.
 
-        Once it was opened the next one is expected, unless it is `put_back`.
+        The cipher expects the next packet then, unless `unread` is called.
         """
         raise NotImplementedError
 
-    def put_back(self) -> None:
-        """The packet that was opened last is going to be opened again."""
+    def unread(self) -> None:
+        """Expect the packet that was opened last again."""
         raise NotImplementedError
 
-    # What asyncssh calls
+    # Called by asyncssh
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
-        """Sealed bytes and tag of `header` (`packet_length`) and `packet`."""
+        """Encrypt `header` (the `packet_length`) and `packet`; return the bytes and the tag."""
         sealed = bytearray(len(header) + len(packet) + TAG)
         self.seal(seq, memoryview(header + packet), memoryview(sealed))
         return bytes(sealed[:-TAG]), bytes(sealed[-TAG:])
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
-        """What to hand to `decrypt_packet` as `first`, and `packet_length` in clear."""
+        """Return the `first` for `decrypt_packet`, and the `packet_length` in clear."""
         return first_block, self.length(seq, first_block).to_bytes(header_len, "big")
 
     def decrypt_packet(
         self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes
     ) -> bytes | None:
-        """The packet from `padding_length` on, or None where the tag is wrong."""
+        """Decrypt a packet, without its `packet_length`; None if the tag is wrong."""
         return self.open(seq, memoryview(first + rest + mac))
 
 
 class AesGcm(PacketCipher):
-    """AES-GCM with the nonce of RFC 5647 §7.1: 4 fixed bytes, 8 that count the packets.
+    """AES-GCM. The nonce is 4 fixed bytes and an invocation counter of 8 (RFC 5647 §7.1).
 
     `packet_length` is sent in clear, as associated data (§7.3).
     """
 
     def __init__(self, key: bytes, iv: bytes) -> None:
-        """`iv` is the nonce of the next packet, of 12 bytes."""
+        """`iv` is the 12-byte nonce of the next packet."""
         self._cipher = AESGCM(key)
         self._fixed = iv[:4]
         self._invocation = int.from_bytes(iv[4:], "big")
@@ -105,7 +104,7 @@ class AesGcm(PacketCipher):
         self._invocation = (self._invocation + 1) & _INVOCATION_MASK
         return packet
 
-    def put_back(self) -> None:
+    def unread(self) -> None:
         """See PacketCipher."""
         self._invocation = (self._invocation - 1) & _INVOCATION_MASK
 
@@ -115,14 +114,14 @@ _POLY_KEY: Final = 32
 
 
 class ChaCha20Poly1305(PacketCipher):
-    """ChaCha20 and Poly1305 as OpenSSH joins them; `packet_length` has a key of its own.
+    """OpenSSH's chacha20-poly1305: `packet_length` is encrypted with a key of its own.
 
-    The nonce is the sequence number. Block 0 of the main key's stream is the key of the tag; the
-    packet is sealed with the blocks from 1 on.
+    The nonce is the sequence number. Block 0 of the main key's stream is the Poly1305 key; the
+    packet is encrypted with the blocks from 1 on.
     """
 
     def __init__(self, key: bytes) -> None:
-        """`key` has 64 bytes: first the main key, then that of the lengths."""
+        """`key` has 64 bytes: the main key, then the key for `packet_length`."""
         self._main = _stream(key[:32])
         self._lengths = _stream(key[32:])
 
@@ -152,15 +151,15 @@ class ChaCha20Poly1305(PacketCipher):
             return None
         return self._main.update(sealed[LENGTH:-TAG])
 
-    def put_back(self) -> None:
-        """See PacketCipher; the sequence number says it all."""
+    def unread(self) -> None:
+        """See PacketCipher. The sequence number is all the state there is."""
 
 
 def _stream(key: bytes) -> CipherContext:
-    # ChaCha20 is its own inverse: one context does for both directions.
+    # ChaCha20 is its own inverse: an encryptor decrypts as well.
     return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
 
 
 def _nonce(seq: int) -> bytes:
-    """Eight bytes of block counter, which starts at 0, and eight of the sequence number."""
+    """A block counter of eight bytes, starting at 0, and the sequence number in eight."""
     return bytes(8) + seq.to_bytes(8, "big")

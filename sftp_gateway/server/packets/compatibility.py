@@ -1,12 +1,11 @@
-"""Whether the installed asyncssh is one whose inside is known.
+"""Whether the installed asyncssh has the internals that `connection` was written against.
 
-`connection` goes around asyncssh's public API. What it leans on is listed here: for each function
-or class, the digest of its source text as it was when the two were last read side by side. Where
-one of them has changed, nothing is guessed: the gateway leaves all packets to asyncssh, slower and
-right, until somebody has read the change and put the new digests here
-(`python -m sftp_gateway.server.packets.compatibility` prints them).
+`connection` bypasses asyncssh's public API. This module lists the functions and classes that it
+depends on, with a digest of each one's verified source text. If any differs, the gateway leaves all
+packets to asyncssh, which is slower. To accept a new version of asyncssh, read what changed, then
+renew the digests: `python -m sftp_gateway.server.packets.compatibility` prints them.
 
-| attributes of                       | that are read or written                                |
+| object                              | attributes that are read or written                     |
 |-------------------------------------|---------------------------------------------------------|
 | a connection, negotiating           | _client_version _client_kexinit _enc_algs _mac_algs     |
 |                                     | _server_host_key_algs _session_id                       |
@@ -38,7 +37,7 @@ from asyncssh.crypto.chacha import ChachaCipher
 from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import ChachaEncryption, GCMEncryption
 
-_LEANT_ON: Final[Mapping[type[Any], tuple[str, ...]]] = {
+_ASYNCSSH_INTERNALS: Final[Mapping[type[Any], tuple[str, ...]]] = {
     SSHConnection: (
         "data_received",
         "send_packet",
@@ -82,8 +81,8 @@ _LEANT_ON: Final[Mapping[type[Any], tuple[str, ...]]] = {
     ChachaCipher: ("",),
 }
 
-#: Read with asyncssh 2.24.1.
-_KNOWN: Final[Mapping[str, str]] = {
+#: Verified with asyncssh 2.24.1.
+_VERIFIED: Final[Mapping[str, str]] = {
     "SSHConnection.data_received": "b2d14a83b2604db6",
     "SSHConnection.send_packet": "fb9da7bec6dd395a",
     "SSHConnection.send_newkeys": "0b41234420373618",
@@ -126,17 +125,17 @@ _KNOWN: Final[Mapping[str, str]] = {
 
 
 @functools.cache
-def changed() -> Sequence[str]:
-    """What is not as it was when it was read; empty where this asyncssh is known."""
+def unverified() -> Sequence[str]:
+    """The internals whose source differs from the verified one; empty for a known asyncssh."""
     found = digests()
-    return tuple(name for name in found if found[name] != _KNOWN.get(name))
+    return tuple(name for name in found if found[name] != _VERIFIED.get(name))
 
 
 def digests() -> dict[str, str]:
-    """By name: the first 16 hexadecimal digits of the source text's SHA-256, or "missing"."""
+    """The first 16 hexadecimal digits of each source text's SHA-256, or "missing", by name."""
     return {
         f"{owner.__name__}.{name}".rstrip("."): _digest(owner, name)
-        for owner, names in _LEANT_ON.items()
+        for owner, names in _ASYNCSSH_INTERNALS.items()
         for name in names
     }
 

@@ -1,17 +1,14 @@
-"""An SSH connection that seals what a session sends, and opens what it gets, by itself.
+"""An SSH connection that encrypts and decrypts channel data itself.
 
-asyncssh handles everything until a session is under way, and everything else after that: key
-exchanges, logins, requests, closing. Only two kinds of packet take the short way here, which are
-nearly all of them: CHANNEL_DATA in both directions and the client's CHANNEL_WINDOW_ADJUST. What
-is not plain sailing (a cipher that `ciphers` does not have, compression, a key exchange under way
-or due, a full window, a closing channel, a malformed packet) is left to asyncssh, from one packet
-to the next: both ways use the same cipher objects and sequence numbers.
+asyncssh handles key exchanges, logins, requests and closing. This module handles two kinds of
+packet, which are nearly all of a session: CHANNEL_DATA both ways, and the client's WINDOW_ADJUST.
+Packet by packet, it leaves to asyncssh whatever is out of the ordinary: other ciphers, compression,
+a key exchange, a full window, a closing channel, a malformed packet. Both use the same cipher
+objects and sequence numbers.
 
-Whatever a connection does on the event loop, it does within a time slice (scheduler.py): packets
-are opened, and what waits for a client's window is sent, until the slice is used up, and the rest
-when it is this connection's turn again.
+All work of a connection on the event loop happens within a time slice (limits/scheduler.py).
 
-This is the one module that leans on asyncssh's inside; `compatibility` lists what it leans on.
+This is the one module that uses asyncssh's internals; `compatibility` lists them.
 """
 
 from __future__ import annotations
@@ -51,37 +48,37 @@ if TYPE_CHECKING:
 
 _DATA_HEADER: Final = Struct(">IBBII")  # HEADER bytes, as `outgoing` lays them out
 _CHANNEL_HEADER: Final = Struct(">BBII")  # padding_length, type, recipient, length or bytes to add
-_BLOCK: Final = 16  # of AES; a multiple of the 8 that chacha20-poly1305 asks for
-_LEAST_PADDING: Final = 4
+_BLOCK: Final = 16  # of AES; chacha20-poly1305 asks for a multiple of 8
+_MIN_PADDING: Final = 4
 
-#: RFC 4253 §6: padding "SHOULD consist of random bytes". Under an AEAD cipher nothing hangs on
-#: that, so the same ones do for all packets.
+#: RFC 4253 §6: padding "SHOULD consist of random bytes". An AEAD cipher does not depend on it, so
+#: all packets have the same.
 _PADDING: Final = os.urandom(MAX_PADDING)
 
-#: Bytes that a compressed packet may become: as many as the longest that OpenSSH takes.
+#: Bytes of an inflated packet: the length of the longest that OpenSSH accepts.
 _MAX_INFLATED: Final = 256 * 1024
 
-#: Bytes of what waits for a client's window that are sent before the time is looked at again.
+#: Bytes of buffered data that are sent between two checks of the time slice.
 _SEND_PIECE: Final = 64 * 1024
 
-#: Bytes that wait in a socket for the network before the sessions make no more.
+#: Bytes that wait in a socket's buffer before its sessions pause.
 SOCKET_BUFFER: Final = 512 * 1024
 
-#: What is sealed waits here for the socket to take it, which it does before anything else is
-#: sealed. Twice the capacity is more than headers and tags of the smallest packets need.
-_sealed = memoryview(bytearray(2 * CAPACITY))
+#: Encrypted packets on their way to the socket, which takes or copies them before the next. Twice
+#: the capacity is enough even for the headers and tags of the smallest packets.
+_seal_buffer = memoryview(bytearray(2 * CAPACITY))
 
 
-class Turn(Protocol):
-    """What is called when it is its connection's turn again."""
+class TurnTaker(Protocol):
+    """A channel that waits for its connection's next time slice."""
 
     def take_turn(self) -> None:
-        """Continue, until the time slice is used up."""
+        """Continue until the time slice is used up."""
         ...
 
 
 class PacketConnection(asyncssh.SSHServerConnection):
-    """A connection whose record layer is ours."""
+    """A connection with our own packet layer."""
 
     def __init__(
         self,
@@ -94,10 +91,10 @@ class PacketConnection(asyncssh.SSHServerConnection):
         """Without `own_packet_layer`, asyncssh handles all packets."""
         super().__init__(loop, options)
         self._own_packet_layer = own_packet_layer
-        self._heard = 0.0
+        self._last_received = 0.0
         self._batch = _Batch()
         self.time_slice = TimeSlice(scheduler, self._take_turn)
-        self._turns: dict[Turn, None] = {}
+        self._waiting: dict[TurnTaker, None] = {}
         self._writing_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,39 +103,39 @@ class PacketConnection(asyncssh.SSHServerConnection):
         super().connection_made(self._gathering)
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
-        """Take new keys into use; with ciphers that last, where there are such."""
+        """Use the new keys, with our ciphers where there are any."""
         super().send_newkeys(k, h)
         if self._next_decompressor is not None:
             self._next_decompressor = _Inflater()
         if self._own_packet_layer:
-            self._send_encryption = _lasting(self._send_encryption)
-            self._next_recv_encryption = _lasting(self._next_recv_encryption)
+            self._send_encryption = _reuse_cipher(self._send_encryption)
+            self._next_recv_encryption = _reuse_cipher(self._next_recv_encryption)
 
-    # Turns
+    # Time slices
 
-    def wait_turn(self, turn: Turn) -> None:
-        """Have `turn` called in the next slice, behind those that wait for it already."""
-        self._turns[turn] = None
+    def wait_turn(self, taker: TurnTaker) -> None:
+        """Have `taker.take_turn` called in the next time slice, after those that wait already."""
+        self._waiting[taker] = None
         self.time_slice.wait()
 
     def _take_turn(self) -> None:
-        for _ in range(len(self._turns)):
+        for _ in range(len(self._waiting)):
             if self.time_slice.used_up():
                 break
-            turn = next(iter(self._turns))
-            del self._turns[turn]
-            turn.take_turn()
-        if self._turns:
+            taker = next(iter(self._waiting))
+            del self._waiting[taker]
+            taker.take_turn()
+        if self._waiting:
             self.time_slice.wait()
         if self._transport is not None:
-            self._read_on()
+            self._handle_input()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
-        """Bytes of the client."""
+        """The client sent bytes."""
         self._inpbuf += data
         self._reset_keepalive_timer()
         if not self.time_slice.waiting:
-            self._read_on()
+            self._handle_input()
 
     def _finish_recv_packet(
         self,
@@ -147,13 +144,13 @@ class PacketConnection(asyncssh.SSHServerConnection):
         _task: asyncio.Task[None] | None = None,
         is_async: bool = False,
     ) -> None:
-        """Called by asyncssh behind each packet. Behind one that took a task, others go first."""
+        """Called by asyncssh after each packet. One that took a task ends the time slice."""
         super()._finish_recv_packet(pkttype, seq)
         if is_async:
             self.time_slice.wait()
 
-    def _read_on(self) -> None:
-        """Handle what was read, until the time slice is used up."""
+    def _handle_input(self) -> None:
+        """Handle buffered input until the time slice is used up."""
         time_slice = self.time_slice
         began = time_slice.begin()
         try:
@@ -163,7 +160,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         except asyncssh.DisconnectError as error:
             self._send_disconnect(error.code, error.reason, error.lang)
             self._force_close(error)
-        except Exception:  # whatever it is, it is this connection's end only
+        except Exception:  # ends this connection only
             self.internal_error()
         finally:
             if self._inpbuf and time_slice.used_up():
@@ -173,33 +170,30 @@ class PacketConnection(asyncssh.SSHServerConnection):
 
     @property
     def exchanging_keys(self) -> bool:
-        """Whether the client has begun a key exchange and not sent its NEWKEYS yet."""
+        """Whether the client has started a key exchange and has not sent NEWKEYS yet."""
         return self._kex is not None or self._next_recv_encryption is not None
 
     # Sending
 
     def pause_writing(self) -> None:
-        """The socket has enough to send."""
+        """The socket's buffer is full."""
         self._writing_paused = True
 
     def resume_writing(self) -> None:
         """The socket has room again."""
         self._writing_paused = False
 
-    def outgoing_of(self, channel: Channel) -> OutgoingBuffer:
-        """Where to lay out what is sent on `channel`."""
+    def outgoing_buffer(self, channel: Channel) -> OutgoingBuffer:
+        """A buffer for the data to send on `channel`."""
         return OutgoingBuffer(channel._send_pktsize)
 
     def send_data(self, channel: Channel, outgoing: OutgoingBuffer) -> bool:
-        """Send what is laid out in `outgoing` on `channel`, and clear it.
-
-        Returns whether the network has taken all of it, so that nothing of the channel waits.
-        """
+        """Send and clear `outgoing`; return whether the network has taken all of it."""
         length = outgoing.length
-        # What asyncssh holds back for the client's window has to go out first.
-        cipher = None if channel._send_buf else self._sealing(channel, outgoing)
+        # Data that asyncssh buffers for the client's window has to go first.
+        cipher = None if channel._send_buf else self._send_cipher(channel, outgoing)
         sealed = min(length, channel._send_window) if cipher else 0
-        # Taken first: padding is written over what follows the last byte that is sealed.
+        # Copied first, because padding overwrites what follows the last byte that is sealed.
         rest = outgoing.tail(sealed) if sealed < length else None
         taken = True
         if cipher and sealed:
@@ -211,24 +205,24 @@ class PacketConnection(asyncssh.SSHServerConnection):
         return taken
 
     def send_buffered(self, channel: Channel) -> bool:
-        """Send what asyncssh holds back of a channel, as far as the client's window has room.
+        """Send what asyncssh buffers for a channel, as far as the client's window allows.
 
-        Returns whether the channel has to continue when it is its turn.
+        Returns whether the channel has to continue in the next time slice.
         """
-        held = channel._send_buf
+        buffered = channel._send_buf
         outgoing = OutgoingBuffer(channel._send_pktsize)
-        while held and channel._send_window and self._kex_complete and not self._writing_paused:
+        while buffered and channel._send_window and self._kex_complete and not self._writing_paused:
             if self.time_slice.used_up() or self._gathering.get_write_buffer_size() > SOCKET_BUFFER:
                 return True
-            data, datatype = held[0]
-            cipher = None if datatype else self._sealing(channel, outgoing)
+            data, datatype = buffered[0]
+            cipher = None if datatype else self._send_cipher(channel, outgoing)
             most = _SEND_PIECE if cipher else channel._send_pktsize
             count = min(len(data), channel._send_window, most)
             piece = bytes(data[:count])
             channel._send_buf_len -= count
             del data[:count]
             if not data:
-                del held[0]
+                del buffered[0]
             if cipher:
                 outgoing.put(piece)
                 self._seal(cipher, channel, outgoing, count)
@@ -241,8 +235,10 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 channel.send_packet(MSG_CHANNEL_EXTENDED_DATA, UInt32(datatype), String(piece))
         return False
 
-    def _sealing(self, channel: SSHChannel[bytes], outgoing: OutgoingBuffer) -> PacketCipher | None:
-        """The cipher to seal with; None where asyncssh has to send."""
+    def _send_cipher(
+        self, channel: SSHChannel[bytes], outgoing: OutgoingBuffer
+    ) -> PacketCipher | None:
+        """The cipher to encrypt with; None if asyncssh has to send."""
         cipher = self._send_encryption
         if (
             isinstance(cipher, PacketCipher)
@@ -263,15 +259,15 @@ class PacketConnection(asyncssh.SSHServerConnection):
         outgoing: OutgoingBuffer,
         length: int,
     ) -> bool:
-        """Seal and send the first `length` bytes; return whether the network has taken them."""
+        """Encrypt and send `length` bytes; return whether the network has taken them."""
         memory, payload = outgoing.memory, outgoing.payload
         seq, at, end = self._send_seq, 0, 0
         for start in range(0, length, payload):
             size = min(payload, length - start)
-            # RFC 4253 §6: padding makes the packet a multiple of the block, without its length
-            # field where that is not encrypted with the rest.
+            # RFC 4253 §6: the length is a multiple of the block size; RFC 5647 §7.2 and
+            # chacha20-poly1305 leave out `packet_length`.
             padding = -(HEADER - LENGTH + size) % _BLOCK
-            if padding < _LEAST_PADDING:
+            if padding < _MIN_PADDING:
                 padding += _BLOCK
             filled = at + HEADER + size
             stop = filled + padding
@@ -286,32 +282,32 @@ class PacketConnection(asyncssh.SSHServerConnection):
                 size,
             )
             begin, end = end, end + stop - at + TAG
-            cipher.seal(seq, memory[at:stop], _sealed[begin:end])
+            cipher.seal(seq, memory[at:stop], _seal_buffer[begin:end])
             seq = (seq + 1) & 0xFFFFFFFF
             at += outgoing.stride
         self._send_seq = seq
         self._rekey_bytes_sent += end
         channel._send_window -= length
-        return self._gathering.write_now(_sealed[:end])
+        return self._gathering.write_now(_seal_buffer[:end])
 
     # Receiving
 
     def _reset_keepalive_timer(self) -> None:
-        """Something came; noted rather than acted on, as a new timer each time would be dear."""
-        self._heard = self._loop.time()
+        """Note when the client last sent something: a new timer each time would be expensive."""
+        self._last_received = self._loop.time()
         if not self._auth_complete:
             self._gathering.acknowledge()
 
     def _keepalive_timer_callback(self) -> None:
-        """Ask the client whether it is there, if it was silent for the whole interval."""
-        rest = self._heard + self._keepalive_interval - self._loop.time()
+        """Send a keepalive request if the client was silent for the whole interval."""
+        rest = self._last_received + self._keepalive_interval - self._loop.time()
         if rest > 0:
             self._keepalive_timer = self._loop.call_later(rest, self._keepalive_timer_callback)
         else:
             super()._keepalive_timer_callback()
 
     def _recv_pkthdr(self) -> bool:
-        """Asked by asyncssh to go on at the beginning of a packet, which may be ours."""
+        """Called by asyncssh at the beginning of a packet. Handle those that we can first."""
         if (
             isinstance(self._recv_encryption, PacketCipher)
             and self._auth_complete
@@ -324,7 +320,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         return super()._recv_pkthdr()
 
     def _open_packets(self, cipher: PacketCipher) -> bool:
-        """Open packets until the input ends (False), or one comes that is asyncssh's (True)."""
+        """Decrypt packets until the input ends (False) or asyncssh has to handle one (True)."""
         data = self._inpbuf
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
@@ -340,24 +336,24 @@ class PacketConnection(asyncssh.SSHServerConnection):
             if packet is None:
                 foreign = True
                 break
-            if not self._take(packet, batch):
-                cipher.put_back()
+            if not self._accept(packet, batch):
+                cipher.unread()
                 foreign = True
                 break
             self._recv_seq = (seq + 1) & 0xFFFFFFFF
             start = stop
         self._inpbuf = data[start:]
         batch.deliver()
-        # Closed over what came, or waiting for a request: then asyncssh is not to go on.
+        # Not if a packet has closed the connection.
         return foreign and self._transport is not None
 
-    def _take(self, packet: bytes, batch: _Batch) -> bool:
-        """Take a packet, from its padding_length on, if it is one that goes the short way."""
+    def _accept(self, packet: bytes, batch: _Batch) -> bool:
+        """Handle a packet, given without `packet_length`, if it is one of the two kinds."""
         if len(packet) < _CHANNEL_HEADER.size:
             return False
         padding, kind, recipient, number = _CHANNEL_HEADER.unpack_from(packet)
         channel = self._channels.get(recipient)
-        # Without any padding it is no packet (RFC 4253 §6), and asyncssh says so.
+        # asyncssh rejects a packet without padding (RFC 4253 §6).
         if channel is None or channel._recv_state != "open" or not padding:
             return False
         end = len(packet) - padding
@@ -374,10 +370,9 @@ class PacketConnection(asyncssh.SSHServerConnection):
 
 
 class _Batch:
-    """Data of one channel from several packets that came together, to be delivered as one.
+    """Data of one channel from several packets, delivered as one piece.
 
-    A client that asks for much sends many small packets. Served together, they are answered with
-    full packets and one write.
+    Many small requests that arrive together are answered with full packets and one write.
     """
 
     __slots__ = ("_channel", "_length", "_pieces")
@@ -388,7 +383,7 @@ class _Batch:
         self._pieces: list[bytes] = []
 
     def add(self, channel: SSHChannel[bytes], data: bytes) -> bool:
-        """Take `data`; False where the channel's window has no room for it."""
+        """Add `data`; False if it exceeds the channel's window."""
         if channel is not self._channel:
             self.deliver()
             self._channel = channel
@@ -399,7 +394,7 @@ class _Batch:
         return True
 
     def deliver(self) -> None:
-        """Give the channel what there is for it."""
+        """Pass the data to the channel."""
         channel, pieces = self._channel, self._pieces
         if channel is None:
             return
@@ -409,13 +404,13 @@ class _Batch:
 
 
 class _Inflater(Decompressor):
-    """zlib, as asyncssh's own, but of 32 KiB it would make 32 MiB if a client likes."""
+    """zlib with a bound on the result: asyncssh's own inflates 32 KiB to 32 MiB."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj()
 
     def decompress(self, data: bytes) -> bytes | None:
-        """The packet, or None where it is too long or no packet of this stream."""
+        """The inflated packet; None if it is too long or malformed."""
         try:
             inflated = self._stream.decompress(data, _MAX_INFLATED)
         except zlib.error:
@@ -423,8 +418,8 @@ class _Inflater(Decompressor):
         return inflated if len(inflated) < _MAX_INFLATED else None
 
 
-def _lasting(encryption: Encryption | None) -> Any:
-    """The same cipher in the same state, set up once for all packets, where we have it."""
+def _reuse_cipher(encryption: Encryption | None) -> Any:
+    """Our cipher in the state of asyncssh's; asyncssh's own for one that we do not have."""
     match encryption:
         case GCMEncryption():
             return AesGcm(encryption._cipher._key, encryption._cipher._iv)

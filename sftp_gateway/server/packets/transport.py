@@ -1,4 +1,4 @@
-"""What is between a connection and its socket: bounded reads, and writes that are joined."""
+"""Between a connection and its socket: bounded reads, and gathered writes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Final
 #: Bytes that are read at once before the login.
 READ_BEFORE_LOGIN: Final = 8 * 1024
 
-#: All connections share it: what was read is copied out before anything else is read.
+#: Shared by all connections: input is copied out of it before anything else is read.
 _buffer: Final = memoryview(bytearray(READ_BEFORE_LOGIN))
 
 
 class SocketReader(asyncio.BufferedProtocol):
-    """Reads little at once from the socket of a client that has not logged in.
+    """Reads at most READ_BEFORE_LOGIN bytes at once, for a client that has not logged in.
 
-    uvloop hands a plain asyncio.Protocol up to 250 KiB at once. That is less work where much comes,
-    and more than a stranger may have us keep.
+    uvloop passes up to 250 KiB at once to a plain asyncio.Protocol, which is faster, but more than
+    the gateway should buffer for a stranger.
     """
 
     __slots__ = ("_connection",)
@@ -36,11 +36,11 @@ class SocketReader(asyncio.BufferedProtocol):
         self._connection.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to."""
+        """Return the buffer to read to."""
         return _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes were read."""
+        """Pass on `nbytes` bytes."""
         self._connection.data_received(bytes(_buffer[:nbytes]))
 
     def eof_received(self) -> bool | None:
@@ -48,7 +48,7 @@ class SocketReader(asyncio.BufferedProtocol):
         return self._connection.eof_received()
 
     def pause_writing(self) -> None:
-        """The socket has enough to send."""
+        """The socket's buffer is full."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
@@ -57,11 +57,10 @@ class SocketReader(asyncio.BufferedProtocol):
 
 
 class GatheringTransport(asyncio.Transport):
-    """A transport around another one, for a protocol that writes many small pieces at a time.
+    """Gathers the small writes of one turn of the event loop into one.
 
-    asyncssh writes each SSH packet by itself, and each such write would be a system call and a
-    wake-up of the peer. With `write` they wait for the end of the turn of the event loop; what is
-    one big piece already goes out at once with `write_now`.
+    asyncssh writes each SSH packet by itself, and each write would be a system call that wakes the
+    peer. `write` gathers; `write_now` sends one big piece at once.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -74,20 +73,20 @@ class GatheringTransport(asyncio.Transport):
         self._descriptor = self._socket.fileno()
 
     def write(self, data: Any) -> None:
-        """Send `data` at the end of this turn."""
+        """Send `data` at the end of this turn of the event loop."""
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
         self._gathered_size += len(data)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait for the end of this turn, or for the network."""
+        """Bytes that wait for the end of the turn or for the network."""
         return self._gathered_size + self._transport.get_write_buffer_size()
 
     def write_now(self, data: memoryview) -> bool:
         """Send `data`, which the caller may overwrite afterwards.
 
-        Returns whether the network has taken all of it, or nobody is there to take it.
+        Returns False if some of it has to wait for the network.
         """
         if self._gathered:
             self._flush()
@@ -97,7 +96,7 @@ class GatheringTransport(asyncio.Transport):
         if not self._transport.get_write_buffer_size():
             try:
                 sent = os.write(self._descriptor, data)
-            except OSError:  # no room, or broken: the transport finds out and says so
+            except OSError:  # full or broken; the transport handles both
                 sent = 0
         if sent == len(data):
             return True
@@ -105,12 +104,12 @@ class GatheringTransport(asyncio.Transport):
         return False
 
     def acknowledge(self) -> None:
-        """Let the peer know at once that what it sent has come (tcp(7), TCP_QUICKACK).
+        """Acknowledge received data at once (tcp(7), TCP_QUICKACK).
 
-        OpenSSH's client turns Nagle's algorithm off only once it is logged in. Before that, what
-        it sends next waits for this, and Linux would take 40 ms over it, twice in each login.
+        OpenSSH's client disables Nagle's algorithm only after the login. Until then its next packet
+        waits for the acknowledgement, which Linux delays by 40 ms, twice in each login.
         """
-        with suppress(OSError, ValueError):  # no TCP, or gone
+        with suppress(OSError, ValueError):  # not TCP, or closed
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _flush(self) -> None:
@@ -120,7 +119,7 @@ class GatheringTransport(asyncio.Transport):
             self._transport.writelines(gathered)
 
     def abort(self) -> None:
-        """Close at once; what was not sent is lost."""
+        """Close at once, without sending what is buffered."""
         self._transport.abort()
 
     def close(self) -> None:
@@ -133,5 +132,5 @@ class GatheringTransport(asyncio.Transport):
         return self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the inner transport says."""
+        """The inner transport's information."""
         return self._transport.get_extra_info(name, default)

@@ -148,7 +148,7 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """The channel is open."""
         self._channel = cast(SessionChannel, chan)
         chan.set_write_buffer_limits(high=_CHANNEL_BUFFER)
-        self.outgoing = self._connection.outgoing_of(chan)
+        self.outgoing = self._connection.outgoing_buffer(chan)
         self._connection.channels.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

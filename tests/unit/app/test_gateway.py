@@ -437,7 +437,7 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
 ) -> None:
     content = os.urandom(3_000_000)
     (folder / "shared/models/big.bin").write_bytes(content)
-    monkeypatch.setattr(compatibility, "changed", lambda: unknown)
+    monkeypatch.setattr(compatibility, "unverified", lambda: unknown)
     sealed: list[int] = []
     seal = PacketConnection._seal
 
@@ -465,7 +465,7 @@ async def test_an_asyncssh_that_is_not_known_is_told(
     configuration = Configuration(Settings(), await found(Settings()))
     assert configuration.record_layer == "own"
     before = list(configuration.warnings)
-    monkeypatch.setattr(compatibility, "changed", lambda: ("SSHConnection.send_packet",))
+    monkeypatch.setattr(compatibility, "unverified", lambda: ("SSHConnection.send_packet",))
     assert configuration.record_layer == "asyncssh"
     (told,) = [warning for warning in configuration.warnings if warning not in before]
     assert "(SSHConnection.send_packet)" in told

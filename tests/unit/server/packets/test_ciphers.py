@@ -67,7 +67,7 @@ def test_what_asyncssh_seals_is_opened(name: bytes) -> None:
         sealed = b"".join(other.encrypt_packet(seq, header, body))
         assert ours.length(seq, sealed) == len(body)
         assert ours.open(seq, memoryview(sealed)) == body
-        ours.put_back()
+        ours.unread()
         assert ours.open(seq, memoryview(sealed)) == body  # as asyncssh may have to
 
 
