@@ -69,7 +69,7 @@ def test_the_longest_response_fits_behind_what_is_not_sent_yet() -> None:
 
 def test_more_than_the_capacity_is_refused_rather_than_cut() -> None:
     outgoing = OutgoingBuffer(MAX_PAYLOAD)
-    with pytest.raises(ValueError, match="more than are laid out"):
+    with pytest.raises(ValueError, match="exceed the capacity"):
         outgoing.put(bytes(2 * CAPACITY))
     outgoing.clear()
 
