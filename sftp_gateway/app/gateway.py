@@ -47,7 +47,7 @@ from sftp_gateway.server.io_pools import THREADS, IoPools, Pool
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.limits.quotas import DescriptorAllotment, HandleOwner, Quotas, divide
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.session_reports import LiveSessions
+from sftp_gateway.server.session_reports import SessionReporter
 from sftp_gateway.server.sftp import owners
 from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.client_versions import reports_read_errors
@@ -317,7 +317,7 @@ class Gateway:
             shares=self._shares,
             pools=self._pools,
             errors=errors,
-            changed=self._metrics.share_up,
+            probed=self._metrics.share_up,
             unreadable=share_folders.unreadable,
         )
         self._server = SshServer(
@@ -342,7 +342,7 @@ class Gateway:
             keys=findings.host_keys,
         )
         self._history_channel = history_channel
-        self._live = LiveSessions(
+        self._session_reporter = SessionReporter(
             sessions=self._server.sessions,
             sent=lambda: self._metrics.sent,
             send=history_channel.send,
@@ -351,10 +351,10 @@ class Gateway:
 
     async def start(self) -> None:
         """Get ready for connections."""
-        await self._monitor.look()
+        await self._monitor.probe()
         tasks = [self._monitor.run()]
         if self._settings.status.enabled:
-            tasks.append(self._live.run())
+            tasks.append(self._session_reporter.run())
         self._background = [asyncio.create_task(task) for task in tasks]
 
     async def adopt(self, connection: socket.socket, callbacks: ConnectionCallbacks) -> None:
@@ -398,15 +398,15 @@ class Gateway:
         return [
             share.name
             for share in self._shares
-            if (share.moved and self._confined) or share.name in self._monitor.left_behind
+            if (share.moved and self._confined) or share.name in self._monitor.remounted
         ]
 
     def close(self) -> None:
         """Let go of everything; the access log is written out first."""
         self._log.close(observer.LOG_PATIENCE)
         self._metrics.publish()
-        for piece in self._live.pieces():
-            self._history_channel.send(piece)
+        for message in self._session_reporter.messages():
+            self._history_channel.send(message)
         self._values.close()
         self._pools.close()
 

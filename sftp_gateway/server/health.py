@@ -1,13 +1,13 @@
-"""Looks at every share now and then: whether it can be read, and how full its disk is.
+"""Probes every share regularly: whether it can be read, and how full its file system is.
 
-A look opens the share's folder, which may work while its files cannot be read. So a share has a
-problem too while what clients ask of it hangs or fails:
+A probe opens the share's folder. That may work although its files cannot be read, so a share also
+has a problem while requests of clients hang or fail:
 
-| problem                      | until                                                             |
-|------------------------------|-------------------------------------------------------------------|
-| reads or requests hang       | the disk has answered all that it kept for 10 seconds             |
-| the last read failed         | a read from the disk succeeds, or none has failed for a minute    |
-| the last other request failed| one succeeds, or a look, or none has failed for a minute          |
+| problem                       | ends when                                                        |
+|-------------------------------|------------------------------------------------------------------|
+| reads or requests hang        | the disk has answered all those older than 10 seconds            |
+| the last read failed          | a read from the disk succeeds, or none has failed for a minute   |
+| the last other request failed | one or a probe succeeds, or none has failed for a minute         |
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 
-#: Seconds between two looks, and how long a look may take before the share counts as hanging.
-INTERVAL: Final = 5.0
-PATIENCE: Final = 4.0
+#: Seconds between two probes, and seconds after which a probe has failed.
+PROBE_INTERVAL: Final = 5.0
+PROBE_TIMEOUT: Final = 4.0
 
-#: What is wrong with a share that hangs.
+#: The problem of a share whose probe hangs.
 NO_ANSWER: Final = "its disk does not answer"
 
-#: Seconds for which a failure is a problem if nothing else is asked of the share.
-_MEMORY: Final = 60.0
+#: Seconds for which a failure is a problem if nothing else is requested.
+_FAILURE_MEMORY: Final = 60.0
 
-#: Errors that tell of what was asked for, or of this process, not of the disk.
-_NOT_OF_DISK: Final = frozenset(
+#: Errors of the request or of this process, not of the disk.
+_NOT_THE_DISKS: Final = frozenset(
     {
         errno.EACCES,
         errno.EAGAIN,
@@ -55,15 +55,15 @@ _NOT_OF_DISK: Final = frozenset(
     }
 )
 
-#: What the work of a pool is called.
+#: What a problem calls the work of each pool.
 _WORK: Final = {Pool.READ: "reads", Pool.METADATA: "requests"}
 
-#: Unit of the sums over several file systems, in bytes.
+#: Bytes of a block in the sums over several file systems.
 _BLOCK: Final = 4096
 
 
 class DiskErrors:
-    """What disks failed of what clients asked for; for the event loop."""
+    """The requests of clients that disks have failed. Used on the event loop."""
 
     def __init__(
         self,
@@ -71,41 +71,41 @@ class DiskErrors:
         count: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`count` is told each error: the share, the pool, and the error's name."""
+        """`count` gets each error: the share, the pool, and the error's name."""
         self._count = count
         self._clock = clock
-        #: The last error, and when it came, until it is made good.
+        #: The text and time of the last error, until a success.
         self._last: dict[tuple[str, Pool], tuple[str, float]] = {}
 
     def record(self, share: str, pool: Pool, error: Exception | None) -> None:
-        """A disk has done something for a client, or has failed to."""
+        """Record the outcome of a request."""
         if error is None:
             if self._last:
                 self._last.pop((share, pool), None)
         elif (
             isinstance(error, OSError)
             and pool is not Pool.PROBE
-            and error.errno not in _NOT_OF_DISK
+            and error.errno not in _NOT_THE_DISKS
             and error.errno is not None
         ):
             self._count(share, pool, errno.errorcode.get(error.errno, "other"))
             self._last[share, pool] = os.strerror(error.errno), self._clock()
 
-    def looked(self, share: str) -> None:
-        """A look at the share has succeeded."""
+    def probe_succeeded(self, share: str) -> None:
+        """Forget the last failure of a request other than a read."""
         self._last.pop((share, Pool.METADATA), None)
 
     def problem(self, share: str) -> str:
-        """What fails of the share; "" for nothing."""
+        """The share's problem; "" for none."""
         for pool, work in _WORK.items():
             text, since = self._last.get((share, pool), ("", 0.0))
-            if text and self._clock() - since < _MEMORY:
+            if text and self._clock() - since < _FAILURE_MEMORY:
                 return f"{work} fail: {text}"
         return ""
 
 
 class ShareMonitor:
-    """The state of the shares as it was found last."""
+    """The state of the shares as the last probes found it."""
 
     def __init__(
         self,
@@ -113,111 +113,111 @@ class ShareMonitor:
         shares: Sequence[Share],
         pools: IoPools,
         errors: DiskErrors,
-        changed: Callable[[str, bool], None],
+        probed: Callable[[str, bool], None],
         unreadable: Callable[[Path], str],
     ) -> None:
-        """`changed` is told each share's name and whether it can be read, at every look.
+        """`probed` gets each share's name and whether it can be read, after every probe.
 
-        `unreadable` says why a folder may not be read; it may wait for the disk.
+        `unreadable` explains why a folder cannot be read; it may wait for the disk.
         """
         self._shares = tuple(shares)
         self._pools = pools
         self._errors = errors
-        self._changed = changed
+        self._probed = probed
         self._unreadable = unreadable
-        self._found = {share.name: "not looked at yet" for share in shares}
+        self._last_problem = {share.name: "not probed yet" for share in shares}
         self._file_systems: dict[str, os.statvfs_result] = {}
-        self._looking: dict[str, asyncio.Future[os.statvfs_result]] = {}
-        self._peeking: set[str] = set()
-        #: Shares whose disks hang, and at whose paths another is mounted by now: no thread that
-        #: waits for the old one is free again.
-        self.left_behind: set[str] = set()
+        self._probes: dict[str, asyncio.Future[os.statvfs_result]] = {}
+        self._checking_mounts: set[str] = set()
+        #: Shares whose disks hang while another is mounted at their paths by now. The threads that
+        #: wait for the old ones are lost.
+        self.remounted: set[str] = set()
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong with each share; empty for one that can be read."""
+        """The problem of each share; empty for one that can be read."""
         return {share.name: self._problem(share.name) for share in self._shares}
 
     def _problem(self, share: str) -> str:
-        if found := self._found[share]:
-            return found
+        if problem := self._last_problem[share]:
+            return problem
         for pool, work in _WORK.items():
             if count := self._pools.hanging(share, pool):
                 return f"{work} hang: {count} {'thread' if count == 1 else 'threads'}"
         return self._errors.problem(share)
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Probe all shares every PROBE_INTERVAL seconds, until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(INTERVAL)
+            await self.probe()
+            await asyncio.sleep(PROBE_INTERVAL)
 
-    async def look(self) -> None:
-        """Look at all shares once, at the same time."""
-        await asyncio.gather(*(self._look_at(share) for share in self._shares))
+    async def probe(self) -> None:
+        """Probe all shares once, at the same time."""
+        await asyncio.gather(*(self._probe(share) for share in self._shares))
 
-    async def _look_at(self, share: Share) -> None:
+    async def _probe(self, share: Share) -> None:
         problem = ""
         try:
-            async with asyncio.timeout(PATIENCE):
-                self._file_systems[share.name] = await asyncio.shield(self._ask(share))
-            self._errors.looked(share.name)
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                self._file_systems[share.name] = await asyncio.shield(self._start_probe(share))
+            self._errors.probe_succeeded(share.name)
         except TimeoutError:
             problem = NO_ANSWER
-            self._peek(share)
+            self._check_mount(share)
         except OSError as error:
             problem = error.strerror or "cannot be read"
-        self._found[share.name] = problem
-        self._changed(share.name, not self._problem(share.name))
+        self._last_problem[share.name] = problem
+        self._probed(share.name, not self._problem(share.name))
 
-    def _peek(self, share: Share) -> None:
-        """See whether it is still the disk that hangs which is mounted there."""
-        if share.name in self._peeking:
+    def _check_mount(self, share: Share) -> None:
+        """Find out whether another file system is mounted at the share's path by now."""
+        if share.name in self._checking_mounts:
             return
-        self._peeking.add(share.name)
+        self._checking_mounts.add(share.name)
 
         def done(future: asyncio.Future[bool]) -> None:
-            self._peeking.discard(share.name)
-            if error_of(future) is None and future.result() and share.name in self._looking:
-                self.left_behind.add(share.name)
+            self._checking_mounts.discard(share.name)
+            if error_of(future) is None and future.result() and share.name in self._probes:
+                self.remounted.add(share.name)
 
         self._pools.submit(share.name, Pool.PROBE, share.left_behind, done, no_timeout=True)
 
-    def _ask(self, share: Share) -> asyncio.Future[os.statvfs_result]:
-        """The look that is under way, or a new one: a hanging disk holds one thread, not more."""
-        asked = self._looking.get(share.name)
-        if asked is None:
-            asked = asyncio.get_running_loop().create_future()
-            self._looking[share.name] = asked
+    def _start_probe(self, share: Share) -> asyncio.Future[os.statvfs_result]:
+        """The running probe, or a new one: a hanging disk blocks one thread, not more."""
+        probe = self._probes.get(share.name)
+        if probe is None:
+            probe = asyncio.get_running_loop().create_future()
+            self._probes[share.name] = probe
 
             def done(future: asyncio.Future[os.statvfs_result]) -> None:
-                waiting = self._looking.pop(share.name)
+                waiting = self._probes.pop(share.name)
                 if future.cancelled():
                     waiting.cancel()
                 elif (error := future.exception()) is not None:
                     waiting.set_exception(error)
-                    waiting.exception()  # nobody may be waiting any more
+                    waiting.exception()  # retrieved: it may have no waiter any more
                 else:
                     waiting.set_result(future.result())
 
             self._pools.submit(
                 share.name, Pool.PROBE, lambda: self._check(share), done, no_timeout=True
             )
-        return asked
+        return probe
 
     def _check(self, share: Share) -> os.statvfs_result:
         """As `Share.check`; on a thread."""
         try:
             return share.check()
         except PermissionError as error:
-            if share.moved:  # a worker that is started now may read it
+            if share.moved:  # a worker that starts now can read it
                 raise
             raise PermissionError(error.errno, self._unreadable(share.path)) from error
 
     def statvfs_of(self, tree: Tree) -> os.statvfs_result | None:
-        """Sums over the file systems that the tree's shares are on, each counted once.
+        """The sums over the file systems of the tree's shares, each counted once.
 
-        This is what `df` shows for a mount of the home folder. None before the first look.
+        `df` shows them for a mount of the home folder. None before the first probe.
         """
         # By device: f_fsid is 0 for all of FUSE and NFS.
         distinct = {
@@ -243,6 +243,6 @@ class ShareMonitor:
                 sum(r.f_favail for r in distinct),
                 0,  # f_flag
                 min(r.f_namemax for r in distinct),
-                0,  # f_fsid: it is none of them
+                0,  # f_fsid
             )
         )

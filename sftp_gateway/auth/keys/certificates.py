@@ -13,6 +13,7 @@ from typing import Final
 
 from sftp_gateway.auth.addresses import AddressPatterns
 from sftp_gateway.auth.keys.blobs import KEY_TYPES, Reader, parse_blob
+from sftp_gateway.auth.keys.signatures import NIST_SIGNATURES, SIGNATURES
 
 #: Bytes in a certificate. With an RSA key and an RSA authority of 16,384 bits each, keys and
 #: signature take 6,300 of them; the principals get the rest.
@@ -20,21 +21,6 @@ MAX_CERTIFICATE: Final = 16 * 1024
 
 #: PROTOCOL.certkeys: "SSH_CERT_TYPE_USER 1".
 _FOR_USERS: Final = 1
-
-#: What an authority may sign with. SHA-1 (`ssh-rsa`) is not among it: who can have one certificate
-#: signed so might make another that has the same signature ("SHA-1 is a Shambles", 2020).
-SIGNATURE_ALGORITHMS: Final = frozenset(
-    {
-        "ssh-ed25519",
-        "sk-ssh-ed25519@openssh.com",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-        "rsa-sha2-512",
-        "rsa-sha2-256",
-    }
-)
 
 _SUFFIX: Final = "-cert-v01@openssh.com"
 
@@ -179,5 +165,5 @@ def _text(field: bytes, what: str) -> str:
 def _check_signature_algorithm(signature: bytes) -> None:
     """RFC 4253 §6.6: a signature starts with the name of its algorithm."""
     algorithm = Reader(signature).string().decode("ascii", "replace")
-    if algorithm not in SIGNATURE_ALGORITHMS:
+    if algorithm not in SIGNATURES + NIST_SIGNATURES:
         raise ValueError("the certificate is signed with an algorithm that is not accepted")

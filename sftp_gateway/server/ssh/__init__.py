@@ -1,1 +1,1 @@
-"""SSH: connections, logins, channels; with server/packets, the only user of asyncssh."""
+"""SSH on asyncssh's transport: connections, logins, channels."""

@@ -1,4 +1,4 @@
-"""Which SSH algorithms are offered, and why those."""
+"""The SSH algorithms that can be offered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sftp_gateway.auth.keys.signatures import NIST_SIGNATURES, SIGNATURES
 from sftp_gateway.errors import ConfigurationError
 
 KEY_EXCHANGES: Final = (
@@ -14,49 +15,36 @@ KEY_EXCHANGES: Final = (
     "curve25519-sha256@libssh.org",
 )
 
-#: For ciphers that do not authenticate by themselves: of what is encrypted, as stock clients
-#: prefer it.
+#: For ciphers without authentication: encrypt-then-MAC, as stock clients prefer it.
 _MACS: Final = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
 
-#: Of what is not encrypted yet. It is all that some old clients have (libssh2 before 1.11, so
-#: curl), and weaker in principle only: no attack on it with AES-CTR is known.
+#: MAC-then-encrypt, the only kind that some old clients have (libssh2 before 1.11, so curl). Weaker
+#: in principle, but no attack on it with AES-CTR is known.
 _OLD_MACS: Final = ("hmac-sha2-256", "hmac-sha2-512")
 
-#: What clients and the server itself may sign with; SHA-1 is not among it.
-_SIGNATURES: Final = (
-    "ssh-ed25519",
-    "sk-ssh-ed25519@openssh.com",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
-_NIST_SIGNATURES: Final = (
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-)
 _CERTIFICATE: Final = "-cert-v01@openssh.com"
 
 _GCM: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _CHACHA: Final = ("chacha20-poly1305@openssh.com",)
-#: What clients without AES-GCM know.
+#: For clients without AES-GCM.
 AES_CTR: Final = ("aes256-ctr", "aes192-ctr", "aes128-ctr")
 
 
 def ciphers(choice: str | tuple[str, ...], *, has_aes: bool) -> tuple[str, ...]:
-    """The preferred ciphers for the setting `ciphers`; negotiation.py has what else is offered.
+    """The preferred ciphers for the setting `ciphers`; negotiation.py adds others if need be.
 
-    RFC 4253 §7.1 lets the client's order decide, and stock clients put chacha20-poly1305 first:
-    the only way to the faster AES-GCM is not to offer anything that the client would put before.
+    RFC 4253 §7.1 lets the client's order decide, and stock clients prefer chacha20-poly1305. To get
+    the faster AES-GCM, nothing that the client would prefer may be offered.
 
-    Raises ConfigurationError for a name that is none of those that may be offered.
+    Raises ConfigurationError for a cipher that cannot be offered.
     """
     if isinstance(choice, tuple):
         allowed = _GCM + _CHACHA + AES_CTR
         unknown = [name for name in choice if name not in allowed]
         if unknown:
+            names, possible = ", ".join(unknown), ", ".join(allowed)
             raise ConfigurationError(
-                [f"ciphers: {', '.join(unknown)} cannot be offered; choose of {', '.join(allowed)}"]
+                [f"ciphers: {names} cannot be offered; choose from {possible}"]
             )
         return choice
     if choice == "fast":
@@ -70,19 +58,19 @@ def macs(choice: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def signatures(*, nist_curves: bool) -> tuple[str, ...]:
-    """What may be signed with, by clients and by the server, for the setting `nist_curves`."""
-    return _SIGNATURES + _NIST_SIGNATURES if nist_curves else _SIGNATURES
+    """The signature algorithms of clients and host keys for the setting `nist_curves`."""
+    return SIGNATURES + NIST_SIGNATURES if nist_curves else SIGNATURES
 
 
 def on_nist_curve(key_type: str) -> bool:
     """Whether keys of this type are on a NIST curve."""
-    return key_type in _NIST_SIGNATURES
+    return key_type in NIST_SIGNATURES
 
 
 def may_sign(algorithm: bytes, allowed: Sequence[str]) -> bool:
-    """Whether a host key may be offered with this algorithm, or its certificate.
+    """Whether a host key, or its certificate, may sign with this algorithm.
 
-    asyncssh offers an RSA key with every hash that it knows, SHA-1 among them.
+    asyncssh offers an RSA key with every hash that it knows, even SHA-1.
     """
     return algorithm.decode("ascii").removesuffix(_CERTIFICATE) in allowed
 

@@ -1,4 +1,4 @@
-"""Host keys: reads them, in the order in which they are used and announced."""
+"""Reads host keys."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ import asyncssh
 from sftp_gateway.auth.keys.generate import HostKey
 from sftp_gateway.errors import ConfigurationError
 
-#: What an RSA key signs with (RFC 8332); SHA-1 is not among it.
+#: The signature algorithms of an RSA key (RFC 8332), without SHA-1.
 _RSA_ALGORITHMS: Final = (b"rsa-sha2-512", b"rsa-sha2-256")
 
 
 def public_line_of(private: bytes) -> str:
-    """The public line, with its comment, of a private key's file of any format that is taken.
+    """The public key line, with its comment, of a private key file's content.
 
-    Raises ValueError with a sentence for one that is no host key's.
+    Raises ValueError, with the rest of a sentence about the file, if it cannot be a host key.
     """
     try:
         key = asyncssh.import_private_key(private)
     except asyncssh.KeyImportError as error:
         if str(error).startswith("Passphrase"):
-            raise ValueError(
-                "is encrypted with a passphrase, which nobody is there to type"
-            ) from None
-        raise ValueError(f"is no private key that can be read ({error})") from None
+            raise ValueError("is encrypted with a passphrase") from None
+        raise ValueError(f"is not a readable private key ({error})") from None
     return key.export_public_key("openssh").decode("utf-8", "replace").strip()
 
 
 def load(keys: Sequence[HostKey]) -> list[asyncssh.SSHKeyPair]:
-    """The pairs of private key files' contents.
+    """Load the key pairs.
 
-    Of several of one type the first is what the gateway proves itself with; the others are only
-    announced (OpenSSH PROTOCOL §2.5, `hostkeys-00@openssh.com`).
+    The first of each type is used in key exchanges; the others are only announced (OpenSSH PROTOCOL
+    §2.5, `hostkeys-00@openssh.com`).
 
-    Raises ConfigurationError for one that cannot be read, and for a successor or predecessor that
-    is of another type than the key whose name it has.
+    Raises ConfigurationError for a key that cannot be read, and for a successor or predecessor of
+    another type than the key that it is named after.
     """
     pairs = []
     types: dict[str, str] = {}

@@ -1,19 +1,19 @@
-"""What a client is offered, by what its version string and its KEXINIT show.
+"""The ciphers and MACs that a client is offered, by its version string and its KEXINIT.
 
 RFC 4253 §7.1 lets the client's order decide, so a cipher is never offered to a client that would
-choose it before a better one that it knows as well:
+choose it over a better one that it also supports. With `ciphers = "fast"`:
 
-| client                                | offered with `ciphers = "fast"`                |
-|---------------------------------------|------------------------------------------------|
-| OpenSSH, by its version string        | what is preferred, at once                     |
-| its KEXINIT has what is preferred     | that                                           |
-| its KEXINIT does not                  | AES-CTR too; of the MACs, encrypt-then-MAC     |
-|                                       | if it knows one, else plain HMAC               |
-| it waits for the server's KEXINIT     | all of these                                   |
+| client                             | offer                                                       |
+|------------------------------------|-------------------------------------------------------------|
+| OpenSSH, by its version string     | the preferred ciphers, at once                              |
+| supports a preferred cipher        | the preferred ciphers                                       |
+| supports none                      | AES-CTR as well; encrypt-then-MAC, or plain HMAC if the     |
+|                                    | client has nothing else                                     |
+| waits for the server's KEXINIT     | all of these                                                |
 
-With any other choice every client is offered the same. RFC 4253 does not say which side sends its
-KEXINIT first. Version strings and both KEXINITs are part of the exchange hash (§8) that the host
-key signs: an attacker who alters one on the way, to get another offer, breaks the key exchange.
+With any other choice all clients get the same offer. RFC 4253 does not say which side sends its
+KEXINIT first. The host key signs version strings and both KEXINITs (§8), so an attacker who alters
+them to get another offer breaks the key exchange.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from asyncssh.packet import SSHPacket
 
 from sftp_gateway.server.ssh import algorithms
 
-#: All of its versions that have curve25519 have AES-GCM, and prefer others.
+#: All its versions with curve25519 have AES-GCM too, but prefer other ciphers.
 _OPENSSH: Final = b"SSH-2.0-OpenSSH_"
 
 #: Bytes before the name-lists: the message's number and the cookie.
@@ -37,7 +37,7 @@ _UPDATE: Final = "update the client"
 
 @dataclass(frozen=True, slots=True)
 class KexInit:
-    """The name-lists of a client's KEXINIT (RFC 4253 §7.1), each pair as (to us, from us)."""
+    """The name-lists of a client's KEXINIT (RFC 4253 §7.1); pairs are (to server, to client)."""
 
     key_exchanges: Sequence[str]
     host_keys: Sequence[str]
@@ -46,7 +46,7 @@ class KexInit:
 
 
 def read_kexinit(payload: bytes) -> KexInit:
-    """The message in `payload`; raises ValueError where it is malformed."""
+    """Parse a KEXINIT; raises ValueError if it is malformed."""
     packet = SSHPacket(payload)
     packet.get_bytes(_PREAMBLE)
     lists = [
@@ -57,7 +57,7 @@ def read_kexinit(payload: bytes) -> KexInit:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Ciphers, and MACs for those that do not authenticate by themselves."""
+    """Ciphers, and MACs for those without authentication."""
 
     ciphers: tuple[str, ...]
     macs: tuple[str, ...]
@@ -65,7 +65,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Why a key exchange failed: nothing of `their_offer` is offered here."""
+    """Why a key exchange failed: the server supports nothing in `their_offer`."""
 
     algorithm: str  # "key_exchange", "host_key", "cipher" or "mac"
     their_offer: str
@@ -73,7 +73,7 @@ class Mismatch:
 
 
 class Offers:
-    """What clients are offered for the setting `ciphers`."""
+    """The offers to clients for the setting `ciphers`."""
 
     def __init__(self, choice: str | tuple[str, ...], *, has_aes: bool) -> None:
         """Raises ConfigurationError for a cipher that cannot be offered."""
@@ -88,7 +88,7 @@ class Offers:
         return self._fallback is not None and not version.startswith(_OPENSSH)
 
     def to(self, client: KexInit | None) -> Offer:
-        """The offer to a client whose version string does not decide; None: it waits for ours."""
+        """The offer to a client with this KEXINIT, or None for one that waits for the server's."""
         if self._fallback is None:
             return self.preferred
         if client is None:
@@ -104,7 +104,7 @@ class Offers:
 def mismatch(
     client: KexInit, host_keys: Sequence[str], ciphers: Sequence[str], macs: Sequence[str]
 ) -> Mismatch | None:
-    """The first kind of algorithm of which the client knows none that it was offered."""
+    """The first kind of algorithm that client and offer have nothing in common of, or None."""
     if not _common(algorithms.KEY_EXCHANGES, [client.key_exchanges]):
         return _mismatch("key_exchange", client.key_exchanges, _UPDATE)
     if not _common(host_keys, [client.host_keys]):
@@ -121,7 +121,7 @@ def mismatch(
 
 
 def _common(ours: Iterable[str], theirs: Iterable[Sequence[str]]) -> bool:
-    """Whether each of their lists has one of ours."""
+    """Whether each of their lists has one of our names."""
     names = frozenset(ours)
     return all(not names.isdisjoint(each) for each in theirs)
 

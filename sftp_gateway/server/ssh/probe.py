@@ -1,4 +1,4 @@
-"""A look at a running gateway from outside: a real SSH handshake, as a client makes it."""
+"""The health check's SSH handshake with a running gateway."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import asyncssh
 
 
 async def handshake(host: str, port: int, *, seconds: float) -> str:
-    """Exchange keys with the server and return its host key's public line.
+    """Exchange keys with the server, and return the public line of its host key.
 
-    Raises TimeoutError after `seconds`, OSError where nothing listens, and ConnectionError where
-    something does that is no SSH server.
+    Raises TimeoutError after `seconds`, OSError if nothing listens, and ConnectionError if the
+    listener is not an SSH server.
     """
-    # asyncssh's client asks for the user's name, and a container's user may have none.
+    # asyncssh's client looks up the user's name, and a container's user may have none.
     os.environ.setdefault("LOGNAME", "sftp-gateway")
     async with asyncio.timeout(seconds):
         try:

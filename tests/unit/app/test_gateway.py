@@ -341,7 +341,7 @@ async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
 async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -> None:
     running = await start()
     (folder / "shared/models").rename(folder / "shared/away")
-    await running.gateway._monitor.look()
+    await running.gateway._monitor.probe()
     assert running.gateway.problems() == {"models": "No such file or directory"}
     assert running.metric("sftp_gateway_share_up", share="models") == 0
     assert running.metric("sftp_gateway_share_up", share="newsletters") == 1

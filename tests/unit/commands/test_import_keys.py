@@ -261,7 +261,7 @@ def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
     [
         ("encrypted", "is encrypted with a passphrase"),
         ("public", "is the public half; give "),
-        ("nonsense", "is no private key that can be read"),
+        ("nonsense", "is not a readable private key"),
     ],
 )
 def test_what_is_no_host_key_is_refused_with_what_to_do(

@@ -134,7 +134,7 @@ def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
     found: Inspect, name: str
 ) -> None:
     (said,) = found(ciphers=("aes256-ctr", name)).errors
-    assert said.startswith(f"ciphers: {name} cannot be offered; choose of ")
+    assert said.startswith(f"ciphers: {name} cannot be offered; choose from ")
     assert "aes128-gcm@openssh.com" in said
 
 

@@ -113,7 +113,7 @@ def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
             shares=shares,
             pools=all_pools[-1],
             errors=DiskErrors(count=lambda *_: None),
-            changed=told.add,
+            probed=told.add,
             unreadable=lambda path: f"{path} is closed",
         )
 
@@ -145,7 +145,7 @@ async def test_a_share_that_can_be_read_has_no_problem(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
 ) -> None:
     watching = monitor(make("a", tmp_path), make("b", tmp_path))
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": "", "b": ""}
     assert {await told.next(), await told.next()} == {("a", True), ("b", True)}
 
@@ -154,12 +154,12 @@ async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
 ) -> None:
     watching = monitor(make("a", tmp_path), make("b", tmp_path))
-    await watching.look()
+    await watching.probe()
     (tmp_path / "a").rename(tmp_path / "away")
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": os.strerror(errno.ENOENT), "b": ""}
     (tmp_path / "away").rename(tmp_path / "a")
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": "", "b": ""}
     assert told.of("a") == [True, False, True]
 
@@ -170,11 +170,11 @@ async def test_why_a_share_may_not_be_read_is_told(
     share = make("a", tmp_path)
     watching = monitor(share)
     share.refused = True
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": f"{tmp_path}/a is closed"}
     # One that Landlock keeps from this worker alone is not its owner's business.
     share.moved = True
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": os.strerror(errno.EACCES)}
 
 
@@ -186,7 +186,7 @@ async def test_another_folder_at_the_path_of_a_share_is_taken_over(
     (tmp_path / "a").rename(tmp_path / "old")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "new").touch()
-    await watching.look()
+    await watching.probe()
     assert share.lstat(b"new", wait=True)
 
 
@@ -207,16 +207,16 @@ async def test_a_share_that_hangs_is_reported_and_holds_one_thread_until_it_is_b
     share = make("a", tmp_path)
     watching = monitor(share)
     share.gate.clear()
-    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", 0.01)
     for _ in range(5):
-        await watching.look()
+        await watching.probe()
         assert watching.problems == {"a": "its disk does not answer"}
     assert share.looks == 1
     share.gate.set()
-    monkeypatch.setattr(health, "PATIENCE", PATIENCE)
-    await watching.look()
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", PATIENCE)
+    await watching.probe()
     assert watching.problems == {"a": ""}
-    await watching.look()
+    await watching.probe()
     assert watching.problems == {"a": ""}
     assert watching.statvfs_of(tree(share)) is not None
 
@@ -230,12 +230,12 @@ async def test_an_error_that_comes_late_is_found_by_the_next_look(
     share = make("a", tmp_path)
     watching = monitor(share)
     share.gate.clear()
-    monkeypatch.setattr(health, "PATIENCE", 0.01)
-    await watching.look()
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", 0.01)
+    await watching.probe()
     (tmp_path / "a").rmdir()
     share.gate.set()
-    monkeypatch.setattr(health, "PATIENCE", PATIENCE)
-    await watching.look()
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", PATIENCE)
+    await watching.probe()
     assert watching.problems == {"a": os.strerror(errno.ENOENT)}
 
 
@@ -248,7 +248,7 @@ async def test_a_share_that_hangs_does_not_hold_up_the_look_at_others(
     hanging, good = make("a", tmp_path), make("b", tmp_path)
     hanging.gate.clear()
     watching = monitor(hanging, good)
-    looking = asyncio.create_task(watching.look())
+    looking = asyncio.create_task(watching.probe())
     assert await told.next() == ("b", True)
     assert not looking.done()
     hanging.gate.set()
@@ -263,7 +263,7 @@ async def test_the_monitor_looks_again_and_again_until_it_is_cancelled(
     told: Told,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(health, "INTERVAL", 0.0)
+    monkeypatch.setattr(health, "PROBE_INTERVAL", 0.0)
     running = asyncio.create_task(monitor(make("a", tmp_path)).run())
     for _ in range(3):
         assert await told.next() == ("a", True)
@@ -287,7 +287,7 @@ async def test_one_file_system_is_counted_once(
     shares = [make(name, tmp_path) for name in "abc"]
     watching = monitor(*shares)
     shares[0].figures = shares[1].figures = shares[2].figures = SMALL
-    await watching.look()
+    await watching.probe()
     told = watching.statvfs_of(tree(*shares))
     assert told is not None
     assert (told.f_blocks, told.f_bfree, told.f_bavail) == (100, 50, 40)
@@ -300,7 +300,7 @@ async def test_two_file_systems_are_summed_up_in_blocks_of_one_size(
     small, large = make("a", tmp_path), make("b", memory)
     watching = monitor(small, large)
     small.figures, large.figures = SMALL, LARGE
-    await watching.look()
+    await watching.probe()
     told = watching.statvfs_of(tree(small, large))
     assert told is not None
     assert told == os.statvfs_result((4096, 4096, 16_100, 8_050, 6_440, 110, 55, 44, 0, 143, 0))
@@ -315,7 +315,7 @@ async def test_the_sum_is_of_the_shares_that_the_user_has(
 ) -> None:
     mine, other = make("a", tmp_path), make("b", memory)
     watching = monitor(mine, other)
-    await watching.look()
+    await watching.probe()
     told, real = watching.statvfs_of(tree(mine)), os.statvfs(tmp_path)
     assert told is not None
     assert told.f_blocks * told.f_frsize == real.f_blocks * real.f_frsize
@@ -330,12 +330,12 @@ async def test_the_figures_of_a_share_that_hangs_are_those_that_were_found_last(
 ) -> None:
     share = make("a", tmp_path)
     watching = monitor(share)
-    await watching.look()
+    await watching.probe()
     before = watching.statvfs_of(tree(share))
     assert before is not None
     share.gate.clear()
-    monkeypatch.setattr(health, "PATIENCE", 0.01)
-    await watching.look()
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", 0.01)
+    await watching.probe()
     assert watching.statvfs_of(tree(share)) == before
 
 
@@ -376,7 +376,7 @@ def test_a_read_that_fails_is_a_problem_until_one_succeeds(
     assert errors.problem("b") == ""
     for share, pool in (("a", Pool.METADATA), ("b", Pool.READ)):
         errors.record(share, pool, None)
-    errors.looked("a")
+    errors.probe_succeeded("a")
     assert errors.problem("a")
     errors.record("a", Pool.READ, None)
     assert errors.problem("a") == ""
@@ -394,7 +394,7 @@ def test_a_read_that_fails_is_forgotten_after_a_minute(errors: DiskErrors, clock
 def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErrors) -> None:
     errors.record("a", Pool.METADATA, OSError(errno.ESTALE, ""))
     assert errors.problem("a") == "requests fail: Stale file handle"
-    errors.looked("a")
+    errors.probe_succeeded("a")
     assert errors.problem("a") == ""
 
 
@@ -419,10 +419,10 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
         shares=[share],
         pools=pools,
         errors=DiskErrors(count=lambda *_: None),
-        changed=told.add,
+        probed=told.add,
         unreadable=str,
     )
-    await watching.look()
+    await watching.probe()
     started, gate = threading.Barrier(3), threading.Event()
 
     def read() -> None:
@@ -449,9 +449,9 @@ async def test_a_share_that_hangs_is_left_behind_once_another_mount_is_there(
 ) -> None:
     share = make("a", tmp_path)
     watching = monitor(share)
-    await watching.look()
+    await watching.probe()
     share.gate.clear()
-    monkeypatch.setattr(health, "PATIENCE", 0.01)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", 0.01)
     mounts = iter([False, True])
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -463,9 +463,9 @@ async def test_a_share_that_hangs_is_left_behind_once_another_mount_is_there(
     monkeypatch.setattr(share, "left_behind", left_behind)
     for expected in (set(), {"a"}):
         asked.clear()
-        await watching.look()
+        await watching.probe()
         async with asyncio.timeout(PATIENCE):
             await asked.wait()
-            while watching.left_behind != expected:
+            while watching.remounted != expected:
                 await asyncio.sleep(0)
-        assert watching.left_behind == expected
+        assert watching.remounted == expected

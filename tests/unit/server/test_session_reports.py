@@ -14,7 +14,7 @@ import pytest
 from sftp_gateway.observability.access_log.events import Session
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.session_reports import MOST_FILES, MOST_SESSIONS, LiveSessions
+from sftp_gateway.server.session_reports import MAX_FILES, MAX_SESSIONS, SessionReporter
 from tests.support.measured import Measured
 
 
@@ -40,13 +40,13 @@ def opened(path: bytes) -> Any:
     return SimpleNamespace(share=share, path=path, file=file, served=40)
 
 
-def pictures(live: LiveSessions) -> list[dict[str, Any]]:
-    return [json.loads(piece)["live"] for piece in live.pieces()]
+def pictures(live: SessionReporter) -> list[dict[str, Any]]:
+    return [json.loads(piece)["live"] for piece in live.messages()]
 
 
 def test_a_session_is_told_with_the_files_that_it_opened_last(measured: Measured) -> None:
     files = [opened(f"/home/ana/models/{number}".encode()) for number in range(9)]
-    live = LiveSessions(
+    live = SessionReporter(
         sessions=lambda: [(recorder(measured, "a"), files)],
         sent=lambda: {"models": 1000},
         send=print,
@@ -58,26 +58,26 @@ def test_a_session_is_told_with_the_files_that_it_opened_last(measured: Measured
     assert (session["user"], session["bytes"], session["requests"]) == ("ana", 1000, 1)
     assert session["open"] == 9
     assert session["files"][0] == ["models", "/home/ana/models/8", 500, 40]
-    assert len(session["files"]) == MOST_FILES
+    assert len(session["files"]) == MAX_FILES
 
 
 def test_many_sessions_with_long_names_come_in_pieces_that_fit(measured: Measured) -> None:
     one = recorder(measured, "a")
     files = [opened(b"\xff\n\\" * 5000)] * 3
-    live = LiveSessions(
-        sessions=lambda: [(one, files)] * (MOST_SESSIONS + 5), sent=dict, send=print
+    live = SessionReporter(
+        sessions=lambda: [(one, files)] * (MAX_SESSIONS + 5), sent=dict, send=print
     )
-    pieces = list(live.pieces())
+    pieces = list(live.messages())
     assert max(map(len, pieces)) < 65_536
     told = [json.loads(piece)["live"] for piece in pieces]
     assert [each["more"] for each in told] == [True] * (len(told) - 1) + [False]
-    assert sum(len(each["sessions"]) for each in told) == MOST_SESSIONS
-    assert {each["total"] for each in told} == {MOST_SESSIONS + 5}
+    assert sum(len(each["sessions"]) for each in told) == MAX_SESSIONS
+    assert {each["total"] for each in told} == {MAX_SESSIONS + 5}
 
 
 async def test_it_is_told_until_it_is_cancelled(measured: Measured) -> None:
     sent: list[bytes] = []
-    live = LiveSessions(sessions=list, sent=dict, send=sent.append)
+    live = SessionReporter(sessions=list, sent=dict, send=sent.append)
     task = asyncio.create_task(live.run())
     while not sent:
         await asyncio.sleep(0)
