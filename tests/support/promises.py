@@ -42,6 +42,7 @@ class Promise:
 
     id: str
     section: str
+    how: str
     text: str
     tests: tuple[str, ...]
     unproved: str | None
@@ -82,6 +83,7 @@ def promises() -> tuple[Promise, ...]:
         Promise(
             id=each["id"],
             section=section["title"],
+            how=section["how"],
             text=each["text"],
             tests=tuple(each["tests"]),
             unproved=each.get("unproved"),
@@ -119,7 +121,7 @@ def _promise_list() -> Iterator[str]:
     for promise in promises():
         if promise.section != section:
             section = promise.section
-            yield f"\n### {section}\n"
+            yield f"\n### {section}\n\n{promise.how}\n"
         yield f"- {promise.text}. ([tests](security-tests.md#{promise.id}))"
     yield ""
 

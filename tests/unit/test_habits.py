@@ -20,6 +20,10 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v[\d.]+$")
 
 
+#: A file of the product or of the repository, as pages name them.
+NAMED_FILE = re.compile(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml|yml|md))`")
+
+
 def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
@@ -72,3 +76,13 @@ def test_hooks_run_the_checks_of_the_gate() -> None:
     for hook in local["hooks"]:
         command = hook["entry"].replace(".venv-test/bin/python ", "").replace(".venv-test/bin/", "")
         assert f"\ncheck {command}" in gate, command
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
+)
+def test_pages_name_files_that_exist(page: Path) -> None:
+    for name in NAMED_FILE.findall(page.read_text()):
+        places = (REPOSITORY, REPOSITORY / "sftp_gateway", REPOSITORY / "sftp_gateway/server")
+        if not name.startswith(("config/", "keys/")):  # of one installation
+            assert any((place / name).exists() for place in places), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 
@@ -55,3 +56,10 @@ def test_every_mutation_names_tests_of_promises(mutation: Mutation) -> None:
     assert mutation.tests
     for test in mutation.tests:
         assert test in HOLDING_TESTS, f"tests/mutations: {test} is not in tests/promises.toml"
+
+
+def test_tests_that_the_page_names_exist() -> None:
+    tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    page = (REPOSITORY / "docs/security.md").read_text()
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert f"def {name}(" in tests, f"docs/security.md: there is no test {name}"
