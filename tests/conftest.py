@@ -9,14 +9,30 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.machine import lacking
 
 #: Set by CI services and by .ci/run.
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
+
+#: Files that share something costly (a Docker engine, a Debian) run one after another, and first.
+_SHARING = {
+    "test_container.py": "docker",
+    "test_first_week.py": "docker",
+    "test_owners.py": "worker",
+    "test_worker_fleet.py": "worker",
+    "test_worker_kit.py": "worker",
+    "test_worker_mount.py": "worker",
+}
+
+#: The order of folders: what takes longest starts first.
+_FOLDERS = ("hostile", "integration", "clients", "conformance", "fuzz", "property", "unit")
 
 #: Seconds after which a test that is over time is interrupted again, if its limit is not shorter.
 _AGAIN = 60.0
@@ -35,6 +51,30 @@ def pytest_timeout_set_timer() -> Generator[None, object, object]:
     if left:
         signal.setitimer(signal.ITIMER_REAL, left, min(left, _AGAIN))
     return result
+
+
+class _ByFile(LoadScopeScheduling):
+    """Gives each file to one process, so that its fixtures are made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _SHARING.get(Path(file).name, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByFile:
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=_order)
+
+
+def _order(item: pytest.Item) -> tuple[bool, int]:
+    """What takes longest comes first, so that no process is left with it at the end."""
+    folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    return item.path.name not in _SHARING, _FOLDERS.index(folder)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

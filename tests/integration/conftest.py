@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support.gateway import Gateway
-from tests.support.machine import lacking
 from tests.support.worker import Worker, make_root, with_sshfs
-
-#: A Debian that workers are made of: on its way while other tests run, as it takes a minute.
-_ROOT = pytest.StashKey[Future[Path]]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or lacking():
-        return
-    if any("bare_root" in getattr(item, "fixturenames", ()) for item in session.items):
-        folder = tempfile.TemporaryDirectory(prefix="worker-root-", dir="/var/tmp")
-        session.config.add_cleanup(folder.cleanup)
-        maker = ThreadPoolExecutor(1)
-        session.config.add_cleanup(maker.shutdown)
-        session.config.stash[_ROOT] = maker.submit(make_root, Path(folder.name) / "bare")
 
 
 @pytest.fixture
@@ -51,9 +35,10 @@ def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
 
 
 @pytest.fixture(scope="session")
-def bare_root(pytestconfig: pytest.Config) -> Path:
+def bare_root() -> Iterator[Path]:
     """A Debian that workers are made of; sshfs is not installed, but in apt's cache."""
-    return pytestconfig.stash[_ROOT].result()
+    with tempfile.TemporaryDirectory(prefix="worker-root-", dir="/var/tmp") as folder:
+        yield make_root(Path(folder) / "bare")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,11 @@ def test_lines_are_taken_with_options_comments_and_the_comment_lines_above_them(
     assert parse_authorized_keys(changed, source="x").errors == ()
 
 
-@pytest.mark.parametrize("there", ["", f"{TWO}\n", TWO, "# mine\n"])
+@pytest.mark.parametrize(
+    "there",
+    ["", f"{TWO}\n", TWO, "# mine\n"],
+    ids=["empty", "a line", "a line without an end", "a comment"],
+)
 def test_what_is_there_stays_as_it_is_and_the_second_time_changes_nothing(there: str) -> None:
     old = f'{ONE}\nfrom="192.0.2.1" {ONE}\n{ONE} again\nssh-dss AAAA {ONE}\n'
     changed, results = become(there, old)
