@@ -331,8 +331,8 @@ def test_blocks_of_another_size_begin_anew_with_the_sessions_that_are_open() -> 
 
 
 def test_log_and_metrics_know_the_words() -> None:
-    assert {kind.value for kind in Offence} == PENALTY_KINDS
-    assert {each.value for each in Verdict} - {"accepted"} < CONNECTION_REFUSALS
+    assert {kind.value for kind in Offence} == PENALTY_KINDS.keys()
+    assert {each.value for each in Verdict} - {"accepted"} < CONNECTION_REFUSALS.keys()
 
 
 def test_a_ban_is_lifted_and_what_led_to_it_is_forgotten() -> None:
