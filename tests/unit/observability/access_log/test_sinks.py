@@ -95,7 +95,7 @@ def test_closing_leaves_the_stream_open(pipe):
 def test_long_lines_of_several_processes_never_mix(pipe):
     reader, writer = pipe
     program = (
-        "import sys; from sftp_gateway.observability import StreamSink\n"
+        "import sys; from sftp_gateway.observability.access_log.sinks import StreamSink\n"
         "sink = StreamSink(1)\n"
         "for _ in range(40): sink.write((sys.argv[1] * 30_000 + '\\n').encode())"
     )
