@@ -1,4 +1,4 @@
-"""What SFTP sessions and commands have in common: when they may continue, sending, letting go."""
+"""The base of SFTP and command sessions: backpressure, sending, closing files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sftp_gateway.server.limits.scheduler import TimeSlice
 from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
 
-#: Bytes of responses that a session makes before it lets the others have their turn, and before
-#: it sends them: while the client works on a piece, the next is made.
+#: Bytes of responses after which a session waits for its next turn, and after which it sends them:
+#: the client handles one piece while the next is made.
 MAX_TURN_BYTES: Final = 512 * 1024
 FLUSH_BYTES: Final = 64 * 1024
 
@@ -22,10 +22,10 @@ FLUSH_BYTES: Final = 64 * 1024
 class Channel(Protocol):
     """What a session needs of its SSH channel."""
 
-    #: Where the session lays out what it sends.
+    #: The responses to be sent.
     outgoing: OutgoingBuffer
 
-    #: The time of its connection, which all its channels share.
+    #: The time slice of the connection, shared by all its channels.
     time_slice: TimeSlice
 
     def wait_turn(self) -> None:
@@ -33,12 +33,12 @@ class Channel(Protocol):
         ...
 
     def flush(self) -> None:
-        """Send what is in `outgoing`; may call the session's `pause_writing` meanwhile."""
+        """Send what is in `outgoing`; may call the session's `pause_writing`."""
         ...
 
 
 class BaseSession:
-    """One session of a channel; used on the event loop."""
+    """The session of one channel. Used on the event loop."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class BaseSession:
         log_congested: Callable[[], bool],
         bandwidth: BandwidthLimiter | None,
     ) -> None:
-        """`log_congested`: whether the access log has no room for lines of the user."""
+        """`log_congested` returns whether the access log has no room for events of the user."""
         self._channel = channel
         self._outgoing = channel.outgoing
         self._time_slice = channel.time_slice
@@ -63,7 +63,7 @@ class BaseSession:
         self._closed = False
 
     def pump(self) -> None:
-        """Continue for as long as the session may."""
+        """Continue until the session has to wait."""
         raise NotImplementedError
 
     def _blocked(self) -> bool:
@@ -75,8 +75,8 @@ class BaseSession:
         )
 
     def _turn_spent(self) -> bool:
-        # Counted over all that one turn of the event loop brings: each of many small packets of a
-        # client is delivered by itself, before the socket can say that it is full.
+        # Counted over a whole turn of the event loop: many small packets are delivered one by one
+        # before the socket can report that it is full.
         if self._turn_bytes < MAX_TURN_BYTES:
             return False
         self._channel.wait_turn()
@@ -94,12 +94,12 @@ class BaseSession:
         self.pump()
 
     def _send(self, data: bytes) -> None:
-        if self._outgoing.length >= FLUSH_BYTES:  # there is room for one more, however long
+        if self._outgoing.length >= FLUSH_BYTES:  # otherwise any response fits
             self._flush()
         self._outgoing.put(data)
 
     def _flush(self) -> None:
-        """Send what was made so far together, so that SSH packets are full ones."""
+        """Send the responses so far in one piece, so that SSH packets are full."""
         if self._outgoing.length and not self._closed:
             self._turn_bytes += self._outgoing.length
             if self._bandwidth is not None:

@@ -1,4 +1,4 @@
-"""Tells the access log and the metrics what one connection does, and keeps its totals."""
+"""Records what one connection does, in the access log, the metrics and totals of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sftp_gateway.observability.vocabulary import NO_SHARE
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.vfs.share import Share
 
-#: Characters of a client's offer that are logged: twice what OpenSSH's longest list has.
+#: Characters of a client's offer that are logged: twice OpenSSH's longest list.
 _MAX_OFFER: Final = 1000
 
 
 class Recorder:
-    """One connection's side of the access log and the metrics."""
+    """Records the events of one connection."""
 
     def __init__(self, *, session: events.Session, log: AccessLog, metrics: Metrics) -> None:
         self.session = session
@@ -35,31 +35,31 @@ class Recorder:
 
     @property
     def requests(self) -> int:
-        """How many were answered."""
+        """The number of requests that were answered."""
         return self._requests
 
     @property
     def sent(self) -> int:
-        """How many bytes of files."""
+        """The bytes of files that were sent."""
         return self._bytes
 
     @property
     def credential(self) -> str:
-        """What let the client in: the fingerprint of an authority or a key, or "password"."""
+        """The fingerprint of the authority or key that was accepted, or "password"."""
         return self.session.ca or self.session.key or self.session.auth or ""
 
     def update(self, **known: str | int | None) -> None:
-        """Take up what has become known of the connection; the fields are Session's."""
+        """Set fields of events.Session."""
         self.session = dataclasses.replace(self.session, **known)  # type: ignore[arg-type]
 
     def connected(self) -> None:
-        """The connection is worth a line: said once."""
+        """Log the connection, once."""
         if not self._announced:
             self._announced = True
             self._log.emit(events.Connection(session=self.session))
 
     def login_accepted(self) -> None:
-        """The login was accepted; the session knows the user by now."""
+        """The login was accepted; `session.user` is set."""
         self._logged_in = True
         self._metrics.login("accepted", self.session.auth or "", "accepted")
         self._metrics.session_opened()
@@ -77,7 +77,7 @@ class Recorder:
         certificate: str | None = None,
         serial: int | None = None,
     ) -> None:
-        """One attempt was refused; the last three name the certificate that was tried."""
+        """An attempt was refused; `ca`, `certificate` and `serial` are its certificate's."""
         self.connected()
         self._metrics.login("refused", method, reason)
         self._log.emit(
@@ -107,20 +107,20 @@ class Recorder:
         )
 
     def credentials_removed(self, reason: str) -> None:
-        """The session ends because its login would not be accepted any more."""
+        """The session ends because the current credentials refuse its login."""
         self._log.emit(events.CredentialsRemoved(session=self.session, reason=reason))
 
     def command_refused(self, kind: str, command: str | None = None) -> None:
-        """Something other than SFTP was asked for."""
+        """A command, shell, subsystem or forwarding was refused."""
         self._metrics.command_refused(kind)
         self._log.emit(events.CommandRefused(session=self.session, kind=kind, command=command))
 
     def command_answered(self, command: str) -> None:
-        """An `echo` was answered."""
+        """A command is answered."""
         self._log.emit(events.CommandAnswered(session=self.session, command=command))
 
     def opened(self, opened: FileHandle | DirectoryHandle) -> None:
-        """A handle was made."""
+        """A file or folder was opened."""
         if isinstance(opened, DirectoryHandle):
             self._metrics.handle_opened("folder")
             return
@@ -136,7 +136,7 @@ class Recorder:
         )
 
     def closed(self, opened: FileHandle | DirectoryHandle, *, result: str) -> None:
-        """A handle was closed by the client ("ok"), or by the end of the session ("aborted")."""
+        """A handle was closed by the client ("ok") or with its session ("aborted")."""
         duration = time.monotonic() - opened.opened
         if isinstance(opened, DirectoryHandle):
             self._metrics.handle_closed("folder")
@@ -168,7 +168,7 @@ class Recorder:
         )
 
     def checked(self, opened: FileHandle) -> None:
-        """A file was opened and its checksum told, but none of its bytes."""
+        """A file was opened for its checksum only."""
         self.opened(opened)
         self.closed(opened, result="ok")
 
@@ -205,7 +205,7 @@ class Recorder:
     def read_failed(
         self, opened: FileHandle, offset: int, length: int, error: Exception, *, effect: str
     ) -> None:
-        """The disk failed a READ; `effect` is as of events.ReadFailed."""
+        """The disk failed a READ; `effect` is that of events.ReadFailed."""
         self._log.emit(
             events.ReadFailed(
                 session=self.session,
@@ -213,7 +213,7 @@ class Recorder:
                 path=opened.path,
                 offset=offset,
                 length=length,
-                error=_word_of(error),
+                error=_error_name(error),
                 effect=effect,
             )
         )
@@ -230,7 +230,7 @@ class Recorder:
         offset: int | None = None,
         length: int | None = None,
     ) -> None:
-        """A request was answered; `started` in time.perf_counter(), `sent` bytes of a file."""
+        """A request was answered. `started` is by time.perf_counter(), `sent` in bytes."""
         seconds = time.perf_counter() - started
         self._requests += 1
         self._bytes += sent
@@ -253,7 +253,7 @@ class Recorder:
             )
 
     def ended(self, reason: str) -> None:
-        """The connection is gone."""
+        """The connection and all its files are closed."""
         if self._logged_in:
             self._metrics.session_closed()
         self._metrics.connection_closed()
@@ -273,8 +273,8 @@ class Recorder:
         )
 
 
-def _word_of(error: Exception) -> str:
-    """The symbol of an errno, or a word of ours."""
+def _error_name(error: Exception) -> str:
+    """The name of an errno, "truncated" or "internal"."""
     if isinstance(error, Truncated):
         return "truncated"
     if isinstance(error, OSError) and error.errno is not None:

@@ -34,7 +34,7 @@ from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.server.io_pools import IoPools, Pool, error_of
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.checksums import Check, Checksums, Digest
+from sftp_gateway.server.sftp.checksums import ChecksumJob, ChecksumResult, Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
 from sftp_gateway.server.sftp.status import status_of
 from sftp_gateway.vfs.attributes import Attributes
@@ -121,7 +121,7 @@ class CommandSession(BaseSession):
         self._program: Program | None = None
         #: Whether the coroutine waits for nothing but its turn.
         self._ready = False
-        self._check: Check | None = None
+        self._check: ChecksumJob | None = None
         self._open_handles: dict[FileHandle | DirectoryHandle, bytes] = {}
         self._input = b""
         self._input_ended = False
@@ -450,12 +450,14 @@ class CommandSession(BaseSession):
             operation.discard(result)
             raise
 
-    async def _compute(self, algorithm: str, operation: Operation) -> tuple[Check, Digest]:
-        self._check = check = Check(
+    async def _compute(
+        self, algorithm: str, operation: Operation
+    ) -> tuple[ChecksumJob, ChecksumResult]:
+        self._check = check = ChecksumJob(
             operation=operation, algorithm=algorithm, user=self._recorder.session.user or ""
         )
 
-        def start(resume: Callable[[Callable[[], Digest]], None]) -> None:
+        def start(resume: Callable[[Callable[[], ChecksumResult]], None]) -> None:
             check.done = lambda digest: resume(partial(_outcome, digest))
             self._checksums.start(check)
 

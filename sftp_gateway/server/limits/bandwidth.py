@@ -1,4 +1,4 @@
-"""How fast all sessions of one user may be served."""
+"""The bandwidth limit of a user."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sftp_gateway.token_bucket import TokenBucket
 
 
 class BandwidthLimiter:
-    """The limit of one user, in bytes a second, as far as it is this process's.
+    """This worker's share of a user's limit, in bytes per second.
 
-    Sessions say what they have sent, and wait while more was sent than may be: so they are never
-    ahead by more than one piece each, and one second's worth.
+    Sessions report what they have sent, and wait while it exceeds the limit. They exceed it by at
+    most one second's worth, and one piece each.
     """
 
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,20 +20,19 @@ class BandwidthLimiter:
         self._clock = clock
         self._bucket = TokenBucket(rate=limit, capacity=limit, now=clock())
 
-    def set_share(self, part: float) -> float:
-        """Only so much of the limit, 0 to 1, is ours: the user has sessions elsewhere.
+    def set_share(self, share: float) -> float:
+        """Set this worker's share of the limit, 0 to 1; return it in bytes per second.
 
-        Returns it in bytes a second. Without any session there is nothing to share, and the next
-        one begins with all of it.
+        Without sessions (0), the next one starts with the whole limit.
         """
-        rate = self._limit * (part or 1.0)
+        rate = self._limit * (share or 1.0)
         self._bucket.change(rate=rate, capacity=rate, now=self._clock())
-        return self._limit * part
+        return self._limit * share
 
     def consume(self, count: int) -> None:
-        """So many bytes were sent."""
+        """Report `count` bytes as sent."""
         self._bucket.spend(count, self._clock())
 
     def delay(self) -> float:
-        """Seconds to wait before anything more is sent."""
+        """Seconds to wait before more is sent."""
         return self._bucket.delay(self._clock())

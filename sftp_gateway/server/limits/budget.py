@@ -1,28 +1,28 @@
-"""How much memory clients that do not take what they asked for may cost, all together."""
+"""The memory that responses may take together while clients do not read them."""
 
 from __future__ import annotations
 
 import time
 from typing import Final, Protocol
 
-#: Bytes that wait for clients in one process before sessions get less room.
+#: Bytes buffered for all clients of a process, beyond which sessions get smaller buffers.
 BUDGET: Final = 128 * 1024 * 1024
 
-#: Seconds between two times that everything is counted again.
+#: Seconds between two recounts.
 _RECOUNT_INTERVAL: Final = 0.1
 
 
 class BufferOwner(Protocol):
-    """A session, as far as the budget goes."""
+    """A channel, as the budget knows it."""
 
     @property
     def buffered(self) -> int:
-        """Bytes that it has made and its client has not taken."""
+        """Bytes of responses that the client has not read."""
         ...
 
 
 class BufferBudget:
-    """Counts the bytes that sessions have made and their clients have not taken."""
+    """Counts the bytes that are buffered for clients."""
 
     def __init__(self, limit: int = BUDGET) -> None:
         self._limit = limit
@@ -31,7 +31,7 @@ class BufferBudget:
         self._recounted = 0.0
 
     def update(self, owner: BufferOwner) -> bool:
-        """`owner` has made more; return whether it holds anything."""
+        """Count `owner` again; return whether it has anything buffered."""
         buffered = owner.buffered
         self._sum += buffered - self._buffered.pop(owner, 0)
         if buffered:
@@ -39,18 +39,18 @@ class BufferBudget:
         return buffered > 0
 
     def remove(self, owner: BufferOwner) -> None:
-        """`owner` is gone."""
+        """Count `owner` no more."""
         self._sum -= self._buffered.pop(owner, 0)
 
     @property
     def exhausted(self) -> bool:
-        """Whether every session has to do with little room now."""
+        """Whether sessions have to use smaller buffers."""
         if self._sum >= self._limit:
             self._recount()
         return self._sum >= self._limit
 
     def _recount(self) -> None:
-        # Buffers get empty without a word.
+        # Nobody reports that a buffer has drained.
         now = time.monotonic()
         if now >= self._recounted + _RECOUNT_INTERVAL:
             self._recounted = now

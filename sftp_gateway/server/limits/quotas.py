@@ -1,14 +1,13 @@
-"""Shares out a worker's descriptors, and memory for what is open, among users and connections.
+"""Shares out a worker's descriptors, and the memory of open files, among users and connections.
 
-Theory of operation. An OPEN or OPENDIR takes its part of each `Quota` before it takes a descriptor,
-and gives it back when the descriptor is closed, which may be long after the client's CLOSE where a
-disk hangs. So whatever is opened, wherever it is at the moment, is counted.
+An OPEN or OPENDIR acquires its part of each `Quota` before it takes a descriptor, and releases it
+when the descriptor is closed. If a disk hangs, that may be long after the client's CLOSE.
 
-A quota sets a third aside: each connection may always hold its part of that. The rest is shared
-with dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory
-Packet Switches", 1998): a user may hold three quarters of what other users leave, and a connection
-three quarters of what other connections leave to its user. One that takes all it can still leaves
-a quarter to the next.
+A third of a quota is set aside: each connection is guaranteed an equal part of it. The rest has
+dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
+Switches", 1998): a user may hold three quarters of what other users leave, and a connection three
+quarters of what the user's other connections leave. One that takes all it can still leaves a
+quarter to the next.
 """
 
 from __future__ import annotations
@@ -23,32 +22,31 @@ from sftp_gateway.errors import TooManyHandles
 
 Key = TypeVar("Key")
 
-#: Bytes of memory for all that is open in one process.
+#: Bytes of memory for all open files and folders of a process.
 MEMORY: Final = 384 * 1024 * 1024
 
-#: Bytes of an open file, besides its path (0.75 KiB were measured), and of an open folder: glibc
-#: reads names ahead into 32 KiB.
+#: Bytes of an open file (0.75 KiB measured) and of an open folder (glibc reads ahead 32 KiB of
+#: names), besides their paths.
 _FILE: Final = 768
 _FOLDER: Final = 34 * 1024
 
-#: Descriptors that a worker holds for itself (22 were counted), and while it takes connections.
+#: Descriptors for the worker itself (22 counted) and for connections that are being accepted.
 _RESERVED: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorAllotment:
-    """How the descriptors of a worker are divided between connections and what they open."""
+    """The descriptors of a worker for connections, and for what they open."""
 
     connections: int
     handles: int
 
 
 def divide(limit: int, *, connections: int, temporary: int) -> DescriptorAllotment:
-    """Divide `limit` descriptors.
+    """Divide `limit` descriptors, of which requests use up to `temporary` while they are served.
 
-    `connections` are wanted, and `temporary` descriptors may be in use while requests are served.
-    Where there are too few, those and the worker's own get half, and connections a third of what
-    is left.
+    If there are too few for `connections`, the worker itself and `temporary` get at most a half,
+    and connections a third of the rest.
     """
     left = limit - min(_RESERVED + temporary, limit // 2)
     connections = min(connections, left // 3)
@@ -56,62 +54,62 @@ def divide(limit: int, *, connections: int, temporary: int) -> DescriptorAllotme
 
 
 class HandleOwner(NamedTuple):
-    """A connection, and the user who has logged in on it."""
+    """A connection and its user."""
 
     user: str
     connection: str
 
 
 class Cost(NamedTuple):
-    """What an open file or folder takes."""
+    """What an open file or folder costs; `memory` in bytes."""
 
     descriptors: int
     memory: int
 
 
 def cost_of_file(path: bytes) -> Cost:
-    """What an open file takes."""
+    """What an open file costs."""
     return Cost(1, _FILE + len(path))
 
 
 def cost_of_folder(path: bytes) -> Cost:
-    """What an open folder takes; os.scandir holds a descriptor of its own."""
+    """What an open folder costs; os.scandir holds a second descriptor."""
     return Cost(2, _FOLDER + len(path))
 
 
 class Quota:
-    """One resource, in whatever unit."""
+    """The quota of one resource."""
 
     def __init__(self, reason: str, *, capacity: int, connections: int) -> None:
-        """`reason` is that of a TooManyHandles; up to `connections` are there at once."""
+        """`reason` is that of TooManyHandles; `connections` is the greatest number at once."""
         self._reason = reason
         self._capacity = capacity
-        #: What each connection may always hold.
+        #: Guaranteed to each connection.
         self.guaranteed = max(1, capacity // 3 // connections)
         self._free = capacity - connections * self.guaranteed
         self._held: Counter[HandleOwner] = Counter()
         self._total = 0
-        #: What users hold of the shared part.
+        #: Held of the shared part, by user.
         self._shared: Counter[str] = Counter()
 
     def check(self, owner: HandleOwner, amount: int) -> None:
-        """Raise TooManyHandles where `owner` may not have `amount` more."""
+        """Raise TooManyHandles if `owner` may not hold `amount` more."""
         held, limit = self._held[owner], self.limit(owner)
         if held + amount > limit:
             raise TooManyHandles(self._reason, used=held, limit=limit)
 
     def limit(self, owner: HandleOwner) -> int:
-        """What `owner` may have, as things are."""
+        """The amount that `owner` may hold now."""
         beyond = self._above_guarantee(self._held[owner])
         of_user = self._shared[owner.user]
         left_to_user = (self._free + of_user) * 3 // 4 - of_user
         shared = max(0, left_to_user + beyond) * 3 // 4
-        # Connections that are gone may hold descriptors which a disk keeps from being closed.
+        # Closed connections may still hold descriptors, if a disk hangs.
         left = self._capacity - self._total
         return min(self.guaranteed + shared, self._held[owner] + left)
 
     def add(self, owner: HandleOwner, amount: int) -> None:
-        """`owner` has `amount` more, or less where it is negative."""
+        """Add `amount`, which may be negative, to what `owner` holds."""
         held = self._held[owner]
         shared = self._above_guarantee(held + amount) - self._above_guarantee(held)
         _add(self._held, owner, amount)
@@ -124,12 +122,12 @@ class Quota:
 
 
 class Quotas:
-    """The quotas of one worker; safe to use from several threads."""
+    """The quotas of one worker. Thread-safe."""
 
     def __init__(
         self, division: DescriptorAllotment, *, max_handles: int, memory: int = MEMORY
     ) -> None:
-        """`max_handles` is for each connection; `memory` in bytes."""
+        """`max_handles` limits each connection; `memory` is in bytes."""
         connections = max(1, division.connections)
         self._max_handles = max_handles
         self._handles: Counter[HandleOwner] = Counter()
@@ -138,13 +136,13 @@ class Quotas:
         )
         self._memory = Quota("memory_quota", capacity=memory, connections=connections)
         self._lock = Lock()
-        #: Files that a connection may have open while there is no other.
+        #: Files that the only connection may have open.
         self.max_files = min(max_handles, self._descriptors.limit(HandleOwner("", "")))
 
     def acquire(self, owner: HandleOwner, cost: Cost) -> Callable[[], None]:
-        """Take what a handle costs; return what gives it back, to be called once.
+        """Acquire the cost of a handle; return a function that releases it, to be called once.
 
-        Raises TooManyHandles where that is more than `owner` may have.
+        Raises TooManyHandles if it is more than `owner` may hold.
         """
         with self._lock:
             held = self._handles[owner]
@@ -156,7 +154,7 @@ class Quotas:
         return _Reservation(self, owner, *cost)
 
     def release(self, owner: HandleOwner, descriptors: int, memory: int) -> None:
-        """Undo a `take`."""
+        """Undo `acquire`."""
         with self._lock:
             self._add(owner, -1, -descriptors, -memory)
 
@@ -167,7 +165,7 @@ class Quotas:
 
 
 class _Reservation:
-    """What a handle has taken; called to give it back. It is small: each handle has one."""
+    """The cost of one handle; releases it when called. Small, because each handle has one."""
 
     __slots__ = ("_descriptors", "_memory", "_owner", "_quotas")
 
@@ -182,7 +180,7 @@ class _Reservation:
 
 
 def _add(counts: Counter[Key], key: Key, amount: int) -> None:
-    """Add, and keep nothing of who has nothing."""
+    """Add `amount`, and forget the key at zero."""
     counts[key] += amount
     if not counts[key]:
         del counts[key]

@@ -1,22 +1,19 @@
-"""Shares the event loop among connections, however much work each of them sends.
+"""Shares the event loop fairly among connections.
 
-Theory of operation. Whatever a client makes the gateway do on the event loop (opening packets,
-key exchanges, logins, requests, sending answers) happens within a time slice of its connection:
+All work for a client on the event loop (decrypting packets, key exchanges, logins, requests,
+sending responses) happens within a time slice of its connection:
 
     | the connection | when its slice is used up                                            |
     |----------------|----------------------------------------------------------------------|
     | has no more    | it is idle; its next packet begins a slice at once                   |
-    | has more       | it waits in one queue behind all others that have more, and is       |
-    |                | called once it is first; meanwhile its socket is not read beyond one |
-    |                | packet, so that TCP slows the client down                            |
+    | has more       | it joins one queue with all others that have more; meanwhile at most |
+    |                | one packet is read from its socket, so TCP slows the client down     |
 
-In each turn of the event loop the queue is served for TURN seconds, whoever is in it. So a client
-that has little to ask for is answered after one turn, whatever the others send, and clients that
-have much to ask for get equal parts of the time.
+Each turn of the event loop serves the queue for TURN seconds. A client with few requests is
+answered within one turn, whatever the others send; clients with many get equal parts of the time.
 
-The budget is time and not a number of packets, because a key exchange costs a thousand times as
-much as a MSG_IGNORE. A slice ends between two packets or requests: what one of them may cost is
-bounded where it is handled.
+The unit is time, not packets: a key exchange costs a thousand times as much as a MSG_IGNORE. A
+slice ends between two packets or requests; each of them has bounds of its own.
 """
 
 from __future__ import annotations
@@ -26,10 +23,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-#: Seconds of one connection, until the next in the queue has its turn.
+#: Seconds of a connection's time slice.
 SLICE: Final = 0.0005
 
-#: Seconds of all connections in the queue, until the event loop looks at its sockets again.
+#: Seconds for which the queue is served before the event loop polls its sockets again.
 TURN: Final = 0.0005
 
 
@@ -42,7 +39,7 @@ class Loop(Protocol):
 
 
 class Scheduler:
-    """The queue of connections that have more to do than fitted into their slices."""
+    """The queue of connections with more work than fits into a slice."""
 
     def __init__(self, loop: Loop, *, clock: Callable[[], float] = time.perf_counter) -> None:
         """`clock` is in seconds."""
@@ -91,7 +88,7 @@ class TimeSlice:
     def begin(self) -> bool:
         """Begin a slice, which the caller has to `end`.
 
-        False where one has begun already, or the connection is in the queue.
+        Returns False if one has begun already or the connection is in the queue.
         """
         if self._end or self.waiting:
             return False
@@ -103,17 +100,17 @@ class TimeSlice:
         self._end = 0.0
 
     def used_up(self) -> bool:
-        """Whether the connection has to wait for its next slice; so it is outside of any."""
+        """Whether the connection has to wait for its next slice; also outside of any slice."""
         return self._clock() >= self._end
 
     def wait(self) -> None:
-        """Have `resume` called when it is this connection's turn."""
+        """Join the queue, to have `resume` called in the next slice."""
         if not self.waiting:
             self.waiting = True
             self._scheduler.add(self)
 
     def resume(self) -> None:
-        """Begin the slice that was waited for."""
+        """Run the slice that the connection waited for."""
         self.waiting = False
         self._end = self._clock() + SLICE
         try:

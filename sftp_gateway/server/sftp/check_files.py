@@ -11,7 +11,7 @@ from sftp_gateway.protocol.requests import CheckFileRequest
 from sftp_gateway.protocol.responses import CheckFileResponse
 from sftp_gateway.server.handles import FileHandle, HandleTable
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.checksums import ALGORITHMS, Check, Checksums, Digest
+from sftp_gateway.server.sftp.checksums import ALGORITHMS, ChecksumJob, ChecksumResult, Checksums
 from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
 from sftp_gateway.server.sftp.pending import Owed
 
@@ -40,7 +40,7 @@ class CheckFiles:
         self._send = send
         self._refuse = refuse
         self._done = done
-        self._checks: set[Check] = set()
+        self._checks: set[ChecksumJob] = set()
 
     def serve(self, request: CheckFileRequest) -> None:
         """Answer `request` once its checksums are computed."""
@@ -55,7 +55,7 @@ class CheckFiles:
         if opened is not None:
             opened.pending += 1
         self._owed.count += 1
-        check = Check(
+        check = ChecksumJob(
             operation=operation,
             algorithm=algorithm,
             user=self._recorder.session.user or "",
@@ -76,11 +76,11 @@ class CheckFiles:
 
     def _finish(
         self,
-        check: Check,
+        check: ChecksumJob,
         request: CheckFileRequest,
         opened: FileHandle | None,
         started: float,
-        digest: Digest | Exception,
+        digest: ChecksumResult | Exception,
     ) -> None:
         self._checks.remove(check)
         self._owed.count -= 1
@@ -95,7 +95,7 @@ class CheckFiles:
         self._done(opened)
 
     def _answer(
-        self, check: Check, request: CheckFileRequest, digest: Digest, started: float
+        self, check: ChecksumJob, request: CheckFileRequest, digest: ChecksumResult, started: float
     ) -> None:
         algorithm = check.algorithm.encode()
         self._send(

@@ -1,12 +1,12 @@
-"""Checksums of files, computed on threads of their own and remembered.
+"""Computes the checksums of files on threads of their own, and caches them.
 
-A checksum is computed in pieces, and between two of them others have their turn: users by turns,
-and each user's checksums by turns. So a client that asks for many takes no more from another than
-an equal part, threads are not kept for long, and a client that has left is dropped behind the piece
-that is under way. A disk that does not answer is given up as any read is (io_pools.py).
+A checksum is computed in pieces. Between two pieces users take turns, and so do the checksums of
+one user: a client that requests many takes no more from others than an equal part. Requests of a
+client that has left end with the current piece. A disk that does not answer is handled as for READs
+(io_pools.py).
 
-Nothing is vouched for that was not read. A blob of a Hugging Face cache is named by its SHA-256,
-but a client that asks wants to know whether the bytes still are what the name says.
+Only checksums of bytes that were read are given. A Hugging Face blob is named by its SHA-256, but a
+client that asks wants to know whether the content still matches the name.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from sftp_gateway.vfs.files import OpenFile
 #: The algorithms, as draft-ietf-secsh-filexfer-extensions-00 §3 and hashlib name them.
 ALGORITHMS: Final = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
-#: Bytes that are hashed before others have their turn, and bytes that are read at once.
+#: Bytes that are hashed in one turn, and bytes that are read at once.
 _PIECE: Final = 4 * 1024 * 1024
 _READ: Final = 256 * 1024
 
-#: Blocks of a file with a checksum each in one answer: they fit a packet of any client, and small
-#: ones keep Python's global lock for some milliseconds at most.
+#: Blocks in one response. It fits a packet of any client, and small blocks hold Python's global
+#: lock for a few milliseconds at most.
 MAX_BLOCKS: Final = 1024
 
-#: Whole files whose checksums are remembered; one takes 300 bytes.
-_REMEMBERED: Final = 16_384
+#: Checksums of whole files in the cache; one takes 300 bytes.
+_MAX_CACHED: Final = 16_384
 
 #: Bytes of the smallest block (§3 of the draft).
-_LEAST_BLOCK: Final = 256
+_MIN_BLOCK_SIZE: Final = 256
 
-#: Seconds for which a file must have been left alone before its checksum is remembered. A change
-#: within the same tick of the kernel's clock would not show in its times.
-_SETTLED: Final = 2.0
+#: Seconds since a file's last change before its checksum is cached: two changes within one tick of
+#: the kernel's clock have the same time.
+_MIN_AGE: Final = 2.0
 
 
-class Digest(NamedTuple):
-    """A checksum that was computed: of each block, one behind the other; `file` is closed again."""
+class ChecksumResult(NamedTuple):
+    """The checksums of all blocks, concatenated; `file` is closed again."""
 
     value: bytes
     file: OpenFile
 
 
-#: Gives None behind each piece that is not the last.
-_Pieces: TypeAlias = Generator["Digest | None", None, None]
+#: Yields None after each piece but the last.
+_Pieces: TypeAlias = Generator["ChecksumResult | None", None, None]
 
 
 class _Key(NamedTuple):
-    """What a file and its content are known by, on a local file system."""
+    """Identifies a file's content, on a local file system."""
 
     algorithm: str
     device: int
@@ -73,10 +73,10 @@ class _Key(NamedTuple):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Check:
-    """A checksum that is being computed: of `length` bytes from `offset` on, 0 for all there are.
+class ChecksumJob:
+    """A requested checksum: of `length` bytes (0: all) from `offset` on.
 
-    With a `block_size`, of each block of so many bytes. `operation` gives the open file.
+    With a `block_size`, of each block of that many bytes. `operation` opens the file.
     """
 
     operation: Operation
@@ -85,141 +85,141 @@ class Check:
     offset: int = 0
     length: int = 0
     block_size: int = 0
-    done: Callable[[Digest | Exception], None] = lambda digest: None
+    done: Callable[[ChecksumResult | Exception], None] = lambda result: None
     cancelled: bool = False
-    #: Once it has begun.
+    #: Set once it has started.
     pieces: _Pieces | None = None
     #: By time.monotonic().
     started: float = field(default_factory=time.monotonic)
 
-    def opened(self, digest: Digest) -> FileHandle:
-        """The file as it was open, for the log."""
+    def opened(self, result: ChecksumResult) -> FileHandle:
+        """The file as a handle, for the log."""
         share, path = self.operation.share, self.operation.path
         if share is None or path is None:
             raise AssertionError("only a share has files")
         return FileHandle(
-            file=digest.file,
+            file=result.file,
             share=share,
             path=path,
             opened=self.started,
-            known_size=digest.file.size,
+            known_size=result.file.size,
         )
 
     @property
     def share(self) -> str:
-        """The share that the file is in."""
+        """The name of the file's share."""
         if self.operation.share is None:
             raise AssertionError("only a share has files")
         return self.operation.share.name
 
 
 class Checksums:
-    """The checksums that the clients of this process ask for."""
+    """Computes the checksums that the clients of this process request."""
 
     def __init__(self, pools: IoPools, *, clock: Callable[[], float] = time.time) -> None:
-        """`clock` is that of the file systems, in seconds since 1970."""
+        """`clock` returns the file systems' time, in seconds since 1970."""
         self._pools = pools
         self._clock = clock
-        #: By share and user; whose turn it is comes first.
-        self._waiting: dict[str, OrderedDict[str, dict[Check, None]]] = {}
+        #: By share and user. The first user is next.
+        self._waiting: dict[str, OrderedDict[str, dict[ChecksumJob, None]]] = {}
         self._running: Counter[str] = Counter()
-        self._remembered: OrderedDict[_Key, bytes] = OrderedDict()
+        self._cache_entries: OrderedDict[_Key, bytes] = OrderedDict()
         self._lock = Lock()
 
-    def start(self, check: Check) -> None:
-        """Compute `check`, and call its `done` on the event loop."""
-        users = self._waiting.setdefault(check.share, OrderedDict())
-        users.setdefault(check.user, {})[check] = None
-        self._start_next(check.share)
+    def start(self, job: ChecksumJob) -> None:
+        """Compute `job`, and call its `done` on the event loop."""
+        users = self._waiting.setdefault(job.share, OrderedDict())
+        users.setdefault(job.user, {})[job] = None
+        self._start_next(job.share)
 
-    def cancel(self, check: Check) -> None:
-        """Nobody wants `check` any more: its `done` is not called."""
-        check.cancelled = True
-        users = self._waiting[check.share]
-        checks = users.get(check.user, {})
-        if check in checks:
-            del checks[check]
-            if not checks:
-                del users[check.user]
-            self._let_go(check)
+    def cancel(self, job: ChecksumJob) -> None:
+        """Drop `job`; its `done` is not called."""
+        job.cancelled = True
+        users = self._waiting[job.share]
+        jobs = users.get(job.user, {})
+        if job in jobs:
+            del jobs[job]
+            if not jobs:
+                del users[job.user]
+            self._close_file(job)
 
     def _start_next(self, share: str) -> None:
         users = self._waiting[share]
         while users and self._running[share] < THREADS[Pool.CHECKSUM]:
-            user, checks = users.popitem(last=False)
-            check = next(iter(checks))
-            del checks[check]
-            if checks:
-                users[user] = checks  # behind the others
-            self._submit(check)
+            user, jobs = users.popitem(last=False)
+            job = next(iter(jobs))
+            del jobs[job]
+            if jobs:
+                users[user] = jobs  # after the others
+            self._submit(job)
 
-    def _submit(self, check: Check) -> None:
-        self._running[check.share] += 1
-        if check.pieces is None:
-            check.pieces = self._compute(check)
+    def _submit(self, job: ChecksumJob) -> None:
+        self._running[job.share] += 1
+        if job.pieces is None:
+            job.pieces = self._compute(job)
         self._pools.submit(
-            check.share,
+            job.share,
             Pool.CHECKSUM,
-            partial(next, check.pieces),
-            lambda future: self._advanced(check, future),
-            on_late_result=lambda _: self._let_go(check),
+            partial(next, job.pieces),
+            lambda future: self._piece_done(job, future),
+            on_late_result=lambda _: self._close_file(job),
         )
 
-    def _advanced(self, check: Check, future: asyncio.Future[Digest | None]) -> None:
-        self._running[check.share] -= 1
+    def _piece_done(self, job: ChecksumJob, future: asyncio.Future[ChecksumResult | None]) -> None:
+        self._running[job.share] -= 1
         error = error_of(future)
-        digest = None if error is not None else future.result()
-        if check.cancelled:
+        result = None if error is not None else future.result()
+        if job.cancelled:
             if not isinstance(error, TimeoutError):
-                self._let_go(check)
+                self._close_file(job)
         elif error is not None:
-            check.done(error)
-        elif digest is not None:
-            check.done(digest)
+            job.done(error)
+        elif result is not None:
+            job.done(result)
         else:
-            self.start(check)
-        self._start_next(check.share)
+            self.start(job)
+        self._start_next(job.share)
 
-    def _let_go(self, check: Check) -> None:
-        """Have a thread close the file, where it is open."""
-        if check.pieces is not None:
-            self._pools.close_later(check.share, check.pieces.close)
+    def _close_file(self, job: ChecksumJob) -> None:
+        """Have a thread close the file, if it is open."""
+        if job.pieces is not None:
+            self._pools.close_later(job.share, job.pieces.close)
 
     # On threads
 
-    def _compute(self, check: Check) -> _Pieces:
-        file: OpenFile = check.operation.run(wait=True)
+    def _compute(self, job: ChecksumJob) -> _Pieces:
+        file: OpenFile = job.operation.run(wait=True)
         try:
-            value = yield from self._value(check, file)
+            value = yield from self._value(job, file)
         finally:
-            check.operation.discard(file)
-        yield Digest(value, file)
+            job.operation.discard(file)
+        yield ChecksumResult(value, file)
 
-    def _value(self, check: Check, file: OpenFile) -> Generator[None, None, bytes]:
+    def _value(self, job: ChecksumJob, file: OpenFile) -> Generator[None, None, bytes]:
         before = file.stat()
-        key = _key(check.algorithm, before)
-        lasting = file.local and not (check.offset or check.length or check.block_size)
-        known = self._recall(key) if lasting else None
-        if known is not None:
-            return known
-        value = yield from _hash(check, file, before.st_size)
-        settled = before.st_ctime + _SETTLED < self._clock()
-        if lasting and settled and _key(check.algorithm, file.stat()) == key:
-            self._remember(key, value)
+        key = _key(job.algorithm, before)
+        cacheable = file.local and not (job.offset or job.length or job.block_size)
+        cached = self._cached(key) if cacheable else None
+        if cached is not None:
+            return cached
+        value = yield from _hash(job, file, before.st_size)
+        settled = before.st_ctime + _MIN_AGE < self._clock()
+        if cacheable and settled and _key(job.algorithm, file.stat()) == key:
+            self._cache(key, value)
         return value
 
-    def _recall(self, key: _Key) -> bytes | None:
+    def _cached(self, key: _Key) -> bytes | None:
         with self._lock:
-            value = self._remembered.get(key)
+            value = self._cache_entries.get(key)
             if value is not None:
-                self._remembered.move_to_end(key)
+                self._cache_entries.move_to_end(key)
             return value
 
-    def _remember(self, key: _Key, value: bytes) -> None:
+    def _cache(self, key: _Key, value: bytes) -> None:
         with self._lock:
-            self._remembered[key] = value
-            if len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._cache_entries[key] = value
+            if len(self._cache_entries) > _MAX_CACHED:
+                self._cache_entries.popitem(last=False)
 
 
 def _key(algorithm: str, status: os.stat_result) -> _Key:
@@ -233,20 +233,20 @@ def _key(algorithm: str, status: os.stat_result) -> _Key:
     )
 
 
-def _hash(check: Check, file: OpenFile, size: int) -> Generator[None, None, bytes]:
-    """The checksums of all blocks; suspended behind each piece.
+def _hash(job: ChecksumJob, file: OpenFile, size: int) -> Generator[None, None, bytes]:
+    """Compute the checksums of all blocks; yields after each piece.
 
-    Raises FileSystemError for too many blocks, and where the file has become shorter.
+    Raises FileSystemError for too small or too many blocks, and if the file has become shorter.
     """
-    position = min(check.offset, size)
-    end = min(position + check.length, size) if check.length else size
-    block = check.block_size or max(end - position, 1)
-    if check.block_size and (block < _LEAST_BLOCK or end - position > block * MAX_BLOCKS):
+    position = min(job.offset, size)
+    end = min(position + job.length, size) if job.length else size
+    block = job.block_size or max(end - position, 1)
+    if job.block_size and (block < _MIN_BLOCK_SIZE or end - position > block * MAX_BLOCKS):
         raise FileSystemError("blocks that are too small")
     values, left = b"", _PIECE
     memory: memoryview | None = None
     while True:
-        hasher = hashlib.new(check.algorithm, usedforsecurity=False)
+        hasher = hashlib.new(job.algorithm, usedforsecurity=False)
         stop = min(position + block, end)
         while position < stop:
             if memory is None:
@@ -258,7 +258,7 @@ def _hash(check: Check, file: OpenFile, size: int) -> Generator[None, None, byte
             position += count
             left -= count
             if left <= 0:
-                memory = None  # it may be long until the next turn
+                memory = None  # the next turn may be far away
                 yield None
                 left = _PIECE
         values += hasher.digest()

@@ -15,7 +15,7 @@ import pytest
 
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.io_pools import THREADS, Pool
-from sftp_gateway.server.sftp.checksums import ALGORITHMS, Check, Checksums, Digest
+from sftp_gateway.server.sftp.checksums import ALGORITHMS, ChecksumJob, ChecksumResult, Checksums
 from sftp_gateway.server.sftp.dispatch import Operation
 from sftp_gateway.vfs.files import OpenFile
 from tests.support.gateway import PATIENCE
@@ -62,14 +62,14 @@ def operation(share: GatedShare, opened: list[OpenFile]) -> Callable[[str], Oper
 async def computed(checksums: Checksums, operation: Operation, **options: Any) -> bytes:
     told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def done(digest: Digest | Exception) -> None:
+    def done(digest: ChecksumResult | Exception) -> None:
         if isinstance(digest, Exception):
             told.set_exception(digest)
         else:
             told.set_result(digest.value)
 
     options = {"algorithm": "sha256", "user": "one", **options}
-    checksums.start(Check(operation=operation, done=done, **options))
+    checksums.start(ChecksumJob(operation=operation, done=done, **options))
     async with asyncio.timeout(PATIENCE):
         return await told
 
@@ -183,7 +183,8 @@ async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
     checksums = Checksums(pools)
     share.cold.add("read")
     checks = [
-        Check(operation=operation(), algorithm="md5", user="one", done=_never) for _ in range(5)
+        ChecksumJob(operation=operation(), algorithm="md5", user="one", done=_never)
+        for _ in range(5)
     ]
     for check in checks:
         checksums.start(check)
@@ -198,7 +199,7 @@ async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
     assert closed(opened)
 
 
-def _never(digest: Digest | Exception) -> None:
+def _never(digest: ChecksumResult | Exception) -> None:
     raise AssertionError("nobody is there")
 
 
