@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from sftp_gateway.config.bootstrap import AUTHORIZED_KEYS
-from sftp_gateway.console import Load, add_config, report
+from sftp_gateway.console import add_config, load, print_table, report
 from sftp_gateway.errors import ConfigurationError
+from sftp_gateway.observability.access_log.json_lines import printable
+from sftp_gateway.observability.access_log.terminal import wants_colour
 from sftp_gateway.settings import Settings
 from sftp_gateway.system.containers import with_docker
 from sftp_gateway.system.dirfd import Folder
@@ -35,11 +37,9 @@ _PROGRAM: Final = ".venv/bin/sftp-gateway"
 _MAX_KEY: Final = 65_536
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], load: Load) -> None:
-    """Add `worker-kit` to the program's commands; `load` gives the settings of its options."""
-    text = "Make what sets a worker up: files and one script, or the workers themselves (--hosts)."
-    parser = commands.add_parser("worker-kit", help=text, description=text)
-    parser.set_defaults(command=lambda options: _run(load(options), options))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.set_defaults(run=lambda options: _run(load(options), options))
     add = parser.add_argument
     add("--server", metavar="HOST", help="the gateway's name for workers; default: public_host")
     add("--port", type=int, help="its port for workers; default: public_port, or port")
@@ -204,9 +204,14 @@ def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int
 
 
 def _report(outcomes: Sequence[Outcome]) -> int:
-    width = max(len(each.host.name) for each in outcomes)
-    for each in outcomes:
-        print(f"{each.host.name.ljust(width)}  {'ok    ' if each.ok else 'FAILED'}  {each.message}")
+    rows = [(e.host.name, "ok" if e.ok else "FAILED", e.message) for e in outcomes]
+    if wants_colour(sys.stdout):
+        marked = [number for number, each in enumerate(outcomes) if not each.ok]
+        print_table(("WORKER", "RESULT", "MESSAGE"), rows, marked=marked)
+    else:
+        width = max(len(name) for name, _, _ in rows)
+        for name, result, message in rows:
+            print(printable(f"{name.ljust(width)}  {result:<6}  {message}"))
     failed = sum(not each.ok for each in outcomes)
     report(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
     return 1 if failed else 0

@@ -1,54 +1,62 @@
-"""Tells how far the workers are: a bar on a terminal, lines elsewhere."""
+"""Shows how far the workers are: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+from sftp_gateway.observability.access_log.json_lines import printable
+from sftp_gateway.observability.access_log.terminal import wants_colour
 from sftp_gateway.worker_kit.hosts import Host
 
-_BAR: Final = 24
 _ENDS: Final = ("done", "failed")
 
 
 class Progress:
-    """What `Fleet.set_up` reports to."""
+    """What `FleetInstaller.set_up` reports to. What a worker prints is shown with control
+    characters escaped."""
 
     def __init__(self, hosts: Sequence[Host], out: TextIO) -> None:
-        self._total = len(hosts)
         self._out = out
-        self._bar = out.isatty()
-        self._ended: dict[str, str] = {}
-        self._steps: dict[str, str] = {}
+        self._failed = 0
+        self._bar = _Bar(len(hosts), out) if wants_colour(out) else None
 
     def __call__(self, host: Host, step: str) -> None:
         """`host` is at `step`; `done` and `failed` end it."""
-        if step in _ENDS:
-            self._ended[host.name] = step
-            self._steps.pop(host.name, None)
+        self._failed += step == "failed"
+        line = printable(f"{host.name}: {step}")
+        if self._bar is None:
+            print(line, file=self._out, flush=True)
         else:
-            self._steps[host.name] = step
-        if self._bar:
-            self._draw()
-        else:
-            print(f"{host.name}: {step}", file=self._out, flush=True)
+            failed = f"{self._failed} failed  " if self._failed else ""
+            self._bar.show(failed + line, advance=step in _ENDS)
 
     def close(self) -> None:
-        """Leave the bar's line."""
-        if self._bar:
-            print(file=self._out, flush=True)
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
 
-    def _draw(self) -> None:
-        ended = len(self._ended)
-        failed = sum(end == "failed" for end in self._ended.values())
-        full = _BAR * ended // self._total
-        text = f"[{'#' * full}{'.' * (_BAR - full)}] {ended}/{self._total}"
-        if failed:
-            text += f", {failed} failed"
-        if self._steps:
-            name, step = next(reversed(self._steps.items()))
-            text += f"  {name}: {step}"
-        width = shutil.get_terminal_size().columns - 1
-        # Back to the line's beginning, the text, and nothing after it.
-        print(f"\r{text[:width]}\x1b[K", end="", file=self._out, flush=True)
+
+class _Bar:
+    """A progress bar of rich."""
+
+    def __init__(self, total: int, out: TextIO) -> None:
+        # Here, because only this command on a terminal needs it.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415
+        from rich.progress import Progress as RichProgress  # noqa: PLC0415
+
+        self._progress = RichProgress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=Console(file=out, emoji=False),
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._progress.start()
+
+    def show(self, text: str, *, advance: bool) -> None:
+        self._progress.update(self._task, description=text, advance=int(advance), refresh=True)
+
+    def close(self) -> None:
+        self._progress.stop()

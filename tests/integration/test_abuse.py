@@ -239,13 +239,13 @@ def test_bans_are_listed_and_lifted_by_a_command(
     assert shown[0].startswith(BAD)
     assert "refused until" in shown[0]
     lifted = gateway.run("bans", "lift", BAD, "203.0.113.0/24")
-    assert (lifted.returncode, lifted.stderr) == (0, f"{BAD} is not banned any more\n")
+    assert (lifted.returncode, lifted.stderr) == (0, f"{BAD} is no longer banned\n")
     assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "lifted"
     assert log_in(gateway, BAD).stdout == "in\n"
     assert greeting(gateway, GOOD) == b""
     assert gateway.run("bans", "lift", BAD).returncode == 1
     assert gateway.run("bans", "lift", "nonsense").returncode == 2
-    assert gateway.run("bans", "lift", "--all").stderr == f"{GOOD} is not banned any more\n"
+    assert gateway.run("bans", "lift", "--all").stderr == f"{GOOD} is no longer banned\n"
     assert log_in(gateway, GOOD).stdout == "in\n"
     kept = gateway.run("logs", "--ip", BAD, "--event", "source_banned").stdout
     assert f"{BAD}: refused until " in kept

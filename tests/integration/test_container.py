@@ -361,7 +361,7 @@ def test_a_key_is_rotated_by_the_documented_command_and_the_new_one_reaches_its_
         deployed.gateway("keys", "rotate", "gvpocr", "worker7", "worker7_new")
     said = change("rotate", "gvpocr", "worker7", "worker7_new", errors=True)
     new = deployed.folder / "keys/worker7_new"
-    assert "made keys/worker7_new, which may log in as gvpocr" in said
+    assert "created keys/worker7_new, which can log in as gvpocr" in said
     assert _owner_and_mode(new) == (OWNER, 0o600)
     assert public_line(new).split(maxsplit=2)[2] == "worker7"
     listed = [line for line in deployed.gateway("keys", "list").splitlines() if "worker7" in line]

@@ -98,7 +98,7 @@ def test_root_sees_what_the_gateways_user_sees(
     for above in (gateway.folder, *gateway.folder.parents[:3]):
         above.chmod(above.stat().st_mode | 0o055)
     ran = gateway.run(command)
-    assert f"As user {STRANGER}, who owns keys/ssh_host_ed25519_key:" in ran.stderr
+    assert f"Checking as user {STRANGER}, who owns keys/ssh_host_ed25519_key:" in ran.stderr
     assert f"cannot be read by the gateway, which runs as {STRANGER}:{STRANGER}" in ran.stderr
     assert "run as root" not in ran.stderr
 
@@ -113,7 +113,7 @@ def test_the_doctor_says_that_a_gateway_serves_on_whose_file_is_refused(
     assert ran.returncode == 1
     first, *others = ran.stderr.splitlines()
     assert first.startswith("error: config/sftp-gateway.toml:1:1: prot: ")
-    assert "The running gateway serves by the configuration before." in others
+    assert "The running gateway serves the previous configuration." in others
     assert '"configuration": "refused since ' in others[-1]
 
 

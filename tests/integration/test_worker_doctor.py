@@ -689,7 +689,7 @@ def test_on_the_server_it_looks_at_the_configuration_and_the_running_gateway(
     ran = gateway.run("doctor")
     assert (ran.returncode, ran.stdout) == (0, "")
     _, health, ready, same = ran.stderr.splitlines()
-    assert same.endswith("is served by this configuration too.")
+    assert same.endswith("nothing would be taken away.")
     assert health == "ok"
     assert ready.startswith('/readyz: 200: {"ready": true, ')
     shutil.rmtree(gateway.folder / "shared/models")

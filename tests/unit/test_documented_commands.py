@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.commands.main import _parser
+from sftp_gateway.commands.main import build_parser
 from tests.support.gateway import REPOSITORY
 
 PAGES = (
@@ -62,7 +62,7 @@ def parses(arguments: list[str]) -> None:
         doctor = REPOSITORY / "sftp_gateway/worker_kit/files/sshfs-doctor"
         subprocess.run(["sh", doctor, *arguments[1:], "--help"], check=True, capture_output=True)
     else:
-        _parser().parse_args(arguments)
+        build_parser().parse_args(arguments)
 
 
 def choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -83,7 +83,7 @@ def test_a_command_to_paste_is_one(page: Path, text: str) -> None:
 )
 def test_a_command_that_is_named_is_there(page: Path, text: str) -> None:
     words = [MEANT.get(word, word) for word in shlex.split(text)]
-    known = choices(_parser())
+    known = choices(build_parser())
     assert words[0] in known or words[0].startswith("--")
     if len(words) > 1 and words[0] not in ("doctor", "keys"):
         parses(words)

@@ -110,14 +110,14 @@ def test_a_key_on_a_nist_curve_is_taken_and_it_is_said_that_it_lets_nobody_in(
     key = make_key(tmp_path / "curve", "ecdsa")
     ran = keys(f"{key}.pub")
     assert ran.status == status
-    assert ("lets nobody in unless nist_curves = true" in ran.out) == bool(status)
+    assert ("not accepted unless nist_curves = true" in ran.out) == bool(status)
     assert taken() == ["curve"]
 
 
 def test_a_key_that_is_over_is_taken_and_it_is_said(keys: Run, tmp_path: Path) -> None:
     ran = keys(write(tmp_path / "old", f'expiry-time="20200101Z" {ONE}'))
     assert ran.status == 1
-    assert ran.out.endswith("its expiry-time= is over\n")
+    assert ran.out.endswith("its expiry-time= has passed\n")
 
 
 def test_standard_input_is_the_only_users(
@@ -150,7 +150,7 @@ def test_a_folder_of_homes_is_taken_user_by_user_and_who_is_no_user_is_left_out(
     write(tmp_path / "home/ubuntu/.ssh/authorized_keys", TWO)
     ran = keys(tmp_path / "home")
     assert ran.status == 1
-    assert "home/ubuntu/.ssh/authorized_keys is left out: ubuntu is no user" in ran.err
+    assert "home/ubuntu/.ssh/authorized_keys is skipped: there is no user ubuntu" in ran.err
     assert (taken("ana"), taken("gvpocr")) == (["one"], ["two"])
 
 
@@ -171,10 +171,10 @@ def test_a_folder_of_public_keys_or_of_files_for_each_user_is_taken(
     ("arguments", "said"),
     [
         (("missing",), "missing: cannot be read: No such file or directory"),
-        (("--user", "nobody", "old"), "nobody is no user; the configuration has gvpocr, ana"),
-        (("old",), "old: whose keys are they? Say --user with one of gvpocr, ana"),
-        (("--user", "ana", "empty"), "empty: there are no authorized_keys, .pub files, or homes"),
-        (("--user", "ana", "private"), "private is a private key; give the public half"),
+        (("--user", "nobody", "old"), "there is no user nobody; the configuration has gvpocr, ana"),
+        (("old",), "old: whose keys? Give --user with one of gvpocr, ana"),
+        (("--user", "ana", "empty"), "empty: contains no authorized_keys or .pub files"),
+        (("--user", "ana", "private"), "private is a private key; give the public key"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_is_written(
@@ -219,7 +219,7 @@ def test_the_folder_of_an_old_server_is_taken(
     ran = host(tmp_path)
     assert ran.status == 1  # of which one is not used
     assert ran.out.count(" now") == 3
-    assert "ecdsa_key now; is on a NIST curve, and not used unless nist_curves = true" in ran.out
+    assert "ecdsa_key now; is on a NIST curve: not used unless nist_curves = true" in ran.out
     monkeypatch.setenv("SFTP_GATEWAY_NIST_CURVES", "true")
     assert host(tmp_path).status == 0
     run("init")
@@ -244,7 +244,7 @@ def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
     ran = host(old)
     assert ran.status == 2
     assert ran.out == (
-        f"{old}: refused: {place} is another key. If workers know the old server's only, give "
+        f"{old}: refused: {place} is another key. If workers know only the old server's, give "
         "--replace\n"
     )
     assert public_line(place) == first
@@ -260,7 +260,7 @@ def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
     ("content", "said"),
     [
         ("encrypted", "is encrypted with a passphrase"),
-        ("public", "is the public half; give "),
+        ("public", "is the public key; give "),
         ("nonsense", "is not a readable private key"),
     ],
 )

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.auth import generate_ed25519, parse_authorized_keys
-from sftp_gateway.commands.keys import moment
 from sftp_gateway.commands.main import main
+from sftp_gateway.commands.times import parse_expiry_time
 from sftp_gateway.config.bootstrap import set_up
 from sftp_gateway.observability.access_log.events import LoginAccepted, Session
 from sftp_gateway.observability.access_log.json_lines import encode
@@ -69,14 +69,14 @@ def public(tmp_path: Path, comment: str) -> Path:
     ],
 )
 def test_a_moment_is_a_span_or_a_date(text: str, expected: datetime) -> None:
-    assert moment(text, NOW) == expected
-    assert moment("2031-05-06", NOW) == moment("20310506", NOW)
+    assert parse_expiry_time(text, NOW) == expected
+    assert parse_expiry_time("2031-05-06", NOW) == parse_expiry_time("20310506", NOW)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "+7", "-7d", "+7w", "2031-13-01", "+99999999d"])
+@pytest.mark.parametrize("text", ["", "soon", "+7", "-7d", "+7y", "2031-13-01", "+99999999d"])
 def test_anything_else_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape("write now, +30m, +12h, +7d, 2031-05-06, ")):
-        moment(text, NOW)
+        parse_expiry_time(text, NOW)
 
 
 def test_a_key_is_added_with_its_conditions(keys: Run, tmp_path: Path) -> None:
@@ -99,33 +99,33 @@ def test_a_key_is_added_from_standard_input(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("add", "nobody", "FILE"), "nobody is no user; the configuration has gvpocr"),
+        (("add", "nobody", "FILE"), "there is no user nobody; the configuration has gvpocr"),
         (("add", "gvpocr", "missing"), "missing: cannot be read"),
-        (("add", "gvpocr", "FILE", "--from", 'x" y'), "is no list of addresses"),
+        (("add", "gvpocr", "FILE", "--from", 'x" y'), "is not a list of addresses"),
         (("add", "gvpocr", "FILE", "--from", "worker.example"), "host names are not looked up"),
-        (("add", "gvpocr", "FILE", "--expires", "soon"), "soon is not a valid time; write now, "),
+        (("add", "gvpocr", "FILE", "--expires", "soon"), "'soon' is not a valid time; write now, "),
         (
             ("add", "gvpocr", "keys/worker_ed25519"),
-            "error: keys/worker_ed25519 is a private key; give its public half: "
+            "error: keys/worker_ed25519 is a private key; give the public key: "
             "keys/worker_ed25519.pub",
         ),
         (
             ("add", "gvpocr", "keys/alone"),
             "ssh-keygen -y -f keys/alone > keys/alone.pub",
         ),
-        (("add", "gvpocr", "keys/putty.ppk"), "error: keys/putty.ppk is a private key; make"),
+        (("add", "gvpocr", "keys/putty.ppk"), "error: keys/putty.ppk is a private key; derive"),
         (("add", "gvpocr", "keys/rfc4716"), "ssh-keygen -i -f keys/rfc4716"),
-        (("add", "gvpocr", "keys/binary"), "error: keys/binary: is not a public key"),
+        (("add", "gvpocr", "keys/binary"), "error: keys/binary: not a public key"),
         (("add", "gvpocr", "keys/text"), "error: keys/text: "),
         (("add", "gvpocr", "keys/worker_ed25519.pub"), "is there already"),
         (("remove", "gvpocr", "missing"), "there is no key missing"),
         (("expire", "gvpocr", "missing", "now"), "there is no key missing"),
         (("rotate", "gvpocr", "missing", "new"), "there is no key missing"),
         (("rotate", "gvpocr", LABEL, "missing/new"), "error: missing: No such file"),
-        (("rotate", "gvpocr", LABEL, "ssh_host_rsa_key"), "keys/ssh_host_rsa_key has another use"),
-        (("rotate", "gvpocr", LABEL, "revoked_keys.pub"), "has another use; name another file"),
-        (("rotate-host", "promote"), "prepare it first"),
-        (("rotate-host", "finish"), "nothing is to be finished"),
+        (("rotate", "gvpocr", LABEL, "ssh_host_rsa_key"), "keys/ssh_host_rsa_key is reserved"),
+        (("rotate", "gvpocr", LABEL, "revoked_keys.pub"), "is reserved; choose another name"),
+        (("rotate-host", "promote"), "run the step prepare first"),
+        (("rotate-host", "finish"), "nothing to finish"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_is_changed(
@@ -160,7 +160,7 @@ def test_a_key_is_rotated_with_its_options_and_the_old_one_expires(keys: Run) ->
         key.fingerprint
         for key in parse_authorized_keys(Path("keys/new.pub").read_text(), source="x").keys
     }
-    with pytest.raises(ValueError, match="cannot be made: File exists"):
+    with pytest.raises(ValueError, match="cannot be created: File exists"):
         keys("rotate", "gvpocr", new.fingerprint, "new")
     with pytest.raises(
         ValueError, match="is more than one key; name one by its fingerprint: "

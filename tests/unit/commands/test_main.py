@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import os
@@ -14,8 +15,7 @@ import pytest
 
 from sftp_gateway import __version__
 from sftp_gateway.auth import PasswordVerifier, check_hash, hash_password
-from sftp_gateway.commands import main as cli
-from sftp_gateway.commands import running
+from sftp_gateway.commands import gateway_client, serve
 from sftp_gateway.settings import Settings
 from tests.support.commands import Ran, Run, runs
 from tests.support.gateway import environment, free_port
@@ -35,7 +35,7 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     def nobody(settings: Settings, path: str, token: str | None = None) -> tuple[int, str]:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(running, "get", nobody)
+    monkeypatch.setattr(gateway_client, "get", nobody)
     return runs(capsys)
 
 
@@ -160,8 +160,8 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
     ran = run("check")
     assert ran.status == 0
     assert ran.err == (
-        "No running gateway was found to compare with.\n"
-        "Landlock: version 7 confines the workers.\nThe configuration is good.\n"
+        "No running gateway to compare with.\n"
+        "Landlock: version 7 confines the workers.\nThe configuration is valid.\n"
     )
     assert json.loads(ran.out) == {"port": 2022}
     told = json.loads(run("check", "--all").out)
@@ -211,7 +211,7 @@ def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, fo
     (folder / "shared/models").rename(folder / "elsewhere")
     (folder / "shared/models").symlink_to("../elsewhere")
     ran = run("check")
-    assert (ran.status, ran.err.splitlines()[-1]) == (0, "The configuration is good.")
+    assert (ran.status, ran.err.splitlines()[-1]) == (0, "The configuration is valid.")
 
 
 def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
@@ -271,7 +271,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(sys, "stdin", Input("".join(lines)))
         answers = iter(lines)
-        monkeypatch.setattr(cli.getpass, "getpass", lambda prompt: next(answers))
+        monkeypatch.setattr(getpass, "getpass", lambda prompt: next(answers))
 
     return give
 
@@ -302,15 +302,15 @@ def test_a_password_that_is_typed_twice_is_hashed(run: Run, typed: Callable[...,
 
 
 SHORT = (
-    "error: the password has 7 characters; take 8 or more (`openssl rand -base64 18` makes one "
-    "that nobody guesses)\n"
+    "error: the password has 7 characters; use 8 or more (`openssl rand -base64 18` prints a "
+    "strong one)\n"
 )
 
 
 @pytest.mark.parametrize(
     ("lines", "terminal", "said"),
     [
-        (("hunter22", "hunter33"), True, "error: the two are not the same\n"),
+        (("hunter22", "hunter33"), True, "error: the passwords do not match\n"),
         (("", ""), True, "error: the password is empty\n"),
         ((), False, "error: the password is empty\n"),
         (("\n",), False, "error: the password is empty\n"),
@@ -378,7 +378,7 @@ def test_no_name_in_a_message_does_more_than_show(run: Run, folder: Path) -> Non
     public = folder / "key.pub"
     public.write_text(f"{' '.join(public_line(key).split()[:2])} a\u202eb\tc\u2066d\n")
     ran = run("keys", "add", "gvpocr", str(public))
-    assert "(a\\u202eb\\u0009c\\u2066d) may log in" in ran.err
+    assert "(a\\u202eb\\u0009c\\u2066d) can log in" in ran.err
     assert "a\\u202eb\\u0009c\\u2066d" in run("keys", "list").out
     old = folder / "old"
     old.write_text(public.read_text())
@@ -395,7 +395,7 @@ def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(port))
     ran = run("healthcheck")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith(f"error: 127.0.0.1 port {port}: nothing listens there: ")
+    assert ran.err.startswith(f"error: 127.0.0.1 port {port}: connection refused: ")
 
 
 def test_a_doctor_says_that_nothing_runs(
@@ -415,5 +415,5 @@ def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(load: object, **collaborators: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "serve", interrupted)
+    monkeypatch.setattr(serve, "serve", interrupted)
     assert run("serve") == Ran(130, "", "")

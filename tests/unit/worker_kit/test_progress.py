@@ -1,8 +1,10 @@
-"""How far the workers are, told on a terminal and elsewhere."""
+"""How far the workers are, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
 import io
+
+import pytest
 
 from sftp_gateway.worker_kit.hosts import Host
 from sftp_gateway.worker_kit.progress import Progress
@@ -17,23 +19,35 @@ class Terminal(io.StringIO):
         return True
 
 
-def tell(out: io.StringIO) -> str:
+def shown(out: io.StringIO) -> str:
     progress = Progress(HOSTS, out)
     progress(HOSTS[0], "connecting")
-    progress(HOSTS[1], "connecting")
+    progress(HOSTS[1], "installing [bold]sshfs[/bold] \x1b]0;title\x07")
     progress(HOSTS[0], "done")
     progress(HOSTS[1], "failed")
     progress.close()
     return out.getvalue()
 
 
-def test_a_terminal_gets_one_line_that_is_drawn_again_and_again() -> None:
-    drawn = tell(Terminal())
-    assert drawn.count("\n") == 1
-    last = drawn.split("\r")[-1]
-    assert last == "[########################] 2/2, 1 failed\x1b[K\n"
-    assert "[............" + "............] 0/2  b: connecting" in drawn
+PLAIN = (
+    "a: connecting\nb: installing [bold]sshfs[/bold] \\u001b]0;title\\u0007\na: done\nb: failed\n"
+)
 
 
-def test_anything_else_gets_plain_lines() -> None:
-    assert tell(io.StringIO()) == "a: connecting\nb: connecting\na: done\nb: failed\n"
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    drawn = shown(Terminal())
+    assert "2/2" in drawn
+    assert "1 failed  b: failed" in drawn
+    assert "b: installing [bold]sshfs[/bold] \\u001b]0;title\\u0007" in drawn
+    assert "\x1b]0;" not in drawn
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    assert shown(io.StringIO()) == PLAIN
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(Terminal()) == PLAIN

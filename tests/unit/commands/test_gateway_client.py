@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from sftp_gateway.commands import running
+from sftp_gateway.commands import gateway_client
 from sftp_gateway.config.credentials import Served
 from sftp_gateway.settings import Settings
 
@@ -53,14 +53,14 @@ def told(**more: object) -> bytes:
 
 def test_what_is_taken_away_is_asked_with_the_token(answering: Answering) -> None:
     settings = answering(200, told())
-    assert running.differences(settings, NOTHING, "token") == [
+    assert gateway_client.differences(settings, NOTHING, "token") == [
         "Compared with the running gateway, users no longer served: gvpocr (1 key, 2 sessions)",
         "Compared with the running gateway, live sessions that lose their login: 2",
     ]
-    (same,) = running.differences(settings, SERVED, "token")
-    assert same.endswith("is served by this configuration too.")
-    (said,) = running.differences(settings, NOTHING, None)
-    assert said.endswith("does not say what it serves: 401 for /status.json.")
+    (same,) = gateway_client.differences(settings, SERVED, "token")
+    assert same.endswith("nothing would be taken away.")
+    (said,) = gateway_client.differences(settings, NOTHING, None)
+    assert said.endswith("does not tell what it serves: 401 for /status.json.")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", told(served={}), told(sessions=[{}])])
@@ -68,18 +68,18 @@ def test_an_answer_of_another_version_is_not_compared_with(
     answering: Answering, body: bytes
 ) -> None:
     settings = answering(200, body)
-    (said,) = running.differences(settings, NOTHING, "token")
-    assert said.startswith("The running gateway is of another version")
-    assert running.refusal(settings) == []
+    (said,) = gateway_client.differences(settings, NOTHING, "token")
+    assert said.startswith("The running gateway has another version")
+    assert gateway_client.refusal(settings) == []
 
 
 def test_a_refusal_is_asked_without_a_token(answering: Answering) -> None:
-    (said,) = running.refusal(answering(200, b'{"configuration": "refused since x: y"}'))
+    (said,) = gateway_client.refusal(answering(200, b'{"configuration": "refused since x: y"}'))
     assert said == "The running gateway's newest configuration: refused since x: y"
-    assert running.refusal(answering(503, b'{"configuration": "ok"}')) == []
+    assert gateway_client.refusal(answering(503, b'{"configuration": "ok"}')) == []
 
 
 def test_where_nothing_answers_that_is_said(unconfigured: object) -> None:
-    (said,) = running.differences(Settings(metrics_port=1), NOTHING, None)
-    assert said == "No running gateway was found to compare with."
-    assert running.refusal(Settings(metrics_port=1)) == []
+    (said,) = gateway_client.differences(Settings(metrics_port=1), NOTHING, None)
+    assert said == "No running gateway to compare with."
+    assert gateway_client.refusal(Settings(metrics_port=1)) == []
