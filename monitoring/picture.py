@@ -25,12 +25,12 @@ from monitoring.generate import FOLDER
 CHARTS: Final = (
     "Throughput by share",
     "Requests by operation",
-    "Sessions, connections, open files",
-    "Reads: how long they take",
-    "Reads that the page cache answered",
-    "Logins refused",
-    "Requests that wait for a disk",
-    "Processors in use",
+    "Sessions, connections and open files",
+    "Read latency, p50/p95/p99",
+    "Page cache hit rate of reads",
+    "Refused logins",
+    "Requests waiting for a disk",
+    "CPU usage",
     "Memory",
 )
 

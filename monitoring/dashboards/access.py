@@ -1,4 +1,4 @@
-"""The dashboard "Access": who read which file from where, who was denied. Asks Loki."""
+"""The "Access" dashboard: who read which file from where, and what was denied. Queries Loki."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from monitoring.dashboards.parts import (
     text_box,
 )
 
-#: What the boxes say, of events that know a user: the words are anywhere in the field.
+#: The filters of the text boxes, for events with a user: substrings of the fields.
 _WHERE: Final = "| client_ip=~`(?i).*$client.*`"
 _KEY: Final = "| key_label=~`(?i).*$key.*`"
 _WHO: Final = f"| user=~`(?i).*$user.*` {_KEY} {_WHERE}"
@@ -34,7 +34,7 @@ _RANGE: Final = "[$__range]"
 def build() -> dashboard.Dashboard:
     """The whole dashboard."""
     made = (
-        board("sftp-gateway-access", "sftp-gateway: Access", "Who read what, and who was denied.")
+        board("sftp-gateway-access", "sftp-gateway: Access", "Who read what, and what was denied.")
         .with_variable(choice_of_source("lines", "Loki", "loki"))
         .with_variable(
             choice(
@@ -44,13 +44,15 @@ def build() -> dashboard.Dashboard:
                 {"type": 1, "label": "share", "stream": '{job="sftp-gateway"}', "refId": "shares"},
             )
         )
-        .with_variable(text_box("user", "User", "A part of the name, or a regular expression."))
+        .with_variable(text_box("user", "User", "Part of the name, or a regular expression."))
         .with_variable(
-            text_box("key", "Key", "A part of its comment, or of a certificate's key id.")
+            text_box("key", "Key", "Part of the key's comment, or of the certificate's key id.")
         )
-        .with_variable(text_box("client", "Address", "A part of the worker's address."))
-        .with_variable(text_box("path", "Path", "A part of it, or a regular expression."))
-        .with_variable(text_box("search", "In any line", "Text, or a regular expression."))
+        .with_variable(text_box("client", "Address", "Part of the client's address."))
+        .with_variable(text_box("path", "Path", "Part of the path, or a regular expression."))
+        .with_variable(
+            text_box("search", "Full text", "Text or a regular expression, in any field.")
+        )
     )
     for panel in _figures():
         made.with_panel(panel)
@@ -58,7 +60,7 @@ def build() -> dashboard.Dashboard:
     for part in (*_charts(), *_tables()):
         made.with_panel(part)
     made.with_panel(_reads())
-    made.with_row(dashboard.Row("Denied"))
+    made.with_row(dashboard.Row("Denials"))
     for part in _denials():
         made.with_panel(part)
     made.with_row(dashboard.Row("All lines"))
@@ -67,7 +69,7 @@ def build() -> dashboard.Dashboard:
 
 
 def _of(event: str, *fields: str, of: str = ', share=~"$share"', where: str = _WHAT) -> str:
-    """Lines of a kind of event, with fields of theirs taken out, as the boxes say."""
+    """Lines of an event with these fields extracted, as the filters select."""
     taken = ", ".join(f'{field}="{field}"' for field in fields)
     return f'{{job="sftp-gateway", event="{event}"{of}}} | json {taken} {where}'
 
@@ -78,7 +80,7 @@ def _closed(*more: str) -> str:
 
 def _refused(*more: str) -> str:
     where = f"| user_tried=~`(?i).*$user.*` {_WHERE}"
-    # A login is to no share: who chooses one still wants to see who knocks.
+    # A login belongs to no share, so the choice of shares must not hide it.
     return _of("login_refused", "user_tried", "client_ip", *more, of="", where=where)
 
 
@@ -96,26 +98,26 @@ def _figures() -> list[AnyPanel]:
         now("Files read", f"sum(count_over_time({_closed()} {_RANGE}))"),
         now("Bytes read", f"sum(sum_over_time({read} {_RANGE}))", "bytes"),
         now(
-            "Workers that read",
+            "Active workers",
             f"count(sum by (key_label, client_ip) (count_over_time({_closed()} {_RANGE})))",
-            about="Keys and addresses; workers with one key behind one NAT are one.",
+            about="Distinct keys and addresses; workers that share both are one.",
         ),
         now(
-            "Reads cut short",
+            "Aborted reads",
             f"sum(count_over_time({aborted} {_RANGE}))",
             about="The session ended before the file was closed.",
         ),
-        now("Logins refused", f"sum(count_over_time({_refused()} {_RANGE}))"),
-        now("Requests denied", f"sum(count_over_time({_denied()} {_RANGE}))"),
+        now("Refused logins", f"sum(count_over_time({_refused()} {_RANGE}))"),
+        now("Denied requests", f"sum(count_over_time({_denied()} {_RANGE}))"),
     ]  # fmt: skip
 
 
 def _charts() -> list[AnyPanel]:
     read = f"{_closed('bytes')} | unwrap bytes [$__auto]"
-    about = "A file counts when it is closed."
+    about = "Bytes are counted when the file is closed."
     return [
         chart(
-            "Bytes by worker",
+            "Bytes read by worker",
             logql(
                 f"sum by (user, key_label, client_ip) (rate({read}))",
                 "{{user}} {{key_label}} {{client_ip}}",
@@ -123,7 +125,7 @@ def _charts() -> list[AnyPanel]:
             source=LINES, unit="Bps", about=about, stacked=True, span=HALF,
         ),
         chart(
-            "Bytes by share",
+            "Bytes read by share",
             logql(f"sum by (share) (rate({read}))", "{{share}}"),
             source=LINES, unit="Bps", about=about, stacked=True, span=HALF,
         ),
@@ -134,12 +136,12 @@ def _tables() -> list[AnyPanel]:
     read = f"{_closed('bytes')} | unwrap bytes {_RANGE}"
     return [
         listing(
-            "Top files",
+            "Most-read files",
             logql_now(f"topk(20, sum by (share, path) (count_over_time({_closed()} {_RANGE})))"),
-            columns={"share": "Share", "path": "File"}, value="Times read", source=LINES,
+            columns={"share": "Share", "path": "File"}, value="Reads", source=LINES,
         ),
         listing(
-            "Top workers",
+            "Workers by bytes read",
             logql_now(
                 f"topk(20, sum by (user, key_label, client_ip, share) (sum_over_time({read})))"
             ),
@@ -158,53 +160,53 @@ def _reads() -> AnyPanel:
     )
     fields = _closed("bytes", "size", "duration", "result", "key")
     return lines(
-        "Who read which file from where",
+        "File reads",
         logql(f"{fields} | line_format `{line}`"),
-        about="In brackets: the key's comment. A click on a line shows all that is known of it.",
+        about="The key's comment is in parentheses. Click a line for all its fields.",
     )
 
 
 def _denials() -> list[AnyPanel]:
     return [
         chart(
-            "Logins refused",
+            "Refused logins",
             logql(
                 f"sum by (reason) (count_over_time({_refused('reason')} [$__auto]))", "{{reason}}"
             ),
             source=LINES, stacked=True, span=HALF,
         ),
         chart(
-            "Requests denied",
+            "Denied requests",
             logql(
                 f"sum by (reason) (count_over_time({_denied('reason')} [$__auto]))", "{{reason}}"
             ),
             source=LINES, stacked=True, span=HALF,
         ),
         listing(
-            "Logins refused, by whom",
+            "Refused logins by source",
             logql_now(
                 "topk(50, sum by (user_tried, key, client_ip, reason) "
                 f"(count_over_time({_refused('reason', 'key')} {_RANGE})))"
             ),
             columns={
-                "user_tried": "Name tried", "key": "Key", "client_ip": "From", "reason": "Why",
+                "user_tried": "User tried", "key": "Key", "client_ip": "Address", "reason": "Reason",
             },
-            value="Times", source=LINES,
+            value="Count", source=LINES,
         ),
         listing(
-            "Requests denied, to whom",
+            "Denied requests by user",
             logql_now(
                 "topk(50, sum by (user, key_label, client_ip, operation, path, reason) "
                 f"(count_over_time({_denied('reason', 'operation')} {_RANGE})))"
             ),
             columns={
                 "user": "User", "key_label": "Key", "client_ip": "Address",
-                "operation": "Asked for", "path": "Path", "reason": "Why",
+                "operation": "Operation", "path": "Path", "reason": "Reason",
             },
-            value="Times", source=LINES,
+            value="Count", source=LINES,
         ),
         lines(
-            "Bans, and connections refused",
+            "Bans and refused connections",
             logql(
                 '{job="sftp-gateway", '
                 'event=~"source_banned|source_unbanned|connections_refused"}'
@@ -218,7 +220,6 @@ def _search() -> AnyPanel:
     return lines(
         "Search",
         logql('{job="sftp-gateway", share=~"$share"} |~ `(?i)$search`'),
-        about="Every line of the access log, as docs/access-log.md tells; the boxes above the "
-        "dashboard for share and text count.",
+        about="All events of the access log (docs/access-log-events.md), by share and full text.",
         height=14,
     )

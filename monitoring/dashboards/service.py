@@ -1,4 +1,4 @@
-"""The dashboard "Service": is it up, how fast is it, what does it lack? Asks Prometheus."""
+"""The "Service" dashboard: traffic, latency, errors and saturation. Queries Prometheus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ _SHARE: Final = "{{share}}"
 def build() -> dashboard.Dashboard:
     """The whole dashboard."""
     made = (
-        board("sftp-gateway-service", "sftp-gateway: Service", "How the gateway is doing.")
+        board(
+            "sftp-gateway-service",
+            "sftp-gateway: Service",
+            "Health, traffic, latency, errors and saturation of the gateway.",
+        )
         .with_variable(choice_of_source("metrics", "Prometheus", "prometheus"))
         .with_variable(
             choice(
@@ -74,23 +78,23 @@ def _now() -> list[AnyPanel]:
             unit="Bps",
         ),
         now(
-            "Shares that cannot be read",
+            "Unavailable shares",
             f"count(sftp_gateway_share_up{{{_AT}}} == 0) or vector(0)",
             bad_from=1,
         ),
         now(
-            "Processes missing",
+            "Missing workers",
             f"sum(sftp_gateway_workers_wanted{{{_AT}}}) - sum(sftp_gateway_workers{{{_AT}}})",
             bad_from=1,
         ),
         now(
-            "Configurations refused",
+            "Rejected configurations",
             f"count(sftp_gateway_config_last_reload_successful{{{_AT}}} == 0) or vector(0)",
-            about="The gateway serves by the one before; the status page says what is wrong.",
+            about="The gateway keeps the previous configuration; the status page has the errors.",
             bad_from=1,
         ),
         now(
-            "Alerts",
+            "Firing alerts",
             'count(ALERTS{alertstate="firing", severity!="info", '
             'alertname=~"SftpGateway.+|LogCollection.+"}) '
             "or vector(0)",
@@ -152,7 +156,7 @@ def _traffic() -> list[AnyPanel]:
             stacked=True,
         ),
         _chart(
-            "Sessions, connections, open files",
+            "Sessions, connections and open files",
             "short",
             (f"sum(sftp_gateway_sessions{{{_AT}}})", "sessions"),
             (f"sum(sftp_gateway_connections{{{_AT}}})", "connections"),
@@ -168,22 +172,22 @@ def _latency() -> list[AnyPanel]:
     waited = _rate("sftp_gateway_slow_reads_total", "share", _OF)
     return [
         _chart(
-            "Reads: how long they take",
+            "Read latency, p50/p95/p99",
             "s",
             *((_quantile(part, "instance", reads), f"{part:.0%}") for part in (0.5, 0.95, 0.99)),
-            about="From a request's arrival to its answer; half, 95 and 99 of 100 are quicker.",
+            about="From the arrival of a READ to its response.",
         ),
         _chart(
-            "Other requests: 99 of 100 are quicker",
+            "Latency of other requests, p99",
             "s",
             (_quantile(0.99, "operation", others), "{{operation}}"),
         ),
         _chart(
-            "Reads that the page cache answered",
+            "Page cache hit rate of reads",
             "percentunit",
-            # Where none ever waited, there is nothing to divide.
+            # Without slow reads, the series does not exist.
             (f"1 - ({waited} or 0 * {asked}) / ({asked} > 0)", _SHARE),
-            about="The others waited for the disk. What is not read has no line.",
+            about="The other reads waited for the disk. Shares that are not read have no line.",
             most=1,
         ),
     ]
@@ -194,43 +198,43 @@ def _errors() -> list[AnyPanel]:
     refused = f'result="refused", {_AT}'
     return [
         _chart(
-            "Requests that failed",
+            "Failed requests",
             "reqps",
             (_rate("sftp_gateway_requests_total", "share, operation", failures),
              "{{share}} {{operation}}"),
-            about="By a fault of the disk's or the gateway's, not of the client's.",
+            about="Failures of the disk or the gateway, not of the client.",
         ),
         _chart(
-            "Logins refused",
+            "Refused logins",
             "ops",
             (_rate("sftp_gateway_logins_total", "reason", refused), "{{reason}}"),
         ),
         _chart(
-            "Requests and commands denied",
+            "Denied requests and refused commands",
             "ops",
             (_rate("sftp_gateway_denied_total", "reason", _AT), "{{reason}}"),
             (_rate("sftp_gateway_commands_refused_total", "kind", _AT), "command: {{kind}}"),
         ),
         _chart(
-            "Connections refused, sources penalised",
+            "Refused connections and penalties",
             "ops",
             (_rate("sftp_gateway_connections_refused_total", "reason", _AT), "{{reason}}"),
             (_rate("sftp_gateway_penalties_total", "kind", _AT), "penalty: {{kind}}"),
         ),
         _chart(
-            "Shares, sources that are banned",
+            "Share availability and banned sources",
             "short",
             (f"min by (share) (sftp_gateway_share_up{{{_OF}}})", _SHARE),
             (f"sum(sftp_gateway_banned_sources{{{_AT}}})", "banned"),
-            about="A share has 1 while every worker process can read it, else 0.",
+            about="A share is 1 while every worker can read it, else 0.",
         ),
         _chart(
-            "Requests that a disk failed or did not answer",
+            "Disk errors and timeouts",
             "ops",
             (_rate("sftp_gateway_disk_errors_total", "share, error", _OF), "{{share}} {{error}}"),
         ),
         _chart(
-            "Processes that ended by themselves",
+            "Unexpected worker exits",
             "short",
             (f"increase(sftp_gateway_worker_restarts_total{{{_AT}}}[$__rate_interval])",
              "{{instance}}"),
@@ -242,17 +246,17 @@ def _saturation() -> list[AnyPanel]:
     process = '{job="sftp-gateway", instance=~"$instance"}'
     return [
         _chart(
-            "Requests that wait for a disk",
+            "Requests waiting for a disk",
             "short",
             (f"sum by (share, lane) (sftp_gateway_slow_lane_depth{{{_OF}}})",
              "{{share}} {{lane}}"),
         ),
         _chart(
-            "Processors in use",
+            "CPU usage",
             "short",
             (f"rate(process_cpu_seconds_total{process}[$__rate_interval])", "{{instance}}"),
-            (f"sftp_gateway_workers{{{_AT}}}", "serving processes of {{instance}}"),
-            about="A serving process uses one processor at most.",
+            (f"sftp_gateway_workers{{{_AT}}}", "workers of {{instance}}"),
+            about="In cores; a worker uses at most one.",
         ),
         _chart(
             "Memory",
@@ -260,10 +264,10 @@ def _saturation() -> list[AnyPanel]:
             (f"process_resident_memory_bytes{process}", "{{instance}}"),
         ),
         _chart(
-            "Descriptors in use",
+            "File descriptor usage",
             "percentunit",
             (f"process_open_fds{process} / process_max_fds{process}", "{{instance}}"),
-            about="Of the process that is nearest to its limit.",
+            about="Of the process that is closest to its limit.",
             most=1,
             span=HALF,
         ),
@@ -274,9 +278,9 @@ def _saturation() -> list[AnyPanel]:
             (f"increase(sftp_gateway_access_log_dropped_total{{{_AT}}}[$__rate_interval])",
              "dropped"),
             (f"increase(sftp_gateway_access_log_suppressed_total{{{_AT}}}[$__rate_interval])",
-             "summed up"),
+             "suppressed"),
             (f"increase(sftp_gateway_access_log_lines_lost_total{{{_AT}}}[$__rate_interval])",
-             "not written"),
+             "lost"),
             span=HALF,
         ),
     ]  # fmt: skip

@@ -38,7 +38,7 @@ PROVOKED = {
 EMPTY_IN_HEALTH = {
     "Requests that failed",
     "Requests that a disk failed or did not answer",
-    "Logins refused",
+    "Refused logins",
     "Requests and commands denied",
 }
 

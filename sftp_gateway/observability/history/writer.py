@@ -63,9 +63,9 @@ class HistoryCounts:
 
     def __init__(self, values: SharedValues) -> None:
         self.dropped = values.counter("history_dropped", DROPPED_HELP)
-        self.rows = values.counter("history_rows", "Lines that were written to the history.")
-        self.errors = values.counter("history_errors", "Attempts to write to it that failed.")
-        self._size = values.gauge("history_size_bytes", "Bytes of the history's database.")
+        self.rows = values.counter("history_rows", "Lines written to the history.")
+        self.errors = values.counter("history_errors", "Failed writes to the history.")
+        self._size = values.gauge("history_size_bytes", "Size of the history database.")
         for counter in (self.dropped, self.rows, self.errors):
             counter.inc(by=0)
 

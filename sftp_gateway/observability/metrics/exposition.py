@@ -44,9 +44,12 @@ class Exposition:
         registry.register(SharedCollector(memories))
         registry.register(_StateCollector(state))
         registry.register(_ProcessesCollector(state))
-        Info("build", "What is running.", namespace=NAMESPACE, registry=registry).info(
-            {**(build or {}), "version": version, "python": platform.python_version()}
-        )
+        Info(
+            "build",
+            "Versions of the gateway and its libraries.",
+            namespace=NAMESPACE,
+            registry=registry,
+        ).info({**(build or {}), "version": version, "python": platform.python_version()})
 
     def render(self) -> tuple[str, bytes]:
         """Content type and body of the metrics, in Prometheus' text format 0.0.4."""
@@ -63,32 +66,32 @@ class _StateCollector(Collector):
             return
         yield GaugeMetricFamily(
             f"{NAMESPACE}_workers",
-            "Worker processes that serve.",
+            "Worker processes that are serving.",
             value=sum(worker.ready for worker in state.workers),
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_workers_wanted",
-            "Worker processes that there should be.",
+            "Configured number of worker processes.",
             value=state.wanted,
         )
         yield CounterMetricFamily(
             f"{NAMESPACE}_worker_restarts",
-            "Workers that ended unexpectedly, and were replaced.",
+            "Workers that ended unexpectedly and were replaced.",
             value=state.restarts,
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_successful",
-            "1 if the configuration was taken when it was last read, 0 if it was refused.",
+            "1 if the last reload of the configuration succeeded, 0 if it was rejected.",
             value=not state.reload.errors,
         )
         yield GaugeMetricFamily(
             f"{NAMESPACE}_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last taken, in seconds since 1970.",
+            "Time of the last successful reload of the configuration.",
             value=state.reload.succeeded,
         )
         refused = CounterMetricFamily(
             f"{NAMESPACE}_connections_refused",
-            "Connections closed unserved.",
+            "Refused connections.",
             labels=["reason"],
         )
         for reason in sorted(CONNECTION_REFUSALS):
@@ -96,12 +99,12 @@ class _StateCollector(Collector):
         yield refused
         yield GaugeMetricFamily(
             f"{NAMESPACE}_banned_sources",
-            "Sources that are refused, or throttled, for what they did wrong.",
+            "Sources that are banned or throttled.",
             value=state.banned,
         )
         penalties = CounterMetricFamily(
             f"{NAMESPACE}_penalties",
-            "Connections that their sources were penalised for.",
+            "Penalized connections.",
             labels=["kind"],
         )
         for kind in sorted(PENALTY_KINDS):
@@ -127,11 +130,13 @@ class _ProcessesCollector(Collector):
         spent = sum(each["cpu_seconds_total"] for each in seen) + _cpu_of_ended(state.pid)
         self._cpu_seconds = max(self._cpu_seconds, spent)
         yield CounterMetricFamily(
-            "process_cpu_seconds", "CPU time of all processes, also ended ones.", self._cpu_seconds
+            "process_cpu_seconds",
+            "CPU time of all processes, including those that ended.",
+            self._cpu_seconds,
         )
         yield GaugeMetricFamily(
             "process_resident_memory_bytes",
-            "Memory of all processes; what they share counts once.",
+            "Memory of all processes; shared memory is counted once.",
             sum(each["resident_memory_bytes"] for each in seen),
         )
         yield GaugeMetricFamily(
@@ -141,13 +146,13 @@ class _ProcessesCollector(Collector):
         )
         fullest = max(seen, key=lambda each: each["open_fds"] / each["max_fds"])
         for name, help_text in (
-            ("open_fds", "Open file descriptors, of the process that is nearest to its limit."),
-            ("max_fds", "How many that process may have."),
+            ("open_fds", "Open file descriptors of the process closest to its limit."),
+            ("max_fds", "File descriptor limit of that process."),
         ):
             yield GaugeMetricFamily(f"process_{name}", help_text, fullest[name])
         yield GaugeMetricFamily(
             "process_start_time_seconds",
-            "When the gateway was started, in seconds since 1970.",
+            "Start time of the gateway.",
             seen[-1]["start_time_seconds"],
         )
 

@@ -24,7 +24,7 @@ from sftp_gateway.observability.vocabulary import (
 )
 
 #: A metric that several parts count has one text.
-DROPPED_HELP: Final = "Lines that the history had no room for."
+DROPPED_HELP: Final = "Lines that are missing in the history."
 
 HandleKind: TypeAlias = Literal["file", "folder"]
 
@@ -47,43 +47,43 @@ class Metrics:
         self.sent: Mapping[str, int] = self._requests.sent
         self._watched: list[Callable[[], None]] = []
         self._values = values
-        self._connections = values.gauge("connections", "Open connections, logged in or not.")
-        self._accepted = values.counter("connections_accepted", "Connections accepted.")
-        self._sessions = values.gauge("sessions", "Open sessions that are logged in.")
+        self._connections = values.gauge(
+            "connections", "Open connections, including those before login."
+        )
+        self._accepted = values.counter("connections_accepted", "Accepted connections.")
+        self._sessions = values.gauge("sessions", "Open connections that are logged in.")
         self._logins = values.counter(
-            "logins", "Attempts to log in, by outcome.", "result", "method", "reason"
+            "logins", "Login attempts, by outcome.", "result", "method", "reason"
         )
-        self._handles = values.gauge(
-            "open_handles", "Files and folders that clients have open.", "kind"
-        )
-        self._denied = values.counter("denied", "Requests denied, by reason.", "reason")
+        self._handles = values.gauge("open_handles", "Open file and folder handles.", "kind")
+        self._denied = values.counter("denied", "Denied requests, by reason.", "reason")
         self._commands = values.counter(
-            "commands_refused", "Requests for anything but SFTP refused, by kind.", "kind"
+            "commands_refused", "Refused requests for anything but SFTP, by kind.", "kind"
         )
         self._slow_reads = values.counter(
-            "slow_reads", "Reads that the page cache could not answer at once.", "share"
+            "slow_reads", "Reads that were not answered from the page cache.", "share"
         )
         self._share_up = values.gauge(
-            "share_up", "1 while the share can be read.", "share", mode="livemin"
+            "share_up", "1 if the share can be read.", "share", mode="livemin"
         )
         self._disk_errors = values.counter(
             "disk_errors",
-            "Reads and other requests that a disk failed, or did not answer in time.",
+            "Requests that failed or timed out in the file system.",
             "share",
             "lane",
             "error",
         )
         self._own_record_layer = values.gauge(
             "own_record_layer",
-            "1 while the gateway seals and opens SSH packets itself.",
+            "1 if the gateway encrypts and decrypts SSH packets itself.",
             mode="livemin",
         )
         self._bandwidth = values.gauge(
-            "bandwidth_bytes", "Bytes a second that a limited user's sessions get.", "user"
+            "bandwidth_bytes", "Bandwidth of a limited user's sessions in bytes per second.", "user"
         )
         self._landlock_abi = values.gauge(
             "landlock_abi",
-            "Version of the Landlock rules that confine the workers; 0 without.",
+            "Landlock ABI that confines the workers; 0 without Landlock.",
             mode="livemin",
         )
         for gauge in (self._connections, self._sessions):
@@ -168,7 +168,7 @@ class Metrics:
     def watch_pools(self, depths: Callable[[], PoolDepths]) -> None:
         """Publish `depths()` too."""
         gauge = self._values.gauge(
-            "slow_lane_depth", "Requests that wait or run on threads.", "share", "lane"
+            "slow_lane_depth", "Requests waiting or running on threads.", "share", "lane"
         )
 
         def publish() -> None:
@@ -192,14 +192,14 @@ class AccessLogCounts:
     ) -> None:
         self._log = log
         self._writer = writer
-        self._depth = values.gauge("access_log_queue_depth", "Events that wait to be written.")
+        self._depth = values.gauge("access_log_queue_depth", "Events waiting to be written.")
         self._counters = {
             name: values.counter(f"access_log_{name}", help_text)
             for name, help_text in (
-                ("dropped", "Events that the queue had no room for."),
-                ("suppressed", "Events that were summed up instead of written."),
-                ("write_errors", "Batches of lines that a sink failed to write."),
-                ("lines_lost", "Lines that a sink failed to write."),
+                ("dropped", "Events dropped because the queue was full."),
+                ("suppressed", "Events counted by an events_suppressed line instead of written."),
+                ("write_errors", "Failed writes of batches of lines."),
+                ("lines_lost", "Lines lost in failed writes."),
             )
         }
         self._told = dict.fromkeys(self._counters, 0)

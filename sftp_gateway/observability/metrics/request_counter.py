@@ -47,18 +47,18 @@ class RequestCounter:
         self._cells: dict[tuple[str, str], _Cell] = {}
         self._lock = threading.Lock()
         self._requests = values.counter(
-            "requests", "SFTP requests answered.", "share", "operation", "result"
+            "requests", "Answered SFTP requests.", "share", "operation", "result"
         )
         self._durations = values.histogram(
             "request_duration_seconds",
-            "Time from a request's arrival to its answer.",
+            "Time from the arrival of a request to its response.",
             "share",
             "operation",
             bounds=BUCKETS,
         )
         #: Bytes of files by share, as of the last `publish`.
         self.sent: Counter[str] = Counter()
-        self._sent = values.counter("bytes_sent", "Bytes of files sent in READ answers.", "share")
+        self._sent = values.counter("bytes_sent", "Bytes of files sent.", "share")
 
     def add(
         self, share: str, operation: str, result: str, seconds: float, bytes_sent: int = 0
