@@ -189,7 +189,8 @@ def _denials() -> list[AnyPanel]:
                 f"(count_over_time({_refused('reason', 'key')} {_RANGE})))"
             ),
             columns={
-                "user_tried": "User tried", "key": "Key", "client_ip": "Address", "reason": "Reason",
+                "user_tried": "User tried", "key": "Key", "client_ip": "Address",
+                "reason": "Reason",
             },
             value="Count", source=LINES,
         ),
