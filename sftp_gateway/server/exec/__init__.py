@@ -1,1 +1,1 @@
-"""Commands that clients run: scp, checksums, echo."""
+"""The commands that are answered: `scp`, checksums, `echo`."""

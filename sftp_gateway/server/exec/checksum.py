@@ -1,4 +1,4 @@
-"""`sha256sum PATH...` and its kin, which print as coreutils do (rclone asks for checksums so)."""
+"""`sha256sum PATH...` and the like, with the output of coreutils. rclone uses them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.exec.command_line import Checksum
 from sftp_gateway.server.exec.globs import TooManyPaths, expand
-from sftp_gateway.server.exec.session import CommandSession, printable, words_of
+from sftp_gateway.server.exec.session import CommandSession, message_of, sanitize
 
 _STANDARD_INPUT: Final = b"-"
 
-#: What coreutils escape in names, with a backslash before the line.
+#: The escapes of coreutils in names; the line then starts with a backslash.
 _ESCAPES: Final = {b"\\": rb"\\", b"\n": rb"\n", b"\r": rb"\r"}
 _ESCAPED: Final = re.compile(rb"[\\\n\r]")
 
 
 async def run(session: CommandSession, command: Checksum) -> int:
-    """Print the checksums; the exit status is 1 if one is missing."""
+    """Print the checksums; the exit status is 1 if one could not be computed."""
     failed = False
     try:
         paths = await expand(session, command.paths) or [_STANDARD_INPUT]
@@ -31,10 +31,8 @@ async def run(session: CommandSession, command: Checksum) -> int:
             value = await _checksum(session, path, command.algorithm)
         except (FileSystemError, OSError) as error:
             failed = True
-            words = words_of(error).encode()
-            session.write_error(
-                b"%s: %s: %s\n" % (command.program.encode(), printable(path), words)
-            )
+            words = message_of(error).encode()
+            session.write_error(b"%s: %s: %s\n" % (command.program.encode(), sanitize(path), words))
         else:
             session.write(_line(value, path, binary=command.binary))
     return 1 if failed else 0
@@ -43,9 +41,9 @@ async def run(session: CommandSession, command: Checksum) -> int:
 async def _checksum(session: CommandSession, path: bytes, algorithm: str) -> bytes:
     if path != _STANDARD_INPUT:
         return await session.checksum(path, algorithm)
-    # rclone tries each program without a file to see whether there is such a one.
+    # rclone runs each program without a file to find out which ones exist.
     if not await session.end_of_input():
-        raise FileSystemError("only files of the server are read")
+        raise FileSystemError("only files on the server can be read")
     return hashlib.new(algorithm, usedforsecurity=False).digest()
 
 

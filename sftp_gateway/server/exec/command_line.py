@@ -1,7 +1,7 @@
-"""Reads a command line: what it asks for, of the few things that are answered without a shell.
+"""Parses a command line into one of the few commands that are answered, without a shell.
 
-Nothing is ever executed. A command is split into words as a shell splits it. What a shell would
-run, redirect or substitute is not answered at all: to answer it as it stands would be wrong.
+Nothing is ever executed. A command is split into words as a shell does. If a shell would run,
+redirect or substitute anything, the command is refused: taking it literally would be wrong.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
-#: What a client is told that asks for any other command, or for a shell.
+#: The answer to any other command, and to a shell request.
 REFUSAL: Final = (
     "sftp-gateway: only SFTP is served here (sshfs, sftp, rclone, scp) and checksums of files; "
     "no other commands, no shell, no forwarding.\n"
 )
 
-#: Characters of a command that is answered: a path of 4,095, each of them escaped. It is read at
-#: once. And of an `echo`: they come back.
+#: Characters of a command (enough for a path of 4,095, each escaped), and of an `echo`, whose words
+#: are sent back.
 _MAX_COMMAND: Final = 8192
 _MAX_ECHO: Final = 4096
 
-#: `echo` and words, quoted or not, without anything that a shell would expand, run or redirect:
-#: printing that as it stands would not be what the shell does, so it is not answered. Nor is a
-#: backslash, even in single quotes: some shells' echo reads it as an escape, others' does not.
+#: `echo` and words, quoted or not, without anything that a shell would expand, run or redirect, and
+#: without a backslash, even in single quotes: some shells' echo takes it for an escape.
 _ECHO: Final = re.compile(
     r"""\ *echo(?:\ +(?:'[^'\\]*'|"[^"$`\\]*"|[^\ '"$`\\;|&<>(){}*?\[\]~\#])+)*\ *""", re.VERBOSE
 )
 
-#: How rclone finds out what shell there is, and what any POSIX shell prints (without ShellId).
+#: How rclone detects the shell, and what a POSIX shell prints for it (ShellId is not set).
 _RCLONE_PROBE: Final = "echo ${ShellId}%ComSpec%"
 _POSIX_SHELL: Final = "%ComSpec%\n"
 
-#: The commands that print checksums, each as coreutils or as rclone have it, and how it begins.
+#: The algorithms of the commands that print checksums, by the words they begin with.
 _CHECKSUMS: Final = {
     ("md5sum",): "md5",
     ("sha1sum",): "sha1",
@@ -49,11 +48,11 @@ _CHECKSUMS: Final = {
     ("rclone", "hashsum", "sha512"): "sha512",
 }
 
-#: Options of coreutils' commands: the last one decides whether names are marked with `*`.
+#: Options of coreutils' commands. The last one decides whether names are marked with `*`.
 _CHECKSUM_OPTIONS: Final = {"-b": True, "--binary": True, "-t": False, "--text": False}
 
-#: What words are made of, where a shell would do nothing else. A newline, and anything of
-#: ; & | < > ( ) $ ` { } that is not quoted, is no token: a shell would do more.
+#: The tokens of a simple command. A newline, and unquoted ; & | < > ( ) $ ` { }, match none of
+#: them: a shell would do more than split such a command.
 _TOKEN: Final = re.compile(
     r"""
     (?P<blank>[ \t]+)
@@ -71,10 +70,10 @@ _WILDCARD: Final = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of a command; bytes that are not UTF-8 are in it as surrogate escapes.
+    """One word of a command, with surrogate escapes for bytes that are not UTF-8.
 
-    `pattern` is the word as fnmatch takes it, where it has wildcards that a shell would expand.
-    `home` says that it began with `~/` or was `~`, which is not in `text` any more.
+    `pattern` is the word as an fnmatch pattern, if it has wildcards that a shell would expand.
+    With `home`, the word was `~` or began with `~/`, which `text` and `pattern` leave out.
     """
 
     text: str
@@ -82,14 +81,14 @@ class Word:
     home: bool = False
 
     def path(self, home: bytes) -> bytes:
-        """The path that it is, in the user's home folder `home` where it says so."""
+        """The word as a path; `home` replaces a `~`."""
         path = self.text.encode("utf-8", "surrogateescape")
         return home + path if self.home else path
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Something to be printed as it stands."""
+    """Text to be printed literally."""
 
     text: str
 
@@ -112,7 +111,7 @@ class ScpSink:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """`sha256sum` and the like: without paths, or with `-`, of standard input.
+    """`sha256sum` and the like; of standard input without paths, or for `-`.
 
     `binary` marks the names with `*`, as coreutils' option does.
     """
@@ -127,7 +126,7 @@ Command = Text | ScpSource | ScpSink | Checksum
 
 
 def parse(command: str) -> Command | None:
-    """What `command` asks for; None where it is not answered."""
+    """Parse `command`; None if it is not answered."""
     if command == _RCLONE_PROBE:
         return Text(_POSIX_SHELL)
     printed = _echo(command)
@@ -147,7 +146,7 @@ def _echo(command: str) -> str | None:
         return None
     words = shlex.split(command)[1:]
     if words and words[0].startswith("-"):
-        return None  # options: every shell's echo has its own
+        return None  # the options of echo differ between shells
     return " ".join(words) + "\n"
 
 
@@ -178,7 +177,7 @@ def _checksum(words: list[Word]) -> Checksum | None:
 
 
 def _options(words: list[Word]) -> tuple[list[str], tuple[Word, ...]]:
-    """Options and operands; as with GNU's getopt, options may follow operands until `--`."""
+    """Options and operands. As with GNU getopt, options may follow operands, until `--`."""
     options, operands = [], []
     for number, word in enumerate(words):
         if word.text == "--":
@@ -192,9 +191,9 @@ def _options(words: list[Word]) -> tuple[list[str], tuple[Word, ...]]:
 
 
 def split(command: str) -> list[Word] | None:
-    """The words of a simple command; None where a shell would do more than split it."""
+    """The words of a simple command; None if a shell would do more than split it."""
     words: list[Word] = []
-    word = _Builder()
+    word = _WordBuilder()
     at, end = 0, len(command)
     while at < end:
         token = _TOKEN.match(command, at)
@@ -204,7 +203,7 @@ def split(command: str) -> list[Word] | None:
         match token.lastgroup:
             case "blank":
                 words += word.built()
-                word = _Builder()
+                word = _WordBuilder()
             case "plain":
                 if not word.add_plain(token["plain"]):
                     return None
@@ -217,8 +216,8 @@ def split(command: str) -> list[Word] | None:
     return words + word.built()
 
 
-class _Builder:
-    """Puts a word together of its parts."""
+class _WordBuilder:
+    """Builds a word from its parts."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -226,7 +225,7 @@ class _Builder:
         self._wild = self._home_possible = False
 
     def add_plain(self, text: str) -> bool:
-        """Characters that stand for themselves; False where they begin a comment."""
+        """Add literal characters; False if they begin a comment."""
         if not self._text and text.startswith("#"):
             return False
         if not self._text and text.startswith("~"):
@@ -238,18 +237,18 @@ class _Builder:
         return True
 
     def add_wildcard(self, text: str) -> None:
-        """A character that a shell would expand."""
+        """Add a character that a shell would expand."""
         self._text.append(text)
         self._pattern.append(text)
         self._wild = True
 
     def add_quoted(self, text: str) -> None:
-        """Characters that stand for themselves, wildcards too."""
+        """Add quoted characters: wildcards among them are literal."""
         self._text.append(text)
         self._pattern.append(_WILDCARD.sub(r"[\g<0>]", text))
 
     def built(self) -> list[Word]:
-        """The word, if one has begun."""
+        """The word, if there is one."""
         if not self._text:
             return []
         text, pattern = "".join(self._text), "".join(self._pattern)

@@ -1,4 +1,4 @@
-"""Expands the wildcards of a command's words in the user's tree, as a shell would."""
+"""Expands the wildcards in a command's words, as a shell does."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from sftp_gateway.server.exec.command_line import Word
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.vfs.path_resolution import PATH_MAX
 
-#: Paths of one command, and their bytes. (A kernel takes 2 MiB, execve(2).)
+#: Paths of one command, and their bytes. (Linux accepts 2 MiB, execve(2).)
 _MAX_PATHS: Final = 4096
 _MAX_BYTES: Final = 512 * 1024
 
-#: Characters of the longest pattern of one name: names have 255 bytes.
+#: Characters of a pattern for one name. Names have at most 255 bytes.
 _MAX_PATTERN: Final = 255
 
-#: Wildcards that were quoted.
+#: A quoted wildcard.
 _QUOTED: Final = re.compile(r"\[([*?[])\]")
 
 
 class TooManyPaths(GatewayError):
-    """The words are more paths than are taken."""
+    """The words expand to too many paths."""
 
 
 async def expand(session: CommandSession, words: Iterable[Word]) -> list[bytes]:
-    """The paths that `words` stand for; a word that nothing matches stands for itself.
-
-    Raises TooManyPaths.
-    """
+    """Expand `words`; one without a match is a path itself. Raises TooManyPaths."""
     paths: list[bytes] = []
     for word in words:
         matches = await _matches(session, word) if word.pattern is not None else []
@@ -77,7 +74,7 @@ async def _exists(session: CommandSession, path: bytes) -> bool:
 
 
 async def _names(session: CommandSession, folder: bytes, pattern: str) -> list[bytes]:
-    """The names in `folder` that match, behind its path; sorted. None where it cannot be listed."""
+    """The paths in `folder` that match, sorted; empty if it cannot be listed."""
     names: list[bytes] = []
     wanted = _matcher(pattern)
     try:

@@ -1,9 +1,8 @@
-"""Which program answers a command."""
+"""The program of each command."""
 
 from __future__ import annotations
 
-from sftp_gateway.server.exec import checksum as checksum_command
-from sftp_gateway.server.exec import scp
+from sftp_gateway.server.exec import checksum, scp
 from sftp_gateway.server.exec.command_line import Checksum, ScpSink, ScpSource
 from sftp_gateway.server.exec.session import CommandSession, Program
 
@@ -16,4 +15,4 @@ def program(session: CommandSession, command: ScpSource | ScpSink | Checksum) ->
         case ScpSink():
             return scp.receive(session, command)
         case Checksum():
-            return checksum_command.run(session, command)
+            return checksum.run(session, command)

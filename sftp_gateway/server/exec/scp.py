@@ -1,13 +1,12 @@
-"""The source of scp's own protocol: what `scp -f` does for `scp -O` and for OpenSSH before 9.0.
+"""The source side of the scp protocol: `scp -f`, for `scp -O` and OpenSSH before 9.0.
 
-For each file the client is sent `C0644 SIZE NAME`, the bytes and a zero byte, and replies to the
-line and to the bytes; a folder is `D0755 0 NAME`, what is in it, and `E`; times come before either
-(`T`). In the place of any of these lines may stand an error.
+A file is sent as `C0644 SIZE NAME`, its bytes and a zero byte; the client replies to the line and
+to the bytes. A folder is `D0755 0 NAME`, its entries, and `E`. With times, `T` precedes either. An
+error may replace any of these lines.
 
-There is no place for an error within the bytes of a file. Where they cannot be read to their end,
-the command ends there, with a message on standard error: the client fails, and leaves a short file.
-(OpenSSH's source fills it up with zeros, and sends the next file. What is left then has the right
-size, and other programs take it for a good one.)
+The protocol has no place for an error within the bytes of a file. If they cannot all be read, the
+command ends with a message on standard error: the client fails and leaves a short file. (OpenSSH
+pads the file with zeros and continues. The result has the right size and looks intact.)
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from typing import Final
 from sftp_gateway.errors import Denied, FileSystemError, IsADirectory
 from sftp_gateway.server.exec.command_line import ScpSink, ScpSource
 from sftp_gateway.server.exec.globs import TooManyPaths, expand
-from sftp_gateway.server.exec.session import CommandSession, Disconnected, printable, words_of
+from sftp_gateway.server.exec.session import CommandSession, Disconnected, message_of, sanitize
 from sftp_gateway.server.handles import DirectoryHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry
 
-#: Folders within folders that are sent. Each is open until all in it is sent.
+#: Levels of folders that are sent. A folder stays open until its entries are sent.
 _MAX_DEPTH: Final = 100
 
-#: Bytes of a path in a message: clients read lines of 2,048.
-_MAX_TOLD: Final = 1024
+#: Bytes of a path in a message. Clients accept lines of 2,048.
+_MAX_SHOWN_PATH: Final = 1024
 
 _MODE: Final = 0o7777
 
 
 class _Unreadable(Exception):
-    """The bytes of a file cannot be sent to their end."""
+    """A file could not be read to its end."""
 
 
 async def receive(session: CommandSession, command: ScpSink) -> int:
@@ -46,7 +45,7 @@ async def receive(session: CommandSession, command: ScpSink) -> int:
 
 
 async def send(session: CommandSession, command: ScpSource) -> int:
-    """Send what `scp -f` names; the exit status is 1 if anything of it was not sent."""
+    """Send files and folders; the exit status is 1 if any was not sent."""
     source = _Source(session, recursive=command.recursive, times=command.times)
     try:
         paths = await expand(session, command.paths)
@@ -73,8 +72,8 @@ class _Source:
         self.failed = False
 
     async def send(self, path: bytes, *, folder: bool, within: tuple[object, ...]) -> None:
-        """Send a file or folder (`folder`: known to be one); `within` are the folders above."""
-        if b"\n" in path:  # it would end the line that names the file
+        """Send a file, or a folder (known to be one with `folder`); `within` are its parents."""
+        if b"\n" in path:  # the protocol's lines cannot contain it
             self._fail(path, "a name with a newline cannot be sent")
             return
         try:
@@ -83,12 +82,12 @@ class _Source:
         except IsADirectory:
             folder = True
         except (FileSystemError, OSError) as error:
-            self._fail(path, words_of(error))
+            self._fail(path, message_of(error))
         if folder and self._recursive:
             try:
                 await self._send_folder(path, within)
             except (FileSystemError, OSError) as error:
-                self._fail(path, words_of(error))
+                self._fail(path, message_of(error))
         elif folder:
             self._fail(path, "not a regular file")
 
@@ -104,9 +103,9 @@ class _Source:
                 try:
                     count = await session.send_file(opened, offset, size - offset)
                 except (FileSystemError, OSError) as error:
-                    raise _Unreadable(_told(path, words_of(error))) from error
+                    raise _Unreadable(_error_line(path, message_of(error))) from error
                 if not count:
-                    raise _Unreadable(_told(path, "the file has become shorter"))
+                    raise _Unreadable(_error_line(path, "the file has become shorter"))
                 offset += count
             session.write(b"\0")
             await self._accepted()
@@ -118,7 +117,7 @@ class _Source:
             status = opened.directory.status
             identity = None if status is None else (status.st_dev, status.st_ino)
             if len(within) == _MAX_DEPTH or (identity is not None and identity in within):
-                self._fail(path, "Too many levels of folders")  # links made a cycle, most likely
+                self._fail(path, "Too many levels of folders")  # probably a cycle of links
                 return
             page = await session.entries(opened) or []
             here = next(entry.attributes for entry in page if entry.name == b".")
@@ -131,7 +130,7 @@ class _Source:
     async def _send_entries(
         self, path: bytes, opened: DirectoryHandle, page: list[Entry], within: tuple[object, ...]
     ) -> None:
-        """Send what is in a folder, of which `page` is read already."""
+        """Send a folder's entries; `page` has the first of them."""
         while page:
             for name, attributes in page:
                 if name not in (b".", b".."):
@@ -139,12 +138,12 @@ class _Source:
                     await self.send(below, folder=stat.S_ISDIR(attributes.mode), within=within)
             try:
                 page = await self._session.entries(opened) or []
-            except (FileSystemError, OSError) as error:  # names are missing; the folder has begun
-                self._fail(path, words_of(error))
+            except (FileSystemError, OSError) as error:
+                self._fail(path, message_of(error))
                 return
 
     async def _begin(self, kind: bytes, path: bytes, shown: Attributes, size: int) -> bool:
-        """Announce a file or folder; return whether the client takes it."""
+        """Announce a file or folder; return whether the client accepts it."""
         session = self._session
         if self._times:
             session.write(b"T%d 0 %d 0\n" % (max(shown.mtime, 0), max(shown.atime, 0)))
@@ -155,7 +154,7 @@ class _Source:
         return await self._accepted()
 
     async def _accepted(self) -> bool:
-        """Whether the client takes what it was sent; raises Disconnected where it gives up."""
+        """Whether the client replies that it accepts; raises Disconnected if it aborts."""
         reply = await self._session.reply()
         self.failed = self.failed or reply != 0
         if reply not in (0, 1):
@@ -164,8 +163,8 @@ class _Source:
 
     def _fail(self, path: bytes, words: str) -> None:
         self.failed = True
-        self._session.write(b"\x01scp: %s\n" % _told(path, words))
+        self._session.write(b"\x01scp: %s\n" % _error_line(path, words))
 
 
-def _told(path: bytes, words: str) -> bytes:
-    return b"%s: %s" % (printable(path[-_MAX_TOLD:]), words.encode())
+def _error_line(path: bytes, words: str) -> bytes:
+    return b"%s: %s" % (sanitize(path[-_MAX_SHOWN_PATH:]), words.encode())

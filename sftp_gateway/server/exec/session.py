@@ -1,17 +1,17 @@
-"""Answers one command on its channel, by a coroutine that runs within its connection's time slices.
+"""Runs one command on its channel, as a coroutine within its connection's time slices.
 
-Theory of operation. The coroutine awaits only what this module gives it: `turn`, `reply`, `ask` and
-the like. Each of those may suspend it, and `_run` resumes it for as long as the session may:
+The coroutine awaits only the steps of this module (`turn`, `reply`, `open_file` and so on). `_run`
+resumes it until it has to wait:
 
-    | it waits for                        | until                                   |
+    | for                                 | until                                   |
     |-------------------------------------|-----------------------------------------|
-    | a thread, which waits for a disk    | that is done, or has taken too long     |
-    | a reply of the client               | that has come                           |
-    | the channel, the socket, the access | as in sftp.py, for the same reasons     |
+    | a thread that waits for a disk      | it is done, or has timed out            |
+    | a reply of the client               | it has arrived                          |
+    | the channel, the socket, the access | as in sftp/session.py                   |
     | log, its turn, its user's bandwidth |                                         |
 
-Files and folders are opened by the Dispatcher as for SFTP requests: confined, limited, logged and
-counted alike.
+The Dispatcher opens files and folders as it does for SFTP requests, with the same confinement,
+quotas, log and metrics.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from sftp_gateway.vfs.share import Share
 
 T = TypeVar("T")
 
-#: Entries of a folder that are listed at once.
+#: Entries of a folder that are read at once.
 _PAGE: Final = 256
 
-#: Bytes of a client's reply: scp gives up a message that is longer.
+#: Bytes of a client's reply, as in OpenSSH's scp.
 _MAX_REPLY: Final = 2048
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class Disconnected(GatewayError):
-    """The client sends no more, and a reply was awaited."""
+    """The client has closed its side while a reply was awaited."""
 
 
 class Channel(session.Channel, Protocol):
@@ -69,7 +69,7 @@ class Channel(session.Channel, Protocol):
 
 
 class Step(Generic[T]):
-    """What a coroutine awaits: `start` is given what is to be called, once, with the outcome."""
+    """What a program awaits. `start` gets a function to be called once, with the outcome."""
 
     #: Returns the result, or raises the error.
     outcome: Callable[[], T]
@@ -82,12 +82,12 @@ class Step(Generic[T]):
         return self.outcome()
 
 
-#: It returns the exit status.
+#: Returns the exit status.
 Program: TypeAlias = Coroutine[Step[Any], None, int]
 
 
 class CommandSession(BaseSession):
-    """The command of one channel. Everything runs on the event loop but what threads wait for."""
+    """The command of one channel. Used on the event loop."""
 
     _channel: Channel
 
@@ -119,13 +119,13 @@ class CommandSession(BaseSession):
         self._checksums = checksums
         self._failed = failed
         self._program: Program | None = None
-        #: Whether the coroutine waits for nothing but its turn.
+        #: Whether the program waits for nothing but its turn.
         self._ready = False
         self._check: ChecksumJob | None = None
         self._open_handles: dict[FileHandle | DirectoryHandle, bytes] = {}
         self._input = b""
         self._input_ended = False
-        self._look_at_input: Callable[[], None] | None = None
+        self._on_input: Callable[[], None] | None = None
         self._running = False
 
     def start(self, program: Program) -> None:
@@ -134,34 +134,34 @@ class CommandSession(BaseSession):
         self._ready = True
         self.pump()
 
-    # What the channel and the connection tell us
+    # Called by the channel
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of the client; more than a reply can have are dropped."""
+        """The client sent bytes. Those beyond the longest reply are dropped."""
         if len(self._input) <= _MAX_REPLY:
             self._input += data
-        if self._look_at_input is not None:
-            self._look_at_input()
+        if self._on_input is not None:
+            self._on_input()
 
     def eof_received(self) -> None:
-        """The client sends no more, and still takes what it asked for."""
+        """The client sends no more; the command continues."""
         self._input_ended = True
-        if self._look_at_input is not None:
-            self._look_at_input()
+        if self._on_input is not None:
+            self._on_input()
 
     def pause_writing(self) -> None:
-        """The channel or the socket has as much to send as it should hold."""
+        """The buffer of channel or socket is full."""
         self._writing_paused = True
 
     def resume_writing(self) -> None:
-        """They have room again."""
+        """The buffers have room again."""
         self._writing_paused = False
         self.pump()
 
     def connection_lost(self) -> None:
-        """The channel is gone: let go of everything."""
+        """The channel is closed: stop the program."""
         self._closed = True
-        self._let_go()
+        self._stop()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
@@ -169,33 +169,33 @@ class CommandSession(BaseSession):
         self.pump()
 
     def drain(self) -> None:
-        """Let the command come to its end: it is one thing that was asked for."""
+        """Let the command finish: it is a single request."""
 
     def finish(self) -> None:
-        """End the command, so that the client notices that something is missing."""
+        """End the command with an error."""
         if not self._closed:
             self.write_error(b"sftp-gateway: the server is stopping\n")
             self._end(1)
-            self._let_go()
+            self._stop()
 
     @property
     def busy(self) -> bool:
-        """Whether the client waits for anything."""
-        return not self._closed and self._look_at_input is None
+        """Whether the client waits for output."""
+        return not self._closed and self._on_input is None
 
     @property
     def released(self) -> bool:
-        """Whether nothing is open any more."""
+        """Whether all files are closed."""
         return self._program is None
 
     def open_files(self) -> Iterator[FileHandle]:
-        """What is open, in the order in which it was opened."""
+        """The open files, in the order in which they were opened."""
         return self._handles.files()
 
     # Running
 
     def pump(self) -> None:
-        """Run the program for as long as the session may."""
+        """Run the program until it has to wait."""
         if self._running or self._closed or not self._ready:
             return
         self._running = True
@@ -207,7 +207,7 @@ class CommandSession(BaseSession):
             if began:
                 self._time_slice.end()
         if self._closed:
-            self._let_go()
+            self._stop()
 
     def _run(self) -> None:
         if self._time_slice.waiting:
@@ -230,13 +230,13 @@ class CommandSession(BaseSession):
             self._end(end.value)
         except Disconnected:
             self._end(1)
-        except Exception as error:  # our own bug
+        except Exception as error:  # a bug of ours
             self._failed(error)
             self._end(1)
         else:
-            step.start(partial(self._got, step))
+            step.start(partial(self._step_done, step))
 
-    def _got(self, step: Step[T], outcome: Callable[[], T]) -> None:
+    def _step_done(self, step: Step[T], outcome: Callable[[], T]) -> None:
         step.outcome = outcome
         self._ready = True
         self.pump()
@@ -247,20 +247,20 @@ class CommandSession(BaseSession):
             self._closed = True
             self._channel.exit(status)
 
-    def _let_go(self) -> None:
-        """Be done with the program; what it has open is closed by its `with` statements."""
+    def _stop(self) -> None:
+        """Stop the program; its `with` statements close its files."""
         if self._running or self._program is None:
             return
         program, self._program = self._program, None
         program.close()
-        self._look_at_input = None
+        self._on_input = None
         if self._check is not None:
             self._checksums.cancel(self._check)
         if self._throttle_timer is not None:
             self._throttle_timer.cancel()
         self._outgoing.clear()
 
-    # What a program awaits or calls
+    # For programs
 
     def turn(self) -> Step[None]:
         """Wait until more may be sent or done."""
@@ -271,14 +271,14 @@ class CommandSession(BaseSession):
         self._send(data)
 
     def write_error(self, data: bytes) -> None:
-        """Send `data` on standard error, behind what was written."""
+        """Send `data` on standard error, after the standard output so far."""
         self._flush()
         self._channel.write_error(data)
 
     def reply(self) -> Step[int]:
-        """Wait for a reply of scp's protocol: 0, or another byte and a message, which is dropped.
+        """Wait for a reply of the scp protocol; return its code. A message is dropped.
 
-        Raises Disconnected where none comes.
+        Raises Disconnected if none can come.
         """
         return Step(self._await_reply)
 
@@ -291,33 +291,36 @@ class CommandSession(BaseSession):
             elif self._input_ended or len(self._input) > _MAX_REPLY:
                 outcome = partial(_raise, Disconnected("no reply"))
             else:
-                self._look_at_input = look
+                self._on_input = look
                 return
-            self._look_at_input = None
+            self._on_input = None
             resume(outcome)
 
         look()
 
     def end_of_input(self) -> Step[bool]:
-        """Wait until the client sends no more, or something; tell whether it was nothing."""
+        """Wait until the client sends something or ends its input; return whether it was empty."""
 
         def start(resume: Callable[[Callable[[], bool]], None]) -> None:
             def look() -> None:
                 if self._input or self._input_ended:
-                    self._look_at_input = None
+                    self._on_input = None
                     resume(partial(bool, not self._input))
 
-            self._look_at_input = look
+            self._on_input = look
             look()
 
         return Step(start)
 
     async def open_file(self, path: bytes) -> FileHandle:
-        """Open a file, for `closing`; raises FileSystemError or OSError, as all that follow."""
+        """Open a file, to be used with `closing`.
+
+        This and the methods below raise FileSystemError or OSError.
+        """
         return self._handles.file(await self._open(rq.OpenRequest(0, path, OpenFlags.READ)))
 
     async def open_folder(self, path: bytes) -> DirectoryHandle:
-        """Open a folder, for `closing`."""
+        """Open a folder, to be used with `closing`."""
         return self._handles.folder(await self._open(rq.OpendirRequest(0, path)))
 
     async def _open(self, request: rq.Request) -> bytes:
@@ -327,7 +330,7 @@ class CommandSession(BaseSession):
 
     @contextmanager
     def closing(self, opened: FileHandle | DirectoryHandle) -> Iterator[None]:
-        """A context at whose end an open file or folder is closed."""
+        """A context that closes a file or folder at its end."""
         try:
             yield
         except BaseException:
@@ -340,11 +343,11 @@ class CommandSession(BaseSession):
         self._release(opened, result=result)
 
     async def attributes(self, path: bytes) -> Attributes:
-        """What is shown of `path`, links followed."""
+        """The attributes of `path`, following links."""
         return await self._attributes(rq.StatRequest(0, path))
 
     async def attributes_of(self, opened: FileHandle) -> Attributes:
-        """What is shown of an open file."""
+        """The attributes of an open file."""
         return await self._attributes(rq.FstatRequest(0, self._open_handles[opened]))
 
     async def _attributes(self, request: rq.Request) -> Attributes:
@@ -352,7 +355,7 @@ class CommandSession(BaseSession):
         return Attributes(*response.attributes)
 
     async def refuse_writing(self, path: bytes) -> None:
-        """Raise Denied: `path` would be written."""
+        """Log the attempt to write `path`, and raise Denied."""
         await self._ask(rq.OpenRequest(0, path, OpenFlags.WRITE), self._perform)
 
     async def checksum(self, path: bytes, algorithm: str) -> bytes:
@@ -365,9 +368,9 @@ class CommandSession(BaseSession):
     async def entries(
         self, opened: DirectoryHandle, *, wanted: Callable[[bytes], bool] = lambda name: True
     ) -> list[Entry] | None:
-        """The next entries of an open folder, `.` and `..` among them; None at its end.
+        """The next entries of an open folder, with `.` and `..`; None at its end.
 
-        Of those, the `wanted` by their names, which is asked on a thread.
+        `wanted` selects entries by name; it is called on a thread.
         """
         await self.turn()
         started = time.perf_counter()
@@ -386,7 +389,7 @@ class CommandSession(BaseSession):
         return entries if read else None
 
     async def send_file(self, opened: FileHandle, offset: int, length: int) -> int:
-        """Send bytes of an open file; return how many, fewer than asked for only at its end."""
+        """Send bytes of an open file; return how many. 0 means the end of the file."""
         await self.turn()
         self._flush()
         started = time.perf_counter()
@@ -417,7 +420,7 @@ class CommandSession(BaseSession):
     async def _ask(
         self, request: rq.Request, perform: Callable[[Operation], Coroutine[Step[Any], None, T]]
     ) -> T:
-        """What `perform` makes of the operation for `request`; logged as in an SFTP session."""
+        """Have `perform` execute `request`, and log it as in an SFTP session."""
         await self.turn()
         started = time.perf_counter()
         share, path = self._dispatcher.place_of(request)
@@ -504,14 +507,14 @@ class CommandSession(BaseSession):
         )
 
 
-def words_of(error: Exception) -> str:
-    """What a client is told of `error`, in the words of the C library where it has some."""
-    words = status_of(error)[1]
-    return "No such file or directory" if words == "No such file" else words
+def message_of(error: Exception) -> str:
+    """The message for a client, in the words of strerror(3) where it has any."""
+    message = status_of(error)[1]
+    return "No such file or directory" if message == "No such file" else message
 
 
-def printable(path: bytes) -> bytes:
-    """`path` with nothing in it that a terminal would act on."""
+def sanitize(path: bytes) -> bytes:
+    """Replace the control characters in `path`, which a terminal might interpret."""
     return _CONTROL.sub(b"?", path)
 
 
@@ -528,7 +531,7 @@ def _outcome(result: T | Exception) -> T:
 def _page(
     directory: OpenDirectory, wanted: Callable[[bytes], bool]
 ) -> tuple[list[bytes], list[Entry]]:
-    """The names that were read, and the entries of those that are wanted."""
+    """The names that were read, and the entries of the wanted ones."""
     read: list[bytes] = []
     page: list[Entry] = []
 
