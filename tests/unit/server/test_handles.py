@@ -170,7 +170,7 @@ def test_whole_is_whether_the_pieces_cover_the_file(
 # The table
 
 
-def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> None:
+def test_a_handle_returns_what_was_added(opened: Open) -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     file, listed = opened(1), folder()
     of_file, of_folder = table.add(file), table.add(listed)
@@ -184,7 +184,7 @@ def test_a_handle_gives_what_was_entered_and_only_as_its_kind(opened: Open) -> N
 
 
 @pytest.mark.parametrize("handle", [b"", b"\0", b"\0\0\0\1", b"\0\0\0\0\0", b"\xff" * 256])
-def test_what_is_no_handle_is_refused(handle: bytes) -> None:
+def test_an_invalid_handle_is_refused(handle: bytes) -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     table.add(folder())
     for ask in (table.file, table.folder, table.get, table.remove):
@@ -204,7 +204,7 @@ def test_a_handle_that_was_closed_is_not_used_again() -> None:
             table.get(handle)
 
 
-def test_numbers_begin_again_after_the_last_and_pass_over_those_that_are_open() -> None:
+def test_handle_numbers_wrap_and_skip_open_ones() -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     first = table.add(folder())
     table._next = 0xFFFFFFFF

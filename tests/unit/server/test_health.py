@@ -131,7 +131,7 @@ def tree(*shares: Share) -> Tree:
 # States
 
 
-async def test_no_share_counts_as_good_before_the_first_look(
+async def test_no_share_is_healthy_before_the_first_probe(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
 ) -> None:
     share = make("a", tmp_path)
@@ -164,7 +164,7 @@ async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
     assert told.of("a") == [True, False, True]
 
 
-async def test_why_a_share_may_not_be_read_is_told(
+async def test_an_unreadable_share_is_explained(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
 ) -> None:
     share = make("a", tmp_path)
@@ -178,7 +178,7 @@ async def test_why_a_share_may_not_be_read_is_told(
     assert watching.problems == {"a": os.strerror(errno.EACCES)}
 
 
-async def test_another_folder_at_the_path_of_a_share_is_taken_over(
+async def test_another_folder_at_a_shares_path_is_served(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
 ) -> None:
     share = make("a", tmp_path)
@@ -190,7 +190,7 @@ async def test_another_folder_at_the_path_of_a_share_is_taken_over(
     assert share.lstat(b"new", wait=True)
 
 
-async def test_what_is_asked_for_cannot_be_changed_by_who_asks(
+async def test_problems_cannot_be_modified_by_the_caller(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
 ) -> None:
     watching = monitor(make("a", tmp_path))
@@ -198,7 +198,7 @@ async def test_what_is_asked_for_cannot_be_changed_by_who_asks(
     assert list(watching.problems) == ["a"]
 
 
-async def test_a_share_that_hangs_is_reported_and_holds_one_thread_until_it_is_back(
+async def test_a_hanging_share_is_reported_and_blocks_one_thread(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
@@ -221,7 +221,7 @@ async def test_a_share_that_hangs_is_reported_and_holds_one_thread_until_it_is_b
     assert watching.statvfs_of(tree(share)) is not None
 
 
-async def test_an_error_that_comes_late_is_found_by_the_next_look(
+async def test_a_late_error_is_found_by_the_next_probe(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
@@ -239,7 +239,7 @@ async def test_an_error_that_comes_late_is_found_by_the_next_look(
     assert watching.problems == {"a": os.strerror(errno.ENOENT)}
 
 
-async def test_a_share_that_hangs_does_not_hold_up_the_look_at_others(
+async def test_a_hanging_share_does_not_delay_other_probes(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
@@ -256,7 +256,7 @@ async def test_a_share_that_hangs_does_not_hold_up_the_look_at_others(
     assert watching.problems == {"a": "", "b": ""}
 
 
-async def test_the_monitor_looks_again_and_again_until_it_is_cancelled(
+async def test_the_monitor_probes_until_it_is_cancelled(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
@@ -310,7 +310,7 @@ async def test_two_file_systems_are_summed_up_in_blocks_of_one_size(
     assert alone.f_blocks == 16_000
 
 
-async def test_the_sum_is_of_the_shares_that_the_user_has(
+async def test_the_sum_covers_the_users_shares(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, memory: Path
 ) -> None:
     mine, other = make("a", tmp_path), make("b", memory)
@@ -322,7 +322,7 @@ async def test_the_sum_is_of_the_shares_that_the_user_has(
     assert watching.statvfs_of(tree()) is None
 
 
-async def test_the_figures_of_a_share_that_hangs_are_those_that_were_found_last(
+async def test_a_hanging_share_keeps_its_last_figures(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
@@ -391,7 +391,7 @@ def test_a_read_that_fails_is_forgotten_after_a_minute(errors: DiskErrors, clock
     assert errors.problem("a") == ""
 
 
-def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErrors) -> None:
+def test_a_failed_request_is_a_problem_until_a_probe_succeeds(errors: DiskErrors) -> None:
     errors.record("a", Pool.METADATA, OSError(errno.ESTALE, ""))
     assert errors.problem("a") == "requests fail: Stale file handle"
     errors.probe_succeeded("a")
@@ -402,7 +402,7 @@ def test_a_request_that_fails_is_a_problem_until_a_look_succeeds(errors: DiskErr
     "error",
     [OSError(errno.ENOENT, ""), OSError(errno.EMFILE, ""), OSError("stopping"), NotFound("")],
 )
-def test_errors_that_are_not_the_disks_are_no_problem(
+def test_errors_of_requests_are_not_problems(
     errors: DiskErrors, counted: list[tuple[str, str, str]], error: Exception
 ) -> None:
     errors.record("a", Pool.METADATA, error)
@@ -441,7 +441,7 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
     pools.close()
 
 
-async def test_a_share_that_hangs_is_left_behind_once_another_mount_is_there(
+async def test_a_remount_of_a_hanging_share_is_noticed(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,

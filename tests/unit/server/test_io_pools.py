@@ -83,14 +83,14 @@ async def test_an_error_is_reported_as_one(pools: IoPools) -> None:
 @pytest.mark.parametrize(
     ("share", "pool"), [("a", Pool.METADATA), ("b", Pool.READ), ("b", Pool.METADATA)]
 )
-async def test_a_lane_that_is_full_holds_up_no_other(
+async def test_a_full_pool_does_not_block_others(
     pools: IoPools, occupy: Occupy, share: str, pool: Pool
 ) -> None:
     occupy("a", Pool.READ, 100)
     assert await ran(pools, share, pool, lambda: "served") == "served"
 
 
-async def test_work_behind_a_full_lane_runs_when_there_is_room(
+async def test_queued_work_runs_when_a_thread_is_free(
     pools: IoPools, occupy: Occupy, gate: threading.Event
 ) -> None:
     occupy("a", Pool.METADATA, 100)
@@ -101,7 +101,7 @@ async def test_work_behind_a_full_lane_runs_when_there_is_room(
     assert await behind == "served"
 
 
-async def test_depths_count_what_is_under_way_and_what_waits(
+async def test_depths_count_running_and_queued_work(
     pools: IoPools, occupy: Occupy, gate: threading.Event
 ) -> None:
     nothing = {(share, pool): 0 for share in ("a", "b") for pool in Pool}
@@ -117,9 +117,7 @@ async def test_depths_count_what_is_under_way_and_what_waits(
     assert pools.depths() == nothing
 
 
-async def test_closed_lanes_wait_for_nobody_and_cancel_what_has_not_begun(
-    pools: IoPools, occupy: Occupy
-) -> None:
+async def test_close_cancels_queued_work_without_waiting(pools: IoPools, occupy: Occupy) -> None:
     occupy("a", Pool.METADATA, 8)
     cancelled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     pools.submit(
@@ -144,7 +142,7 @@ def hurried(gate: threading.Event) -> Iterator[IoPools]:
     made.close()
 
 
-async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
+async def test_slow_work_is_abandoned_and_its_result_comes_late(
     hurried: IoPools, gate: threading.Event
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -171,7 +169,7 @@ async def test_work_that_takes_too_long_is_given_up_and_its_result_comes_late(
     assert hurried.depths()["a", "read"] == 0
 
 
-async def test_what_waits_behind_a_hanging_lane_is_given_up_and_never_runs(
+async def test_work_queued_in_a_hanging_pool_is_abandoned(
     hurried: IoPools, gate: threading.Event
 ) -> None:
     ran_after_all = []
@@ -186,7 +184,7 @@ async def test_what_waits_behind_a_hanging_lane_is_given_up_and_never_runs(
     assert not ran_after_all
 
 
-async def test_while_all_threads_hang_new_work_is_given_up_at_once(
+async def test_new_work_is_abandoned_at_once_while_all_threads_hang(
     hurried: IoPools, gate: threading.Event
 ) -> None:
     hanging = [
@@ -203,7 +201,9 @@ async def test_while_all_threads_hang_new_work_is_given_up_at_once(
     await _recovered(hurried)
 
 
-async def test_patient_work_is_never_given_up(hurried: IoPools, gate: threading.Event) -> None:
+async def test_work_without_timeout_is_never_abandoned(
+    hurried: IoPools, gate: threading.Event
+) -> None:
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     hurried.submit(
         "a",
@@ -221,7 +221,7 @@ async def test_patient_work_is_never_given_up(hurried: IoPools, gate: threading.
         assert await told is True
 
 
-async def test_work_that_is_done_in_time_is_not_given_up_later(hurried: IoPools) -> None:
+async def test_finished_work_is_not_abandoned(hurried: IoPools) -> None:
     for number in range(50):
         assert await ran(hurried, "a", Pool.READ, lambda number=number: number) == number
 

@@ -104,7 +104,7 @@ def request(recorder: Recorder, **changed: Any) -> None:
     )
 
 
-def test_a_connection_is_told_once(recorded: Recorded) -> None:
+def test_a_connection_is_logged_once(recorded: Recorded) -> None:
     for _ in range(3):
         recorded.recorder.connected()
     assert len(recorded.lines("connection")) == 1
@@ -117,7 +117,7 @@ def test_a_health_check_that_never_logs_in_leaves_no_line(recorded: Recorded) ->
     assert recorded.metric("sftp_gateway_connections ") == 0
 
 
-def test_what_is_learned_is_in_the_lines_from_there_on(recorded: Recorded) -> None:
+def test_updated_fields_are_in_later_events(recorded: Recorded) -> None:
     recorder = recorded.recorder
     recorder.connected()
     recorder.update(user="u", auth="publickey", key="SHA256:x")
@@ -129,7 +129,7 @@ def test_what_is_learned_is_in_the_lines_from_there_on(recorded: Recorded) -> No
     assert recorded.metric("sftp_gateway_sessions ") == 1
 
 
-def test_a_refused_login_is_told_behind_its_connection_and_counted(recorded: Recorded) -> None:
+def test_a_refused_login_is_logged_after_its_connection(recorded: Recorded) -> None:
     recorded.recorder.login_refused(
         user="root", method="password", key=None, reason="wrong_password"
     )
@@ -173,7 +173,9 @@ def test_the_end_of_a_session_has_its_totals(
     assert recorded.metric("sftp_gateway_open_handles") == 0
 
 
-def test_a_file_is_told_with_what_was_served_of_it(recorded: Recorded, file: FileHandle) -> None:
+def test_a_closed_file_is_logged_with_the_bytes_served(
+    recorded: Recorded, file: FileHandle
+) -> None:
     recorded.recorder.opened(file)
     assert recorded.metric('sftp_gateway_open_handles{kind="file"}') == 1
     file.note_read(0, 60)
@@ -206,7 +208,7 @@ def test_a_denial_has_its_reason_and_both_paths(recorded: Recorded, share: Gated
     assert recorded.metric('sftp_gateway_denied_total{reason="read_only"}') == 1
 
 
-def test_commands_are_told_and_only_refused_ones_are_counted(recorded: Recorded) -> None:
+def test_commands_are_logged_and_refused_ones_counted(recorded: Recorded) -> None:
     recorded.recorder.command_answered("echo hi")
     recorded.recorder.command_refused("exec", "id")
     recorded.recorder.command_refused("shell")
@@ -218,7 +220,7 @@ def test_commands_are_told_and_only_refused_ones_are_counted(recorded: Recorded)
 
 
 @pytest.mark.parametrize(("level", "count"), [("files", 0), ("requests", 1)])
-def test_requests_are_lines_at_their_level_and_numbers_always(
+def test_requests_are_logged_at_their_level_and_always_counted(
     make: Make, share: GatedShare, level: Level, count: int
 ) -> None:
     recorded = make(level)

@@ -44,7 +44,7 @@ def pictures(live: SessionReporter) -> list[dict[str, Any]]:
     return [json.loads(piece)["live"] for piece in live.messages()]
 
 
-def test_a_session_is_told_with_the_files_that_it_opened_last(measured: Measured) -> None:
+def test_a_session_is_reported_with_its_latest_files(measured: Measured) -> None:
     files = [opened(f"/home/ana/models/{number}".encode()) for number in range(9)]
     live = SessionReporter(
         sessions=lambda: [(recorder(measured, "a"), files)],
@@ -61,7 +61,7 @@ def test_a_session_is_told_with_the_files_that_it_opened_last(measured: Measured
     assert len(session["files"]) == MAX_FILES
 
 
-def test_many_sessions_with_long_names_come_in_pieces_that_fit(measured: Measured) -> None:
+def test_large_reports_are_split_into_messages(measured: Measured) -> None:
     one = recorder(measured, "a")
     files = [opened(b"\xff\n\\" * 5000)] * 3
     live = SessionReporter(
@@ -75,7 +75,7 @@ def test_many_sessions_with_long_names_come_in_pieces_that_fit(measured: Measure
     assert {each["total"] for each in told} == {MAX_SESSIONS + 5}
 
 
-async def test_it_is_told_until_it_is_cancelled(measured: Measured) -> None:
+async def test_it_reports_until_it_is_cancelled(measured: Measured) -> None:
     sent: list[bytes] = []
     live = SessionReporter(sessions=list, sent=dict, send=sent.append)
     task = asyncio.create_task(live.run())

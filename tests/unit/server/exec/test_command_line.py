@@ -52,7 +52,7 @@ def answer(command: str) -> str | None:
         ("echo " + "x" * 4000, "x" * 4000 + "\n"),
     ],
 )
-def test_words_are_answered(command: str, printed: str) -> None:
+def test_echo_of_words_is_answered(command: str, printed: str) -> None:
     assert answer(command) == printed
 
 
@@ -110,7 +110,7 @@ def test_words_are_answered(command: str, printed: str) -> None:
         " " * 5000 + "echo",
     ],
 )
-def test_anything_else_is_refused(command: str) -> None:
+def test_other_commands_are_refused(command: str) -> None:
     assert parse(command) is None
 
 
@@ -137,7 +137,7 @@ COMMANDS = st.lists(PARTS, max_size=12).map(lambda parts: "echo " + "".join(part
 @example("echo a=~")
 @example("echo a= b=c:~")
 @example("echo %1 ^a^b =ls")
-def test_what_is_answered_is_what_a_shell_prints(command: str) -> None:
+def test_echo_prints_what_a_shell_prints(command: str) -> None:
     expected = answer(command)
     if expected is None:
         return
@@ -147,7 +147,7 @@ def test_what_is_answered_is_what_a_shell_prints(command: str) -> None:
 
 
 @given(st.text(max_size=40) | st.text(max_size=40).map("echo ".__add__))
-def test_any_text_is_answered_with_one_line_or_not_at_all(command: str) -> None:
+def test_any_text_prints_one_line_or_is_refused(command: str) -> None:
     expected = answer(command)
     assert expected is None or (expected.count("\n") == 1 and expected.endswith("\n"))
 
@@ -183,13 +183,13 @@ def test_a_command_is_split_into_words(command: str, words: list[Word]) -> None:
         'a "`b`"', "a $(b)", "a {b,c}", "a # b", "a 'b", 'a "b', "a \\", "a \\\nb",
     ],
 )  # fmt: skip
-def test_what_a_shell_would_run_or_expand_is_not_split(command: str) -> None:
+def test_a_command_with_shell_syntax_is_not_split(command: str) -> None:
     assert split(command) is None
 
 
 @settings(deadline=None, max_examples=400)
 @given(st.lists(PARTS | st.sampled_from(["\n", "\t", "'\n'"]), max_size=12).map("".join))
-def test_words_are_those_of_a_shell(rest: str) -> None:
+def test_words_are_split_as_by_a_shell(rest: str) -> None:
     words = split(rest)
     if words is None or any(word.pattern or word.home for word in words):
         return
@@ -222,7 +222,7 @@ def test_words_are_those_of_a_shell(rest: str) -> None:
         ),
     ],
 )
-def test_a_command_that_is_answered_is_understood(command: str, parsed: object) -> None:
+def test_answered_commands_are_parsed(command: str, parsed: object) -> None:
     assert parse(command) == parsed
 
 
@@ -243,6 +243,6 @@ def test_any_other_program_or_option_is_refused(command: str) -> None:
 
 
 @given(st.text(max_size=60) | st.text(max_size=60).map("md5sum ".__add__))
-def test_any_text_is_understood_or_refused(command: str) -> None:
+def test_any_text_is_parsed_or_refused(command: str) -> None:
     parsed = parse(command)
     assert parsed is None or isinstance(parsed, Text | ScpSource | ScpSink | Checksum)

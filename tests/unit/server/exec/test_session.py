@@ -162,7 +162,7 @@ async def test_a_file_is_sent_as_scp_sends_it(share: GatedShare, runs: list[Run]
     assert run.failures == []
 
 
-async def test_it_waits_while_the_client_takes_nothing(share: GatedShare, runs: list[Run]) -> None:
+async def test_it_waits_while_the_client_reads_nothing(share: GatedShare, runs: list[Run]) -> None:
     run = Run(share)
     run.channel.room = 600_000
     await begun(runs, run)
@@ -241,7 +241,7 @@ async def test_a_disk_that_hangs_fails_the_command(
 
 
 @pytest.mark.parametrize("cold", ["open_file", "open_directory", "read"])
-async def test_all_is_let_go_when_the_client_leaves(
+async def test_everything_is_closed_when_the_client_leaves(
     share: GatedShare, runs: list[Run], cold: str
 ) -> None:
     share.cold.add(cold)
@@ -273,7 +273,7 @@ async def test_folders_are_closed_when_the_client_leaves(
     assert len(run.events("folder_listed")) == 2
 
 
-async def test_a_client_that_refuses_a_file_gets_the_next_and_one_that_gives_up_nothing(
+async def test_a_refused_file_is_skipped_and_an_abort_ends_the_copy(
     share: GatedShare, runs: list[Run]
 ) -> None:
     for reply, more in ((b"\1no\n", True), (b"\2no\n", False), (b"odd\n", False)):
@@ -287,7 +287,7 @@ async def test_a_client_that_refuses_a_file_gets_the_next_and_one_that_gives_up_
 
 
 @pytest.mark.parametrize("input", [b"", b"\0", b"\0\1" + b"x" * 5_000])
-async def test_a_client_that_does_not_reply_is_given_up(
+async def test_a_client_without_a_valid_reply_ends_the_command(
     share: GatedShare, runs: list[Run], input: bytes
 ) -> None:
     run = Run(share)
@@ -302,7 +302,7 @@ async def test_a_client_that_does_not_reply_is_given_up(
     assert run.quotas._handles == {}
 
 
-async def test_a_connection_that_has_too_much_open_fails_the_command(
+async def test_a_connection_over_its_quota_fails_the_command(
     share: GatedShare, runs: list[Run]
 ) -> None:
     run = await begun(runs, Run(share, capacity=1), "scp -r -f share/folder")
@@ -313,7 +313,7 @@ async def test_a_connection_that_has_too_much_open_fails_the_command(
     assert [event["reason"] for event in run.events("denied")] == ["too_many_handles"]
 
 
-async def test_names_that_are_lost_in_the_middle_of_a_folder_fail_the_copy(
+async def test_an_incomplete_listing_fails_the_copy(
     share: GatedShare, runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = iter([command_session._page])

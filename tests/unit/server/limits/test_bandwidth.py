@@ -43,9 +43,7 @@ def slow(tmp_path: Path, bandwidth: BandwidthLimiter) -> Iterator[Served]:
         yield at
 
 
-def test_what_one_session_sends_the_others_wait_for(
-    clock: Clock, bandwidth: BandwidthLimiter
-) -> None:
+def test_sessions_share_the_limit(clock: Clock, bandwidth: BandwidthLimiter) -> None:
     bandwidth.consume(LIMIT)
     assert bandwidth.delay() == 0
     bandwidth.consume(LIMIT // 2)
@@ -54,9 +52,7 @@ def test_what_one_session_sends_the_others_wait_for(
     assert bandwidth.delay() == 0
 
 
-def test_a_part_of_the_sessions_has_that_part_of_the_limit(
-    clock: Clock, bandwidth: BandwidthLimiter
-) -> None:
+def test_a_worker_gets_its_share_of_the_limit(clock: Clock, bandwidth: BandwidthLimiter) -> None:
     assert bandwidth.set_share(0.25) == LIMIT / 4
     bandwidth.consume(LIMIT)
     assert bandwidth.delay() == 3.0
@@ -66,9 +62,7 @@ def test_a_part_of_the_sessions_has_that_part_of_the_limit(
     assert bandwidth.delay() == 0.75
 
 
-async def test_a_session_stops_at_its_limit_and_goes_on_with_time(
-    slow: Served, clock: Clock
-) -> None:
+async def test_a_session_pauses_at_its_limit(slow: Served, clock: Clock) -> None:
     handle = await slow.open(b"share/file")
     before = slow.channel.written
     requests = [
@@ -95,7 +89,7 @@ async def test_a_session_stops_at_its_limit_and_goes_on_with_time(
     )
 
 
-async def test_a_session_that_ends_while_it_waits_lets_go(slow: Served) -> None:
+async def test_a_session_can_end_while_it_is_throttled(slow: Served) -> None:
     handle = await slow.open(b"share/file")
     for piece in range(COUNT):
         slow.send(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
@@ -103,7 +97,7 @@ async def test_a_session_that_ends_while_it_waits_lets_go(slow: Served) -> None:
     assert not slow.session.busy
 
 
-async def test_what_threads_read_counts_too(
+async def test_bytes_read_by_threads_count(
     tmp_path: Path, bandwidth: BandwidthLimiter, slow: Served
 ) -> None:
     share = GatedShare(tmp_path)

@@ -13,7 +13,7 @@ class Session:
         self.buffered = buffered
 
 
-def test_the_budget_is_spent_by_all_together() -> None:
+def test_the_budget_is_shared() -> None:
     budget = BufferBudget(100)
     first, second = Session(60), Session(39)
     budget.update(first)
@@ -24,7 +24,7 @@ def test_the_budget_is_spent_by_all_together() -> None:
     assert budget.exhausted
 
 
-def test_a_session_counts_once_however_often_it_says_so() -> None:
+def test_a_session_is_counted_once() -> None:
     budget = BufferBudget(100)
     session = Session(60)
     for _ in range(3):
@@ -32,7 +32,7 @@ def test_a_session_counts_once_however_often_it_says_so() -> None:
     assert not budget.exhausted
 
 
-def test_a_session_that_is_gone_gives_back_what_it_held() -> None:
+def test_a_removed_session_is_not_counted() -> None:
     budget = BufferBudget(100)
     session = Session(200)
     budget.update(session)
@@ -42,7 +42,7 @@ def test_a_session_that_is_gone_gives_back_what_it_held() -> None:
     assert not budget.exhausted
 
 
-def test_what_was_taken_without_a_word_is_noticed() -> None:
+def test_drained_buffers_are_noticed() -> None:
     budget = BufferBudget(100)
     sessions = [Session(10) for _ in range(10)]
     for session in sessions:
@@ -51,7 +51,7 @@ def test_what_was_taken_without_a_word_is_noticed() -> None:
     assert not budget.exhausted
 
 
-def test_everything_is_counted_again_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recounts_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     budget = BufferBudget(100)

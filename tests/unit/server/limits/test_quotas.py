@@ -43,16 +43,14 @@ def make(handles: int, connections: int, **options: int) -> Quotas:
 
 @pytest.mark.parametrize("limit", [8, 64, 256, 1024, 4096, 20_000, 524_288, 1 << 30])
 @pytest.mark.parametrize("temporary", [3, 100, 10_000])
-def test_no_more_is_divided_than_there_is_and_each_connection_can_open_a_file(
-    limit: int, temporary: int
-) -> None:
+def test_the_division_is_within_the_limit(limit: int, temporary: int) -> None:
     division = divide(limit, connections=2000, temporary=temporary)
     assert division.connections + division.handles + min(temporary, limit // 2) <= limit
     assert division.handles >= 2 * division.connections
     assert 0 < division.connections <= 2000
 
 
-def test_all_connections_are_served_where_descriptors_suffice() -> None:
+def test_all_connections_fit_if_descriptors_suffice() -> None:
     assert divide(20_000, connections=2000, temporary=100).connections == 2000
     assert divide(1000, connections=2000, temporary=100).connections == 286
 
@@ -73,26 +71,26 @@ def test_a_connection_has_at_most_max_handles_on_all_its_channels() -> None:
     assert len(fill(quotas, owner("b"))) == 16
 
 
-def test_one_connection_alone_gets_three_eighths_and_its_part() -> None:
+def test_the_only_connection_gets_its_guarantee_and_nine_sixteenths() -> None:
     quotas = make(3000, 10)
     assert len(fill(quotas, owner("a"))) == quotas.max_files == 100 + 2000 * 9 // 16
 
 
-def test_a_user_with_any_number_of_connections_leaves_a_quarter_of_the_shared_part() -> None:
+def test_a_greedy_user_leaves_a_quarter_of_the_shared_part() -> None:
     quotas = make(3000, 100)
     for number in range(99):
         fill(quotas, owner(f"{number}", "greedy"))
     assert len(fill(quotas, owner("99", "other"))) >= 10 + 2000 // 4 * 9 // 16
 
 
-def test_a_connection_has_its_part_when_all_others_took_what_they_could() -> None:
+def test_the_guarantee_holds_against_all_others() -> None:
     quotas = make(3000, 100)
     for number in range(99):
         fill(quotas, owner(f"{number}", f"user{number}"))
     assert len(fill(quotas, owner("last", "last"))) >= 10
 
 
-def test_what_is_given_back_can_be_taken_again() -> None:
+def test_released_handles_can_be_acquired_again() -> None:
     quotas = make(300, 10)
     taken = fill(quotas, owner("a"))
     for _ in range(3):
@@ -111,12 +109,12 @@ def test_open_folders_cost_bounded_memory() -> None:
         quotas.acquire(owner("a"), cost_of_folder(b"/"))
 
 
-def test_long_paths_cost_what_they_take() -> None:
+def test_long_paths_cost_memory() -> None:
     quotas = make(10**6, 10, memory=10**7)
     assert len(fill(quotas, owner("a"), cost_of_file(b"x" * 4000))) <= 10**7 // 4000
 
 
-def test_no_more_is_open_than_there_is_while_files_of_lost_connections_cannot_be_closed() -> None:
+def test_unclosed_files_of_lost_connections_count() -> None:
     quotas = make(300, 10)
     opened = sum(len(fill(quotas, owner(f"{number}"))) for number in range(100))
     assert opened <= 300

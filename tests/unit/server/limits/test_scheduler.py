@@ -61,7 +61,7 @@ def made(*packets: tuple[int, float]) -> tuple[Loop, list[Busy]]:
     return loop, [Busy(loop, scheduler, left=left, cost=cost) for left, cost in packets]
 
 
-def test_little_work_is_done_at_once_and_leaves_nothing_for_the_loop() -> None:
+def test_little_work_is_done_at_once() -> None:
     loop, [light] = made((3, SLICE / 10))
     light.receive()
     assert light.left == 0
@@ -76,7 +76,7 @@ def test_a_flood_is_handled_a_slice_at_a_time() -> None:
     assert flood.done == 20
 
 
-def test_what_comes_while_a_connection_waits_begins_no_slice() -> None:
+def test_input_of_a_waiting_connection_begins_no_slice() -> None:
     _, [flood] = made((1000, SLICE / 10))
     flood.receive()
     flood.receive()
@@ -91,15 +91,13 @@ def test_a_slice_within_a_slice_is_the_same() -> None:
     assert light.time_slice.begin()
 
 
-def test_outside_of_a_slice_there_is_no_time_left() -> None:
+def test_outside_of_a_slice_the_time_is_used_up() -> None:
     _, [light] = made((1, SLICE))
     assert light.time_slice.used_up()
 
 
 @given(floods=st.integers(1, 200), cost=st.floats(1e-6, SLICE))
-def test_a_turn_is_as_long_however_many_connections_have_more_to_do(
-    floods: int, cost: float
-) -> None:
+def test_a_turn_is_bounded_for_any_number_of_connections(floods: int, cost: float) -> None:
     loop, busy = made(*[(10_000, cost)] * floods)
     for each in busy:
         each.receive()
@@ -108,7 +106,7 @@ def test_a_turn_is_as_long_however_many_connections_have_more_to_do(
     assert loop.now - before <= TURN + SLICE + 2 * cost
 
 
-def test_everybody_who_has_more_gets_as_much_time() -> None:
+def test_busy_connections_get_equal_time() -> None:
     loop, busy = made((100_000, SLICE / 100), (10_000, SLICE / 10), (10_000, SLICE / 4))
     for each in busy:
         each.receive()

@@ -52,7 +52,7 @@ def seal(cipher: PacketCipher, seq: int, header: bytes, body: bytes) -> bytes:
 
 @every_cipher
 @pytest.mark.parametrize("length", [16, 48, 32_784, 262_144])
-def test_a_packet_is_sealed_as_asyncssh_seals_it(name: bytes, length: int) -> None:
+def test_packets_are_encrypted_as_by_asyncssh(name: bytes, length: int) -> None:
     ours, other = CIPHERS[name](IV), theirs(name)
     for seq in (0, 1, 2, 3):
         header, body = packet(length)
@@ -60,7 +60,7 @@ def test_a_packet_is_sealed_as_asyncssh_seals_it(name: bytes, length: int) -> No
 
 
 @every_cipher
-def test_what_asyncssh_seals_is_opened(name: bytes) -> None:
+def test_packets_of_asyncssh_are_decrypted(name: bytes) -> None:
     ours, other = CIPHERS[name](IV), theirs(name)
     for seq in (7, 8, 0xFFFFFFFF, 0):
         header, body = packet(64)
@@ -72,7 +72,7 @@ def test_what_asyncssh_seals_is_opened(name: bytes) -> None:
 
 
 @every_cipher
-def test_asyncssh_calls_the_same_object_as_its_own(name: bytes) -> None:
+def test_asyncssh_can_use_the_cipher(name: bytes) -> None:
     """Sealing by its methods and by ours in turn, and opening so on the other side."""
     sender, receiver, other = CIPHERS[name](IV), CIPHERS[name](IV), theirs(name)
     for seq in range(6):
@@ -91,7 +91,7 @@ def test_asyncssh_calls_the_same_object_as_its_own(name: bytes) -> None:
 
 @every_cipher
 @pytest.mark.parametrize("place", [0, 5, 40, -1])
-def test_a_packet_that_was_changed_is_not_opened(name: bytes, place: int) -> None:
+def test_an_altered_packet_is_not_decrypted(name: bytes, place: int) -> None:
     header, body = packet(48)
     sealed = bytearray(seal(CIPHERS[name](IV), 3, header, body))
     sealed[place] ^= 1
@@ -99,7 +99,7 @@ def test_a_packet_that_was_changed_is_not_opened(name: bytes, place: int) -> Non
 
 
 @every_cipher
-def test_a_packet_is_not_opened_in_another_ones_place(name: bytes) -> None:
+def test_a_reordered_packet_is_not_decrypted(name: bytes) -> None:
     header, body = packet(48)
     sender, receiver = CIPHERS[name](IV), CIPHERS[name](IV)
     seal(sender, 0, header, body)
@@ -107,7 +107,7 @@ def test_a_packet_is_not_opened_in_another_ones_place(name: bytes) -> None:
     assert receiver.open(0, memoryview(second)) is None
 
 
-def test_the_count_of_packets_starts_again_at_its_end() -> None:
+def test_the_sequence_number_wraps() -> None:
     """RFC 5647 §7.1: the invocation counter is "treated as a 64-bit unsigned integer"."""
     iv = IV[:4] + b"\xff" * 8
     ours, other = AesGcm(KEY[:16], iv), theirs(b"aes128-gcm@openssh.com", iv)

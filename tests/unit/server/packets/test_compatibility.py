@@ -21,12 +21,12 @@ def looked_at_anew() -> Iterator[None]:
     compatibility.unverified.cache_clear()
 
 
-def test_this_asyncssh_is_known() -> None:
+def test_the_installed_asyncssh_is_verified() -> None:
     """When this fails after an update: read what changed, then renew the digests."""
     assert compatibility.unverified() == ()
 
 
-def test_a_function_that_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def _recv_packet(self: SSHConnection) -> bool:
         raise NotImplementedError
 
@@ -34,12 +34,12 @@ def test_a_function_that_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert compatibility.unverified() == ("SSHConnection._recv_packet",)
 
 
-def test_a_function_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(SSHChannel, "_flush_send_buf")
     assert compatibility.unverified() == ("SSHChannel._flush_send_buf",)
 
 
-def test_the_command_prints_what_is_known() -> None:
+def test_the_command_prints_the_digests() -> None:
     done = subprocess.run(
         [sys.executable, "-m", compatibility.__name__], capture_output=True, text=True, check=True
     )
@@ -50,5 +50,5 @@ def test_the_command_prints_what_is_known() -> None:
 @pytest.mark.parametrize(
     "owner", compatibility._ASYNCSSH_INTERNALS, ids=lambda owner: owner.__name__
 )
-def test_what_is_leant_on_is_asyncsshs(owner: type) -> None:
+def test_the_internals_are_asyncsshs(owner: type) -> None:
     assert owner.__module__.startswith(asyncssh.__name__)

@@ -16,7 +16,7 @@ payloads = st.sampled_from([1024, 1025, 4096, 32_768])
 
 
 @given(payloads, st.lists(st.binary(max_size=5000), max_size=20))
-def test_what_is_put_is_taken(payload: int, pieces: list[bytes]) -> None:
+def test_appended_data_is_read_back(payload: int, pieces: list[bytes]) -> None:
     outgoing = OutgoingBuffer(payload)
     for piece in pieces:
         outgoing.put(piece)
@@ -28,7 +28,7 @@ def test_what_is_put_is_taken(payload: int, pieces: list[bytes]) -> None:
 
 
 @given(payloads, st.binary(max_size=70_000), st.integers(0, 3000))
-def test_a_place_is_where_the_bytes_are_taken_from(payload: int, data: bytes, before: int) -> None:
+def test_iovecs_are_where_the_data_lies(payload: int, data: bytes, before: int) -> None:
     outgoing = OutgoingBuffer(payload)
     outgoing.put(bytes(before))
     done = 0
@@ -62,19 +62,19 @@ def test_there_is_room_for_the_capacity(payload: int) -> None:
     outgoing.clear()
 
 
-def test_the_longest_response_fits_behind_what_is_not_sent_yet() -> None:
+def test_the_longest_response_fits_after_unsent_ones() -> None:
     assert FLUSH_BYTES + DATA_HEADER_LENGTH + MAX_READ_LENGTH <= CAPACITY
     assert FLUSH_BYTES + 2 * MAX_NAME_LENGTH <= CAPACITY
 
 
-def test_more_than_the_capacity_is_refused_rather_than_cut() -> None:
+def test_data_beyond_the_capacity_is_refused() -> None:
     outgoing = OutgoingBuffer(MAX_PAYLOAD)
     with pytest.raises(ValueError, match="exceed the capacity"):
         outgoing.put(bytes(2 * CAPACITY))
     outgoing.clear()
 
 
-def test_nobody_else_is_given_the_memory_before_it_is_cleared() -> None:
+def test_memory_is_reused_only_after_clear() -> None:
     first, second = OutgoingBuffer(1024), OutgoingBuffer(1024)
     first.put(b"one client's")
     second.put(b"another's")
@@ -88,7 +88,5 @@ def test_nobody_else_is_given_the_memory_before_it_is_cleared() -> None:
     ("asked", "taken"),
     [(1 << 31, MAX_PAYLOAD), (32_768, 32_768), (1024, 1024), (1023, MAX_PAYLOAD), (0, MAX_PAYLOAD)],
 )
-def test_a_packet_is_no_longer_than_the_client_takes_or_is_left_to_asyncssh(
-    asked: int, taken: int
-) -> None:
+def test_packets_fit_the_clients_maximum(asked: int, taken: int) -> None:
     assert OutgoingBuffer(asked).payload == taken

@@ -33,7 +33,7 @@ class Recording(asyncio.Transport):
         self.closed = True
 
 
-async def test_what_is_written_in_one_turn_goes_out_in_one_write() -> None:
+async def test_writes_of_one_turn_are_gathered() -> None:
     inner = Recording()
     gathering = GatheringTransport(inner)
     gathering.write(b"a")
@@ -45,7 +45,7 @@ async def test_what_is_written_in_one_turn_goes_out_in_one_write() -> None:
     assert inner.batches == [[b"a", b"b"], [b"c"]]
 
 
-async def test_what_was_written_before_a_scheduled_abort_is_sent_first() -> None:
+async def test_gathered_data_is_sent_before_a_scheduled_abort() -> None:
     inner = Recording()
     gathering = GatheringTransport(inner)
     gathering.write(b"disconnect")
@@ -55,7 +55,7 @@ async def test_what_was_written_before_a_scheduled_abort_is_sent_first() -> None
     assert gathering.is_closing()
 
 
-async def test_nothing_is_written_to_a_transport_that_is_closed() -> None:
+async def test_a_closed_transport_gets_no_data() -> None:
     inner = Recording()
     gathering = GatheringTransport(inner)
     gathering.write(b"late")
@@ -64,7 +64,7 @@ async def test_nothing_is_written_to_a_transport_that_is_closed() -> None:
     assert inner.batches == []
 
 
-async def test_closing_sends_what_was_gathered() -> None:
+async def test_closing_sends_gathered_data() -> None:
     inner = Recording()
     gathering = GatheringTransport(inner)
     gathering.write(b"last")
@@ -73,7 +73,7 @@ async def test_closing_sends_what_was_gathered() -> None:
     assert inner.closed
 
 
-async def test_it_tells_what_the_inner_transport_tells() -> None:
+async def test_it_passes_on_the_inner_transports_information() -> None:
     assert GatheringTransport(Recording()).get_extra_info("peername") == ("192.0.2.1", 22)
 
 
@@ -94,7 +94,7 @@ async def test_a_real_socket_gets_every_byte_in_order() -> None:
     await writer.wait_closed()
 
 
-async def test_a_peer_that_asks_and_is_answered_is_told_at_once_what_has_come() -> None:
+async def test_received_data_is_acknowledged_at_once() -> None:
     """Linux holds an acknowledgement back, to send it with the answer, once it has seen one."""
     listener = socket.create_server(("127.0.0.1", 0))
     theirs = socket.create_connection(listener.getsockname())

@@ -115,7 +115,7 @@ async def test_a_file_that_has_just_changed_is_read_again(
         await computed(checksums, operation())
 
 
-async def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+async def test_a_file_that_changes_while_it_is_read_is_not_cached(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     checksums = Checksums(pools, clock=lambda: time.time() + 10)
@@ -140,7 +140,7 @@ async def test_a_file_that_becomes_shorter_has_no_checksum(
         await check
 
 
-async def test_users_have_their_turn_whatever_others_ask_for(
+async def test_users_take_turns(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation]
 ) -> None:
     checksums = Checksums(pools)
@@ -161,7 +161,7 @@ async def test_users_have_their_turn_whatever_others_ask_for(
     await asyncio.gather(*many)
 
 
-async def test_no_more_threads_of_a_share_compute_than_are_set_aside(
+async def test_the_threads_of_a_share_are_bounded(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation]
 ) -> None:
     checksums = Checksums(pools)
@@ -174,7 +174,7 @@ async def test_no_more_threads_of_a_share_compute_than_are_set_aside(
     await asyncio.gather(*checks)
 
 
-async def test_a_client_that_leaves_is_dropped_behind_the_piece_under_way(
+async def test_a_lost_clients_checksum_stops_after_the_piece(
     pools: WatchedPools,
     share: GatedShare,
     operation: Callable[..., Operation],
@@ -203,7 +203,7 @@ def _never(digest: ChecksumResult | Exception) -> None:
     raise AssertionError("nobody is there")
 
 
-async def test_a_disk_that_hangs_is_given_up_and_its_file_is_closed_later(
+async def test_a_hanging_disk_times_out_and_its_file_is_closed_later(
     share: GatedShare, operation: Callable[..., Operation], opened: list[OpenFile]
 ) -> None:
     pools = WatchedPools(["share"], timeout=0.05)
@@ -220,7 +220,7 @@ async def test_a_disk_that_hangs_is_given_up_and_its_file_is_closed_later(
     pools.close()
 
 
-async def test_threads_that_compute_leave_the_processor_to_others(pools: WatchedPools) -> None:
+async def test_checksum_threads_have_a_lower_priority(pools: WatchedPools) -> None:
     told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     pools.submit(
         "share",

@@ -17,27 +17,27 @@ GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CHACHA = "chacha20-poly1305@openssh.com"
 
 
-def test_with_aes_instructions_the_fast_choice_is_gcm_alone() -> None:
+def test_fast_offers_only_gcm_with_aes_instructions() -> None:
     assert ciphers("fast", has_aes=True) == GCM
 
 
-def test_without_them_it_is_chacha_first() -> None:
+def test_fast_prefers_chacha_without_aes_instructions() -> None:
     assert ciphers("fast", has_aes=False) == (CHACHA, *GCM)
 
 
 @pytest.mark.parametrize("has_aes", [True, False])
-def test_the_compatible_choice_adds_what_old_clients_have(has_aes: bool) -> None:
+def test_compatible_adds_ciphers_of_old_clients(has_aes: bool) -> None:
     offered = ciphers("compatible", has_aes=has_aes)
     assert offered[:2] == GCM
     assert {CHACHA, "aes128-ctr", "aes256-ctr"} < set(offered)
 
 
 @pytest.mark.parametrize("has_aes", [True, False])
-def test_a_list_is_taken_as_it_is(has_aes: bool) -> None:
+def test_a_list_is_offered_as_given(has_aes: bool) -> None:
     assert ciphers(("aes256-ctr", CHACHA), has_aes=has_aes) == ("aes256-ctr", CHACHA)
 
 
-def test_everything_that_is_offered_is_known_to_the_ssh_library() -> None:
+def test_asyncssh_supports_every_offered_algorithm() -> None:
     offered = {*ciphers("compatible", has_aes=True), *ciphers("fast", has_aes=False)}
     assert offered <= {name.decode() for name in get_encryption_algs()}
     assert set(algorithms.KEY_EXCHANGES) <= {name.decode() for name in get_kex_algs()}
@@ -47,7 +47,7 @@ def test_everything_that_is_offered_is_known_to_the_ssh_library() -> None:
     )
 
 
-def test_nothing_weak_is_offered() -> None:
+def test_no_weak_algorithm_is_offered() -> None:
     offered = [
         *ciphers("compatible", has_aes=True),
         *algorithms.KEY_EXCHANGES,
@@ -58,7 +58,7 @@ def test_nothing_weak_is_offered() -> None:
         assert not [name for name in offered if weak in name]
 
 
-def test_nist_curves_count_only_where_they_are_wanted() -> None:
+def test_nist_curves_need_the_setting() -> None:
     assert not [n for n in algorithms.KEY_EXCHANGES if "nist" in n or "ecdh" in n]
     assert not [n for n in algorithms.signatures(nist_curves=False) if "nist" in n]
     assert {"ecdsa-sha2-nistp256", "ssh-ed25519"} < set(algorithms.signatures(nist_curves=True))
@@ -67,7 +67,7 @@ def test_nist_curves_count_only_where_they_are_wanted() -> None:
 
 
 @pytest.mark.parametrize("choice", ["fast", ("aes256-ctr",)])
-def test_macs_are_of_what_is_encrypted_unless_old_clients_are_wanted(
+def test_only_compatible_offers_mac_then_encrypt(
     choice: str | tuple[str, ...],
 ) -> None:
     assert all("-etm@" in name for name in algorithms.macs(choice))
@@ -86,9 +86,7 @@ def test_macs_are_of_what_is_encrypted_unless_old_clients_are_wanted(
         (b"ssh-rsa-cert-v01@openssh.com", False),
     ],
 )
-def test_a_host_key_is_offered_with_nothing_weaker_than_clients_may_use(
-    algorithm: bytes, offered: bool
-) -> None:
+def test_host_keys_sign_with_accepted_algorithms_only(algorithm: bytes, offered: bool) -> None:
     allowed = algorithms.signatures(nist_curves=False)
     assert algorithms.may_sign(algorithm, allowed) is offered
 
@@ -113,6 +111,6 @@ def test_aes_instructions_are_found_by_their_flag(
     assert processor_has_aes(tmp_path / "cpuinfo") is has_aes
 
 
-def test_a_machine_that_does_not_tell_has_none(tmp_path: Path) -> None:
+def test_an_unreadable_cpuinfo_means_no_aes_instructions(tmp_path: Path) -> None:
     assert processor_has_aes(tmp_path / "missing") is False
     assert processor_has_aes(tmp_path) is False

@@ -26,12 +26,12 @@ async def looks_until_expired(seen: Iterator[int | None]) -> int:
     return looks
 
 
-async def test_four_quarters_without_a_request_are_too_long() -> None:
+async def test_a_client_without_requests_expires() -> None:
     # The first look is at the login, the next ones at the end of each quarter.
     assert await looks_until_expired(iter([7] * 100)) == 6
 
 
-async def test_each_request_begins_the_time_anew() -> None:
+async def test_each_request_restarts_the_timeout() -> None:
     assert await looks_until_expired(iter([*range(20), *[19] * 100])) == 20 + 5
 
 
@@ -39,7 +39,7 @@ async def test_a_client_that_waits_for_an_answer_is_not_idle() -> None:
     assert await looks_until_expired(iter([*[None] * 20, *[0] * 100])) == 20 + 6
 
 
-async def test_a_watch_that_was_stopped_looks_no_more() -> None:
+async def test_a_stopped_timer_does_not_expire() -> None:
     calls: list[str] = []
 
     def active() -> int:

@@ -47,7 +47,7 @@ def client(
         (("aes128-cbc",), ("hmac-sha1",), Offer(GCM + CTR, ETM + PLAIN)),
     ],
 )
-def test_a_client_is_offered_the_best_it_knows(
+def test_a_client_is_offered_the_best_it_supports(
     ciphers: Sequence[str], macs: Sequence[str], offer: Offer
 ) -> None:
     offers = Offers("fast", has_aes=True)
@@ -60,11 +60,11 @@ def test_a_better_cipher_in_one_direction_only_is_not_enough() -> None:
     assert offer == Offer(GCM + CTR, ETM)
 
 
-def test_a_client_that_waits_is_offered_all_of_it() -> None:
+def test_a_client_that_waits_is_offered_everything() -> None:
     assert Offers("fast", has_aes=True).to(None) == Offer(GCM + CTR, ETM + PLAIN)
 
 
-def test_openssh_is_offered_what_is_preferred_without_waiting() -> None:
+def test_openssh_is_offered_the_preferred_at_once() -> None:
     offers = Offers("fast", has_aes=True)
     assert not offers.depends_on_kexinit(OPENSSH)
     assert offers.preferred == Offer(GCM, ETM)
@@ -105,7 +105,7 @@ UPDATE, COMPATIBLE = "update the client", 'ciphers = "compatible"'
         (GCM + CTR, client((*CTR, *GCM), PLAIN), Mismatch("mac", ",".join(PLAIN), COMPATIBLE)),
     ],
 )  # fmt: skip
-def test_a_mismatch_names_what_would_have_helped(
+def test_a_mismatch_names_a_remedy(
     choice: str | tuple[str, ...], kexinit: KexInit, expected: Mismatch | None
 ) -> None:
     offer = Offers(choice, has_aes=True).to(kexinit)
@@ -117,14 +117,14 @@ def message(*lists: Sequence[str]) -> bytes:
     return b"\x14" + bytes(16) + b"".join(names) + Boolean(False) + UInt32(0)
 
 
-def test_a_kexinit_is_read() -> None:
+def test_a_kexinit_is_parsed() -> None:
     kex, keys = ("curve25519-sha256", "ext-info-c"), ("ssh-ed25519", "rsa-sha2-512")
     payload = message(kex, keys, GCM, CTR, ETM, PLAIN, ["none"], ["none"], [], [])
     assert read_kexinit(payload) == KexInit(kex, keys, (GCM, CTR), (ETM, PLAIN))
 
 
 @pytest.mark.parametrize("length", [0, 1, 16, 17, 20, 40, 90])
-def test_a_kexinit_that_ends_early_is_an_error(length: int) -> None:
+def test_a_truncated_kexinit_is_an_error(length: int) -> None:
     payload = message(["curve25519-sha256"], ["ssh-ed25519"], GCM, GCM, ETM, ETM)
     with pytest.raises(ValueError, match=r"Incomplete|Invalid"):
         read_kexinit(payload[:length])

@@ -27,17 +27,17 @@ async def port() -> AsyncIterator[int]:
         yield server.get_port()
 
 
-async def test_a_server_shows_its_host_key(port: int) -> None:
+async def test_the_handshake_returns_the_host_key(port: int) -> None:
     line = await handshake("127.0.0.1", port, seconds=PATIENCE)
     assert line.split()[:2] == PUBLIC.split()
 
 
-async def test_where_nothing_listens_there_is_an_error() -> None:
+async def test_a_closed_port_is_an_error() -> None:
     with pytest.raises(OSError, match=r"Connect call failed|refused"):
         await handshake("127.0.0.1", free_port(), seconds=PATIENCE)
 
 
-async def test_what_is_no_ssh_server_is_an_error() -> None:
+async def test_another_protocol_is_an_error() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 1000)
         await reader.read(100)
@@ -49,6 +49,6 @@ async def test_what_is_no_ssh_server_is_an_error() -> None:
             await handshake("127.0.0.1", number, seconds=PATIENCE)
 
 
-async def test_a_server_that_says_nothing_is_given_up() -> None:
+async def test_a_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
         await handshake("127.0.0.1", silent.getsockname()[1], seconds=0.01)
