@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sftp_gateway import __version__
 from sftp_gateway.app import observer as observing
@@ -39,7 +38,6 @@ from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.supervisor import Supervisor
 from sftp_gateway.protocol.constants import ANNOUNCED_READ_LENGTH, MAX_READ_LENGTH
 from sftp_gateway.sandbox import policy as confinement
-from sftp_gateway.server.exec.session import Channel as CommandChannel
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.health import DiskErrors, ShareMonitor
@@ -51,9 +49,8 @@ from sftp_gateway.server.session_reports import SessionReporter
 from sftp_gateway.server.sftp import owners
 from sftp_gateway.server.sftp.checksums import Checksums
 from sftp_gateway.server.sftp.client_versions import reports_read_errors
-from sftp_gateway.server.sftp.dispatch import Dispatcher
+from sftp_gateway.server.sftp.context import Channel, SessionContext
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
-from sftp_gateway.server.sftp.session import Channel as SftpChannel
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh import algorithms
 from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
@@ -410,45 +407,36 @@ class Gateway:
         self._values.close()
         self._pools.close()
 
-    def open_sftp(self, channel: SftpChannel, recorder: Recorder) -> SftpSession:
+    def open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
         """The SFTP session of a user who has logged in on `channel`."""
         client_version = recorder.session.client_version or ""
         return SftpSession(
+            self._context(channel, recorder),
             max_read_length=_max_read_length(client_version),
             status_shares=self._status_shares(client_version),
-            **self._parts(channel, recorder, self._tree_of(recorder)),
         )
 
-    def open_command(self, channel: CommandChannel, recorder: Recorder) -> CommandSession:
+    def open_command(self, channel: Channel, recorder: Recorder) -> CommandSession:
         """The session of a command on `channel`."""
-        tree = self._tree_of(recorder)
-        return CommandSession(home=tree.home, **self._parts(channel, recorder, tree))
+        return CommandSession(self._context(channel, recorder))
 
-    def _parts(
-        self, channel: SftpChannel | CommandChannel, recorder: Recorder, tree: Tree
-    ) -> dict[str, Any]:
-        """What the sessions of a user who has logged in have in common."""
+    def _context(self, channel: Channel, recorder: Recorder) -> SessionContext:
         session = recorder.session
         user = session.user or ""
         owner = HandleOwner(user=user, connection=session.session)
-        handles = HandleTable(quotas=self._quotas, owner=owner)
-        return {
-            "channel": channel,
-            "handles": handles,
-            "make_dispatcher": functools.partial(
-                Dispatcher,
-                tree=tree,
-                handles=handles,
-                virtual_statvfs=self._monitor.statvfs_of,
-                owners=Owners(self._owner_names),
-            ),
-            "pools": self._pools,
-            "checksums": self._checksums,
-            "recorder": recorder,
-            "log_congested": functools.partial(self._log.congested, user),
-            "failed": functools.partial(_failed, recorder),
-            "bandwidth": self._bandwidths.get(user),
-        }
+        return SessionContext(
+            channel=channel,
+            tree=self._tree_of(recorder),
+            handles=HandleTable(quotas=self._quotas, owner=owner),
+            pools=self._pools,
+            checksums=self._checksums,
+            owners=Owners(self._owner_names),
+            recorder=recorder,
+            log_congested=functools.partial(self._log.congested, user),
+            virtual_statvfs=self._monitor.statvfs_of,
+            report_bug=functools.partial(_failed, recorder),
+            bandwidth=self._bandwidths.get(user),
+        )
 
     def _status_shares(self, client_version: str) -> Collection[str]:
         """The shares whose failed READs this client gets a status for."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import ClassVar, Final
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.attributes import skip_attributes
@@ -25,9 +25,13 @@ from sftp_gateway.protocol.wire import UINT32, Cursor
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Base of every request; `request_id` is the client's and goes back in the response."""
+    """Base of every request; `request_id` is the client's and goes back in the response.
+
+    `operation` is the fixed name of the request in the access log and the metrics.
+    """
 
     request_id: int
+    operation: ClassVar[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class HandleRequest(Request):
 class OpenRequest(PathRequest):
     """§6.3; `pflags` are bits of OpenFlags."""
 
+    operation: ClassVar[str] = "open"
+
     pflags: int
 
 
@@ -62,10 +68,14 @@ class OpenRequest(PathRequest):
 class CloseRequest(HandleRequest):
     """§6.3."""
 
+    operation: ClassVar[str] = "close"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest(HandleRequest):
     """§6.4."""
+
+    operation: ClassVar[str] = "read"
 
     offset: int
     length: int
@@ -75,55 +85,77 @@ class ReadRequest(HandleRequest):
 class LstatRequest(PathRequest):
     """§6.8: attributes, links not followed."""
 
+    operation: ClassVar[str] = "lstat"
+
 
 @dataclass(frozen=True, slots=True)
 class StatRequest(PathRequest):
     """§6.8: attributes, links followed."""
+
+    operation: ClassVar[str] = "stat"
 
 
 @dataclass(frozen=True, slots=True)
 class FstatRequest(HandleRequest):
     """§6.8."""
 
+    operation: ClassVar[str] = "fstat"
+
 
 @dataclass(frozen=True, slots=True)
 class OpendirRequest(PathRequest):
     """§6.7."""
+
+    operation: ClassVar[str] = "opendir"
 
 
 @dataclass(frozen=True, slots=True)
 class ReaddirRequest(HandleRequest):
     """§6.7."""
 
+    operation: ClassVar[str] = "readdir"
+
 
 @dataclass(frozen=True, slots=True)
 class RealpathRequest(PathRequest):
     """§6.11."""
+
+    operation: ClassVar[str] = "realpath"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadlinkRequest(PathRequest):
     """§6.10."""
 
+    operation: ClassVar[str] = "readlink"
+
 
 @dataclass(frozen=True, slots=True)
 class StatvfsRequest(PathRequest):
     """statvfs@openssh.com (PROTOCOL §4.4)."""
+
+    operation: ClassVar[str] = "statvfs"
 
 
 @dataclass(frozen=True, slots=True)
 class FstatvfsRequest(HandleRequest):
     """fstatvfs@openssh.com (PROTOCOL §4.4)."""
 
+    operation: ClassVar[str] = "fstatvfs"
+
 
 @dataclass(frozen=True, slots=True)
 class LimitsRequest(Request):
     """limits@openssh.com (PROTOCOL §4.8)."""
 
+    operation: ClassVar[str] = "limits"
+
 
 @dataclass(frozen=True, slots=True)
 class HomeDirectoryRequest(Request):
     """home-directory (draft-ietf-secsh-filexfer-extensions-00 §5)."""
+
+    operation: ClassVar[str] = "home-directory"
 
     username: bytes
 
@@ -131,6 +163,8 @@ class HomeDirectoryRequest(Request):
 @dataclass(frozen=True, slots=True)
 class ExpandPathRequest(PathRequest):
     """expand-path@openssh.com (PROTOCOL §4.9)."""
+
+    operation: ClassVar[str] = "expand-path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +175,8 @@ class CheckFileRequest(Request):
     for one block. `tagged` asks for the answer that draft describes; later ones (filexfer-09 to -13
     §9.1.2), which renamed the requests, leave the name of the extension out.
     """
+
+    operation: ClassVar[str] = "check-file"
 
     path: bytes | None
     handle: bytes | None
@@ -155,6 +191,8 @@ class CheckFileRequest(Request):
 class UsersGroupsByIdRequest(Request):
     """users-groups-by-id@openssh.com (PROTOCOL §4.12); of each, MAX_IDS + 1 at most are read."""
 
+    operation: ClassVar[str] = "users-groups-by-id"
+
     uids: tuple[int, ...]
     gids: tuple[int, ...]
 
@@ -167,7 +205,7 @@ class WritingRequest(Request):
     handle it was asked on; each None where the request has none.
     """
 
-    operation: str
+    operation: str  # type: ignore[misc]
     path: bytes | None = None
     target: bytes | None = None
     handle: bytes | None = None
@@ -176,6 +214,8 @@ class WritingRequest(Request):
 @dataclass(frozen=True, slots=True)
 class UnknownRequest(Request):
     """A message type or an extension that this server does not know; `name` says which."""
+
+    operation: ClassVar[str] = "unknown"
 
     name: str
 
@@ -205,23 +245,11 @@ def decode_request(frame: bytes) -> AnyRequest:
     return decode(request_id, cursor)
 
 
-#: The fields of a ReadRequest, without the object: request id, handle, offset, length.
-PlainRead = tuple[int, bytes, int, int]
+#: A whole READ with a handle of READ_HANDLE_LENGTH bytes, as ours are: type, request id, handle
+#: length, handle, offset, length. `reads` decodes these by itself; `decode_request` decodes all.
+READ: Final = Struct(">BII4sQI")
+READ_HANDLE_LENGTH: Final = 4
 
-
-def decode_plain_read(frame: bytes) -> PlainRead | None:
-    """Decode a READ with a handle of four bytes, as ours are.
-
-    None for every other packet; `decode_request` tells what that is.
-    """
-    if len(frame) != _READ.size or frame[0] != MessageType.READ:
-        return None
-    _, request_id, handle_length, handle, offset, length = _READ.unpack(frame)
-    return (request_id, handle, offset, length) if handle_length == _READ_HANDLE_LENGTH else None
-
-
-_READ: Final = Struct(">BII4sQI")
-_READ_HANDLE_LENGTH: Final = 4
 _Decoder = Callable[[int, Cursor], Request]
 
 

@@ -1,7 +1,7 @@
 """The responses that the server sends, and encoding them (draft-ietf-secsh-filexfer-02 §7).
 
 `encode()` of each gives the whole packet with its length field. DATA has no class: its header
-(`data_header`) is put before the place that the file's bytes are read into, so that they are
+(`DATA_HEADER`) is packed before the place that the file's bytes are read into, so that they are
 never copied to be framed.
 """
 
@@ -16,7 +16,6 @@ from typing import Final
 from sftp_gateway.protocol.attributes import FileAttributes, encode_attributes
 from sftp_gateway.protocol.constants import (
     ANNOUNCED_READ_LENGTH,
-    DATA_HEADER_LENGTH,
     MAX_PACKET_LENGTH,
     SFTP_VERSION,
     MessageType,
@@ -25,7 +24,8 @@ from sftp_gateway.protocol.constants import (
 from sftp_gateway.protocol.wire import UINT32, string
 
 _HEADER: Final = Struct(">IBI")
-_DATA_HEADER: Final = Struct(">IBII")
+#: The header of a DATA packet: length, type, request id, and length of the data, which follows.
+DATA_HEADER: Final = Struct(">IBII")
 _STATVFS: Final = Struct(">11Q")
 _LIMITS: Final = Struct(">4Q")
 _NO_ATTRIBUTES: Final = UINT32.pack(0)
@@ -218,8 +218,3 @@ Response = (
     | CheckFileResponse
     | UsersGroupsByIdResponse
 )
-
-
-def data_header(request_id: int, length: int) -> bytes:
-    """The header of a DATA packet, which `length` bytes of a file follow."""
-    return _DATA_HEADER.pack(length + DATA_HEADER_LENGTH - 4, MessageType.DATA, request_id, length)

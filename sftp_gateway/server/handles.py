@@ -21,10 +21,10 @@ _HANDLE: Final = Struct(">I")
 #: Pieces read out of order that are remembered, to tell whether a file was read whole. Each is as
 #: long as what was read of it without a gap, so that two threads, or a reader from the end to the
 #: beginning, make one or two. A random reader goes past this and is not asked further.
-MAX_PIECES: Final = 256
+MAX_RANGES: Final = 256
 
 
-class _Pieces:
+class _Ranges:
     """What was served of a file ahead of its beginning: pieces that do not touch, in order."""
 
     __slots__ = ("_ends", "_starts")
@@ -40,7 +40,7 @@ class _Pieces:
         if first < behind:
             start = min(start, self._starts[first])
             end = max(end, self._ends[behind - 1])
-        elif len(self._starts) == MAX_PIECES:
+        elif len(self._starts) == MAX_RANGES:
             return
         self._starts[first:behind] = [start]
         self._ends[first:behind] = [end]
@@ -78,30 +78,30 @@ class FileHandle:
     pending: int = 0
     #: Every byte before this was served.
     _contiguous: int = 0
-    _ahead: _Pieces | None = None
+    _ahead: _Ranges | None = None
 
     @property
-    def owed(self) -> bool:
-        """Whether something that was asked of it is still unanswered."""
+    def in_use(self) -> bool:
+        """Whether a request on it is unanswered."""
         return self.pending > 0
 
     def close(self) -> None:
         """Let go of the file."""
         self.file.close()
 
-    def note_read(self, offset: int, length: int) -> None:
+    def record_read(self, offset: int, length: int) -> None:
         """Account for `length` bytes served from `offset` on."""
         self.reads += 1
         self.served += length
         end = offset + length
         if offset > self._contiguous:
             if self._ahead is None:
-                self._ahead = _Pieces()
+                self._ahead = _Ranges()
             self._ahead.add(offset, end)
         elif end > self._contiguous:
             self._contiguous = end if self._ahead is None else self._ahead.reach(end)
 
-    def lacks(self, end: int) -> bool:
+    def is_truncated_at(self, end: int) -> bool:
         """Whether a client that reads on from what it has would miss bytes if the file ended here.
 
         A file may become shorter and be read again from its start, as `tail -f` does.
@@ -118,7 +118,7 @@ class FileHandle:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DirectoryHandle:
-    """An open folder. READDIRs wait in `queue` while one is `busy`: their answers have an order."""
+    """An open directory. READDIRs wait in `queue` while one is in progress: answers are ordered."""
 
     directory: OpenDirectory
     share: Share | None
@@ -126,17 +126,13 @@ class DirectoryHandle:
     opened: float
     entries: int = 0
     complete: bool = False
-    busy: bool = False
+    #: Whether a READDIR is in progress.
+    in_use: bool = False
     #: The disk did not give a page of names: whoever lists on would miss them.
     broken: bool = False
     queue: deque[ReaddirRequest] = field(default_factory=deque)
 
-    @property
-    def owed(self) -> bool:
-        """Whether something that was asked of it is still unanswered."""
-        return self.busy
-
-    def lose(self) -> None:
+    def mark_broken(self) -> None:
         """Names were lost: answer no further READDIR."""
         self.broken = True
 
@@ -191,11 +187,11 @@ class HandleTable:
             raise InvalidHandle("not an open file")
         return opened
 
-    def folder(self, handle: bytes) -> DirectoryHandle:
-        """The open folder of `handle`; raises InvalidHandle."""
+    def directory(self, handle: bytes) -> DirectoryHandle:
+        """The open directory of `handle`; raises InvalidHandle."""
         opened = self._open.get(handle)
         if not isinstance(opened, DirectoryHandle):
-            raise InvalidHandle("not an open folder")
+            raise InvalidHandle("not an open directory")
         return opened
 
     def get(self, handle: bytes) -> FileHandle | DirectoryHandle:

@@ -19,6 +19,7 @@ from sftp_gateway.protocol.constants import (
 )
 from sftp_gateway.protocol.framing import FrameReader
 from sftp_gateway.protocol.responses import (
+    DATA_HEADER,
     AttrsResponse,
     HandleResponse,
     LimitsResponse,
@@ -26,7 +27,6 @@ from sftp_gateway.protocol.responses import (
     StatusResponse,
     StatvfsResponse,
     VersionResponse,
-    data_header,
     name_entry,
 )
 from sftp_gateway.vfs.attributes import Attributes
@@ -267,7 +267,7 @@ def test_the_client_sees_the_handle(request_id, handle):
 @unhurried
 @given(request_ids, st.binary(max_size=2000))
 def test_the_client_sees_the_files_bytes(request_id, data):
-    packet = data_header(request_id, len(data)) + data
+    packet = DATA_HEADER.pack(len(data) + 9, 103, request_id, len(data)) + data
     assert received(packet) == wire.DataReply(request_id, data)
 
 

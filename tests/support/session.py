@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from sftp_gateway.server.limits.scheduler import Scheduler, TimeSlice
 from sftp_gateway.server.packets.outgoing import OutgoingBuffer
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Checksums
-from sftp_gateway.server.sftp.dispatch import Dispatcher
+from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.vfs.attributes import AttributePolicy, Attributes
@@ -207,14 +206,17 @@ class MemoryChannel:
         assert not self.reading
         self.reading = True
 
-    def close(self) -> None:
+    def write_error(self, data: bytes) -> None:
+        raise AssertionError("an SFTP session has no standard error")
+
+    def exit(self, status: int) -> None:
         assert not self.closed, "closed a second time"
         self.closed = True
         self.changed.set()
 
     def close_for_read(self, message: str) -> None:
         self.read_failed = message
-        self.close()
+        self.exit(1)
 
 
 class Lines:
@@ -269,21 +271,19 @@ class Served:
         self.congested = False
         self.failures: list[Exception] = []
         self.session = SftpSession(
-            channel=self.channel,
-            handles=self.handles,
-            make_dispatcher=functools.partial(
-                Dispatcher,
+            SessionContext(
+                channel=self.channel,
                 tree=self.tree,
                 handles=self.handles,
-                virtual_statvfs=lambda tree: None,
+                pools=self.pools,
+                checksums=Checksums(self.pools),
                 owners=Owners(OwnerNames()),
+                recorder=self.recorder,
+                log_congested=lambda: self.congested,
+                virtual_statvfs=lambda tree: None,
+                report_bug=self.failures.append,
+                bandwidth=bandwidth,
             ),
-            pools=self.pools,
-            checksums=Checksums(self.pools),
-            recorder=self.recorder,
-            log_congested=lambda: self.congested,
-            failed=self.failures.append,
-            bandwidth=bandwidth,
             status_shares=status_shares,
         )
         self.channel.session = self.session

@@ -22,20 +22,18 @@ import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from sftp_gateway.errors import Denied, FileSystemError, GatewayError, TooManyHandles
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
-from sftp_gateway.server import base_session as session
-from sftp_gateway.server.base_session import BaseSession
-from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
-from sftp_gateway.server.io_pools import IoPools, Pool, error_of
-from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
-from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.checksums import ChecksumJob, ChecksumResult, Checksums
-from sftp_gateway.server.sftp.dispatch import Dispatcher, Operation, operation_name
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle
+from sftp_gateway.server.io_pools import Pool, error_of
+from sftp_gateway.server.sftp.checksums import ChecksumJob, ChecksumResult
+from sftp_gateway.server.sftp.context import FLUSH_BYTES, BaseSession, SessionContext
+from sftp_gateway.server.sftp.dispatch import Dispatcher
+from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.server.sftp.status import status_of
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
@@ -54,18 +52,6 @@ _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 
 class Disconnected(GatewayError):
     """The client has closed its side while a reply was awaited."""
-
-
-class Channel(session.Channel, Protocol):
-    """What a command needs of its SSH channel."""
-
-    def write_error(self, data: bytes) -> None:
-        """Send `data` on standard error."""
-        ...
-
-    def exit(self, status: int) -> None:
-        """Close the channel when everything written is sent, with this exit status."""
-        ...
 
 
 class Step(Generic[T]):
@@ -89,35 +75,13 @@ Program: TypeAlias = Coroutine[Step[Any], None, int]
 class CommandSession(BaseSession):
     """The command of one channel. Used on the event loop."""
 
-    _channel: Channel
-
-    def __init__(
-        self,
-        *,
-        channel: Channel,
-        handles: HandleTable,
-        make_dispatcher: Callable[..., Dispatcher],
-        pools: IoPools,
-        checksums: Checksums,
-        recorder: Recorder,
-        log_congested: Callable[[], bool],
-        failed: Callable[[Exception], None],
-        home: bytes,
-        bandwidth: BandwidthLimiter | None = None,
-    ) -> None:
-        """As SftpSession; `home` is the user's home folder."""
-        super().__init__(
-            channel=channel,
-            pools=pools,
-            recorder=recorder,
-            log_congested=log_congested,
-            bandwidth=bandwidth,
-        )
-        self.home = home
-        self._handles = handles
-        self._dispatcher = make_dispatcher(opened=recorder.opened, closed=lambda opened: None)
-        self._checksums = checksums
-        self._failed = failed
+    def __init__(self, context: SessionContext) -> None:
+        super().__init__(context)
+        self.home = context.tree.home
+        self._handles = context.handles
+        self._recorder = context.recorder
+        self._outgoing = context.outgoing
+        self._dispatcher = Dispatcher(context)
         self._program: Program | None = None
         #: Whether the program waits for nothing but its turn.
         self._ready = False
@@ -160,12 +124,12 @@ class CommandSession(BaseSession):
 
     def connection_lost(self) -> None:
         """The channel is closed: stop the program."""
-        self._closed = True
+        self._context.closed = True
         self._stop()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
-        self._turn_bytes = 0
+        self._context.turn_bytes = 0
         self.pump()
 
     def drain(self) -> None:
@@ -173,7 +137,7 @@ class CommandSession(BaseSession):
 
     def finish(self) -> None:
         """End the command with an error."""
-        if not self._closed:
+        if not self._context.closed:
             self.write_error(b"sftp-gateway: the server is stopping\n")
             self._end(1)
             self._stop()
@@ -181,7 +145,7 @@ class CommandSession(BaseSession):
     @property
     def busy(self) -> bool:
         """Whether the client waits for output."""
-        return not self._closed and self._on_input is None
+        return not self._context.closed and self._on_input is None
 
     @property
     def released(self) -> bool:
@@ -196,7 +160,7 @@ class CommandSession(BaseSession):
 
     def pump(self) -> None:
         """Run the program until it has to wait."""
-        if self._running or self._closed or not self._ready:
+        if self._running or self._context.closed or not self._ready:
             return
         self._running = True
         began = self._time_slice.begin()
@@ -206,19 +170,19 @@ class CommandSession(BaseSession):
             self._running = False
             if began:
                 self._time_slice.end()
-        if self._closed:
+        if self._context.closed:
             self._stop()
 
     def _run(self) -> None:
         if self._time_slice.waiting:
             self._channel.wait_turn()
             return
-        while self._ready and not self._closed and not self._blocked():
+        while self._ready and not self._context.closed and not self._blocked():
             self._resume()
             if self._ready and self._time_slice.used_up():
                 self._channel.wait_turn()
                 break
-        self._flush()
+        self._context.flush()
 
     def _resume(self) -> None:
         if self._program is None:
@@ -231,7 +195,7 @@ class CommandSession(BaseSession):
         except Disconnected:
             self._end(1)
         except Exception as error:  # a bug of ours
-            self._failed(error)
+            self._context.report_bug(error)
             self._end(1)
         else:
             step.start(partial(self._step_done, step))
@@ -242,9 +206,9 @@ class CommandSession(BaseSession):
         self.pump()
 
     def _end(self, status: int) -> None:
-        self._flush()
-        if not self._closed:
-            self._closed = True
+        self._context.flush()
+        if not self._context.closed:
+            self._context.closed = True
             self._channel.exit(status)
 
     def _stop(self) -> None:
@@ -255,9 +219,8 @@ class CommandSession(BaseSession):
         program.close()
         self._on_input = None
         if self._check is not None:
-            self._checksums.cancel(self._check)
-        if self._throttle_timer is not None:
-            self._throttle_timer.cancel()
+            self._context.checksums.cancel(self._check)
+        self._stop_throttling()
         self._outgoing.clear()
 
     # For programs
@@ -268,11 +231,11 @@ class CommandSession(BaseSession):
 
     def write(self, data: bytes) -> None:
         """Send `data`, at most 64 KiB, on standard output."""
-        self._send(data)
+        self._context.send(data)
 
     def write_error(self, data: bytes) -> None:
         """Send `data` on standard error, after the standard output so far."""
-        self._flush()
+        self._context.flush()
         self._channel.write_error(data)
 
     def reply(self) -> Step[int]:
@@ -321,7 +284,7 @@ class CommandSession(BaseSession):
 
     async def open_folder(self, path: bytes) -> DirectoryHandle:
         """Open a folder, to be used with `closing`."""
-        return self._handles.folder(await self._open(rq.OpendirRequest(0, path)))
+        return self._handles.directory(await self._open(rq.OpendirRequest(0, path)))
 
     async def _open(self, request: rq.Request) -> bytes:
         response = cast(rs.HandleResponse, await self._ask(request, self._perform))
@@ -340,7 +303,7 @@ class CommandSession(BaseSession):
 
     def _close(self, opened: FileHandle | DirectoryHandle, *, result: str) -> None:
         self._handles.remove(self._open_handles.pop(opened))
-        self._release(opened, result=result)
+        self._context.release(opened, result=result)
 
     async def attributes(self, path: bytes) -> Attributes:
         """The attributes of `path`, following links."""
@@ -391,7 +354,7 @@ class CommandSession(BaseSession):
     async def send_file(self, opened: FileHandle, offset: int, length: int) -> int:
         """Send bytes of an open file; return how many. 0 means the end of the file."""
         await self.turn()
-        self._flush()
+        self._context.flush()
         started = time.perf_counter()
         length = min(length, MAX_READ_LENGTH)
         try:
@@ -408,10 +371,10 @@ class CommandSession(BaseSession):
         except (FileSystemError, OSError) as error:
             self._record("read", opened.share, opened.path, started, error)
             raise
-        if self._outgoing.length >= session.FLUSH_BYTES:
-            self._flush()
+        if self._outgoing.length >= FLUSH_BYTES:
+            self._context.flush()
         if count:
-            opened.note_read(offset, count)
+            opened.record_read(offset, count)
         self._record("read", opened.share, opened.path, started, sent=count)
         return count
 
@@ -423,8 +386,8 @@ class CommandSession(BaseSession):
         """Have `perform` execute `request`, and log it as in an SFTP session."""
         await self.turn()
         started = time.perf_counter()
-        share, path = self._dispatcher.place_of(request)
-        name = operation_name(request)
+        share, path = self._dispatcher.locate(request)
+        name = request.operation
         try:
             result = await perform(self._dispatcher.plan(request))
         except (FileSystemError, OSError) as error:
@@ -462,7 +425,7 @@ class CommandSession(BaseSession):
 
         def start(resume: Callable[[Callable[[], ChecksumResult]], None]) -> None:
             check.done = lambda digest: resume(partial(_outcome, digest))
-            self._checksums.start(check)
+            self._context.checksums.start(check)
 
         return check, await Step(start)
 
@@ -475,19 +438,19 @@ class CommandSession(BaseSession):
         discard: Callable[[T], None] = lambda result: None,
     ) -> Step[T]:
         def late(result: T) -> None:
-            self._pools.close_later(share, partial(discard, result))
+            self._context.pools.close_later(share, partial(discard, result))
 
         def start(resume: Callable[[Callable[[], T]], None]) -> None:
             def done(future: asyncio.Future[T]) -> None:
                 error = error_of(future)
-                if error is None and self._closed:
+                if error is None and self._context.closed:
                     late(future.result())
                 elif error is None:
                     resume(future.result)
                 else:
                     resume(partial(_raise, error))
 
-            self._pools.submit(share, pool, work, done, on_late_result=late)
+            self._context.pools.submit(share, pool, work, done, on_late_result=late)
 
         return Step(start)
 

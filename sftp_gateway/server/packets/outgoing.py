@@ -66,7 +66,8 @@ class OutgoingBuffer:
         index, offset = divmod(start, self.payload)
         if offset + len(data) <= self.payload and start + len(data) <= CAPACITY:
             at = index * self.stride + HEADER + offset
-            self.memory[at : at + len(data)] = data
+            memory = self._memory or self.memory
+            memory[at : at + len(data)] = data
             return
         done = 0
         for view in self.iovecs(start, len(data)):
@@ -81,7 +82,7 @@ class OutgoingBuffer:
         """
         if start + length > CAPACITY:
             raise ValueError(f"{start + length} bytes exceed the capacity")
-        memory = self.memory
+        memory = self._memory or self.memory
         index, offset = divmod(start, self.payload)
         at = index * self.stride + HEADER + offset
         room = self.payload - offset

@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 
 from sftp_gateway.errors import Unsupported
 from sftp_gateway.protocol.requests import CheckFileRequest
 from sftp_gateway.protocol.responses import CheckFileResponse
-from sftp_gateway.server.handles import FileHandle, HandleTable
-from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.checksums import ALGORITHMS, ChecksumJob, ChecksumResult, Checksums
-from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
-from sftp_gateway.server.sftp.pending import Owed
+from sftp_gateway.server.handles import FileHandle
+from sftp_gateway.server.sftp.checksums import ALGORITHMS, ChecksumJob, ChecksumResult
+from sftp_gateway.server.sftp.context import SessionContext
+from sftp_gateway.server.sftp.dispatch import Dispatcher
+from sftp_gateway.server.sftp.requests import Requests
 
 
 class CheckFiles:
-    """Has checksums computed, and answers with them; used on the event loop."""
+    """Answers check-file requests once their checksums are computed; used on the event loop."""
 
-    def __init__(
-        self,
-        *,
-        dispatcher: Dispatcher,
-        handles: HandleTable,
-        checksums: Checksums,
-        recorder: Recorder,
-        owed: Owed,
-        send: Callable[[bytes], None],
-        refuse: Callable[[CheckFileRequest, Exception, float], None],
-        done: Callable[[FileHandle | None], None],
-    ) -> None:
-        """Answers go to `send` and `refuse`; `done` is told of each, and of its handle's file."""
+    def __init__(self, context: SessionContext, dispatcher: Dispatcher, requests: Requests) -> None:
+        self._context = context
         self._dispatcher = dispatcher
-        self._handles = handles
-        self._checksums = checksums
-        self._recorder = recorder
-        self._owed = owed
-        self._send = send
-        self._refuse = refuse
-        self._done = done
+        self._requests = requests
         self._checks: set[ChecksumJob] = set()
 
     def serve(self, request: CheckFileRequest) -> None:
@@ -48,30 +30,30 @@ class CheckFiles:
         try:
             algorithm = _choose(request.algorithms)
             operation = self._dispatcher.plan(request)
-            opened = None if request.handle is None else self._handles.file(request.handle)
+            opened = None if request.handle is None else self._context.handles.file(request.handle)
         except Exception as error:  # whatever happens, the client gets an answer
-            self._refuse(request, error, started)
+            self._requests.refuse(request, error, started)
             return
         if opened is not None:
             opened.pending += 1
-        self._owed.count += 1
+        self._context.pending += 1
         check = ChecksumJob(
             operation=operation,
             algorithm=algorithm,
-            user=self._recorder.session.user or "",
+            user=self._context.recorder.session.user or "",
             offset=request.offset,
             length=request.length,
             block_size=request.block_size,
         )
         check.done = partial(self._finish, check, request, opened, started)
         self._checks.add(check)
-        self._checksums.start(check)
+        self._context.checksums.start(check)
 
     def close(self) -> None:
         """Nobody is there to be answered any more."""
-        self._owed.count -= len(self._checks)
+        self._context.pending -= len(self._checks)
         for check in self._checks:
-            self._checksums.cancel(check)
+            self._context.checksums.cancel(check)
         self._checks.clear()
 
     def _finish(
@@ -83,26 +65,26 @@ class CheckFiles:
         digest: ChecksumResult | Exception,
     ) -> None:
         self._checks.remove(check)
-        self._owed.count -= 1
+        self._context.pending -= 1
         if opened is not None:
             opened.pending -= 1
         if isinstance(digest, Exception):
-            self._refuse(request, digest, started)
+            self._requests.refuse(request, digest, started)
         else:
             if opened is None:
-                self._recorder.checked(check.opened(digest))
+                self._context.recorder.checked(check.opened(digest))
             self._answer(check, request, digest, started)
-        self._done(opened)
+        self._context.resume(opened)
 
     def _answer(
         self, check: ChecksumJob, request: CheckFileRequest, digest: ChecksumResult, started: float
     ) -> None:
         algorithm = check.algorithm.encode()
-        self._send(
+        self._context.send(
             CheckFileResponse(request.request_id, algorithm, digest.value, request.tagged).encode()
         )
-        self._recorder.request(
-            operation_name(request),
+        self._context.recorder.request(
+            request.operation,
             share=check.operation.share,
             path=check.operation.path,
             started=started,

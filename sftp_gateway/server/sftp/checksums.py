@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, TypeAlias
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.io_pools import THREADS, IoPools, Pool, error_of
-from sftp_gateway.server.sftp.dispatch import Operation
+from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.vfs.files import OpenFile
 
 #: The algorithms, as draft-ietf-secsh-filexfer-extensions-00 §3 and hashlib name them.

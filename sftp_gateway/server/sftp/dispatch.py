@@ -1,9 +1,4 @@
-"""Request -> file tree -> response; the only place that knows both `vfs` and `protocol`.
-
-A request becomes an Operation: its `run` does what may wait for a disk, and nothing else, so
-that it can be tried on the event loop and repeated on a thread; its `finish` makes the response
-on the event loop, where the session's state lives.
-"""
+"""Request -> file tree -> response: what each request means for the user's tree."""
 
 from __future__ import annotations
 
@@ -11,9 +6,8 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sftp_gateway import errors
 from sftp_gateway.protocol import requests as rq
@@ -28,89 +22,33 @@ from sftp_gateway.protocol.constants import (
     OpenFlags,
     StatusCode,
 )
-from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
+from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.limits.quotas import cost_of_file, cost_of_folder
+from sftp_gateway.server.sftp.context import SessionContext
+from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.server.sftp.owners import Owners
 from sftp_gateway.vfs.blocking import would_block
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
-from sftp_gateway.vfs.tree import ResolvedPath, Tree
+from sftp_gateway.vfs.tree import ResolvedPath
 
 T = TypeVar("T")
-
-_OPERATION_NAMES: Final[dict[type[rq.Request], str]] = {
-    rq.OpenRequest: "open",
-    rq.CloseRequest: "close",
-    rq.ReadRequest: "read",
-    rq.LstatRequest: "lstat",
-    rq.StatRequest: "stat",
-    rq.FstatRequest: "fstat",
-    rq.OpendirRequest: "opendir",
-    rq.ReaddirRequest: "readdir",
-    rq.RealpathRequest: "realpath",
-    rq.ReadlinkRequest: "readlink",
-    rq.StatvfsRequest: "statvfs",
-    rq.FstatvfsRequest: "fstatvfs",
-    rq.LimitsRequest: "limits",
-    rq.HomeDirectoryRequest: "home-directory",
-    rq.ExpandPathRequest: "expand-path",
-    rq.CheckFileRequest: "check-file",
-    rq.UsersGroupsByIdRequest: "users-groups-by-id",
-    rq.UnknownRequest: "unknown",
-}
-
-
-def operation_name(request: rq.Request) -> str:
-    """The fixed word for a request in log and metrics; nothing of it is the client's text."""
-    if isinstance(request, rq.WritingRequest):
-        return request.operation
-    return _OPERATION_NAMES[type(request)]
-
-
-@dataclass(slots=True, kw_only=True)
-class Operation:
-    """What is to be done for one request: `finish(run(wait=...))` is the response.
-
-    `share` is None where no file system is touched; `run` then never raises BlockingIOError.
-    `discard` lets go of what `run` gave when nobody is there to take it any more; `give_up` is
-    called when it takes too long and may still be running.
-    """
-
-    run: Callable[..., Any]
-    finish: Callable[[Any], rs.Response]
-    share: Share | None = None
-    path: bytes | None = None
-    discard: Callable[[Any], None] = lambda result: None
-    give_up: Callable[[], None] = lambda: None
 
 
 class Dispatcher:
     """Turns the requests of one session into operations on the user's tree."""
 
-    def __init__(
-        self,
-        *,
-        tree: Tree,
-        handles: HandleTable,
-        opened: Callable[[FileHandle | DirectoryHandle], None],
-        closed: Callable[[FileHandle | DirectoryHandle], None],
-        virtual_statvfs: Callable[[Tree], os.statvfs_result | None],
-        owners: Owners,
-    ) -> None:
-        """`opened` and `closed` are told of handles; `virtual_statvfs` sums up a tree's shares."""
-        self._tree = tree
-        self._handles = handles
-        self._opened = opened
-        self._closed = closed
-        self._virtual_statvfs = virtual_statvfs
-        self._owners = owners
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
+        self._tree = context.tree
+        self._handles = context.handles
         #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
         self._in_order = False
         self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
             rq.OpenRequest: self._open,
             rq.CloseRequest: self._close,
-            rq.LstatRequest: self._lstat,
-            rq.StatRequest: self._stat,
+            rq.LstatRequest: partial(self._attributes, follow=False),
+            rq.StatRequest: partial(self._attributes, follow=True),
             rq.FstatRequest: self._fstat,
             rq.OpendirRequest: self._opendir,
             rq.RealpathRequest: self._realpath,
@@ -127,14 +65,14 @@ class Dispatcher:
         }
 
     def plan(self, request: rq.Request) -> Operation:
-        """What is to be done for `request` (READ and READDIR are the session's own business).
+        """The operation for any request but READ and READDIR.
 
-        Raises FileSystemError where that is clear without looking at a disk.
+        Raises FileSystemError if the request fails without looking at a disk.
         """
         return self._plans[type(request)](request)
 
-    def place_of(self, request: rq.Request) -> tuple[Share | None, bytes | None]:
-        """The share and path that `request` names, as far as can be told; for the log."""
+    def locate(self, request: rq.Request) -> tuple[Share | None, bytes | None]:
+        """The share and path that `request` names, None if unknown; for the access log."""
         path = getattr(request, "path", None)
         if path is None:
             handle = getattr(request, "handle", None)
@@ -184,14 +122,14 @@ class Dispatcher:
 
     def _enter(self, request: rq.Request, opened: FileHandle | DirectoryHandle) -> rs.Response:
         handle = self._handles.add(opened)
-        self._opened(opened)
+        self._context.recorder.opened(opened)
         return rs.HandleResponse(request.request_id, handle)
 
     def _close(self, request: rq.CloseRequest) -> Operation:
         opened = self._handles.get(request.handle)
 
         def finish(_: Any) -> rs.Response:
-            self._closed(self._handles.remove(request.handle))
+            self._context.close_handle(request.handle)
             return rs.StatusResponse(request.request_id, StatusCode.OK, "Success")
 
         return Operation(run=lambda wait: None, finish=finish, share=opened.share, path=opened.path)
@@ -211,7 +149,7 @@ class Dispatcher:
     def _fstat(self, request: rq.FstatRequest) -> Operation:
         opened = self._handles.get(request.handle)
         if isinstance(opened, DirectoryHandle):
-            return self._attributes(request, opened.path, follow=True)
+            return self._attributes(rq.StatRequest(request.request_id, opened.path), follow=True)
         file, share = opened.file, opened.share
 
         def finish(attributes: Any) -> rs.Response:
@@ -227,14 +165,8 @@ class Dispatcher:
 
     # Names and attributes
 
-    def _lstat(self, request: rq.LstatRequest) -> Operation:
-        return self._attributes(request, request.path, follow=False)
-
-    def _stat(self, request: rq.StatRequest) -> Operation:
-        return self._attributes(request, request.path, follow=True)
-
-    def _attributes(self, request: rq.Request, path: bytes, *, follow: bool) -> Operation:
-        resolved = self._tree.locate(path)
+    def _attributes(self, request: rq.PathRequest, *, follow: bool) -> Operation:
+        resolved = self._tree.locate(request.path)
         share = resolved.share
         if share is None:
             return _immediate(
@@ -346,9 +278,9 @@ class Dispatcher:
                 # memory: a page of a cold folder could take a second.
                 raise would_block()
             try:
-                return _page(opened.directory, self._owners)
+                return _page(opened.directory, self._context.owners)
             except OSError:
-                opened.lose()
+                opened.mark_broken()
                 raise
 
         def finish(page: _Page) -> rs.Response:
@@ -359,7 +291,7 @@ class Dispatcher:
             return rs.NameResponse(request.request_id, page.entries)
 
         return Operation(
-            run=run, finish=finish, share=opened.share, path=opened.path, give_up=opened.lose
+            run=run, finish=finish, share=opened.share, path=opened.path, give_up=opened.mark_broken
         )
 
     # File systems and limits
@@ -368,7 +300,7 @@ class Dispatcher:
         resolved = self._tree.locate(request.path)
         share = resolved.share
         if share is None:
-            response = _statvfs(request.request_id, self._virtual_statvfs(self._tree))
+            response = _statvfs(request.request_id, self._context.virtual_statvfs(self._tree))
             return _immediate(response, resolved.path)
         return Operation(
             run=partial(share.statvfs, resolved.relative),
@@ -395,7 +327,7 @@ class Dispatcher:
     def _users_groups_by_id(self, request: rq.UsersGroupsByIdRequest) -> Operation:
         if max(len(request.uids), len(request.gids)) > MAX_IDS:
             raise errors.FileSystemError(f"more than {MAX_IDS} ids")
-        users, groups = self._owners.names(request.uids, request.gids)
+        users, groups = self._context.owners.names(request.uids, request.gids)
         return _immediate(rs.UsersGroupsByIdResponse(request.request_id, users, groups))
 
     # What is refused

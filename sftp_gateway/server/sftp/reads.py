@@ -20,18 +20,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 from sftp_gateway.errors import InvalidHandle, Truncated
-from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, StatusCode
-from sftp_gateway.protocol.requests import PlainRead, ReadRequest, Request
-from sftp_gateway.protocol.responses import StatusResponse, data_header
+from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MessageType, StatusCode
+from sftp_gateway.protocol.requests import (
+    READ,
+    READ_HANDLE_LENGTH,
+    ReadRequest,
+    decode_request,
+)
+from sftp_gateway.protocol.responses import DATA_HEADER, StatusResponse
+from sftp_gateway.protocol.wire import UINT32
 from sftp_gateway.server.handles import FileHandle
-from sftp_gateway.server.io_pools import IoPools, Pool, error_of
-from sftp_gateway.server.packets.outgoing import OutgoingBuffer
-from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.io_pools import Pool, error_of
 from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
-from sftp_gateway.server.sftp.pending import Owed
+from sftp_gateway.server.sftp.context import SessionContext
+from sftp_gateway.server.sftp.requests import Requests
 
 #: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
 #: leaves threads to the others.
@@ -42,13 +48,21 @@ MAX_SLOW_READS: Final = 8
 #: reports the end of the file, and only close(2) fails.
 END_DELAY: Final = ATTRIBUTES_EXPIRE
 
+_data_header: Final = DATA_HEADER.pack
+_HEADER_AFTER_LENGTH: Final = DATA_HEADER_LENGTH - UINT32.size
+_HANDLE_LENGTH: Final = UINT32.pack(READ_HANDLE_LENGTH)
+_DATA: Final = int(MessageType.DATA)
+
 
 @dataclass(slots=True, eq=False)
-class _SlowRead:
-    """A READ that the page cache could not answer; `started` in time.perf_counter()."""
+class _Read:
+    """A READ that is not answered at once; `started` by time.perf_counter()."""
 
-    read: PlainRead
     opened: FileHandle
+    request_id: int
+    offset: int
+    #: Bytes that the client asked for, and that are read at most.
+    wanted: int
     length: int
     started: float
     #: The bytes, once they are there.
@@ -56,56 +70,60 @@ class _SlowRead:
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
-        return self.opened.file.read_bytes(self.read[2], self.length)
+        return self.opened.file.read_bytes(self.offset, self.length)
 
 
 class Reads:
-    """Answers READs; used on the event loop, of which only `_SlowRead.run` leaves it."""
+    """Answers READs; used on the event loop, of which only `_Read.run` leaves it."""
 
     def __init__(
         self,
+        context: SessionContext,
+        requests: Requests,
         *,
-        pools: IoPools,
-        recorder: Recorder,
-        outgoing: OutgoingBuffer,
-        owed: Owed,
-        refuse: Callable[[Request, Exception, float], None],
-        done: Callable[[FileHandle], None],
         end: Callable[[Exception], None],
         status_shares: Container[str],
         max_length: int,
     ) -> None:
-        """Answers go to `outgoing` and `refuse`; `done` is called behind each that took a thread.
+        """`max_length` bytes of a file are in one answer at most.
 
-        A READ that fails is refused if its share is one of `status_shares`; otherwise `end` is
-        called, once, to end the session. One of more than `max_length` bytes is answered with so
-        many.
+        A READ that fails is answered with a status if its share is in `status_shares`; otherwise
+        `end` is called, once, to end the session.
         """
-        self._pools = pools
-        self._recorder = recorder
-        self._outgoing = outgoing
-        self._owed = owed
-        self._refuse = refuse
-        self._done = done
+        self._context = context
+        self._requests = requests
         self._end = end
         self._status_shares = status_shares
         self._max_length = max_length
-        self._waiting: deque[_SlowRead] = deque()
+        self._outgoing = context.outgoing
+        self._waiting: deque[_Read] = deque()
         self._on_threads = 0
-        #: By file, the READs that are to be answered in this order.
-        self._ordered: dict[FileHandle, deque[_SlowRead]] = {}
+        #: By file, the READs that are answered in this order.
+        self._ordered: dict[FileHandle, deque[_Read]] = {}
         self._paused = False
-        self._closed = False
-        #: Ends the session over a READ that has failed.
-        self._ending: asyncio.TimerHandle | None = None
+        #: Ends the session because a READ has failed.
+        self._end_timer: asyncio.TimerHandle | None = None
 
-    def serve(self, read: PlainRead, opened: FileHandle) -> None:
-        """Answer `read` now, or once a thread has got the bytes."""
+    def serve(self, frame: bytes) -> None:
+        """Answer the READ in `frame` now, or once a thread has read the bytes.
+
+        Raises ProtocolError as `decode_request` does.
+        """
         started = time.perf_counter()
-        request_id, _, offset, length = read
-        length = min(length, self._max_length)
+        if len(frame) == READ.size and frame[5:9] == _HANDLE_LENGTH:
+            _, request_id, _, handle, offset, wanted = READ.unpack(frame)
+        else:
+            request = cast(ReadRequest, decode_request(frame))
+            request_id, handle = request.request_id, request.handle
+            offset, wanted = request.offset, request.length
+        try:
+            opened = self._context.handles.file(handle)
+        except InvalidHandle as error:
+            self._requests.refuse(ReadRequest(request_id, handle, offset, wanted), error, started)
+            return
+        length = min(wanted, self._max_length)
         if opened.pending and opened.in_order:
-            self._wait(_SlowRead(read, opened, length, started))
+            self._wait(_Read(opened, request_id, offset, wanted, length, started))
             return
         outgoing = self._outgoing
         start = outgoing.length
@@ -114,23 +132,26 @@ class Reads:
                 outgoing.iovecs(start + DATA_HEADER_LENGTH, length), offset
             )
         except BlockingIOError:
-            self._recorder.slow_read(opened.share)
-            self._wait(_SlowRead(read, opened, length, started))
+            self._context.recorder.slow_read(opened.share)
+            self._wait(_Read(opened, request_id, offset, wanted, length, started))
         except Exception as error:
-            self._fail(read, opened, error, started)
+            self._fail(_Read(opened, request_id, offset, wanted, length, started), error)
         else:
-            if count < length and opened.lacks(offset + count):
-                self._fail(read, opened, Truncated("shorter than it was"), started)
+            if count < length and opened.is_truncated_at(offset + count):
+                read = _Read(opened, request_id, offset, wanted, length, started)
+                self._fail(read, Truncated("shorter than it was"))
                 return
             if count or not length:
-                outgoing.write(start, data_header(request_id, count))
+                outgoing.write(
+                    start, _data_header(count + _HEADER_AFTER_LENGTH, _DATA, request_id, count)
+                )
                 outgoing.length = start + DATA_HEADER_LENGTH + count
             else:
-                self._send_end(request_id)
-            self._answered(read, opened, count, started)
+                self._send_eof(request_id)
+            self._record(opened, offset, wanted, count, started)
 
     def pause(self) -> None:
-        """Start no more: each would add its bytes to a channel that is full."""
+        """Start no more READs: each would add its bytes to a full channel."""
         self._paused = True
 
     def resume(self) -> None:
@@ -139,19 +160,18 @@ class Reads:
         self._start()
 
     def close(self) -> None:
-        """Nobody is there to be answered any more."""
-        self._closed = True
-        self._owed.count -= len(self._waiting)
+        """Drop what waits: the channel is closed."""
+        self._context.pending -= len(self._waiting)
         self._waiting.clear()
-        if self._ending is not None:
-            self._ending.cancel()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
 
-    def _wait(self, slow: _SlowRead) -> None:
-        slow.opened.pending += 1
-        self._owed.count += 1
-        self._waiting.append(slow)
-        if slow.opened.in_order:
-            self._ordered.setdefault(slow.opened, deque()).append(slow)
+    def _wait(self, read: _Read) -> None:
+        read.opened.pending += 1
+        self._context.pending += 1
+        self._waiting.append(read)
+        if read.opened.in_order:
+            self._ordered.setdefault(read.opened, deque()).append(read)
         self._start()
 
     def _start(self) -> None:
@@ -159,94 +179,95 @@ class Reads:
             self._on_threads += 1
             self._submit(self._waiting.popleft())
 
-    def _submit(self, slow: _SlowRead) -> None:
-        self._pools.submit(
-            slow.opened.share.name,
+    def _submit(self, read: _Read) -> None:
+        self._context.pools.submit(
+            read.opened.share.name,
             Pool.READ,
-            slow.run,
-            lambda future: self._come(slow, future),
+            read.run,
+            partial(self._done, read),
         )
 
-    def _come(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
-        """The bytes are there: answer, if it is this READ's turn, and those behind it."""
-        slow.future = future
-        if not slow.opened.in_order:
-            self._finish(slow, future)
+    def _done(self, read: _Read, future: asyncio.Future[memoryview]) -> None:
+        """Answer, if it is this READ's turn, and those that wait for it."""
+        read.future = future
+        if not read.opened.in_order:
+            self._finish(read, future)
             return
-        ordered = self._ordered[slow.opened]
+        ordered = self._ordered[read.opened]
         while ordered and (first := ordered[0].future) is not None:
             self._finish(ordered.popleft(), first)
         if not ordered:
-            self._ordered.pop(slow.opened, None)
+            self._ordered.pop(read.opened, None)
 
-    def _finish(self, slow: _SlowRead, future: asyncio.Future[memoryview]) -> None:
+    def _finish(self, read: _Read, future: asyncio.Future[memoryview]) -> None:
+        context, opened = self._context, read.opened
         self._on_threads -= 1
-        self._owed.count -= 1
-        slow.opened.pending -= 1
+        context.pending -= 1
+        opened.pending -= 1
         error = error_of(future)
-        if self._closed:
+        if context.closed:
             return
         data = memoryview(b"") if error is not None else future.result()
-        if (
-            error is None
-            and len(data) < slow.length
-            and slow.opened.lacks(slow.read[2] + len(data))
-        ):
+        count = len(data)
+        if error is None and count < read.length and opened.is_truncated_at(read.offset + count):
             error = Truncated("shorter than it was")
         if error is not None:
-            self._fail(slow.read, slow.opened, error, slow.started)
+            self._fail(read, error)
         else:
-            request_id = slow.read[0]
-            if data or not slow.length:
-                self._outgoing.put(data_header(request_id, len(data)))
+            if count or not read.length:
+                self._outgoing.put(
+                    _data_header(count + _HEADER_AFTER_LENGTH, _DATA, read.request_id, count)
+                )
                 self._outgoing.put(data)
             else:
-                self._send_end(request_id)
-            self._answered(slow.read, slow.opened, len(data), slow.started)
+                self._send_eof(read.request_id)
+            self._record(opened, read.offset, read.wanted, count, read.started)
         self._start()
-        self._done(slow.opened)
+        context.resume(opened)
 
-    def _fail(self, read: PlainRead, opened: FileHandle, error: Exception, started: float) -> None:
-        """Refuse a READ, or end the session over it: then it is never answered."""
-        _, _, offset, length = read
-        if isinstance(error, InvalidHandle):  # the client's own mistake
-            self._refuse(ReadRequest(*read), error, started)
+    def _fail(self, read: _Read, error: Exception) -> None:
+        """Answer with an error, or end the session without an answer."""
+        recorder, opened = self._context.recorder, read.opened
+        offset, wanted = read.offset, read.wanted
+        answered = opened.share.name in self._status_shares
+        if not isinstance(error, InvalidHandle):  # that is a mistake of the client
+            effect = "status" if answered else "disconnect"
+            recorder.read_failed(opened, offset, wanted, error, effect=effect)
+        if answered or isinstance(error, InvalidHandle):
+            request = ReadRequest(read.request_id, b"", offset, wanted)
+            self._requests.refuse(request, error, read.started, opened)
             return
-        if opened.share.name in self._status_shares:
-            self._recorder.read_failed(opened, offset, length, error, effect="status")
-            self._refuse(ReadRequest(*read), error, started)
-            return
-        self._recorder.read_failed(opened, offset, length, error, effect="disconnect")
-        self._recorder.request(
+        recorder.request(
             "read",
             share=opened.share,
             path=opened.path,
-            started=started,
+            started=read.started,
             result="failure",
             offset=offset,
-            length=length,
+            length=wanted,
         )
-        self._owed.count += 1  # a session that is drained waits for this
-        if self._ending is None:
-            delay = max(0.0, started + END_DELAY - time.perf_counter())
-            self._ending = asyncio.get_running_loop().call_later(delay, self._end, error)
+        self._context.pending += 1  # a session that is drained waits for this
+        if self._end_timer is None:
+            delay = max(0.0, read.started + END_DELAY - time.perf_counter())
+            self._end_timer = asyncio.get_running_loop().call_later(delay, self._end, error)
 
-    def _send_end(self, request_id: int) -> None:
+    def _send_eof(self, request_id: int) -> None:
         # §6.4: "If an error occurs or EOF is encountered before reading any data, the server will
-        # respond with SSH_FXP_STATUS." Who asks for nothing gets that, and not the end of file.
+        # respond with SSH_FXP_STATUS." A READ of no bytes gets no bytes, and not the end of file.
         self._outgoing.put(StatusResponse(request_id, StatusCode.EOF, "End of file").encode())
 
-    def _answered(self, read: PlainRead, opened: FileHandle, count: int, started: float) -> None:
-        _, _, offset, length = read
+    def _record(
+        self, opened: FileHandle, offset: int, wanted: int, count: int, started: float
+    ) -> None:
         if count:
-            opened.note_read(offset, count)
-        self._recorder.request(
+            opened.record_read(offset, count)
+        self._context.recorder.request(
             "read",
             share=opened.share,
             path=opened.path,
             started=started,
-            result="ok" if count or not length else "eof",
+            result="ok" if count or not wanted else "eof",
             sent=count,
             offset=offset,
-            length=length,
+            length=wanted,
         )

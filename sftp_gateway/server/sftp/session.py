@@ -25,29 +25,24 @@ draft-ietf-secsh-filexfer-02 §6.1 allows; READDIR responses of one handle do no
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from sftp_gateway.errors import FileSystemError, ProtocolError
+from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol import responses as rs
-from sftp_gateway.protocol.constants import MAX_READ_LENGTH
+from sftp_gateway.protocol.constants import MAX_READ_LENGTH, MessageType
 from sftp_gateway.protocol.framing import FrameReader
-from sftp_gateway.server import base_session as session
-from sftp_gateway.server.base_session import FLUSH_BYTES, BaseSession
-from sftp_gateway.server.handles import DirectoryHandle, FileHandle, HandleTable
-from sftp_gateway.server.io_pools import IoPools
-from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
-from sftp_gateway.server.recorder import Recorder
+from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp.check_files import CheckFiles
-from sftp_gateway.server.sftp.checksums import Checksums
+from sftp_gateway.server.sftp.context import FLUSH_BYTES, BaseSession, SessionContext
 from sftp_gateway.server.sftp.dispatch import Dispatcher
-from sftp_gateway.server.sftp.pending import Owed
 from sftp_gateway.server.sftp.reads import Reads
-from sftp_gateway.server.sftp.requests import Operations
+from sftp_gateway.server.sftp.requests import Requests
 from sftp_gateway.server.sftp.status import status_of
+
+_READ: Final = int(MessageType.READ)
 
 #: Requests of one session that may be with the threads or wait for them. Clients have up to 64
 #: under way at once.
@@ -60,107 +55,37 @@ _BACKLOG_LOW: Final = 64
 _BACKLOG_BYTES: Final = 256 * 1024
 
 
-class Channel(session.Channel, Protocol):
-    """What an SFTP session needs of its SSH channel."""
-
-    def pause_reading(self) -> None:
-        """Deliver no more data until `resume_reading`."""
-        ...
-
-    def resume_reading(self) -> None:
-        """Deliver data again."""
-        ...
-
-    def close(self) -> None:
-        """Close the channel when everything written is sent."""
-        ...
-
-    def close_for_read(self, message: str) -> None:
-        """The same, over a READ that failed with `message`."""
-        ...
-
-
 class SftpSession(BaseSession):
     """The SFTP subsystem of one channel. Everything runs on the event loop but `Operation.run`."""
 
-    _channel: Channel
-
     def __init__(
         self,
+        context: SessionContext,
         *,
-        channel: Channel,
-        handles: HandleTable,
-        make_dispatcher: Callable[..., Dispatcher],
-        pools: IoPools,
-        checksums: Checksums,
-        recorder: Recorder,
-        log_congested: Callable[[], bool],
-        failed: Callable[[Exception], None],
         max_read_length: int = MAX_READ_LENGTH,
         status_shares: Container[str] = (),
-        bandwidth: BandwidthLimiter | None = None,
     ) -> None:
-        """`make_dispatcher` takes `opened` and `closed`; `failed` is told of our own bugs.
-
-        The client gets a status for READs that fail in `status_shares`.
-        """
-        super().__init__(
-            channel=channel,
-            pools=pools,
-            recorder=recorder,
-            log_congested=log_congested,
-            bandwidth=bandwidth,
-        )
-        self._handles = handles
-        self._failed = failed
+        """A READ that fails in `status_shares` is answered with a status."""
+        super().__init__(context)
         self._frames = FrameReader()
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._initialised = False
-        self._owed = Owed()
-        dispatcher = make_dispatcher(opened=recorder.opened, closed=self._close_handle)
-        self._operations = Operations(
-            dispatcher=dispatcher,
-            handles=handles,
-            pools=pools,
-            recorder=recorder,
-            owed=self._owed,
-            send=self._send,
-            done=self._after_thread,
-            listing_done=self._release_if_done,
-            failed=failed,
-        )
+        dispatcher = Dispatcher(context)
+        self._requests = Requests(context, dispatcher)
         self._reads = Reads(
-            pools=pools,
-            recorder=recorder,
-            outgoing=channel.outgoing,
-            owed=self._owed,
-            refuse=self._operations.refuse,
-            done=self._slow_read_done,
+            context,
+            self._requests,
             end=self._end_for_read,
             status_shares=status_shares,
             max_length=max_read_length,
         )
-        self._check_files = CheckFiles(
-            dispatcher=dispatcher,
-            handles=handles,
-            checksums=checksums,
-            recorder=recorder,
-            owed=self._owed,
-            send=self._send,
-            refuse=self._operations.refuse,
-            done=self._check_done,
-        )
-        # Looked up once, not for each request.
-        self._serve_operation = self._operations.serve
-        #: What serves the requests that are no Operation.
-        self._serve_other: dict[type[rq.Request], Callable[[Any], None]] = {
-            rq.ReadRequest: self._serve_long_read,
-            rq.ReaddirRequest: self._operations.serve_readdir,
+        self._check_files = CheckFiles(context, dispatcher, self._requests)
+        #: What serves the requests that are not an Operation.
+        self._special: dict[type[rq.Request], Callable[[Any], None]] = {
+            rq.ReaddirRequest: self._requests.serve_readdir,
             rq.CheckFileRequest: self._check_files.serve,
         }
-        #: Closed by the client while something that it asked for before is still owed.
-        self._closing: set[FileHandle | DirectoryHandle] = set()
         self._reading_paused = False
         self._pumping = False
         self._draining = False
@@ -170,7 +95,7 @@ class SftpSession(BaseSession):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
-        if self._closed or self._finishing:
+        if self._context.closed or self._finishing:
             return
         try:
             frames = self._frames.feed(data)
@@ -193,19 +118,17 @@ class SftpSession(BaseSession):
         self.pump()
 
     def connection_lost(self) -> None:
-        """The channel is gone: let go of everything."""
-        self._closed = True
-        self._let_go()
+        """The channel is gone: release everything."""
+        self._context.closed = True
+        self._release_all()
 
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         self._backlog.clear()
         self._backlog_bytes = 0
-        if self._throttle_timer is not None:
-            self._throttle_timer.cancel()
-        self._operations.close()
+        self._stop_throttling()
         self._reads.close()
         self._check_files.close()
-        self._outgoing.clear()
+        self._context.outgoing.clear()
         began = self._time_slice.begin()
         self._release_rest()
         if began:
@@ -217,13 +140,17 @@ class SftpSession(BaseSession):
             if self._time_slice.used_up():
                 self._channel.wait_turn()
                 return
-            opened = self._closing.pop() if self._closing else self._handles.pop()
-            self._release(opened, result="aborted")
+            opened = (
+                self._context.closing.pop()
+                if self._context.closing
+                else self._context.handles.pop()
+            )
+            self._context.release(opened, result="aborted")
 
     @property
     def released(self) -> bool:
         """Whether nothing is open any more."""
-        return not self._closing and not len(self._handles)
+        return not self._context.closing and not len(self._context.handles)
 
     # Stopping
 
@@ -238,23 +165,18 @@ class SftpSession(BaseSession):
         self._close_when_answered()
 
     def _close_when_answered(self) -> None:
-        if (
-            not (self._finishing or self._draining)
-            or self._closed
-            or self._owed.count
-            or self._backlog
-        ):
+        if self._context.closed or self._context.pending or self._backlog:
             return
-        if self._finishing or not len(self._handles):
-            self._closed = True
-            self._channel.close()
-            self._let_go()
+        if self._finishing or not len(self._context.handles):
+            self._context.closed = True
+            self._channel.exit(0)
+            self._release_all()
 
     # Serving
 
     def pump(self) -> None:
         """Serve waiting packets for as long as the session may go on."""
-        if self._pumping or self._closed:
+        if self._pumping or self._context.closed:
             return
         self._pumping = True
         began = self._time_slice.begin()
@@ -266,43 +188,45 @@ class SftpSession(BaseSession):
             self._pumping = False
             if began:
                 self._time_slice.end()
-        self._balance_reading()
-        self._close_when_answered()
+        if self._backlog or self._reading_paused:
+            self._balance_reading()
+        if self._draining or self._finishing:
+            self._close_when_answered()
 
     def _serve_backlog(self) -> None:
         if self._time_slice.waiting and self._backlog:
             self._channel.wait_turn()
             return
-        while self._backlog and self._owed.count < MAX_PENDING and not self._blocked():
+        while self._backlog and self._context.pending < MAX_PENDING and not self._blocked():
             frame = self._backlog.popleft()
             self._backlog_bytes -= len(frame)
             self._serve(frame)
-            if self._outgoing.length >= FLUSH_BYTES:
-                self._flush()
+            if self._context.outgoing.length >= FLUSH_BYTES:
+                self._context.flush()
             if self._backlog and self._time_slice.used_up():
                 self._channel.wait_turn()
                 break
-        self._flush()
+        self._context.flush()
 
     @property
     def busy(self) -> bool:
         """Whether the client waits for anything."""
-        return bool(self._owed.count or self._backlog)
+        return bool(self._context.pending or self._backlog)
 
     def open_files(self) -> Iterator[FileHandle]:
         """What the client has open, in the order in which it was opened."""
-        return self._handles.files()
+        return self._context.handles.files()
 
     def take_turn(self) -> None:
         """A time slice of the connection has begun."""
-        self._turn_bytes = 0
-        if self._closed:
+        self._context.turn_bytes = 0
+        if self._context.closed:
             self._release_rest()
         else:
             self.pump()
 
     def _balance_reading(self) -> None:
-        if self._closed or not (self._backlog or self._reading_paused):
+        if self._context.closed:
             return
         packets, size = len(self._backlog), self._backlog_bytes
         if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
@@ -313,61 +237,23 @@ class SftpSession(BaseSession):
             self._channel.resume_reading()
 
     def _serve(self, frame: bytes) -> None:
-        read = rq.decode_plain_read(frame)
-        if read is not None and self._initialised:
-            self._serve_read(read)
+        if frame[0] == _READ and self._initialised:
+            self._reads.serve(frame)
             return
         request = rq.decode_request(frame)
         if isinstance(request, rq.InitRequest):
             if self._initialised:
                 raise ProtocolError("a second INIT")
             self._initialised = True
-            self._send(rs.VersionResponse().encode())
+            self._context.send(rs.VersionResponse().encode())
         elif not self._initialised:
             raise ProtocolError("a request before INIT")
         else:
-            self._serve_other.get(type(request), self._serve_operation)(request)
-
-    def _serve_long_read(self, read: rq.ReadRequest) -> None:
-        """A READ whose handle is none of ours."""
-        self._serve_read((read.request_id, read.handle, read.offset, read.length))
-
-    def _serve_read(self, read: rq.PlainRead) -> None:
-        try:
-            opened = self._handles.file(read[1])
-        except FileSystemError as error:
-            self._operations.refuse(rq.ReadRequest(*read), error, time.perf_counter())
-        else:
-            self._reads.serve(read, opened)
-
-    def _slow_read_done(self, opened: FileHandle) -> None:
-        self._release_if_done(opened)
-        self._after_thread()
-
-    def _check_done(self, opened: FileHandle | None) -> None:
-        if opened is not None:
-            self._release_if_done(opened)
-        self._after_thread()
-
-    def _after_thread(self) -> None:
-        self._flush()
-        self.pump()
-
-    # Handles
-
-    def _close_handle(self, opened: FileHandle | DirectoryHandle) -> None:
-        """CLOSE took `opened` out of the table; what was asked of it before is still owed."""
-        self._closing.add(opened)
-        self._release_if_done(opened)
-
-    def _release_if_done(self, opened: FileHandle | DirectoryHandle) -> None:
-        if opened in self._closing and not opened.owed:
-            self._closing.remove(opened)
-            self._release(opened, result="ok")
+            self._special.get(type(request), self._requests.serve)(request)
 
     def _end(self, error: Exception) -> None:
         """Close the channel over something that cannot be answered."""
-        self._end_by(self._channel.close, error)
+        self._end_by(lambda: self._channel.exit(0), error)
 
     def _end_for_read(self, error: Exception) -> None:
         """Close the channel over a READ that failed."""
@@ -375,9 +261,9 @@ class SftpSession(BaseSession):
         self._end_by(lambda: self._channel.close_for_read(message), error)
 
     def _end_by(self, close: Callable[[], None], error: Exception) -> None:
-        self._flush()
-        self._failed(error)
-        if not self._closed:
-            self._closed = True
+        self._context.flush()
+        self._context.report_bug(error)
+        if not self._context.closed:
+            self._context.closed = True
             close()
-        self._let_go()
+        self._release_all()

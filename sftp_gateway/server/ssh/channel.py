@@ -364,10 +364,6 @@ class ChannelSession(asyncssh.SSHServerSession[bytes]):
         """Deliver data again."""
         self._channel.resume_reading()
 
-    def close(self) -> None:
-        """Close with exit status 0, as sftp-server does, when everything is sent."""
-        self.exit(0)
-
     def exit(self, status: int) -> None:
         """Close with exit status `status` when everything is sent."""
         self._start_closing()

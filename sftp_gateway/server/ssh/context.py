@@ -11,12 +11,11 @@ from typing import Final, Protocol
 from sftp_gateway.auth.authenticator import Authenticator
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.metrics.process_metrics import Metrics
-from sftp_gateway.server.exec.session import Channel as CommandChannel
 from sftp_gateway.server.exec.session import CommandSession
 from sftp_gateway.server.io_pools import lower_priority
 from sftp_gateway.server.limits.budget import BufferBudget
 from sftp_gateway.server.recorder import Recorder
-from sftp_gateway.server.sftp.session import Channel as SftpChannel
+from sftp_gateway.server.sftp.context import Channel
 from sftp_gateway.server.sftp.session import SftpSession
 from sftp_gateway.server.ssh.negotiation import Offers
 
@@ -39,11 +38,11 @@ class ConnectionLimits:
 class SessionFactory(Protocol):
     """Makes the sessions of users who have logged in."""
 
-    def open_sftp(self, channel: SftpChannel, recorder: Recorder) -> SftpSession:
+    def open_sftp(self, channel: Channel, recorder: Recorder) -> SftpSession:
         """An SFTP session on `channel`."""
         ...
 
-    def open_command(self, channel: CommandChannel, recorder: Recorder) -> CommandSession:
+    def open_command(self, channel: Channel, recorder: Recorder) -> CommandSession:
         """The session of a command on `channel`."""
         ...
 

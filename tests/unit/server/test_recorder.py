@@ -178,8 +178,8 @@ def test_a_closed_file_is_logged_with_the_bytes_served(
 ) -> None:
     recorded.recorder.opened(file)
     assert recorded.metric('sftp_gateway_open_handles{kind="file"}') == 1
-    file.note_read(0, 60)
-    file.note_read(60, 40)
+    file.record_read(0, 60)
+    file.record_read(60, 40)
     recorded.recorder.closed(file, result="aborted")
     opened, closed = recorded.lines()
     assert (opened["event"], opened["size"], opened["share"]) == ("file_opened", 100, "share")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from sftp_gateway.server.handles import HandleTable
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.sftp.checksums import Checksums
-from sftp_gateway.server.sftp.dispatch import Dispatcher
+from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.tree import Tree
@@ -50,7 +49,7 @@ class _Channel(MemoryChannel):
         self.errors += data
 
     def exit(self, status: int) -> None:
-        self.close()
+        super().exit(status)
         self.status = status
 
 
@@ -81,22 +80,19 @@ class Run:
         )
         tree = Tree(user="worker", shares=[share], attribute_policy=AttributePolicy(), time=0)
         self.session = CommandSession(
-            channel=self.channel,
-            handles=self.handles,
-            make_dispatcher=functools.partial(
-                Dispatcher,
+            SessionContext(
+                channel=self.channel,
                 tree=tree,
                 handles=self.handles,
-                virtual_statvfs=lambda tree: None,
+                pools=self.pools,
+                checksums=Checksums(self.pools),
                 owners=Owners(OwnerNames()),
+                recorder=recorder,
+                log_congested=lambda: self.congested,
+                virtual_statvfs=lambda tree: None,
+                report_bug=self.failures.append,
+                bandwidth=bandwidth,
             ),
-            pools=self.pools,
-            checksums=Checksums(self.pools),
-            recorder=recorder,
-            log_congested=lambda: self.congested,
-            failed=self.failures.append,
-            home=tree.home,
-            bandwidth=bandwidth,
         )
         self.channel.session = self.session  # type: ignore[assignment]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftp_gateway.protocol.constants import DATA_HEADER_LENGTH, MAX_NAME_LENGTH, MAX_READ_LENGTH
-from sftp_gateway.server.base_session import FLUSH_BYTES
 from sftp_gateway.server.packets.outgoing import CAPACITY, HEADER, MAX_PAYLOAD, OutgoingBuffer
+from sftp_gateway.server.sftp.context import FLUSH_BYTES
 
 payloads = st.sampled_from([1024, 1025, 4096, 32_768])
 

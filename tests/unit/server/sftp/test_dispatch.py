@@ -17,13 +17,9 @@ from sftp_gateway.errors import FileSystemError
 from sftp_gateway.observability import vocabulary
 from sftp_gateway.protocol import requests as rq
 from sftp_gateway.protocol.constants import MessageType
-from sftp_gateway.server.handles import HandleTable
-from sftp_gateway.server.sftp.dispatch import Dispatcher, operation_name
-from sftp_gateway.server.sftp.owners import OwnerNames, Owners
-from sftp_gateway.vfs.attributes import AttributePolicy
-from sftp_gateway.vfs.tree import Tree
+from sftp_gateway.server.sftp.dispatch import Dispatcher
 from tests.support import sftp_wire as wire
-from tests.support.session import HOME, OWNER, GatedShare, Served, make_quotas
+from tests.support.session import HOME, GatedShare, Served
 
 PACKAGE = Path(sftp_gateway.__file__).parent
 
@@ -93,15 +89,8 @@ def words_of(call: str) -> set[str]:
 
 
 @pytest.fixture
-def dispatcher() -> Dispatcher:
-    return Dispatcher(
-        tree=Tree(user="worker", shares=(), attribute_policy=AttributePolicy(), time=0),
-        handles=HandleTable(quotas=make_quotas(10), owner=OWNER),
-        opened=lambda opened: None,
-        closed=lambda opened: None,
-        virtual_statvfs=lambda tree: None,
-        owners=Owners(OwnerNames()),
-    )
+def dispatcher(at: Served) -> Dispatcher:
+    return Dispatcher(at.session._context)
 
 
 # Everything has its word
@@ -114,7 +103,7 @@ def test_all_requests_are_looked_at() -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
 def test_every_request_has_a_name_that_metrics_know(kind: type[rq.Request]) -> None:
-    assert operation_name(made(kind)) in vocabulary.OPERATIONS
+    assert made(kind).operation in vocabulary.OPERATIONS
 
 
 @pytest.mark.parametrize(
@@ -131,7 +120,7 @@ def test_every_request_has_a_plan(dispatcher: Dispatcher, kind: type[rq.Request]
 def test_every_request_has_a_place_for_the_log(
     dispatcher: Dispatcher, kind: type[rq.Request]
 ) -> None:
-    share, path = dispatcher.place_of(made(kind))
+    share, path = dispatcher.locate(made(kind))
     assert share is None
     assert path in (None, b"/")
 
@@ -139,8 +128,8 @@ def test_every_request_has_a_place_for_the_log(
 def test_every_operation_that_metrics_know_is_the_name_of_a_request() -> None:
     decoded = [rq.decode_request(packet[4:]) for packet in WRITING]
     assert {type(request) for request in decoded} == {rq.WritingRequest}
-    names = {operation_name(made(kind)) for kind in REQUESTS}
-    names |= {operation_name(request) for request in decoded if isinstance(request, rq.Request)}
+    names = {made(kind).operation for kind in REQUESTS}
+    names |= {request.operation for request in decoded if isinstance(request, rq.Request)}
     assert names == vocabulary.OPERATIONS
 
 

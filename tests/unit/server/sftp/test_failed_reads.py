@@ -175,7 +175,7 @@ async def test_a_folder_whose_listing_failed_is_not_listed_further(
 ) -> None:
     """After an error, Python's scandir says that the folder ends there."""
     handle = await at.opendir(b"share")
-    monkeypatch.setattr(at.handles.folder(handle).directory, "take_while", _fail)
+    monkeypatch.setattr(at.handles.directory(handle).directory, "take_while", _fail)
     asked = [at.send(wire.encode_readdir, handle) for _ in range(3)]
     replies = await at.all_answered(asked)
     monkeypatch.undo()

@@ -76,7 +76,7 @@ async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
     hurried: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = await hurried.opendir(b"share")
-    directory = hurried.handles.folder(handle).directory
+    directory = hurried.handles.directory(handle).directory
     take = directory.take_while
 
     def slow(accept: Callable[..., bool]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH, MAX_READ_LENGTH
-from sftp_gateway.server.base_session import MAX_TURN_BYTES
+from sftp_gateway.server.sftp.context import MAX_TURN_BYTES
 from tests.support import sftp_wire as wire
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
