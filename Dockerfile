@@ -1,11 +1,12 @@
-# Two stages: `builder` makes a virtual environment from the lock files; the final image is
-# Debian's own Python and that environment, without pip, compilers or a login account.
+# Two stages: `builder` creates a virtual environment from the lock files; the final image has Debian's
+# Python and that environment, without pip, compilers or a login account. A release pins BASE by its
+# digest (scripts/base-image).
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS builder
 
-# Extra CA certificates of the base image's (/usr/local/share/ca-certificates) count in the
-# build, for a package index behind a proxy that has its own.
+# Uses the base image's extra CA certificates (/usr/local/share/ca-certificates), for a package index
+# behind a proxy with its own CA.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends binutils ca-certificates python3 python3-venv \
     && update-ca-certificates \
@@ -28,9 +29,8 @@ RUN python3 -m venv tools \
 
 COPY pyproject.toml README.md LICENSE ./
 COPY sftp_gateway sftp_gateway
-# What is taken away: Cython sources, debugging symbols (uvloop's wheel has 14 MB of them), and
-# the dependencies' own commands. The bytecode is never checked against the sources again: the
-# image is read-only.
+# Removes Cython sources, debugging symbols (14 MB in uvloop's wheel) and the dependencies' commands.
+# Bytecode is never checked against the sources, because the image is read-only.
 RUN tools/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir dist . \
     && tools/bin/pip --python /opt/sftp-gateway/bin/python install \
         --no-deps --no-index --no-compile dist/*.whl \
@@ -46,13 +46,13 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libpython3-stdlib python3-minimal \
     && rm -rf /var/lib/apt/lists/* /usr/lib/python3.*/test /usr/lib/python3.*/pydoc_data \
-    # Debian compiles only some modules: compiled, every start and health check is 0.2 s quicker.
+    # Debian compiles only some modules. Compiling all saves 0.2 s at every start and health check.
     && python3 -m compileall -q -j 0 /usr/lib/python3.* \
     && groupadd --gid 10001 sftp-gateway \
     && useradd --uid 10001 --gid 10001 --no-log-init --home-dir /srv/sftp-gateway \
         --shell /usr/sbin/nologin sftp-gateway \
     && mkdir -p /srv/sftp-gateway/config /srv/sftp-gateway/keys /srv/sftp-gateway/shared \
-    # For the access log's file and the history; whoever the gateway runs as may write there.
+    # For the access log and the history; writable for any user.
     && mkdir -m 1777 /srv/sftp-gateway/logs /srv/sftp-gateway/state
 
 COPY --from=builder /opt/sftp-gateway /opt/sftp-gateway
@@ -61,9 +61,9 @@ LABEL org.opencontainers.image.title="sftp-gateway" \
       org.opencontainers.image.description="A read-only SFTP server for workers that mount with stock sshfs" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# The metrics' port listens on all of the container's interfaces: which of the host's it is
-# published on is for `docker run -p` or the compose file to say. `container` tells gateways with
-# Docker from those without it, which must not serve from one folder at the same time.
+# The metrics port listens on all of the container's interfaces; `docker run -p` or the compose file
+# restricts where it is published. `container` distinguishes gateways inside and outside Docker, which
+# must not serve one folder at the same time.
 ENV PATH=/opt/sftp-gateway/bin:$PATH \
     container=docker \
     PYTHONDONTWRITEBYTECODE=1 \
