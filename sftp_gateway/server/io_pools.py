@@ -1,13 +1,12 @@
-"""Threads on which file operations wait for a disk, apart for each share and kind of work.
+"""Thread pools for file operations that may wait for a disk, by share and kind of work.
 
-A share whose disk hangs fills only its own pools; and its reads leave the pool of its other
-requests free, so that folders can be listed while big files are read slowly.
+A share whose disk hangs blocks only its own pools, and its reads leave its metadata pool free, so
+folders can be listed while big files are read slowly.
 
-What a disk has not answered in time is given up: whoever asked is told so, and what comes later is
-let go. Nothing ends a thread that the kernel keeps waiting, so it stays; but a pool has a fixed
-number of them, and while all of them are kept like that, new work is given up at once instead of
-queueing behind them. All work has the same time, so the oldest is always the next to be given up,
-and one timer does for all pools.
+Work that is not done in time is abandoned: its caller gets a TimeoutError, and a result that comes
+later is disposed of. The thread stays blocked until the kernel releases it. While all threads of a
+pool are blocked like that, new work is abandoned at once. All work has the same timeout, so the
+oldest is always the next to expire, and one timer serves all pools.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ T = TypeVar("T")
 
 
 class Pool(StrEnum):
-    """The kinds of work that are kept apart."""
+    """The kinds of work with pools of their own. The values are labels of metrics."""
 
     READ = "read"
     METADATA = "metadata"
     CHECKSUM = "checksum"
-    #: Of the gateway itself, whether the share can be read: not to be held up by clients.
+    #: The gateway's own probes of shares (health.py), which clients must not delay.
     PROBE = "look"
 
 
-#: Threads for each share. Made when first needed; an idle one costs a few KiB.
+#: Threads of each share. They start when first needed; an idle one costs a few KiB.
 THREADS: Final = {Pool.READ: 16, Pool.METADATA: 8, Pool.CHECKSUM: 2, Pool.PROBE: 2}
 
-#: By how much threads that compute leave the processor to those that serve (nice(1)).
+#: The niceness (nice(1)) of threads that compute.
 _NICE: Final = 10
 
-#: Seconds after which work that is not done hangs, whether it is given up then or not.
+#: Seconds after which work counts as hanging, whether it is abandoned then or not.
 HANG_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Job:
-    """Something that a thread does or will do; `started` in the event loop's time."""
+    """Submitted work; `started` is in the event loop's time."""
 
     key: tuple[str, Pool]
     running: Future[Any]
@@ -61,7 +60,7 @@ class _Job:
 
 
 class IoPools:
-    """The pools of all shares."""
+    """The pools of all shares. Used on the event loop."""
 
     def __init__(
         self,
@@ -70,9 +69,9 @@ class IoPools:
         timeout: float = float("inf"),
         on_done: Callable[[str, Pool, Exception | None], None] = lambda share, pool, error: None,
     ) -> None:
-        """`timeout`: seconds after which work that is not done is given up.
+        """`timeout`: seconds after which work is abandoned.
 
-        `on_done` is told of all work, given up or not, with its error.
+        `on_done` gets the error, or None, of each piece of work that is done or abandoned.
         """
         self._executors = {
             (share, pool): ThreadPoolExecutor(
@@ -86,10 +85,10 @@ class IoPools:
         self._depth = dict.fromkeys(self._executors, 0)
         self._timeout = timeout
         self._on_done = on_done
-        #: What is not done and not given up, the oldest first (a dict keeps the order).
-        self._work: dict[_Job, None] = {}
+        #: Jobs that are neither done nor abandoned, the oldest first.
+        self._jobs: dict[_Job, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        #: Threads that have been waiting for longer than `timeout`.
+        #: Threads that are blocked for longer than `timeout`.
         self._stuck = dict.fromkeys(self._executors, 0)
 
     def submit(
@@ -104,10 +103,9 @@ class IoPools:
     ) -> None:
         """Run `work` on a thread of the pool; then call `done` on the event loop.
 
-        Called on the event loop. `done` gets a finished future, which holds the result or the
-        error: TimeoutError where the disk did not answer in time. A result that comes after that
-        goes to `on_late_result`. Work with `no_timeout` is never abandoned; the caller bounds how
-        much of it there is.
+        `done` gets a finished future with the result or the error, which is TimeoutError for
+        abandoned work. A result that comes after that goes to `on_late_result`. Work with
+        `no_timeout` is never abandoned; the caller bounds how much of it there is.
         """
         key = (share, pool)
         loop = asyncio.get_running_loop()
@@ -115,7 +113,7 @@ class IoPools:
             self._report_abandoned(key, done)
             return
         running = self._executors[key].submit(work)
-        item = _Job(
+        job = _Job(
             key=key,
             running=running,
             started=loop.time(),
@@ -124,49 +122,49 @@ class IoPools:
             no_timeout=no_timeout,
         )
         self._depth[key] += 1
-        self._work[item] = None
+        self._jobs[job] = None
         asyncio.wrap_future(running, loop=loop).add_done_callback(
-            lambda future: self._finished(item, future)
+            lambda future: self._finished(job, future)
         )
         if self._timer is None and self._timeout != float("inf"):
-            self._timer = loop.call_at(item.started + self._timeout, self._abandon_overdue)
+            self._timer = loop.call_at(job.started + self._timeout, self._abandon_overdue)
 
     def close_later(self, share: str, close: Callable[[], None]) -> None:
-        """Have a thread call `close`: on FUSE, close(2) waits for the file system's answer."""
-        with suppress(RuntimeError):  # the pools are closed, and so will be what is open
+        """Have a thread call `close`: on FUSE, close(2) waits for the file system."""
+        with suppress(RuntimeError):  # the pools are closed, and the process ends
             self.submit(share, Pool.METADATA, close, lambda future: None, no_timeout=True)
 
-    def _finished(self, item: _Job, future: asyncio.Future[Any]) -> None:
-        self._depth[item.key] -= 1
-        self._work.pop(item, None)
-        self._stuck[item.key] -= item.stuck
-        if not item.abandoned:
-            self._on_done(*item.key, error_of(future))
-            item.done(future)
+    def _finished(self, job: _Job, future: asyncio.Future[Any]) -> None:
+        self._depth[job.key] -= 1
+        self._jobs.pop(job, None)
+        self._stuck[job.key] -= job.stuck
+        if not job.abandoned:
+            self._on_done(*job.key, error_of(future))
+            job.done(future)
         elif error_of(future) is None:
-            item.on_late_result(future.result())
+            job.on_late_result(future.result())
 
     def _abandon_overdue(self) -> None:
-        """Give up what is due, and set the timer for what is the oldest then."""
+        """Abandon the jobs that are due, and set the timer for the next."""
         loop = asyncio.get_running_loop()
-        while self._work:
-            item = next(iter(self._work))
-            deadline = item.started + self._timeout
+        while self._jobs:
+            job = next(iter(self._jobs))
+            deadline = job.started + self._timeout
             if deadline > loop.time():
                 self._timer = loop.call_at(deadline, self._abandon_overdue)
                 return
-            del self._work[item]
-            self._abandon(item)
+            del self._jobs[job]
+            self._abandon(job)
         self._timer = None
 
-    def _abandon(self, item: _Job) -> None:
-        if item.running.done():  # its result is on its way here
+    def _abandon(self, job: _Job) -> None:
+        if job.running.done():  # `_finished` follows
             return
-        item.stuck = item.no_timeout or not item.running.cancel()
-        self._stuck[item.key] += item.stuck
-        if not item.no_timeout:
-            item.abandoned = True
-            self._report_abandoned(item.key, item.done)
+        job.stuck = job.no_timeout or not job.running.cancel()
+        self._stuck[job.key] += job.stuck
+        if not job.no_timeout:
+            job.abandoned = True
+            self._report_abandoned(job.key, job.done)
 
     def _report_abandoned(
         self, key: tuple[str, Pool], done: Callable[[asyncio.Future[Any]], None]
@@ -177,21 +175,21 @@ class IoPools:
         loop.call_soon(done, future)
 
     def hanging(self, share: str, pool: Pool) -> int:
-        """Threads of the pool that have waited for the disk for more than HANG_SECONDS."""
+        """The threads of a pool that have waited for the disk longer than HANG_SECONDS."""
         key, now = (share, pool), asyncio.get_running_loop().time()
         count = self._stuck[key]
-        for item in self._work:
-            if now - item.started < HANG_SECONDS:
+        for job in self._jobs:
+            if now - job.started < HANG_SECONDS:
                 break
-            count += item.key == key and item.running.running()
+            count += job.key == key and job.running.running()
         return count
 
     def depths(self) -> Mapping[tuple[str, str], int]:
-        """By share and pool: how many operations are under way or wait there."""
+        """The number of running and queued operations, by share and pool."""
         return {(share, pool.value): depth for (share, pool), depth in self._depth.items()}
 
     def close(self) -> None:
-        """Take no more work; threads that hang in a disk are left behind."""
+        """Take no more work. Threads that a disk blocks are left behind."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -200,23 +198,23 @@ class IoPools:
 
 
 def lower_priority() -> None:
-    """Let other threads run first, where processors are scarce.
+    """Lower the priority of this thread and those that it starts.
 
-    Of this thread, and of those that it starts: on Linux, each has a priority of its own.
+    On Linux, each thread has a niceness of its own (setpriority(2)).
     """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _timed_out(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
-    """What `done` is told of work that was given up."""
+    """The future that `done` gets for abandoned work."""
     future = loop.create_future()
     future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
-    future.exception()  # whoever gets it need not look
+    future.exception()  # retrieved: the caller need not
     return future
 
 
 def error_of(future: asyncio.Future[T]) -> Exception | None:
-    """The error of a finished future; a cancelled one (the pools were closed) counts as one."""
+    """The error of a finished future. Cancellation (the pools were closed) is an error too."""
     if future.cancelled():
         return OSError("the gateway is stopping")
     error = future.exception()

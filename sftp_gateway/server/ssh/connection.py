@@ -437,17 +437,17 @@ class Connection(PacketConnection):
         identifier and the key, in the order of the request. Clients ask once, for keys that they
         do not know yet.
         """
-        asked = []
+        keys = []
         while packet:
-            asked.append(packet.get_string())
-        if len(set(asked)) < len(asked) or not self._all_server_host_keys.keys() >= set(asked):
+            keys.append(packet.get_string())
+        if len(set(keys)) < len(keys) or not self._all_server_host_keys.keys() >= set(keys):
             self._report_global_response(False)
             return
-        self._count_overhead(_SIGNATURE * len(asked))
+        self._count_overhead(_SIGNATURE * len(keys))
         prefix = String("hostkeys-prove-00@openssh.com") + String(self._session_id)
         self._report_global_response(
             b"".join(
-                String(self._all_server_host_keys[key].sign(prefix + String(key))) for key in asked
+                String(self._all_server_host_keys[key].sign(prefix + String(key))) for key in keys
             )
         )
 
