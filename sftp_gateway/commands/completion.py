@@ -26,8 +26,9 @@ _SHELLS: Final = ("bash", "zsh", "fish")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.set_defaults(run=_run)
-    parser.epilog = 'bash and zsh: eval "$(sftp-gateway completion bash)"; ' + (
-        "fish: sftp-gateway completion fish | source. Put that line into the shell's start-up file."
+    parser.epilog = (
+        'bash and zsh: eval "$(sftp-gateway completion bash)" in the start-up file; fish: '
+        "sftp-gateway completion fish > ~/.config/fish/completions/sftp-gateway.fish"
     )
     parser.add_argument("SHELL", choices=_SHELLS, help="bash, zsh or fish")
 

@@ -64,8 +64,9 @@ def _run(options: argparse.Namespace) -> int:
         *(f"error: {each}" for each in errors),
         *(f"Landlock: {each}." for each in findings.values()),
         f"error: {failure}" if failure else "ok",
+        *(running if found is None else ()),
         *([f"{'' if ready else 'error: '}/readyz: {readiness}"] if readiness else []),
-        *running,
+        *(running if found is not None else ()),
     ):
         report(line)
     return 0 if ok else 1

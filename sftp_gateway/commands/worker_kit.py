@@ -41,16 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.set_defaults(run=lambda options: _run(load(options), options))
     add = parser.add_argument
-    add("--server", metavar="HOST", help="the gateway's name for workers; default: public_host")
+    add(
+        "--server",
+        metavar="HOST",
+        help="the gateway's name or address for workers; default: public_host",
+    )
     add("--port", type=int, help="its port for workers; default: public_port, or port")
-    add("--user", help="who logs in; default: the first user of the configuration")
-    add("--remote", metavar="FOLDER", help="what is mounted; default: /home/USER, all shares")
-    add("--mount", metavar="FOLDER", default=_MOUNT, help=f"where; default: {_MOUNT}")
+    add("--user", help="the login name; default: the first user of the configuration")
+    add("--remote", metavar="FOLDER", help="the folder to mount; default: /home/USER, all shares")
+    add("--mount", metavar="FOLDER", default=_MOUNT, help=f"the mount point; default: {_MOUNT}")
     add(
         "--key",
         metavar="FILE",
-        help="put this private key into the kit, - for standard input; the kit is then a secret; "
-        "default: each worker makes one of its own",
+        help="include this private key, - for standard input, and keep the kit secret; default: "
+        "each worker creates its own key",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -65,8 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="set up every worker of the file over ssh: [user@]host[:port] [set-up's options]",
     )
-    add("--ssh-config", type=Path, metavar="FILE", help="for --hosts: in place of ~/.ssh/config")
-    add("--parallel", type=int, metavar="N", default=8, help="for --hosts: at once; default: 8")
+    add("--ssh-config", type=Path, metavar="FILE", help="for --hosts: instead of ~/.ssh/config")
+    add(
+        "--parallel",
+        type=int,
+        metavar="N",
+        default=8,
+        help="for --hosts: workers at a time; default: 8",
+    )
     add(
         "--timeout",
         type=float,
@@ -83,7 +93,9 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         return _set_up(kit, settings.keys_dir / AUTHORIZED_KEYS / kit.user, options)
     if options.stdout:
         if sys.stdout.isatty():
-            report("This is the script itself; pipe it: ... | ssh root@WORKER sh")
+            report(
+                "This is the script; pipe it into a shell on the worker: ... | ssh root@WORKER sh"
+            )
         sys.stdout.buffer.write(kit.script())
         sys.stdout.buffer.flush()
         return 0
@@ -93,10 +105,12 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigurationError(
             [f"{error.filename or options.out}: cannot be written: {error.strerror}"]
         ) from error
-    report(f"made {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
+    report(f"created {options.out}/ and {options.out / _SCRIPT}. On a worker, as root:")
     report(f"    sh {_SCRIPT}")
     if kit.key is not None:
-        report("The worker's private key is in both: keep them secret, and delete them afterwards.")
+        report(
+            "Both contain the worker's private key: keep them secret, and delete them afterwards."
+        )
     return 0
 
 
@@ -108,17 +122,17 @@ def _kit(settings: Settings, options: argparse.Namespace) -> Kit:
     if options.server is None and server == "localhost":
         errors.append("--server HOST is missing: the name or address that workers reach it by")
     elif not _SERVER.fullmatch(server):
-        errors.append(f"--server: {server!r} is no name or address")
+        errors.append(f"--server: {server!r} is not a name or address")
     if not 0 < port < 65_536:
-        errors.append(f"--port: {port} is no port that workers could connect to")
+        errors.append(f"--port: {port} is not a port that workers could connect to")
     if user not in settings.users:
         errors.append(
-            f"--user: {user!r} is no user; the configuration has {', '.join(settings.users)}"
+            f"--user: {user!r} is not a user of the configuration: {', '.join(settings.users)}"
         )
     remote = options.remote or f"/home/{user}"
     for name, folder in (("--remote", remote), ("--mount", options.mount)):
         if not _FOLDER.fullmatch(folder):
-            errors.append(f"{name}: {folder!r} is no absolute path of plain characters")
+            errors.append(f"{name}: {folder!r} is not an absolute path of plain characters")
     if errors:
         raise ConfigurationError(errors)
     return Kit(
@@ -151,7 +165,7 @@ def _key(name: str) -> bytes:
     except OSError as error:
         raise ConfigurationError([f"--key: {name}: cannot be read: {error.strerror}"]) from error
     if b"PRIVATE KEY-----" not in key:
-        raise ConfigurationError([f"--key: {name} is no private key"])
+        raise ConfigurationError([f"--key: {name} is not a private key"])
     return key
 
 
@@ -176,12 +190,12 @@ def _set_up(kit: Kit, authorized_keys: Path, options: argparse.Namespace) -> int
     if shutil.which("ssh") is None:
         raise ConfigurationError(
             [
-                "--hosts needs the program ssh, which is not here (nor in the gateway's "
-                "container); run it from a checkout, or pipe --stdout to each worker"
+                "--hosts needs ssh, which is not installed here (nor in the gateway's container); "
+                "run this from a checkout, or pipe --stdout to each worker"
             ]
         )
     if options.parallel < 1 or options.timeout <= 0:
-        raise ConfigurationError(["--parallel and --timeout have to be greater than 0"])
+        raise ConfigurationError(["--parallel and --timeout must be greater than 0"])
     try:
         text = options.hosts.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -213,5 +227,5 @@ def _report(outcomes: Sequence[Outcome]) -> int:
         for name, result, message in rows:
             print(printable(f"{name.ljust(width)}  {result:<6}  {message}"))
     failed = sum(not each.ok for each in outcomes)
-    report(f"{len(outcomes) - failed} of {len(outcomes)} workers are set up")
+    report(f"{len(outcomes) - failed} of {len(outcomes)} workers set up")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Sets workers up over ssh, several at once."""
+"""Sets up workers over ssh, several at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sftp_gateway.worker_kit.hosts import Host, Outcome
 
 #: On the worker: the script comes on standard input. sudo may not ask, there is nobody to answer.
 _REMOTE: Final = 'if [ "$(id -u)" -eq 0 ]; then exec sh; else exec sudo -n sh; fi'
-#: Lines of a worker's output that are kept, for the reason of a failure.
+#: Last lines of a worker's output that are kept, for the reason of a failure.
 _KEPT: Final = 40
 
 #: What the set-up says before each step, and before what went wrong.
 _STEP: Final = "==> "
 _ERROR: Final = "error: "
-#: The step at which a worker tells its public key: of this type only, and with no options.
+#: The step that names the worker's public key: ed25519 only, without options.
 _KEY: Final = re.compile(
     r"the key of this worker: (ssh-ed25519 [A-Za-z0-9+/=]{68} [A-Za-z0-9._@-]{1,64})"
 )
@@ -47,7 +47,7 @@ class FleetInstaller:
     async def set_up(
         self, hosts: Sequence[Host], progress: Callable[[Host, str], None]
     ) -> list[Outcome]:
-        """Set all up; `progress` is told of each step of each worker."""
+        """Set up all hosts; `progress` is called for each step of each host."""
         turns = asyncio.Semaphore(self.parallel)
 
         async def one(host: Host) -> Outcome:
@@ -78,10 +78,10 @@ class FleetInstaller:
                 )
                 status = await process.wait()
         except TimeoutError:
-            last = f"; the last it said: {said[-1]}" if said else ""
-            return Outcome(host=host, ok=False, message=f"not done in {self.timeout:g} s{last}")
+            last = f"; last output: {said[-1]}" if said else ""
+            return Outcome(host=host, ok=False, message=f"timed out after {self.timeout:g} s{last}")
         except (OSError, ValueError) as error:
-            return Outcome(host=host, ok=False, message=f"its key cannot be let in: {error}")
+            return Outcome(host=host, ok=False, message=f"its key cannot be authorized: {error}")
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -114,7 +114,7 @@ class FleetInstaller:
 
 
 async def _feed(stdin: asyncio.StreamWriter, script: bytes) -> None:
-    # Where ssh has ended already, what it said tells why.
+    # If ssh has exited, its output tells why.
     with contextlib.suppress(ConnectionError):
         stdin.write(script)
         await stdin.drain()
@@ -124,7 +124,7 @@ async def _feed(stdin: asyncio.StreamWriter, script: bytes) -> None:
 
 
 def _reason(status: int, said: Sequence[str]) -> str:
-    """One line: the set-up's error, else the last that was said, else the status."""
+    """One line: the set-up's error, else the last output, else the exit status."""
     if status == 0:
         steps = [line.removeprefix(_STEP) for line in said if line.startswith(_STEP)]
         return steps[-1] if steps else "done"

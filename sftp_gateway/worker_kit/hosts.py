@@ -59,7 +59,7 @@ def parse_hosts(text: str, *, source: str) -> list[Host]:
         seen.setdefault(host.name, number)
         hosts.append(host)
     if not hosts and not errors:
-        errors.append(f"{source}: names no worker; write [user@]host[:port] on a line for each")
+        errors.append(f"{source}: names no worker; write one [user@]host[:port] per line")
     if errors:
         raise ConfigurationError(errors)
     return hosts
@@ -69,12 +69,14 @@ def _host(words: Sequence[str]) -> Host:
     name, *options = words
     found = _HOST.fullmatch(name)
     if found is None:
-        raise ValueError(f"{name!r} is no [user@]host[:port]; an IPv6 address is written [::1]:22")
+        raise ValueError(f"{name!r} is not [user@]host[:port]; an IPv6 address is written [::1]:22")
     port = None if found["port"] is None else int(found["port"])
     if port is not None and not 0 < port < 65536:
-        raise ValueError(f"{port} is no port")
+        raise ValueError(f"{port} is not a valid port")
     if "--uninstall" not in options and options and not options[0].startswith("-"):
-        raise ValueError(f"{options[0]!r} is no option of the set-up, such as --no-cache")
+        raise ValueError(
+            f"{options[0]!r} is not an option of the set-up script, such as --no-cache"
+        )
     return Host(
         name=name,
         address=found["v6"] or found["name"] or found["bare"],

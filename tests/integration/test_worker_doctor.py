@@ -181,7 +181,7 @@ def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gatew
     # What only a worker's doctor has tells which one is meant.
     ran = gateway.run("doctor", *map(str, login(gateway, key="/missing")))
     assert ran.returncode == 1
-    assert "problem  key          there is no key /missing\n" in ran.stdout
+    assert "problem  key          the key /missing does not exist\n" in ran.stdout
     assert "                      $ scp SERVER" in ran.stdout
 
 
@@ -189,7 +189,7 @@ def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gatew
     ("arguments", "said"),
     [
         ((), "give --mount PATH, or --server HOST"),
-        (("--server", "a", "--port", "0"), "--port: '0' is no port"),
+        (("--server", "a", "--port", "0"), "--port: '0' is not a valid port"),
         (("--nonsense",), "unrecognized arguments"),
     ],
 )
@@ -249,7 +249,7 @@ def broken_key(gateway: Gateway, folder: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "said", "do"),
     [
-        ("missing", "there is no key", "scp "),
+        ("missing", "does not exist", "scp "),
         ("open", "is open to others (mode 0644)", "chmod 600 "),
         ("public", "is the public half", ""),
         ("putty", "is a key of PuTTY's", ""),
@@ -567,7 +567,7 @@ def test_the_name_of_a_mount_runs_nothing(
             "--mount", mount, "--known-hosts", gateway.known_hosts, "--key", gateway.key
         )
     assert not ran.exists()
-    report.problem("settings", "which is no server and folder")
+    report.problem("settings", "which is not a server and a folder")
     report.fine("mount")
 
 

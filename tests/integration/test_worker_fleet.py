@@ -62,7 +62,7 @@ def test_workers_are_set_up_at_once_and_those_that_fail_are_told_with_the_reason
         f"FAILED  nothing listens at {wrong.host_address} port 9"
     )
     assert "Connection refused" in lines["root@127.0.0.1:9"]
-    assert done.stderr.endswith("1 of 3 workers are set up\n")
+    assert done.stderr.endswith("1 of 3 workers set up\n")
     assert f"root@{good.address}: logging in: gvpocr@" in done.stderr
     assert good.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
     assert "cache=no" in good.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
@@ -126,4 +126,4 @@ def test_a_worker_that_takes_too_long_is_given_up(
         "--timeout", "3",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "FAILED  not done in 3 s" in done.stdout
+    assert "FAILED  timed out after 3 s" in done.stdout

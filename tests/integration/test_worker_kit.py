@@ -126,7 +126,7 @@ WRONG = {
     ),
     "route": (
         ("203.0.113.9",),
-        "error: there is no way to 203.0.113.9 port {port}\n",
+        "error: cannot reach 203.0.113.9 port {port}\n",
     ),
     "user": (
         ("-u", "nobody-here"),
@@ -161,7 +161,7 @@ WRONG = {
         ("--key", "/root/kit/worker_key"),
         "error: what answers at {server} port {port} has another host key than the gateway",
     ),
-    "option": (("--frobnicate",), "error: --frobnicate is no option\n"),
+    "option": (("--frobnicate",), "error: unknown option --frobnicate\n"),
     "value": (("-p",), "error: -p needs a value\n"),
     "mount": (("--mount", "mnt"), "error: cannot mount '/home/gvpocr' at 'mnt'\n"),
     "mount of another": (("--mount", "/proc"), "error: /proc is a mount of type proc already\n"),

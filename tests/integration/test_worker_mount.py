@@ -87,7 +87,7 @@ def test_a_mount_that_hangs_is_mounted_anew_if_the_server_answers(
     worker.shell(f"kill -STOP {before}")
     wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
     wait_for(lambda: is_read(worker), "the mount to be back", BACK)
-    assert "the server does: mounting it anew" in worker.shell("journalctl -u sshfs-main-server")
+    assert "the server does: remounting" in worker.shell("journalctl -u sshfs-main-server")
 
 
 def test_a_mount_is_left_alone_while_the_server_is_away(

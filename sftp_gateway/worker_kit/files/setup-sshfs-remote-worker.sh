@@ -27,7 +27,7 @@ installs a service that mounts it at every start. Run it as root; running it aga
 brings everything up to date.
 
   SERVER               the server's name or address (default: $SERVER)
-  -u, --user USER      who logs in (default: $LOGIN)
+  -u, --user USER      the login name (default: $LOGIN)
   -p, --port PORT      the server's port (default: $PORT)
   -k, --key FILE       the private key to log in with; default: the one it has, or else one
                        that is made here, for this worker only
@@ -78,7 +78,7 @@ options() {
         --own-key) own=yes; shift; continue ;;
         -u | --user | -p | --port | -k | --key | -P | --password | --password-file | --remote | --mount | --name)
             [ $# -ge 2 ] || fail "$1 needs a value" "see --help" ;;
-        -*) fail "$1 is no option" "see --help" ;;
+        -*) fail "unknown option $1" "see --help" ;;
         *) SERVER=$1; shift; continue ;;
         esac
         case $1 in
@@ -95,7 +95,7 @@ options() {
     done
 }
 
-# A password on the command line is seen by whoever runs `ps`: start again without it, at once.
+# `ps` shows a password on the command line to everybody: start again without it, at once.
 hide_password() {
     secret=$(umask 077 && mktemp) || exit 1
     for word in "$@"; do
@@ -112,13 +112,13 @@ hide_password() {
 }
 
 check_options() {
-    is_plain "$SERVER" || fail "'$SERVER' is no server" "give its name or address: setup-sshfs-remote-worker.sh SERVER"
-    is_plain "$LOGIN" || fail "'$LOGIN' is no user name"
-    case $PORT in '' | *[!0-9]* | ??????*) fail "'$PORT' is no port" "give a number, such as -p 2222" ;; esac
+    is_plain "$SERVER" || fail "'$SERVER' is not a valid server name or address" "give its name or address: setup-sshfs-remote-worker.sh SERVER"
+    is_plain "$LOGIN" || fail "'$LOGIN' is not a valid user name"
+    case $PORT in '' | *[!0-9]* | ??????*) fail "'$PORT' is not a valid port" "give a number, such as -p 2222" ;; esac
     if ! is_plain "$MOUNT" || ! is_plain "$REMOTE" || [ "${MOUNT#/?}" = "$MOUNT" ]; then
         fail "cannot mount '$REMOTE' at '$MOUNT'" "give folders without blanks, --mount from / on"
     fi
-    case $name in '' | -* | *[!A-Za-z0-9._@-]*) fail "'$name' is no name for a key" "give plain letters, digits, dots and dashes" ;; esac
+    case $name in '' | -* | *[!A-Za-z0-9._@-]*) fail "'$name' is not a valid key name" "give plain letters, digits, dots and dashes" ;; esac
     [ -z "$own" ] || [ -z "$key$password_file" ] || fail '--own-key makes a key: give no other beside it'
     [ -z "$key" ] || [ -r "$key" ] || fail "the key $key cannot be read" \
         "copy it here from the server (keys/worker_ed25519), or make the kit with --key"
@@ -129,7 +129,7 @@ check_machine() {
     [ "$(id -u)" -eq 0 ] || fail 'this has to run as root' \
         "sudo sh $0, or from afar: ... | ssh USER@WORKER sudo sh"
     [ -c /dev/fuse ] || modprobe fuse 2>/dev/null
-    [ -c /dev/fuse ] || fail 'there is no /dev/fuse, so nothing can be mounted' \
+    [ -c /dev/fuse ] || fail '/dev/fuse is missing, so nothing can be mounted' \
         'on a machine: modprobe fuse' \
         'in a container: docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor:unconfined'
 }
@@ -243,7 +243,7 @@ own_key() {
 show_key() {
     read -r line <"$new/key.pub"
     step "the key of this worker: $line"
-    printf '    %s\n' "let it in, on the server, in the gateway's folder:" \
+    printf '    %s\n' "authorize it on the server, in the gateway's folder:" \
         "    echo '$line' | $KEYS_ADD $LOGIN"
 }
 
@@ -270,7 +270,7 @@ try_login() {
 
 # As long as the server takes to notice a key, and longer than the penalty of a refused login.
 wait_for_key() {
-    [ "$waited" -gt 0 ] || step "waiting until the server lets the key in, for $KEY_WAIT s"
+    [ "$waited" -gt 0 ] || step "waiting for the server to accept the key, up to $KEY_WAIT s"
     waited=$((waited + 6))
     sleep 6
 }
@@ -285,8 +285,8 @@ try_mount() {
     case $(cat "$new/said") in
     *'No such file or directory'* | *'Not a directory'*)
         fail "the server has no folder $REMOTE for $LOGIN" \
-            "is it spelt right (--remote)? /home/$LOGIN is the folder of all shares" \
-            "on the server: sftp-gateway check shows the shares, and whose they are" ;;
+            "check the spelling (--remote); /home/$LOGIN is the folder of all shares" \
+            "on the server, sftp-gateway check shows the shares and their users" ;;
     *) fail "$REMOTE of $SERVER cannot be mounted" 'what sshfs said is above' ;;
     esac
 }
@@ -298,13 +298,13 @@ explain() {
         fail "no machine is known by the name $SERVER" "is it spelt right? does 'getent hosts $SERVER' know it?" ;;
     *'IDENTIFICATION HAS CHANGED'* | *'Host key verification failed'* | *'host key is known for'*)
         fail "what answers at $SERVER port $PORT has another host key than the gateway that made this kit" \
-            'if the gateway has got a new key: make the kit anew there, and run that' \
+            'if the gateway has a new key: create a new kit there, and run that' \
             'if not: something stands between this worker and the gateway. Nothing was sent to it' ;;
     *'Connection refused'*)
         fail "nothing listens at $SERVER port $PORT" \
             'is it the right port (-p)? is the gateway up (docker ps there)?' ;;
     *'timed out'* | *'No route to host'* | *'Network is unreachable'* | *'Host is unreachable'*)
-        fail "there is no way to $SERVER port $PORT" "is the address right? does a firewall let port $PORT through?" ;;
+        fail "cannot reach $SERVER port $PORT" "check the address, and that no firewall blocks port $PORT" ;;
     *'invalid format'* | *'error in libcrypto'* | *'no such identity'* | *'incorrect passphrase'*)
         fail 'the key is none that can be used without being asked' 'give a private key without a passphrase' ;;
     *'Permission denied'*)
@@ -325,7 +325,7 @@ explain() {
     esac
 }
 
-# Whether what is mounted is just what would be mounted: then who reads from it is not disturbed.
+# Whether the present mount is what would be mounted: then nobody who reads from it is disturbed.
 is_up_to_date() {
     if [ -z "$kept" ] || ! service_runs || ! "$program" mounted; then return 1; fi
     for file in sshfs-main-server sshfs-main-server.service sshfs-main-server.openrc; do

@@ -51,7 +51,7 @@ def test_the_doctor_in_it_is_a_program_that_works_alone(installation: Path) -> N
     assert doctor.stat().st_mode & 0o777 == 0o755
     ran = subprocess.run([doctor, "--server", "a", "--port", "x"], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.endswith("sshfs-doctor: error: --port: 'x' is no port\n")
+    assert ran.stderr.endswith("sshfs-doctor: error: --port: 'x' is not a valid port\n")
 
 
 def test_the_gateways_keys_are_pinned_whether_they_have_a_public_file_or_not(
@@ -111,14 +111,17 @@ def test_the_kit_names_the_command_that_lets_its_key_in(
     ("arguments", "message"),
     [
         ((), "error: --server HOST is missing"),
-        (("--server", "a b"), "error: --server: 'a b' is no name or address"),
+        (("--server", "a b"), "error: --server: 'a b' is not a name or address"),
         (("--server", "-x"), "expected one argument"),
-        (("--server", "a", "--port", "70000"), "error: --port: 70000 is no port"),
-        (("--server", "a", "--user", "x"), "error: --user: 'x' is no user; the configuration has"),
-        (("--server", "a", "--mount", "mnt"), "error: --mount: 'mnt' is no absolute path"),
-        (("--server", "a", "--remote", "/a'b"), 'error: --remote: "/a\'b" is no absolute path'),
+        (("--server", "a", "--port", "70000"), "error: --port: 70000 is not a port"),
+        (
+            ("--server", "a", "--user", "x"),
+            "error: --user: 'x' is not a user of the configuration:",
+        ),
+        (("--server", "a", "--mount", "mnt"), "error: --mount: 'mnt' is not an absolute path"),
+        (("--server", "a", "--remote", "/a'b"), 'error: --remote: "/a\'b" is not an absolute path'),
         (("--server", "a", "--key", "nothing"), "error: --key: nothing: cannot be read: No such"),
-        (("--server", "a", "--key", "README"), "error: --key: README is no private key"),
+        (("--server", "a", "--key", "README"), "error: --key: README is not a private key"),
         (("--server", "a", "--hosts", "nothing"), "error: --hosts: nothing: cannot be read"),
         (("--server", "a", "--out", "README"), "error: README: cannot be written: File exists"),
     ],
@@ -152,7 +155,7 @@ def test_a_program_that_is_missing_is_named(
     monkeypatch.setenv("PATH", str(installation))
     (installation / "hosts").write_text("worker1\n")
     said = errors(capsys, "--server", "main.example.org", "--hosts", "hosts")
-    assert "error: --hosts needs the program ssh, which is not here" in said
+    assert "error: --hosts needs ssh, which is not installed here" in said
 
 
 def test_the_same_kit_is_the_same_script_and_its_arguments_are_quoted() -> None:

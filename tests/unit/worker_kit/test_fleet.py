@@ -62,4 +62,4 @@ async def test_a_key_that_cannot_be_added_fails_its_worker(
     refused = PermissionError(13, "Permission denied", "keys/authorized_keys")
     _, outcome = await heard(tmp_path, monkeypatch, said, refuses=refused)
     assert not outcome.ok
-    assert outcome.message.startswith("its key cannot be let in: [Errno 13] Permission denied")
+    assert outcome.message.startswith("its key cannot be authorized: [Errno 13] Permission denied")

@@ -35,11 +35,11 @@ def test_a_line_names_a_worker_and_the_options_of_its_set_up() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("-oProxyCommand=x", "'-oProxyCommand=x' is no [user@]host[:port]"),
-        ("root@-x", "is no [user@]host[:port]"),
-        ("a b", "'b' is no option of the set-up, such as --no-cache"),
-        ("a:99999", "99999 is no port"),
-        ("a:0", "0 is no port"),
+        ("-oProxyCommand=x", "'-oProxyCommand=x' is not [user@]host[:port]"),
+        ("root@-x", "is not [user@]host[:port]"),
+        ("a b", "'b' is not an option of the set-up script, such as --no-cache"),
+        ("a:99999", "99999 is not a valid port"),
+        ("a:0", "0 is not a valid port"),
         ("a --mount 'x", "No closing quotation"),
         ("good", "good is in line 1 already"),
     ],
