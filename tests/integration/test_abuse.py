@@ -221,8 +221,8 @@ def test_bans_are_listed_and_lifted_by_a_command(
     asked = gateway.run("bans", "list")
     assert asked.returncode == 1
     assert asked.stderr == (
-        "error: state/control.sock: the gateway does not run, or in another folder: "
-        "run this where it runs\n"
+        "error: state/control.sock: the gateway does not run, or runs in another folder: "
+        "run this command there\n"
     )
     gateway.start()
     assert gateway.run("bans", "list").stderr == "no source is banned\n"
