@@ -70,7 +70,7 @@ class Effect:
     the most that was left of the stream while nothing was awaited.
     """
 
-    received: bytearray = field(default_factory=bytearray)
+    receive: bytearray = field(default_factory=bytearray)
     window: int = 0
     ended: End | None = None
     unread: int = 0
@@ -79,9 +79,9 @@ class Effect:
 
 def effects(data: bytes) -> tuple[Effect, Effect]:
     """Of an input on a connection of ours, and on asyncssh's."""
-    sealed = stream(data)
+    sealed_memfd = stream(data)
     step = 1 + 32 * data[1] if len(data) > 1 else 1
-    return _loop.run_until_complete(_effects(data[0] if data else 0, sealed, step))
+    return _loop.run_until_complete(_effects(data[0] if data else 0, sealed_memfd, step))
 
 
 def bound(data: bytes) -> int:
@@ -109,13 +109,13 @@ def stream(data: bytes) -> bytes:
         if kind == 0:
             out.append(content)
             continue
-        sealed = bytearray(LENGTH + len(packet := _packet(kind, content)) + TAG)
+        sealed_memfd = bytearray(LENGTH + len(packet := _packet(kind, content)) + TAG)
         header = len(packet).to_bytes(LENGTH, "big")
-        cipher.seal(seq, memoryview(header + packet), memoryview(sealed))
+        cipher.seal(seq, memoryview(header + packet), memoryview(sealed_memfd))
         seq += 1
         if kind == 5:
-            sealed[len(content) % len(sealed)] ^= 1
-        out.append(bytes(sealed))
+            sealed_memfd[len(content) % len(sealed_memfd)] ^= 1
+        out.append(bytes(sealed_memfd))
     return b"".join(out)
 
 
@@ -141,19 +141,19 @@ def _packet(kind: int, content: bytes) -> bytes:
     return bytes([padding]) + payload + bytes(padding)
 
 
-async def _effects(number: int, sealed: bytes, step: int) -> tuple[Effect, Effect]:
+async def _effects(number: int, sealed_memfd: bytes, step: int) -> tuple[Effect, Effect]:
     name, key, block, ours = _CIPHERS[number % len(_CIPHERS)]
     theirs = get_encryption(name, _KEY[:key], _IV)
     return (
-        await _effect(ours(), ours(), block, sealed, step),
-        await _effect(theirs, get_encryption(name, _KEY[:key], _IV), block, sealed, step),
+        await _effect(ours(), ours(), block, sealed_memfd, step),
+        await _effect(theirs, get_encryption(name, _KEY[:key], _IV), block, sealed_memfd, step),
     )
 
 
-async def _effect(receiver: Any, sender: Any, block: int, sealed: bytes, step: int) -> Effect:
+async def _effect(receiver: Any, sender: Any, block: int, sealed_memfd: bytes, step: int) -> Effect:
     effect = Effect()
     connection, channel = _logged_in(effect, receiver, sender, block)
-    for piece in _pieces(sealed, step):
+    for piece in _pieces(sealed_memfd, step):
         connection.data_received(piece)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -172,9 +172,9 @@ async def _effect(receiver: Any, sender: Any, block: int, sealed: bytes, step: i
     return effect
 
 
-def _pieces(sealed: bytes, step: int) -> Iterator[bytes]:
-    for start in range(0, len(sealed), step):
-        yield sealed[start : start + step]
+def _pieces(sealed_memfd: bytes, step: int) -> Iterator[bytes]:
+    for start in range(0, len(sealed_memfd), step):
+        yield sealed_memfd[start : start + step]
 
 
 def _logged_in(
@@ -217,7 +217,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._effect = effect
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        self._effect.received += data
+        self._effect.receive += data
 
 
 class _Wire(asyncio.Transport):

@@ -69,13 +69,13 @@ def key_blobs(data: bytes) -> None:
 
 def worker_messages(data: bytes) -> None:
     """What a worker says to the supervisor, as far as it is read before anything is done."""
-    ours, theirs = messages.pair()
+    ours, theirs = messages.socket_pair()
     with ours, theirs:
         if not data:
             return
         theirs.send(data[:65536])
         try:
-            for message in messages.received(ours):
+            for message in messages.receive(ours):
                 json.dumps(message)
         except ValueError:  # the supervisor ends the worker over it
             pass
@@ -93,7 +93,7 @@ def records(data: bytes) -> None:
     if record_layer.has_runts(data) or ours.new_keys or theirs.new_keys:
         return
     assert ours.ended == theirs.ended
-    assert ours.received == theirs.received
+    assert ours.receive == theirs.receive
     assert ours.window == theirs.window
 
 

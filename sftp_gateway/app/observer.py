@@ -1,4 +1,4 @@
-"""How the observer is put together: the log, the history, the status page and who may see it."""
+"""What the observer runs: the access log, the history, and the status page."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import functools
 import hashlib
 import os
 import platform
-import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from sftp_gateway import __version__
+from sftp_gateway.app.access_log import log_outputs, make_access_log
 from sftp_gateway.config.bootstrap import token_file
-from sftp_gateway.config.snapshot import Configuration
+from sftp_gateway.config.snapshot import ConfigSnapshot
 from sftp_gateway.observability.access_log import relay, rotation
-from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
 from sftp_gateway.observability.access_log.sinks import Sink
 from sftp_gateway.observability.gateway_state import GatewayState
@@ -27,57 +26,56 @@ from sftp_gateway.observability.history.queries import History
 from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.metrics.exposition import Exposition
-from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValues
+from sftp_gateway.observability.metrics.shared_memory import SharedValues
 from sftp_gateway.observability.web.routes import Application
 from sftp_gateway.process import observer
-from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.process.entrypoints import ObserverResources
+from sftp_gateway.sandbox.policy import confine_history
 from sftp_gateway.server.io_pools import lower_priority
 from sftp_gateway.settings import Settings, variable
 from sftp_gateway.system.dirfd import Folder
 
-#: MiB of a history among temporary files: in a container those are memory.
-_MOST_TEMPORARY: Final = 32
+#: MiB of a history in a temporary folder, which in a container is in memory.
+_MAX_TEMPORARY_SIZE: Final = 32
 
 
-def observe(
-    configuration: Configuration,
-    control: socket.socket,
-    *,
-    listener: socket.socket,
-    memories: dict[str, Memory],
-    history_channel: HistoryChannel,
-    log_writer: LogWriter,
-    make_log: Callable[[Sequence[Sink]], AccessLog],
-    report: Callable[[str], None],
+def run_observer(
+    snapshot: ConfigSnapshot, resources: ObserverResources, *, report: Callable[[str], None]
 ) -> None:
-    """Be the observer."""
-    lower_priority()  # workers serve first: what cannot be logged in time slows its user down
-    settings = configuration.settings
+    """Run the observer until the supervisor closes its socket."""
+    lower_priority()  # workers come first; a slow log only slows the user who causes it
+    settings, memories = snapshot.settings, resources.memories
     values = SharedValues(memories[observer.OBSERVER])
     registry = SessionRegistry()
+    log_writer = LogWriter(log_outputs(settings))
     sender, receiver = relay.channel()
-    log_writer.add(receiver)
+    for log in (*resources.logs, receiver):
+        log_writer.add(log)
     sinks: list[Sink] = [RelaySink(sender)]
     if settings.history.enabled:
-        sinks.append(HistorySink(history_channel))
+        sinks.append(HistorySink(resources.history))
     file = history_file(settings, report)
     observer.observe(
-        control,
-        listener=listener,
-        watched=configuration.seen if settings.auto_reload else None,
-        access_log=make_log(sinks),
+        resources.control,
+        listener=resources.listener,
+        watched=snapshot.fingerprints if settings.auto_reload else None,
+        access_log=make_access_log(settings, sinks),
         log_writer=log_writer,
         values=values,
         memories=memories,
         make_exposition=functools.partial(
             Exposition,
-            memories=lambda: tuple(memories.values()),  # others are added meanwhile
+            memories=lambda: tuple(memories.values()),  # workers are added meanwhile
             version=__version__,
             build=_build(),
         ),
-        make_status_app=functools.partial(_status_app, configuration, registry, file),
+        make_status_app=functools.partial(_status_app, snapshot, registry, file),
         history=_writer(
-            settings, history_channel=history_channel, registry=registry, file=file, values=values
+            settings,
+            history_channel=resources.history,
+            registry=registry,
+            file=file,
+            values=values,
         ),
         http_names=settings.metrics_names,
         start_rotation=functools.partial(_start_rotation, settings),
@@ -96,7 +94,7 @@ def _start_rotation(settings: Settings) -> None:
 
 
 def history_file(settings: Settings, report: Callable[[str], None]) -> Path:
-    """Where the history can be kept: where the settings say, or in a temporary folder."""
+    """The history's file: where the settings have it, or else in a temporary folder."""
     file = settings.history.file.absolute()
     if not settings.history.enabled:
         return file
@@ -122,16 +120,16 @@ def history_file(settings: Settings, report: Callable[[str], None]) -> Path:
 
 
 def _temporary_folder(file: Path) -> Path:
-    """The folder for a history that cannot be at `file`; always the same, so that none is left
-    behind by a gateway that is killed."""
-    whose = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"sftp-gateway-{os.geteuid()}-{whose}"  # noqa: S108
+    """The folder for a history that cannot be at `file`; the same for every start, so that a killed
+    gateway leaves none behind."""
+    digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
+    return Path(os.environ.get("TMPDIR") or "/tmp") / f"sftp-gateway-{os.geteuid()}-{digest}"  # noqa: S108
 
 
 def _prepare_folder(settings: Settings, folder: Path) -> None:
-    """Make the history's folder if it is gone, and confine this thread to it.
+    """Create the history's folder if it is missing, and confine this thread to it.
 
-    Raises OSError where it cannot be made, or a temporary one is another user's.
+    Raises OSError if it cannot be created, or a temporary one belongs to another user.
     """
     if folder == settings.history.file.absolute().parent:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,8 +137,8 @@ def _prepare_folder(settings: Settings, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = os.lstat(folder)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, "it is another user's", str(folder))
-    confinement.confine_history(settings, folder)
+            raise OSError(errno.EPERM, "it belongs to another user", str(folder))
+    confine_history(settings, folder)
 
 
 def _writer(
@@ -152,8 +150,8 @@ def _writer(
     values: SharedValues,
 ) -> HistoryWriter:
     options = settings.history
-    most = options.max_size if file == options.file.absolute() else _MOST_TEMPORARY
-    megabytes = min(most, options.max_size)
+    limit = options.max_size if file == options.file.absolute() else _MAX_TEMPORARY_SIZE
+    megabytes = min(limit, options.max_size)
     return HistoryWriter(
         channel=history_channel,
         registry=registry,
@@ -168,19 +166,19 @@ def _writer(
 
 
 def _status_app(
-    configuration: Configuration,
+    snapshot: ConfigSnapshot,
     registry: SessionRegistry,
     file: Path,
     state: Callable[[], GatewayState | None],
 ) -> Application | None:
     """The status page, whose templates only the process that serves them loads."""
-    settings = configuration.settings
-    if not settings.status.enabled:
-        return None
     from sftp_gateway.observability.web.app import StatusApp  # noqa: PLC0415
     from sftp_gateway.observability.web.auth import TokenAuth  # noqa: PLC0415
     from sftp_gateway.observability.web.page import Sources  # noqa: PLC0415
 
+    settings = snapshot.settings
+    if not settings.status.enabled:
+        return None
     options = settings.status
     return StatusApp(
         sources=Sources(
@@ -190,18 +188,18 @@ def _status_app(
             version=__version__,
             temporary=file != settings.history.file.absolute(),
         ),
-        auth=TokenAuth(token=configuration.status_token, local=settings.metrics_are_local),
+        auth=TokenAuth(token=snapshot.status_token, local=settings.metrics_are_local),
         token_location=variable("status.token") if options.token else str(token_file(settings)),
     )
 
 
-def status_address(configuration: Configuration) -> str:
-    """A line for people about where the status page is."""
-    settings = configuration.settings
+def status_address(snapshot: ConfigSnapshot) -> str:
+    """A line for people with the address of the status page."""
+    settings = snapshot.settings
     if not (settings.status.enabled and settings.metrics_port):
         return ""
     line = f"Status page: http://localhost:{settings.metrics_port}/"
-    if configuration.status_token is None:
+    if snapshot.status_token is None:
         return line if settings.metrics_are_local else ""
     where = variable("status.token") if settings.status.token else token_file(settings)
     return f"{line} (it asks for the token in {where})"

@@ -7,7 +7,7 @@ import os
 
 from sftp_gateway.commands import gateway_client
 from sftp_gateway.config.bootstrap import HOST_KEY
-from sftp_gateway.config.snapshot import Configuration, inspected
+from sftp_gateway.config.snapshot import ConfigSnapshot, inspect_config
 from sftp_gateway.console import add_config, add_json, load, print_json, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.sandbox import policy
@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     found = inspect_as_gateway(settings, options)
     running = gateway_client.refusal(settings)
     if not (errors := found.findings.errors):  # else a reload would reject it
-        running += gateway_client.differences(settings, found.served, found.status_token)
+        running += gateway_client.differences(settings, found.grants, found.status_token)
     errors = [*errors, *found.findings.away]
     landlock = policy.describe(settings.landlock)
     if options.json:
@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def inspect_as_gateway(settings: Settings, options: argparse.Namespace) -> Configuration:
+def inspect_as_gateway(settings: Settings, options: argparse.Namespace) -> ConfigSnapshot:
     """What the settings point to, as the gateway sees it: root becomes the host key's owner."""
     key = settings.keys_dir / HOST_KEY
     try:
@@ -75,4 +75,4 @@ def inspect_as_gateway(settings: Settings, options: argparse.Namespace) -> Confi
             os.setgroups([])
             os.setgid(status.st_gid)
             os.setuid(status.st_uid)
-    return inspected(settings, config_path(options.config, os.environ))
+    return inspect_config(settings, config_path(options.config, os.environ))

@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
     ready, readiness = (False, "") if found is None and failure else gateway_client.ready(settings)
     running = []
     if found is not None:
-        running = gateway_client.differences(settings, found.served, found.status_token)
+        running = gateway_client.differences(settings, found.grants, found.status_token)
     elif not failure:
         running = ["The running gateway serves the previous configuration."]
     ok = not errors and not failure and ready

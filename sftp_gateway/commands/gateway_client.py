@@ -8,7 +8,7 @@ from collections import Counter
 from http import HTTPStatus
 from typing import Final
 
-from sftp_gateway.config.credentials import Served, removal
+from sftp_gateway.config.grants import Grants, removed_grants
 from sftp_gateway.settings import Settings
 
 #: Seconds that an answer may take.
@@ -64,7 +64,7 @@ def refusal(settings: Settings) -> list[str]:
     return [] if state == "ok" else [f"The running gateway's newest configuration: {state}"]
 
 
-def differences(settings: Settings, served: Served, token: str | None) -> list[str]:
+def differences(settings: Settings, served: Grants, token: str | None) -> list[str]:
     """What the running gateway serves and a reload would take away, a sentence for each kind; or
     why there is no comparison."""
     try:
@@ -76,7 +76,7 @@ def differences(settings: Settings, served: Served, token: str | None) -> list[s
     try:
         told = json.loads(body)
         sessions = Counter((each["user"], each["credential"]) for each in told["sessions"])
-        lost = removal(Served.from_json(told["served"]), served, sessions)
+        lost = removed_grants(Grants.from_json(told["served"]), served, sessions)
     except (ValueError, KeyError, TypeError):
         return ["The running gateway has another version; not compared."]
     return [f"Compared with the running gateway, {said}" for said in lost.sentences()] or [

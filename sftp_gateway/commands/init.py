@@ -6,11 +6,11 @@ import argparse
 import os
 import pwd
 
+from sftp_gateway.config import folder_lock
 from sftp_gateway.config.bootstrap import set_up
 from sftp_gateway.console import add_config, load, report
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.settings import config_path
-from sftp_gateway.system import occupancy
 from sftp_gateway.system.dirfd import Owner
 
 
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     settings, config_file = load(options), config_path(options.config, os.environ)
-    occupancy.check(settings.keys_dir)
+    folder_lock.check(settings.keys_dir)
     try:
         set_up(settings, gateway=options.owner, report=report, config_file=config_file)
-        if lock := occupancy.hold(settings.keys_dir):  # so that it is there for the gateway
+        if lock := folder_lock.acquire(settings.keys_dir):  # so that it is there for the gateway
             os.close(lock.descriptor)
     except OSError as error:
         raise ConfigurationError([f"{error.filename}: {error.strerror}"]) from error

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from sftp_gateway.auth.keys.generate import generate_ed25519
-from sftp_gateway.config import shares as share_folders
 from sftp_gateway.config.handover import Handover
+from sftp_gateway.config.shares import unresponsive_shares
 from sftp_gateway.settings import DEFAULT_CONFIG_FILE, HUB_SHARE, Settings
 from sftp_gateway.system.dirfd import Folder, Held, Owner
 
@@ -76,9 +76,9 @@ def set_up(
         for name, share in settings.shares.items()
         if name in default and share.path == default[name].path
     }
-    hanging = share_folders.hanging(wanted)
+    unresponsive = unresponsive_shares(wanted)
     for name, path in wanted.items():
-        if name in hanging:
+        if name in unresponsive:
             report(f"left the share folder {path} as it is: its disk does not answer")
             continue
         try:

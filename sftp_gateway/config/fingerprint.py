@@ -1,9 +1,8 @@
-"""Notices that files have changed, by looking at them once a second.
+"""Detects changed files by stat(2), once a second.
 
-Looking, where inotify would tell: a file may be a link that is exchanged (Kubernetes), a mount of
-its own (Docker's secrets), or on another machine, and inotify sees none of these. It is done in
-the observer, on a thread: a look may wait for a disk or a server, and the supervisor must not.
-stat(2) is all it takes, so the observer needs no right to read what it watches.
+inotify(7) would miss a link that is replaced (Kubernetes), a mount of its own (Docker secrets) and
+changes on a file server. The observer polls, on a thread, because stat(2) may wait for a disk and
+the supervisor must not. The observer needs no permission to read the files.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-#: Seconds between two looks.
-INTERVAL: Final = 1.0
+#: Seconds between two polls.
+POLL_INTERVAL: Final = 1.0
 
-#: A file as `stat` shows it, or why it does not.
-_Look: TypeAlias = tuple[int, ...]
-Looks: TypeAlias = Mapping[str, _Look]
-
-
-def look(paths: Iterable[Path | str]) -> Looks:
-    """How these files look now; two looks that are equal mean that nothing has changed."""
-    return {str(path): _look(path) for path in paths}
+#: Attributes of a file, or the errno of stat(2).
+Fingerprint: TypeAlias = tuple[int, ...]
+Fingerprints: TypeAlias = Mapping[str, Fingerprint]
 
 
-def _look(path: Path | str) -> _Look:
+def fingerprint(paths: Iterable[Path | str]) -> Fingerprints:
+    """The fingerprints of these files now, by path."""
+    return {str(path): _fingerprint(path) for path in paths}
+
+
+def _fingerprint(path: Path | str) -> Fingerprint:
     try:
         status = os.stat(path)
     except OSError as error:
         return (error.errno or 0,)
-    # The time of the last change of the inode (st_ctime) cannot be set back, as others can.
+    # Unlike the others, st_ctime cannot be set back.
     return (
         status.st_dev,
         status.st_ino,
@@ -44,43 +43,43 @@ def _look(path: Path | str) -> _Look:
     )
 
 
-def has_content(seen: _Look) -> bool:
-    """Whether a file that looked so was there, and not empty."""
+def has_content(seen: Fingerprint) -> bool:
+    """Whether a file with this fingerprint was there and not empty."""
     return len(seen) > 1 and seen[2] > 0
 
 
-class Watch:
-    """Tells of changes that have come to rest: two looks in a row that are the same.
+class FileWatcher:
+    """Detects changes that are complete: two polls in a row find the same.
 
-    So a file that is just being written is not read, and many changes at once are one.
+    A file that is being written is not reported, and many changes at once are reported as one.
     """
 
-    def __init__(self, known: Looks) -> None:
-        """`known` is how the files looked before they were read."""
+    def __init__(self, known: Fingerprints) -> None:
+        """`known` has the files as they were before they were read."""
         self._known = self._last = known
 
-    def renew(self, known: Looks) -> None:
-        """Watch these from now on; what has changed since is told."""
+    def reset(self, known: Fingerprints) -> None:
+        """Watch these files from now on; changes since then are reported."""
         self._known = self._last = known
 
-    def look(self) -> bool:
-        """Look once; whether something has changed that was not told before."""
+    def poll(self) -> bool:
+        """Whether something has changed that was not reported before."""
         known, before = self._known, self._last
-        self._last = now = look(known)
+        self._last = now = fingerprint(known)
         if now == known or now != before:
             return False
-        if self._known is known:  # not renewed meanwhile
+        if self._known is known:  # not reset meanwhile
             self._known = now
         return True
 
 
-def start(watch: Watch, changed: Callable[[], None]) -> None:
-    """Look every second on a thread, which ends with the process; call `changed` from there."""
+def start_watching(watcher: FileWatcher, changed: Callable[[], None]) -> None:
+    """Poll on a thread, which ends with the process; call `changed` from there."""
 
     def run() -> None:
         pause = threading.Event()
-        while not pause.wait(INTERVAL):
-            if watch.look():
+        while not pause.wait(POLL_INTERVAL):
+            if watcher.poll():
                 changed()
 
     threading.Thread(target=run, name="watch", daemon=True).start()

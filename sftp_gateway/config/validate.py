@@ -34,7 +34,7 @@ from sftp_gateway.config.bootstrap import (
     host_key_files,
     token_file,
 )
-from sftp_gateway.config.shares import Look, Own, mixed_up, nested
+from sftp_gateway.config.shares import OwnedPath, ShareProbe, containing_own_files, nested_shares
 from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.sandbox import policy as confinement
 from sftp_gateway.server.ssh import algorithms, host_keys
@@ -72,14 +72,14 @@ class Findings:
     status_token: str | None = None
 
 
-async def inspect(
+async def validate(
     settings: Settings,
     *,
     config_file: Path,
-    looks: Mapping[str, Look],
+    probes: Mapping[str, ShareProbe],
     running: Settings | None = None,
 ) -> Findings:
-    """Look at keys, passwords and files that `settings` name; `looks` says how the shares look.
+    """Look at keys, passwords and files that `settings` name; `probes` says how the shares look.
 
     While a gateway is `running`, a share that has come to contain its files is a warning: who may
     log in does not depend on it.
@@ -91,9 +91,9 @@ async def inspect(
         await _inspect_user(settings, name, user, findings)
     _inspect_writers(settings, config_file, findings)
     _inspect_default_users(settings, findings)
-    _inspect_shares(settings, config_file, looks, running, findings)
+    _inspect_shares(settings, config_file, probes, running, findings)
     _inspect_access_log(settings.access_log, findings)
-    _inspect_confinement(settings, looks, findings)
+    _inspect_confinement(settings, probes, findings)
     await _inspect_status(settings, findings)
     _inspect_history(settings, findings)
     try:
@@ -306,20 +306,20 @@ async def _password_hash(name: str, user: UserSettings, findings: Findings) -> s
 def _inspect_shares(
     settings: Settings,
     config_file: Path,
-    looks: Mapping[str, Look],
+    probes: Mapping[str, ShareProbe],
     running: Settings | None,
     findings: Findings,
 ) -> None:
-    for name, look in looks.items():
-        if look.problem:
-            findings.away.append(f"shares.{name}.path: {look.problem}")
-        elif look.place.identity is not None:
-            findings.roots[name] = look.place.identity
-    mixed = mixed_up(looks, own_files(settings, config_file))
+    for name, probe in probes.items():
+        if probe.problem:
+            findings.away.append(f"shares.{name}.path: {probe.problem}")
+        elif probe.location.identity is not None:
+            findings.roots[name] = probe.location.identity
+    mixed = containing_own_files(probes, own_files(settings, config_file))
     # One that was good when it was configured is so by what was mounted since.
     same = running is not None and _places(settings, config_file) == _places(running, config_file)
     (findings.warnings if same else findings.errors).extend(mixed)
-    findings.warnings += nested(looks, settings)
+    findings.warnings += nested_shares(probes, settings)
     findings.warnings += [
         f'shares.{name}.links: "inside" is deprecated; write "keep", which means the same, or '
         'leave it out for "auto", whose links every sshfs follows'
@@ -333,24 +333,24 @@ def _places(settings: Settings, config_file: Path) -> object:
     return shares, own_files(settings, config_file)
 
 
-def own_files(settings: Settings, config_file: Path) -> list[Own]:
+def own_files(settings: Settings, config_file: Path) -> list[OwnedPath]:
     """What the gateway itself keeps in files, and no share may have."""
     owned = [
-        Own("keys_dir", settings.keys_dir, of_folder=True),
-        Own("the configuration's folder", config_file.parent, of_folder=True),
+        OwnedPath("keys_dir", settings.keys_dir, is_folder=True),
+        OwnedPath("the configuration's folder", config_file.parent, is_folder=True),
     ]
     if settings.history.enabled:
-        owned.append(Own("history.file", settings.history.file.parent, of_folder=True))
+        owned.append(OwnedPath("history.file", settings.history.file.parent, is_folder=True))
     if settings.access_log.file is not None:
-        owned.append(Own("access_log.file", settings.access_log.file.parent, of_folder=True))
+        owned.append(OwnedPath("access_log.file", settings.access_log.file.parent, is_folder=True))
     if settings.status.token_file is not None:
-        owned.append(Own("status.token_file", settings.status.token_file))
+        owned.append(OwnedPath("status.token_file", settings.status.token_file))
     owned += [
-        Own(f"users.{name}.password_hash_file", user.password_hash_file)
+        OwnedPath(f"users.{name}.password_hash_file", user.password_hash_file)
         for name, user in settings.users.items()
         if user.password_hash_file is not None
     ]
-    return [*owned, Own("the environment's file", ENV_FILE)] if ENV_FILE.exists() else owned
+    return [*owned, OwnedPath("the environment's file", ENV_FILE)] if ENV_FILE.exists() else owned
 
 
 def _inspect_access_log(options: AccessLogSettings, findings: Findings) -> None:
@@ -468,7 +468,9 @@ def _inspect_history(settings: Settings, findings: Findings) -> None:
     ]
 
 
-def _inspect_confinement(settings: Settings, looks: Mapping[str, Look], findings: Findings) -> None:
+def _inspect_confinement(
+    settings: Settings, probes: Mapping[str, ShareProbe], findings: Findings
+) -> None:
     shortcomings = confinement.shortcomings(settings.landlock)
     if settings.landlock == "require" and not confinement.version(settings.landlock):
         findings.errors += shortcomings

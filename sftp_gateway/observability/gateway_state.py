@@ -69,7 +69,7 @@ class GatewayState:
     connections: int
     penalties: Mapping[str, int]
     reload: ReloadStatus = ReloadStatus()
-    #: As config/credentials.py writes it; added by the observer, because it can be long.
+    #: As config/grants.py writes it; added by the observer, because it can be long.
     served: Mapping[str, Any] = field(default_factory=dict)
 
 

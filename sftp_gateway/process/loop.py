@@ -1,7 +1,7 @@
 """The supervisor's event loop: sockets, timers and signals, one callback after another.
 
-Not asyncio: a process that forks had better have no threads, and no state in its loop that would
-have to be undone in the child.
+It is not asyncio's: a process that forks should have no threads, and no loop whose state the child
+would have to undo.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from collections.abc import Callable, Iterable
 
 
 class Timer:
-    """A call that is to come."""
+    """A pending call."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
-        """Let it not come."""
+        """Drop the call."""
         self._call = None
 
     def fire(self) -> None:
-        """Make the call, once."""
+        """Make the call, once at most."""
         call, self._call = self._call, None
         if call is not None:
             call()
 
 
 class Loop:
-    """Runs until it is told to stop."""
+    """Runs until `stop` is called."""
 
     def __init__(self) -> None:
-        # Of the selectors, poll has no state in the kernel, which a child would share.
+        # Unlike epoll, poll has no state in the kernel that a child would share.
         self._selector = selectors.PollSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -45,16 +45,16 @@ class Loop:
         for end in (self._woken, self._wake):
             end.setblocking(False)
 
-    def watch(self, readable: socket.socket, call: Callable[[], None]) -> None:
-        """Call when there is something to read, for as long as there is."""
+    def add_reader(self, readable: socket.socket, call: Callable[[], None]) -> None:
+        """Call `call` whenever there is something to read."""
         self._selector.register(readable, selectors.EVENT_READ, call)
 
-    def unwatch(self, readable: socket.socket) -> None:
-        """Do so no more."""
+    def remove_reader(self, readable: socket.socket) -> None:
+        """Undo `add_reader`."""
         self._selector.unregister(readable)
 
-    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Call once, so many seconds from now."""
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call `call` once, `seconds` from now."""
         timer = Timer(call)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
@@ -62,9 +62,9 @@ class Loop:
     def on_signals(
         self, numbers: Iterable[signal.Signals], call: Callable[[signal.Signals], None]
     ) -> None:
-        """Call with each of these signals that comes, from the loop: the handler itself is empty.
+        """Call `call` from the loop with each of these signals; the handler itself is empty.
 
-        Those of one kind that come at once may be one.
+        Signals of one kind that arrive together may become one call.
         """
         for number in numbers:
             signal.signal(number, lambda *_: None)
@@ -74,17 +74,17 @@ class Loop:
             for number in dict.fromkeys(self._woken.recv(4096)):
                 call(signal.Signals(number))
 
-        self.watch(self._woken, arrived)
+        self.add_reader(self._woken, arrived)
 
     def stop(self) -> None:
-        """Let `run` return after this callback."""
+        """Have `run` return after this callback."""
         self._running = False
 
     def run(self) -> None:
-        """Wait and call, until `stop`."""
+        """Run callbacks until `stop` is called."""
         while self._running:
             for key, _ in self._selector.select(self._until_next_timer()):
-                # An earlier callback of this turn may have let go of it.
+                # An earlier callback of this turn may have removed it.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
             now = time.monotonic()
@@ -94,8 +94,8 @@ class Loop:
     def _until_next_timer(self) -> float | None:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
-    def abandon(self) -> None:
-        """In a child: close what was the parent's."""
+    def close(self) -> None:
+        """Close the loop's own descriptors."""
         signal.set_wakeup_fd(-1)
         self._woken.close()
         self._wake.close()

@@ -1,29 +1,29 @@
-"""What the supervisor and a worker say to each other: datagrams of JSON, some with a descriptor.
+"""The protocol between the supervisor and a worker: datagrams of JSON, some with a descriptor.
 
-JSON, because a worker is what clients attack: what comes from it must not be able to run code in
-the supervisor. (Between the supervisor and the observer, which clients never reach, events are
-pickled.)
+A worker is what clients attack, and JSON from it cannot run code in the supervisor. (Between the
+supervisor and the observer, which clients do not reach, messages are pickled.)
 
 | from       | message                            | meaning                                        |
 |------------|------------------------------------|------------------------------------------------|
-| supervisor | `["connection", number]`           | serve this one; its descriptor comes along     |
+| supervisor | `["connection", number]` + socket  | serve this connection                          |
 | supervisor | `["dismiss", number]`              | close it: its user has too many sessions       |
-| supervisor | `["sessions", user, part]`         | so much of a user's sessions (0 to 1) is here  |
-| supervisor | `["access", number]`               | take over what is in the file that comes along |
-| supervisor | `["drain", seconds]`               | take no more, finish in this time, end         |
-| worker     | `["ready"]`                        | connections may come                           |
-| worker     | `["failed", [message, ...]]`       | the configuration is wrong; the worker ends    |
-| worker     | `["login", number, user, by]`      | it is logged in, by this key or authority      |
+| supervisor | `["sessions", user, fraction]`     | the worker has this fraction of the sessions   |
+| supervisor | `["reload", version]` + memfd      | use the credentials in the memfd (pickled)     |
+| supervisor | `["drain", seconds]`               | take no more, finish in this time, exit        |
+| worker     | `["ready"]`                        | connections can be served                      |
+| worker     | `["failed", [error, ...]]`         | the configuration is wrong; the worker exits   |
+| worker     | `["login", number, user, by]`      | logged in, by this key or authority            |
 | worker     | `["interrupted", number]`          | it ends while its client has files open        |
-| worker     | `["ended", number, kind or null]`  | it has ended; what it is to be penalised for   |
-| worker     | `["taken", number]`                | who may log in by that is let in, nobody else  |
+| worker     | `["ended", number, kind or null]`  | it has ended; kind is an offence to penalise   |
+| worker     | `["reloaded", version]`            | only these credentials are accepted            |
 | worker     | `["status", {share: text}]`        | the loop works; these shares cannot be read    |
-| worker     | `["stopped"]`                      | everything is closed and written; it ends      |
+| worker     | `["outdated", share]`              | only a new worker can read this share          |
+| worker     | `["stopped"]`                      | everything is closed and written; it exits     |
 
-A worker names connections, never addresses: it can have nobody penalised but its own clients. It
+A worker names connections, never addresses, so it can have only its own clients penalised. It
 sends no descriptors: the kernel closes those of a message whose reader expects none.
 
-The end of the stream is the end of the other process.
+End of file means that the other process has ended.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-#: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
-_LONGEST: Final = 1 << 18
+#: Bytes; a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
+_MAX_DATAGRAM: Final = 1 << 18
 
-#: Messages taken in one turn: others have theirs in between.
+#: Messages received in one turn of the event loop.
 _BATCH: Final = 64
 
 _DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends, which never block."""
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected, non-blocking ends."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
@@ -59,10 +59,10 @@ def encode(*message: Any) -> bytes:
     return json.dumps(message).encode()
 
 
-def received(end: socket.socket) -> Iterator[list[Any]]:
-    """The messages that are there, from a sender of no descriptors. Raises EOFError at the end.
+def receive(end: socket.socket) -> Iterator[list[Any]]:
+    """The messages that have arrived, from a sender that may send no descriptors.
 
-    Raises ValueError for anything else.
+    Raises EOFError at the end, and ValueError for an invalid message.
     """
     for data, _, flags in _datagrams(end, 0):
         if flags & socket.MSG_CTRUNC:
@@ -70,8 +70,8 @@ def received(end: socket.socket) -> Iterator[list[Any]]:
         yield _decode(data)
 
 
-def received_with_descriptors(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
-    """The same, each with the descriptor that came along, if any: the caller has to close it."""
+def receive_with_descriptors(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
+    """The same, each with its descriptor, if any, which the caller has to close."""
     for data, descriptors, _ in _datagrams(end, 1):
         try:
             message = _decode(data)
@@ -81,21 +81,21 @@ def received_with_descriptors(end: socket.socket) -> Iterator[tuple[list[Any], l
         yield message, descriptors
 
 
-def _datagrams(end: socket.socket, most: int) -> Iterator[tuple[bytes, list[int], int]]:
-    """The datagrams that are there, each with at most so many descriptors.
+def _datagrams(end: socket.socket, limit: int) -> Iterator[tuple[bytes, list[int], int]]:
+    """The datagrams that have arrived, each with at most `limit` descriptors.
 
     The kernel closes further ones, and sets MSG_CTRUNC (unix(7)).
     """
-    space = socket.CMSG_LEN(most * _DESCRIPTOR_SIZE) if most else 0
+    space = socket.CMSG_LEN(limit * _DESCRIPTOR_SIZE) if limit else 0
     for _ in range(_BATCH):
         try:
-            data, ancillary, flags, _ = end.recvmsg(_LONGEST, space, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = end.recvmsg(_MAX_DATAGRAM, space, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
-        except ConnectionError as error:  # it ended with something of ours unread
+        except ConnectionError as error:  # it ended without reading all
             raise EOFError from error
         descriptors = array.array("i")
-        for _, _, content in ancillary:  # none but SCM_RIGHTS is ever asked for
+        for _, _, content in ancillary:  # only SCM_RIGHTS is ever requested
             descriptors.frombytes(content)
         if not data:
             close_all(descriptors)
@@ -106,30 +106,29 @@ def _datagrams(end: socket.socket, most: int) -> Iterator[tuple[bytes, list[int]
 def _decode(data: bytes) -> list[Any]:
     try:
         message: list[Any] = json.loads(data)
-    except RecursionError as error:  # brackets in brackets in brackets
+    except RecursionError as error:  # nested too deeply
         raise ValueError("not a message") from error
     return message
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """Close them."""
+    """Close all of them."""
     for descriptor in descriptors:
         os.close(descriptor)
 
 
-def unheard(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
-    """All messages that are left at the end of a process which is gone."""
-    end.setblocking(False)  # it may have changed that, for all who have the end open
+def drain_unread(end: socket.socket) -> Iterator[tuple[list[Any], list[int]]]:
+    """The messages that an ended process left unread."""
+    end.setblocking(False)  # the ended process may have changed that
     with suppress(EOFError):
-        while found := list(received_with_descriptors(end)):
+        while found := list(receive_with_descriptors(end)):
             yield from found
 
 
-def sealed(content: bytes) -> int:
-    """The descriptor of a file in memory that has this content, and can never have another.
+def sealed_memfd(content: bytes) -> int:
+    """The descriptor of a sealed file in memory (memfd_create(2)), for more than a datagram holds.
 
-    For what is longer than a datagram. Its reader is to use `read_sealed`: all who are sent the
-    descriptor share one position in the file.
+    Read it by `read_memfd`: all receivers of the descriptor share one file position.
     """
     descriptor = os.memfd_create("sftp-gateway", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -146,8 +145,8 @@ def sealed(content: bytes) -> int:
     return descriptor
 
 
-def read_sealed(descriptor: int) -> bytes:
-    """The content of such a file, which is closed."""
+def read_memfd(descriptor: int) -> bytes:
+    """The content of the file; closes it."""
     try:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     finally:

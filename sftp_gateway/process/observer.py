@@ -1,8 +1,7 @@
 """The observer process: the HTTP endpoint, and the access log of all processes.
 
-So the supervisor never waits for a log or a scraper, and no worker can change what is written. What
-clients of the shares send does not come here but as lines of the log, and nothing of the shares or
-the keys is needed.
+It keeps the supervisor from waiting for a log or a scraper, and workers from changing what is
+logged. It needs neither shares nor keys, and sees of SFTP clients only lines of the log.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from sftp_gateway.config import fingerprint as watch
-from sftp_gateway.config.credentials import Served
-from sftp_gateway.config.fingerprint import Looks, Watch
+from sftp_gateway.config.fingerprint import FileWatcher, Fingerprints, start_watching
+from sftp_gateway.config.grants import Grants
 from sftp_gateway.observability.access_log import relay
 from sftp_gateway.observability.access_log.events import Event, LogDropped
 from sftp_gateway.observability.access_log.log import AccessLog
@@ -35,33 +33,33 @@ from sftp_gateway.observability.web.server import ObservabilityServer
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
 
-#: The observer's name among the writers of metrics.
+#: The observer's name among the processes that count metrics.
 OBSERVER: Final = "observer"
 
-#: Seconds that the access log has to be written at the end.
-LOG_PATIENCE: Final = 5.0
+#: Seconds to write the access log at the end.
+LOG_TIMEOUT: Final = 5.0
 
-#: Seconds that the history has.
-HISTORY_PATIENCE: Final = 2.0
+#: Seconds to write the history.
+HISTORY_TIMEOUT: Final = 2.0
 
-#: Events that wait for an observer which is just being replaced.
-_MOST_WAITING: Final = 1000
+#: Events kept while the observer is being replaced.
+_MAX_PENDING_EVENTS: Final = 1000
 
-#: What the observer says where files have changed: it has one thing to say.
-_CHANGED: Final = b"changed"
+#: The observer's only message: the configuration's files have changed.
+_FILES_CHANGED: Final = b"files changed"
 
-#: What comes with a file that says who and what is served.
-_SERVED: Final = b"served"
+#: The message that comes with a memfd of the grants.
+_GRANTS: Final = b"grants"
 
 #: No datagram is longer: a socket's send buffer holds less (net.core.wmem_default, 208 KiB).
-_LONGEST: Final = 1 << 18
+_MAX_DATAGRAM: Final = 1 << 18
 
 
 def observe(
     control: socket.socket,
     *,
     listener: socket.socket,
-    watched: Looks | None,
+    watched: Fingerprints | None,
     access_log: AccessLog,
     log_writer: LogWriter,
     values: SharedValues,
@@ -72,12 +70,11 @@ def observe(
     http_names: Collection[str] = (),
     start_rotation: Callable[[], None] = lambda: None,
 ) -> None:
-    """Be the observer at this end of the supervisor's socket, until the other is closed.
+    """Run the observer until the supervisor closes the other end of `control`.
 
-    `watched` is how the configuration's files looked before they were read; the supervisor is
-    told when they have changed. `memories` are those of all writers of metrics; workers that come
-    later add theirs. `http_names` are those of the HTTP endpoint; `start_rotation`
-    begins to look after the access log's file.
+    `watched` has the configuration's files as they were before they were read; the supervisor
+    learns when they change. `memories` has the metrics of all processes; later workers add theirs.
+    `http_names` are the names of the HTTP endpoint; `start_rotation` starts rotating the log.
     """
     state: GatewayState | None = None
     served: dict[str, Any] = {}
@@ -95,10 +92,10 @@ def observe(
     server.start()
     control.setblocking(True)
     if watched is not None:
-        watch.start(Watch(watched), lambda: _tell_changed(control))
+        start_watching(FileWatcher(watched), lambda: _report_change(control))
     start_rotation()
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, _LONGEST, 3)
+        data, descriptors, _, _ = socket.recv_fds(control, _MAX_DATAGRAM, 3)
         if not data:
             break
         message = pickle.loads(data)  # noqa: S301 - from the process that forked this one
@@ -107,135 +104,130 @@ def observe(
             log_writer.add(socket.socket(fileno=log))
             memory = Memory(counts_of, gauges)
             if memories.setdefault(message, memory) is not memory:
-                memory.close()  # it is a successor's
+                memory.close()  # of a worker that replaces another
         elif isinstance(message, Event):
             access_log.emit(message)
-        elif message == _SERVED:
-            served = json.loads(messages.read_sealed(descriptors.pop()))
+        elif message == _GRANTS:
+            served = json.loads(messages.read_memfd(descriptors.pop()))
         else:
             state = replace(message, served=served)
             counts.publish()
     if state is not None and state.stopping:
         server.close()
-    access_log.close(LOG_PATIENCE)
-    log_writer.close(LOG_PATIENCE)
-    history.close(HISTORY_PATIENCE)
+    access_log.close(LOG_TIMEOUT)
+    log_writer.close(LOG_TIMEOUT)
+    history.close(HISTORY_TIMEOUT)
 
 
-def _tell_changed(control: socket.socket) -> None:
+def _report_change(control: socket.socket) -> None:
     with suppress(OSError):  # the supervisor is gone
-        control.send(_CHANGED)
+        control.send(_FILES_CHANGED)
 
 
 class ObserverHandle:
-    """The supervisor's side: tells the observer, and never waits for it.
+    """The supervisor's side of the observer's socket; it never waits.
 
-    `changed` is called where the observer says that files of the configuration have changed.
+    `files_changed` is called when the observer sees that the configuration's files have changed.
     """
 
     def __init__(
-        self, *, loop: Loop | None = None, changed: Callable[[], None] = lambda: None
+        self, *, loop: Loop | None = None, files_changed: Callable[[], None] = lambda: None
     ) -> None:
         self._loop = loop
-        self._changed = changed
-        self._watched = False
+        self._files_changed = files_changed
+        self._reading = False
         self._control: socket.socket | None = None
-        self._waiting: deque[Event] = deque()
-        #: Where lines of workers come from, for this observer or the next; some it has not yet.
+        self._pending: deque[Event] = deque()
+        #: Bring the lines of workers, to this observer or the next.
         self.logs: list[socket.socket] = []
-        self._new: deque[tuple[str, socket.socket, Memory]] = deque()
+        self._new_workers: deque[tuple[str, socket.socket, Memory]] = deque()
         self._dropped = 0
         self._dropped_since = 0.0
-        self._served = b""
-        self._told_served = True
+        self._grants = b""
+        self._grants_sent = True
 
     def connect(self) -> socket.socket:
-        """A new observer's end. The observer has to be given `logs` and all memories too."""
+        """A new observer's end; the observer inherits `logs` and all memories."""
         self.close()
-        self._new.clear()
-        self._told_served = not self._served
+        self._new_workers.clear()
+        self._grants_sent = not self._grants
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         if self._loop is not None:
-            self._loop.watch(self._control, self._listen)
-            self._watched = True
+            self._loop.add_reader(self._control, self._receive)
+            self._reading = True
         return theirs
 
-    def _listen(self) -> None:
-        """What an observer says; nothing where it has ended, and the next is connected soon."""
+    def _receive(self) -> None:
+        """Read a message; none means that the observer has ended."""
         if self._control is None:
             return
-        said = b""
+        message = b""
         with suppress(OSError):
-            said = self._control.recv(_LONGEST)
-        if said == _CHANGED:
-            self._changed()
+            message = self._control.recv(_MAX_DATAGRAM)
+        if message == _FILES_CHANGED:
+            self._files_changed()
         else:
-            self._unwatch()
+            self._stop_reading()
 
-    def _unwatch(self) -> None:
-        if self._watched and self._loop is not None and self._control is not None:
-            self._loop.unwatch(self._control)
-        self._watched = False
+    def _stop_reading(self) -> None:
+        if self._reading and self._loop is not None and self._control is not None:
+            self._loop.remove_reader(self._control)
+        self._reading = False
 
     def close(self) -> None:
-        """Let the observer write what it has, and end."""
+        """Have the observer write what it has, and end."""
         if self._control is not None:
-            self._unwatch()
+            self._stop_reading()
             self._control.close()
             self._control = None
 
     def add_worker(self, writer: str, receiver: socket.socket, memory: Memory) -> None:
-        """Have written what the worker sends to `receiver`, and its metrics shown."""
+        """Have the observer write what `receiver` brings, and publish the metrics in `memory`."""
         self.logs.append(receiver)
-        self._new.append((writer, receiver, memory))
-        self._send_waiting()
+        self._new_workers.append((writer, receiver, memory))
+        self._flush()
 
-    def forget_logs(self) -> None:
-        """Close those of workers that have ended, once all is written."""
+    def prune_logs(self) -> None:
+        """Close those of ended workers once everything is written."""
         for receiver in [each for each in self.logs if relay.is_over(each)]:
             self.logs.remove(receiver)
-            self._new = deque(each for each in self._new if each[1] is not receiver)
-            receiver.close()
-
-    def abandon_logs(self) -> None:
-        """In a child that does not write them: close what was the parent's."""
-        for receiver in self.logs:
+            self._new_workers = deque(each for each in self._new_workers if each[1] is not receiver)
             receiver.close()
 
     def emit(self, event: Event) -> None:
         """Have an event logged."""
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting.append(event)
+        if len(self._pending) < _MAX_PENDING_EVENTS:
+            self._pending.append(event)
         else:
             self._dropped_since = self._dropped_since if self._dropped else event.time
             self._dropped += 1
-        self._send_waiting()
+        self._flush()
 
-    def serve(self, served: Served) -> None:
-        """Tell who and what is served from now on."""
-        self._served = json.dumps(served.as_json()).encode()
-        self._told_served = False
-        self._send_waiting()
+    def send_grants(self, grants: Grants) -> None:
+        """Tell who may log in with what, and read which shares."""
+        self._grants = json.dumps(grants.as_json()).encode()
+        self._grants_sent = False
+        self._flush()
 
-    def show(self, state: GatewayState) -> None:
-        """Tell how things stand."""
-        if self._send_waiting():
+    def send_state(self, state: GatewayState) -> None:
+        """Tell the state of the gateway."""
+        if self._flush():
             self._send(state)
 
-    def _send_waiting(self) -> bool:
-        """Whether everything that waited is sent."""
-        while self._new:
-            writer, receiver, memory = self._new[0]
+    def _flush(self) -> bool:
+        """Send what is pending; whether all of it is sent."""
+        while self._new_workers:
+            writer, receiver, memory = self._new_workers[0]
             if not self._send(writer, receiver.fileno(), memory.counts, memory.gauges):
                 return False
-            self._new.popleft()
-        if not self._told_served and not self._send_served():
+            self._new_workers.popleft()
+        if not self._grants_sent and not self._send_grants():
             return False
-        while self._waiting:
-            if not self._send(self._waiting[0]):
+        while self._pending:
+            if not self._send(self._pending[0]):
                 return False
-            self._waiting.popleft()
+            self._pending.popleft()
         if self._dropped:
             since, count = self._dropped_since, self._dropped
             if not self._send(LogDropped(count=count, since=since, reason="queue_full")):
@@ -243,19 +235,19 @@ class ObserverHandle:
             self._dropped = 0
         return True
 
-    def _send_served(self) -> bool:
+    def _send_grants(self) -> bool:
         try:
-            descriptor = messages.sealed(self._served)
-        except OSError:  # no descriptor is free: later
+            descriptor = messages.sealed_memfd(self._grants)
+        except OSError:  # no descriptor is free; retried later
             return False
         try:
-            self._told_served = self._send(_SERVED, descriptor)
+            self._grants_sent = self._send(_GRANTS, descriptor)
         finally:
             os.close(descriptor)
-        return self._told_served
+        return self._grants_sent
 
     def _send(self, message: Any, *descriptors: int) -> bool:
-        # An error: it is busy, or has ended. The next one gets what waits.
+        # It may be busy, or have ended; its successor gets what is pending.
         with suppress(OSError):
             if self._control is not None:
                 socket.send_fds(self._control, [pickle.dumps(message)], descriptors)

@@ -1,4 +1,4 @@
-"""Runs the event loop of a process that serves."""
+"""Runs the event loop of a worker, and sets the limits of its process."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from typing import Final
 
 import uvloop
 
-#: Python lets a thread run this long before another gets its turn. The default of 5 ms would be
-#: the delay of every request while a thread lists a folder.
+#: Seconds after which Python switches threads. With its default of 5 ms, every request would be
+#: delayed that long while a thread lists a folder.
 _SWITCH_INTERVAL: Final = 0.001
 
-
-#: Descriptors that the kernel has room for from the start, at 8 bytes each. It doubles the table
-#: whenever that is full, and in a process with threads waits for every processor meanwhile
-#: (synchronize_rcu): 10 to 20 ms, in which nobody would be served.
-_DESCRIPTORS: Final = 65_536
+#: Size of the kernel's descriptor table from the start, at 8 bytes each. The kernel doubles a full
+#: table, which stops a process with threads for 10 to 20 ms (synchronize_rcu).
+_DESCRIPTOR_TABLE_SIZE: Final = 65_536
 
 
 def raise_descriptor_limit() -> None:
-    """Let the process open as many files as it may: each open file of each client is one."""
+    """Raise the limit of open files to its maximum: each open file of each client takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def release_free_memory() -> None:
-    """Give memory that nothing uses back to the system, where the C library can (malloc_trim(3)).
+    """Return free memory to the system, if the C library can (malloc_trim(3)).
 
-    Left to itself, it keeps what a flood of listings took for ever: few of the pages are at the
-    end of its heap.
+    By itself it would keep what a flood of listings took: few of the pages are at the end of the
+    heap.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -42,35 +40,31 @@ def release_free_memory() -> None:
 
 
 def descriptor_limit() -> int:
-    """How many the process may have open."""
+    """How many files the process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _make_room_for_descriptors() -> None:
-    """Have the kernel make its table of descriptors as large as it may become.
-
-    Before the first thread is started.
-    """
+def _grow_descriptor_table() -> None:
+    """Have the kernel allocate its descriptor table at its final size, before any thread exists."""
     spare = os.eventfd(0)
-    highest = min(descriptor_limit(), _DESCRIPTORS) - 1
+    highest = min(descriptor_limit(), _DESCRIPTOR_TABLE_SIZE) - 1
     os.close(fcntl.fcntl(spare, fcntl.F_DUPFD_CLOEXEC, highest))
     os.close(spare)
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Run `main` on uvloop. Its errors are raised.
+    """Run `main` on uvloop, and exit the process with status 0 when it returns.
 
-    Ends the process with status 0 when `main` returns, without waiting for threads that hang in
-    a disk.
+    Raises what `main` raises. Does not wait for threads that hang on a disk.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    _make_room_for_descriptors()
+    _grow_descriptor_table()
 
-    async def to_the_end() -> None:
+    async def run_and_exit() -> None:
         await main()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(to_the_end())
+        runner.run(run_and_exit())

@@ -9,16 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
-#: More workers by themselves: a link is full before, and each has its own memory.
-MOST: Final = 8
+#: More would only take memory: fewer fill a link already.
+MAX_AUTO_WORKERS: Final = 8
 
 
-def workers(wanted: int | Literal["auto"]) -> int:
-    """The number of workers; "auto" is one for each processor that may be used, at most MOST."""
-    return min(usable(), MOST) if wanted == "auto" else wanted
+def worker_count(wanted: int | Literal["auto"]) -> int:
+    """The number of workers; "auto" is one per available processor, at most MAX_AUTO_WORKERS."""
+    return min(available(), MAX_AUTO_WORKERS) if wanted == "auto" else wanted
 
 
-def usable(root: Path = Path("/")) -> int:
+def available(root: Path = Path("/")) -> int:
     """Processors in this process's CPU set and within its cgroup's limit, rounded up; at least 1.
 
     `root` is where proc and sys are mounted.

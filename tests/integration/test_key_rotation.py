@@ -193,7 +193,7 @@ def test_a_wrong_configuration_is_refused_and_told_once_and_the_old_goes_on(
         reader.read_more()
         assert (reader.errors, reader.wrong) == ([], 0)
     assert len(two.events("configuration_refused")) == 1
-    assert "the old one stays" in two.stderr
+    assert "keeping the current one" in two.stderr
     assert workers(two) == before
 
 

@@ -213,7 +213,7 @@ def test_a_log_that_workers_could_change_by_their_standard_error_is_warned_of(
             stdout=file, stderr=file, cwd=gateway.folder, env=environment(**taken), timeout=60,
         )  # fmt: skip
     assert ended.returncode == 2  # the port is taken
-    assert "warning: access_log: standard error goes to the same file" in both.read_text()
+    assert "the log on standard output go to the same file" in both.read_text()
 
 
 def test_what_is_logged_while_an_observer_is_killed_is_written_by_the_next(

@@ -274,7 +274,7 @@ def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
     assert "nothing has changed" in again.stdout
     assert "for one of its own, which can be\nrevoked alone" in again.stdout
     assert sshfs_pid(worker) == before
-    # While nobody lets the new key in, the old one stays in use.
+    # While nobody lets the new key in, keeping the current one in use.
     worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='0'/\" /root/kit/config")
     refused = worker.run(setup, "--own-key", "--name", "worker8")
     assert refused.returncode == 1

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sftp_gateway.app.gateway import Configuration, Program
+from sftp_gateway.app import gateway
 from sftp_gateway.commands.main import main
+from sftp_gateway.config.snapshot import ConfigSnapshot
 from sftp_gateway.server.exec import command_line as command
 from sftp_gateway.vfs import path_resolution
 
@@ -133,8 +134,8 @@ OF_ALL = ("execute", "bind", "connect", "make-a-fifo")
 RESULTS = "supervisor.json"
 
 
-def _greet(_self: Program, _configuration: Configuration, _port: int) -> None:
-    """What tells people otherwise."""
+def _announce(_snapshot: ConfigSnapshot, _port: int, *, report: Callable[[str], None]) -> None:
+    """Replaces the lines for people."""
     Path(RESULTS).write_text(json.dumps({name: _outcome(name) for name in OF_ALL}))
 
 
@@ -153,5 +154,5 @@ def _outcome(attempt: str) -> str:
 if __name__ == "__main__":
     path_resolution.Openat2Resolver = Careless  # type: ignore[assignment,misc]
     command.parse = _attempt  # type: ignore[assignment]
-    Program.greet = _greet  # type: ignore[method-assign]
+    gateway._announce = _announce
     sys.exit(main(["serve"]))

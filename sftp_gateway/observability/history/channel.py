@@ -71,9 +71,15 @@ class HistoryChannel:
         except (TimeoutError, BlockingIOError):
             return None
 
-    def only_send(self) -> None:
-        """Close the end that receives, in this process."""
-        self._theirs.close()
+    @property
+    def sender(self) -> int:
+        """The descriptor of the end that sends."""
+        return self._ours.fileno()
+
+    @property
+    def receiver(self) -> int:
+        """The descriptor of the end that receives."""
+        return self._theirs.fileno()
 
     def close(self) -> None:
         """Close both ends, in this process."""

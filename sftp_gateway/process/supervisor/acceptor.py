@@ -1,7 +1,7 @@
 """Accepts connections, and passes each to a worker or closes it.
 
-While no worker takes them, because none serves or all have as many waiting as their sockets hold,
-they wait in the listening socket's backlog: nobody is refused for a worker's sake.
+While no worker can take them, because none serves or all their sockets are full, connections wait
+in the listening socket's backlog; none is refused for that.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.workers import Workers
 
-#: Connections accepted in one turn: signals and workers have theirs in between.
+#: Connections accepted in one turn of the event loop; signals and workers come between.
 _BATCH: Final = 16
 
-#: Seconds of rest when no connection can be accepted for want of descriptors or memory, and when no
-#: worker can be passed one.
-_REST: Final = 0.5
-_BUSY_REST: Final = 0.01
+#: Seconds without accepting when descriptors or memory run out, and when no worker has room.
+_EXHAUSTED_PAUSE: Final = 0.5
+_BUSY_PAUSE: Final = 0.01
 
-#: Connections that wait because those before were interrupted (Gate.hold_of). Others are passed on.
+#: Connections held at once (AdmissionPolicy.hold_seconds); further ones are passed on.
 _MAX_HELD: Final = 1024
 
-#: Seconds between two lines of the access log about refused connections.
-_QUIET: Final = 5.0
+#: Seconds between two events about refused connections.
+_REPORT_INTERVAL: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class _RefusalSummary:
-    """Refused connections that the access log has not told of; reason and source of the last."""
+    """Refused connections that are not logged yet; reason and source of the last."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -68,47 +67,46 @@ class Acceptor:
         self._policy = policy
         self._connections = policy.connections
         self._emit = emit
-        self._open = self._resting = self._closed = False
-        #: Who was let in and waits for a worker, with their addresses: the one that none could
-        #: take, and those of a worker that has ended.
+        self._open = self._paused = self._closed = False
+        #: Admitted, with their addresses: one that no worker had room for, and those of a worker
+        #: that has ended.
         self._waiting: deque[tuple[socket.socket, str]] = deque()
         self._held: set[socket.socket] = set()
-        self._untold = _RefusalSummary()
-        self._quiet = False
+        self._refusals = _RefusalSummary()
+        self._reported = False  # within the last interval
 
     def update(self) -> None:
-        """Accept or not, as there are workers or not."""
-        while self._waiting and self._may_pass_on() and self._pass_on(*self._waiting[0]):
+        """Accept while there are workers."""
+        while self._waiting and self._can_dispatch() and self._dispatch(*self._waiting[0]):
             self._waiting.popleft()[0].close()
-        wanted = self._may_pass_on() and not self._waiting
-        if wanted and not self._open:
-            self._loop.watch(self._listener, self._accept_some)
-        elif self._open and not wanted:
-            self._loop.unwatch(self._listener)
-        self._open = wanted
+        target = self._can_dispatch() and not self._waiting
+        if target and not self._open:
+            self._loop.add_reader(self._listener, self._accept_some)
+        elif self._open and not target:
+            self._loop.remove_reader(self._listener)
+        self._open = target
 
-    def take_back(self, connection: socket.socket, source: str) -> None:
-        """Let a connection, which was let in before, wait for another worker."""
+    def requeue(self, connection: socket.socket, source: str) -> None:
+        """Have an admitted connection wait for another worker."""
         self._waiting.append((connection, source))
         if self._closed:
-            self.abandon()
+            self._close_waiting()
 
     def close(self) -> None:
-        """Accept no more: who comes now is refused by the kernel."""
+        """Stop accepting: the kernel refuses new connections."""
         self._closed = True
         self.update()
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of the socket and of who waits; in a child, of what was the parent's."""
         self._listener.close()
+        self._close_waiting()
+
+    def _close_waiting(self) -> None:
         while self._waiting:
             self._waiting.popleft()[0].close()
         while self._held:
             self._held.pop().close()
 
-    def _may_pass_on(self) -> bool:
-        return not self._resting and not self._closed and bool(self._workers.candidates())
+    def _can_dispatch(self) -> bool:
+        return not self._paused and not self._closed and bool(self._workers.candidates())
 
     def _accept_some(self) -> None:
         for _ in range(_BATCH):
@@ -118,29 +116,29 @@ class Acceptor:
                 return
             except OSError as error:
                 _log.error("connections cannot be accepted: %s", error)
-                self._rest(_REST)
+                self._pause(_EXHAUSTED_PAUSE)
                 self.update()
                 return
-            if not self._let_in(connection, unmapped(address[0])):
+            if not self._admit(connection, unmapped(address[0])):
                 self.update()
                 return
 
-    def _let_in(self, connection: socket.socket, source: str) -> bool:
-        """Pass the connection on, or close it; False where it has to wait."""
+    def _admit(self, connection: socket.socket, source: str) -> bool:
+        """Pass the connection to a worker, or close it; False if it has to wait."""
         reason = self._policy.rejection_reason(source)
         if reason is not None:
             self._refuse(reason, source)
         elif (hold := self._policy.hold_seconds(source)) and len(self._held) < _MAX_HELD:
             self._hold(connection, source, hold)
             return True
-        elif not self._pass_on(connection, source):
+        elif not self._dispatch(connection, source):
             self._waiting.append((connection, source))
             return False
         connection.close()
         return True
 
     def _hold(self, connection: socket.socket, source: str, seconds: float) -> None:
-        """Let it wait for so long, and then for a worker."""
+        """Have it wait for `seconds`, and then for a worker."""
 
         def release() -> None:
             if connection in self._held:
@@ -149,46 +147,46 @@ class Acceptor:
                 self.update()
 
         self._held.add(connection)
-        self._loop.later(seconds, release)
+        self._loop.call_later(seconds, release)
 
-    def _pass_on(self, connection: socket.socket, source: str) -> bool:
-        """Give the connection to a worker; where none can take it now, rest."""
+    def _dispatch(self, connection: socket.socket, source: str) -> bool:
+        """Send the connection to a worker; pause if none has room."""
         for worker in self._connections.least_loaded_first(self._workers.candidates()):
             number = self._connections.add(worker, source)
-            if self._workers.pass_on(worker, number, connection):
+            if self._workers.dispatch(worker, number, connection):
                 return True
             self._connections.remove(number, worker)
-        self._rest(_BUSY_REST)
+        self._pause(_BUSY_PAUSE)
         return False
 
-    def _rest(self, seconds: float) -> None:
-        def awake() -> None:
-            self._resting = False
+    def _pause(self, seconds: float) -> None:
+        def resume() -> None:
+            self._paused = False
             self.update()
 
-        self._resting = True
-        self._loop.later(seconds, awake)
+        self._paused = True
+        self._loop.call_later(seconds, resume)
 
     def _refuse(self, reason: str, source: str) -> None:
-        """Tell: the first at once, what follows in one line every few seconds."""
-        self._untold.add(reason, source)
-        if not self._quiet:
-            self._tell()
+        """Log the first refusal at once, further ones in one event per interval."""
+        self._refusals.add(reason, source)
+        if not self._reported:
+            self._report_refusals()
 
-    def _tell(self) -> None:
-        self._quiet = bool(self._untold.count)
-        if self._quiet:
+    def _report_refusals(self) -> None:
+        self._reported = bool(self._refusals.count)
+        if self._reported:
             busiest, most = self._connections.busiest()
             self._emit(
                 ConnectionsRefused(
-                    reason=self._untold.reason,
-                    count=self._untold.count,
-                    since=self._untold.since,
-                    client_ip=self._untold.source,
+                    reason=self._refusals.reason,
+                    count=self._refusals.count,
+                    since=self._refusals.since,
+                    client_ip=self._refusals.source,
                     open=self._connections.total,
                     busiest_ip=busiest,
                     busiest_open=most,
                 )
             )
-            self._untold = _RefusalSummary()
-            self._loop.later(_QUIET, self._tell)
+            self._refusals = _RefusalSummary()
+            self._loop.call_later(_REPORT_INTERVAL, self._report_refusals)

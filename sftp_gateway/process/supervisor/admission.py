@@ -68,7 +68,7 @@ class AdmissionPolicy:
         self._penalties.update(
             rules, self._clock(), open_sessions=self.connections.logged_in_sources()
         )
-        self._tell()
+        self._report_bans()
 
     # Connections
 
@@ -104,7 +104,7 @@ class AdmissionPolicy:
         if record is None:
             return True  # it has ended meanwhile
         self._penalties.logged_in(record.source, self._clock())
-        self._tell()
+        self._report_bans()
         if full:
             self.refused["max_sessions_per_user"] += 1
         return not full
@@ -122,7 +122,7 @@ class AdmissionPolicy:
         self._gone(record)
         if kind is not None:
             self._penalties.add_penalty(record.source, kind, self._clock())
-            self._tell()
+            self._report_bans()
 
     def interrupted(self, number: int, worker: int) -> None:
         """A worker's connection ends while its client has files open."""
@@ -158,7 +158,7 @@ class AdmissionPolicy:
 
     # What is seen of it
 
-    def parts(self) -> dict[int, dict[str, float]]:
+    def session_fractions(self) -> dict[int, dict[str, float]]:
         """For each worker, which part of each user's sessions it has; of users with a limit."""
         found: dict[int, dict[str, float]] = {}
         for user, options in self._settings.users.items():
@@ -174,7 +174,7 @@ class AdmissionPolicy:
         now = self._clock()
         self._penalties.expire(now)
         self._held_until = {s: until for s, until in self._held_until.items() if until > now}
-        self._tell()
+        self._report_bans()
 
     @property
     def banned(self) -> int:
@@ -184,7 +184,7 @@ class AdmissionPolicy:
     def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:
         """Lift bans, as `Penalties.lift`."""
         lifted = self._penalties.lift(addresses, limit)
-        self._tell()
+        self._report_bans()
         return lifted
 
     def bans(self, first: int = 0, limit: int = MAX_LISTED_BANS) -> tuple[Ban, ...]:
@@ -205,7 +205,7 @@ class AdmissionPolicy:
         """How many penalties there were, by kind."""
         return self._penalties.penalty_counts
 
-    def _tell(self) -> None:
+    def _report_bans(self) -> None:
         for event in self._penalties.drain_events():
             if isinstance(event, Banned):
                 self._emit(

@@ -1,14 +1,13 @@
-"""The control socket: how a command lists the running gateway's bans, and lifts them.
+"""The control socket: a command lists the running gateway's bans, and lifts them.
 
-A request is one packet of JSON, and so is its answer; the table of penalties is the supervisor's
-alone, so it answers. The socket is in the folder of the history, with mode 0600; only root and the
-gateway's user are answered, and no process that the gateway has made, since a worker is what
-clients attack.
+A request is one packet of JSON, and so is its answer. The supervisor answers, because only it has
+the penalties. The socket is in the history's folder, with mode 0600. It answers root and the
+gateway's user, but none of the gateway's own processes: a worker is what clients attack.
 
     | request         | answer                                                              |
     |-----------------|---------------------------------------------------------------------|
     | {"bans": N}     | {"bans": [...]}: those from number N on, at most PAGE               |
-    | {"lift": [...]} | {"lifted": [...]}: the sources that are banned no more, at most PAGE |
+    | {"lift": [...]} | {"lifted": [...]}: the sources whose bans were lifted, at most PAGE |
     | {"lift": null}  | the same, of all that are banned                                    |
     | anything else   | {"error": "..."}                                                    |
 """
@@ -42,27 +41,27 @@ PAGE: Final = 200
 _MAX_REQUEST: Final = 1 << 14
 _MAX_ANSWER: Final = 1 << 17
 
-#: Commands that are answered at once, and seconds that one may take for all it asks.
+#: Commands that may be connected at once, and seconds for which each may be.
 _MAX_CLIENTS: Final = 8
 _CLIENT_TIMEOUT: Final = 10.0
 
-#: Seconds that a command waits for an answer.
-_PATIENCE: Final = 5.0
+#: Seconds for which a command waits for an answer.
+_TIMEOUT: Final = 5.0
 
 #: prctl(2): orphans among the descendants become children of this process.
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-#: struct ucred (unix(7)): pid, uid and gid of who connected.
+#: struct ucred (unix(7)): pid, uid and gid of the peer.
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
 def path_of(settings: Settings) -> Path:
-    """Where the socket is."""
+    """The path of the socket."""
     return settings.history.file.with_name(_NAME)
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The control socket, listening. To be called with one thread; raises OSError."""
+    """The control socket, listening. Call it with one thread running; raises OSError."""
     path = path_of(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -86,7 +85,7 @@ def listen(settings: Settings) -> socket.socket:
 
 @contextmanager
 def _address(path: Path) -> Iterator[tuple[int, str]]:
-    """The folder, open, and an address of the socket in it that is never too long (unix(7))."""
+    """The folder's descriptor, and an address of the socket that is never too long (unix(7))."""
     with Folder.open(path.parent) as folder:
         yield folder.descriptor, f"/proc/self/fd/{folder.descriptor}/{path.name}"
 
@@ -97,13 +96,13 @@ class Control:
     def __init__(
         self, *, loop: Loop, listener: socket.socket | None, policy: AdmissionPolicy
     ) -> None:
-        """Without a `listener` nobody can ask."""
+        """Without a `listener`, no command can connect."""
         self._loop = loop
         self._listener = listener
         self._policy = policy
         self._clients: set[socket.socket] = set()
         if listener is not None:
-            loop.watch(listener, self._accept)
+            loop.add_reader(listener, self._accept)
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -115,8 +114,8 @@ class Control:
                 return
             client.setblocking(False)
             self._clients.add(client)
-            self._loop.watch(client, lambda: self._read(client))
-            self._loop.later(_CLIENT_TIMEOUT, lambda: self._drop(client))
+            self._loop.add_reader(client, lambda: self._read(client))
+            self._loop.call_later(_CLIENT_TIMEOUT, lambda: self._drop(client))
 
     def _read(self, client: socket.socket) -> None:
         try:
@@ -124,7 +123,7 @@ class Control:
             if request:
                 client.send(json.dumps(self._answer(request)).encode())
                 return
-        except OSError:  # gone, or it takes no answer
+        except OSError:  # it is gone, or does not read
             pass
         self._drop(client)
 
@@ -145,17 +144,12 @@ class Control:
     def _drop(self, client: socket.socket) -> None:
         if client in self._clients:
             self._clients.remove(client)
-            self._loop.unwatch(client)
+            self._loop.remove_reader(client)
             client.close()
-
-    def abandon(self) -> None:
-        """In a child: close what was the parent's."""
-        for each in (*self._clients, *filter(None, [self._listener])):
-            each.close()
 
 
 def _may_ask(client: socket.socket) -> bool:
-    """Whether root or our own user has connected, from a process that is none of ours."""
+    """Whether the peer is root or our own user, and none of our own processes."""
     pid, uid, _ = _CREDENTIALS.unpack(
         client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )
@@ -163,10 +157,10 @@ def _may_ask(client: socket.socket) -> bool:
 
 
 def _descends_from_us(pid: int) -> bool:
-    """Whether this process has made it, or made what made it; also if nobody can tell."""
+    """Whether `pid` is a descendant of this process, or may be one."""
     try:
         while pid > 1 and pid != os.getpid():
-            # proc_pid_stat(5): the parent's is the second field behind the name.
+            # proc_pid_stat(5): the parent is the second field after the name.
             pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except (OSError, ValueError):
         return True
@@ -174,11 +168,11 @@ def _descends_from_us(pid: int) -> bool:
 
 
 class Client:
-    """A command's side, connected; a context. Methods raise OSError and ValueError."""
+    """A command's connection, and a context manager. Methods raise OSError and ValueError."""
 
     def __init__(self, settings: Settings) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(_PATIENCE)
+        self._socket.settimeout(_TIMEOUT)
         try:
             with _address(path_of(settings)) as (_, address):
                 self._socket.connect(address)
@@ -193,7 +187,7 @@ class Client:
         self._socket.close()
 
     def bans(self) -> list[Ban]:
-        """All sources that are banned."""
+        """All banned sources."""
         found: dict[str, Ban] = {}
         first = 0
         while page := self._ask({"bans": first})["bans"]:

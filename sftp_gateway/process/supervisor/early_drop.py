@@ -20,8 +20,12 @@ class RandomEarlyDrop:
     @classmethod
     def parse(cls, text: str) -> RandomEarlyDrop:
         """Read `start:rate:full`, or `full` alone. Raises ValueError."""
-        parts = [int(part) for part in text.split(":")]
-        return cls(parts[0], 100, parts[0]) if len(parts) == 1 else cls(*parts)
+        session_fractions = [int(part) for part in text.split(":")]
+        return (
+            cls(session_fractions[0], 100, session_fractions[0])
+            if len(session_fractions) == 1
+            else cls(*session_fractions)
+        )
 
     def drops(self, unauthenticated: int, rng: Callable[[], float]) -> bool:
         """Whether to refuse the next one while so many wait; `rng` gives 0 <= number < 1."""

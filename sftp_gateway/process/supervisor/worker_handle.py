@@ -1,4 +1,4 @@
-"""What the supervisor knows of a worker, and what it does for all of them."""
+"""What the supervisor knows of a worker, and what it does for all workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.process.loop import Timer
 
 
 class Stage(Enum):
-    """Where a worker's life has got to."""
+    """The state of a worker."""
 
     STARTING = auto()
     SERVING = auto()
@@ -20,43 +20,44 @@ class Stage(Enum):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Worker:
-    """One worker process. `number` is its own until it has ended, and then a successor's."""
+class WorkerHandle:
+    """One worker process. Its `number` is reused once it has ended."""
 
     number: int
     pid: int
     control: socket.socket | None
-    #: The worker's own end. As long as it is open here too, what the worker did not live to hear is
-    #: not lost with it.
-    theirs: socket.socket
+    #: The worker's end of `control`. Open here too, it keeps what a worker did not live to read.
+    worker_end: socket.socket
     generation: int
     started: float
     seen: float
     stage: Stage = Stage.STARTING
-    stopped: bool = False  # it has closed and written everything; only its process is left
-    killed: bool = False  # it does nothing any more, even if the kernel keeps it, in a disk
+    stopped: bool = False  # all is closed and written; only the process is left
+    killed: bool = False  # it does nothing any more, even if the kernel keeps it
     problems: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     deadline: Timer | None = None
-    parts: dict[str, float] = field(default_factory=dict)  # that it was told of
-    access: int = 0  # the number of what it decides by
-    sent: int = 0  # and of what it was sent
+    session_fractions: dict[str, float] = field(
+        default_factory=dict
+    )  # of users' sessions, as last sent
+    credentials_version: int = 0  # that it uses
+    sent_version: int = 0  # that it was sent
 
 
-class Owner(Protocol):
-    """What the supervisor does for its workers."""
+class WorkerEvents(Protocol):
+    """What the workers ask of the supervisor."""
 
     def start_worker(self, number: int, control: socket.socket) -> int:
-        """Fork a worker with this end of a socket; give its pid. Raises OSError."""
+        """Fork a worker with this end of a socket; return its pid. Raises OSError."""
 
     def emit(self, event: Event) -> None:
         """Log an event."""
 
     def workers_changed(self) -> None:
-        """Something about the workers is different."""
+        """A worker has changed its state."""
 
-    def take_back(self, connection: socket.socket, source: str) -> None:
-        """A worker has ended before it took this connection, from the address `source`."""
+    def requeue(self, connection: socket.socket, source: str) -> None:
+        """A worker has ended before it took this connection from the address `source`."""
 
-    def worker_ended(self, worker: Worker) -> None:
-        """A worker has ended; what is wanted from now on may be something else."""
+    def worker_ended(self, worker: WorkerHandle) -> None:
+        """A worker has ended; this may change the target."""

@@ -1,8 +1,8 @@
-"""The supervisor's side of its workers: starting, replacing and ending them.
+"""Starts, replaces and ends the workers.
 
-A worker goes STARTING -> SERVING -> DRAINING, and may end at any time. One that ends before it was
-told to is replaced. To replace all, a new generation is wanted: new workers are started one by
-one, and for each that serves, one of an older generation is drained.
+A worker goes STARTING -> SERVING -> DRAINING, and may end at any time. One that ends before it is
+drained is replaced. A new generation replaces all: its workers start one by one, and for each that
+serves, one of an older generation is drained.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop, Timer
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.backoff import RestartBackoff
-from sftp_gateway.process.supervisor.worker_handle import Owner, Stage, Worker
+from sftp_gateway.process.supervisor.worker_handle import Stage, WorkerEvents, WorkerHandle
 from sftp_gateway.server.health import NO_ANSWER
 
-#: Seconds in which a worker must be ready: one look at each share takes at most 4.
-START_PATIENCE: Final = 30.0
+#: Seconds in which a worker has to be ready: its first check of a share takes at most 4.
+START_TIMEOUT: Final = 30.0
 
-#: Seconds in which a worker must have taken over who may log in. One that has not is ended: it
-#: would go on to let in who was taken away.
-TAKE_PATIENCE: Final = 10.0
+#: Seconds in which a worker has to reload the credentials. A slower one is killed, because it still
+#: accepts those that were removed.
+RELOAD_TIMEOUT: Final = 10.0
 
-#: Seconds beyond the drain timeout in which a worker must have closed its sessions and its log.
+#: Seconds beyond the drain timeout in which a worker has to close its sessions and its log.
 DRAIN_MARGIN: Final = 12.0
 
-#: Seconds in which a worker that was killed has ended, unless the kernel keeps it in a disk: then
-#: another takes its place.
-_END_PATIENCE: Final = 1.0
+#: Seconds after which a killed worker is replaced even if the kernel keeps it, waiting for a disk.
+_KILL_TIMEOUT: Final = 1.0
 
 #: Characters of a user's name, and of a key's fingerprint.
-_LONGEST_NAME: Final = 32
-_LONGEST_CREDENTIAL: Final = 64
-#: The generation of a worker that is to be replaced for a reason of its own.
+_MAX_NAME_LENGTH: Final = 32
+_MAX_CREDENTIAL_LENGTH: Final = 64
+#: The generation of a worker that has to be replaced for a reason of its own.
 _OUTDATED: Final = -1
 
 _log = logging.getLogger(__name__)
@@ -51,183 +50,187 @@ _log = logging.getLogger(__name__)
 class Workers:
     """All workers that have not ended."""
 
-    def __init__(self, *, loop: Loop, policy: AdmissionPolicy, owner: Owner) -> None:
+    def __init__(self, *, loop: Loop, policy: AdmissionPolicy, events: WorkerEvents) -> None:
         self._loop = loop
         self._policy = policy
-        self._owner = owner
-        self._workers: dict[int, Worker] = {}
+        self._events = events
+        self._workers: dict[int, WorkerHandle] = {}
         self._restarts = RestartBackoff()
         self._not_before = 0.0
         self._generation = 0
-        self._drain_seconds = 0.0
-        self.wanted = 0
+        self._drain_timeout = 0.0
+        self.target = 0
         self.restarts = 0
-        self._access = 0
-        self._access_file: int | None = None
+        self._credentials_version = 0
+        self._credentials_file: int | None = None
 
-    # What is wanted
+    # The target
 
-    def want(self, count: int, *, generation: int, drain_seconds: float) -> None:
-        """There should be so many workers, all of this generation; others are drained."""
-        self.wanted, self._generation = count, generation
-        self._drain_seconds = drain_seconds
+    def set_target(self, count: int, *, generation: int, drain_timeout: float) -> None:
+        """Have `count` workers of this generation, and drain all others."""
+        self.target, self._generation = count, generation
+        self._drain_timeout = drain_timeout
         self._not_before = 0.0
         self.reconcile()
 
     def reconcile(self) -> None:
-        """Take the next steps towards what is wanted."""
-        current, old = self._by_generation()
-        while len(current) < self.wanted and time.monotonic() >= self._not_before:
+        """Take the next steps towards the target."""
+        current, old = self._split_generations()
+        while len(current) < self.target and time.monotonic() >= self._not_before:
             if old and any(worker.stage is Stage.STARTING for worker in current):
-                break  # one by one
+                break  # one at a time
             started = self._start()
             if started is None:
                 break
             current.append(started)
         serving = sum(worker.stage is Stage.SERVING for worker in current)
-        for worker in old[: max(0, serving + len(old) - self.wanted)]:
+        for worker in old[: max(0, serving + len(old) - self.target)]:
             self._drain(worker)
 
-    def hand_over(self, access: bytes) -> None:
-        """Let all workers that are there decide by this; those that come have it already."""
-        if self._access_file is not None:
-            os.close(self._access_file)
-        self._access_file = messages.sealed(access)
-        self._access += 1
-        number = self._access
-        self.remind()
-        self._loop.later(TAKE_PATIENCE, lambda: self._end_those_without(number))
+    def send_credentials(self, pickled: bytes) -> None:
+        """Have all running workers reload their credentials; later ones start with them."""
+        if self._credentials_file is not None:
+            os.close(self._credentials_file)
+        self._credentials_file = messages.sealed_memfd(pickled)
+        self._credentials_version += 1
+        version = self._credentials_version
+        self.resend_credentials()
+        self._loop.call_later(RELOAD_TIMEOUT, lambda: self._kill_unreloaded(version))
 
-    def remind(self) -> None:
-        """Send it to those who could not be sent it so far."""
+    def resend_credentials(self) -> None:
+        """Retry for the workers whose sockets were full."""
         for worker in self._workers.values():
-            if worker.sent < self._access and worker.control and self._access_file is not None:
-                message = messages.encode("access", self._access)
-                with suppress(OSError):  # it is stuck, or gone: the deadline counts
-                    socket.send_fds(worker.control, [message], [self._access_file])
-                    worker.sent = self._access
+            file, version = self._credentials_file, self._credentials_version
+            if worker.sent_version < version and worker.control and file is not None:
+                message = messages.encode("reload", version)
+                with suppress(OSError):  # stuck or gone; RELOAD_TIMEOUT handles it
+                    socket.send_fds(worker.control, [message], [file])
+                    worker.sent_version = version
 
-    def _end_those_without(self, number: int) -> None:
+    def _kill_unreloaded(self, version: int) -> None:
         for worker in self._workers.values():
-            if worker.access < number and not (worker.stopped or worker.killed):
-                _log.error("worker %d does not take over who may log in", worker.number)
+            if worker.credentials_version < version and not (worker.stopped or worker.killed):
+                _log.error("worker %d did not reload its credentials in time", worker.number)
                 self._kill(worker)
 
     @property
-    def settled(self) -> bool:
-        """Whether all that are wanted serve, and all others are on their way out."""
-        current, old = self._by_generation()
+    def converged(self) -> bool:
+        """Whether all of the target serve with the newest credentials, and all others drain."""
+        current, old = self._split_generations()
         serving = sum(worker.stage is Stage.SERVING for worker in current)
-        taken = all(
-            worker.access == self._access
+        reloaded = all(
+            worker.credentials_version == self._credentials_version
             for worker in self._workers.values()
-            if not (worker.stopped or worker.killed)  # the kernel may keep such, in a disk
+            if not (worker.stopped or worker.killed)  # the kernel may keep those
         )
-        return serving == len(current) == self.wanted and not old and taken
+        return serving == len(current) == self.target and not old and reloaded
 
-    def _by_generation(self) -> tuple[list[Worker], list[Worker]]:
-        """Those that are wanted, and those that are to be replaced."""
+    def _split_generations(self) -> tuple[list[WorkerHandle], list[WorkerHandle]]:
+        """Workers of the target generation, and workers that have to be replaced."""
         staying = [
             w for w in self._workers.values() if w.stage is not Stage.DRAINING and not w.killed
         ]
         current = [w for w in staying if w.generation == self._generation]
         return current, [w for w in staying if w.generation != self._generation]
 
-    # Their lives
+    # Lifecycle
 
-    def _start(self) -> Worker | None:
+    def _start(self) -> WorkerHandle | None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
-        ours, theirs = messages.pair()
+        ours, theirs = messages.socket_pair()
         now = time.monotonic()
-        worker = Worker(
+        worker = WorkerHandle(
             number=number,
             pid=0,
             control=ours,
-            theirs=theirs,
+            worker_end=theirs,
             generation=self._generation,
             started=now,
             seen=now,
-            access=self._access,
-            sent=self._access,
+            credentials_version=self._credentials_version,
+            sent_version=self._credentials_version,
         )
-        self._workers[number] = worker  # before the fork: the child closes its copy of `ours`
+        self._workers[number] = worker
         try:
-            worker.pid = self._owner.start_worker(number, theirs)
+            worker.pid = self._events.start_worker(number, theirs)
         except OSError as error:
             _log.error("a worker cannot be started: %s", error)
             del self._workers[number]
             ours.close()
             theirs.close()
-            self._wait(0.0)
+            self._back_off(0.0)
             return None
-        self._loop.watch(ours, lambda: self._receive(worker))
-        worker.deadline = self._loop.later(START_PATIENCE, lambda: self._never_ready(worker))
-        self._owner.emit(WorkerStarted(worker=number, pid=worker.pid))
+        self._loop.add_reader(ours, lambda: self._receive(worker))
+        worker.deadline = self._loop.call_later(
+            START_TIMEOUT, lambda: self._start_timed_out(worker)
+        )
+        self._events.emit(WorkerStarted(worker=number, pid=worker.pid))
         return worker
 
-    def _wait(self, lived: float) -> None:
-        """Start no worker for a while, after one that lived so many seconds."""
+    def _back_off(self, lived: float) -> None:
+        """Start no worker for a while, after one that lived `lived` seconds."""
         delay = self._restarts.delay_after(lived)
         self._not_before = time.monotonic() + delay
-        self._loop.later(delay, self.reconcile)
+        self._loop.call_later(delay, self.reconcile)
 
-    def _never_ready(self, worker: Worker) -> None:
-        worker.errors.append(f"a worker was not ready within {START_PATIENCE:.0f} seconds")
+    def _start_timed_out(self, worker: WorkerHandle) -> None:
+        worker.errors.append(f"a worker was not ready within {START_TIMEOUT:.0f} seconds")
         self._kill(worker)
 
-    def _drain(self, worker: Worker) -> None:
+    def _drain(self, worker: WorkerHandle) -> None:
         worker.stage = Stage.DRAINING
-        self._tell(worker, "drain", self._drain_seconds)  # if it is stuck, the deadline counts
-        longest = self._drain_seconds + DRAIN_MARGIN
-        self._set_deadline(worker, self._loop.later(longest, lambda: self._kill(worker)))
-        self._owner.workers_changed()
+        self._send(worker, "drain", self._drain_timeout)  # if it is stuck, the deadline ends it
+        longest = self._drain_timeout + DRAIN_MARGIN
+        self._set_deadline(worker, self._loop.call_later(longest, lambda: self._kill(worker)))
+        self._events.workers_changed()
 
-    def _tell(self, worker: Worker, *message: object) -> bool:
-        """Whether it could be told: it may be stuck, or gone."""
+    def _send(self, worker: WorkerHandle, *message: object) -> bool:
+        """Whether the message could be sent: the worker may be stuck or gone."""
         with suppress(OSError):
             if worker.control is not None:
                 worker.control.send(messages.encode(*message))
                 return True
         return False
 
-    def tell_parts(self) -> None:
-        """Tell workers which part of a user's sessions they have, where that is another now."""
-        parts = self._policy.parts()
+    def send_session_fractions(self) -> None:
+        """Tell each worker its fraction of a user's sessions, if that has changed."""
+        fractions = self._policy.session_fractions()
         for worker in self._workers.values():
-            now = parts.get(worker.number, {})
-            for user in worker.parts.keys() | now.keys():
-                part = now.get(user, 0.0)
-                if worker.parts.get(user) != part and self._tell(worker, "sessions", user, part):
-                    worker.parts[user] = part
+            now = fractions.get(worker.number, {})
+            for user in worker.session_fractions.keys() | now.keys():
+                fraction = now.get(user, 0.0)
+                sent = worker.session_fractions.get(user)
+                if sent != fraction and self._send(worker, "sessions", user, fraction):
+                    worker.session_fractions[user] = fraction
 
-    def _set_deadline(self, worker: Worker, timer: Timer | None) -> None:
+    def _set_deadline(self, worker: WorkerHandle, timer: Timer | None) -> None:
         if worker.deadline is not None:
             worker.deadline.cancel()
         worker.deadline = timer
 
-    def _kill(self, worker: Worker) -> None:
+    def _kill(self, worker: WorkerHandle) -> None:
         if not worker.killed:
             worker.killed = True
-            self._loop.later(_END_PATIENCE, self.reconcile)
+            self._loop.call_later(_KILL_TIMEOUT, self.reconcile)
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
 
-    def _receive(self, worker: Worker) -> None:
+    def _receive(self, worker: WorkerHandle) -> None:
         if worker.control is None:
             return
         try:
-            for message in messages.received(worker.control):
-                self._heed(worker, message)
+            for message in messages.receive(worker.control):
+                self._handle(worker, message)
         except EOFError:
             self._policy.worker_lost(worker.number)
-            self._hang_up(worker)
+            self._disconnect(worker)
             if not worker.stopped:
-                self._kill(worker)  # it cannot be told anything any more
+                self._kill(worker)  # nothing can be sent to it any more
         except (ValueError, TypeError):
-            _log.exception("worker %d does not speak as workers do", worker.number)
+            _log.exception("worker %d sent an invalid message", worker.number)
             self._kill(worker)
 
-    def _heed(self, worker: Worker, message: list[object]) -> None:
+    def _handle(self, worker: WorkerHandle, message: list[object]) -> None:
         worker.seen = time.monotonic()
         match message:
             case ["ready"] if worker.stage is Stage.STARTING:
@@ -235,10 +238,10 @@ class Workers:
                 self._set_deadline(worker, None)
                 self.reconcile()
             case ["login", int(number), str(user), str(credential)] if (
-                len(user) <= _LONGEST_NAME and len(credential) <= _LONGEST_CREDENTIAL
+                len(user) <= _MAX_NAME_LENGTH and len(credential) <= _MAX_CREDENTIAL_LENGTH
             ):
                 if not self._policy.logged_in(number, worker.number, user, credential):
-                    self._tell(worker, "dismiss", number)
+                    self._send(worker, "dismiss", number)
                 return
             case ["interrupted", int(number)]:
                 self._policy.interrupted(number, worker.number)
@@ -246,49 +249,49 @@ class Workers:
             case ["ended", int(number), (None | str()) as kind]:
                 self._policy.left(number, worker.number, None if kind is None else Offence(kind))
                 return
-            case ["taken", int(number)] if number <= worker.sent:
-                worker.access = number
+            case ["reloaded", int(version)] if version <= worker.sent_version:
+                worker.credentials_version = version
             case ["status", dict(problems)]:
                 worker.problems = {str(share): str(text) for share, text in problems.items()}
             case ["outdated", str(share)]:
-                self._replace(worker, share)
+                self._replace_outdated(worker, share)
             case ["failed", list(errors)]:
                 worker.errors = [str(message) for message in errors]
             case ["stopped"]:
                 worker.stopped = True
             case ["ready"]:
-                pass  # told to drain before it was
+                pass  # it was drained before it was ready
             case _:
                 raise ValueError(message)
-        self._owner.workers_changed()
+        self._events.workers_changed()
 
-    def _replace(self, worker: Worker, share: str) -> None:
-        """Drain it once another serves, as if a new generation were wanted."""
+    def _replace_outdated(self, worker: WorkerHandle, share: str) -> None:
+        """Drain it once another serves, as for a new generation."""
         if worker.generation != _OUTDATED and worker.stage is Stage.SERVING:
             worker.generation = _OUTDATED
-            self._owner.emit(WorkerOutdated(worker=worker.number, pid=worker.pid, share=share))
-            self._wait(time.monotonic() - worker.started)
+            self._events.emit(WorkerOutdated(worker=worker.number, pid=worker.pid, share=share))
+            self._back_off(time.monotonic() - worker.started)
 
-    def _hang_up(self, worker: Worker) -> None:
+    def _disconnect(self, worker: WorkerHandle) -> None:
         if worker.control is not None:
-            self._loop.unwatch(worker.control)
+            self._loop.remove_reader(worker.control)
             worker.control.close()
             worker.control = None
 
-    def ended(self, pid: int, code: int) -> bool:
-        """The process `pid` has ended; whether it was a worker."""
+    def reap(self, pid: int, code: int) -> bool:
+        """Handle the end of process `pid`; whether it was a worker."""
         worker = next((w for w in self._workers.values() if w.pid == pid), None)
         if worker is None:
             return False
-        worker.stopped = True  # and its pid may be another's
-        self._receive(worker)  # its last words
-        self._take_back(worker)
-        self._hang_up(worker)
-        worker.theirs.close()
+        worker.stopped = True  # its pid may be reused
+        self._receive(worker)  # what it sent last
+        self._requeue_unread(worker)
+        self._disconnect(worker)
+        worker.worker_end.close()
         self._set_deadline(worker, None)
         del self._workers[worker.number]
         expected = worker.stage is Stage.DRAINING
-        self._owner.emit(
+        self._events.emit(
             WorkerExited(
                 worker=worker.number,
                 pid=pid,
@@ -298,18 +301,18 @@ class Workers:
                 expected=expected,
             )
         )
-        self._owner.worker_ended(worker)
+        self._events.worker_ended(worker)
         if not expected and worker.generation <= self._generation:
             _log.warning("worker %d (pid %d) ended with status %d", worker.number, pid, code)
             self.restarts += 1
-            self._wait(time.monotonic() - worker.started)
+            self._back_off(time.monotonic() - worker.started)
         self.reconcile()
-        self._owner.workers_changed()
+        self._events.workers_changed()
         return True
 
-    def _take_back(self, worker: Worker) -> None:
-        """Take back the connections that the worker was passed and did not live to take."""
-        for message, descriptors in messages.unheard(worker.theirs):
+    def _requeue_unread(self, worker: WorkerHandle) -> None:
+        """Requeue the connections that the worker was sent and did not read."""
+        for message, descriptors in messages.drain_unread(worker.worker_end):
             record = None
             if message[0] == "connection":
                 record = self._policy.connections.remove(message[1], worker.number)
@@ -318,18 +321,18 @@ class Workers:
                 continue
             for descriptor in descriptors:
                 connection = socket.socket(fileno=descriptor)
-                self._owner.take_back(connection, record.source)
+                self._events.requeue(connection, record.source)
 
-    # What they are good for
+    # Serving
 
-    def serves(self, generation: int) -> bool:
-        """Whether any of this generation has got so far."""
+    def has_serving(self, generation: int) -> bool:
+        """Whether any worker of this generation serves."""
         return any(
             w.generation == generation and w.stage is Stage.SERVING for w in self._workers.values()
         )
 
     def candidates(self) -> list[int]:
-        """Who may get a connection: the newest generation, and none that seems stuck."""
+        """Workers that may get a connection: of the newest generation, not stuck if possible."""
         serving = [w for w in self._workers.values() if w.stage is Stage.SERVING and not w.killed]
         newest = max((w.generation for w in serving), default=0)
         now = time.monotonic()
@@ -338,8 +341,8 @@ class Workers:
             w.number for w in best
         ]
 
-    def pass_on(self, number: int, connection_number: int, connection: socket.socket) -> bool:
-        """Give the connection to a worker; False where that cannot take it now."""
+    def dispatch(self, number: int, connection_number: int, connection: socket.socket) -> bool:
+        """Send the connection to a worker; False if that cannot take it now."""
         worker = self._workers.get(number)
         if worker is None or worker.control is None:
             return False
@@ -350,7 +353,7 @@ class Workers:
         return False
 
     def states(self) -> tuple[WorkerState, ...]:
-        """What the observer is told of them."""
+        """Their states, for the observer."""
         return tuple(
             WorkerState(
                 number=worker.number,
@@ -362,8 +365,8 @@ class Workers:
             for worker in self._workers.values()
         )
 
-    def hanging(self) -> set[str]:
-        """The shares whose disks do not answer, as a worker has found."""
+    def unresponsive_shares(self) -> set[str]:
+        """The shares whose disks do not answer, as seen by a worker."""
         return {
             share
             for worker in self._workers.values()
@@ -375,33 +378,23 @@ class Workers:
     # The end
 
     def drain_all(self) -> None:
-        """Tell all to finish and end; none is started any more."""
-        self.wanted = 0
+        """Have all finish and end; none is started any more."""
+        self.target = 0
         for worker in tuple(self._workers.values()):
             if worker.stage is not Stage.DRAINING:
                 self._drain(worker)
 
     @property
-    def stopped(self) -> bool:
-        """Whether none has anything left to do. Some may be held by the kernel, in a disk."""
+    def all_stopped(self) -> bool:
+        """Whether none has anything left to do; the kernel may still keep some."""
         return all(worker.stopped for worker in self._workers.values())
 
     @property
-    def ended_all(self) -> bool:
+    def all_ended(self) -> bool:
         """Whether none is left."""
         return not self._workers
 
     def kill_all(self) -> None:
-        """End them without a word."""
+        """Kill all."""
         for worker in self._workers.values():
             self._kill(worker)
-
-    def abandon(self) -> None:
-        """In a child: close what was the parent's."""
-        if self._access_file is not None:
-            os.close(self._access_file)
-        for worker in self._workers.values():
-            if worker.control is not None:
-                worker.control.close()
-            if worker.pid:  # else it is this one's own
-                worker.theirs.close()

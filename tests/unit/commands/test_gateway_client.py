@@ -10,11 +10,11 @@ from threading import Thread
 import pytest
 
 from sftp_gateway.commands import gateway_client
-from sftp_gateway.config.credentials import Served
+from sftp_gateway.config.grants import Grants
 from sftp_gateway.settings import Settings
 
-SERVED = Served(shares={"gvpocr": ("models",)}, keys={"gvpocr": {"SHA256:a": "worker7"}})
-NOTHING = Served(shares={}, keys={})
+SERVED = Grants(shares={"gvpocr": ("models",)}, keys={"gvpocr": {"SHA256:a": "worker7"}})
+NOTHING = Grants(shares={}, keys={})
 SESSIONS = [{"user": "gvpocr", "credential": "SHA256:a"}] * 2
 
 Answering = Callable[[int, bytes], Settings]

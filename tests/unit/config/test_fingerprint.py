@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.config.fingerprint import Watch, look
-from sftp_gateway.process.messages import read_sealed, sealed
+from sftp_gateway.config.fingerprint import FileWatcher, fingerprint
+from sftp_gateway.process.messages import read_memfd, sealed_memfd
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_told_while_nothing_changes(file: Path) -> None:
-    watch = Watch(look([file, "/missing"]))
-    assert [watch.look() for _ in range(3)] == [False] * 3
+    watcher = FileWatcher(fingerprint([file, "/missing"]))
+    assert [watcher.poll() for _ in range(3)] == [False] * 3
 
 
 @pytest.mark.parametrize("change", ["content", "replaced", "same time", "mode", "gone", "link"])
 def test_a_change_is_told_when_it_rests(file: Path, change: str) -> None:
     before = file.stat()
-    watch = Watch(look([file]))
+    watcher = FileWatcher(fingerprint([file]))
     if change == "content":
         file.write_text("newer")
     elif change == "same time":
@@ -40,49 +40,49 @@ def test_a_change_is_told_when_it_rests(file: Path, change: str) -> None:
             file.write_text("old")
         elif change == "link":
             file.symlink_to("/etc/hostname")
-    assert [watch.look() for _ in range(4)] == [False, True, False, False]
+    assert [watcher.poll() for _ in range(4)] == [False, True, False, False]
 
 
 def test_a_file_that_comes_to_be_is_a_change(file: Path) -> None:
     file.unlink()
-    watch = Watch(look([file]))
+    watcher = FileWatcher(fingerprint([file]))
     file.write_text("new")
-    assert [watch.look() for _ in range(3)] == [False, True, False]
+    assert [watcher.poll() for _ in range(3)] == [False, True, False]
 
 
 def test_a_file_that_is_being_written_is_waited_for(file: Path) -> None:
-    watch = Watch(look([file]))
+    watcher = FileWatcher(fingerprint([file]))
     seen = []
     for length in range(1, 5):
         file.write_text("x" * (10 + length))
-        seen.append(watch.look())
+        seen.append(watcher.poll())
     assert seen == [False] * 4
-    assert watch.look()
+    assert watcher.poll()
 
 
 def test_a_change_that_is_taken_back_is_none(tmp_path: Path) -> None:
-    watch = Watch(look([tmp_path / "other"]))
+    watcher = FileWatcher(fingerprint([tmp_path / "other"]))
     (tmp_path / "other").write_text("x")
-    assert not watch.look()
+    assert not watcher.poll()
     (tmp_path / "other").unlink()
-    assert [watch.look() for _ in range(3)] == [False] * 3
+    assert [watcher.poll() for _ in range(3)] == [False] * 3
 
 
 def test_what_changed_before_the_watch_began_is_told(file: Path) -> None:
-    known = look([file])
+    known = fingerprint([file])
     file.write_text("changed between reading and watching")
-    watch = Watch(known)
-    assert [watch.look() for _ in range(2)] == [False, True]
+    watcher = FileWatcher(known)
+    assert [watcher.poll() for _ in range(2)] == [False, True]
 
 
 def test_what_is_sealed_can_be_read_by_many_and_changed_by_nobody() -> None:
     content = os.urandom(1_000_000)
-    descriptor = sealed(content)
+    descriptor = sealed_memfd(content)
     try:
         with pytest.raises(PermissionError):
             os.write(descriptor, b"x")
         with pytest.raises(PermissionError):
             os.ftruncate(descriptor, 0)
-        assert [read_sealed(os.dup(descriptor)) for _ in range(2)] == [content, content]
+        assert [read_memfd(os.dup(descriptor)) for _ in range(2)] == [content, content]
     finally:
         os.close(descriptor)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.config.bootstrap import set_up
-from sftp_gateway.config.snapshot import inspected
+from sftp_gateway.config.snapshot import inspect_config
 from sftp_gateway.config.validate import Findings
 from sftp_gateway.sandbox import landlock
 from sftp_gateway.settings import (
@@ -50,7 +50,7 @@ def found(folder: Path) -> Inspect:
     """What is found with some options."""
 
     def run(**options: Any) -> Findings:
-        return inspected(Settings(**options), DEFAULT_CONFIG_FILE).findings
+        return inspect_config(Settings(**options), DEFAULT_CONFIG_FILE).findings
 
     return run
 
@@ -433,7 +433,7 @@ def test_one_folder_under_two_names_is_warned_of(found: Inspect, folder: Path) -
     (said,) = findings.warnings
     assert said == (
         f"shares.c.path: is the same folder as shares.a.path, {folder}/shared/models; "
-        "name another, or remove one of the two"
+        "choose another, or remove one of them"
     )
     assert findings.errors == []
 
@@ -491,7 +491,7 @@ def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
 
 PROGRAM = """
 import json, os
-from sftp_gateway.config.snapshot import inspected
+from sftp_gateway.config.snapshot import inspect_config
 from sftp_gateway.settings import Settings, UserSettings, ShareSettings, AccessLogSettings
 from pathlib import Path
 config = Path("config/sftp-gateway.toml")
@@ -500,11 +500,11 @@ settings = Settings(
     shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
     access_log=AccessLogSettings(stdout=False, file=Path("closed/below/log")),
 )
-inspected(settings, config)  # imports the last of what it needs
+inspect_config(settings, config)  # imports the last of what it needs
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-findings = inspected(settings, config).findings
+findings = inspect_config(settings, config).findings
 print(json.dumps(findings.errors + findings.away))
 """
 
@@ -553,11 +553,11 @@ import os, sys
 from pathlib import Path
 from sftp_gateway.config import shares as share_folders
 if sys.argv[2] == "container":
-    share_folders._is_in_image = lambda: True
+    share_folders._in_our_image = lambda: True
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(share_folders.look_at(Path(sys.argv[1])).problem)
+print(share_folders.probe_share(Path(sys.argv[1])).problem)
 """
 
 

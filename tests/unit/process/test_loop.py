@@ -17,13 +17,13 @@ def loop() -> Iterator[Loop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     loop = Loop()
     yield loop
-    loop.abandon()
+    loop.close()
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ends = socket.socketpair()
     yield ends
     for end in ends:
@@ -33,37 +33,37 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_timers_are_called_in_the_order_of_their_times(loop: Loop) -> None:
     called: list[int] = []
     for number in (3, 1, 2):
-        loop.later(number / 1000, lambda number=number: called.append(number))  # type: ignore[misc]
-    loop.later(0.004, loop.stop)
+        loop.call_later(number / 1000, lambda number=number: called.append(number))  # type: ignore[misc]
+    loop.call_later(0.004, loop.stop)
     loop.run()
     assert called == [1, 2, 3]
 
 
 def test_a_cancelled_timer_is_not_called(loop: Loop) -> None:
     called: list[str] = []
-    loop.later(0.0, lambda: called.append("cancelled")).cancel()
-    loop.later(0.001, loop.stop)
+    loop.call_later(0.0, lambda: called.append("cancelled")).cancel()
+    loop.call_later(0.001, loop.stop)
     loop.run()
     assert called == []
 
 
 def test_what_is_readable_is_told_until_it_is_unwatched(
-    loop: Loop, pair: tuple[socket.socket, socket.socket]
+    loop: Loop, socket_pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    ours, theirs = pair
+    ours, theirs = socket_pair
     theirs.send(b"ab")
-    received: list[bytes] = []
+    receive: list[bytes] = []
 
     def readable() -> None:
-        received.append(ours.recv(1))
-        if len(received) == 2:
-            loop.unwatch(ours)
+        receive.append(ours.recv(1))
+        if len(receive) == 2:
+            loop.remove_reader(ours)
             theirs.send(b"c")
-            loop.later(0.001, loop.stop)
+            loop.call_later(0.001, loop.stop)
 
-    loop.watch(ours, readable)
+    loop.add_reader(ours, readable)
     loop.run()
-    assert received == [b"a", b"b"]
+    assert receive == [b"a", b"b"]
 
 
 def test_what_an_earlier_callback_of_the_turn_let_go_of_is_not_told(loop: Loop) -> None:
@@ -72,14 +72,14 @@ def test_what_an_earlier_callback_of_the_turn_let_go_of_is_not_told(loop: Loop) 
 
     def readable(own: socket.socket, other: socket.socket) -> None:
         told.append(own)
-        loop.unwatch(own)
-        loop.unwatch(other)
+        loop.remove_reader(own)
+        loop.remove_reader(other)
         other.close()
         loop.stop()
 
     (one, to_one), (two, to_two) = pairs
-    loop.watch(one, lambda: readable(one, two))
-    loop.watch(two, lambda: readable(two, one))
+    loop.add_reader(one, lambda: readable(one, two))
+    loop.add_reader(two, lambda: readable(two, one))
     to_one.send(b"x")
     to_two.send(b"x")
     loop.run()

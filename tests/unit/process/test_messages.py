@@ -13,7 +13,7 @@ from sftp_gateway.process import messages
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = messages.pair()
+    ours, theirs = messages.socket_pair()
     with ours, theirs:
         yield ours, theirs
 
@@ -33,7 +33,7 @@ def test_a_message_with_descriptors_is_refused_where_none_are_expected(
     before = open_descriptors()
     send(ends[0], messages.encode("ready"), count)
     with pytest.raises(ValueError, match="descriptors"):
-        list(messages.received(ends[1]))
+        list(messages.receive(ends[1]))
     assert open_descriptors() == before
 
 
@@ -42,7 +42,7 @@ def test_of_several_descriptors_one_is_received(
 ) -> None:
     before = open_descriptors()
     send(ends[0], messages.encode("connection", 1), 5)
-    ((message, descriptors),) = messages.received_with_descriptors(ends[1])
+    ((message, descriptors),) = messages.receive_with_descriptors(ends[1])
     assert (message, len(descriptors)) == (["connection", 1], 1)
     assert not os.get_inheritable(descriptors[0])
     messages.close_all(descriptors)
@@ -56,5 +56,5 @@ def test_the_descriptor_of_what_is_no_message_is_closed(
     before = open_descriptors()
     send(ends[0], data, 1)
     with pytest.raises((ValueError, EOFError)):
-        list(messages.received_with_descriptors(ends[1]))
+        list(messages.receive_with_descriptors(ends[1]))
     assert open_descriptors() == before

@@ -37,44 +37,44 @@ def event(number: int) -> WorkerStarted:
 
 
 def test_events_and_states_are_sent_at_once() -> None:
-    messenger = ObserverHandle()
-    with messenger.connect() as end:
-        messenger.emit(event(1))
+    observer = ObserverHandle()
+    with observer.connect() as end:
+        observer.emit(event(1))
         state = gateway_state()
-        messenger.show(state)
+        observer.send_state(state)
         assert taken(end) == [event(1), state]
-    messenger.close()
+    observer.close()
 
 
 def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
-    messenger = ObserverHandle()
-    messenger.emit(event(1))
-    messenger.connect().close()  # one that ends at once
-    messenger.emit(event(2))
-    with messenger.connect() as end:
-        messenger.show(gateway_state())
+    observer = ObserverHandle()
+    observer.emit(event(1))
+    observer.connect().close()  # one that ends at once
+    observer.emit(event(2))
+    with observer.connect() as end:
+        observer.send_state(gateway_state())
         assert taken(end)[:2] == [event(1), event(2)]
-    messenger.close()
+    observer.close()
 
 
 def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_told() -> None:
-    messenger = ObserverHandle()
-    with messenger.connect() as end:
+    observer = ObserverHandle()
+    with observer.connect() as end:
         for number in range(3000):
-            messenger.emit(event(number))
+            observer.emit(event(number))
         heard: list[Any] = []
         while not any(isinstance(each, LogDropped) for each in heard):
             heard += taken(end)
-            messenger.show(gateway_state())
+            observer.send_state(gateway_state())
         events = [each for each in heard if isinstance(each, WorkerStarted)]
         lost = [each for each in heard if isinstance(each, LogDropped)]
         assert [each.worker for each in events] == list(range(len(events)))
         assert [each.count for each in lost] == [3000 - len(events)]
         assert len(events) > 1000
-    messenger.close()
+    observer.close()
 
 
-def received(end: socket.socket) -> list[tuple[str, list[int]]]:
+def receive(end: socket.socket) -> list[tuple[str, list[int]]]:
     """The writers that an observer was told of so far, and the descriptors that came with them."""
     end.setblocking(False)
     found = []
@@ -88,19 +88,19 @@ def received(end: socket.socket) -> list[tuple[str, list[int]]]:
 
 
 def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
-    messenger = ObserverHandle()
+    observer = ObserverHandle()
     memory = Memory.make()
     sender, receiver = relay.channel()
-    messenger.add_worker("worker0", receiver, memory)
-    with messenger.connect() as end:
-        messenger.show(gateway_state())
-        assert received(end) == []
-        assert messenger.logs == [receiver]
+    observer.add_worker("worker0", receiver, memory)
+    with observer.connect() as end:
+        observer.send_state(gateway_state())
+        assert receive(end) == []
+        assert observer.logs == [receiver]
         ending, other = relay.channel()
-        messenger.add_worker("worker1", other, memory)
+        observer.add_worker("worker1", other, memory)
         ending.close()
-        messenger.show(gateway_state())
-        ((writer, sent),) = received(end)
+        observer.send_state(gateway_state())
+        ((writer, sent),) = receive(end)
         assert writer == "worker1"
         for descriptor, original in zip(
             sent, (other.fileno(), memory.counts, memory.gauges), strict=True
@@ -109,20 +109,20 @@ def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
             os.close(descriptor)
     sender.send(b"line")
     sender.close()
-    messenger.forget_logs()
-    assert receiver in messenger.logs  # there is something left in it
+    observer.prune_logs()
+    assert receiver in observer.logs  # there is something left in it
     receiver.recv(10)
-    messenger.forget_logs()
-    assert messenger.logs == []
-    messenger.close()
+    observer.prune_logs()
+    assert observer.logs == []
+    observer.close()
     memory.close()
 
 
 def test_the_observer_sees_the_end_when_the_supervisor_lets_go() -> None:
-    messenger = ObserverHandle()
-    with messenger.connect() as end:
-        messenger.emit(event(1))
-        messenger.close()
+    observer = ObserverHandle()
+    with observer.connect() as end:
+        observer.emit(event(1))
+        observer.close()
         end.setblocking(True)
         assert unpickled(end.recv(1 << 18)).worker == 1
         assert end.recv(1 << 18) == b""

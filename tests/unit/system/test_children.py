@@ -11,18 +11,18 @@ from tests.support.gateway import PATIENCE, REPOSITORY, wait_for
 
 PROGRAM = """
 import os, signal, sys, time
-from sftp_gateway.system.children import ended_children, fork
+from sftp_gateway.system.children import reap_children, fork
 
 def child():
     {child}
 
-pid = fork(child)
+pid = fork(child, keep=())
 {parent}
 """
 
 #: Waits for the child, and prints how it ended.
 AND_WAIT = """
-while not (ended := ended_children()):
+while not (ended := reap_children()):
     time.sleep(0.01)
 print(ended == [(pid, ended[0][1])], ended[0][1])
 """
@@ -74,10 +74,36 @@ def test_a_child_does_not_obey_the_signals_that_are_its_parents() -> None:
     assert out == "lives\nTrue 0\n"
 
 
+def test_a_child_has_only_the_descriptors_that_it_keeps() -> None:
+    program = """
+import os
+from sftp_gateway.system.children import *
+opened = [os.open("/dev/zero", os.O_RDONLY) for _ in range(4)]
+
+def child():
+    print([each for each in opened if os.path.exists(f"/proc/self/fd/{each}")] == opened[1:3])
+
+fork(child, keep=(opened[2], opened[1], 1))
+while not reap_children(): pass
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ran.stdout == "True\n"
+
+
 def test_what_was_printed_before_is_printed_once() -> None:
     program = "import sys\nfrom sftp_gateway.system.children import *\nprint('once', end='')\n"
     ran = subprocess.run(
-        [sys.executable, "-c", program + "fork(lambda: None)\nwhile not ended_children(): pass"],
+        [
+            sys.executable,
+            "-c",
+            program + "fork(lambda: None, keep=())\nwhile not reap_children(): pass",
+        ],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -18,14 +18,14 @@ def _many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_limit_the_cpu_set_counts(tmp_path: Path) -> None:
-    assert cpus.usable(tmp_path) == 16
+    assert cpus.available(tmp_path) == 16
 
 
 @pytest.mark.parametrize(
-    ("limit", "usable"),
+    ("limit", "available"),
     [("max 100000", 16), ("200000 100000", 2), ("150000 100000", 2), ("20000 100000", 1)],
 )
-def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, usable: int) -> None:
+def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, available: int) -> None:
     fill(
         tmp_path,
         {
@@ -33,7 +33,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, usable: int
             "sys/fs/cgroup/cpu.max": f"{limit}\n".encode(),
         },
     )
-    assert cpus.usable(tmp_path) == usable
+    assert cpus.available(tmp_path) == available
 
 
 def test_the_least_limit_above_a_group_counts(tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_the_least_limit_above_a_group_counts(tmp_path: Path) -> None:
             "sys/fs/cgroup/system.slice/gateway.service/cpu.max": b"max 100000\n",
         },
     )
-    assert cpus.usable(tmp_path) == 3
+    assert cpus.available(tmp_path) == 3
 
 
-@pytest.mark.parametrize(("quota", "usable"), [("-1", 16), ("400000", 4)])
-def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, usable: int) -> None:
+@pytest.mark.parametrize(("quota", "available"), [("-1", 16), ("400000", 4)])
+def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, available: int) -> None:
     fill(
         tmp_path,
         {
@@ -58,18 +58,18 @@ def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, usable: int) 
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": b"100000\n",
         },
     )
-    assert cpus.usable(tmp_path) == usable
+    assert cpus.available(tmp_path) == available
 
 
 @pytest.mark.parametrize("limit", [b"", b"nonsense", b"1 0\n"])
 def test_what_cannot_be_read_is_no_limit(tmp_path: Path, limit: bytes) -> None:
     fill(tmp_path, {"proc/self/cgroup": b"0::/\n", "sys/fs/cgroup/cpu.max": limit})
-    assert cpus.usable(tmp_path) == 16
+    assert cpus.available(tmp_path) == 16
 
 
 def test_auto_has_a_bound_and_a_number_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpus, "usable", lambda: 16)
-    assert cpus.workers("auto") == cpus.MOST == 8
-    monkeypatch.setattr(cpus, "usable", lambda: 2)
-    assert cpus.workers("auto") == 2
-    assert cpus.workers(12) == 12
+    monkeypatch.setattr(cpus, "available", lambda: 16)
+    assert cpus.worker_count("auto") == cpus.MAX_AUTO_WORKERS == 8
+    monkeypatch.setattr(cpus, "available", lambda: 2)
+    assert cpus.worker_count("auto") == 2
+    assert cpus.worker_count(12) == 12

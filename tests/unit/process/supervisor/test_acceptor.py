@@ -19,13 +19,13 @@ class ManualLoop:
         self.readable: Callable[[], None] = lambda: None
         self.timers: list[tuple[float, Callable[[], None]]] = []
 
-    def watch(self, readable: socket.socket, call: Callable[[], None]) -> None:
+    def add_reader(self, readable: socket.socket, call: Callable[[], None]) -> None:
         self.readable = call
 
-    def unwatch(self, readable: socket.socket) -> None:
+    def remove_reader(self, readable: socket.socket) -> None:
         self.readable = lambda: None
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         self.timers.append((seconds, call))
 
     def fire(self) -> None:
@@ -43,7 +43,7 @@ class OneWorker:
     def candidates(self) -> list[int]:
         return [0]
 
-    def pass_on(self, worker: int, number: int, connection: socket.socket) -> bool:
+    def dispatch(self, worker: int, number: int, connection: socket.socket) -> bool:
         self.passed.append(number)
         return True
 

@@ -180,9 +180,9 @@ def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) ->
     one = tried(users={"gvpocr": limited, "ana": UserSettings()})
     numbers = [one.log_in(worker=worker)[0] for worker in (0, 0, 0, 1)]
     one.log_in(worker=2, user="ana")
-    assert one.policy.parts() == {0: {"gvpocr": 0.75}, 1: {"gvpocr": 0.25}}
+    assert one.policy.session_fractions() == {0: {"gvpocr": 0.75}, 1: {"gvpocr": 0.25}}
     one.policy.left(numbers[3], 1, None)
-    assert one.policy.parts() == {0: {"gvpocr": 1.0}}
+    assert one.policy.session_fractions() == {0: {"gvpocr": 1.0}}
 
 
 def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]) -> None:

@@ -35,7 +35,7 @@ def _no_subreaper() -> Iterator[None]:
     ctypes.CDLL(None).prctl(control._PR_SET_CHILD_SUBREAPER, 0)
 
 
-class Served:
+class ControlledGateway:
     """A control socket with a gate behind it, served while a command of the test runs."""
 
     def __init__(self, settings: Settings) -> None:
@@ -71,17 +71,18 @@ class Served:
 
 
 @pytest.fixture
-def served(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def served(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlledGateway]:
     # Whoever asks here is this process, or has been made by it.
     monkeypatch.setattr(control, "_descends_from_us", lambda pid: False)
-    made = Served(Settings())
-    made.loop.watch(made.loop._woken, lambda: made.loop._woken.recv(1) and None)
+    made = ControlledGateway(Settings())
+    made.loop.add_reader(made.loop._woken, lambda: made.loop._woken.recv(1) and None)
     yield made
-    made.control.abandon()
-    made.loop.abandon()
+    for each in (*made.control._clients, made.listener):
+        each.close()
+    made.loop.close()
 
 
-def test_all_bans_are_listed_and_lifted_however_many(served: Served) -> None:
+def test_all_bans_are_listed_and_lifted_however_many(served: ControlledGateway) -> None:
     for source in SOURCES:
         served.ban(source)
 
@@ -94,14 +95,16 @@ def test_all_bans_are_listed_and_lifted_however_many(served: Served) -> None:
 
     listed, one, rest, after = served.while_it_runs(ask)
     assert (listed, one, rest, after) == (SOURCES, SOURCES[:1], SOURCES[1:], [])
-    ended = [event.source for event in served.events if isinstance(event, SourceUnbanned)]
-    assert ended == SOURCES
+    reap = [event.source for event in served.events if isinstance(event, SourceUnbanned)]
+    assert reap == SOURCES
 
 
 @pytest.mark.parametrize(
     "request_", [b"{", b"[]", b"0", b"[" * 9999, b'{"bans":-1}', b'{"lift":["x"]}', b"\xff"]
 )
-def test_what_is_no_request_is_answered_with_an_error(served: Served, request_: bytes) -> None:
+def test_what_is_no_request_is_answered_with_an_error(
+    served: ControlledGateway, request_: bytes
+) -> None:
     def ask() -> bytes:
         with Client(served.settings) as client:
             client._socket.send(request_)
@@ -111,7 +114,7 @@ def test_what_is_no_request_is_answered_with_an_error(served: Served, request_: 
 
 
 def test_commands_that_say_nothing_keep_nobody_out_for_long(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    served: ControlledGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_CLIENT_TIMEOUT", 0.1)
 
@@ -128,7 +131,7 @@ def test_commands_that_say_nothing_keep_nobody_out_for_long(
     assert served.while_it_runs(ask) == (b"", [])
 
 
-def test_only_root_and_the_gateways_user_are_answered(served: Served) -> None:
+def test_only_root_and_the_gateways_user_are_answered(served: ControlledGateway) -> None:
     path = control.path_of(served.settings).absolute()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     if os.geteuid():

@@ -15,7 +15,7 @@ from sftp_gateway.observability.access_log.events import Event
 from sftp_gateway.process import messages
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
-from sftp_gateway.process.supervisor.worker_handle import Worker
+from sftp_gateway.process.supervisor.worker_handle import WorkerHandle
 from sftp_gateway.process.supervisor.workers import Workers
 from sftp_gateway.settings import Settings, UserSettings
 from tests.support.gateway import PATIENCE
@@ -27,10 +27,10 @@ class Fleet:
     def __init__(self, **options: object) -> None:
         self.loop = Loop()
         self.policy = AdmissionPolicy(Settings(**options), emit=lambda event: None)
-        self.workers = Workers(loop=self.loop, policy=self.policy, owner=self)
+        self.workers = Workers(loop=self.loop, policy=self.policy, events=self)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ends: list[socket.socket] = []
-        self.taken_back: list[tuple[socket.socket, str]] = []
+        self.requeued: list[tuple[socket.socket, str]] = []
 
     # As the supervisor
 
@@ -45,11 +45,11 @@ class Fleet:
     def workers_changed(self) -> None:
         pass
 
-    def worker_ended(self, worker: Worker) -> None:
+    def worker_ended(self, worker: WorkerHandle) -> None:
         pass
 
-    def take_back(self, connection: socket.socket, source: str) -> None:
-        self.taken_back.append((connection, source))
+    def requeue(self, connection: socket.socket, source: str) -> None:
+        self.requeued.append((connection, source))
 
     # As a test
 
@@ -67,14 +67,14 @@ class Fleet:
             if look():
                 self.loop.stop()
             else:
-                self.loop.later(0.01, again)
+                self.loop.call_later(0.01, again)
 
         def give_up() -> None:
             given_up.append(True)
             self.loop.stop()
 
-        self.loop.later(0, again)
-        self.loop.later(PATIENCE, give_up)
+        self.loop.call_later(0, again)
+        self.loop.call_later(PATIENCE, give_up)
         self.loop.run()
         assert not given_up
 
@@ -82,10 +82,12 @@ class Fleet:
         for process in self.processes:
             process.kill()
             process.wait()
-        for end in (*self.ends, *(connection for connection, _ in self.taken_back)):
+        for end in (*self.ends, *(connection for connection, _ in self.requeued)):
             end.close()
-        self.workers.abandon()
-        self.loop.abandon()
+        for worker in self.workers._workers.values():
+            for end in filter(None, (worker.control, worker.worker_end)):
+                end.close()
+        self.loop.close()
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def make(unconfigured: object) -> Iterator[Callable[..., Fleet]]:
 
     def fleet(count: int = 1, **options: object) -> Fleet:
         made.append(Fleet(**options))
-        made[-1].workers.want(count, generation=0, drain_seconds=1)
+        made[-1].workers.set_target(count, generation=0, drain_timeout=1)
         return made[-1]
 
     yield fleet
@@ -164,7 +166,7 @@ def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
     for number in (fleet.connect(), fleet.connect()):
         fleet.say(0, messages.encode("login", number, "gvpocr", "SHA256:key"))
     fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
-    (said,) = messages.received(fleet.ends[0])
+    (said,) = messages.receive(fleet.ends[0])
     assert said == ["dismiss", 2]
 
 
@@ -177,10 +179,10 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
         fleet.say(worker, messages.encode("login", number, "gvpocr", "SHA256:key"))
     fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
     for _ in range(2):
-        fleet.workers.tell_parts()
-    heard = [list(messages.received(end)) for end in fleet.ends]
+        fleet.workers.send_session_fractions()
+    heard = [list(messages.receive(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
     fleet.policy.left(numbers[3], 1, None)
-    fleet.workers.tell_parts()
-    heard = [list(messages.received(end)) for end in fleet.ends]
+    fleet.workers.send_session_fractions()
+    heard = [list(messages.receive(end)) for end in fleet.ends]
     assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]

@@ -1,4 +1,4 @@
-"""Who may log in with what and read which shares, and what another configuration takes away."""
+"""Who may log in with what and read which shares, and what another configuration removes."""
 
 from __future__ import annotations
 
@@ -6,50 +6,49 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-#: In the place of a key's fingerprint.
-PASSWORD: Final = "password"  # noqa: S105 - it says that there is one
-#: Whoever has a certificate of an authority that holds for all users.
+#: In place of a key's fingerprint.
+PASSWORD: Final = "password"  # noqa: S105 - a constant, not a password
+#: In place of a user: authorities whose certificates are accepted for all users.
 EVERYBODY: Final = "*"
 
-#: Names in one sentence; further ones are counted.
-_MOST_NAMES: Final = 20
+#: Names listed in one sentence; further ones are counted.
+_MAX_NAMES: Final = 20
 
-#: Sessions by user and by what they logged in with: a key's fingerprint, an authority's, PASSWORD.
+#: Numbers of sessions by user and login: the fingerprint of a key or an authority, or PASSWORD.
 Sessions = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class Grants:
     """Names of shares by user; comments of keys by user and fingerprint."""
 
     shares: Mapping[str, Sequence[str]]
     keys: Mapping[str, Mapping[str, str]]
 
     def as_json(self) -> dict[str, Any]:
-        """As it is told to programs."""
+        """For JSON."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Any) -> Served:
-        """What `as_json` gave. Raises ValueError for anything else."""
+    def from_json(cls, data: Any) -> Grants:
+        """The inverse of `as_json`. Raises ValueError."""
         try:
             return cls(
                 shares={
-                    str(user): tuple(map(str, told["shares"][user])) for user in told["shares"]
+                    str(user): tuple(map(str, data["shares"][user])) for user in data["shares"]
                 },
                 keys={
                     str(user): {str(key): str(comment) for key, comment in keys.items()}
-                    for user, keys in told["keys"].items()
+                    for user, keys in data["keys"].items()
                 },
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not what is served") from error
+            raise ValueError("not grants") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
-    """What is not there any more, in words for people, and how many live sessions lose their
-    login by it; each text is "" for nothing."""
+class RemovedGrants:
+    """What was removed, in words ("" for nothing), and how many live sessions lose their login."""
 
     users: str
     keys: str
@@ -57,7 +56,7 @@ class Removal:
     sessions: int
 
     def sentences(self) -> list[str]:
-        """One for each kind."""
+        """One sentence for each kind."""
         said = [
             f"{kind} no longer served: {names}"
             for kind, names in (("users", self.users), ("keys", self.keys), ("shares", self.shares))
@@ -68,8 +67,8 @@ class Removal:
         return said
 
 
-def removal(before: Served, after: Served, sessions: Sessions) -> Removal:
-    """What is served before and not after."""
+def removed_grants(before: Grants, after: Grants, sessions: Sessions) -> RemovedGrants:
+    """What `before` grants and `after` does not."""
     users = [user for user in before.shares if user not in after.shares]
     keys = [
         (user, key, comment)
@@ -84,7 +83,7 @@ def removal(before: Served, after: Served, sessions: Sessions) -> Removal:
         for login, count in sessions.items()
         if login[0] in users or login in lost or (EVERYBODY, login[1]) in lost
     }
-    return Removal(
+    return RemovedGrants(
         users=_listed(
             f"{user} ({_number(len(before.keys.get(user, {})), 'key')}, "
             f"{_number(sum(n for (name, _), n in ended.items() if name == user), 'session')})"
@@ -104,8 +103,8 @@ def _with(sessions: Sessions, user: str, key: str) -> int:
     return sum(n for (name, by), n in sessions.items() if by == key and user in (name, EVERYBODY))
 
 
-def _shares(before: Served, after: Served) -> Iterable[str]:
-    """Each share that is taken from anybody, with those who lose it if others keep it."""
+def _shares(before: Grants, after: Grants) -> Iterable[str]:
+    """Each share that a user loses, with those users if others keep it."""
     losers: dict[str, list[str]] = {}
     for user, names in before.shares.items():
         for name in names:
@@ -122,5 +121,5 @@ def _number(count: int, what: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     listed = list(names)
-    more = [f"and {len(listed) - _MOST_NAMES} more"] if len(listed) > _MOST_NAMES else []
-    return ", ".join([*listed[:_MOST_NAMES], *more])
+    more = [f"and {len(listed) - _MAX_NAMES} more"] if len(listed) > _MAX_NAMES else []
+    return ", ".join([*listed[:_MAX_NAMES], *more])

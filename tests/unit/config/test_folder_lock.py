@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sftp_gateway.config import folder_lock
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.system import occupancy
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def kind(name: str | None) -> Iterator[None]:
 def serving(keys: Path, name: str | None) -> Iterator[None]:
     """A gateway of this kind runs."""
     with kind(name):
-        lock = occupancy.hold(keys)
+        lock = folder_lock.acquire(keys)
     assert lock is not None
     with lock:
         yield
@@ -52,7 +52,7 @@ def test_the_other_kind_is_refused_for_as_long_as_one_runs(
 ) -> None:
     with serving(keys, runs):
         before = {path: path.read_bytes() for path in keys.iterdir()}
-        for attempt in (occupancy.check, occupancy.hold):
+        for attempt in (folder_lock.check, folder_lock.acquire):
             with kind(starts), pytest.raises(ConfigurationError) as refused:
                 attempt(keys)
             (message,) = refused.value.errors
@@ -60,34 +60,34 @@ def test_the_other_kind_is_refused_for_as_long_as_one_runs(
             assert said.partition(".*")[2] in message
         assert {path: path.read_bytes() for path in keys.iterdir()} == before
     with kind(starts):
-        occupancy.check(keys)
+        folder_lock.check(keys)
     with serving(keys, starts), kind(runs), pytest.raises(ConfigurationError):
-        occupancy.check(keys)
+        folder_lock.check(keys)
 
 
 @pytest.mark.parametrize("name", ["docker", None])
 def test_the_same_kind_may_be_there_twice(keys: Path, name: str | None) -> None:
     with serving(keys, name), serving(keys, name), kind(name):
-        occupancy.check(keys)
+        folder_lock.check(keys)
 
 
 def test_a_folder_that_is_missing_or_has_no_lock_is_free(keys: Path) -> None:
-    occupancy.check(keys / "missing")
-    occupancy.check(keys)
-    assert occupancy.hold(keys / "missing") is None
+    folder_lock.check(keys / "missing")
+    folder_lock.check(keys)
+    assert folder_lock.acquire(keys / "missing") is None
     assert list(keys.iterdir()) == []
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(keys: Path, tmp_path: Path) -> None:
-    (keys / occupancy.LOCK).symlink_to(tmp_path / "elsewhere")
-    occupancy.check(keys)
-    assert occupancy.hold(keys) is None
+    (keys / folder_lock.LOCK).symlink_to(tmp_path / "elsewhere")
+    folder_lock.check(keys)
+    assert folder_lock.acquire(keys) is None
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_lock_is_given_up_where_the_other_kind_is_refused(keys: Path) -> None:
     with serving(keys, "docker"), kind(None), pytest.raises(ConfigurationError):
-        occupancy.hold(keys)
-    descriptor = os.open(keys / occupancy.LOCK, os.O_RDONLY)
+        folder_lock.acquire(keys)
+    descriptor = os.open(keys / folder_lock.LOCK, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)

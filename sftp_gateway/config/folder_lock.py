@@ -1,10 +1,9 @@
-"""Keeps gateways with Docker and without it from serving from one folder at the same time.
+"""Keeps a gateway in Docker and one outside from serving from the same folder.
 
 Each would give the folder's files to its own user, and the other could not read them when it
-reads its configuration again. So a running gateway holds a lock (flock(2)) on a file among the
-keys, which says which of the two it is: whoever starts looks at it before anything is changed.
-Gateways of one kind do not mind each other: so Docker's `init` may hand over to another user before
-the container that still runs is replaced.
+reloads. A running gateway therefore holds a lock (flock(2)) on a file among the keys, which says
+which kind it is; a starting one checks it before it changes anything. Gateways of one kind may run
+together, so that Docker's `init` can hand over to another user before the container is replaced.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ def check(keys_dir: Path) -> None:
                 _check(lock)
 
 
-def hold(keys_dir: Path) -> Held | None:
-    """The lock, held until it is closed; None if the folder can have none.
+def acquire(keys_dir: Path) -> Held | None:
+    """The lock, held until it is closed or this process ends; None if there can be none.
 
     Raises ConfigurationError as `check` does.
     """
@@ -77,15 +76,14 @@ def _check(lock: Held) -> None:
         raise ConfigurationError(
             [
                 f"{folder}: a gateway {kind.decode().strip()} serves from this folder, and each "
-                f"would take the other's files away; stop it first ({_HOW_TO_STOP[kind]}), or use "
+                f"would take the other's files; stop it first ({_HOW_TO_STOP[kind]}), or use "
                 "another clone. Nothing was changed"
             ]
         )
 
 
 def _is_free(lock: Held) -> bool:
-    """Whether nobody else holds it. It is held by this process then, but not for longer than it
-    takes."""
+    """Whether nobody else holds it; then this process does, for the moment."""
     try:
         fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

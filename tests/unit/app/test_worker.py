@@ -21,13 +21,14 @@ from asyncssh.packet import String
 from pydantic import SecretStr
 
 from sftp_gateway import __version__
-from sftp_gateway.app.gateway import Gateway, mount_help
+from sftp_gateway.app.gateway import mount_help
+from sftp_gateway.app.worker import WorkerService
 from sftp_gateway.auth import generate_ed25519, hash_password
 from sftp_gateway.commands.main import main
 from sftp_gateway.config.bootstrap import set_up
-from sftp_gateway.config.shares import look_at
-from sftp_gateway.config.snapshot import Configuration
-from sftp_gateway.config.validate import Findings, inspect
+from sftp_gateway.config.shares import probe_share
+from sftp_gateway.config.snapshot import ConfigSnapshot
+from sftp_gateway.config.validate import Findings, validate
 from sftp_gateway.observability.access_log.sinks import FileSink
 from sftp_gateway.server.limits.budget import BufferBudget
 from sftp_gateway.server.packets import compatibility
@@ -63,7 +64,7 @@ def folder(unconfigured: Path) -> Path:
 class Running:
     """A gateway that was started here, and what accepts its connections."""
 
-    def __init__(self, gateway: Gateway, settings: Settings, measured: Measured) -> None:
+    def __init__(self, gateway: WorkerService, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
         self.ended = 0
         self.offences: list[str | None] = []
@@ -91,7 +92,7 @@ class Running:
                 ended=ended,
                 interrupted=interrupted,
             )
-            await self.gateway.adopt(connection, callbacks)
+            await self.gateway.serve(connection, callbacks)
 
     async def stop(self) -> None:
         if not self._stopped:
@@ -122,8 +123,8 @@ Start = Callable[..., Awaitable[Running]]
 
 async def found(settings: Settings) -> Findings:
     """What is found where the settings point to."""
-    looks = {name: look_at(share.path) for name, share in settings.shares.items()}
-    return await inspect(settings, config_file=DEFAULT_CONFIG_FILE, looks=looks)
+    probes = {name: probe_share(share.path) for name, share in settings.shares.items()}
+    return await validate(settings, config_file=DEFAULT_CONFIG_FILE, probes=probes)
 
 
 async def begin(measured: Measured, **options: Any) -> Running:
@@ -139,8 +140,8 @@ async def begin(measured: Measured, **options: Any) -> Running:
     )
     findings = await found(settings)
     assert findings.errors == []
-    gateway = Gateway(
-        Configuration(settings, findings),
+    gateway = WorkerService(
+        ConfigSnapshot(settings, findings),
         measured.values,
         log=FileSink("access.log"),
         history_channel=measured.history_channel,
@@ -230,7 +231,7 @@ async def test_owners_are_shown_as_configured(start: Start) -> None:
 
 async def test_what_it_serves_is_counted(start: Start) -> None:
     running = await start()
-    assert running.gateway.problems() == {}
+    assert running.gateway.share_problems() == {}
     assert running.metric("sftp_gateway_share_up", share="models") == 1
     async with await running.connect() as connection, connection.start_sftp_client() as sftp:
         await sftp.stat("models")
@@ -342,7 +343,7 @@ async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -
     running = await start()
     (folder / "shared/models").rename(folder / "shared/away")
     await running.gateway._monitor.probe()
-    assert running.gateway.problems() == {"models": "No such file or directory"}
+    assert running.gateway.share_problems() == {"models": "No such file or directory"}
     assert running.metric("sftp_gateway_share_up", share="models") == 0
     assert running.metric("sftp_gateway_share_up", share="newsletters") == 1
 
@@ -462,14 +463,14 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
 async def test_an_asyncssh_that_is_not_known_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configuration = Configuration(Settings(), await found(Settings()))
+    configuration = ConfigSnapshot(Settings(), await found(Settings()))
     assert configuration.record_layer == "own"
     before = list(configuration.warnings)
     monkeypatch.setattr(compatibility, "unverified", lambda: ("SSHConnection.send_packet",))
     assert configuration.record_layer == "asyncssh"
     (told,) = [warning for warning in configuration.warnings if warning not in before]
     assert "(SSHConnection.send_packet)" in told
-    chosen = Configuration(Settings(record_layer="asyncssh"), configuration.findings)
+    chosen = ConfigSnapshot(Settings(record_layer="asyncssh"), configuration.findings)
     assert list(chosen.warnings) == before  # whoever chose it knows
 
 
