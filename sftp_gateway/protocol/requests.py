@@ -234,15 +234,16 @@ def decode_request(frame: bytes) -> AnyRequest:
     Raises ProtocolError where a field is cut short or over its cap. Bytes behind the last field
     are ignored, as OpenSSH's own server ignores them.
     """
-    cursor = Cursor(frame)
-    message_type, request_id = cursor.fields(_HEAD)
+    if len(frame) < _HEAD.size:
+        raise ProtocolError(f"packet of {len(frame)} bytes")
+    message_type, request_id = _HEAD.unpack_from(frame)
     if message_type == _INIT:
         # §4: the version stands where others have their id; extension pairs may follow it.
         return InitRequest(request_id)
     decode = _DECODERS.get(message_type)
     if decode is None:
         return UnknownRequest(request_id, f"type {message_type}")
-    return decode(request_id, cursor)
+    return decode(request_id, Cursor(frame, _HEAD.size))
 
 
 #: A whole READ with a handle of READ_HANDLE_LENGTH bytes, as ours are: type, request id, handle

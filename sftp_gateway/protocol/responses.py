@@ -126,7 +126,8 @@ class AttrsResponse:
 
     def encode(self) -> bytes:
         """The whole packet."""
-        return _packet(MessageType.ATTRS, self.request_id, encode_attributes(self.attributes))
+        payload = encode_attributes(self.attributes)
+        return _HEADER.pack(5 + len(payload), MessageType.ATTRS, self.request_id) + payload
 
 
 @dataclass(frozen=True, slots=True)

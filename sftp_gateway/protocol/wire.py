@@ -40,8 +40,10 @@ class Cursor:
 
     def string(self) -> bytes:
         """A uint32 length and that many bytes."""
-        (length,) = self.fields(UINT32)
-        start = self._offset
+        start = self._offset + UINT32.size
+        if start > self._end:
+            raise self._short(start)
+        (length,) = UINT32.unpack_from(self._data, self._offset)
         stop = start + length
         if stop > self._end:
             raise self._short(stop)

@@ -25,9 +25,20 @@ from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from sftp_gateway.errors import Denied, FileSystemError, GatewayError, TooManyHandles
-from sftp_gateway.protocol import requests as rq
-from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, OpenFlags
+from sftp_gateway.protocol.requests import (
+    CheckFileRequest,
+    FstatRequest,
+    OpendirRequest,
+    OpenRequest,
+    Request,
+    StatRequest,
+)
+from sftp_gateway.protocol.responses import (
+    AttrsResponse,
+    HandleResponse,
+    Response,
+)
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.io_pools import Pool, error_of
 from sftp_gateway.server.sftp.checksums import ChecksumJob, ChecksumResult
@@ -280,14 +291,14 @@ class CommandSession(BaseSession):
 
         This and the methods below raise FileSystemError or OSError.
         """
-        return self._handles.file(await self._open(rq.OpenRequest(0, path, OpenFlags.READ)))
+        return self._handles.file(await self._open(OpenRequest(0, path, OpenFlags.READ)))
 
     async def open_folder(self, path: bytes) -> DirectoryHandle:
         """Open a folder, to be used with `closing`."""
-        return self._handles.directory(await self._open(rq.OpendirRequest(0, path)))
+        return self._handles.directory(await self._open(OpendirRequest(0, path)))
 
-    async def _open(self, request: rq.Request) -> bytes:
-        response = cast(rs.HandleResponse, await self._ask(request, self._perform))
+    async def _open(self, request: Request) -> bytes:
+        response = cast(HandleResponse, await self._ask(request, self._perform))
         self._open_handles[self._handles.get(response.handle)] = response.handle
         return response.handle
 
@@ -307,23 +318,23 @@ class CommandSession(BaseSession):
 
     async def attributes(self, path: bytes) -> Attributes:
         """The attributes of `path`, following links."""
-        return await self._attributes(rq.StatRequest(0, path))
+        return await self._attributes(StatRequest(0, path))
 
     async def attributes_of(self, opened: FileHandle) -> Attributes:
         """The attributes of an open file."""
-        return await self._attributes(rq.FstatRequest(0, self._open_handles[opened]))
+        return await self._attributes(FstatRequest(0, self._open_handles[opened]))
 
-    async def _attributes(self, request: rq.Request) -> Attributes:
-        response = cast(rs.AttrsResponse, await self._ask(request, self._perform))
+    async def _attributes(self, request: Request) -> Attributes:
+        response = cast(AttrsResponse, await self._ask(request, self._perform))
         return Attributes(*response.attributes)
 
     async def refuse_writing(self, path: bytes) -> None:
         """Log the attempt to write `path`, and raise Denied."""
-        await self._ask(rq.OpenRequest(0, path, OpenFlags.WRITE), self._perform)
+        await self._ask(OpenRequest(0, path, OpenFlags.WRITE), self._perform)
 
     async def checksum(self, path: bytes, algorithm: str) -> bytes:
         """The checksum of a file."""
-        request = rq.CheckFileRequest(0, path, None, algorithm.encode(), 0, 0, 0)
+        request = CheckFileRequest(0, path, None, algorithm.encode(), 0, 0, 0)
         check, digest = await self._ask(request, partial(self._compute, algorithm))
         self._recorder.checked(check.opened(digest))
         return digest.value
@@ -381,7 +392,7 @@ class CommandSession(BaseSession):
     # Files
 
     async def _ask(
-        self, request: rq.Request, perform: Callable[[Operation], Coroutine[Step[Any], None, T]]
+        self, request: Request, perform: Callable[[Operation], Coroutine[Step[Any], None, T]]
     ) -> T:
         """Have `perform` execute `request`, and log it as in an SFTP session."""
         await self.turn()
@@ -398,7 +409,7 @@ class CommandSession(BaseSession):
         self._record(name, share, path, started)
         return result
 
-    async def _perform(self, operation: Operation) -> rs.Response:
+    async def _perform(self, operation: Operation) -> Response:
         try:
             result = operation.run(wait=False)
         except BlockingIOError:

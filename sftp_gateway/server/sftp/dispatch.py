@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from sftp_gateway import errors
-from sftp_gateway.protocol import requests as rq
-from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.attributes import longname
 from sftp_gateway.protocol.constants import (
     MAX_IDS,
@@ -21,6 +19,39 @@ from sftp_gateway.protocol.constants import (
     WRITING_FLAGS,
     OpenFlags,
     StatusCode,
+)
+from sftp_gateway.protocol.requests import (
+    CheckFileRequest,
+    CloseRequest,
+    ExpandPathRequest,
+    FstatRequest,
+    FstatvfsRequest,
+    HomeDirectoryRequest,
+    LimitsRequest,
+    LstatRequest,
+    OpendirRequest,
+    OpenRequest,
+    PathRequest,
+    ReaddirRequest,
+    ReadlinkRequest,
+    RealpathRequest,
+    Request,
+    StatRequest,
+    StatvfsRequest,
+    UnknownRequest,
+    UsersGroupsByIdRequest,
+    WritingRequest,
+)
+from sftp_gateway.protocol.responses import (
+    AttrsResponse,
+    HandleResponse,
+    LimitsResponse,
+    NameResponse,
+    Response,
+    StatusResponse,
+    StatvfsResponse,
+    UsersGroupsByIdResponse,
+    name_entry,
 )
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.limits.quotas import cost_of_file, cost_of_folder
@@ -44,34 +75,34 @@ class Dispatcher:
         self._handles = context.handles
         #: OpenSSH's `sftp` and `scp` ask for limits before anything else; sshfs never does.
         self._in_order = False
-        self._plans: dict[type[rq.Request], Callable[[Any], Operation]] = {
-            rq.OpenRequest: self._open,
-            rq.CloseRequest: self._close,
-            rq.LstatRequest: partial(self._attributes, follow=False),
-            rq.StatRequest: partial(self._attributes, follow=True),
-            rq.FstatRequest: self._fstat,
-            rq.OpendirRequest: self._opendir,
-            rq.RealpathRequest: self._realpath,
-            rq.ReadlinkRequest: self._readlink,
-            rq.StatvfsRequest: self._statvfs,
-            rq.FstatvfsRequest: self._fstatvfs,
-            rq.LimitsRequest: self._limits,
-            rq.HomeDirectoryRequest: self._home_directory,
-            rq.ExpandPathRequest: self._expand_path,
-            rq.CheckFileRequest: self._check_file,
-            rq.UsersGroupsByIdRequest: self._users_groups_by_id,
-            rq.WritingRequest: self._refuse_writing,
-            rq.UnknownRequest: self._refuse_unknown,
+        self._plans: dict[type[Request], Callable[[Any], Operation]] = {
+            OpenRequest: self._open,
+            CloseRequest: self._close,
+            LstatRequest: partial(self._attributes, follow=False),
+            StatRequest: partial(self._attributes, follow=True),
+            FstatRequest: self._fstat,
+            OpendirRequest: self._opendir,
+            RealpathRequest: self._realpath,
+            ReadlinkRequest: self._readlink,
+            StatvfsRequest: self._statvfs,
+            FstatvfsRequest: self._fstatvfs,
+            LimitsRequest: self._limits,
+            HomeDirectoryRequest: self._home_directory,
+            ExpandPathRequest: self._expand_path,
+            CheckFileRequest: self._check_file,
+            UsersGroupsByIdRequest: self._users_groups_by_id,
+            WritingRequest: self._refuse_writing,
+            UnknownRequest: self._refuse_unknown,
         }
 
-    def plan(self, request: rq.Request) -> Operation:
+    def plan(self, request: Request) -> Operation:
         """The operation for any request but READ and READDIR.
 
         Raises FileSystemError if the request fails without looking at a disk.
         """
         return self._plans[type(request)](request)
 
-    def locate(self, request: rq.Request) -> tuple[Share | None, bytes | None]:
+    def locate(self, request: Request) -> tuple[Share | None, bytes | None]:
         """The share and path that `request` names, None if unknown; for the access log."""
         path = getattr(request, "path", None)
         if path is None:
@@ -89,7 +120,7 @@ class Dispatcher:
 
     # Files
 
-    def _open(self, request: rq.OpenRequest) -> Operation:
+    def _open(self, request: OpenRequest) -> Operation:
         if request.pflags & WRITING_FLAGS:
             raise errors.Denied("read_only")
         resolved = self._tree.locate(request.path)
@@ -101,7 +132,7 @@ class Dispatcher:
             with self._handles.reserve(cost_of_file(resolved.path)) as closed:
                 return share.open_file(resolved.relative, wait=wait, closed=closed)
 
-        def finish(file: Any) -> rs.Response:
+        def finish(file: Any) -> Response:
             opened = FileHandle(
                 file=file,
                 share=share,
@@ -120,24 +151,24 @@ class Dispatcher:
             discard=lambda file: file.close(),
         )
 
-    def _enter(self, request: rq.Request, opened: FileHandle | DirectoryHandle) -> rs.Response:
+    def _enter(self, request: Request, opened: FileHandle | DirectoryHandle) -> Response:
         handle = self._handles.add(opened)
         self._context.recorder.opened(opened)
-        return rs.HandleResponse(request.request_id, handle)
+        return HandleResponse(request.request_id, handle)
 
-    def _close(self, request: rq.CloseRequest) -> Operation:
+    def _close(self, request: CloseRequest) -> Operation:
         opened = self._handles.get(request.handle)
 
-        def finish(_: Any) -> rs.Response:
+        def finish(_: Any) -> Response:
             self._context.close_handle(request.handle)
-            return rs.StatusResponse(request.request_id, StatusCode.OK, "Success")
+            return StatusResponse(request.request_id, StatusCode.OK, "Success")
 
         return Operation(run=lambda wait: None, finish=finish, share=opened.share, path=opened.path)
 
-    def _check_file(self, request: rq.CheckFileRequest) -> Operation:
+    def _check_file(self, request: CheckFileRequest) -> Operation:
         """The file whose checksum is asked for; `run` opens it if need be (checksums.py)."""
         if request.path is not None:
-            return self._open(rq.OpenRequest(request.request_id, request.path, OpenFlags.READ))
+            return self._open(OpenRequest(request.request_id, request.path, OpenFlags.READ))
         opened = self._handles.file(request.handle or b"")
         return Operation(
             run=lambda wait: opened.file,
@@ -146,15 +177,15 @@ class Dispatcher:
             path=opened.path,
         )
 
-    def _fstat(self, request: rq.FstatRequest) -> Operation:
+    def _fstat(self, request: FstatRequest) -> Operation:
         opened = self._handles.get(request.handle)
         if isinstance(opened, DirectoryHandle):
-            return self._attributes(rq.StatRequest(request.request_id, opened.path), follow=True)
+            return self._attributes(StatRequest(request.request_id, opened.path), follow=True)
         file, share = opened.file, opened.share
 
-        def finish(attributes: Any) -> rs.Response:
+        def finish(attributes: Any) -> Response:
             opened.known_size = attributes.size
-            return rs.AttrsResponse(request.request_id, attributes)
+            return AttrsResponse(request.request_id, attributes)
 
         return Operation(
             run=_on_file(file, lambda: share.show(file.stat())),
@@ -165,21 +196,21 @@ class Dispatcher:
 
     # Names and attributes
 
-    def _attributes(self, request: rq.PathRequest, *, follow: bool) -> Operation:
+    def _attributes(self, request: PathRequest, *, follow: bool) -> Operation:
         resolved = self._tree.locate(request.path)
         share = resolved.share
         if share is None:
             return _immediate(
-                rs.AttrsResponse(request.request_id, self._tree.attributes()), resolved.path
+                AttrsResponse(request.request_id, self._tree.attributes()), resolved.path
             )
         return Operation(
             run=partial(share.stat if follow else share.lstat, resolved.relative),
-            finish=partial(rs.AttrsResponse, request.request_id),
+            finish=partial(AttrsResponse, request.request_id),
             share=share,
             path=resolved.path,
         )
 
-    def _readlink(self, request: rq.ReadlinkRequest) -> Operation:
+    def _readlink(self, request: ReadlinkRequest) -> Operation:
         resolved = self._tree.locate(request.path)
         share = resolved.share
         if share is None:
@@ -191,7 +222,7 @@ class Dispatcher:
             path=resolved.path,
         )
 
-    def _realpath(self, request: rq.RealpathRequest) -> Operation:
+    def _realpath(self, request: RealpathRequest) -> Operation:
         # §6.11: "This is useful for converting path names containing ".." components or relative
         # pathnames without a leading slash into absolute paths."
         return self._resolved(request.request_id, request.path)
@@ -209,7 +240,7 @@ class Dispatcher:
         if share is None or not resolved.relative:
             return _immediate(_one_name(request_id, text))
 
-        def finish(relative: bytes | None) -> rs.Response:
+        def finish(relative: bytes | None) -> Response:
             known = None if relative is None else self._tree.path_in(share, relative)
             return _one_name(request_id, known or text)
 
@@ -220,14 +251,14 @@ class Dispatcher:
             path=resolved.path,
         )
 
-    def _expand_path(self, request: rq.ExpandPathRequest) -> Operation:
+    def _expand_path(self, request: ExpandPathRequest) -> Operation:
         path = request.path
         if path.startswith(b"~"):
             user, slash, rest = path[1:].partition(b"/")
             path = self._home_of(user) + slash + rest
         return self._resolved(request.request_id, path)
 
-    def _home_directory(self, request: rq.HomeDirectoryRequest) -> Operation:
+    def _home_directory(self, request: HomeDirectoryRequest) -> Operation:
         return _immediate(_one_name(request.request_id, self._home_of(request.username)))
 
     def _home_of(self, user: bytes) -> bytes:
@@ -238,10 +269,10 @@ class Dispatcher:
 
     # Folders
 
-    def _opendir(self, request: rq.OpendirRequest) -> Operation:
+    def _opendir(self, request: OpendirRequest) -> Operation:
         resolved = self._tree.locate(request.path)
 
-        def finish(directory: Any) -> rs.Response:
+        def finish(directory: Any) -> Response:
             opened = DirectoryHandle(
                 directory=directory,
                 share=resolved.share,
@@ -267,7 +298,7 @@ class Dispatcher:
                 resolved.relative, extra=children, wait=wait, closed=closed
             )
 
-    def readdir(self, request: rq.ReaddirRequest, opened: DirectoryHandle) -> Operation:
+    def readdir(self, request: ReaddirRequest, opened: DirectoryHandle) -> Operation:
         """The next names of `opened`; one operation of a folder at a time."""
 
         def run(wait: bool) -> _Page:
@@ -283,12 +314,12 @@ class Dispatcher:
                 opened.mark_broken()
                 raise
 
-        def finish(page: _Page) -> rs.Response:
+        def finish(page: _Page) -> Response:
             if not page.entries:
                 opened.complete = True
-                return rs.StatusResponse(request.request_id, StatusCode.EOF, "End of file")
+                return StatusResponse(request.request_id, StatusCode.EOF, "End of file")
             opened.entries += page.named
-            return rs.NameResponse(request.request_id, page.entries)
+            return NameResponse(request.request_id, page.entries)
 
         return Operation(
             run=run, finish=finish, share=opened.share, path=opened.path, give_up=opened.mark_broken
@@ -296,7 +327,7 @@ class Dispatcher:
 
     # File systems and limits
 
-    def _statvfs(self, request: rq.StatvfsRequest) -> Operation:
+    def _statvfs(self, request: StatvfsRequest) -> Operation:
         resolved = self._tree.locate(request.path)
         share = resolved.share
         if share is None:
@@ -309,10 +340,10 @@ class Dispatcher:
             path=resolved.path,
         )
 
-    def _fstatvfs(self, request: rq.FstatvfsRequest) -> Operation:
+    def _fstatvfs(self, request: FstatvfsRequest) -> Operation:
         opened = self._handles.get(request.handle)
         if isinstance(opened, DirectoryHandle):
-            return self._statvfs(rq.StatvfsRequest(request.request_id, opened.path))
+            return self._statvfs(StatvfsRequest(request.request_id, opened.path))
         return Operation(
             run=_on_file(opened.file, opened.file.statvfs),
             finish=partial(_statvfs, request.request_id),
@@ -320,22 +351,22 @@ class Dispatcher:
             path=opened.path,
         )
 
-    def _limits(self, request: rq.LimitsRequest) -> Operation:
+    def _limits(self, request: LimitsRequest) -> Operation:
         self._in_order = True
-        return _immediate(rs.LimitsResponse(request.request_id, self._handles.capacity))
+        return _immediate(LimitsResponse(request.request_id, self._handles.capacity))
 
-    def _users_groups_by_id(self, request: rq.UsersGroupsByIdRequest) -> Operation:
+    def _users_groups_by_id(self, request: UsersGroupsByIdRequest) -> Operation:
         if max(len(request.uids), len(request.gids)) > MAX_IDS:
             raise errors.FileSystemError(f"more than {MAX_IDS} ids")
         users, groups = self._context.owners.names(request.uids, request.gids)
-        return _immediate(rs.UsersGroupsByIdResponse(request.request_id, users, groups))
+        return _immediate(UsersGroupsByIdResponse(request.request_id, users, groups))
 
     # What is refused
 
-    def _refuse_writing(self, _: rq.WritingRequest) -> Operation:
+    def _refuse_writing(self, _: WritingRequest) -> Operation:
         raise errors.Denied("read_only")
 
-    def _refuse_unknown(self, request: rq.UnknownRequest) -> Operation:
+    def _refuse_unknown(self, request: UnknownRequest) -> Operation:
         raise errors.Unsupported(request.name)
 
 
@@ -350,16 +381,16 @@ def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
     return run
 
 
-def _immediate(response: rs.Response, path: bytes | None = None) -> Operation:
+def _immediate(response: Response, path: bytes | None = None) -> Operation:
     return Operation(run=lambda wait: None, finish=lambda _: response, path=path)
 
 
-def _no_response(_: Any) -> rs.Response:
+def _no_response(_: Any) -> Response:
     raise AssertionError("the file is not what is answered")
 
 
-def _one_name(request_id: int, name: bytes) -> rs.NameResponse:
-    return rs.NameResponse(request_id, [rs.name_entry(name, name, None)])
+def _one_name(request_id: int, name: bytes) -> NameResponse:
+    return NameResponse(request_id, [name_entry(name, name, None)])
 
 
 class _Page(NamedTuple):
@@ -381,7 +412,7 @@ def _page(directory: OpenDirectory, owners: Owners) -> _Page:
         if attributes[1] != uid or attributes[2] != gid:
             _, uid, gid, _, _, _ = attributes
             owners.show(uid, gid)
-        encoded = rs.name_entry(name, longname(attributes, name, now), attributes)
+        encoded = name_entry(name, longname(attributes, name, now), attributes)
         room -= len(encoded)
         if room < 0 and page:
             return False
@@ -393,11 +424,11 @@ def _page(directory: OpenDirectory, owners: Owners) -> _Page:
     return _Page(page, len(page) - dots)
 
 
-def _statvfs(request_id: int, result: os.statvfs_result | None) -> rs.StatvfsResponse:
+def _statvfs(request_id: int, result: os.statvfs_result | None) -> StatvfsResponse:
     flags = STATVFS_RDONLY | STATVFS_NOSUID
     if result is None:  # no share has been looked at yet; an error would break the mount
-        return rs.StatvfsResponse(request_id, 4096, 4096, 0, 0, 0, 0, 0, 0, 0, flags, 255)
-    return rs.StatvfsResponse(
+        return StatvfsResponse(request_id, 4096, 4096, 0, 0, 0, 0, 0, 0, 0, flags, 255)
+    return StatvfsResponse(
         request_id,
         result.f_bsize,
         result.f_frsize,

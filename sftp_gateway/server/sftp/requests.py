@@ -11,9 +11,14 @@ from functools import partial
 from typing import Any
 
 from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
-from sftp_gateway.protocol import requests as rq
-from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import StatusCode
+from sftp_gateway.protocol.requests import (
+    ReaddirRequest,
+    Request,
+)
+from sftp_gateway.protocol.responses import (
+    StatusResponse,
+)
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.io_pools import Pool, error_of
 from sftp_gateway.server.sftp.context import SessionContext
@@ -29,7 +34,7 @@ class Requests:
         self._context = context
         self._dispatcher = dispatcher
 
-    def serve(self, request: rq.Request) -> None:
+    def serve(self, request: Request) -> None:
         """Answer `request` now, or once a thread has done the work."""
         started = time.perf_counter()
         try:
@@ -41,7 +46,7 @@ class Requests:
 
     def _run(
         self,
-        request: rq.Request,
+        request: Request,
         operation: Operation,
         started: float,
         directory: DirectoryHandle | None = None,
@@ -58,9 +63,7 @@ class Requests:
             self._answer(request, operation, result, started)
         return True
 
-    def _answer(
-        self, request: rq.Request, operation: Operation, result: Any, started: float
-    ) -> None:
+    def _answer(self, request: Request, operation: Operation, result: Any, started: float) -> None:
         try:
             response = operation.finish(result)
             packet = response.encode()
@@ -69,7 +72,7 @@ class Requests:
             self.refuse(request, error, started, operation)
             return
         self._context.send(packet)
-        end = isinstance(response, rs.StatusResponse) and response.code is StatusCode.EOF
+        end = isinstance(response, StatusResponse) and response.code is StatusCode.EOF
         self._context.recorder.request(
             request.operation,
             share=operation.share,
@@ -80,7 +83,7 @@ class Requests:
 
     def refuse(
         self,
-        request: rq.Request,
+        request: Request,
         error: Exception,
         started: float,
         at: Operation | FileHandle | None = None,
@@ -104,7 +107,7 @@ class Requests:
 
     # Directories
 
-    def serve_readdir(self, request: rq.ReaddirRequest) -> None:
+    def serve_readdir(self, request: ReaddirRequest) -> None:
         """Answer `request` after the earlier ones on the same handle."""
         try:
             opened = self._context.handles.directory(request.handle)
@@ -117,7 +120,7 @@ class Requests:
         else:
             self._list(request, opened)
 
-    def _list(self, request: rq.ReaddirRequest, opened: DirectoryHandle) -> None:
+    def _list(self, request: ReaddirRequest, opened: DirectoryHandle) -> None:
         started = time.perf_counter()
         operation = self._dispatcher.readdir(request, opened)
         opened.in_use = not self._run(request, operation, started, opened)
@@ -132,7 +135,7 @@ class Requests:
 
     def _run_on_thread(
         self,
-        request: rq.Request,
+        request: Request,
         operation: Operation,
         started: float,
         directory: DirectoryHandle | None,
@@ -150,7 +153,7 @@ class Requests:
 
     def _finish(
         self,
-        request: rq.Request,
+        request: Request,
         operation: Operation,
         started: float,
         directory: DirectoryHandle | None,

@@ -30,10 +30,18 @@ from collections.abc import Callable, Container, Iterator
 from typing import Any, Final
 
 from sftp_gateway.errors import ProtocolError
-from sftp_gateway.protocol import requests as rq
-from sftp_gateway.protocol import responses as rs
 from sftp_gateway.protocol.constants import MAX_READ_LENGTH, MessageType
 from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.protocol.requests import (
+    CheckFileRequest,
+    InitRequest,
+    ReaddirRequest,
+    Request,
+    decode_request,
+)
+from sftp_gateway.protocol.responses import (
+    VersionResponse,
+)
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp.check_files import CheckFiles
 from sftp_gateway.server.sftp.context import FLUSH_BYTES, BaseSession, SessionContext
@@ -82,9 +90,9 @@ class SftpSession(BaseSession):
         )
         self._check_files = CheckFiles(context, dispatcher, self._requests)
         #: What serves the requests that are not an Operation.
-        self._special: dict[type[rq.Request], Callable[[Any], None]] = {
-            rq.ReaddirRequest: self._requests.serve_readdir,
-            rq.CheckFileRequest: self._check_files.serve,
+        self._special: dict[type[Request], Callable[[Any], None]] = {
+            ReaddirRequest: self._requests.serve_readdir,
+            CheckFileRequest: self._check_files.serve,
         }
         self._reading_paused = False
         self._pumping = False
@@ -240,12 +248,12 @@ class SftpSession(BaseSession):
         if frame[0] == _READ and self._initialised:
             self._reads.serve(frame)
             return
-        request = rq.decode_request(frame)
-        if isinstance(request, rq.InitRequest):
+        request = decode_request(frame)
+        if isinstance(request, InitRequest):
             if self._initialised:
                 raise ProtocolError("a second INIT")
             self._initialised = True
-            self._context.send(rs.VersionResponse().encode())
+            self._context.send(VersionResponse().encode())
         elif not self._initialised:
             raise ProtocolError("a request before INIT")
         else:
