@@ -1,4 +1,4 @@
-"""What one session has open: its files and folders, and how much of them it was given."""
+"""The open files and directories of a session, and what was served of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sftp_gateway.vfs.share import Share
 
 _HANDLE: Final = Struct(">I")
 
-#: Pieces read out of order that are remembered, to tell whether a file was read whole. Each is as
-#: long as what was read of it without a gap, so that two threads, or a reader from the end to the
-#: beginning, make one or two. A random reader goes past this and is not asked further.
+#: Ranges that are remembered of a file read out of order, to tell whether it was read whole.
+#: Adjacent reads make one range, so parallel and backward readers need one or two. Beyond this bound, a
+#: random reader's file counts as not read whole.
 MAX_RANGES: Final = 256
 
 
 class _Ranges:
-    """What was served of a file ahead of its beginning: pieces that do not touch, in order."""
+    """Byte ranges that were served, sorted and disjoint."""
 
     __slots__ = ("_ends", "_starts")
 
@@ -34,7 +34,7 @@ class _Ranges:
         self._ends: list[int] = []
 
     def add(self, start: int, end: int) -> None:
-        """Take up a piece, as one with those that it touches; what there is no room for is lost."""
+        """Add a range, merged with those that it touches; dropped if there are too many."""
         first = bisect_left(self._ends, start)
         behind = bisect_right(self._starts, end)
         if first < behind:
@@ -46,7 +46,7 @@ class _Ranges:
         self._ends[first:behind] = [end]
 
     def reach(self, start: int) -> int:
-        """The end of what was served without a gap from before `start` on; it is forgotten."""
+        """Return how far `start` can advance without a gap; forget the ranges up to there."""
         behind = bisect_right(self._starts, start)
         if not behind:
             return start
@@ -56,7 +56,7 @@ class _Ranges:
 
     @property
     def end(self) -> int:
-        """The end of the last one, 0 where there is none."""
+        """The end of the last range; 0 if there is none."""
         return self._ends[-1] if self._ends else 0
 
 
@@ -74,7 +74,7 @@ class FileHandle:
     in_order: bool = False
     reads: int = 0
     served: int = 0
-    #: Reads that are under way or wait for a thread; the file is closed behind the last of them.
+    #: READs that run or wait for a thread. The file is closed after the last of them.
     pending: int = 0
     #: Every byte before this was served.
     _contiguous: int = 0
@@ -86,7 +86,7 @@ class FileHandle:
         return self.pending > 0
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.file.close()
 
     def record_read(self, offset: int, length: int) -> None:
@@ -102,9 +102,9 @@ class FileHandle:
             self._contiguous = end if self._ahead is None else self._ahead.reach(end)
 
     def is_truncated_at(self, end: int) -> bool:
-        """Whether a client that reads on from what it has would miss bytes if the file ended here.
+        """Whether a client that reads sequentially would miss bytes if the file ended here.
 
-        A file may become shorter and be read again from its start, as `tail -f` does.
+        A file may also shrink and be read again from its start, as `tail -f` does.
         """
         if end >= self.known_size:
             return False
@@ -128,24 +128,24 @@ class DirectoryHandle:
     complete: bool = False
     #: Whether a READDIR is in progress.
     in_use: bool = False
-    #: The disk did not give a page of names: whoever lists on would miss them.
+    #: A page of names was lost to a disk error; further listings would be incomplete.
     broken: bool = False
     queue: deque[ReaddirRequest] = field(default_factory=deque)
 
     def mark_broken(self) -> None:
-        """Names were lost: answer no further READDIR."""
+        """Fail all further READDIRs, because names were lost."""
         self.broken = True
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the directory."""
         self.directory.close()
 
 
 class HandleTable:
-    """The handles of one session. A handle means nothing in any other session."""
+    """The handles of one session, which are not valid in any other."""
 
     def __init__(self, *, quotas: Quotas, owner: HandleOwner) -> None:
-        """`owner` is the connection that the session is one of."""
+        """`owner` is the session's connection."""
         self.capacity = quotas.max_files
         self._quotas = quotas
         self._owner = owner
@@ -156,14 +156,14 @@ class HandleTable:
         return len(self._open)
 
     def files(self) -> Iterator[FileHandle]:
-        """The files among them, in the order in which they were opened."""
+        """The open files, in the order in which they were opened."""
         return (opened for opened in self._open.values() if isinstance(opened, FileHandle))
 
     @contextmanager
     def reserve(self, cost: Cost) -> Iterator[Callable[[], None]]:
-        """A context in which something is opened; gives what is to be called once it is closed.
+        """A context in which to open something; yields a function to call once it is closed.
 
-        From any thread. Raises TooManyHandles where there is no room for it.
+        Thread-safe. Raises TooManyHandles.
         """
         release = self._quotas.acquire(self._owner, cost)
         try:
@@ -173,7 +173,7 @@ class HandleTable:
             raise
 
     def add(self, opened: FileHandle | DirectoryHandle) -> bytes:
-        """Enter what was opened; return its handle, four bytes that are not used again soon."""
+        """Add an open file or directory; return its handle of four bytes, not reused soon."""
         while (handle := _HANDLE.pack(self._next)) in self._open:
             self._next = (self._next + 1) & 0xFFFFFFFF
         self._next = (self._next + 1) & 0xFFFFFFFF
@@ -195,18 +195,18 @@ class HandleTable:
         return opened
 
     def get(self, handle: bytes) -> FileHandle | DirectoryHandle:
-        """What `handle` stands for; raises InvalidHandle."""
+        """The file or directory of `handle`; raises InvalidHandle."""
         try:
             return self._open[handle]
         except KeyError:
             raise InvalidHandle("not open") from None
 
     def remove(self, handle: bytes) -> FileHandle | DirectoryHandle:
-        """Take `handle` out; raises InvalidHandle."""
+        """Remove `handle`; raises InvalidHandle."""
         opened = self.get(handle)
         del self._open[handle]
         return opened
 
     def pop(self) -> FileHandle | DirectoryHandle:
-        """Take out the one that was added last."""
+        """Remove the one that was added last."""
         return self._open.popitem()[1]
