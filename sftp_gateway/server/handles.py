@@ -19,8 +19,8 @@ from sftp_gateway.vfs.share import Share
 _HANDLE: Final = Struct(">I")
 
 #: Ranges that are remembered of a file read out of order, to tell whether it was read whole.
-#: Adjacent reads make one range, so parallel and backward readers need one or two. Beyond this bound, a
-#: random reader's file counts as not read whole.
+#: Adjacent reads make one range, so parallel and backward readers need one or two. Beyond this
+#: bound, a random reader's file does not count as read whole.
 MAX_RANGES: Final = 256
 
 
