@@ -279,7 +279,7 @@ def _raw(gateway: Gateway, data: bytes, *, wait: bool) -> None:
         ("unknown_user", "nobody", b""),
     ],
 )
-def test_each_misdeed_has_its_penalty(
+def test_each_offence_has_its_penalty(
     make_gateway: Callable[..., Gateway],
     wrong_key: Path,
     kind: str,

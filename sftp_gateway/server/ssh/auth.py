@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncssh
@@ -107,7 +108,8 @@ class LoginAttempts:
     def connection_lost(self) -> None:
         """Count the password that is being verified: the client does not wait for the answer."""
         if self._verifying is not None:
-            self._count_refusal(self._verifying, "password", "connection_lost", key=None)
+            with suppress(asyncssh.DisconnectError):
+                self.refuse(self._verifying, "password", "connection_lost", key=None)
 
     def refuse(
         self,
@@ -120,22 +122,6 @@ class LoginAttempts:
         certificate: Certificate | None = None,
     ) -> None:
         """Log a refused attempt; raise DisconnectError if it was one too many."""
-        self._count_refusal(user, method, reason, key=key, label=label, certificate=certificate)
-        if self.refused >= self._context.limits.max_auth_tries:
-            raise asyncssh.DisconnectError(
-                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
-            )
-
-    def _count_refusal(
-        self,
-        user: str,
-        method: str,
-        reason: str,
-        *,
-        key: str | None,
-        label: str | None = None,
-        certificate: Certificate | None = None,
-    ) -> None:
         self._recorder.login_refused(
             user=user,
             method=method,
@@ -146,6 +132,10 @@ class LoginAttempts:
         )
         self.refused += 1
         self.unknown_user = self.unknown_user or reason == Reason.UNKNOWN_USER.value
+        if self.refused >= self._context.limits.max_auth_tries:
+            raise asyncssh.DisconnectError(
+                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
+            )
 
     # After the login
 
