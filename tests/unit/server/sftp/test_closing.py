@@ -314,9 +314,7 @@ async def test_a_finished_session_with_nothing_to_answer_closes_at_once(at: Serv
     assert at.channel.closed
 
 
-async def test_requests_waiting_for_a_closed_pool_fail(
-    at: Served, share: GatedShare
-) -> None:
+async def test_requests_waiting_for_a_closed_pool_fail(at: Served, share: GatedShare) -> None:
     share.cold = {"lstat"}
     asked = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(12)]
     await share.arrivals(8)
