@@ -41,7 +41,7 @@ OTHERS_READ: Final = 0o004
 
 #: Kinds of files that have been seen with one owner and mode, and what is shown of them.
 _Shown: TypeAlias = "tuple[int, int, int] | None"
-_MAX_SHOWN: Final = 1024
+_MAX_CACHED: Final = 1024
 
 
 def make_readable(attributes: Attributes) -> Attributes:
@@ -57,7 +57,7 @@ class AttributePolicy:
     uid: int | None = None
     gid: int | None = None
     modes: Modes = Modes.REAL
-    _shown: dict[tuple[int, int, int], _Shown] = field(
+    _cache: dict[tuple[int, int, int], _Shown] = field(
         default_factory=dict, init=False, compare=False
     )
 
@@ -65,16 +65,16 @@ class AttributePolicy:
         """What is shown for `status`, or None for what is hidden: fifos, sockets and devices."""
         mode, _, _, _, uid, gid, size, atime, mtime, _ = status
         try:
-            shown = self._shown[mode, uid, gid]
+            shown = self._cache[mode, uid, gid]
         except KeyError:
-            shown = self._learn(mode, uid, gid)
+            shown = self._decide(mode, uid, gid)
         if shown is None:
             return None
         uid, gid, mode = shown
         # As a tuple, os.stat_result has whole seconds.
         return Attributes(size, uid, gid, mode, atime, mtime)  # type: ignore[arg-type]
 
-    def folder(self, time: int) -> Attributes:
+    def virtual_directory(self, time: int) -> Attributes:
         """What is shown for a folder that the gateway makes up, with `time` as its times."""
         return Attributes(
             4096,
@@ -85,7 +85,7 @@ class AttributePolicy:
             time,
         )
 
-    def _learn(self, mode: int, uid: int, gid: int) -> _Shown:
+    def _decide(self, mode: int, uid: int, gid: int) -> _Shown:
         """What to show for a kind of file, from now on.
 
         sshfs mounts with `default_permissions` make the worker's kernel enforce these bits. The
@@ -109,9 +109,9 @@ class AttributePolicy:
             if bits
             else None
         )
-        if len(self._shown) >= _MAX_SHOWN:
-            self._shown.clear()
-        self._shown[mode, uid, gid] = shown
+        if len(self._cache) >= _MAX_CACHED:
+            self._cache.clear()
+        self._cache[mode, uid, gid] = shown
         return shown
 
     def _masked(self, bits: int) -> int:

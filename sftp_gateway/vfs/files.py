@@ -37,12 +37,12 @@ class OpenFile:
     __slots__ = (
         "_closed",
         "_descriptor",
+        "_last_miss",
         "_lock",
-        "_missed",
         "_misses",
         "_nowait",
-        "_then",
-        "_users",
+        "_on_close",
+        "_readers",
         "local",
         "size",
     )
@@ -53,25 +53,25 @@ class OpenFile:
         descriptor: int,
         size: int,
         local: bool,
-        closed: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """`size` in bytes at opening; `local`: whether FSTAT on it never waits for a network.
 
-        `closed` is called once the descriptor is closed, by whichever thread has closed it.
+        `on_close` is called once the descriptor is closed, by whichever thread has closed it.
         """
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._users = 0
+        self._readers = 0
         self._closed = False
-        self._then = closed
+        self._on_close = on_close
         self._nowait = True
         self._misses = 0
-        self._missed = 0
+        self._last_miss = 0
         self.size = size
         self.local = local
 
-    def read(self, places: Sequence[memoryview], offset: int) -> int:
-        """Fill `places` from `offset` on; return how many bytes, fewer only at the end of the file.
+    def read(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fill `buffers` from `offset` on; return the count, short only at the end of the file.
 
         sshfs takes a short read for the end of the file, so a read is whole or the file ends.
 
@@ -79,16 +79,16 @@ class OpenFile:
         """
         descriptor = self._acquire()
         try:
-            return self._fill(descriptor, places, offset, 0)
+            return self._fill(descriptor, buffers, offset, 0)
         finally:
             self._release()
 
     def read_bytes(self, offset: int, length: int) -> memoryview:
         """As `read`, into memory of its own."""
-        place = memoryview(bytearray(length))
-        return place[: self.read([place], offset)]
+        buffer = memoryview(bytearray(length))
+        return buffer[: self.read([buffer], offset)]
 
-    def read_cached(self, places: Sequence[memoryview], offset: int) -> int:
+    def read_cached(self, buffers: Sequence[memoryview], offset: int) -> int:
         """As `read`, but raises BlockingIOError where the page cache does not hold all of it.
 
         Only for the thread that calls `close`, which then cannot come in between.
@@ -98,7 +98,7 @@ class OpenFile:
         if not self._nowait:
             raise would_block()
         try:
-            return self._fill(self._descriptor, places, offset, _NOWAIT)
+            return self._fill(self._descriptor, buffers, offset, _NOWAIT)
         except BlockingIOError:
             self._note_miss(offset)
             raise
@@ -110,22 +110,22 @@ class OpenFile:
 
     def _note_miss(self, offset: int) -> None:
         """Have the kernel read twice as far ahead in a file that is read from end to end."""
-        near = abs(offset - self._missed) <= _STRIDE
+        near = abs(offset - self._last_miss) <= _STRIDE
         self._misses = self._misses + 1 if near else 0
-        self._missed = offset
+        self._last_miss = offset
         if self._misses == _MISSES:
             # It sets a number in the open file, and waits for nothing.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @staticmethod
-    def _fill(descriptor: int, places: Sequence[memoryview], offset: int, flags: int) -> int:
-        wanted = sum(map(len, places))
+    def _fill(descriptor: int, buffers: Sequence[memoryview], offset: int, flags: int) -> int:
+        wanted = sum(map(len, buffers))
         if offset + wanted > _OFFSET_MAX:  # preadv would refuse: no file goes beyond
             wanted = max(0, _OFFSET_MAX - offset)
-            offset, places = min(offset, _OFFSET_MAX), _behind(places, 0, wanted)
+            offset, buffers = min(offset, _OFFSET_MAX), _slice(buffers, 0, wanted)
         done = 0
         while done < wanted:
-            left = _behind(places, done, wanted) if done else places
+            left = _slice(buffers, done, wanted) if done else buffers
             count = os.preadv(descriptor, left, offset + done, flags)
             if count == 0:
                 if flags and os.fstat(descriptor).st_size > offset + done:
@@ -157,7 +157,7 @@ class OpenFile:
             if self._closed:
                 return
             self._closed = True
-            last = self._users == 0
+            last = self._readers == 0
         if last:
             self._close()
 
@@ -165,31 +165,31 @@ class OpenFile:
         try:
             os.close(self._descriptor)
         finally:  # on FUSE and NFS, close(2) may fail, and closes all the same
-            self._then()
+            self._on_close()
 
     def _acquire(self) -> int:
         with self._lock:
             if self._closed:
                 raise InvalidHandle("the file is closed")
-            self._users += 1
+            self._readers += 1
             return self._descriptor
 
     def _release(self) -> None:
         with self._lock:
-            self._users -= 1
-            last = self._closed and self._users == 0
+            self._readers -= 1
+            last = self._closed and self._readers == 0
         if last:
             self._close()
 
 
-def _behind(places: Iterable[memoryview], start: int, stop: int) -> Sequence[memoryview]:
-    """The bytes of `places` from number `start` on and before number `stop`."""
+def _slice(buffers: Iterable[memoryview], start: int, stop: int) -> Sequence[memoryview]:
+    """The bytes of `buffers` from number `start` on and before number `stop`."""
     left = []
-    for place in places:
-        piece = place[max(0, start) : max(0, stop)]
+    for buffer in buffers:
+        piece = buffer[max(0, start) : max(0, stop)]
         if piece:
             left.append(piece)
-        start, stop = start - len(place), stop - len(place)
+        start, stop = start - len(buffer), stop - len(buffer)
     return left
 
 
@@ -228,7 +228,7 @@ class OpenDirectory:
         self._left = chain(first, filter(None, map(partial(_entry, show, hidden), scan)))
         self._close = close
         self._lock = threading.Lock()
-        self._taking = False
+        self._listing = False
         self._closed = False
 
     def take_while(self, accept: Callable[[Entry], bool]) -> None:
@@ -239,7 +239,7 @@ class OpenDirectory:
         with self._lock:
             if self._closed:
                 raise InvalidHandle("the folder is closed")
-            self._taking = True
+            self._listing = True
         try:
             for entry in self._left:
                 if not accept(entry):
@@ -248,7 +248,7 @@ class OpenDirectory:
             self.buffered = True
         finally:
             with self._lock:
-                self._taking = False
+                self._listing = False
                 last = self._closed
             if last:
                 self._close()
@@ -259,7 +259,7 @@ class OpenDirectory:
             if self._closed:
                 return
             self._closed = True
-            last = not self._taking
+            last = not self._listing
         if last:
             self._close()
 

@@ -109,14 +109,14 @@ class Share:
         self._attribute_policy = attribute_policy
         self._resolver = resolver
         self._root = NO_DESCRIPTOR
-        self._looked_at = 0  # the mount's number
+        self._checked_mount = 0  # the mount's number
         #: st_dev of the file system that the share's folder is on.
         self.device = 0
         self._local = False
         #: What fstat(2) said of the folder last.
-        self._seen: os.stat_result | None = None
+        self._last_status: os.stat_result | None = None
         with suppress(OSError):
-            self._take_over(open_no_symlinks(root) if folder is None else folder)
+            self._replace_root(open_no_symlinks(root) if folder is None else folder)
         #: Whether `check` found a folder at the path that is another, and may not be read.
         self.moved = False
 
@@ -134,16 +134,16 @@ class Share:
         """
         there = open_no_symlinks(self.path)
         try:
-            self._looked_at = mount_id(there)
+            self._checked_mount = mount_id(there)
             found = os.fstatvfs(there)  # no cache answers for a disk that is dead
             try:
                 os.close(reopen(there, os.O_RDONLY | os.O_DIRECTORY))
             except PermissionError:
-                self.moved = not self._holds(os.fstat(there))
+                self.moved = not self._is_served(os.fstat(there))
                 raise
-            self._seen = os.fstat(there)
-            if not self._holds(self._seen):
-                self._take_over(os.dup(there))
+            self._last_status = os.fstat(there)
+            if not self._is_served(self._last_status):
+                self._replace_root(os.dup(there))
             return found
         finally:
             os.close(there)
@@ -155,18 +155,18 @@ class Share:
         """
         there = open_no_symlinks(self.path)
         try:
-            return mount_id(there) != self._looked_at
+            return mount_id(there) != self._checked_mount
         finally:
             os.close(there)
 
-    def _holds(self, found: os.stat_result) -> bool:
+    def _is_served(self, found: os.stat_result) -> bool:
         """Whether that is the folder which is served now."""
         try:
             return os.path.samestat(found, os.fstat(self._root))
         except OSError:  # it is NO_DESCRIPTOR, or of a file system that has died
             return False
 
-    def _take_over(self, folder: int) -> None:
+    def _replace_root(self, folder: int) -> None:
         """Serve this folder from now on; the descriptor is the share's."""
         if self._root == NO_DESCRIPTOR:
             self._root = folder
@@ -175,8 +175,8 @@ class Share:
             # folder or in the new one, never in a third.
             os.dup2(folder, self._root, inheritable=False)
             os.close(folder)
-        self._seen = os.fstat(self._root)
-        self.device = self._seen.st_dev
+        self._last_status = os.fstat(self._root)
+        self.device = self._last_status.st_dev
         self._local = _is_local(self._root)
 
     def root_attributes(self) -> Attributes | None:
@@ -184,24 +184,24 @@ class Share:
 
         On a network's file system they are those that `check` has seen last.
         """
-        if self._root == NO_DESCRIPTOR or self._seen is None:
+        if self._root == NO_DESCRIPTOR or self._last_status is None:
             return None
-        return self.show(os.fstat(self._root) if self._local else self._seen)
+        return self.show(os.fstat(self._root) if self._local else self._last_status)
 
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`; of a link itself, if it is served as one."""
         if self._dereferenced:
             return self.stat(path, wait=wait)
-        with self._found(path, follow=False, wait=wait) as pinned:
+        with self._pin(path, follow=False, wait=wait) as pinned:
             shown = self._show(pinned, os.fstat(pinned), wait=wait)
             if shown.mode != LINK_MODE or self.links is Links.KEEP:
                 return shown
             target = self._target(path, pinned, wait=wait)
-        return self._instead(path, target, wait=wait) or shown
+        return self._substitute(path, target, wait=wait) or shown
 
     def stat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`, or of what it leads to."""
-        with self._found(path, follow=True, wait=wait) as pinned:
+        with self._pin(path, follow=True, wait=wait) as pinned:
             return self._show(pinned, os.fstat(pinned), wait=wait)
 
     def show(self, status: os.stat_result) -> Attributes:
@@ -212,13 +212,13 @@ class Share:
         return attributes if attributes.mode & OTHERS_READ else make_readable(attributes)
 
     def open_file(
-        self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
+        self, path: bytes, *, wait: bool, on_close: Callable[[], None] = lambda: None
     ) -> OpenFile:
         """Open the regular file `path`. A fifo, socket or device is never opened, only found.
 
-        `closed` is called behind the close of what this returns, by whichever thread closes it.
+        `on_close` is called behind the close of what this returns, by whichever thread closes it.
         """
-        with self._found(path, follow=True, wait=wait) as pinned:
+        with self._pin(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectory("a folder")
@@ -229,7 +229,7 @@ class Share:
             if not wait:
                 os.set_blocking(descriptor, True)  # that was for the open alone
         local = self._local and status.st_dev == self.device
-        return OpenFile(descriptor=descriptor, size=status.st_size, local=local, closed=closed)
+        return OpenFile(descriptor=descriptor, size=status.st_size, local=local, on_close=on_close)
 
     def open_directory(
         self,
@@ -237,14 +237,14 @@ class Share:
         *,
         extra: Iterable[Entry] = (),
         wait: bool,
-        closed: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> OpenDirectory:
         """Open the folder `path` for listing; entries `extra` are shown first.
 
-        What has the name of one of `extra` is hidden behind it, as by a mount. `closed` is called
+        What has the name of one of `extra` is hidden behind it, as by a mount. `on_close` is called
         as by `open_file`.
         """
-        with self._found(path, follow=True, wait=wait) as pinned:
+        with self._pin(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
             here = self._show(pinned, status, wait=wait)
             if not stat.S_ISDIR(status.st_mode):
@@ -254,7 +254,7 @@ class Share:
             extra = tuple(extra)
             hidden = frozenset(entry.name for entry in extra)
             if b"s--" in path and self.links is not Links.KEEP:
-                hidden |= _hidden_in(path, descriptor)
+                hidden |= _hidden_names(path, descriptor)
             scan = os.scandir(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -263,7 +263,7 @@ class Share:
         def close() -> None:
             scan.close()
             os.close(descriptor)
-            closed()
+            on_close()
 
         # `..` shows the folder itself: what is above a share is nobody's business.
         return OpenDirectory(
@@ -283,19 +283,19 @@ class Share:
         if self.links is Links.DEREFERENCE:
             self.stat(path, wait=wait)
             raise NotALink("served dereferenced")
-        with self._found(path, follow=False, wait=wait) as pinned:
+        with self._pin(path, follow=False, wait=wait) as pinned:
             status = os.fstat(pinned)
             if not stat.S_ISLNK(status.st_mode):
                 self.show(status)  # raises for what is hidden
                 raise NotALink("not a link")
             target = self._target(path, pinned, wait=wait)
-        if self.links is Links.AUTO and self._instead(path, target, wait=wait):
+        if self.links is Links.AUTO and self._substitute(path, target, wait=wait):
             raise NotALink("served as what it leads to")
-        if target.startswith(b"/") or _climbs_out(path, target):
+        if target.startswith(b"/") or _escapes(path, target):
             raise Denied("link_leads_out")
         try:
             # The kernel's word counts: a folder on the way may be a link itself.
-            with self._found(path, follow=True, wait=wait):
+            with self._pin(path, follow=True, wait=wait):
                 pass
         except NotFound:
             pass
@@ -303,16 +303,16 @@ class Share:
 
     def statvfs(self, path: bytes, *, wait: bool) -> os.statvfs_result:
         """statvfs(3) of the file system that `path` is on."""
-        with self._found(path, follow=True, wait=wait) as pinned:
+        with self._pin(path, follow=True, wait=wait) as pinned:
             return os.fstatvfs(pinned)
 
-    def resolve(self, path: bytes, *, wait: bool) -> bytes | None:
+    def realpath(self, path: bytes, *, wait: bool) -> bytes | None:
         """`path` without links and `..`; the last name of it need not be there.
 
         None where it is not, leads out or cannot be looked at: nobody learns which.
         """
         try:
-            return self._resolve(path, wait=wait)
+            return self._realpath(path, wait=wait)
         except BlockingIOError:
             raise
         except NotFound:
@@ -322,15 +322,15 @@ class Share:
         if name in (b"", b".."):
             return None
         try:
-            above = self._resolve(folder + b"/" if folder else b"", wait=wait)
+            above = self._realpath(folder + b"/" if folder else b"", wait=wait)
         except BlockingIOError:
             raise
         except (NotFound, Denied, OSError):
             return None
         return None if above is None else (above + b"/" + name).lstrip(b"/")
 
-    def _resolve(self, path: bytes, *, wait: bool) -> bytes | None:
-        with self._found(path, follow=True, wait=wait) as pinned:
+    def _realpath(self, path: bytes, *, wait: bool) -> bytes | None:
+        with self._pin(path, follow=True, wait=wait) as pinned:
             root, real = (os.readlink(b"/proc/self/fd/%d" % held) for held in (self._root, pinned))
             if real == root:
                 return b""
@@ -339,7 +339,7 @@ class Share:
                 return None
             # proc(5) has it by the names of now, and adds " (deleted)": look whether it is there.
             relative = real[len(root) :]
-            with self._found(relative, follow=False, wait=wait) as named:
+            with self._pin(relative, follow=False, wait=wait) as named:
                 if not os.path.samestat(os.fstat(named), os.fstat(pinned)):
                     return None
         return relative
@@ -362,7 +362,7 @@ class Share:
         """What is shown for an entry of `folder`, at `path`; None if it is hidden or gone."""
         try:
             if self._dereferenced and entry.is_symlink():
-                return self.stat(_joined(path, entry), wait=True)
+                return self.stat(_join(path, entry), wait=True)
             shown = self._attribute_policy.show(entry.stat(follow_symlinks=False))
             if shown is None:
                 return None
@@ -370,25 +370,25 @@ class Share:
                 if self.links is Links.KEEP:
                     return shown
                 target = os.fsencode(os.readlink(entry.name, dir_fd=folder))
-                return self._instead(_joined(path, entry), target, wait=True) or shown
+                return self._substitute(_join(path, entry), target, wait=True) or shown
             if not shown.mode & OTHERS_READ:
-                return self.lstat(_joined(path, entry), wait=True)
+                return self.lstat(_join(path, entry), wait=True)
             return shown
         except (NotFound, Denied, FileNotFoundError):
             return None
         except OSError as error:
             # One bad entry (a folder not to be searched, a dead mount) hides no other.
-            return _show_kind(entry, error)
+            return _attributes_by_type(entry, error)
 
     def _target(self, path: bytes, link: int, *, wait: bool) -> bytes:
         """The text of the link at `path`, which is pinned as `link`."""
         if not wait:
             # It may be on the disk. It is not if the kernel can follow it by its caches alone.
-            with suppress(NotFound, Denied), self._found(path, follow=True, wait=False):
+            with suppress(NotFound, Denied), self._pin(path, follow=True, wait=False):
                 pass
         return os.readlink(b"", dir_fd=link)
 
-    def _instead(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
+    def _substitute(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
         """What is shown instead of the link at `path`; None if it is served as a link.
 
         A client follows a link itself, and current sshfs only what has no `..` and is relative
@@ -399,15 +399,15 @@ class Share:
         if not target.startswith(b"/") and b".." not in target.split(b"/"):
             return None
         try:
-            with self._found(path, follow=True, wait=wait) as pinned:
+            with self._pin(path, follow=True, wait=wait) as pinned:
                 status = os.fstat(pinned)
-                if stat.S_ISDIR(status.st_mode) and self._is_on_the_way(status, path, wait=wait):
+                if stat.S_ISDIR(status.st_mode) and self._is_ancestor(status, path, wait=wait):
                     return None
                 return self._show(pinned, status, wait=wait)
         except Denied:
             return None
 
-    def _is_on_the_way(self, folder: os.stat_result, path: bytes, *, wait: bool) -> bool:
+    def _is_ancestor(self, folder: os.stat_result, path: bytes, *, wait: bool) -> bool:
         """Whether `folder` is one of those that the text of `path` goes through, or that may be."""
         if not wait:
             raise would_block()  # too many look-ups for the event loop
@@ -415,19 +415,19 @@ class Share:
         if len(names) > _MAX_DEPTH:
             return True
         for depth in range(len(names)):
-            with self._found(b"/".join(names[:depth]), follow=True, wait=wait) as pinned:
+            with self._pin(b"/".join(names[:depth]), follow=True, wait=wait) as pinned:
                 if os.path.samestat(folder, os.fstat(pinned)):
                     return True
         return False
 
-    def _found(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
+    def _pin(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """`path`, pinned; to be entered, as a context, at once."""
         if not wait and not self._local:
             raise would_block()
         try:
             return _Pinned(self._resolver.resolve(self._root, path, follow=follow, wait=wait))
         except OSError as error:
-            _raise_own(error)
+            _translate(error)
             raise
 
 
@@ -445,10 +445,10 @@ class _Pinned:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         os.close(self._descriptor)
         if isinstance(error, OSError):
-            _raise_own(error)
+            _translate(error)
 
 
-def _raise_own(error: OSError) -> None:
+def _translate(error: OSError) -> None:
     """Raise the gateway's own error for one of a look-up, if there is one."""
     if error.errno in _NOT_FOUND:
         raise NotFound(os.strerror(error.errno)) from error
@@ -458,7 +458,7 @@ def _raise_own(error: OSError) -> None:
         raise Denied("unreadable") from error
 
 
-def _hidden_in(path: bytes, folder: int) -> frozenset[bytes]:
+def _hidden_names(path: bytes, folder: int) -> frozenset[bytes]:
     """Names that a listing of `folder` leaves out; whoever asks for them gets them.
 
     A Hugging Face cache has each file in `blobs` and, by links, in `snapshots`. Where those are
@@ -471,11 +471,11 @@ def _hidden_in(path: bytes, folder: int) -> frozenset[bytes]:
     return frozenset()
 
 
-def _joined(folder: bytes, entry: os.DirEntry[str]) -> bytes:
+def _join(folder: bytes, entry: os.DirEntry[str]) -> bytes:
     return (folder + b"/" + os.fsencode(entry.name)).lstrip(b"/")
 
 
-def _show_kind(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
+def _attributes_by_type(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
     """What is shown of an entry that cannot be looked at, because of `error`.
 
     Only its kind is known. Of a file that cannot be read now, but may be later, not even that is
@@ -497,7 +497,7 @@ def _show_kind(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
     return unknown._replace(mode=kind) if isinstance(error, PermissionError) else unknown
 
 
-def _climbs_out(path: bytes, target: bytes) -> bool:
+def _escapes(path: bytes, target: bytes) -> bool:
     """Whether the text of a link at `path` climbs above the share."""
     depth = 0
     for part in path.split(b"/")[:-1] + target.split(b"/"):

@@ -18,8 +18,8 @@ from sftp_gateway.vfs.path_resolution import PATH_MAX
 from sftp_gateway.vfs.share import Share
 
 #: Folders that a tree remembers the share of, and bytes of the longest path of one.
-_FOLDERS: Final = 64
-_FOLDER_LENGTH: Final = 1024
+_MAX_CACHED: Final = 64
+_MAX_CACHED_LENGTH: Final = 1024
 
 
 @dataclass(slots=True)
@@ -62,10 +62,10 @@ class Tree:
         """
         self.home = b"/home/" + user.encode()
         self._shares = tuple(shares)
-        self._folder = attribute_policy.folder(time)
+        self._folder = attribute_policy.virtual_directory(time)
         self._root = Node()
         #: Canonical paths of folders in shares, with what stands before the names in them.
-        self._folders: dict[bytes, tuple[Share, bytes]] = {}
+        self._cache: dict[bytes, tuple[Share, bytes]] = {}
         self._add(_parts(self.home))
         for share in self._shares:
             self._add(_parts(self.home) + _parts(share.name.encode())).share = share
@@ -99,7 +99,7 @@ class Tree:
     def _absolute(self, path: bytes) -> bytes:
         return path if path.startswith(b"/") else self.home + b"/" + path
 
-    def path_in(self, share: Share, relative: bytes) -> bytes | None:
+    def path_of(self, share: Share, relative: bytes) -> bytes | None:
         """The path of `relative` in `share`; None where another share hides it."""
         name = share.name.encode()
         path = b"/".join([self.home, name, relative] if relative else [self.home, name])
@@ -115,13 +115,13 @@ class Tree:
         Raises NotFound, and Denied (hidden) for a path out of the user's shares.
         """
         folder, _, name = path.rpartition(b"/")
-        known = self._folders.get(folder)
+        known = self._cache.get(folder)
         if known is None or name in (b"", b".", b"..") or b"\0" in name:
-            return self._walk(path)
+            return self._match(path)
         share, before = known
         return ResolvedPath(path, share, before + name, None)
 
-    def _walk(self, path: bytes) -> ResolvedPath:
+    def _match(self, path: bytes) -> ResolvedPath:
         canonical = self.canonical(path)
         parts = _parts(canonical)
         node, share, depth = self._root, None, 0
@@ -135,7 +135,7 @@ class Tree:
                 share, share_depth = node.share, depth
         final = b"/" if path.endswith((b"/", b"/.")) else b""
         if share is not None and not node.children and b".." in path:
-            behind = self._behind(path, share_depth)
+            behind = self._below(path, share_depth)
             if b".." in behind:
                 kept = b"/".join([b"", *parts[:share_depth], *behind])
                 return ResolvedPath(kept, share, b"/".join(behind) + final, None)
@@ -148,7 +148,7 @@ class Tree:
             self._remember(canonical, share, relative)
         return ResolvedPath(canonical, share, relative + final, None)
 
-    def _behind(self, path: bytes, depth: int) -> list[bytes]:
+    def _below(self, path: bytes, depth: int) -> list[bytes]:
         """The parts of `path` behind the last one that enters the folder `depth` deep."""
         parts = [part for part in _parts(self._absolute(path)) if part != b"."]
         deep = entered = 0
@@ -164,21 +164,21 @@ class Tree:
         It is text alone and stays true: the tree has nothing of its own in that folder.
         """
         folder, _, name = path.rpartition(b"/")
-        if len(folder) <= _FOLDER_LENGTH:
-            if len(self._folders) >= _FOLDERS:
-                self._folders.clear()
-            self._folders[folder] = share, relative.removesuffix(name)
+        if len(folder) <= _MAX_CACHED_LENGTH:
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            self._cache[folder] = share, relative.removesuffix(name)
 
     def attributes(self) -> Attributes:
         """What is shown for every virtual directory."""
         return self._folder
 
     def open_virtual(
-        self, children: Iterable[Entry], *, closed: Callable[[], None] = lambda: None
+        self, children: Iterable[Entry], *, on_close: Callable[[], None] = lambda: None
     ) -> OpenDirectory:
         """Open a virtual directory that holds `children` for listing; see `Share.open_file`."""
         dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
-        return OpenDirectory(first=[*dots, *children], close=closed)
+        return OpenDirectory(first=[*dots, *children], close=on_close)
 
     def children_of(self, node: Node) -> Iterator[Entry]:
         """The folders of the tree that are directly in `node`, as LSTAT shows them."""

@@ -82,7 +82,7 @@ class GatedShare(Share):
         return super().lstat(path, wait=True)
 
     def open_file(
-        self, path: bytes, *, wait: bool, closed: Callable[[], None] = lambda: None
+        self, path: bytes, *, wait: bool, on_close: Callable[[], None] = lambda: None
     ) -> OpenFile:
         self.pass_gate("open_file", wait=wait)
         file = super().open_file(path, wait=True)
@@ -91,7 +91,7 @@ class GatedShare(Share):
             descriptor=file._descriptor,
             size=file.size,
             local=file.local,
-            closed=closed,
+            on_close=on_close,
         )
 
     def open_directory(
@@ -100,10 +100,10 @@ class GatedShare(Share):
         *,
         extra: Iterable[Entry] = (),
         wait: bool,
-        closed: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> OpenDirectory:
         self.pass_gate("open_directory", wait=wait)
-        return super().open_directory(path, extra=extra, wait=True, closed=closed)
+        return super().open_directory(path, extra=extra, wait=True, on_close=on_close)
 
 
 class _GatedFile(OpenFile):

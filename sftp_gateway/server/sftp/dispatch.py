@@ -129,8 +129,8 @@ class Dispatcher:
             raise errors.IsADirectory("a virtual directory")
 
         def run(wait: bool) -> OpenFile:
-            with self._handles.reserve(cost_of_file(resolved.path)) as closed:
-                return share.open_file(resolved.relative, wait=wait, closed=closed)
+            with self._handles.reserve(cost_of_file(resolved.path)) as on_close:
+                return share.open_file(resolved.relative, wait=wait, on_close=on_close)
 
         def finish(file: Any) -> Response:
             opened = FileHandle(
@@ -241,11 +241,11 @@ class Dispatcher:
             return _immediate(_one_name(request_id, text))
 
         def finish(relative: bytes | None) -> Response:
-            known = None if relative is None else self._tree.path_in(share, relative)
+            known = None if relative is None else self._tree.path_of(share, relative)
             return _one_name(request_id, known or text)
 
         return Operation(
-            run=partial(share.resolve, resolved.relative),
+            run=partial(share.realpath, resolved.relative),
             finish=finish,
             share=share,
             path=resolved.path,
@@ -291,11 +291,11 @@ class Dispatcher:
 
     def _open_directory(self, resolved: ResolvedPath, *, wait: bool) -> OpenDirectory:
         children = tuple(self._tree.children_of(resolved.node)) if resolved.node else ()
-        with self._handles.reserve(cost_of_folder(resolved.path)) as closed:
+        with self._handles.reserve(cost_of_folder(resolved.path)) as on_close:
             if resolved.share is None:
-                return self._tree.open_virtual(children, closed=closed)
+                return self._tree.open_virtual(children, on_close=on_close)
             return resolved.share.open_directory(
-                resolved.relative, extra=children, wait=wait, closed=closed
+                resolved.relative, extra=children, wait=wait, on_close=on_close
             )
 
     def readdir(self, request: ReaddirRequest, opened: DirectoryHandle) -> Operation:

@@ -122,10 +122,10 @@ def test_times_are_whole_seconds() -> None:
 
 @pytest.mark.parametrize(("modes", "bits"), [(Modes.REAL, 0o755), (Modes.READ_ONLY, 0o555)])
 def test_a_virtual_directory_has_the_given_time(modes: Modes, bits: int) -> None:
-    shown = AttributePolicy(uid=5, gid=6, modes=modes).folder(1234)
+    shown = AttributePolicy(uid=5, gid=6, modes=modes).virtual_directory(1234)
     assert shown == Attributes(4096, 5, 6, stat.S_IFDIR | bits, 1234, 1234)
 
 
 def test_a_virtual_directory_belongs_to_the_gateway_itself_by_default() -> None:
-    shown = AttributePolicy().folder(0)
+    shown = AttributePolicy().virtual_directory(0)
     assert (shown.uid, shown.gid) == (os.getuid(), os.getgid())

@@ -380,7 +380,7 @@ def test_closing_is_reported_once_and_behind_the_last_read(path: Path) -> None:
         descriptor=os.open(path, os.O_RDONLY),
         size=SIZE,
         local=True,
-        closed=lambda: reported.append(is_open(file._descriptor)),
+        on_close=lambda: reported.append(is_open(file._descriptor)),
     )
     file._acquire()
     file.close()
@@ -396,7 +396,7 @@ def test_closing_is_reported_where_the_disk_fails_it(
     reported: list[None] = []
     descriptor = os.open(path, os.O_RDONLY)
     file = OpenFile(
-        descriptor=descriptor, size=SIZE, local=True, closed=lambda: reported.append(None)
+        descriptor=descriptor, size=SIZE, local=True, on_close=lambda: reported.append(None)
     )
     with monkeypatch.context() as patched:
         patched.setattr(os, "close", lambda _: 1 // 0)

@@ -214,13 +214,13 @@ def test_a_path_is_resolved_inside_the_share(
     }
     for name, target in links.items():
         (root / name).symlink_to(target)
-    assert either.resolve(path, wait=True) == resolved
+    assert either.realpath(path, wait=True) == resolved
 
 
 def test_a_name_that_ends_as_that_of_a_deleted_file_is_resolved(share: Share, root: Path) -> None:
     (root / "a (deleted)").touch()
     (root / "link").symlink_to("a (deleted)")
-    assert share.resolve(b"link", wait=True) == b"a (deleted)"
+    assert share.realpath(b"link", wait=True) == b"a (deleted)"
 
 
 def test_a_share_whose_folder_is_moved_resolves_below_its_new_place(
@@ -229,7 +229,7 @@ def test_a_share_whose_folder_is_moved_resolves_below_its_new_place(
     (root / "link").symlink_to("folder")
     root.rename(root.parent / "moved")
     try:
-        assert share.resolve(b"link", wait=True) == b"folder"
+        assert share.realpath(b"link", wait=True) == b"folder"
     finally:
         (root.parent / "moved").rename(root)
 
@@ -245,13 +245,13 @@ def test_a_file_that_is_found_and_then_moved_is_not_resolved_to_another(
         return found if found.endswith(b"/share") else os.fsencode(root / "folder")
 
     monkeypatch.setattr(os, "readlink", elsewhere)
-    assert share._resolve(b"file", wait=True) is None
+    assert share._realpath(b"file", wait=True) is None
     monkeypatch.setattr(
         os,
         "readlink",
         lambda path, **_: os.fsencode(root if path.endswith(b"%d" % share._root) else outside),
     )
-    assert share._resolve(b"file", wait=True) is None
+    assert share._realpath(b"file", wait=True) is None
 
 
 def test_a_share_that_is_away_resolves_nothing(either: Share, root: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_share_that_is_away_resolves_nothing(either: Share, root: Path) -> Non
         attribute_policy=either._attribute_policy,
         resolver=either._resolver,
     )
-    assert gone.resolve(b"file", wait=True) is None
+    assert gone.realpath(b"file", wait=True) is None
     assert gone.root_attributes() is None
 
 
@@ -270,6 +270,6 @@ def test_nothing_is_left_open(auto: Share, root: Path) -> None:
     (root / "folder/link").symlink_to("../file")
     before = os.listdir("/proc/self/fd")
     auto.lstat(b"folder/link", wait=True)
-    auto.resolve(b"folder/link", wait=True)
+    auto.realpath(b"folder/link", wait=True)
     entries(auto.open_directory(b"folder", wait=True))
     assert os.listdir("/proc/self/fd") == before

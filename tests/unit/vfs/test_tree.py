@@ -390,11 +390,11 @@ def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) ->
 
 def test_a_path_in_a_share_is_told_from_the_root(nested: Tree) -> None:
     data, sub, _ = nested.shares
-    assert nested.path_in(data, b"") == b"/home/gvpocr/data"
-    assert nested.path_in(data, b"a/b") == b"/home/gvpocr/data/a/b"
-    assert nested.path_in(sub, b"a") == b"/home/gvpocr/data/sub/a"
+    assert nested.path_of(data, b"") == b"/home/gvpocr/data"
+    assert nested.path_of(data, b"a/b") == b"/home/gvpocr/data/a/b"
+    assert nested.path_of(sub, b"a") == b"/home/gvpocr/data/sub/a"
 
 
 @pytest.mark.parametrize("relative", [b"sub", b"sub/name", b"x", b"x/y", b"x/z", b"x/y/name"])
 def test_a_path_that_another_share_hides_is_not_told(nested: Tree, relative: bytes) -> None:
-    assert nested.path_in(nested.shares[0], relative) is None
+    assert nested.path_of(nested.shares[0], relative) is None
