@@ -1,17 +1,16 @@
 """Every option of the gateway: its name, type, default, bounds and meaning, once.
 
     options.py      `Settings`: the options outside all tables, and which tables there are
-    access_log.py   the table `[access_log]`; so too history.py, penalties.py, shares.py,
-                    status.py and users.py
-    table.py        what those have in common
-    values.py       types of values, such as a port, and what is said of wrong ones
+    tables/         one module for each table, such as `[access_log]`
+      base.py       what the tables have in common
+      values.py     types of values, such as a port, and their error messages
     environment.py  how options are named in the environment
     loading.py      reads a TOML file, and the environment, which overrides it
     positions.py    where in a TOML file each option is; origins.py: where each was set
-    expected.py     which values an option takes, in words
-    mistakes.py     the messages about what is wrong
+    expected.py     the values that an option accepts, in words
+    errors.py       error messages
 
-The reference page, `.env.example` and the messages about mistakes are derived from these models.
+The reference page, `.env.example` and the error messages are derived from these models.
 """
 
 from sftp_gateway.settings.environment import ENV_FILE, env_file_options, variable

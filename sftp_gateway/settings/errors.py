@@ -1,4 +1,4 @@
-"""What is said of a configuration that is wrong: where, what, and what would be right."""
+"""Error messages about a configuration: where, what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _SET: Final = re.compile(r"[ \t]*([A-Za-z0-9_.\"'-]+)[ \t]*=")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Diagnostic:
-    """One mistake: where it is, and what is wrong there."""
+    """One error: its place, and what is wrong."""
 
     place: Place
     text: str
@@ -70,7 +70,7 @@ class Diagnostic:
 
 
 def unknown_variable(name: str, place: Place) -> Diagnostic | None:
-    """The mistake that is a variable which looks like an option and is none."""
+    """For a variable that looks like an option but is none."""
     option, nested, _ = name[len(ENV_PREFIX) :].lower().partition("__")
     if option in Settings.model_fields and (not nested or option in _WITH_PARTS):
         return None
@@ -79,11 +79,11 @@ def unknown_variable(name: str, place: Place) -> Diagnostic | None:
     endings = [each.removeprefix(ENV_PREFIX) for each in known]
     close = get_close_matches(name[len(ENV_PREFIX) :].upper(), endings, n=1, cutoff=0.7)
     suggested = _did_you_mean(f"{ENV_PREFIX}{ending}" for ending in close)
-    return Diagnostic(place, f"there is no such option; {suggested}")
+    return Diagnostic(place, f"unknown option; {suggested}")
 
 
 def not_json(name: str, value: str, place: Place) -> Diagnostic:
-    """The mistake that is a variable whose value cannot be read."""
+    """For a variable whose value is not valid JSON."""
     path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
     if expected(_kind(path)).table:
         right = 'an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}'
@@ -104,15 +104,15 @@ def _variables() -> Iterator[str]:
 
 
 def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> Diagnostic:
-    """What is wrong with a file that is not TOML; no value of it is repeated."""
+    """For a file that is not valid TOML; repeats no value of it."""
     if isinstance(error, RecursionError):
-        return Diagnostic(Place(file), "has lists or tables that are nested too deeply")
+        return Diagnostic(Place(file), "lists or tables are nested too deeply")
     message = str(error)
     at = _AT.search(message)
     lines = text.split("\n")
     if text.startswith("\ufeff"):
         return Diagnostic(
-            Place(file, 1, 1), "begins with a byte order mark; save it as UTF-8 without one"
+            Place(file, 1, 1), "starts with a byte order mark; save it as UTF-8 without one"
         )
     line = int(at[1]) if at and at[1] else len(text.rstrip("\n").split("\n"))
     column = int(at[2]) if at and at[2] else len(lines[line - 1]) + 1
@@ -121,13 +121,15 @@ def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> D
     before = "\n".join(lines[: line - 1])
     path = _path_of(before, lines[line - 1])
     if message.startswith("Cannot overwrite"):
-        return Diagnostic(place, f"{dotted(path)}: is set twice{_first(before, path)}; keep one")
+        return Diagnostic(
+            place, f"{dotted(path)}: duplicate option{_first(before, path)}; keep one"
+        )
     if message.startswith("Cannot declare"):
         name = ".".join(re.findall(r"'([^']*)'", message))
-        return Diagnostic(place, f"[{name}] is there twice; write its options under one of them")
+        return Diagnostic(place, f"duplicate table [{name}]; put all its options into one")
     if at and not at[1]:
         return Diagnostic(
-            place, "not valid TOML: the file ends within a list, table or text; close it"
+            place, "not valid TOML: the file ends inside a list, table or string; close it"
         )
     kind = _kind(path)
     if kind is not None and message.startswith(("Invalid value", "Expected newline")):
@@ -151,7 +153,11 @@ def _path_of(before: str, line: str) -> Path:
 
 def _first(before: str, path: Path) -> str:
     with suppress(ValueError):
-        return f", in line {positions(before)[path][0]} too" if path in positions(before) else ""
+        return (
+            f", already set in line {positions(before)[path][0]}"
+            if path in positions(before)
+            else ""
+        )
     return ""
 
 
@@ -159,9 +165,9 @@ def _first(before: str, path: Path) -> str:
 
 
 def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[Diagnostic]:
-    """Each option that is wrong or unknown in `layer`.
+    """One for each invalid or unknown option in `layer`.
 
-    `alone`, the layer is not all: what it lacks, and what does not fit together, is no mistake.
+    With `alone`, other layers may supply what is missing or make options fit together.
     """
     wrong: dict[Path, list[Any]] = {}
     for detail in error.errors(include_url=False):
@@ -177,7 +183,7 @@ def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[
 
 
 def unnoticed(layer: Layer) -> list[Diagnostic]:
-    """What pydantic takes: true and false for the numbers 1 and 0, and paths that cannot be."""
+    """For what pydantic accepts: true and false for 1 and 0, and null characters in paths."""
     found = []
     for path, value in leaves(layer.values):
         if isinstance(value, bool) and expected(_kind(path)).numeric:
@@ -194,7 +200,7 @@ def _is_joint(detail: Any) -> bool:
 
 
 def _is_echo(path: Path, details: Sequence[Any], wrong: Mapping[Path, Sequence[Any]]) -> bool:
-    """Whether it only follows from another mistake."""
+    """Whether it only follows from another error."""
     if details[0]["type"] == "missing":
         # It is there, but its name is mistyped.
         return any(
@@ -261,7 +267,7 @@ def _text(path: Path, detail: Any) -> str:
     wanted, given = expected(kind), detail["input"]
     if given is False and len(path) == 2 and (defaults := default_tables().get(str(path[0]))):
         close = get_close_matches(str(path[1]), list(defaults), n=1)
-        return f"switches off nothing, because there is no {name}; {_did_you_mean(close)}"
+        return f"has nothing to switch off: there is no {name}; {_did_you_mean(close)}"
     said = f"must be {_needed(wanted, name)}"
     if name.partition(".")[0] in _SECRETS or (isinstance(given, list) and wanted.lists):
         return said
@@ -317,7 +323,7 @@ def _unknown(path: Path, value: Any, *, in_file: bool) -> str:
         near = get_close_matches(name, options, n=1)
         close = near if in_file else [dotted((*table, each)) for each in near]
     if not close and in_file and table and name in Settings.model_fields:
-        return f"there is no such option in [{dotted(table)}]; write it above the first [table]"
+        return f"unknown option in [{dotted(table)}]; move it above the first [table]"
     if not close:
         close = [
             f"{other}.{name}"
@@ -325,10 +331,10 @@ def _unknown(path: Path, value: Any, *, in_file: bool) -> str:
             if name in options_of(below(Settings, other))
         ]
     if not close and table and len(options) <= _FEW:
-        return f"there is no such option in [{dotted(table)}], which has {', '.join(options)}"
-    return f"there is no such option; {_did_you_mean(close if in_file else map(variable, close))}"
+        return f"unknown option in [{dotted(table)}], which has {', '.join(options)}"
+    return f"unknown option; {_did_you_mean(close if in_file else map(variable, close))}"
 
 
 def _did_you_mean(options: Iterable[str]) -> str:
     close = " or ".join(options)
-    return f"did you mean {close}?" if close else "docs/configuration.md has all"
+    return f"did you mean {close}?" if close else "see docs/configuration.md"

@@ -48,76 +48,76 @@ class Settings(Table):
     port: Port = Field(2222, description="The port of the SSH server; 0 picks a free one.")
     public_host: str = Field(
         "localhost",
-        description="This machine's name as workers know it, for the mount line that is printed.",
+        description="This machine's name for workers, in the mount command that is printed.",
     )
     public_port: Port | None = Field(
         None,
-        description="The port that workers use, where it is another one (a published port).",
+        description="The port for workers, if it differs (a published port).",
     )
     keys_dir: Path = Field(
         Path("keys"),
         description=(
-            "The folder of the host key (ssh_host_ed25519_key, and ssh_host_rsa_key if there is "
-            "one), of authorized_keys/, which holds one file for each user, and of user_ca_keys "
-            "and revoked_keys, if there are any."
+            "The folder with the host key (ssh_host_ed25519_key, optionally ssh_host_rsa_key), "
+            "authorized_keys/ with one file per user, and optionally user_ca_keys and "
+            "revoked_keys."
         ),
     )
     auto_setup: bool = Field(
         True,
         description=(
-            "Make a missing host key, a worker's key pair and missing folders of the default "
+            "Create a missing host key, a worker's key pair and missing folders of the default "
             "shares at the start."
         ),
     )
     auto_reload: bool = Field(
         True,
         description=(
-            "Take changes of the configuration file, of keys and of password hash files by itself, "
-            "within a few seconds. Without it, SIGHUP is what asks for them."
+            "Reload the configuration file, keys and password hash files within a few seconds "
+            "of a change. Without it, they are reloaded on SIGHUP."
         ),
     )
     end_sessions_of_removed_keys: bool = Field(
         True,
         description=(
-            "When a key, a certificate's authority, a password or a user is taken away, or a key "
-            "or certificate is revoked, end the sessions that logged in with it. A key or "
-            "certificate that just expires ends none."
+            "End the sessions that logged in with a key, certificate authority, password or "
+            "user that is removed, or with a key or certificate that is revoked. Sessions whose "
+            "key or certificate only expires continue."
         ),
     )
     defaults: bool = Field(
         True,
         description=(
-            "Keep the default user and the default shares beside those that the configuration "
-            "names. With `false` only the latter are served."
+            "Keep the default user and the default shares in addition to those that the "
+            "configuration names. With `false`, only the latter are served."
         ),
     )
     users: dict[UserName, UserSettings] = Field(
         default_factory=default_users,
-        description="The users that may log in, beside the default one.",
+        description="The users that may log in, in addition to the default one.",
     )
     shares: dict[ShareName, ShareSettings] = Field(
         default_factory=default_shares,
-        description="The exported folders, beside the default ones.",
+        description="The exported folders, in addition to the default ones.",
     )
     show_uid: int | None = Field(
         None,
         ge=0,
         le=0xFFFFFFFF,
-        description="Show this owner for everything, instead of the real ones.",
+        description="Show this owner for all files, instead of the real one.",
     )
     show_gid: int | None = Field(
         None,
         ge=0,
         le=0xFFFFFFFF,
-        description="Show this group for everything, instead of the real ones.",
+        description="Show this group for all files, instead of the real one.",
     )
     show_mode: Literal["real", "read-only"] = Field(
         "real",
         description=(
-            "The permission bits that are shown, which copies get. `real`: those of the file, so "
-            "that a copy can be changed by its owner. `read-only`: the same without `w`. Either "
-            "way, what the gateway can read is shown as readable for all, because it reads for "
-            "all; and nothing can be written."
+            "The permission bits that clients see and copies get. `real`: those of the file, so "
+            "that the owner of a copy can change it. `read-only`: the same without `w`. In both "
+            "cases, what the gateway can read is shown as readable for all, because it reads "
+            "for all; nothing can be written."
         ),
     )
     access_log: AccessLogSettings = Field(
@@ -132,9 +132,9 @@ class Settings(Table):
     metrics_host: str = Field(
         "127.0.0.1",
         description=(
-            "The address of the metrics, health and status endpoint. Metrics and health ask for "
-            "no password: let only your monitoring reach it. The status page asks for a token "
-            "where this is not 127.0.0.1 or ::1."
+            "The address of the metrics, health and status endpoint. Metrics and health require "
+            "no password, so let only your monitoring reach it. The status page requires a "
+            "token unless this is 127.0.0.1 or ::1."
         ),
     )
     metrics_port: Port = Field(
@@ -143,27 +143,29 @@ class Settings(Table):
     metrics_allowed_hosts: tuple[str, ...] = Field(
         (),
         description=(
-            "Names under which metrics may be asked for, beside addresses, names without a dot, "
-            "`metrics_host`, `public_host` and the machine's own name; `*` is any. Under other "
-            "names a web page could read them through a browser (DNS rebinding)."
+            "Host names under which metrics may be requested, in addition to addresses, names "
+            "without a dot, `metrics_host`, `public_host` and the machine's own name; `*` "
+            "allows any. This keeps web pages from reading them through a browser (DNS "
+            "rebinding)."
         ),
     )
     ciphers: Literal["fast", "compatible"] | CipherNames = Field(
         "fast",
         description=(
-            "`fast` offers AES-GCM, where the processor has AES instructions, because stock "
-            "clients would choose the slower chacha20-poly1305 if they could; only a client that "
-            "does not know AES-GCM (paramiko before 3.5, libssh2 before 1.11) is offered AES-CTR "
-            "too, by what its version string and key exchange show. `compatible` offers "
-            "AES-GCM, chacha20-poly1305, AES-CTR and plain HMACs to all, so that each client's "
-            "own order decides; a list of names offers these to all and nothing else."
+            "`fast` offers AES-GCM if the processor has AES instructions, because stock clients "
+            "would otherwise choose the slower chacha20-poly1305; only clients without AES-GCM "
+            "(paramiko before 3.5, libssh2 before 1.11), which are recognized by version string "
+            "and key exchange, are also offered AES-CTR. `compatible` offers AES-GCM, "
+            "chacha20-poly1305, AES-CTR and plain HMACs to all, so that the client's order "
+            "decides. A list of names offers exactly these to all."
         ),
     )
     nist_curves: bool = Field(
         False,
         description=(
-            "Let ECDSA keys count, which are on the NIST curves: those of users (also in security "
-            "keys) and ssh_host_ecdsa_key. Without it they are left out, with a warning for each."
+            "Accept ECDSA keys, which are on the NIST curves: users' keys (also in security "
+            "keys) and ssh_host_ecdsa_key. Without it they are ignored, with a warning for "
+            "each."
         ),
     )
     rekey_limit: Bytes = Field(
@@ -171,53 +173,57 @@ class Settings(Table):
         ge=1024 * 1024,
         le=64 * _GIB,  # RFC 4344 §3.2: no more than 2**32 blocks of 16 bytes with one key
         description=(
-            "Bytes sent to a client after which the gateway asks for new keys. What it receives "
-            "does not count: requests are small, and clients have limits of their own. New keys "
-            "also come once an hour."
+            "Bytes sent to a client after which the gateway requests a key exchange. Received "
+            "bytes do not count: requests are small, and clients have limits of their own. A "
+            "key exchange also takes place once an hour."
         ),
     )
     record_layer: Literal["own", "asyncssh"] = Field(
         "own",
         description=(
-            "Who seals and opens SSH packets: the gateway itself, or asyncssh, which is slower. "
-            "The gateway leaves them to asyncssh by itself where it does not know the installed "
-            "version; this is for finding out whether a fault is in the gateway's own way."
+            "What encrypts and decrypts SSH packets: the gateway itself, or asyncssh, which is "
+            "slower. With a version of asyncssh that it does not support, the gateway falls "
+            "back to asyncssh by itself; use this option only to find out whether a fault is in "
+            "the gateway's own code."
         ),
     )
     landlock: Literal["auto", "require", "off"] = Field(
         "auto",
         description=(
-            "Whether the kernel confines the processes too (Landlock), so that not even a fault in "
-            "the gateway reads anything but the shares, changes a file, executes a program or "
-            "makes a TCP connection. `auto` does as much as the kernel can and warns where that "
-            "is not all; `require` does not start where files cannot be confined; `off` leaves "
-            "it. docs/security.md has what it means."
+            "Whether the kernel confines the processes too (Landlock), so that even a fault in "
+            "the gateway cannot read anything but the shares, change a file, execute a program "
+            "or open a TCP connection. `auto` does as much as the kernel supports and warns "
+            "about what is missing; `require` does not start if files cannot be confined; `off` "
+            "disables it. See docs/security.md."
         ),
     )
     login_grace_time: Seconds = Field(
-        30.0, gt=0, le=3600, description="Seconds in which a client must have logged in."
+        30.0, gt=0, le=3600, description="Seconds in which a client has to log in."
     )
     max_auth_tries: int = Field(
-        6, ge=1, le=100, description="Refused login attempts after which a connection is closed."
+        6, ge=1, le=100, description="Failed login attempts after which a connection is closed."
     )
     keepalive_interval: Seconds = Field(
-        15.0, gt=0, le=3600, description="Seconds of silence after which a client is asked."
+        15.0,
+        gt=0,
+        le=3600,
+        description="Seconds without data from a client after which a keepalive request is sent.",
     )
     keepalive_count_max: int = Field(
         2,
         ge=1,
         le=100,
         description=(
-            "Unanswered questions after which a client is given up, one `keepalive_interval` after "
-            "the last of them."
+            "Unanswered keepalive requests after which a client is disconnected, one "
+            "`keepalive_interval` after the last of them."
         ),
     )
     workers: Workers = Field(
         "auto",
         description=(
-            "Processes that serve clients. `auto` takes one for each processor that the gateway "
-            "may use (its CPU set and its container's CPU limit), at most 8. A client is served "
-            "by one of them, and sshfs with `max_conns=N` by several."
+            "Processes that serve clients. `auto` starts one for each processor that the "
+            "gateway may use (its CPU set and its container's CPU limit), at most 8. Each "
+            "connection is served by one of them; sshfs with `max_conns=N` uses several."
         ),
     )
     max_connections: int = Field(
@@ -225,8 +231,8 @@ class Settings(Table):
         ge=1,
         le=1_000_000,
         description=(
-            "Connections that may be open at once, over all workers and logged in or not. "
-            "Further ones are closed at once."
+            "Connections that may be open at once in all workers, authenticated or not. Further "
+            "ones are closed immediately."
         ),
     )
     disk_timeout: Seconds = Field(
@@ -234,11 +240,11 @@ class Settings(Table):
         gt=0,
         le=86_400,
         description=(
-            "Seconds that a request may wait for a share's disk, and for others that wait for it "
-            "too. Then it fails, and what the disk says later is thrown away. A read that fails "
-            "ends its session (`read_errors` of the share); mounts need `reconnect` to come back. "
-            "The default is longer than a disk takes to spin up, or Linux to give up a SCSI "
-            "command and try again (30 s); a share on NFS whose server fails over may need more."
+            "Seconds that a request may wait for a share's disk, including for other requests "
+            "that wait for it. Then it fails, and a late result is discarded. A failed read "
+            "ends its session (see `read_errors` of the share); mounts need `reconnect` to "
+            "recover. The default is longer than a disk takes to spin up, or Linux to retry a "
+            "SCSI command (30 s); a share on NFS with failover may need more."
         ),
     )
     max_connections_per_source: int = Field(
@@ -253,39 +259,37 @@ class Settings(Table):
     max_startups: StartupsText = Field(
         "1000:30:1500",
         description=(
-            "`start:rate:full`: once `start` connections are open that have not logged in, `rate` "
-            "of 100 further ones are refused at random, the more the more there are, and from "
-            "`full` on all (as MaxStartups of sshd)."
+            "`start:rate:full`: with `start` unauthenticated connections open, `rate` percent "
+            "of new ones are refused at random; the percentage grows to 100 at `full` (as "
+            "MaxStartups of sshd)."
         ),
     )
     max_startups_per_source: int = Field(
         750,
         ge=1,
         le=1_000_000,
-        description="Connections of one source that may be open and not logged in.",
+        description="Unauthenticated connections that may be open at once from one source.",
     )
     max_sessions_per_user: int = Field(
         2000,
         ge=1,
         le=1_000_000,
-        description="Connections that one user may have at once, over all workers.",
+        description="Connections that one user may have at once, in all workers.",
     )
     source_ipv4_prefix: int = Field(
-        32, ge=0, le=32, description="Bits of an IPv4 address that make one source."
+        32, ge=0, le=32, description="Bits of an IPv4 address that identify a source."
     )
     source_ipv6_prefix: int = Field(
         64,
         ge=0,
         le=128,
-        description=(
-            "Bits of an IPv6 address that make one source: who has one address has its /64."
-        ),
+        description="Bits of an IPv6 address that identify a source; a host often has a /64.",
     )
     allow_from: tuple[NetworkText, ...] = Field(
         (),
         description=(
-            "Addresses and networks that may connect; others are refused before anything is "
-            "said. Empty means all."
+            "Addresses and networks that may connect; others are disconnected before any data "
+            "is sent. Empty allows all."
         ),
     )
     penalties: PenaltySettings = Field(
@@ -296,8 +300,8 @@ class Settings(Table):
         ge=0,
         le=31_536_000,
         description=(
-            "Seconds without an SFTP request after which a client that is logged in is "
-            "disconnected; 0 for never, since mounts are idle for days."
+            "Seconds without an SFTP request after which an authenticated client is "
+            "disconnected; 0 for never, because mounts are idle for days."
         ),
     )
     max_handles: int = Field(
@@ -306,7 +310,7 @@ class Settings(Table):
         le=65_536,
         description=(
             "Files and folders that one connection may have open at once, on all its channels "
-            "together. Users and connections share what a worker may open, so that it can be less "
+            "together. Users and connections share the worker's limit, so it may be less "
             "([limits](limits.md#files-that-are-open))."
         ),
     )
@@ -315,7 +319,7 @@ class Settings(Table):
         ge=0,
         le=3600,
         description=(
-            "Seconds that a stopping gateway gives sessions to finish the files they are reading."
+            "Seconds that sessions get to finish the files they are reading when the gateway stops."
         ),
     )
 

@@ -17,12 +17,12 @@ class AccessLogSettings(Table):
     level: Literal["files", "requests"] = Field(
         "files",
         description=(
-            "`files` logs logins, files, folders and refusals; `requests` every SFTP request too."
+            "`files` logs logins, files, folders and refusals; `requests` also every SFTP request."
         ),
     )
     stdout: bool = Field(True, description="Write the log to standard output.")
     file: Path | None = Field(
-        None, description="Write it to this file too; logrotate may move it away at any time."
+        None, description="Also write it to this file; logrotate may move it at any time."
     )
     file_max_bytes: Bytes | None = Field(
         None,
@@ -30,14 +30,15 @@ class AccessLogSettings(Table):
         le=1 << 40,
         description=(
             "Bytes after which the file is renamed to `FILE.1`, an older one to `FILE.2` and so "
-            "on, and a new file is begun. Without it the file grows until logrotate moves it away."
+            "on, and a new file is started. Without it, the file grows until logrotate moves "
+            "it."
         ),
     )
     file_keep: int = Field(
         20,
         ge=1,
         le=1000,
-        description="With `file_max_bytes`: old files that are kept; the oldest is deleted.",
+        description="With `file_max_bytes`: old files to keep; the oldest is deleted.",
     )
     file_max_age: Days = Field(
         365.0,
@@ -48,8 +49,8 @@ class AccessLogSettings(Table):
     overflow: Literal["block", "drop"] = Field(
         "block",
         description=(
-            "When the log cannot be written fast enough: `block` lets clients wait so that no "
-            "line is lost, `drop` goes on serving and counts the lines that are lost."
+            "What happens if the log cannot be written fast enough: `block` makes clients wait "
+            "and loses nothing, `drop` continues serving and counts lost lines."
         ),
     )
     capacity: int = Field(

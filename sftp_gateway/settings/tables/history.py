@@ -14,24 +14,24 @@ class HistorySettings(Table):
     """What is kept of the access log for the status page and `sftp-gateway logs`."""
 
     enabled: bool = Field(
-        True, description="Keep a history. Without one the status page shows the present only."
+        True, description="Keep a history. Without one, the status page shows only the present."
     )
     file: Path = Field(
         Path("state/history.sqlite3"),
         description=(
-            "The database. Where its folder can be neither made nor written, the gateway warns, "
-            "and keeps the history in a folder of `TMPDIR`."
+            "The database. If its folder cannot be created or written, the gateway warns and "
+            "keeps the history in a folder of `TMPDIR`."
         ),
     )
     max_age: Days = Field(
-        30.0, gt=0, le=3660, description="Days after which what was logged is forgotten."
+        30.0, gt=0, le=3660, description="Days after which log lines are deleted."
     )
     max_size: Mebibytes = Field(
         512,
         ge=1,
         le=1_048_576,
         description=(
-            "Megabytes (MiB) that the database may have; the oldest lines of the user who has the "
-            "most make room. An access to a file takes about 1 KiB."
+            "Maximum size of the database in megabytes (MiB); the oldest lines of the user with "
+            "the most lines make room. A file access takes about 1 KiB."
         ),
     )

@@ -17,45 +17,52 @@ class PenaltySettings(Table):
 
     enabled: bool = Field(True, description="Ban sources for what they do wrong.")
     failed_login: _Penalty = Field(
-        5.0, description="Seconds for a connection that ends without a login, after a wrong one."
+        5.0,
+        description="Seconds for a connection that ends without a login, after a failed attempt.",
     )
     unknown_user: _Penalty = Field(5.0, description="The same, where a user was unknown.")
     no_attempt: _Penalty = Field(
-        1.0, description="Seconds for a connection that ends without an attempt to log in."
+        1.0, description="Seconds for a connection that ends without a login attempt."
     )
     grace_exceeded: _Penalty = Field(
-        20.0, description="Seconds for one that is not logged in after `login_grace_time`."
+        20.0,
+        description="Seconds for a connection that has not logged in within `login_grace_time`.",
     )
     protocol_error: _Penalty = Field(
-        10.0, description="Seconds for one that does not speak SSH as it should, before its login."
+        10.0,
+        description="Seconds for a connection that violates the SSH protocol before its login.",
     )
     crash: _Penalty = Field(
-        90.0, description="Seconds for one that ends with an error of the gateway's own."
+        90.0,
+        description="Seconds for a connection that ends with an internal error of the gateway.",
     )
     minimum: Seconds = Field(
-        30.0, gt=0, le=86_400, description="Seconds from which on a source is banned for them."
+        30.0,
+        gt=0,
+        le=86_400,
+        description="Seconds of accumulated penalties from which a source is banned for that time.",
     )
     maximum: Seconds = Field(
         600.0,
         gt=0,
         le=604_800,
         description=(
-            "The longest ban. Each ban is twice as long as the one before, unless the source gave "
-            "no cause for this long after it."
+            "The longest ban. Each ban is twice as long as the previous one, unless the source "
+            "commits no offence for this long after it."
         ),
     )
     exempt: tuple[NetworkText, ...] = Field(
         ("127.0.0.1/32", "::1/128"),
-        description="Addresses and networks that get no penalties: health checks, your office.",
+        description="Addresses and networks without penalties: health checks, your office.",
     )
     trust: Seconds = Field(
         86_400.0,
         ge=0,
         le=31_536_000,
         description=(
-            "Seconds that a source stays trusted after its last session has ended. A trusted one "
-            "is throttled where another one would be banned, so that a worker with a wrong key "
-            "does not lock out all that share its address."
+            "Seconds for which a source stays trusted after its last session has ended. A "
+            "trusted source is throttled instead of banned, so that a worker with a wrong key "
+            "does not lock out all others behind its address."
         ),
     )
     trusted_rate: float = Field(
@@ -63,18 +70,18 @@ class PenaltySettings(Table):
         gt=0,
         le=10_000,
         description=(
-            "Connections a second that may come to nothing from a throttled source, 20 seconds' "
-            "worth of them at once. Those that log in do not count."
+            "Connections without a login that a throttled source may open per second, with a "
+            "burst of 20 seconds' worth. Connections that log in are not counted."
         ),
     )
     max_sources: int = Field(
-        65_536, ge=1, le=1_000_000, description="Sources that are kept in mind at once."
+        65_536, ge=1, le=1_000_000, description="Sources that are tracked at once."
     )
     overflow: Literal["permissive", "deny-all"] = Field(
         "permissive",
         description=(
-            "When more are to be kept in mind: `permissive` forgets the one whose time is up "
-            "first, `deny-all` refuses everyone who is not known, neither trusted nor exempt."
+            "If more sources would have to be tracked: `permissive` drops the one that expires "
+            "first, `deny-all` refuses all unknown sources that are neither trusted nor exempt."
         ),
     )
 

@@ -19,27 +19,28 @@ class ShareSettings(Table):
 
     path: Path = Field(
         description=(
-            "The folder on this machine that is served. Links in its path are followed once, when "
-            "the gateway starts."
+            "The served folder on this machine. Links in its path are resolved once, when the "
+            "gateway starts."
         )
     )
     links: Literal["auto", "keep", "dereference", "inside"] = Field(
         "auto",
         description=(
-            "How symbolic links are served that stay inside the share; none leads out of it. "
-            "`auto`: relative ones without `..` as links, which the client follows; others as what "
-            "they lead to, because current sshfs (3.7.6, and Debian's updates of 3.7.3) follows "
-            "none with `..`. `keep` (formerly `inside`): all as links. `dereference`: all as what "
-            "they lead to. Except with `keep`, listings leave out `blobs` of a Hugging Face cache."
+            "How symbolic links that stay inside the share are served; none leads out of it. "
+            "`auto`: relative ones without `..` as links, which the client follows; others as "
+            "their targets, because current sshfs (3.7.6, and Debian's updates of 3.7.3) "
+            "follows none with `..`. `keep` (formerly `inside`): all as links. `dereference`: "
+            "all as their targets. Except with `keep`, listings omit `blobs` of a Hugging Face "
+            "cache."
         ),
     )
     read_errors: Literal["disconnect", "status"] = Field(
         "disconnect",
         description=(
-            "What a client gets for a READ that the disk fails. `disconnect`: the session ends, "
-            "because sshfs takes an error for the end of the file, and a copy would be short "
-            "without an error; clients that are known to report errors get the status all the "
-            "same. `status`: every client gets the status. Use it only if nobody mounts the share."
+            "What a client gets for a READ that fails on the disk. `disconnect`: the session "
+            "ends, because sshfs takes an error for the end of the file, and a copy would be "
+            "silently truncated; clients known to report errors still get the status. `status`: "
+            "every client gets the status. Use it only if nobody mounts the share."
         ),
     )
 

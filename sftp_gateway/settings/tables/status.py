@@ -22,15 +22,15 @@ class StatusSettings(Table):
     token: _Token | None = Field(
         None,
         description=(
-            "What a browser has to show to see the page. Without one the page is shown on the "
-            "machine itself only (`metrics_host` is 127.0.0.1 or ::1)."
+            "The token that a browser has to present to see the page. Without one, the page is "
+            "shown only on this machine (`metrics_host` is 127.0.0.1 or ::1)."
         ),
     )
     token_file: Path | None = Field(
         None,
         description=(
-            "A file that holds the token instead. By default `keys_dir`/status_token, where there "
-            "is one; the first start makes it where `metrics_host` is not 127.0.0.1 or ::1."
+            "A file with the token instead. The default is `keys_dir`/status_token if that "
+            "exists; the first start creates it unless `metrics_host` is 127.0.0.1 or ::1."
         ),
     )
 

@@ -15,38 +15,38 @@ class UserSettings(Table):
     """One login. Its public keys are in `keys_dir`/authorized_keys/NAME."""
 
     shares: Literal["*"] | tuple[ShareName, ...] = Field(
-        "*", description='The names of the shares that the user sees, or "*" for all of them.'
+        "*", description='The names of the shares that the user sees, or "*" for all.'
     )
     password_hash: SecretStr | None = Field(
         None,
         description=(
-            "An argon2id hash, as `sftp-gateway hash-password` prints it. Without one the user "
-            "logs in with a key only."
+            "An argon2id hash, as printed by `sftp-gateway hash-password`. Without one, the "
+            "user can only log in with a key."
         ),
     )
     password_hash_file: Path | None = Field(
-        None, description="A file that holds the hash instead, such as a Docker secret."
+        None, description="A file with the hash instead, such as a Docker secret."
     )
     allow_from: tuple[NetworkText, ...] = Field(
         (),
         description=(
-            "Addresses and networks that the user may log in from; empty means all. To a client "
-            "elsewhere it looks as if its key or password were wrong."
+            "Addresses and networks from which the user may log in; empty allows all. From "
+            "elsewhere, it looks as if the key or password were wrong."
         ),
     )
     max_sessions: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="Connections of this user at once, in place of `max_sessions_per_user`.",
+        description="Connections of this user at once, instead of `max_sessions_per_user`.",
     )
     bandwidth_limit: Bytes | None = Field(
         None,
         ge=65_536,
         le=1 << 40,
         description=(
-            "Bytes a second that the user's sessions get, all together and over all workers. "
-            "Without it they get what the machine gives."
+            "Bytes per second for all sessions of the user together, in all workers. Without "
+            "it, there is no limit."
         ),
     )
 

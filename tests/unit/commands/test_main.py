@@ -347,7 +347,7 @@ def test_a_mistake_in_the_env_file_is_told(folder: Path) -> None:
     (folder / ".env").write_text("SFTP_GATEWAY_PROT=2201\n")
     refused = program("healthcheck", cwd=folder)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: .env:1: SFTP_GATEWAY_PROT: there is no such option")
+    assert refused.stderr.startswith("error: .env:1: SFTP_GATEWAY_PROT: unknown option")
 
 
 def test_an_env_file_that_cannot_be_read_is_told(run: Run, folder: Path) -> None:
