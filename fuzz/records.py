@@ -1,4 +1,4 @@
-"""Connections of the record layer behind their login, without a network.
+"""Connections of the packet layer behind their login, without a network.
 
 An input is made of items, as `_items` reads them: bytes as they are, or packets that are sealed
 with the right key, so that more is fuzzed than the tag. The same stream goes to a connection that

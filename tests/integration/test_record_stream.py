@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 KIB, MIB = 1024, 1024 * 1024
 
-#: Options of the gateway, by the name of the record layer that they choose.
+#: Options of the gateway, by the name of the packet layer that they choose.
 RECORD_LAYERS: Mapping[str, Mapping[str, str]] = {
     name: {"SFTP_GATEWAY_RECORD_LAYER": name} for name in ("own", "asyncssh")
 }
@@ -49,7 +49,7 @@ _CIPHERS = (
 
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gateway]]:
-    """One gateway for each record layer, which asks for new keys after each MiB."""
+    """One gateway for each packet layer, which asks for new keys after each MiB."""
     made = []
     for name, options in RECORD_LAYERS.items():
         folder: Path = tmp_path_factory.mktemp(name)

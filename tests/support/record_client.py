@@ -1,4 +1,4 @@
-"""A client of the SSH record layer: asks for READs on terms of its own, keeps the channel's bytes.
+"""A client of the SSH packet layer: asks for READs on terms of its own, keeps the channel's bytes.
 
 What is on the wire differs from run to run, and how it is cut into packets is the server's
 choice; the bytes of the channel are not.

@@ -398,7 +398,7 @@ def test_the_help_says_how_many_shares_there_are() -> None:
     )
 
 
-# The record layer
+# The packet layer
 
 
 async def download(running: Running) -> bytes:
