@@ -53,7 +53,9 @@ class AddressPatterns:
         """
         patterns = tuple(_parse_pattern(entry) for entry in text.split(","))
         if all(pattern.negated for pattern in patterns):
-            raise ValueError(f'{_shown(text)} only refuses and so matches nothing; add ",*" to it')
+            raise ValueError(
+                f'{_shown(text)} has only negated entries; add ",*" to it'
+            )
         return cls(text, patterns)
 
     def matches(self, address: str) -> bool:

@@ -75,7 +75,9 @@ def check_hash(text: str) -> HashCost:
     """
     match = _PHC.fullmatch(text)
     if match is None or not all(_is_base64(field) for field in match.groups()[3:]):
-        raise ValueError(f"a password hash is an argon2id string ($argon2id$v=19$...); {_ADVICE}")
+        raise ValueError(
+            f"a password hash must be an argon2id string ($argon2id$v=19$...); {_ADVICE}"
+        )
     memory_kib, passes, lanes = (int(field) for field in match.groups()[:3])
     # RFC 9106 §3.1: memory is at least 8 KiB a lane.
     if memory_kib > MAX_MEMORY_KIB or memory_kib < 8 * lanes:

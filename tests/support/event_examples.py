@@ -207,7 +207,7 @@ EXAMPLES: list[Event] = [
     ConfigurationRefused(
         time=1767254400.0,
         cause="signal",
-        mistakes="keys/authorized_keys/ana can be written by others (mode 0666), who could let "
+        mistakes="keys/authorized_keys/ana is writable by others (mode 0666), who could let "
         "themselves in; run: chmod go-w keys/authorized_keys/ana",
     ),
 ]

@@ -50,7 +50,7 @@ def parse_blob(blob: bytes) -> PublicKeyInfo:
     reader = Reader(blob)
     key_type = reader.string().decode("ascii", "replace")
     if key_type not in KEY_TYPES:
-        raise ValueError("the key data holds no key of a supported type; copy the line again")
+        raise ValueError("the key data has no supported key type; copy the line again")
     facts = PublicKeyInfo(key_type, KEY_TYPES[key_type](reader))
     reader.end()
     return facts
@@ -122,7 +122,9 @@ def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[Reader], 
                 raise ValueError
             ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
         except ValueError:
-            raise ValueError(f"the key is no point of {curve_name}; copy the line again") from None
+            raise ValueError(
+                f"the key is not a point of {curve_name}; copy the line again"
+            ) from None
 
     return read
 

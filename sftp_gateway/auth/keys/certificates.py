@@ -75,12 +75,12 @@ def read_certificate(blob: bytes) -> Certificate:
     reader = Reader(blob)
     key_type = CERTIFICATE_TYPES.get(reader.string().decode("ascii", "replace"))
     if key_type is None:
-        raise ValueError("it is no certificate of a supported type")
+        raise ValueError("not a certificate of a supported type")
     reader.string()  # the nonce
     key = _key(key_type, reader)
     serial, kind = reader.number(8), reader.number(4)
     if kind != _FOR_USERS:
-        raise ValueError("the certificate is not one of a user")
+        raise ValueError("the certificate is not a user certificate")
     key_id = _text(reader.string(), "key id")
     principals = tuple(_text(each, "principal") for each in _strings(reader.string()))
     valid_after, valid_before = reader.number(8), reader.number(8)
@@ -143,7 +143,7 @@ def _critical_options(packed: bytes) -> AddressPatterns | None:
     source = options.pop(b"source-address", None)
     if options:
         name = next(iter(options)).decode("ascii", "backslashreplace")
-        raise ValueError(f"the critical option {name!r} cannot be kept here")
+        raise ValueError(f"the critical option {name!r} is not supported")
     if source is None:
         return None
     reader = Reader(source)

@@ -40,7 +40,7 @@ def generate_ed25519(comment: str) -> KeyPair:
     Raises ValueError for a comment with control characters: it would break the .pub line.
     """
     if _CONTROL.search(comment):
-        raise ValueError("a key's comment is one line of plain text")
+        raise ValueError("a key's comment must be one line of plain text")
     private = ed25519.Ed25519PrivateKey.generate()
     pem = private.private_bytes(
         serialization.Encoding.PEM,
@@ -70,7 +70,7 @@ def private_key_errors(path: Path) -> list[str]:
     errors = []
     if status.st_mode & 0o077:
         errors.append(
-            f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):04o}); "
+            f"{path} is accessible to others (mode {stat.S_IMODE(status.st_mode):04o}); "
             f"run: chmod 600 {_quoted(path)}"
         )
     if status.st_uid not in (0, os.geteuid()):
@@ -94,8 +94,8 @@ def public_file_errors(path: Path) -> list[str]:
         return [status]
     if status.st_mode & 0o022:
         return [
-            f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}), who "
-            f"could let themselves in; run: chmod go-w {_quoted(path)}"
+            f"{path} is writable by others (mode {stat.S_IMODE(status.st_mode):04o}), who "
+            f"could add their own keys; run: chmod go-w {_quoted(path)}"
         ]
     return []
 
@@ -114,9 +114,9 @@ def _regular_file(path: Path) -> os.stat_result | str:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return f"{path} is missing; `sftp-gateway init` makes what is needed"
+        return f"{path} is missing; run `sftp-gateway init` to create it"
     except OSError as error:
-        return f"{path} cannot be looked at ({error.strerror}); correct the path or its folder"
+        return f"{path} cannot be accessed ({error.strerror}); correct the path or its folder"
     if not stat.S_ISREG(status.st_mode):
         return f"{path} is not a regular file; put the key file itself there"
     return status

@@ -32,10 +32,10 @@ def add_line(text: str, line: str) -> tuple[str, AuthorizedKey]:
     if parsed.errors:
         raise ValueError(parsed.errors[0].partition(": ")[2])
     if len(parsed.keys) != 1:
-        raise ValueError("give one public key, as a .pub file has it")
+        raise ValueError("give one public key, the line of a .pub file")
     (key,) = parsed.keys
     if any(other.blob == key.blob for _, other in key_lines(text)):
-        raise ValueError(f"{key.fingerprint} is there already")
+        raise ValueError(f"{key.fingerprint} is already there")
     ended = text if not text or text.endswith("\n") else text + "\n"
     return f"{ended}{line.strip()}\n", key
 
@@ -74,7 +74,7 @@ def find(text: str, name: str) -> AuthorizedKey:
     described = dict.fromkeys(f"{key.fingerprint} ({_until(key)})" for key in found)
     if len({key.blob for key in found}) > 1:
         raise ValueError(
-            f"{name} is more than one key; name one by its fingerprint: {', '.join(described)}"
+            f"{name} matches more than one key; give a fingerprint: {', '.join(described)}"
         )
     return found[0]
 

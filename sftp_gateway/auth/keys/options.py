@@ -36,8 +36,8 @@ _VALUES_WITHOUT_EFFECT = frozenset({"environment", "permitopen", "permitlisten",
 _WITH_VALUE = frozenset({"from", "expiry-time", "command", "principals"}) | _VALUES_WITHOUT_EFFECT
 
 _REFUSED = {
-    "verify-required": "a security key's PIN cannot be demanded here; remove the option or the key",
-    "no-touch-required": "a security key must be touched here; remove the option",
+    "verify-required": "the gateway cannot require a security key's PIN; remove the option or key",
+    "no-touch-required": "the gateway requires a touch of the security key; remove the option",
 }
 
 
@@ -82,11 +82,11 @@ def parse_options(field: str) -> KeyOptions:
                 authority = True
             case "principals", str():
                 if principals is not None:
-                    raise ValueError("principals= stands there twice; write one with all names")
+                    raise ValueError("duplicate principals=; write one with all names")
                 principals = _parse_principals(value)
             case "from", str():
                 if sources is not None:
-                    raise ValueError("from= stands there twice; write one with the whole list")
+                    raise ValueError("duplicate from=; write one with the whole list")
                 sources = _parse_sources(value)
             case "expiry-time", str():
                 # sshd keeps the earliest of several.
@@ -94,13 +94,13 @@ def parse_options(field: str) -> KeyOptions:
                 expires = moment if expires is None else min(expires, moment)
             case "command", str():
                 if command is not None:
-                    raise ValueError("command= stands there twice; remove one")
+                    raise ValueError("duplicate command=; remove one")
                 command = value
                 _check_command(command)
             case _:
                 _check_without_effect(name, value)
     if principals is not None and not authority:
-        raise ValueError("principals= is about certificates; write cert-authority before it")
+        raise ValueError("principals= requires cert-authority; add it")
     return KeyOptions(sources=sources, expires=expires, authority=authority, principals=principals)
 
 
@@ -163,7 +163,7 @@ def _check_command(command: str) -> None:
     """Accept what sshd would run as its own SFTP server: it is all that is served here."""
     if not _INTERNAL_SFTP.match(command):
         raise ValueError(
-            'no commands are run here; write command="internal-sftp" or remove the option'
+            'commands are not run here; write command="internal-sftp" or remove the option'
         )
     # A quoted or escaped option is still one.
     words = (word.lstrip("\"'\\") for word in command.lower().split())

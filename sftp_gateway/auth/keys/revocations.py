@@ -56,8 +56,8 @@ def parse_revocations(text: str, *, source: str) -> tuple[Revocations, tuple[str
     """
     if text.startswith(_BINARY):
         return Revocations(), (
-            f"{source} is one of OpenSSH's binary lists, which are not read here; put the text "
-            "there that `ssh-keygen -k` was given",
+            f"{source} is an OpenSSH binary KRL, which is not supported; use the text file "
+            "that `ssh-keygen -k` was given",
         )
     lines = _Lines()
     errors = []
@@ -88,7 +88,7 @@ class _Lines:
             self.serials.append(_serials(value))
         elif kind == "id":
             if not value:
-                raise ValueError("there is no key id; write id: KEY-ID")
+                raise ValueError("the key id is missing; write id: KEY-ID")
             self.key_ids.add(value)
         elif kind == "hash" or value.startswith("SHA256:") or line.startswith("SHA256:"):
             self.prints.add(_fingerprint(line if line.startswith("SHA256:") else value))
@@ -99,12 +99,12 @@ class _Lines:
 def _serials(text: str) -> tuple[int, int]:
     match = _SERIALS.fullmatch(text)
     if match is None:
-        raise ValueError("this is no serial; write serial: NUMBER or serial: NUMBER-NUMBER")
+        raise ValueError("not a valid serial; write serial: NUMBER or serial: NUMBER-NUMBER")
     first = _number(match[1])
     last = first if match[2] is None else _number(match[2])
     if not 0 < first <= last <= _MAX_SERIAL:
         # Certificates made without `ssh-keygen -z` all have 0.
-        raise ValueError("serials go upwards, and from 1 to 2^64 - 1")
+        raise ValueError("serials are ascending and from 1 to 2^64 - 1")
     return first, last
 
 
@@ -116,12 +116,12 @@ def _fingerprint(text: str) -> str:
     """The fingerprint at the start of the text; a comment may follow."""
     word = text.split(maxsplit=1)[0] if text else ""
     if not _FINGERPRINT.fullmatch(word):
-        raise ValueError("this is no fingerprint as `ssh-keygen -l` prints it, SHA256:...")
+        raise ValueError("not a fingerprint as `ssh-keygen -l` prints it, SHA256:...")
     return word
 
 
 def _key(text: str) -> str:
     parsed = parse_authorized_keys(text, source="")
     if not parsed.keys:
-        raise ValueError("this is neither a public key, SHA256:..., serial: NUMBER, nor id: KEY-ID")
+        raise ValueError("not a public key, SHA256:..., serial: NUMBER or id: KEY-ID")
     return parsed.keys[0].fingerprint

@@ -117,7 +117,7 @@ def test_a_key_is_added_from_standard_input(
         (("add", "gvpocr", "keys/rfc4716"), "ssh-keygen -i -f keys/rfc4716"),
         (("add", "gvpocr", "keys/binary"), "error: keys/binary: not a public key"),
         (("add", "gvpocr", "keys/text"), "error: keys/text: "),
-        (("add", "gvpocr", "keys/worker_ed25519.pub"), "is there already"),
+        (("add", "gvpocr", "keys/worker_ed25519.pub"), "is already there"),
         (("remove", "gvpocr", "missing"), "there is no key missing"),
         (("expire", "gvpocr", "missing", "now"), "there is no key missing"),
         (("rotate", "gvpocr", "missing", "new"), "there is no key missing"),
@@ -162,9 +162,7 @@ def test_a_key_is_rotated_with_its_options_and_the_old_one_expires(keys: Run) ->
     }
     with pytest.raises(ValueError, match="cannot be created: File exists"):
         keys("rotate", "gvpocr", new.fingerprint, "new")
-    with pytest.raises(
-        ValueError, match="is more than one key; name one by its fingerprint: "
-    ) as e:
+    with pytest.raises(ValueError, match="matches more than one key; give a fingerprint: ") as e:
         keys("rotate", "gvpocr", LABEL, "other")
     assert f"{new.fingerprint} (does not expire)" in str(e.value)
     assert f"{old.fingerprint} (until " in str(e.value)

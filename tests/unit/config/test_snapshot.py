@@ -180,7 +180,7 @@ def test_what_others_can_write_is_not_trusted(running: ConfigSnapshot, name: str
     path = Path("keys") / name
     path.write_text("")
     path.chmod(0o666)
-    with pytest.raises(ConfigurationError, match="can be written by others"):
+    with pytest.raises(ConfigurationError, match="is writable by others"):
         again(running)
 
 

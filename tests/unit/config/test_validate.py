@@ -534,8 +534,8 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     (reachable / "secret").chmod(0o600)
     said = "\n".join(mistakes_of_nobody(reachable))
     assert "keys/ssh_host_ed25519_key cannot be read by user 65534" in said
-    assert "keys/authorized_keys/gvpocr cannot be looked at (Permission denied)" in said
-    assert "keys/authorized_keys/ana cannot be looked at (Permission denied)" in said
+    assert "keys/authorized_keys/gvpocr cannot be accessed (Permission denied)" in said
+    assert "keys/authorized_keys/ana cannot be accessed (Permission denied)" in said
     assert "users.ana.password_hash_file: secret cannot be read" in said
     closed = f"{reachable}/closed"
     why = "cannot be read by the gateway, which runs as 65534:65534: it belongs to 0:0, mode 0700"
@@ -544,7 +544,7 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     assert "access_log.file: there is no folder closed/below" in said
     (reachable / "keys").chmod(0o700)
     said = "\n".join(mistakes_of_nobody(reachable))
-    assert "keys/ssh_host_ed25519_key cannot be looked at (Permission denied)" in said
+    assert "keys/ssh_host_ed25519_key cannot be accessed (Permission denied)" in said
     assert "there is no host key" not in said
 
 

@@ -140,7 +140,7 @@ def test_a_key_that_is_listed_twice_is_kept_twice() -> None:
         (f"{KEY} a\r{OTHER}", "control character"),
         (f"{KEY} {'x' * 16 * 1024}", "too long; at most 16384"),
         (f"ssh-rsa {'A' * 8192}", "larger than any that is accepted"),
-        (f'principals="a" {KEY}', "write cert-authority before it"),
+        (f'principals="a" {KEY}', "requires cert-authority; add it"),
         (f'from="10.0.0.0/8",from="10.1.0.0/16" {KEY}', "write one with the whole list"),
     ],
 )

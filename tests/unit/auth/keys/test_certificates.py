@@ -85,7 +85,7 @@ def test_a_certificate_of_ssh_keygen_is_read_whole(
 def test_a_certificate_of_a_host_is_refused(tmp_path: Path) -> None:
     authority, key = (make_key(tmp_path / name, "ed25519") for name in ("ca", "key"))
     blob = base64.b64decode(certify(authority, key, "-h").read_text().split()[1])
-    with pytest.raises(ValueError, match="not one of a user"):
+    with pytest.raises(ValueError, match="not a user certificate"):
         read_certificate(blob)
 
 
@@ -101,11 +101,11 @@ def test_what_is_cut_short_anywhere_is_refused() -> None:
     ("blob", "said"),
     [
         (made(end=b"x"), "bytes too many"),
-        (made(kind=2), "not one of a user"),
-        (made(kind=0), "not one of a user"),
+        (made(kind=2), "not a user certificate"),
+        (made(kind=0), "not a user certificate"),
         (made(algorithm=b"ssh-rsa"), "an algorithm that is not accepted"),
         (made(algorithm=b"ssh-dss"), "an algorithm that is not accepted"),
-        (made(authority=made()), "no key of a supported type"),
+        (made(authority=made()), "no supported key type"),
         (made(options=wire(b"force-command", wire(b"internal-sftp"))), "'force-command'"),
         (made(options=wire(b"verify-required", b"")), "'verify-required'"),
         (made(options=wire(b"unheard-of@example", b"")), "'unheard-of@example'"),
@@ -118,7 +118,7 @@ def test_what_is_cut_short_anywhere_is_refused() -> None:
         (made(principals=(b"a\0b",)), "has a NUL"),
         (made(principals=(b"\xff",)), "utf-8"),
         (made(key_id=b"x" * 20_000), "longer than"),
-        (KEY, "no certificate"),
+        (KEY, "not a certificate"),
         (b"", "cut short"),
     ],
 )

@@ -126,7 +126,7 @@ def test_what_is_no_regular_file_is_a_mistake(
     assert "is missing" in check(tmp_path / "nothing")[0]
     assert "is not a regular file" in check(tmp_path)[0]
     assert "is not a regular file" in check(fifo)[0]
-    assert "cannot be looked at" in check(loop)[0]
+    assert "cannot be accessed" in check(loop)[0]
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o444])

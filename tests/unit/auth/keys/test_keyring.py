@@ -42,7 +42,7 @@ def test_a_key_is_added_at_the_end_also_of_a_file_that_does_not_end_with_a_line(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (line(1, 'from="192.0.2.1"'), "is there already"),
+        (line(1, 'from="192.0.2.1"'), "is already there"),
         ("", "give one public key"),
         ("# nothing", "give one public key"),
         (f"{line(4)}\n{line(5)}", "give one public key"),

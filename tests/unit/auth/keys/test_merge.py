@@ -65,8 +65,8 @@ def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> Non
     ("line", "said"),
     [
         ("ssh-dss AAAAB3NzaC1kc3M= old", "keys of type ssh-dss are not accepted"),
-        ('command="/usr/bin/rrsync /data" KEY', "no commands are run here"),
-        ("verify-required KEY", "verify-required: a security key's PIN cannot be demanded here"),
+        ('command="/usr/bin/rrsync /data" KEY', "commands are not run here"),
+        ("verify-required KEY", "verify-required: the gateway cannot require a security key's PIN"),
         ("agent-thing KEY", "the option agent-thing is not known"),
         ("KEY=", "the key is not whole base64"),
         ("nonsense", "there is no key"),
