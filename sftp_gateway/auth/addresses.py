@@ -53,9 +53,7 @@ class AddressPatterns:
         """
         patterns = tuple(_parse_pattern(entry) for entry in text.split(","))
         if all(pattern.negated for pattern in patterns):
-            raise ValueError(
-                f'{_shown(text)} has only negated entries; add ",*" to it'
-            )
+            raise ValueError(f'{_shown(text)} has only negated entries; add ",*" to it')
         return cls(text, patterns)
 
     def matches(self, address: str) -> bool:
