@@ -36,10 +36,10 @@ PROVOKED = {
 
 #: Panels that have no data for a gateway to which nothing bad has happened.
 EMPTY_IN_HEALTH = {
-    "Requests that failed",
-    "Requests that a disk failed or did not answer",
+    "Failed requests",
+    "Disk errors and timeouts",
     "Refused logins",
-    "Requests and commands denied",
+    "Denied requests and refused commands",
 }
 
 
@@ -123,7 +123,7 @@ def test_what_happened_is_what_the_panels_show(watched: Watched) -> None:
         'sum(rate(sftp_gateway_slow_reads_total{share="bad"}[1m])) > 0',
     ):
         wait_for(lambda asked=expr: watched.prometheus.query_range(asked, watched.seconds), expr)
-    hits = next(q.expr for q in questions("prometheus") if "page cache" in q.panel)
+    hits = next(q.expr for q in questions("prometheus") if "cache hit" in q.panel)
     assert 0 < most(hits) <= 1
 
 
