@@ -48,7 +48,7 @@ def run_observer(
     values = SharedValues(memories[observer.OBSERVER])
     registry = SessionRegistry()
     log_writer = LogWriter(log_outputs(settings))
-    sender, receiver = relay.channel()
+    sender, receiver = relay.socket_pair()
     for log in (*resources.logs, receiver):
         log_writer.add(log)
     sinks: list[Sink] = [RelaySink(sender)]

@@ -20,7 +20,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.observability.access_log.events import EVENTS
 from sftp_gateway.observability.access_log.line import RESULTS
 from sftp_gateway.observability.history.channel import EXCLUDED_EVENTS
-from sftp_gateway.observability.history.last_used import lines_of
+from sftp_gateway.observability.history.last_used import read_lines
 from sftp_gateway.observability.history.log_file import LogFile
 from sftp_gateway.observability.history.queries import Filter, GroupBy, History
 from sftp_gateway.settings import Settings
@@ -136,7 +136,7 @@ def _show_file(options: argparse.Namespace, which: Filter) -> None:
         source = (
             sys.stdin.buffer
             if options.file == "-"
-            else lines_of([Path(options.file)], report=report)
+            else read_lines([Path(options.file)], report=report)
         )
         log = LogFile(source, follow=options.file == "-" and not options.by)
         if options.by:

@@ -1,4 +1,4 @@
-"""How numbers, times and names are written for people."""
+"""Numbers, times and words, written for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All processes of the gateway as the supervisor sees them, and what that says of their health."""
+"""The state of all processes, as the supervisor reports it, and their health."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-#: Seconds without a word after which a process counts as stuck. They speak twice a second.
+#: Seconds without a heartbeat after which a process is not responding; it sends two a second.
 HEARTBEAT_TIMEOUT: Final = 3.0
 
 
@@ -17,14 +17,14 @@ class WorkerState:
 
     number: int
     pid: int
-    ready: bool  # it serves, or finishes what it serves
-    seen: float  # when it last spoke, in seconds of the monotonic clock
+    ready: bool  # serving, or finishing its sessions
+    seen: float  # time of the last heartbeat, by the monotonic clock
     problems: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ban:
-    """A source that is refused, or throttled, for `seconds` more; as in `source_banned`."""
+    """A source that is refused or throttled for another `seconds`; as in `source_banned`."""
 
     source: str
     reason: str
@@ -35,10 +35,10 @@ class Ban:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadStatus:
-    """What came of reading the configuration; times in seconds since 1970.
+    """The result of the last reload; times in seconds since 1970.
 
-    `errors` are those of the one that was refused `since`, "" where the last one was taken;
-    `succeeded` is when that was.
+    `errors` are those of the configuration rejected at `since`, "" if the last one was accepted;
+    `succeeded` is the time of the last successful reload.
     """
 
     succeeded: float = 0.0
@@ -54,7 +54,7 @@ class ReloadStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayState:
-    """What the supervisor knows at `time`, in seconds of the monotonic clock."""
+    """The state at `time`, by the monotonic clock."""
 
     time: float
     pid: int  # the supervisor's

@@ -190,7 +190,7 @@ class ObserverHandle:
 
     def prune_logs(self) -> None:
         """Close those of ended workers once everything is written."""
-        for receiver in [each for each in self.logs if relay.is_over(each)]:
+        for receiver in [each for each in self.logs if relay.is_drained(each)]:
             self.logs.remove(receiver)
             self._new_workers = deque(each for each in self._new_workers if each[1] is not receiver)
             receiver.close()

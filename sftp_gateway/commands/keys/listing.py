@@ -24,7 +24,7 @@ from sftp_gateway.config.bootstrap import (
 )
 from sftp_gateway.console import ignore_broken_pipe, print_table, report
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
+from sftp_gateway.observability.history.last_used import last_used, read_lines, with_rotated_files
 from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.settings import Settings
 
@@ -163,9 +163,9 @@ def _last_used(settings: Settings, logs: Sequence[str] | None) -> dict[tuple[str
     lines: Iterable[bytes] = sys.stdin.buffer
     if logs is not None:
         if logs != ["-"]:
-            lines = lines_of(map(Path, logs), report=report)
+            lines = read_lines(map(Path, logs), report=report)
     elif file is not None:
-        lines = lines_of(with_rotated(file), report=report)
+        lines = read_lines(with_rotated_files(file), report=report)
     elif history.exists():
         logins = History(history).lines(Filter(event="login_accepted"))
         lines = (entry.line.encode() for entry in logins)

@@ -1,7 +1,7 @@
-"""A bounded queue in which no owner's items push out another's.
+"""A bounded queue in which no owner's items displace another's.
 
-Items leave in the order in which they came. When there is no room, the owner with the most in the
-queue loses: its minor items first, of those the newest. So an owner that has less in the queue
+Items leave in the order in which they came. If there is no room, the owner with the most in the
+queue loses items: minor ones first, of those the newest. So an owner that has less in the queue
 than another never loses anything to it. Not thread-safe.
 """
 

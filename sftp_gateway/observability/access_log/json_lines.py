@@ -71,9 +71,9 @@ def encode(event: Event) -> bytes:
 
 
 def printable(text: str) -> str:
-    r"""`text` with everything written as `\uXXXX` that does more than show, for who looks at it.
+    r"""`text` with characters escaped as `\uXXXX` that control a terminal or reorder text.
 
-    Whatever has a name in it goes through this before it is printed, or put into a page.
+    Text with names in it passes through this before it is printed or put into a page.
     """
     return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

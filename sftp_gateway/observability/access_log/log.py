@@ -4,7 +4,7 @@ Serving never waits for the log. `emit` puts an event into a queue and, when the
 wakes it; the writer turns events into lines, off the serving path, and gives them to the sinks.
 
 What a client can cause without limit is summed up beyond a rate, before it comes into the queue
-(flood.py). What happens when the sinks are slower than the events is the overflow policy:
+(rate_limit.py). What happens when the sinks are slower than the events is the overflow policy:
 
 | policy  | waiting                       | what is done                                         |
 |---------|-------------------------------|------------------------------------------------------|
@@ -14,7 +14,7 @@ What a client can cause without limit is summed up beyond a rate, before it come
 |         | 4 x `capacity`                | as with `drop`                                       |
 
 While a user or everybody is congested, the server takes no requests: `block` slows clients down,
-never the event loop. A user whose lines have too many bytes (flood.py) is congested too.
+never the event loop. A user whose lines have too many bytes (rate_limit.py) is congested too.
 
 Dropped is what the owner with the most in the queue has there, minor events first, so that nobody
 loses a line to somebody else's flood. With `block`, ends of files and sessions are never dropped:
@@ -33,7 +33,7 @@ from time import monotonic
 from time import time as unix_time
 from typing import Final, Literal, TypeAlias
 
-from sftp_gateway.observability.access_log import rate_limit as flood
+from sftp_gateway.observability.access_log import rate_limit
 from sftp_gateway.observability.access_log.events import (
     Event,
     FileClosed,
@@ -61,7 +61,7 @@ _BATCH: Final = 64
 _GATHER: Final = 0.01
 
 #: Seconds between two looks at who need not wait any more, while anybody waits for time to pass.
-_LOOK: Final = 0.1
+_CHECK_INTERVAL: Final = 0.1
 
 _logger = logging.getLogger(__name__)
 
@@ -86,16 +86,16 @@ class AccessLog:
         self._waiting: FairQueue[Event] = FairQueue(
             capacity * HARD_BOUND if self._blocks else capacity
         )
-        self._limiter = flood.EventLimiter()
+        self._limiter = rate_limit.EventLimiter()
         self._lock = threading.Lock()  # for these two
         self._capacity = capacity
         self._congested = False
         #: Users with too many events in the queue, and with too many bytes written.
-        self._crowding: set[str] = set()
-        self._owing: set[str] = set()
+        self._over_queue_share: set[str] = set()
+        self._over_byte_rate: set[str] = set()
         self._byte_rates: dict[str, TokenBucket] = {}
         self._room_callbacks: list[Callable[[], None]] = []
-        self._drops = _Drops()
+        self._drops = _DropCounter()
         self._taken = 0
         self._in_hand = 0
         self._wake = threading.Event()
@@ -111,14 +111,14 @@ class AccessLog:
         if self._closing.is_set():
             self._drops.add(event.time)
             return
-        owner = flood.owner_of(event)
+        owner = rate_limit.owner_of(event)
         with self._lock:
             if isinstance(event, SessionEnded):
                 for summary in self._limiter.ended(event.session):
                     self._put(summary, owner)
             if (
                 not isinstance(event, SessionEvent)
-                or type(event) not in flood.LIMITED
+                or type(event) not in rate_limit.RATE_LIMITED
                 or self._limiter.admits(event, owner, monotonic())
             ):
                 self._put(event, owner)
@@ -131,7 +131,7 @@ class AccessLog:
         dropped = waiting.put(
             event,
             owner=owner,
-            minor=flood.is_minor(event),
+            minor=rate_limit.is_minor(event),
             always=self._blocks and _is_end(event),
         )
         for lost in dropped:
@@ -145,12 +145,12 @@ class AccessLog:
             and (user := event.session.user) is not None
             and 2 * waiting.size_of(user) >= self._capacity
         ):
-            self._crowding.add(user)
+            self._over_queue_share.add(user)
             self._hurry.set()
 
     def congested(self, user: str | None = None) -> bool:
         """Whether clients, or those of `user`, should be kept waiting."""
-        return self._congested or user in self._crowding or user in self._owing
+        return self._congested or user in self._over_queue_share or user in self._over_byte_rate
 
     def add_room_callback(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, from the writer thread, when anybody need not wait any more."""
@@ -199,8 +199,8 @@ class AccessLog:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            timed = self._owing or self._limiter.pending
-            if self._wake.wait(_LOOK if timed else None):
+            timed = self._over_byte_rate or self._limiter.pending
+            if self._wake.wait(_CHECK_INTERVAL if timed else None):
                 self._hurry.wait(_GATHER)
                 self._hurry.clear()
                 self._wake.clear()
@@ -215,7 +215,7 @@ class AccessLog:
         """Queue the lines that say what was summed up by then."""
         with self._lock:
             for summary in self._limiter.summaries(now):
-                self._waiting.put(summary, owner=flood.owner_of(summary), always=True)
+                self._waiting.put(summary, owner=rate_limit.owner_of(summary), always=True)
 
     def _drain(self) -> None:
         # What was dropped belongs behind what waits now, and before what comes meanwhile.
@@ -250,26 +250,26 @@ class AccessLog:
                 rate = self._byte_rates.get(user)
                 if rate is None:
                     rate = self._byte_rates[user] = TokenBucket(
-                        rate=flood.BYTE_RATE, capacity=flood.BYTE_BURST, now=now
+                        rate=rate_limit.BYTE_RATE, capacity=rate_limit.BYTE_BURST, now=now
                     )
                 rate.spend(len(line), now)
                 if rate.level(now) < 0:
-                    self._owing.add(user)
+                    self._over_byte_rate.add(user)
 
     def _end_congestion(self) -> None:
         ended = False
         with self._lock:
             if self._congested and 2 * self._waiting.size < self._capacity:
                 self._congested, ended = False, True
-            for user in tuple(self._crowding):
+            for user in tuple(self._over_queue_share):
                 if 4 * self._waiting.size_of(user) < self._capacity:
-                    self._crowding.discard(user)
+                    self._over_queue_share.discard(user)
                     ended = True
         now = monotonic()
-        for user in tuple(self._owing):
+        for user in tuple(self._over_byte_rate):
             # Not at once, so that it does not begin again with the next line.
-            if self._byte_rates[user].level(now) >= _LOOK * flood.BYTE_RATE:
-                self._owing.discard(user)
+            if self._byte_rates[user].level(now) >= _CHECK_INTERVAL * rate_limit.BYTE_RATE:
+                self._over_byte_rate.discard(user)
                 ended = True
         if not ended:
             return
@@ -308,26 +308,26 @@ class Output:
             self._missing = 0
 
 
-class _Drops:
+class _DropCounter:
     """Counts dropped events; from any thread."""
 
     def __init__(self) -> None:
         self.total = 0
-        self._untold = 0
+        self._unreported = 0
         self._since = 0.0
         self._lock = threading.Lock()
 
     def add(self, time: float) -> None:
         with self._lock:
-            if not self._untold:
+            if not self._unreported:
                 self._since = time
-            self._untold += 1
+            self._unreported += 1
             self.total += 1
 
     def take(self) -> LogDropped | None:
         """What was dropped since it was asked last, or None."""
         with self._lock:
-            count, self._untold = self._untold, 0
+            count, self._unreported = self._unreported, 0
             since = self._since
         return LogDropped(count=count, since=since, reason="queue_full") if count else None
 

@@ -1,9 +1,9 @@
 """What one client may write to the access log, and how fast.
 
 An event is *minor* if a client can cause it at no cost and it tells nothing about a file that was
-read. Minor events are the first to go when there is no room. Those in `LIMITED` have a rate for
-each session and for each owner (a user, or the address of a client that has not logged in); beyond
-it they are not written but counted, and one `events_suppressed` line has the counts.
+read. Minor events are the first to go when there is no room. Those in `RATE_LIMITED` have a rate
+for each session and for each owner (a user, or the address of a client that has not logged in);
+beyond it they are not written but counted, and one `events_suppressed` line has the counts.
 
 All other events are written. An owner who causes too many bytes of them waits (access_log.py).
 """
@@ -33,12 +33,12 @@ from sftp_gateway.observability.access_log.events import (
 from sftp_gateway.token_bucket import TokenBucket
 
 #: The events that are limited by rate.
-LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused, ReadFailed})
+RATE_LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused, ReadFailed})
 
-_MINOR: Final = LIMITED | {Connection, NegotiationFailed, FolderListed, Request}
+_MINOR: Final = RATE_LIMITED | {Connection, NegotiationFailed, FolderListed, Request}
 
 #: Names of the minor events, for those who read lines.
-MINOR_NAMES: Final = frozenset(kind.name for kind in EVENTS if kind in _MINOR)
+MINOR_EVENT_NAMES: Final = frozenset(kind.name for kind in EVENTS if kind in _MINOR)
 
 #: Limited events a second, and at once. A session's own limit keeps it from using up its user's: a
 #: user may be hundreds of workers.

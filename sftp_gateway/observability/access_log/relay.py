@@ -27,13 +27,13 @@ from sftp_gateway.observability.access_log.sinks import Sink
 _BUFFER: Final = 1 << 16
 
 #: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
-_DATAGRAM: Final = 1 << 15
+_MAX_DATAGRAM: Final = 1 << 15
 
 #: The longest datagram that is received: as much as the send buffer takes.
-_LONGEST: Final = 2 * _BUFFER
+_MAX_RECEIVED: Final = 2 * _BUFFER
 
 #: Seconds after which the thread that writes looks whether it is to end.
-_LOOK: Final = 0.5
+_POLL_INTERVAL: Final = 0.5
 
 #: What a worker may send: whole lines of the access log.
 _LINES: Final = re.compile(rb'(?:\{"time":"[^\n]*\}\n)+')
@@ -41,7 +41,7 @@ _LINES: Final = re.compile(rb'(?:\{"time":"[^\n]*\}\n)+')
 _log = logging.getLogger(__name__)
 
 
-def channel() -> tuple[socket.socket, socket.socket]:
+def socket_pair() -> tuple[socket.socket, socket.socket]:
     """An end to send lines, which blocks, and one to receive them, which does not."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
@@ -49,7 +49,7 @@ def channel() -> tuple[socket.socket, socket.socket]:
     return sender, receiver
 
 
-def is_over(receiver: socket.socket) -> bool:
+def is_drained(receiver: socket.socket) -> bool:
     """Whether nothing is left to receive, and nothing can come."""
     try:
         return not receiver.recv(1, socket.MSG_PEEK)
@@ -68,19 +68,19 @@ class RelaySink:
 
     def write(self, lines: bytes) -> None:
         """Send all of `lines`, waiting as long as it takes. Raises OSError."""
-        for piece in pieces(lines):
-            self._sender.send(piece)
+        for datagram in datagrams(lines):
+            self._sender.send(datagram)
 
     def close(self) -> None:
         """Nothing more comes."""
         self._sender.close()
 
 
-def pieces(lines: bytes) -> Iterator[bytes]:
+def datagrams(lines: bytes) -> Iterator[bytes]:
     """Whole lines, as many as fit into a datagram, or one that is longer."""
-    while len(lines) > _DATAGRAM:
+    while len(lines) > _MAX_DATAGRAM:
         # Behind the last line that fits, or behind the first where that is longer.
-        end = lines.rfind(b"\n", 0, _DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
+        end = lines.rfind(b"\n", 0, _MAX_DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
         yield lines[:end]
         lines = lines[end:]
     if lines:
@@ -105,10 +105,10 @@ class LogWriter:
         """Begin."""
         self._thread.start()
 
-    def close(self, patience: float) -> None:
+    def close(self, timeout: float) -> None:
         """Write what has been sent so far, for at most so many seconds, and end."""
         self._closing.set()
-        self._thread.join(patience)
+        self._thread.join(timeout)
 
     @property
     def write_errors(self) -> int:
@@ -123,10 +123,10 @@ class LogWriter:
     def _run(self) -> None:
         while True:
             closing = self._closing.is_set()
-            ready = self._selector.select(0 if closing else _LOOK)
+            ready = self._selector.select(0 if closing else _POLL_INTERVAL)
             for key, _ in ready:
                 if isinstance(key.fileobj, socket.socket):
-                    self._take(key.fileobj)
+                    self._write_next(key.fileobj)
             if closing and not ready:
                 break
         for key in tuple(self._selector.get_map().values()):
@@ -136,9 +136,9 @@ class LogWriter:
         for output in self._outputs:
             output.sink.close()
 
-    def _take(self, receiver: socket.socket) -> None:
+    def _write_next(self, receiver: socket.socket) -> None:
         """Write one datagram, and only then take it off: a successor would find it there."""
-        datagram = receiver.recv(_LONGEST, socket.MSG_PEEK)
+        datagram = receiver.recv(_MAX_RECEIVED, socket.MSG_PEEK)
         if not datagram:
             self._selector.unregister(receiver)
             receiver.close()

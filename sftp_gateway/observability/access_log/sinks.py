@@ -1,4 +1,4 @@
-"""Where log lines go: a stream that is open already, or a file that may be rotated away."""
+"""Where log lines are written: a stream that is already open, or a file that may be rotated."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Takes whole lines, several at a time; called from one thread only."""
+    """Writes whole lines, several at a time; called from one thread only."""
 
     def write(self, lines: bytes) -> None:
         """Write all of `lines`, waiting as long as it takes. Raises OSError."""
 
     def close(self) -> None:
-        """Let go of what the sink opened itself."""
+        """Close what the sink opened."""
 
 
 class StreamSink:
-    """Writes to a descriptor that somebody else opened, as standard output.
+    """Writes to a descriptor that is already open, such as standard output.
 
     Several worker processes may share the stream, and a pipe keeps only writes of up to PIPE_BUF
     bytes together (pipe(7)), so each batch is written under a record lock: lines of two processes
@@ -60,7 +60,7 @@ class StreamSink:
             self._writer.write(self._descriptor, lines)
 
     def close(self) -> None:
-        """Leave the descriptor open: it is not ours."""
+        """Leave the descriptor open: others opened it."""
 
 
 class FileSink:
@@ -77,7 +77,9 @@ class FileSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._writer = _LineWriter()
-        self._astray = False  # nothing can be written at the path, but to what was moved away
+        self._detached = (
+            False  # the path cannot be opened; lines go to the file that was moved away
+        )
         self._descriptor = _CLOSED
         with suppress(OSError):
             self._descriptor = _open(self._path)
@@ -103,7 +105,7 @@ class FileSink:
         ours = os.fstat(self._descriptor)
         with suppress(OSError):
             if os.path.samestat(os.stat(self._path), ours):
-                self._astray = False
+                self._detached = False
                 return
         try:
             opened = _open(self._path)
@@ -111,16 +113,16 @@ class FileSink:
             # A line in the file that was moved away is not lost; one in a deleted file is.
             if not ours.st_nlink:
                 raise
-            if not self._astray:
+            if not self._detached:
                 _log.error(
-                    "the access log cannot be written to %s: %s; its lines go to the file that was "
+                    "the access log cannot be written to %s: %s; lines go to the file that was "
                     "moved away from there",
                     self._path,
                     error.strerror,
                 )
-            self._astray = True
+            self._detached = True
             return
-        self._astray = False
+        self._detached = False
         os.close(self._descriptor)
         self._descriptor = opened
         self._writer = _LineWriter()
@@ -155,16 +157,16 @@ def _open(path: Path) -> int:
 
 
 class _LineWriter:
-    """Writes until all is written, and mends a line that an error cut in two.
+    """Writes until all is written, and ends a line that an error cut in two.
 
     After a full disk, the next batch begins with a line feed: one line is broken, not two.
     """
 
     def __init__(self) -> None:
-        self._torn = False
+        self._partial = False
 
     def write(self, descriptor: int, lines: bytes) -> None:
-        data = b"\n" + lines if self._torn else lines
+        data = b"\n" + lines if self._partial else lines
         written = 0
         try:
             while written < len(data):
@@ -174,7 +176,7 @@ class _LineWriter:
                     _wait_for_room(descriptor)
         finally:
             if written:
-                self._torn = data[written - 1] != _LINE_FEED
+                self._partial = data[written - 1] != _LINE_FEED
 
 
 def _wait_for_room(descriptor: int) -> None:

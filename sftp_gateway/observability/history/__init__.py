@@ -1,1 +1,1 @@
-"""The history: what the access log says, kept in an embedded database for people to look at."""
+"""The history: the lines of the access log in an embedded database, for people to query."""

@@ -1,4 +1,4 @@
-"""When each key was last used, from the lines of access logs."""
+"""When each key was last used, from lines of access logs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def last_used(lines: Iterable[bytes]) -> dict[tuple[str, str], str]:
     return found
 
 
-def with_rotated(log: Path) -> list[Path]:
+def with_rotated_files(log: Path) -> list[Path]:
     """The log, and what logrotate has made of it: `access.log-20260101.gz`, `access.log.1`."""
     rotated = log.parent.glob(f"{log.name}[-.]*")
     return [path for path in (log, *sorted(rotated)) if path.is_file()]
 
 
-def lines_of(paths: Iterable[Path], *, report: Callable[[str], None]) -> Iterator[bytes]:
+def read_lines(paths: Iterable[Path], *, report: Callable[[str], None]) -> Iterator[bytes]:
     """The lines of these files, which may be compressed. Raises OSError.
 
     Of one that is cut off or damaged, the lines before that; `report` is given a warning.

@@ -140,32 +140,32 @@ class History:
         where, values = wanted.condition
         order = "ASC" if wanted.after is not None else "DESC"
         query = f"SELECT id, line FROM events {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
-        with self._asked(query, (*values, limit)) as rows:
+        with self._query(query, (*values, limit)) as rows:
             found = [Entry(*row) for row in rows]
         return found if oldest_first == (order == "ASC") else found[::-1]
 
     def lines(self, wanted: Filter) -> Iterator[Entry]:
         """All such rows, oldest first, without holding them all in memory."""
         where, values = wanted.condition
-        with self._asked(f"SELECT id, line FROM events {where} ORDER BY id", values) as rows:  # noqa: S608
+        with self._query(f"SELECT id, line FROM events {where} ORDER BY id", values) as rows:  # noqa: S608
             for row in rows:
                 yield Entry(*row)
 
     def totals(self, wanted: Filter, by: GroupBy, limit: int) -> list[Total]:
         """Totals by user, key, address, file or share; those of most bytes first."""
         parts, values = parts_of_totals(wanted, by)
-        with self._asked(TOTALS.format(parts=f"({parts})"), (*values, limit)) as rows:
+        with self._query(TOTALS.format(parts=f"({parts})"), (*values, limit)) as rows:
             return totals_of(rows)
 
     def newest(self) -> int:
         """The id of the last row; 0 where there is none."""
-        with self._asked("SELECT ifnull(max(id), 0) FROM events", ()) as rows:
+        with self._query("SELECT ifnull(max(id), 0) FROM events", ()) as rows:
             return int(rows.fetchone()[0])
 
     def throughput(self, kind: Literal["share", "user"], since: int) -> dict[tuple[int, str], int]:
         """Bytes by minute since 1970 and name, from the minute `since` on."""
         query = "SELECT minute, name, bytes FROM throughput WHERE minute >= ? AND kind = ?"
-        with self._asked(query, (since, kind)) as rows:
+        with self._query(query, (since, kind)) as rows:
             return {(row[0], row[1]): row[2] for row in rows}
 
     def day(self, now: float) -> dict[str, int]:
@@ -173,7 +173,7 @@ class History:
         since = now - 86_400
         sent = "SELECT total(bytes) FROM throughput WHERE kind = 'share' AND minute >= ?"
         count = "SELECT count(*) FROM events WHERE time >= ? AND"
-        with self._asked(
+        with self._query(
             f"SELECT ({sent}), ({count} event = 'file_closed'),"
             f" ({count} result IN ('denied', 'refused'))",
             (since // 60, since, since),
@@ -192,11 +192,11 @@ class History:
             )
             SELECT name FROM found WHERE name IS NOT NULL LIMIT 200
         """  # noqa: S608 - the column is one of four words
-        with self._asked(query, ()) as rows:
+        with self._query(query, ()) as rows:
             return [row[0] for row in rows]
 
     @contextmanager
-    def _asked(self, query: str, values: tuple[Any, ...]) -> Iterator[sqlite3.Cursor]:
+    def _query(self, query: str, values: tuple[Any, ...]) -> Iterator[sqlite3.Cursor]:
         with closing(connect(self.path)) as database:
             yield database.execute(query, values)
 

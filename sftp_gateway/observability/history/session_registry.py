@@ -1,9 +1,8 @@
-"""What is served at this moment, and how many bytes of it in each minute, as the workers tell.
+"""The sessions that exist, and the bytes sent per minute, as workers report them.
 
-Each worker tells every two seconds which sessions it has, how much each has read, and what it has
-open (server/session_reports.py); rates are the difference of two such pictures. Who sent how many
-bytes by the minute comes of the same numbers. The last of a session, after the last picture of it,
-come with its `session_end`.
+Each worker reports its sessions, what each has read and what it has open every two seconds
+(server/session_reports.py); a rate is the difference of two reports. Bytes per minute are derived
+from the same numbers. Those that a session sends after its last report come with its `session_end`.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-#: Seconds after which a worker's picture is too old to be shown.
+#: Seconds after which a worker's snapshot is no longer shown.
 STALE: Final = 10.0
 
-#: Sessions of which the bytes so far are remembered; and workers, more than there can be.
-_MOST_SESSIONS: Final = 20_000
-_MOST_WORKERS: Final = 256
+#: Sessions whose bytes are remembered; and workers, more than there can be.
+_MAX_SESSIONS: Final = 20_000
+_MAX_WORKERS: Final = 256
 
-#: Minutes that wait to be taken: without a store they are only dropped.
-_MOST_WAITING: Final = 10_000
+#: Entries that wait to be stored; further ones are dropped.
+_MAX_PENDING: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFile:
-    """A file that a session has open; `moving`: it was read since the picture before."""
+    """A file that a session has open; `moving`: it was read since the previous snapshot."""
 
     share: str
     path: str  # escaped as in the access log
@@ -59,7 +58,7 @@ class LiveSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """All workers together. `total` sessions, of which `sessions` are the busiest."""
+    """The sessions of all workers: their number, and the busiest of them."""
 
     sessions: tuple[LiveSession, ...]
     total: int
@@ -79,7 +78,7 @@ class _Snapshot:
 
 
 class SessionRegistry:
-    """Everything of it; from any thread."""
+    """Thread-safe."""
 
     def __init__(
         self,
@@ -89,64 +88,64 @@ class SessionRegistry:
     ) -> None:
         self._clock = clock
         self._now = now
-        #: What began before counts from its first picture on: an observer may be a successor.
+        #: Sessions that are older count from their first snapshot: this may be a successor.
         self._since = now()
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[int, _Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[int, _Snapshot] = OrderedDict()
         self._sent: OrderedDict[str, int] = OrderedDict()  # by session
         self._throughput: Counter[tuple[int, str, str]] = Counter()
 
-    # What is told
+    # Reports
 
-    def take(self, datagram: bytes) -> None:
-        """A worker's picture, or a part of it. What is none is passed over."""
+    def update(self, datagram: bytes) -> None:
+        """Process a worker's report, or a part of it. Malformed ones are ignored."""
         try:
-            told = json.loads(datagram)["live"]
+            report = json.loads(datagram)["live"]
             with self._lock:
-                self._take(told)
+                self._update(report)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             return
 
-    def _take(self, told: dict[str, Any]) -> None:
-        worker, clock = int(told["worker"]), self._clock()
-        picture = self._pictures.get(worker) or _Snapshot(taken=clock)
-        before = {each.session: each for each in picture.sessions}
+    def _update(self, report: dict[str, Any]) -> None:
+        worker, clock = int(report["worker"]), self._clock()
+        snapshot = self._snapshots.get(worker) or _Snapshot(taken=clock)
+        before = {each.session: each for each in snapshot.sessions}
         sessions = tuple(
-            self._session(each, before, clock - picture.taken) for each in told["sessions"]
+            self._session(each, before, clock - snapshot.taken) for each in report["sessions"]
         )
-        if told["more"]:
-            picture.unfinished += sessions
+        if report["more"]:
+            snapshot.unfinished += sessions
         else:
-            sent = {str(share): int(count) for share, count in told["sent"].items()}
-            picture.started, picture.total = float(told["started"]), int(told["total"])
-            picture.rate = self._count_shares(picture, sent, clock - picture.taken)
-            picture.sessions, picture.unfinished = picture.unfinished + sessions, ()
-            picture.sent, picture.taken = sent, clock
-        self._pictures[worker] = picture
-        self._pictures.move_to_end(worker)
-        while len(self._pictures) > _MOST_WORKERS:
-            self._pictures.popitem(last=False)
+            sent = {str(share): int(count) for share, count in report["sent"].items()}
+            snapshot.started, snapshot.total = float(report["started"]), int(report["total"])
+            snapshot.rate = self._count_shares(snapshot, sent, clock - snapshot.taken)
+            snapshot.sessions, snapshot.unfinished = snapshot.unfinished + sessions, ()
+            snapshot.sent, snapshot.taken = sent, clock
+        self._snapshots[worker] = snapshot
+        self._snapshots.move_to_end(worker)
+        while len(self._snapshots) > _MAX_WORKERS:
+            self._snapshots.popitem(last=False)
 
     def _session(
-        self, told: dict[str, Any], before: Mapping[str, LiveSession], seconds: float
+        self, report: dict[str, Any], before: Mapping[str, LiveSession], seconds: float
     ) -> LiveSession:
-        name, user, sent = str(told["session"]), str(told["user"]), int(told["bytes"])
-        started = float(told["started"])
+        name, user, sent = str(report["session"]), str(report["user"]), int(report["bytes"])
+        started = float(report["started"])
         self._count_user(name, user, sent, started)
         earlier = before.get(name)
         served = {each.path: each.served for each in earlier.files} if earlier else {}
         return LiveSession(
             session=name,
             user=user,
-            credential=str(told["credential"]),
-            key_label=str(told["key_label"]),
-            client_ip=str(told["client_ip"]),
-            client_version=str(told["client_version"]),
+            credential=str(report["credential"]),
+            key_label=str(report["key_label"]),
+            client_ip=str(report["client_ip"]),
+            client_version=str(report["client_version"]),
             started=started,
             sent=sent,
             rate=(sent - earlier.sent) / seconds if earlier and seconds > 0 else 0.0,
-            requests=int(told["requests"]),
-            open=int(told["open"]),
+            requests=int(report["requests"]),
+            open=int(report["open"]),
             files=tuple(
                 OpenFile(
                     share=str(share),
@@ -155,16 +154,16 @@ class SessionRegistry:
                     served=int(count),
                     moving=int(count) != served.get(path, 0),
                 )
-                for share, path, size, count in told["files"]
+                for share, path, size, count in report["files"]
             ),
         )
 
     def ended(self, fields: Mapping[str, Any]) -> None:
-        """A session has ended; the fields of its line."""
+        """Process the fields of a `session_end` line."""
         name, user, sent = fields.get("session"), fields.get("user"), fields.get("bytes")
         if isinstance(name, str) and isinstance(user, str) and isinstance(sent, int):
             with self._lock:
-                # As `count_user` does for one of which there never was a picture.
+                # As for a session without any snapshot.
                 started = self._began(fields)
                 self._count_user(name, user, sent, started)
                 self._sent.pop(name, None)
@@ -176,11 +175,11 @@ class SessionRegistry:
         except (ValueError, KeyError, TypeError, OverflowError):
             return 0.0
 
-    def _count_shares(self, picture: _Snapshot, sent: Mapping[str, int], seconds: float) -> float:
-        """Count what a worker has sent since its last picture; bytes a second of it."""
-        before = picture.sent
+    def _count_shares(self, snapshot: _Snapshot, sent: Mapping[str, int], seconds: float) -> float:
+        """Count what a worker sent since its last snapshot; the rate in bytes per second."""
+        before = snapshot.sent
         if before is None:
-            if picture.started < self._since:
+            if snapshot.started < self._since:
                 return 0.0
             before = {}
         more = {share: count - before.get(share, 0) for share, count in sent.items()}
@@ -193,47 +192,47 @@ class SessionRegistry:
         self._count("user", user, sent - before)
         self._sent[session] = max(sent, before)
         self._sent.move_to_end(session)
-        while len(self._sent) > _MOST_SESSIONS:
+        while len(self._sent) > _MAX_SESSIONS:
             self._sent.popitem(last=False)
 
     def _count(self, kind: str, name: str, count: int) -> None:
         key = int(self._now() // 60), kind, name
-        if count > 0 and (key in self._throughput or len(self._throughput) < _MOST_WAITING):
+        if count > 0 and (key in self._throughput or len(self._throughput) < _MAX_PENDING):
             self._throughput[key] += count
 
-    # What is asked
+    # Queries
 
     @property
     def has_throughput(self) -> bool:
-        """Whether there are bytes that `take_throughput` would give."""
+        """Whether `take_throughput` would return anything."""
         return bool(self._throughput)
 
     def take_throughput(self) -> dict[tuple[int, str, str], int]:
-        """The bytes by (minute since 1970, "share" or "user", its name), since the last time."""
+        """Bytes by (minute since 1970, "share" or "user", its name), since the last call."""
         with self._lock:
             taken, self._throughput = self._throughput, Counter()
         return dict(taken)
 
     def give_back(self, throughput: Mapping[tuple[int, str, str], int]) -> None:
-        """What could not be written now, so that it is taken again."""
+        """Return what could not be stored, to be taken again."""
         with self._lock:
             for key, count in throughput.items():
-                if len(self._throughput) < _MOST_WAITING:
+                if len(self._throughput) < _MAX_PENDING:
                     self._throughput[key] += count
 
     def live(self, workers: Iterable[int]) -> Live:
-        """What the workers of these pids serve; the busiest sessions first, then the newest."""
+        """The sessions of the workers with these pids, the busiest first, then the newest."""
         with self._lock:
             fresh = {
-                pid: picture
+                pid: snapshot
                 for pid in workers
-                if (picture := self._pictures.get(pid)) and self._clock() - picture.taken < STALE
+                if (snapshot := self._snapshots.get(pid)) and self._clock() - snapshot.taken < STALE
             }
-            sessions = [each for picture in fresh.values() for each in picture.sessions]
+            sessions = [each for snapshot in fresh.values() for each in snapshot.sessions]
         sessions.sort(key=lambda each: (each.rate, each.open, each.started), reverse=True)
         return Live(
             sessions=tuple(sessions),
-            total=sum(picture.total for picture in fresh.values()),
-            rate=sum(picture.rate for picture in fresh.values()),
-            by_worker={pid: picture.total for pid, picture in fresh.items()},
+            total=sum(snapshot.total for snapshot in fresh.values()),
+            rate=sum(snapshot.rate for snapshot in fresh.values()),
+            by_worker={pid: snapshot.total for pid, snapshot in fresh.items()},
         )

@@ -36,7 +36,7 @@ VERSION: Final = 2
 THROUGHPUT_AGE: Final = 2 * 86_400
 
 #: The least size that it can be bounded to: below, tables and indexes are most of it.
-LEAST_SIZE: Final = 1 << 20
+MIN_SIZE: Final = 1 << 20
 
 #: Rows that are taken out at once, so that no transaction is long.
 _CHUNK: Final = 250
@@ -111,7 +111,7 @@ class Store:
         """`max_age` in seconds, `max_size` in bytes."""
         self.path = path
         self._max_age = max_age
-        self._max_size = max(LEAST_SIZE, max_size)
+        self._max_size = max(MIN_SIZE, max_size)
         if not path.exists() or path.stat().st_size == 0:
             _make(path)
         self._file = path.stat()
@@ -138,11 +138,11 @@ class Store:
             raise BrokenError(str(found))
         self._page_size = int(run("PRAGMA page_size").fetchone()[0])
         #: The length of all lines by owner, and whether they are minor.
-        self._shares: Counter[tuple[str, int]] = Counter()
+        self._sizes: Counter[tuple[str, int]] = Counter()
         for owner, minor, size in run(
             "SELECT owner, minor, sum(length(line)) FROM events GROUP BY owner, minor"
         ):
-            self._shares[owner, minor] = size
+            self._sizes[owner, minor] = size
 
     def add(self, rows: Iterable[Row], throughput: Throughput) -> None:
         """Add rows, all or none, and make room where there is none left.
@@ -150,25 +150,25 @@ class Store:
         Raises FileNotFoundError where the file was taken away or another is in its place: nobody
         would see what is written.
         """
-        self._check_place()
+        self._check_file()
         rows = list(rows)
         with self._transaction():
             self._database.executemany(INSERT, rows)
             self._database.executemany(_ADD, ((*key, sent) for key, sent in throughput.items()))
         for row in rows:
-            self._shares[row[OWNER], row[MINOR]] += len(row[LINE])
+            self._sizes[row[OWNER], row[MINOR]] += len(row[LINE])
         self._shrink()
 
-    def forget(self, now: float) -> None:
+    def delete_older(self, now: float) -> None:
         """Take out what is too old; to be called now and then. Raises as `add` does."""
-        self._check_place()
-        while self._take_out("WHERE time < ?", now - self._max_age):
+        self._check_file()
+        while self._delete("WHERE time < ?", now - self._max_age):
             pass
         oldest = int((now - min(self._max_age, THROUGHPUT_AGE)) // 60)
         self._database.execute("DELETE FROM throughput WHERE minute < ?", (oldest,))
         self._shrink()
 
-    def _check_place(self) -> None:
+    def _check_file(self) -> None:
         if not os.path.samestat(self.path.stat(), self._file):
             raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.path))
 
@@ -184,10 +184,10 @@ class Store:
 
     def _shrink(self) -> None:
         """Take rows out while there is too much; give back what the file has too much."""
-        while self._shares and self._used > _FULL * self._max_size:
+        while self._sizes and self._used > _FULL * self._max_size:
             loser = self._loser()
-            if not self._take_out("WHERE owner = ? AND minor = ? ORDER BY id", *loser):
-                del self._shares[loser]
+            if not self._delete("WHERE owner = ? AND minor = ? ORDER BY id", *loser):
+                del self._sizes[loser]
         if self.size > self._max_size:
             # `execute` would take one step of it, which is one page.
             self._database.executescript("PRAGMA incremental_vacuum")
@@ -199,16 +199,16 @@ class Store:
 
     def _loser(self) -> tuple[str, int]:
         """Whose rows make room, and whether the minor ones."""
-        minor = {owner: size for (owner, minor), size in self._shares.items() if minor}
+        minor = {owner: size for (owner, minor), size in self._sizes.items() if minor}
         if sum(minor.values()) > _MINOR * self._max_size:
             return max(minor, key=minor.__getitem__), 1
         sizes: Counter[str] = Counter()
-        for (owner, _), size in self._shares.items():
+        for (owner, _), size in self._sizes.items():
             sizes[owner] += size
         owner = max(sizes, key=sizes.__getitem__)
         return owner, int(owner in minor)
 
-    def _take_out(self, which: str, *values: object) -> int:
+    def _delete(self, which: str, *values: object) -> int:
         """Take out some of these rows; how many."""
         # The condition is one of this class's own.
         statement = (
@@ -217,9 +217,9 @@ class Store:
         )
         gone = self._database.execute(statement, values).fetchall()
         for owner, minor, size in gone:
-            self._shares[owner, minor] -= size
-            if not self._shares[owner, minor]:
-                del self._shares[owner, minor]
+            self._sizes[owner, minor] -= size
+            if not self._sizes[owner, minor]:
+                del self._sizes[owner, minor]
         return len(gone)
 
     @contextmanager
@@ -267,7 +267,7 @@ def row_of(line: bytes) -> tuple[Row, LogLine] | None:
         parsed.result or None,
         parsed.bytes,
         parsed.text("user"),
-        int(parsed.event in rate_limit.MINOR_NAMES),
+        int(parsed.event in rate_limit.MINOR_EVENT_NAMES),
         line.decode("utf-8", "replace").rstrip("\n"),
     )
     return row, parsed

@@ -1,15 +1,15 @@
-"""Writes the history, on threads of its own: nothing that happens here reaches who serves.
+"""Writes the history, on threads of its own: nothing that happens here affects serving.
 
-    channel ──▶ thread "channel" ──▶ lines, bounded ──▶ thread "history" ──▶ Store
-                  └──▶ the registry of what is served now
+    channel ──▶ thread "feed" ──▶ rows, bounded ──▶ thread "history" ──▶ Store
+                     └──▶ SessionRegistry
 
-| what goes wrong                          | what is done                                          |
+| fault                                    | reaction                                              |
 |------------------------------------------|-------------------------------------------------------|
-| the file is no database, or broken       | moved aside, a warning, and a new one is begun        |
-| it is locked, the disk full, or the like | what waits is kept, up to a bound, and tried again    |
-| the file or its folder is gone, or there | the same, in the folder that is there now; both are   |
-| is another                               | made again                                            |
-| more comes than can be written           | dropped, of the user with most lines, and counted     |
+| the file is not a database, or corrupt   | it is moved aside with a warning, and a new one made  |
+| it is locked, or the disk is full        | rows are kept, up to a limit, and written later       |
+| the file or its folder is missing, or    | the same, in the folder that is there then; both are  |
+| replaced                                 | created again                                         |
+| more rows arrive than can be written     | those of the user with the most are dropped, counted  |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from sftp_gateway.observability.access_log.fair_queue import FairQueue
-from sftp_gateway.observability.history.channel import LIVE, HistoryChannel
+from sftp_gateway.observability.history.channel import LIVE_PREFIX, HistoryChannel
 from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import (
     LINE,
@@ -39,8 +39,8 @@ from sftp_gateway.observability.history.store import (
 from sftp_gateway.observability.metrics.process_metrics import DROPPED_HELP
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
 
-#: Bytes of lines that wait to be written; beyond, they are dropped.
-_MOST_WAITING: Final = 16 << 20
+#: Bytes of lines that wait to be written; further ones are dropped.
+_MAX_WAITING: Final = 16 << 20
 
 #: Seconds in which lines are gathered before they are written: a transaction costs more than a row.
 _GATHER: Final = 0.25
@@ -48,18 +48,18 @@ _GATHER: Final = 0.25
 #: Rows of one transaction.
 _BATCH: Final = 2000
 
-#: Seconds between two looks at the age of rows; and between two attempts after an error.
+#: Seconds between deletions of old rows, and between attempts after an error.
 _HOUSEKEEPING: Final = 60.0
-_PAUSE: Final = 2.0
+_RETRY_INTERVAL: Final = 2.0
 
-#: Seconds after which the thread that reads looks whether it is to end.
-_LOOK: Final = 0.5
+#: Seconds after which the reading thread checks whether it should end.
+_POLL_INTERVAL: Final = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 class HistoryCounts:
-    """What is counted of it."""
+    """The metrics of the history."""
 
     def __init__(self, values: SharedValues) -> None:
         self.dropped = values.counter("history_dropped", DROPPED_HELP)
@@ -70,12 +70,12 @@ class HistoryCounts:
             counter.inc(by=0)
 
     def size(self, count: int) -> None:
-        """The database has so many bytes."""
+        """Set the size of the database in bytes."""
         self._size.set(count)
 
 
 class HistoryWriter:
-    """Takes everything from the channel until it is closed."""
+    """Writes what arrives through the channel, until it is closed."""
 
     def __init__(
         self,
@@ -86,9 +86,9 @@ class HistoryWriter:
         values: SharedValues,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without `open_store` nothing is kept, and only the registry is told.
+        """Without `open_store`, only the registry is updated.
 
-        `prepare` is called first on each thread that writes; may raise OSError.
+        `prepare` is called first on each writing thread; it may raise OSError.
         """
         self._channel = channel
         self._registry = registry
@@ -96,39 +96,39 @@ class HistoryWriter:
         self._prepare = prepare
         self._store: Store | None = None
         self._failing = False
-        self._waiting: FairQueue[Row] = FairQueue(_MOST_WAITING)
+        self._waiting: FairQueue[Row] = FairQueue(_MAX_WAITING)
         self._lock = threading.Lock()  # for `_waiting`
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._rows: list[Row] = []
-        self._tidied = 0.0
+        self._pruned = 0.0
         self._counts = HistoryCounts(values)
         self._reader = threading.Thread(target=self._read, name="channel", daemon=True)
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         self._reader.start()
 
-    def close(self, patience: float) -> None:
-        """Write what has been sent so far, for at most so many seconds, and end."""
+    def close(self, timeout: float) -> None:
+        """Write what was sent so far, within `timeout` seconds, and end."""
         self._closing.set()
-        self._reader.join(patience)
+        self._reader.join(timeout)
         if self._writer is None:
             return
-        self._writer.join(patience)
+        self._writer.join(timeout)
         if not self._writer.is_alive():
             with self._lock:
                 lost = len(self._rows) + len(self._waiting.take(sys.maxsize))
             self._counts.dropped.inc(by=lost)
 
-    # Taking
+    # Reading
 
     def _read(self) -> None:
         while True:
             self._keep_writing()
             closing = self._closing.is_set()
-            datagram = self._channel.receive(0.0 if closing else _LOOK)
+            datagram = self._channel.receive(0.0 if closing else _POLL_INTERVAL)
             if datagram is not None:
                 self.take(datagram)
             elif closing:
@@ -136,15 +136,15 @@ class HistoryWriter:
         self._wake.set()
 
     def _keep_writing(self) -> None:
-        """Start a thread that writes if there is none; unlike that, this one is not confined."""
+        """Start a writing thread if there is none; this thread is not confined as that is."""
         if self._open_store is not None and (self._writer is None or not self._writer.is_alive()):
             self._writer = threading.Thread(target=self._write, name="history", daemon=True)
             self._writer.start()
 
     def take(self, datagram: bytes) -> None:
-        """What has come; from one thread."""
-        if datagram.startswith(LIVE):
-            self._registry.take(datagram)
+        """Process a datagram; for one thread."""
+        if datagram.startswith(LIVE_PREFIX):
+            self._registry.update(datagram)
             if self._registry.has_throughput:  # totals are not to wait for the next line
                 self._wake.set()
             return
@@ -174,10 +174,10 @@ class HistoryWriter:
     # Writing
 
     def _write(self) -> None:
-        """Write until nothing comes any more, or an attempt has failed.
+        """Write until the reader has ended, or an attempt has failed.
 
-        Landlock confines a thread to the folder that was there when it began. So the next attempt
-        is another thread's, which may write to one that has come to its place.
+        Landlock confines a thread to the folder that existed when it started. So the next attempt
+        is made by another thread, which may write to a folder that replaced it.
         """
         while self._reader.is_alive() or self._waiting.size or self._rows:
             if not self._rows:
@@ -186,21 +186,21 @@ class HistoryWriter:
                 self._closing.wait(_GATHER)
                 self._rows = self._take_rows()
             if not self._add(self._rows):
-                self._closing.wait(_PAUSE)
+                self._closing.wait(_RETRY_INTERVAL)
                 return
             self._rows = []
-            if time.monotonic() - self._tidied > _HOUSEKEEPING:
-                self._tidied = time.monotonic()
-                if not self._try(lambda store: store.forget(time.time())):
+            if time.monotonic() - self._pruned > _HOUSEKEEPING:
+                self._pruned = time.monotonic()
+                if not self._try(lambda store: store.delete_older(time.time())):
                     return
-        self._let_go()
+        self._close_store()
 
     def _take_rows(self) -> list[Row]:
         with self._lock:
             return self._waiting.take(_BATCH)
 
     def _add(self, rows: list[Row]) -> bool:
-        """Whether all is written that there is to write."""
+        """Write rows and throughput; whether that succeeded."""
         sent = self._registry.take_throughput()
         if not rows and not sent:
             return True
@@ -212,7 +212,7 @@ class HistoryWriter:
         return True
 
     def _try(self, work: Callable[[Store], None]) -> bool:
-        """Do it with the store, which is opened if need be; whether it worked. Never raises."""
+        """Call `work` with the store, which is opened first; whether it succeeded. Never raises."""
         try:
             if self._store is None and self._open_store is not None:
                 self._prepare()
@@ -222,17 +222,17 @@ class HistoryWriter:
         except (sqlite3.Error, OSError) as error:
             self._counts.errors.inc()
             if not self._failing:
-                _log.warning("the history cannot be written: %s; it is tried again", error)
+                _log.warning("the history cannot be written: %s; retrying", error)
             self._failing = True
-            self._let_go()
+            self._close_store()
             return False
         if self._failing:
             self._failing = False
-            _log.warning("the history is written again")
+            _log.warning("the history can be written again")
         return True
 
-    def _let_go(self) -> None:
-        """The next attempt opens the file again, and begins a new one where it is broken."""
+    def _close_store(self) -> None:
+        """Close the store; the next attempt opens it again."""
         if self._store is not None:
             with suppress(sqlite3.Error):
                 self._store.close()
@@ -240,8 +240,8 @@ class HistoryWriter:
 
 
 def is_broken(error: Exception) -> bool:
-    """Whether the file itself is at fault, and another attempt would not help."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what is more precise
+    """Whether the file is corrupt, so that another attempt would fail too."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
     return isinstance(error, BrokenError) or code in (
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_NOTADB,
@@ -249,16 +249,16 @@ def is_broken(error: Exception) -> bool:
 
 
 def move_aside(path: Path) -> None:
-    """Make room for a new file. What its write-ahead log holds goes with it."""
+    """Rename the file, with its write-ahead log, to make room for a new one."""
     aside = path.with_name(f"{path.name}.broken")
     for suffix in ("", "-wal", "-shm"):
         with suppress(OSError):
             path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
-    _log.warning("the history %s cannot be read; it was moved to %s", path, aside)
+    _log.warning("the history %s is corrupt; it was moved to %s", path, aside)
 
 
 def open_store(path: Path, *, max_age: float, max_size: int) -> Store:
-    """The history at `path`, which is begun anew where it is broken.
+    """The history at `path`; a new one if it is corrupt.
 
     Raises sqlite3.Error and OSError.
     """

@@ -1,7 +1,7 @@
-"""The metrics of all processes as one page: what they share, and what can be seen of them.
+"""The metrics of all processes as one page.
 
-Read by the observer. The numbers of the workers come from their memory (shared.py); how many there
-are, what was refused and what they cost is known to the supervisor and the kernel.
+Read by the observer. The metrics of workers are in their memory (shared_memory.py); those of the
+processes come from the supervisor and the kernel.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sftp_gateway.observability.gateway_state import GatewayState
 from sftp_gateway.observability.metrics.shared_memory import NAMESPACE, Memory, SharedCollector
 from sftp_gateway.observability.vocabulary import CONNECTION_REFUSALS, PENALTY_KINDS
 
-#: What a page of memory that several processes have is counted as: once, in parts.
+#: Memory that several processes share is counted once, in parts.
 _PROPORTIONAL: Final = "Pss:"
 
 
 class Exposition:
-    """Renders the metrics that are in `memories`; these and `state` are asked for each time.
+    """Renders the metrics in `memories`; both callables are called for every page.
 
     `build` holds further labels of `build_info`, as the versions of libraries.
     """
@@ -126,7 +126,7 @@ class _ProcessesCollector(Collector):
         # The supervisor last: a worker that ends meanwhile is counted with it (cutime, cstime).
         pids = ["self", *(str(worker.pid) for worker in state.workers), str(state.pid)]
         seen = [found for pid in pids if (found := _measured(pid))]
-        # One that ended between two looks may have been counted twice: a counter never goes down.
+        # A process that ended meanwhile may be counted twice: a counter must not decrease.
         spent = sum(each["cpu_seconds_total"] for each in seen) + _cpu_of_ended(state.pid)
         self._cpu_seconds = max(self._cpu_seconds, spent)
         yield CounterMetricFamily(

@@ -1,8 +1,8 @@
-"""What one process of the gateway counts.
+"""The metrics of one process of the gateway.
 
-`docs/metrics.md` is the reference for readers; a test holds the two together. Methods are named
-after what happened, and none of them lets a client's words become a label. What is counted here
-is read, for all processes at once, by `exposition.py`.
+docs/metrics.md describes them; a test holds the two together. Methods are named after what
+happened, and none lets a client choose the value of a label. `exposition.py` reads the metrics of
+all processes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sftp_gateway.observability.vocabulary import (
     known,
 )
 
-#: A metric that several parts count has one text.
+#: Shared by the two modules that count it.
 DROPPED_HELP: Final = "Lines that are missing in the history."
 
 HandleKind: TypeAlias = Literal["file", "folder"]
 
-#: (share, lane) -> requests that wait or run in it.
+#: (share, lane) -> requests waiting or running in the pool.
 PoolDepths: TypeAlias = Mapping[tuple[str, str], int]
 
 
 class Metrics:
-    """The counts of a process that serves clients.
+    """The metrics of a worker.
 
     Share names come from the configuration, `vocabulary.NO_SHARE` for what belongs to no share; all
     other label values are words of `vocabulary`, or `other`.
@@ -146,7 +146,7 @@ class Metrics:
         self._disk_errors.inc(share, lane, error)
 
     def bandwidth(self, user: str, rate: float) -> None:
-        """So much of the limit of this user, who is in the configuration, is this process's."""
+        """Set this process's part of the limit of a user of the configuration."""
         self._bandwidth.set(rate, user)
 
     def own_record_layer(self, own: bool) -> None:
@@ -178,14 +178,14 @@ class Metrics:
         self._watched.append(publish)
 
     def publish(self) -> None:
-        """Hand on what is only counted in this process; called twice a second and at its end."""
+        """Publish what is counted in this process; called twice a second and at its end."""
         self._requests.publish()
         for publish in self._watched:
             publish()
 
 
 class AccessLogCounts:
-    """The counts that an access log keeps itself, and the writer of all logs where this is."""
+    """Publishes the counters of an access log and, in the observer, of the log writer."""
 
     def __init__(
         self, values: SharedValues, log: AccessLog, writer: LogWriter | None = None
@@ -206,7 +206,7 @@ class AccessLogCounts:
         self.publish()
 
     def publish(self) -> None:
-        """Hand on what was counted since the last time."""
+        """Publish what was counted since the last call."""
         self._depth.set(self._log.depth)
         for name, counter in self._counters.items():
             count: int = getattr(self._log, name) + getattr(self._writer, name, 0)
@@ -215,7 +215,7 @@ class AccessLogCounts:
 
 
 class HistoryDrops:
-    """The lines that a process could not hand to the history."""
+    """Publishes the lines that a process could not send to the history."""
 
     def __init__(self, values: SharedValues, dropped: Callable[[], int]) -> None:
         self._counter = values.counter("history_dropped", DROPPED_HELP)
@@ -224,7 +224,7 @@ class HistoryDrops:
         self._told = 0
 
     def publish(self) -> None:
-        """Hand on what was counted since the last time."""
+        """Publish what was counted since the last call."""
         count = self._dropped()
         self._counter.inc(by=count - self._told)
         self._told = count

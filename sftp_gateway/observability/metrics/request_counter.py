@@ -1,8 +1,8 @@
-"""The count of SFTP requests, which every request passes through.
+"""Counts SFTP requests; every request passes through it.
 
-It does what three metrics of prometheus_client would do, for one lock, one look-up and one
-`bisect`, rather than three locks, three look-ups and a search through the buckets in Python. The
-numbers are the process's own until `publish` hands them on, twice a second.
+It does what three metrics of prometheus_client would do, with one lock, one look-up and one
+`bisect` instead of three locks, three look-ups and a search through the buckets in Python. Values
+stay in the process until `publish`, twice a second.
 """
 
 from __future__ import annotations

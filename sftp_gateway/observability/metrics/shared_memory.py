@@ -1,17 +1,17 @@
 """Counters and gauges of several processes, in memory that one of them reads.
 
-Each writer has memory of its own, which the supervisor makes and every process of that writer
-inherits: its numbers are written there by mmap, without a system call, and can be read after it
-was killed. A successor continues with the counters of its predecessor; gauges end with their
-process.
+Each writer has memory of its own, which the supervisor allocates and every process of that writer
+inherits. Values are written through mmap without a system call, and can be read after the writer
+was killed. A successor continues the counters of its predecessor; gauges end with their process.
 
-The memory is anonymous (memfd_create(2)), so that nobody who cleans temporary folders takes it
-away, and none is left behind. It is allocated before it is used: a page that cannot be had when it
-is first written to would end the process with SIGBUS.
+The memory is anonymous (memfd_create(2)), so that no one can delete it by cleaning temporary
+folders, and none is left behind. It is allocated before it is used: writing to a page that cannot
+be allocated would end the process with SIGBUS.
 
     used: u64, then entries: key length: u32, 4 bytes, value: f64, key: JSON padded to 8 bytes
 
-What a writer has written is read without trust, for it may be a worker that was taken over.
+The reader does not trust what a writer wrote: a worker may have been compromised.
+prometheus_client's multiprocess mode has none of this: its files are in a folder, and trusted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _USED: Final = struct.Struct("<Q")
 _ENTRY: Final = struct.Struct("<I4xd")
 _VALUE: Final = struct.Struct("<d")
 
-#: What a family and its samples are called; anything else would spoil the page.
+#: Names of families, samples and labels; any other would break the page.
 _NAME: Final = re.compile(rf"{NAMESPACE}_[a-z_]+")
 _LABEL: Final = re.compile("[a-z_]+")
 
@@ -72,8 +72,8 @@ class Memory:
             os.close(counts)
             raise
 
-    def forget_gauges(self) -> None:
-        """The writer's process has ended: it has no connections, files or the like any more."""
+    def clear_gauges(self) -> None:
+        """Clear the gauges: the writer's process has ended."""
         os.pwrite(self.gauges, _USED.pack(0), 0)
 
     def close(self) -> None:
@@ -93,10 +93,10 @@ def _make_segment() -> int:
 
 
 class _Segment:
-    """One segment, open for writing; for one thread at a time."""
+    """One segment, mapped for writing; not thread-safe."""
 
     def __init__(self, descriptor: int) -> None:
-        """Raises OSError if there is no memory. What a predecessor spoiled is begun again."""
+        """Raises OSError if there is no memory. A corrupt segment is reset."""
         self._descriptor = descriptor
         self._size = max(os.fstat(descriptor).st_size, _SIZE)
         os.posix_fallocate(descriptor, 0, self._size)
@@ -167,7 +167,7 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, float, int]]:
 
 
 class SharedValues:
-    """The numbers of the process that writes to `memory`; from any of its threads."""
+    """The metrics of the process that writes to `memory`. Thread-safe."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -201,7 +201,7 @@ class SharedValues:
                 segment.change(key, change, add=add)
 
     def close(self) -> None:
-        """Let go of the memory, which keeps the numbers."""
+        """Unmap the memory, which keeps its values."""
         with self._lock:
             for segment in self._segments.values():
                 segment.close()
@@ -302,7 +302,7 @@ class SharedHistogram:
 
 
 class SharedCollector(Collector):
-    """What all writers have counted, together."""
+    """Collects the metrics of all writers."""
 
     def __init__(self, memories: Callable[[], Iterable[Memory]]) -> None:
         self._memories = memories
@@ -312,7 +312,7 @@ class SharedCollector(Collector):
         families: dict[str, _Family] = {}
         for memory in self._memories():
             for descriptor in (memory.counts, memory.gauges):
-                # The numbers of one that writes nonsense are worth nothing; those of others are.
+                # A corrupt segment is ignored; the others are not.
                 with suppress(ValueError, TypeError, struct.error, OSError, RecursionError):
                     _add(families, _read(descriptor))
         for name, family in families.items():
@@ -330,21 +330,21 @@ _Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True)
 class _Family:
-    """One metric while the numbers of its writers are put together."""
+    """One metric while the values of its writers are added up."""
 
     kind: str
     help_text: str
     values: dict[tuple[str, _Labels], float] = field(default_factory=dict)
 
     def add(self, sample: str, labels: _Labels, value: float) -> None:
-        """Take in the number of one writer."""
+        """Add the value of one writer."""
         before = self.values.get((sample, labels))
         if before is not None:
             value = min(before, value) if self.kind == "livemin" else before + value
         self.values[sample, labels] = value
 
     def metric(self, name: str) -> Metric:
-        """All of it, as prometheus_client has it."""
+        """The metric in the form of prometheus_client."""
         kind = self.kind if self.kind in _COUNTS else "gauge"
         metric = Metric(name, self.help_text, kind)
         counts: dict[_Labels, float] = {}  # of a histogram, up to the bucket that is next

@@ -1,16 +1,16 @@
 """Who may see the status page.
 
-| the endpoint is reached by | without a token                                        | with one  |
-|----------------------------|--------------------------------------------------------|-----------|
-| this machine only          | shown, where it was asked for by a name of the machine | asked for |
-| others                     | shown to nobody                                        | asked for |
+| reachable from     | without a token                                   | with a token   |
+|--------------------|---------------------------------------------------|----------------|
+| this machine only  | served, if requested under a name of this machine | token required |
+| other machines too | refused                                           | token required |
 
-A browser shows the token once, by a form that is POSTed, and has a cookie from then on that says
-it did, and not what the token is. Programs send `Authorization: Bearer TOKEN`. A token in the
-address is not looked at: histories and the logs of proxies would keep it.
+A browser sends the token once, in a form that is POSTed, and gets a cookie that proves this without
+containing the token. Programs send `Authorization: Bearer TOKEN`. A token in a URL is ignored:
+histories and proxy logs would keep it.
 
-The name matters because a web page from anywhere can make its own name mean 127.0.0.1 (DNS
-rebinding), and then read what a browser on this machine may read. A cookie or a token it has not.
+The name matters because any web page can make its own name resolve to 127.0.0.1 (DNS rebinding),
+and then read what a browser on this machine may read. It has neither the cookie nor the token.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from sftp_gateway.observability.web.routes import Request, Response
 
 COOKIE: Final = "sftp_gateway_status"
 
-#: Seconds that a browser keeps it.
+#: Seconds that a browser keeps the cookie.
 _COOKIE_AGE: Final = 30 * 86_400
 
 
 class TokenAuth:
-    """Lets in, or says what is missing."""
+    """Authenticates requests."""
 
     def __init__(self, *, token: str | None, local: bool) -> None:
-        """`local`: only this machine itself can reach the endpoint."""
+        """`local`: only this machine can reach the endpoint."""
         self._token = token
         self._local = local
         self._cookie = _derived(token) if token is not None else ""
 
     def refusal(self, request: Request) -> str | None:
-        """What to tell who is not let in: a word of `REASONS`; None for who is."""
+        """Why the request is refused: a key of app.py's `_REFUSALS`; None if it is not."""
         if self._token is not None:
             shown = self._is_token(_bearer(request)) or self._has_cookie(request)
             if shown:
@@ -52,7 +52,7 @@ class TokenAuth:
         return None if _names_this_machine(request.headers.get("host", "")) else "host"
 
     def login(self, request: Request) -> Response | None:
-        """For a form with the token: the cookie, and the page that was asked for."""
+        """For a form with the token: a redirect to the page, with the cookie."""
         if request.form is None or not self._is_token(_form_token(request.form)):
             return None
         query = urlencode(parse_qsl(urlsplit(request.path).query))
@@ -86,7 +86,7 @@ class TokenAuth:
 
 
 def _derived(token: str) -> str:
-    """Only who knows the token can have come by this; it does not give the token away."""
+    """A value that proves knowledge of the token without disclosing it."""
     return hmac.new(token.encode(), b"sftp-gateway status page", hashlib.sha256).hexdigest()
 
 
@@ -100,7 +100,7 @@ def _bearer(request: Request) -> str | None:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether a Host header names the machine itself, whatever the port: it may be a tunnel's."""
+    """Whether a Host header names this machine, with any port: it may be that of a tunnel."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ip_address(name).is_loopback

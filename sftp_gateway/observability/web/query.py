@@ -1,4 +1,4 @@
-"""What the page's address asks for."""
+"""The query of the page's URL."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sftp_gateway.observability.access_log.line import RESULTS
 from sftp_gateway.observability.history.queries import Filter
 from sftp_gateway.observability.web.chart import COLUMNS
 
-#: Characters of a field that are taken.
-_LONGEST: Final = 500
+#: Characters of a field that are read.
+_MAX_LENGTH: Final = 500
 
 _DEFAULT_HOURS: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """The fields of the address; whatever is not understood is left at its default."""
+    """The fields of the URL; invalid ones have their defaults."""
 
     hours: int = _DEFAULT_HOURS
     by: Literal["share", "user"] = "share"
@@ -33,7 +33,7 @@ class Query:
     @classmethod
     def parse(cls, path: str) -> Query:
         """From the path of a request."""
-        given = {name: value[:_LONGEST] for name, value in parse_qsl(urlsplit(path).query)}
+        given = {name: value[:_MAX_LENGTH] for name, value in parse_qsl(urlsplit(path).query)}
         hours = given.get("hours", "")
         result = given.get("result", "")
         return cls(
@@ -50,12 +50,12 @@ class Query:
 
     @property
     def filtered(self) -> bool:
-        """Whether less than everything is asked for."""
+        """Whether accesses are filtered."""
         return bool(self.user or self.share or self.key or self.path or self.result)
 
     @property
     def filter(self) -> Filter:
-        """For the history."""
+        """The filter for the history."""
         return Filter(
             user=self.user,
             share=self.share,
@@ -68,7 +68,7 @@ class Query:
         )
 
     def address(self, part: str = "", **changed: object) -> str:
-        """The address of the same page with something changed, at its part `part`."""
+        """The URL of this page with some fields changed, at the anchor `part`."""
         other = replace(self, **changed)  # type: ignore[arg-type]
         default = Query()
         fields = {
@@ -76,7 +76,7 @@ class Query:
             for name in self.__slots__
             if (value := getattr(other, name)) != getattr(default, name) and value is not None
         }
-        # "./" leaves out everything; an empty reference would keep it.
+        # "./" drops the query; an empty reference would keep it.
         return (f"?{urlencode(fields)}" if fields else "./") + (f"#{part}" if part else "")
 
 

@@ -1,13 +1,12 @@
-"""What the HTTP endpoint answers to a request; it knows nothing of sockets (http_server.py).
+"""Requests, responses, and what each path answers; server.py has the sockets.
 
-It is served by a process of its own, and so a scrape never delays a READ. But a process that
-answers by itself would make stuck ones look healthy: health is asked of `probe`, which knows when
-each of them spoke last, and raises TimeoutError when one of them has fallen silent.
+The endpoint runs in a process of its own, so that a scrape never delays a READ. Health is therefore
+asked of `probe`, which raises TimeoutError if a process has missed its heartbeats.
 
-A web page from anywhere can make its own name mean an address of this machine (DNS rebinding), and
-then read what a browser there may read. So metrics are given only under names that are not for
-others to give: an address, a name without a dot (localhost, a container's), or one that is
-configured. A token protects the status page from that by itself.
+A web page from anywhere can make its own name resolve to this machine (DNS rebinding), and then
+read what a browser there may read. So metrics are served only under names that others cannot
+control: an address, a name without a dot (localhost, a container's), or a configured one. The
+status page is protected by its token.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MAX_FORM_LENGTH: Final = 4096
 _HEAD_END: Final = b"\r\n\r\n"
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})", re.IGNORECASE)
 
-#: Health checks, which are answered at once, however many requests there are.
+#: Health checks, which are answered at once, whatever else is requested.
 _HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[? ]")
 
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -53,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for: a path with its query, and headers by their names in lower case.
+    """A request: its path with the query, and headers by their names in lower case.
 
     `form` is the body of a POST, None for GET and HEAD.
     """
@@ -65,7 +64,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer, with headers of its own."""
+    """A response; `headers` are added to those that every response has."""
 
     status: HTTPStatus
     content_type: str
@@ -75,15 +74,15 @@ class Response:
 
 Probe: TypeAlias = Callable[[], Health]
 
-#: Answers `/` and what is below `/status`.
+#: Serves `/` and `/status*`.
 Application: TypeAlias = Callable[[Request], Response]
 
-#: Gives the content type and the body of the metrics.
+#: Returns the content type and the body of the metrics.
 Render: TypeAlias = Callable[[], tuple[str, bytes]]
 
 
 class Router:
-    """What each path answers."""
+    """Maps paths to responses."""
 
     def __init__(
         self,
@@ -93,22 +92,22 @@ class Router:
         status_app: Application | None = None,
         names: Collection[str] = (),
     ) -> None:
-        """`names` are those of this endpoint, in lower case, beside its addresses; * is any."""
+        """`names` are those of the endpoint in lower case, beside its addresses; * is any."""
         self._render = render
         self._probe = probe
         self._status_app = status_app
         self._names = names
 
     def takes_form(self, path: str) -> bool:
-        """Whether the path may be POSTed to."""
+        """Whether the path accepts POST."""
         return self._status_app is not None and path.partition("?")[0] == "/"
 
-    def page(self, request: Request) -> Response:
-        """The answer to a request."""
+    def response(self, request: Request) -> Response:
+        """The response to a request."""
         path = request.path.partition("?")[0]
         if self._status_app is not None and (path == "/" or path.startswith("/status")):
             return self._status_app(request)
-        known = self._is_named(request.headers.get("host"))
+        known = self._is_own_name(request.headers.get("host"))
         match path:
             case "/metrics" if not known:
                 return Response(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, _WRONG_NAME)
@@ -123,8 +122,8 @@ class Router:
             case _:
                 return Response(HTTPStatus.NOT_FOUND, _TEXT, b"not found\n")
 
-    def _is_named(self, host: str | None) -> bool:
-        """Whether a Host header has a name that only who runs this endpoint can have given it."""
+    def _is_own_name(self, host: str | None) -> bool:
+        """Whether a Host header has a name that only the operator controls."""
         if host is None or "*" in self._names:  # every browser sends one
             return True
         try:
@@ -134,7 +133,7 @@ class Router:
             return False
 
     def _healthz(self) -> Response:
-        health = self._ask()
+        health = self._health()
         if isinstance(health, str):
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{health}\n".encode())
         if not health.alive:
@@ -142,7 +141,7 @@ class Router:
         return Response(HTTPStatus.OK, _TEXT, b"ok\n")
 
     def _readyz(self, *, details: bool) -> Response:
-        health = self._ask()
+        health = self._health()
         answer: dict[str, object]
         if isinstance(health, str):
             ready, answer = False, {"ready": False, "shares": {}, "error": health}
@@ -154,8 +153,8 @@ class Router:
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Response(status, "application/json", json.dumps(answer).encode() + b"\n")
 
-    def _ask(self) -> Health | str:
-        """The health, or why it is not known."""
+    def _health(self) -> Health | str:
+        """The health, or the reason why it is unknown."""
         try:
             return self._probe()
         except TimeoutError:
@@ -165,8 +164,8 @@ class Router:
             return "the probe failed"
 
 
-def is_whole(received: bytes | bytearray) -> bool:
-    """Whether a request is there, or as much of it as is ever read."""
+def is_complete(received: bytes | bytearray) -> bool:
+    """Whether the request is complete, or as long as is ever read."""
     head, end, body = received.partition(_HEAD_END)
     if not end:
         return len(received) >= MAX_HEAD_LENGTH
@@ -175,15 +174,15 @@ def is_whole(received: bytes | bytearray) -> bool:
 
 
 def is_health_check(request: bytes) -> bool:
-    """Whether the answer is short, and takes no time to make."""
+    """Whether this is a health check, whose response takes no time to make."""
     return _HEALTH.match(request) is not None
 
 
 def respond(router: Router, request: bytes) -> bytes:
-    """The whole answer to a request, nothing if it cannot be read at all. Never raises."""
+    """The response as bytes; empty if the request cannot be read at all. Never raises."""
     try:
         return _Handler(router, request).answer
-    except Exception:  # a mistake of ours must not end the thread that serves all
+    except Exception:  # a bug must not end the thread that serves all
         _logger.exception("A request could not be answered")
         return b""
 
@@ -219,33 +218,33 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, form: bytes | None) -> None:
         try:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            page = self._router.page(Request(path=self.path, headers=headers, form=form))
+            response = self._router.response(Request(path=self.path, headers=headers, form=form))
         except Exception:
             _logger.exception("%s %s failed", self.command, self.path.partition("?")[0])
-            page = Response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
-        self._send(page)
+            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
+        self._send(response)
 
-    def _send(self, page: Response, **headers: str) -> None:
+    def _send(self, response: Response, **headers: str) -> None:
         # A request that could not be read counts as HTTP/0.9, which has no status.
         self.request_version = self.protocol_version
-        # send_response would add the Server header, which tells versions.
-        self.send_response_only(page.status)
+        # send_response would add the Server header, which discloses versions.
+        self.send_response_only(response.status)
         self.send_header("Date", self.date_time_string())
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
-        for name, value in page.headers:
+        for name, value in response.headers:
             self.send_header(name, value)
         self.send_header("Connection", "close")
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(page.body)
+            self.wfile.write(response.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what http.server refuses by itself: in one line, without the client's words."""
+        """Answer what http.server rejects itself: one line, without the client's input."""
         if code == HTTPStatus.NOT_IMPLEMENTED:  # it means: no method do_...
             not_allowed = Response(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET and HEAD\n")
             self._send(not_allowed, Allow="GET, HEAD")

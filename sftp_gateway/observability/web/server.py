@@ -1,8 +1,8 @@
-"""Serves HTTP so that no client can keep others from it: health checks are always answered.
+"""Serves HTTP such that no client can exclude others: health checks are always answered.
 
-One thread reads requests and writes answers, and never waits for a client; a few others make the
-answers that take time. At MAX_CONNECTIONS the newest takes the place of the oldest of the source
-that has most: a health check sends its request at once, one who says nothing is the oldest.
+One thread reads requests and writes responses, and never waits for a client; a few others make the
+responses that take time. At MAX_CONNECTIONS, a new connection replaces the oldest of the source
+with the most: a health check sends its request at once, a silent client is the oldest.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from sftp_gateway.observability.web.routes import (
     Probe,
     Render,
     Router,
+    is_complete,
     is_health_check,
-    is_whole,
     respond,
 )
 
-#: Seconds for a request to arrive, and again for its answer to be taken.
+#: Seconds for a request to arrive, and for its response to be read.
 REQUEST_TIMEOUT: Final = 5.0
 
 #: Connections at once.
 MAX_CONNECTIONS: Final = 64
 
-#: Threads that make answers.
+#: Threads that make responses.
 THREADS: Final = 4
 
-#: Connections accepted in one turn: those that are there have theirs in between.
+#: Connections accepted at once, before existing ones are served.
 _BATCH: Final = 16
 
-#: Seconds of rest when no connection can be accepted, for want of descriptors.
-_REST: Final = 0.1
+#: Seconds to wait if no connection can be accepted, for lack of descriptors.
+_ACCEPT_BACKOFF: Final = 0.1
 
 _logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens for the endpoint; port 0 takes any free one.
+    """A listening socket for the endpoint; port 0 is any free one.
 
-    Raises ConfigurationError when the address cannot be had.
+    Raises ConfigurationError if the address is not available.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -80,7 +80,7 @@ class _Connection:
 
 
 class ObservabilityServer:
-    """Serves metrics and health, and whatever `status_app` has, on a listening socket.
+    """Serves metrics, health and `status_app` on a listening socket.
 
     `names` are those of the endpoint, as Router has them.
     """
@@ -107,11 +107,11 @@ class ObservabilityServer:
         self._thread = threading.Thread(target=self._run, name="observability", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to serve."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, in every process that has the socket. Running requests get no time."""
+        """Stop listening, in every process that has the socket. Running requests are aborted."""
         self._stopping.set()
         self._wake_up()
         if self._thread.is_alive():
@@ -138,12 +138,12 @@ class ObservabilityServer:
                 elif key.fileobj is self._woken:
                     self._woken.recv(4096)
                 elif key.data in self._connections:  # it may have made room in this turn
-                    self._go_on(key.data)
+                    self._continue(key.data)
             while self._answered:
                 connection = self._answered.popleft()
                 if connection in self._connections and connection.answering is not None:
                     self._begin_answer(connection, connection.answering.result())
-            self._end_late()
+            self._drop_late()
 
     # Connections
 
@@ -155,7 +155,7 @@ class ObservabilityServer:
                 return
             except OSError as error:
                 _logger.error("no HTTP connection can be accepted: %s", error)
-                self._stopping.wait(_REST)
+                self._stopping.wait(_ACCEPT_BACKOFF)
                 return
             if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
                 accepted.close()
@@ -164,10 +164,10 @@ class ObservabilityServer:
             connection = _Connection(accepted, str(address[0]), monotonic() + REQUEST_TIMEOUT)
             self._connections[connection] = None
             self._selector.register(accepted, selectors.EVENT_READ, connection)
-            self._go_on(connection)  # most have sent their request already
+            self._continue(connection)  # most have sent their request already
 
     def _make_room(self) -> bool:
-        """End the oldest connection of the source that has most; False where all are at work."""
+        """Drop the oldest connection of the source with the most; False if all are in work."""
         each_has = Counter(connection.source for connection in self._connections)
         for connection in sorted(self._connections, key=lambda one: -each_has[one.source]):
             if connection.answering is None or connection.answering.cancel():
@@ -179,7 +179,7 @@ class ObservabilityServer:
         deadlines = [one.deadline for one in self._connections if one.answering is None]
         return max(0.0, min(deadlines) - monotonic()) if deadlines else None
 
-    def _end_late(self) -> None:
+    def _drop_late(self) -> None:
         now = monotonic()
         for connection in tuple(self._connections):
             if connection.answering is None and connection.deadline <= now:
@@ -193,7 +193,7 @@ class ObservabilityServer:
 
     # Requests
 
-    def _go_on(self, connection: _Connection) -> None:
+    def _continue(self, connection: _Connection) -> None:
         """Read or write what is possible now."""
         try:
             if connection.answer is None:
@@ -210,16 +210,16 @@ class ObservabilityServer:
         connection.received += received
         if not received:
             self._drop(connection)
-        elif is_whole(connection.received):
+        elif is_complete(connection.received):
             request = bytes(connection.received)
             if is_health_check(request):
                 self._begin_answer(connection, respond(self._router, request))
             else:
                 self._selector.unregister(connection.socket)
                 connection.answering = self._answers.submit(respond, self._router, request)
-                connection.answering.add_done_callback(lambda _: self._tell_answered(connection))
+                connection.answering.add_done_callback(lambda _: self._on_answered(connection))
 
-    def _tell_answered(self, connection: _Connection) -> None:
+    def _on_answered(self, connection: _Connection) -> None:
         self._answered.append(connection)
         self._wake_up()
 
@@ -230,7 +230,7 @@ class ObservabilityServer:
         with suppress(KeyError):  # it was not watched while the answer was made
             self._selector.unregister(connection.socket)
         self._selector.register(connection.socket, selectors.EVENT_WRITE, connection)
-        self._go_on(connection)
+        self._continue(connection)
 
     def _write(self, connection: _Connection, answer: memoryview) -> None:
         connection.answer = answer[connection.socket.send(answer) :]

@@ -159,7 +159,7 @@ class Supervisor:
         """Fork a worker; return its pid. Raises OSError."""
         name = _process_name(number)
         memory = self._memory_of(name)
-        sender, receiver = relay.channel()
+        sender, receiver = relay.socket_pair()
         self._observer.add_worker(name, receiver, memory)
         with sender:
             resources = WorkerResources(
@@ -197,7 +197,7 @@ class Supervisor:
     def _observer_ended(self, code: int) -> None:
         self._observer_pid = 0
         if OBSERVER in self._memories:
-            self._memories[OBSERVER].forget_gauges()
+            self._memories[OBSERVER].clear_gauges()
         if code:
             _log.warning("the observer ended with status %d", code)
         if self._finished:
@@ -234,7 +234,7 @@ class Supervisor:
 
     def worker_ended(self, worker: WorkerHandle) -> None:
         """Give up the start, or a new configuration, if this was to show that it works."""
-        self._memories[_process_name(worker.number)].forget_gauges()
+        self._memories[_process_name(worker.number)].clear_gauges()
         if self._stopping:
             return
         if self._started:

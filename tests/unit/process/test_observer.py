@@ -90,13 +90,13 @@ def receive(end: socket.socket) -> list[tuple[str, list[int]]]:
 def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
     observer = ObserverHandle()
     memory = Memory.make()
-    sender, receiver = relay.channel()
+    sender, receiver = relay.socket_pair()
     observer.add_worker("worker0", receiver, memory)
     with observer.connect() as end:
         observer.send_state(gateway_state())
         assert receive(end) == []
         assert observer.logs == [receiver]
-        ending, other = relay.channel()
+        ending, other = relay.socket_pair()
         observer.add_worker("worker1", other, memory)
         ending.close()
         observer.send_state(gateway_state())

@@ -18,9 +18,9 @@ from sftp_gateway.observability.access_log.events import (
 )
 from sftp_gateway.observability.access_log.rate_limit import (
     INTERVAL,
-    LIMITED,
     OWNER_BURST,
     OWNER_RATE,
+    RATE_LIMITED,
     SESSION_BURST,
     SESSION_RATE,
     EventLimiter,
@@ -120,7 +120,7 @@ def test_nothing_is_kept_of_sessions_that_have_ended_and_little_of_addresses() -
 
 def test_events_of_files_are_neither_limited_nor_minor() -> None:
     opened = FileOpened(session=SESSION, share="models", path=b"/", size=0)
-    assert type(opened) not in LIMITED
+    assert type(opened) not in RATE_LIMITED
     assert not is_minor(opened)
     assert is_minor(denied())
 
@@ -141,4 +141,4 @@ def test_an_event_belongs_to_its_user_or_to_its_address() -> None:
 
 def test_every_limited_event_has_its_count_in_the_summary() -> None:
     fields = set(EventsSuppressed.__dataclass_fields__)
-    assert {kind.name for kind in LIMITED} <= fields
+    assert {kind.name for kind in RATE_LIMITED} <= fields

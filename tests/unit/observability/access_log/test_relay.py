@@ -43,7 +43,7 @@ def connect() -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def connect(*writers: LogWriter) -> socket.socket:
-            sender, receiver = relay.channel()
+            sender, receiver = relay.socket_pair()
             for writer in writers:
                 writer.add(receiver.dup())
             stack.enter_context(receiver)
@@ -143,11 +143,11 @@ def test_an_output_that_fails_is_told_of_and_does_not_stop_the_others(connect: C
 
 
 def test_a_channel_is_over_when_it_is_read_empty_and_its_sender_is_gone() -> None:
-    sender, receiver = relay.channel()
+    sender, receiver = relay.socket_pair()
     with receiver:
-        assert not relay.is_over(receiver)
+        assert not relay.is_drained(receiver)
         sender.send(b"line")
         sender.close()
-        assert not relay.is_over(receiver)
+        assert not relay.is_drained(receiver)
         receiver.recv(10)
-        assert relay.is_over(receiver)
+        assert relay.is_drained(receiver)

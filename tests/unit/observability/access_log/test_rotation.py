@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sftp_gateway.observability.access_log.rotation import forget, rotate
+from sftp_gateway.observability.access_log.rotation import delete_older, rotate
 from sftp_gateway.observability.access_log.sinks import FileSink
 
 
@@ -49,7 +49,7 @@ def test_old_files_go_by_their_age_too(tmp_path: Path) -> None:
         os.utime(old, (written, written))
     log.touch()
     os.utime(log, (1, 1))
-    forget(log, 200)
+    delete_older(log, 200)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "access.log", "access.log.1", "access.log.2",
     ]  # fmt: skip

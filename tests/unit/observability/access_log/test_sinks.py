@@ -175,7 +175,7 @@ def test_a_file_whose_place_something_else_takes_is_written_on_and_that_is_said(
     for _ in range(2):
         sink.write(b"two\n")
     assert (tmp_path / "moved").read_bytes() == b"one\ntwo\ntwo\n"
-    assert caplog.text.count("its lines go to the file that was moved away") == 1
+    assert caplog.text.count("lines go to the file that was moved away") == 1
     path.unlink()
     sink.write(b"three\n")
     sink.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from sftp_gateway.observability.history import channel as module
-from sftp_gateway.observability.history.channel import PATIENCE, HistoryChannel, HistorySink
+from sftp_gateway.observability.history.channel import SEND_TIMEOUT, HistoryChannel, HistorySink
 from tests.support.history import line, read
 
 
@@ -46,10 +46,10 @@ def test_what_says_nothing_new_is_left_out(channel: HistoryChannel) -> None:
 def test_a_long_batch_is_cut_between_lines(channel: HistoryChannel) -> None:
     batch = [read(f"models/{number}{'x' * 3000}") for number in range(40)]
     HistorySink(channel).write(b"".join(batch))
-    pieces = received(channel)
-    assert len(pieces) > 1
-    assert b"".join(pieces) == b"".join(batch)
-    assert all(piece.endswith(b"\n") for piece in pieces)
+    datagrams = received(channel)
+    assert len(datagrams) > 1
+    assert b"".join(datagrams) == b"".join(batch)
+    assert all(datagram.endswith(b"\n") for datagram in datagrams)
 
 
 def test_a_line_longer_than_a_piece_goes_alone(channel: HistoryChannel) -> None:
@@ -94,9 +94,9 @@ def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
     batch = b"".join(read(f"models/{number}") for number in range(64))
     for _ in range(500):
         sink.write(batch)
-    arrived = sum(piece.count(b"\n") for piece in received(channel))
+    arrived = sum(datagram.count(b"\n") for datagram in received(channel))
     assert 0 < arrived < 500 * 64
     assert sink.dropped == 500 * 64 - arrived
-    assert now == PATIENCE
+    assert now == SEND_TIMEOUT
     sink.write(batch)
     assert received(channel) == [batch]

@@ -10,7 +10,7 @@ import pytest
 
 from sftp_gateway.observability.access_log.events import LoginAccepted, LoginRefused, Session
 from sftp_gateway.observability.access_log.json_lines import encode
-from sftp_gateway.observability.history.last_used import last_used, lines_of, with_rotated
+from sftp_gateway.observability.history.last_used import last_used, read_lines, with_rotated_files
 
 
 def accepted(time: float, key: str | None, user: str = "gvpocr") -> bytes:
@@ -50,10 +50,10 @@ def test_logs_that_were_rotated_are_read_too(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "access.log.2.gz", "wb") as file:
         file.write(accepted(1, "SHA256:c"))
     (tmp_path / "other.log").write_bytes(accepted(4, "SHA256:d"))
-    found = last_used(lines_of(with_rotated(log), report=said.append))
+    found = last_used(read_lines(with_rotated_files(log), report=said.append))
     assert said == []
     assert {key for _, key in found} == {"SHA256:a", "SHA256:b", "SHA256:c"}
-    assert with_rotated(tmp_path / "missing.log") == []
+    assert with_rotated_files(tmp_path / "missing.log") == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "not compressed"])
@@ -72,7 +72,7 @@ def test_a_compressed_log_that_is_damaged_is_read_as_far_as_it_goes(
     cut.write_bytes(written)
     good.write_bytes(lines[-1])
     said: list[str] = []
-    found = list(lines_of([cut, good], report=said.append))
+    found = list(read_lines([cut, good], report=said.append))
     assert found[-1] == lines[-1]
     if damage != "not compressed":
         assert found[:500] == lines[:500]

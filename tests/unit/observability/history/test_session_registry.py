@@ -21,7 +21,7 @@ class Told:
     def tell(self, *sessions: dict[str, Any], worker: int = 7, **fields: Any) -> None:
         told = {"worker": worker, "more": False, "started": NOON + 100, "total": len(sessions),
                 "sent": {}, "sessions": sessions, **fields}  # fmt: skip
-        self.registry.take(json.dumps({"live": told}).encode())
+        self.registry.update(json.dumps({"live": told}).encode())
 
     @property
     def sent(self) -> dict[tuple[str, str], int]:
@@ -126,7 +126,7 @@ def test_what_could_not_be_written_is_taken_again(told: Told) -> None:
 )  # fmt: skip
 def test_what_is_no_picture_changes_nothing(told: Told, sent: bytes) -> None:
     told.tell(session())
-    told.registry.take(sent)
+    told.registry.update(sent)
     assert told.registry.live([7]).total == 1
 
 

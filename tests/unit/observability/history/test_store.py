@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history.queries import Filter, History
-from sftp_gateway.observability.history.store import LEAST_SIZE, BrokenError, Store, row_of
+from sftp_gateway.observability.history.store import MIN_SIZE, BrokenError, Store, row_of
 from tests.support.history import NOON, line, read, row
 
 DAY = 86_400.0
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    made = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    made = Store(path, max_age=DAY, max_size=MIN_SIZE)
     yield made
     made.close()
 
@@ -32,12 +32,12 @@ def lines(path: Path) -> list[str]:
 
 
 def test_what_is_added_is_there_for_others_and_after_it_was_closed(path: Path) -> None:
-    store = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    store = Store(path, max_age=DAY, max_size=MIN_SIZE)
     written = read("models/पत्र.bin")
     store.add([row(written)], {})
     assert lines(path) == [written.decode().rstrip("\n")]
     store.close()
-    again = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    again = Store(path, max_age=DAY, max_size=MIN_SIZE)
     again.add([row(written)], {})
     assert len(lines(path)) == 2
     again.close()
@@ -54,7 +54,7 @@ def test_only_its_owner_and_group_may_read_it(path: Path, store: Store) -> None:
 def test_rows_that_are_too_old_are_forgotten(path: Path, store: Store) -> None:
     old, new = read("models/old", at=NOON - DAY - 1), read("models/new", at=NOON - DAY + 1)
     store.add([row(old), row(new)], {(int(NOON // 60) - 3000, "share", "models"): 1})
-    store.forget(NOON)
+    store.delete_older(NOON)
     assert lines(path) == [new.decode().rstrip("\n")]
     assert History(path).throughput("share", 0) == {}
 
@@ -65,14 +65,14 @@ def test_it_never_grows_far_over_its_bound_and_the_oldest_make_room(
     rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
     for _ in range(20):  # some times as much as there is room for
         store.add(rows, {})
-        assert store.size <= 1.5 * LEAST_SIZE
+        assert store.size <= 1.5 * MIN_SIZE
     assert 500 < len(lines(path)) < 3000
     assert lines(path)[-1].find("x499") > 0
 
 
 def flooded(path: Path, flood: Callable[[int], bytes]) -> list[str]:
     """What is left of ana's lines, and of ben's, once there were far more of ben's than fit."""
-    made = Store(path, max_age=DAY, max_size=LEAST_SIZE)
+    made = Store(path, max_age=DAY, max_size=MIN_SIZE)
     mine = [read(f"models/{number}") for number in range(200)]
     mine += [line("login_accepted", user="ana"), line("session_end", user="ana")]
     made.add([row(each) for each in mine[:100]], {})
@@ -80,7 +80,7 @@ def flooded(path: Path, flood: Callable[[int], bytes]) -> list[str]:
         made.add([row(flood(batch * 500 + number)) for number in range(500)], {})
         mine_now = mine[100 + batch * 6 : 106 + batch * 6]
         made.add([row(each) for each in mine_now], {})
-    assert made.size <= 1.5 * LEAST_SIZE
+    assert made.size <= 1.5 * MIN_SIZE
     made.close()
     kept = lines(path)
     assert [each for each in kept if '"user":"ana"' in each] == [
@@ -123,12 +123,12 @@ def test_a_flood_of_refusals_takes_no_file_of_the_user_who_has_most(
 
 
 def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
-    made = Store(path, max_age=DAY, max_size=8 * LEAST_SIZE)
+    made = Store(path, max_age=DAY, max_size=8 * MIN_SIZE)
     made.add([row(read(f"models/{'x' * 200}{n}", user="ben")) for n in range(4000)], {})
     made.add([row(read("models/a"))], {})
     made.close()
-    again = Store(path, max_age=DAY, max_size=LEAST_SIZE)
-    again.forget(NOON)
+    again = Store(path, max_age=DAY, max_size=MIN_SIZE)
+    again.delete_older(NOON)
     again.close()
     kept = lines(path)
     assert len(kept) < 3000
@@ -136,17 +136,17 @@ def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
 
 
 def test_a_bound_that_is_lowered_makes_the_file_smaller(path: Path) -> None:
-    store = Store(path, max_age=DAY, max_size=8 * LEAST_SIZE)
+    store = Store(path, max_age=DAY, max_size=8 * MIN_SIZE)
     rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
     for _ in range(12):
         store.add(rows, {})
-    assert store.size > 3 * LEAST_SIZE
+    assert store.size > 3 * MIN_SIZE
     store.close()
-    store = Store(path, max_age=DAY, max_size=LEAST_SIZE)
-    store.forget(NOON)
-    assert store.size <= LEAST_SIZE
+    store = Store(path, max_age=DAY, max_size=MIN_SIZE)
+    store.delete_older(NOON)
+    assert store.size <= MIN_SIZE
     store.close()
-    assert path.stat().st_size <= LEAST_SIZE
+    assert path.stat().st_size <= MIN_SIZE
 
 
 def test_a_batch_is_added_as_a_whole_or_not_at_all(path: Path, store: Store) -> None:
@@ -170,7 +170,7 @@ def test_bytes_by_the_minute_add_up(path: Path, store: Store) -> None:
 def test_a_file_that_was_taken_away_is_noticed(path: Path, store: Store) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        store.forget(NOON)
+        store.delete_older(NOON)
 
 
 def test_tables_of_another_version_are_not_used(path: Path, store: Store) -> None:
@@ -178,7 +178,7 @@ def test_tables_of_another_version_are_not_used(path: Path, store: Store) -> Non
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(BrokenError, match="version 99"):
-        Store(path, max_age=DAY, max_size=LEAST_SIZE)
+        Store(path, max_age=DAY, max_size=MIN_SIZE)
 
 
 @pytest.mark.parametrize(

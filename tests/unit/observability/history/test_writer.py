@@ -15,7 +15,7 @@ from sftp_gateway.observability.history import writer as module
 from sftp_gateway.observability.history.channel import HistoryChannel, HistorySink
 from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.observability.history.session_registry import SessionRegistry
-from sftp_gateway.observability.history.store import LEAST_SIZE
+from sftp_gateway.observability.history.store import MIN_SIZE
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from tests.support.gateway import PATIENCE, wait_for
 from tests.support.history import line, read
@@ -34,7 +34,7 @@ class Kept:
         self.writer = HistoryWriter(
             channel=self.channel,
             registry=self.registry,
-            open_store=functools.partial(open_store, path, max_age=1e9, max_size=LEAST_SIZE),
+            open_store=functools.partial(open_store, path, max_age=1e9, max_size=MIN_SIZE),
             values=self.measured.values,
         )
 
@@ -59,7 +59,7 @@ class Kept:
 
 @pytest.fixture
 def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Kept]]:
-    monkeypatch.setattr(module, "_PAUSE", 0.05)
+    monkeypatch.setattr(module, "_RETRY_INTERVAL", 0.05)
     made: list[Kept] = []
 
     def make() -> Kept:
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_database_is_moved_aside(
     kept.sink.write(read("models/a"))
     wait_for(lambda: kept.count() == 1, "a row")
     assert (tmp_path / "history.sqlite3.broken").read_bytes().startswith(b"not a database")
-    assert "cannot be read" in caplog.text
+    assert "is corrupt" in caplog.text
     assert "history.sqlite3.broken" in caplog.text
 
 
@@ -159,14 +159,14 @@ def test_a_locked_database_loses_nothing(
     other.close()
     wait_for(lambda: kept.count() == 2, "both rows")
     assert kept.metric("dropped_total") == 0
-    assert caplog.text.count("it is tried again") == 1
-    wait_for(lambda: "written again" in caplog.text, "that it is well again")
+    assert caplog.text.count("retrying") == 1
+    wait_for(lambda: "can be written again" in caplog.text, "that it is well again")
 
 
 def test_a_full_disk_is_told_and_what_waits_is_bounded(
     keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_WAITING", 20_000)
+    monkeypatch.setattr(module, "_MAX_WAITING", 20_000)
     kept = keep()
     kept.path.mkdir()  # nothing can be written there
     kept.start()
@@ -217,7 +217,7 @@ def test_the_end_of_a_session_and_pictures_of_workers_reach_the_board(
 def test_more_than_can_be_written_is_dropped_of_the_user_with_most_lines(
     keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_WAITING", 20_000)
+    monkeypatch.setattr(module, "_MAX_WAITING", 20_000)
     kept = keep()
     forged = line("denied", client_version='","user":"ana"', user="ben", path="x" * 300)
     for _ in range(50):

@@ -76,7 +76,7 @@ def test_gauges_are_summed_or_the_least_counts_and_they_end_with_their_process(
         values.counter("reads", "Reads.").inc()
     assert value(memories, "open") == 3
     assert value(memories, "up", share="a") == 0
-    memories["worker1"].forget_gauges()
+    memories["worker1"].clear_gauges()
     assert value(memories, "open") == 2
     assert value(memories, "up", share="a") == 1
     assert value(memories, "reads_total") == 2

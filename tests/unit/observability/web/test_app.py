@@ -198,7 +198,7 @@ def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
                "started": 0, "bytes": 1, "open": 1,
                "files": [(HOSTILE, HOSTILE, 10, 5)]}  # fmt: skip
     told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
-    registry.take(json.dumps({"live": {**told, "sessions": [session]}}).encode())
+    registry.update(json.dumps({"live": {**told, "sessions": [session]}}).encode())
     ban = Ban(source=HOSTILE, reason=HOSTILE, times=2, effect=HOSTILE, seconds=9)
     now = time.time()
     status_app = make(
@@ -294,7 +294,7 @@ def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
                "client_ip": "192.0.2.17", "client_version": "SSH-2.0-OpenSSH_9.2p1 Debian",
                "started": 0, "bytes": 1, "requests": 1, "open": 0, "files": []}  # fmt: skip
     told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {}, "sessions": [session]}
-    registry.take(json.dumps({"live": told}).encode())
+    registry.update(json.dumps({"live": told}).encode())
     status_app = make(
         read("models/one", user="gvpocr", key="SHA256:1", key_label="worker7"),
         read("models/two", user="gvpocr", key="SHA256:2", key_label="worker8"),
