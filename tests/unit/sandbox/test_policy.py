@@ -43,7 +43,7 @@ def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Pa
         confinement.confine_history(Settings(), history)
         store = Store(history / "history.sqlite3", max_age=1e9, max_size=1 << 20)
         store.add([], {(1, "share", "models"): 1})
-        store.forget(0.0)
+        store.delete_older(0.0)
         store.close()
         (history / "history.sqlite3").rename(history / "history.sqlite3.broken")
         for forbidden in (

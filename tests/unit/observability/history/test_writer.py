@@ -75,8 +75,8 @@ def test_lines_are_written_soon(keep: Callable[[], Kept]) -> None:
     kept = keep().start()
     kept.sink.write(read("models/a") + read("models/b"))
     wait_for(lambda: kept.count() == 2, "two rows")
+    wait_for(lambda: kept.metric("size_bytes") > 0, "the metrics, which follow the rows")
     assert kept.metric("rows_total") == 2
-    assert kept.metric("size_bytes") > 0
     assert kept.metric("dropped_total") == 0
 
 
