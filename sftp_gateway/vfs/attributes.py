@@ -1,4 +1,4 @@
-"""What a read-only export shows of a file's attributes."""
+"""The attributes that clients see of a file on a read-only export."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_readable(attributes: Attributes) -> Attributes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributePolicy:
-    """What is shown for an owner, a group and a mode; `uid` and `gid` None show the real ones."""
+    """Maps real attributes to shown ones; with `uid` or `gid` None, the real ids are shown."""
 
     uid: int | None = None
     gid: int | None = None
@@ -62,7 +62,7 @@ class AttributePolicy:
     )
 
     def show(self, status: os.stat_result) -> Attributes | None:
-        """What is shown for `status`, or None for what is hidden: fifos, sockets and devices."""
+        """The attributes to show for `status`; None hides fifos, sockets and devices."""
         mode, _, _, _, uid, gid, size, atime, mtime, _ = status
         try:
             shown = self._cache[mode, uid, gid]
@@ -75,7 +75,7 @@ class AttributePolicy:
         return Attributes(size, uid, gid, mode, atime, mtime)  # type: ignore[arg-type]
 
     def virtual_directory(self, time: int) -> Attributes:
-        """What is shown for a folder that the gateway makes up, with `time` as its times."""
+        """The attributes of a virtual directory, with `time` as its times."""
         return Attributes(
             4096,
             os.getuid() if self.uid is None else self.uid,

@@ -1,8 +1,8 @@
-"""Finds a path below a directory descriptor, and never anywhere else.
+"""Resolves a path below a directory descriptor, and never outside it.
 
-The result is always an `O_PATH` descriptor: it pins the very file that was found, and opens
-nothing, so that a look at a fifo or a device has no effect and there is no race between a check
-and a use (openat2(2), open(2) "O_PATH").
+The result is always an `O_PATH` descriptor. It pins the file without opening it, so that resolving
+a fifo or a device has no effect, and no race is possible between check and use (openat2(2) and
+open(2), "O_PATH").
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class PathResolver(Protocol):
 
 
 def open_no_symlinks(path: Path) -> int:
-    """A new O_PATH descriptor of the folder `path`, to which no link led the way.
+    """A new O_PATH descriptor of the directory `path`, which must not contain symbolic links.
 
     Raises OSError: ELOOP where a link is in the way, else as open(2) does.
     """
@@ -163,10 +163,10 @@ class Openat2Resolver:
 
 
 class ManualResolver:
-    """Confines by walking one component at a time, each below the descriptor of the last.
+    """Walks one component at a time, each below the descriptor of the last.
 
-    For kernels without openat2 and containers whose seccomp profile refuses it. Links are read
-    and walked by us; one that is absolute, or climbs above the root, leads out.
+    For kernels without openat2, and containers whose seccomp profile denies it. It follows links by
+    itself; a link that is absolute, or climbs above the root, is an escape.
     """
 
     descriptors = _MAX_TRAIL + 1

@@ -228,8 +228,9 @@ class Dispatcher:
         return self._resolved(request.request_id, request.path)
 
     def _resolved(self, request_id: int, path: bytes) -> Operation:
-        """`path` without links, as OpenSSH gives it: by it, clients notice that they walk in a
-        circle. What is outside, missing or not to be seen is changed by its text only.
+        """Resolve links in `path`, as OpenSSH does: clients detect cycles by it.
+
+        A path that is missing, hidden or outside the shares is only normalised.
         """
         text = self._tree.canonical(path)
         try:
@@ -262,7 +263,7 @@ class Dispatcher:
         return _immediate(_one_name(request.request_id, self._home_of(request.username)))
 
     def _home_of(self, user: bytes) -> bytes:
-        """The home folder of the session's user, who may be named or not; of nobody else."""
+        """The home directory of the session's user; raises NotFound for any other user."""
         if user not in (b"", self._tree.home.rpartition(b"/")[2]):
             raise errors.NotFound("another user's home")
         return self._tree.home
@@ -299,14 +300,14 @@ class Dispatcher:
             )
 
     def readdir(self, request: ReaddirRequest, opened: DirectoryHandle) -> Operation:
-        """The next names of `opened`; one operation of a folder at a time."""
+        """The next names of `opened`; one operation of a directory at a time."""
 
         def run(wait: bool) -> _Page:
             if opened.broken:
                 raise OSError(errno.EIO, "names of the folder were lost")
             if not wait and not opened.directory.buffered:
-                # Each name needs a look at its inode, and nothing tells whether that one is in
-                # memory: a page of a cold folder could take a second.
+                # Each name needs an lstat(2), and nothing tells whether its inode is cached: a page
+                # of a cold directory could take a second.
                 raise would_block()
             try:
                 return _page(opened.directory, self._context.owners)
@@ -371,7 +372,7 @@ class Dispatcher:
 
 
 def _on_file(file: OpenFile, ask: Callable[[], T]) -> Callable[[bool], T]:
-    """`ask` about an open file, on the event loop only where no network is asked."""
+    """Call `ask`, on the event loop only if the file system is local."""
 
     def run(wait: bool) -> T:
         if not wait and not file.local:

@@ -1,15 +1,15 @@
-"""The READs of one session: from the page cache at once, or on threads, a few at a time.
+"""Serves the READs of one session: from the page cache at once, or on threads, a few at a time.
 
-READ is the hot path. It goes around dispatch and the dataclasses of responses: what the page cache
-holds is read to its place in the SSH packets that are sent.
+READ is the hot path. It bypasses dispatch.py and the response classes: `preadv` copies file bytes
+from the page cache to their place in the SSH packets.
 
-A READ that fails must not pass for the end of the file. sshfs (3.7) takes an error status for that,
-and the loss of its connection too; but after that loss, further reads of the file, and its
-close(2), fail. So unless the client is known to report errors, or the share's `read_errors` says
-so, the session ends instead of an answer.
+A failed READ must not look like the end of the file. sshfs 3.7 takes an error status for the end of
+the file, and a lost connection too; but after a lost connection, further reads of the file and its
+close(2) fail. So the session ends without an answer, unless the client is known to report errors or
+the share has `read_errors = "status"`.
 
-READs of a file are answered as their bytes come. OpenSSH's `scp` (9.1 to 9.3), however, cuts a copy
-at the first answer that overtook another, and reports success; so the clients of `in_order` files
+READs of a file are answered as their bytes arrive. OpenSSH's `scp` 9.1 to 9.3 truncates a copy at
+the first answer that overtakes another, and reports success; clients of `in_order` files therefore
 get their answers in the order of the READs.
 """
 
@@ -39,13 +39,11 @@ from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.requests import Requests
 
-#: Reads of one session that may be on threads at once, so that a bulk reader of a slow disk
-#: leaves threads to the others.
+#: READs of one session on threads at once; a bulk reader of a slow disk leaves threads to others.
 MAX_SLOW_READS: Final = 8
 
-#: Seconds from a READ that fails to the end of its session. Behind them, the reader's next read(2)
-#: after the one that came back short has the kernel ask for the size again, and fails; before, it
-#: reports the end of the file, and only close(2) fails.
+#: Seconds from a failed READ to the end of its session. By then the client's kernel has forgotten
+#: the size of the file, so that its next read(2) fails; earlier, it would report the end of file.
 END_DELAY: Final = ATTRIBUTES_EXPIRE
 
 _data_header: Final = DATA_HEADER.pack

@@ -1,25 +1,24 @@
 """One SFTP session: takes packets off its channel, serves them, and sends the responses.
 
-Theory of operation. Packets wait in `_backlog` in the order they came. `_pump` serves them for
-as long as the session may go on:
+Theory of operation. Packets wait in `_backlog` in the order they came. `pump` serves them until the
+session has to wait:
 
-    | it waits for                      | until                                  |
-    |-----------------------------------|----------------------------------------|
-    | the channel or the socket to take | they call `resume_writing`             |
-    | what was already written, or for  |                                        |
-    | a key exchange to end             |                                        |
-    | a thread, with MAX_PENDING        | one of them is answered                |
-    | requests unanswered               |                                        |
-    | the access log to find room       | the log says so                        |
-    | its turn, after a time slice of   | the event loop has served the others   |
-    | its connection, or MAX_TURN_BYTES     |                                        |
-    | its user's bandwidth, if limited  | as much time has gone by               |
+    | it waits for                          | until                                   |
+    |---------------------------------------|-----------------------------------------|
+    | the channel or the socket to take     | they call `resume_writing`              |
+    | what was written, or a key exchange   |                                         |
+    | a thread, with MAX_PENDING requests   | one of them is answered                 |
+    | unanswered                            |                                         |
+    | room in the access log                | the log calls `pump`                    |
+    | its turn, after a time slice of its   | the event loop has served the others    |
+    | connection, or MAX_TURN_BYTES         |                                         |
+    | its user's bandwidth limit            | the time has passed                     |
 
-While packets wait, no more is read from the channel than its window holds, so a client that asks
-and never reads costs a bounded amount of memory and then waits.
+While packets wait, the channel delivers no more than its window holds. A client that sends requests
+and reads no responses costs a bounded amount of memory.
 
-A request is tried on the event loop; when that would mean to wait for a disk, it is repeated on a
-thread (reads.py; operations.py for all but READs). Responses may therefore overtake each other, as
+A request is tried on the event loop. If it would block on a disk, it is repeated on a thread
+(reads.py for READ, requests.py for the others). Responses may therefore overtake each other, as
 draft-ietf-secsh-filexfer-02 §6.1 allows; READDIR responses of one handle do not.
 """
 
@@ -52,12 +51,11 @@ from sftp_gateway.server.sftp.status import status_of
 
 _READ: Final = int(MessageType.READ)
 
-#: Requests of one session that may be with the threads or wait for them. Clients have up to 64
-#: under way at once.
+#: Requests of one session on threads or waiting for one. Clients send up to 64 at once.
 MAX_PENDING: Final = 128
 
-#: Packets in the backlog over which nothing more is taken off the channel, and under which it is
-#: taken again; and bytes of them, because a packet of a client may have 256 KiB.
+#: Packets in the backlog above which reading from the channel pauses, and below which it resumes;
+#: and their bytes, because a packet may have 256 KiB.
 _BACKLOG_HIGH: Final = 256
 _BACKLOG_LOW: Final = 64
 _BACKLOG_BYTES: Final = 256 * 1024
@@ -99,7 +97,7 @@ class SftpSession(BaseSession):
         self._draining = False
         self._finishing = False
 
-    # What the channel and the connection tell us
+    # Called by the channel and the connection
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -115,12 +113,12 @@ class SftpSession(BaseSession):
         self.pump()
 
     def pause_writing(self) -> None:
-        """The channel or the socket has as much to send as it should hold."""
+        """The channel or the socket has enough to send."""
         self._writing_paused = True
         self._reads.pause()
 
     def resume_writing(self) -> None:
-        """They have room again."""
+        """The channel and the socket have room again."""
         self._writing_paused = False
         self._reads.resume()
         self.pump()
@@ -143,7 +141,7 @@ class SftpSession(BaseSession):
             self._time_slice.end()
 
     def _release_rest(self) -> None:
-        """Release what is open. There may be thousands of handles: in time slices, as all else."""
+        """Close all handles, in time slices: there may be thousands."""
         while not self.released:
             if self._time_slice.used_up():
                 self._channel.wait_turn()
@@ -168,7 +166,7 @@ class SftpSession(BaseSession):
         self._close_when_answered()
 
     def finish(self) -> None:
-        """Answer what was asked so far, take no more, and close the channel."""
+        """Answer the requests so far, take no more, and close the channel."""
         self._finishing = True
         self._close_when_answered()
 
@@ -183,7 +181,7 @@ class SftpSession(BaseSession):
     # Serving
 
     def pump(self) -> None:
-        """Serve waiting packets for as long as the session may go on."""
+        """Serve the packets that wait, until the session has to wait."""
         if self._pumping or self._context.closed:
             return
         self._pumping = True

@@ -1,4 +1,4 @@
-"""The one table from error to SFTP status: what a client is told when a request fails."""
+"""The one mapping of errors to SFTP status codes and messages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from sftp_gateway import errors
 from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.protocol.responses import StatusResponse
 
-#: The table from error to status. The first class that fits counts; a client learns no more
-#: than the code and these words.
+#: The first class that matches decides. A client gets the code and the message, nothing else.
 _STATUS: Final[tuple[tuple[type[Exception], StatusCode, str], ...]] = (
     (errors.NotFound, StatusCode.NO_SUCH_FILE, "No such file"),
     (errors.Denied, StatusCode.PERMISSION_DENIED, "Permission denied"),
