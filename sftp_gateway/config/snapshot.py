@@ -1,4 +1,4 @@
-"""One snapshot as it was read: the settings and what they point to."""
+"""One configuration as it was read: the settings and what they point to."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ConfigSnapshot:
         )
 
     def needs_new_workers(self, running: ConfigSnapshot) -> bool:
-        """Whether more has changed than workers of the running snapshot can reload.
+        """Whether more has changed than workers of the running configuration can reload.
 
         Workers have the shares' folders open, so another folder at a share's path counts, such as
         that of a disk mounted since. Unavailable shares are left to the workers.
@@ -158,7 +158,7 @@ def reread_config(
     *,
     unresponsive: Collection[str] = (),
 ) -> ConfigSnapshot:
-    """The snapshot as it is now; options that require a restart keep their values.
+    """The configuration as it is now; options that require a restart keep their values.
 
     Shares that are `unresponsive` are not probed. Raises ConfigurationError.
     """

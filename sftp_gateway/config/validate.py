@@ -36,7 +36,7 @@ from sftp_gateway.config.bootstrap import (
 )
 from sftp_gateway.config.shares import OwnedPath, ShareProbe, containing_own_files, nested_shares
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.sandbox import policy
 from sftp_gateway.server.ssh import algorithms, host_keys
 from sftp_gateway.settings import (
     ENV_FILE,
@@ -93,7 +93,7 @@ async def validate(
     _inspect_default_users(settings, findings)
     _inspect_shares(settings, config_file, probes, running, findings)
     _inspect_access_log(settings.access_log, findings)
-    _inspect_confinement(settings, probes, findings)
+    _inspect_sandbox(settings, probes, findings)
     await _inspect_status(settings, findings)
     _inspect_history(settings, findings)
     try:
@@ -468,11 +468,11 @@ def _inspect_history(settings: Settings, findings: Findings) -> None:
     ]
 
 
-def _inspect_confinement(
+def _inspect_sandbox(
     settings: Settings, probes: Mapping[str, ShareProbe], findings: Findings
 ) -> None:
-    shortcomings = confinement.shortcomings(settings.landlock)
-    if settings.landlock == "require" and not confinement.version(settings.landlock):
-        findings.errors += shortcomings
+    limitations = policy.limitations(settings.landlock)
+    if settings.landlock == "require" and not policy.version(settings.landlock):
+        findings.errors += limitations
     else:
-        findings.warnings += shortcomings
+        findings.warnings += limitations

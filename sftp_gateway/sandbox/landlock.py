@@ -33,8 +33,8 @@ _SCOPE_ABSTRACT_UNIX_SOCKET: Final = 1
 _SCOPE_SIGNAL: Final = 2
 
 #: Versions of the ABI that brought what is used here.
-_ABI_OF_NETWORK: Final = 4
-_ABI_OF_SCOPES: Final = 6
+_NETWORK_ABI: Final = 4
+_SCOPE_ABI: Final = 6
 
 #: The newest version whose additions were looked at. Those of later ones are not handled.
 NEWEST_ABI: Final = 7
@@ -64,10 +64,10 @@ class Access(IntFlag):
     IOCTL_DEV = 1 << 15  # ABI 5: ioctl(2) of a device
 
 
-_EVERYTHING_OF_ABI_1: Final = Access(Access.REFER - 1)
+_ALL_OF_ABI_1: Final = Access(Access.REFER - 1)
 
 #: What of a folder's rights a rule for a single file may allow.
-_OF_FILES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE
+_FILE_ACCESSES: Final = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE
 
 READ: Final = Access.READ_FILE | Access.READ_DIR
 
@@ -98,9 +98,9 @@ def forbid_new_privileges() -> None:
         raise _error()
 
 
-def everything(version: int) -> Access:
+def all_accesses(version: int) -> Access:
     """All accesses that this version of the ABI can handle."""
-    handled = _EVERYTHING_OF_ABI_1
+    handled = _ALL_OF_ABI_1
     for access, since in ((Access.REFER, 2), (Access.TRUNCATE, 3), (Access.IOCTL_DEV, 5)):
         if version >= since:
             handled |= access
@@ -118,12 +118,12 @@ def restrict(
 
     Raises OSError. There is no way back.
     """
-    handled &= everything(version)
+    handled &= all_accesses(version)
     attributes = struct.pack(
         "=QQQ",
         handled,
-        _NET_BIND_TCP | _NET_CONNECT_TCP if version >= _ABI_OF_NETWORK else 0,
-        _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if scoped and version >= _ABI_OF_SCOPES else 0,
+        _NET_BIND_TCP | _NET_CONNECT_TCP if version >= _NETWORK_ABI else 0,
+        _SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL if scoped and version >= _SCOPE_ABI else 0,
     )
     # An older kernel takes a longer structure whose end is zero (landlock_create_ruleset(2)).
     ruleset = _call(_SYS_CREATE_RULESET, attributes, len(attributes), 0)
@@ -142,7 +142,7 @@ def _allow(ruleset: int, rule: Rule, handled: Access) -> None:
     try:
         access = rule.access & handled
         if not stat.S_ISDIR(os.fstat(beneath).st_mode):
-            access &= _OF_FILES
+            access &= _FILE_ACCESSES
         _call(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", access, beneath), 0)
     finally:
         os.close(beneath)

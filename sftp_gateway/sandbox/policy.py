@@ -1,14 +1,14 @@
-"""What the processes of the gateway may still reach, should a client get the better of one.
+"""What the gateway's processes may still do if a client takes one over.
 
 | who | may |
 |---|---|
-| all of them | execute nothing, make no device, fifo, socket or link; use no more TCP port |
-| a worker | moreover open only what `of_worker` lists, and signal nobody outside |
+| all of them | execute nothing, create no device, fifo, socket or link, use no further TCP port |
+| a worker | in addition, open only what `worker_rules` lists, and signal no other process |
 
-All have the first as one Landlock domain, made before the supervisor forks; a worker has one of
-its own within. So the others may look at a worker, as the observer does for its metrics, and
-signal it, but no worker may look at another or at them. The supervisor has to read whatever a new
-configuration names, so it is not confined further; clients' bytes do not come to it.
+The first row is one Landlock domain, created before the supervisor forks; each worker has one of
+its own within it. The other processes can therefore inspect and signal a worker, but no worker can
+inspect or signal another process. The supervisor has to read whatever a new configuration names, so
+it is not confined further; clients' bytes do not reach it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sftp_gateway.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_NOBODY: Final = (
+_DENIED_TO_ALL: Final = (
     Access.EXECUTE
     | Access.MAKE_CHAR
     | Access.MAKE_BLOCK
@@ -36,7 +36,7 @@ _NOBODY: Final = (
     | Access.MAKE_SYM
 )
 
-#: Modules and shared libraries that Python loads when they are first needed, and time zones.
+#: Modules and shared libraries that Python loads on first use, and time zones.
 _LIBRARIES: Final = (
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     Path(sftp_gateway.__file__).parent,
@@ -45,24 +45,26 @@ _LIBRARIES: Final = (
     Path("/usr/share/zoneinfo"),
 )
 
-#: What the C library and OpenSSL ask for; and whether the processor has AES instructions.
-_FACTS: Final = (
+#: What the C library and OpenSSL read, and the processor's features (AES instructions).
+_SYSTEM_INFO: Final = (
     *map(Path, ("/dev/null", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat")),
     Path("/sys/devices/system/cpu"),
 )
 
-_KEEP: Final = READ | Access.WRITE_FILE | Access.MAKE_REG | Access.TRUNCATE | Access.REMOVE_FILE
+_READ_WRITE: Final = (
+    READ | Access.WRITE_FILE | Access.MAKE_REG | Access.TRUNCATE | Access.REMOVE_FILE
+)
 
 Mode = Literal["auto", "require", "off"]
 
 
 def version(mode: Mode) -> int:
-    """The version of Landlock to confine with, 0 for none."""
+    """The Landlock ABI to confine with; 0 for none."""
     return 0 if mode == "off" else landlock.abi()
 
 
-def shortcomings(mode: Mode) -> list[str]:
-    """What the kernel's Landlock cannot do of what `mode` asks for: sentences."""
+def limitations(mode: Mode) -> list[str]:
+    """What `mode` asks for and the kernel's Landlock cannot do, as sentences."""
     if mode == "off":
         return []
     found = landlock.abi()
@@ -85,7 +87,7 @@ def shortcomings(mode: Mode) -> list[str]:
 
 
 def describe(mode: Mode) -> str:
-    """The state, for people."""
+    """The state, in words."""
     found = version(mode)
     if mode == "off":
         return "off"
@@ -93,59 +95,59 @@ def describe(mode: Mode) -> str:
 
 
 def confine_all(mode: Mode) -> None:
-    """Take from this process and all that it will fork what none of them needs.
+    """Deny this process and its future children what none of them needs.
 
-    To be called with one thread, once everything listens. Raises ConfigurationError where it
-    fails and `mode` is "require".
+    Call it with one thread running, after all sockets listen. Raises ConfigurationError if it fails
+    and `mode` is "require".
     """
     landlock.forbid_new_privileges()
     if found := version(mode):
         try:
-            landlock.restrict(found, handled=_NOBODY)
+            landlock.restrict(found, handled=_DENIED_TO_ALL)
         except OSError as error:
             _failed(mode, error)
 
 
 def confine_worker(settings: Settings, *, folders: Mapping[str, int]) -> int:
-    """Confine this process to what a worker needs; return the version, 0 where it is not.
+    """Confine this process to what a worker needs; return the ABI in use, 0 for none.
 
-    To be called with one thread. Raises ConfigurationError as `confine_all` does.
+    Call it with one thread running. Raises ConfigurationError as `confine_all`.
     """
     found = version(settings.landlock)
     if found:
-        rules = of_worker(folders)
+        rules = worker_rules(folders)
         try:
-            landlock.restrict(found, handled=landlock.everything(found), rules=rules, scoped=True)
+            landlock.restrict(found, handled=landlock.all_accesses(found), rules=rules, scoped=True)
         except OSError as error:
             _failed(settings.landlock, error)
             return 0
     return found
 
 
-def of_worker(folders: Mapping[str, int]) -> Iterator[Rule]:
-    """All that a worker opens by itself once it runs; `folders` are those of shares, open.
+def worker_rules(folders: Mapping[str, int]) -> Iterator[Rule]:
+    """All that a running worker opens by itself; `folders` has the shares' descriptors.
 
-    Host keys, authorised keys and password hashes are not among it: it was handed them.
+    Host keys, authorized keys and password hashes are not included: the worker inherits them.
     """
     for folder in folders.values():
         yield Rule(Path(f"/proc/self/fd/{folder}"), READ)
-    for path in (*_LIBRARIES, *_FACTS):
+    for path in (*_LIBRARIES, *_SYSTEM_INFO):
         yield Rule(path, READ)
 
 
 def confine_history(settings: Settings, folder: Path) -> None:
-    """Confine the thread that calls this to what writing the history in `folder` takes.
+    """Confine the calling thread to what it needs to write the history in `folder`.
 
-    Landlock holds for a thread. The observer's others have to look into the processes, which it
-    would forbid; this one is given what workers say, and is the only one that writes.
+    Landlock applies per thread. The observer's other threads have to inspect the processes, which
+    this would deny; this thread handles what workers send, and is the only one that writes.
     """
     found = version(settings.landlock)
     if not found:
         return
-    rules = [Rule(path, READ) for path in (*_LIBRARIES, *_FACTS)]
-    rules.append(Rule(folder, _KEEP))
+    rules = [Rule(path, READ) for path in (*_LIBRARIES, *_SYSTEM_INFO)]
+    rules.append(Rule(folder, _READ_WRITE))
     try:
-        landlock.restrict(found, handled=landlock.everything(found), rules=rules)
+        landlock.restrict(found, handled=landlock.all_accesses(found), rules=rules)
     except OSError as error:
         _log.error("landlock: the kernel refuses to confine the history: %s", error.strerror)
 

@@ -1,4 +1,4 @@
-"""Makes the listening socket."""
+"""Creates listening sockets."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from typing import Final
 
 from sftp_gateway.errors import ConfigurationError
 
-#: Connections that may wait to be accepted; the kernel takes no more than net.core.somaxconn.
+#: Connections that may wait to be accepted; the kernel's limit is net.core.somaxconn.
 _BACKLOG: Final = 1024
 
-#: The longest that TCP waits until it sends again what was not acknowledged, in milliseconds: who
-#: was cut off has its answers this soon after the link is back, and not after as long again as it
-#: was away. Linux knows it since 6.15 (include/uapi/linux/tcp.h); Python has no name for it.
+#: The longest retransmission timeout of TCP, in milliseconds, so that answers arrive this soon
+#: after a broken link is back. Since Linux 6.15 (include/uapi/linux/tcp.h); unknown to Python.
 _TCP_RTO_MAX_MS: Final = 44
-_LONGEST_RETRANSMISSION: Final = 4_000
+_MAX_RTO_MS: Final = 4_000
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port`, and does not block.
+    """A non-blocking socket that listens on `host` and `port`.
 
-    An empty host means every address, IPv6 and IPv4 by one socket where the machine has both.
-
-    Raises ConfigurationError where that cannot be.
+    An empty host means all addresses, with one socket for IPv6 and IPv4. Raises ConfigurationError.
     """
     try:
         if not host:
@@ -33,10 +30,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
         return _listening(family, address)
     except socket.gaierror as error:
-        raise ConfigurationError([f"host: {host!r} is no address here: {error}"]) from error
+        raise ConfigurationError([f"host: {host!r} cannot be resolved: {error}"]) from error
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigurationError([f"host: {host} is no address of this machine"]) from error
+            raise ConfigurationError([f"host: {host} is not an address of this machine"]) from error
         raise ConfigurationError(
             [
                 f"port: cannot listen on port {port} of "
@@ -61,8 +58,8 @@ def _listening(
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # an older kernel; what is accepted inherits it
-            listener.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _LONGEST_RETRANSMISSION)
+        with suppress(OSError):  # an older kernel; accepted sockets inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _MAX_RTO_MS)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         listener.setblocking(False)

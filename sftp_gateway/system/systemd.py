@@ -1,4 +1,4 @@
-"""Tells systemd how far the gateway is (sd_notify(3)), if systemd has started it."""
+"""Notifies systemd of the gateway's state (sd_notify(3)), if systemd has started it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STOPPING: Final = b"STOPPING=1"
 
 
 def notify(state: bytes) -> None:
-    """Send the state. Never raises: what is served does not depend on it."""
+    """Send the state. Never raises, because serving does not depend on it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

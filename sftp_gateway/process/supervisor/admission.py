@@ -1,4 +1,4 @@
-"""Who is let in: addresses that are allowed, sources that are banned, how many there may be.
+"""Which connections are admitted: allowed addresses, bans, and limits on numbers.
 
 Decides from what is open (`connections`) and from past offences (`auth.penalties`), for all
 workers together. The clock is handed in.
@@ -21,19 +21,19 @@ from sftp_gateway.process.supervisor.early_drop import RandomEarlyDrop
 from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.settings import Settings
 
-#: Not for secrets: nobody can see the numbers, or gain much by guessing.
+#: Not for secrets.
 _rng: Final = random.SystemRandom().random
 
-#: Seconds for which a client waits whose last connection was interrupted. A program that opens a
-#: file before, which was being read through sshfs then, gets too few bytes, and no error.
+#: Seconds for which a client whose last connection was interrupted has to wait. A program that
+#: reopens a file earlier, which was being read through sshfs, would get too few bytes and no error.
 HOLD: Final = ATTRIBUTES_EXPIRE
 
-#: Bans that are told one by one; there may be tens of thousands.
+#: Bans listed on the status page; there may be tens of thousands.
 MAX_LISTED_BANS: Final = 50
 
 
 class AdmissionPolicy:
-    """The limits of one configuration after another; counts what it refuses."""
+    """The limits of the current configuration; counts rejections."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class AdmissionPolicy:
         self.refused: Counter[str] = Counter()
 
     def configure(self, settings: Settings) -> None:
-        """Go by other settings from now on; what is known of sources stays."""
+        """Apply other settings; what is known of sources stays."""
         self._settings = settings
         rules = _rules(settings)
         self._allowed = Networks.parse(settings.allow_from)
@@ -73,7 +73,7 @@ class AdmissionPolicy:
     # Connections
 
     def rejection_reason(self, source: str) -> str | None:
-        """Why a connection from this address is refused; None where it is let in."""
+        """Why a connection from this address is rejected; None if it is admitted."""
         reason = self._reason(source)
         if reason is not None:
             self.refused[reason] += 1
@@ -98,7 +98,7 @@ class AdmissionPolicy:
         return None
 
     def logged_in(self, number: int, worker: int, user: str, credential: str = "") -> bool:
-        """A worker's connection is logged in; False where it has to be closed again."""
+        """A worker's connection has logged in; False if it has to be closed again."""
         full = sum(self.connections.user_counts(user).values()) >= self._most_sessions(user)
         record = self.connections.logged_in(number, worker, "" if full else user, credential)
         if record is None:
@@ -115,7 +115,7 @@ class AdmissionPolicy:
         return self._settings.max_sessions_per_user if own is None else own
 
     def left(self, number: int, worker: int, kind: Offence | None) -> None:
-        """A worker's connection has ended; `kind` is what it did wrong."""
+        """A worker's connection has ended; `kind` is an offence to penalise."""
         record = self.connections.remove(number, worker)
         if record is None:
             return
@@ -131,7 +131,7 @@ class AdmissionPolicy:
             self._hold(record)
 
     def worker_ended(self, worker: int) -> int:
-        """All its connections have ended with it, through no fault of theirs; how many."""
+        """All its connections have ended with it, without an offence; how many."""
         self.worker_lost(worker)
         left = self.connections.worker_ended(worker)
         for record in left:
@@ -139,7 +139,7 @@ class AdmissionPolicy:
         return len(left)
 
     def worker_lost(self, worker: int) -> None:
-        """All its connections end now; its process may not have ended yet."""
+        """All its connections end now; its process may still run."""
         for record in self.connections.records_of(worker):
             self._hold(record)
 
@@ -156,10 +156,10 @@ class AdmissionPolicy:
         if record.user is not None:
             self._penalties.logged_out(record.source, self._clock())
 
-    # What is seen of it
+    # Reporting
 
     def session_fractions(self) -> dict[int, dict[str, float]]:
-        """For each worker, which part of each user's sessions it has; of users with a limit."""
+        """Each worker's fraction of the sessions of each user with a bandwidth limit."""
         found: dict[int, dict[str, float]] = {}
         for user, options in self._settings.users.items():
             if options.bandwidth_limit is not None:
@@ -170,7 +170,7 @@ class AdmissionPolicy:
         return found
 
     def tick(self) -> None:
-        """Let bans end; to be called now and then."""
+        """Let bans expire; call it regularly."""
         now = self._clock()
         self._penalties.expire(now)
         self._held_until = {s: until for s, until in self._held_until.items() if until > now}
@@ -178,7 +178,7 @@ class AdmissionPolicy:
 
     @property
     def banned(self) -> int:
-        """How many sources are banned."""
+        """The number of banned sources."""
         return self._penalties.banned
 
     def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:

@@ -1,10 +1,10 @@
-"""How long the next worker waits when the last one ended."""
+"""How soon a process is restarted after it has ended."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: A worker that ends within so many seconds did so soon.
+#: Seconds after which a process counts as having run.
 MIN_UPTIME: Final = 10.0
 
 MIN_DELAY: Final = 0.1
@@ -12,13 +12,13 @@ MAX_DELAY: Final = 10.0
 
 
 class RestartBackoff:
-    """At once after a worker that lived; later and later after workers that ended soon."""
+    """No delay after a process that ran; a doubling delay after those that ended early."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def delay_after(self, lived: float) -> float:
-        """Seconds to wait after one that lived so many seconds."""
+        """Seconds to wait after a process that ran for `lived` seconds."""
         if lived >= MIN_UPTIME:
             self._next = 0.0
         delay = self._next

@@ -1,4 +1,4 @@
-"""Who is connected, and to which worker the next one goes: plain decisions, no sockets."""
+"""Which connections are open, and which worker gets the next one. Has no sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Key = TypeVar("_Key", int, str)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRecord:
-    """One open connection; `user` is None until it is logged in, by `credential`."""
+    """One open connection; `user` is None until it has logged in, with `credential`."""
 
     worker: int
     source: str
@@ -22,9 +22,9 @@ class ConnectionRecord:
 
 
 class ConnectionTable:
-    """The open connections of all workers: by worker, source and user.
+    """The open connections of all workers, by worker, source and user.
 
-    `source` is an address; `block_of` gives the block that it counts with.
+    A source is an address; `block_of` returns the block that it is counted with.
     """
 
     def __init__(self, block_of: Callable[[str], str] = str) -> None:
@@ -50,11 +50,11 @@ class ConnectionTable:
 
     @property
     def unauthenticated(self) -> int:
-        """How many are open and not logged in."""
+        """How many are open and have not logged in."""
         return self._unauthenticated
 
     def block_counts(self, source: str) -> tuple[int, int]:
-        """How many the source's block has open, and how many of those are not logged in."""
+        """How many the source's block has open, and how many of those have not logged in."""
         block = self._block_of(source)
         return self._by_block[block], self._unauthenticated_by_block[block]
 
@@ -63,7 +63,7 @@ class ConnectionTable:
         return dict(self._by_user.get(user, {}))
 
     def logged_in_sources(self) -> Iterator[str]:
-        """The address of each connection that is logged in."""
+        """The address of each authenticated connection."""
         return (each.source for each in self._connections.values() if each.user is not None)
 
     def logins(self) -> Counter[tuple[str, str]]:
@@ -81,15 +81,15 @@ class ConnectionTable:
             self._count_block(each, 1)
 
     def busiest(self) -> tuple[str | None, int]:
-        """The source with the most of them, and how many; (None, 0) where there are none."""
+        """The source with the most connections, and their number; (None, 0) if there are none."""
         return next(iter(self._by_source.most_common(1)), (None, 0))
 
     def least_loaded_first(self, workers: Iterable[int]) -> list[int]:
-        """Those with the fewest connections first, among them who got one longest ago."""
+        """Sorted by number of connections, then by who got one longest ago."""
         return sorted(workers, key=lambda w: (self._by_worker[w], self._latest.get(w, 0)))
 
     def add(self, worker: int, source: str) -> int:
-        """`worker` gets a connection from `source`; return the connection's number."""
+        """Add a connection from `source` to `worker`; return its number."""
         number = next(self._numbers)
         record = self._connections[number] = ConnectionRecord(worker=worker, source=source)
         self._count(record, 1)
@@ -99,9 +99,9 @@ class ConnectionTable:
     def logged_in(
         self, number: int, worker: int, user: str, credential: str = ""
     ) -> ConnectionRecord | None:
-        """`worker` says that its connection is logged in; None where that cannot be.
+        """A connection of `worker` has logged in; None if it is not its own, or has already.
 
-        With an empty `user` it counts for no user.
+        With an empty `user`, it is counted for no user.
         """
         record = self._connections.get(number)
         if record is None or record.worker != worker or record.user is not None:
@@ -122,7 +122,7 @@ class ConnectionTable:
         return [each for each in self._connections.values() if each.worker == worker]
 
     def remove(self, number: int, worker: int) -> ConnectionRecord | None:
-        """`worker` says that its connection has ended. What is not its own counts for nothing."""
+        """Remove a connection of `worker`; None if it is not its own."""
         record = self._connections.get(number)
         if record is None or record.worker != worker:
             return None
@@ -131,7 +131,7 @@ class ConnectionTable:
         return record
 
     def worker_ended(self, worker: int) -> list[ConnectionRecord]:
-        """All connections of `worker` have ended with it: these."""
+        """Remove all connections of `worker`, and return them."""
         numbers = [n for n, each in self._connections.items() if each.worker == worker]
         left = [record for n in numbers if (record := self.remove(n, worker)) is not None]
         del self._by_worker[worker]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RandomEarlyDrop:
-    """`start:rate:full`: from `start` on, `rate` of 100 are refused, from `full` on all.
+    """`start:rate:full`: from `start` on, `rate` percent are dropped, from `full` on all.
 
-    In between the part grows evenly, so that who floods cannot say when others get in.
+    In between, the percentage grows linearly, so a flood cannot shut out all others.
     """
 
     start: int
@@ -28,7 +28,7 @@ class RandomEarlyDrop:
         )
 
     def drops(self, unauthenticated: int, rng: Callable[[], float]) -> bool:
-        """Whether to refuse the next one while so many wait; `rng` gives 0 <= number < 1."""
+        """Whether to drop the next connection; `rng` returns a number in [0, 1)."""
         if unauthenticated < self.start:
             return False
         if unauthenticated >= self.full:

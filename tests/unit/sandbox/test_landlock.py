@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.errors import ConfigurationError
-from sftp_gateway.sandbox import landlock
-from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.sandbox import landlock, policy
 from sftp_gateway.sandbox.landlock import READ, Rule
 from sftp_gateway.settings import AccessLogSettings, Settings, ShareSettings
 from tests.support.without_syscalls import LANDLOCK_CREATE_RULESET, refuse
@@ -37,7 +36,7 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 def restricted(*rules: Rule, version: int | None = None) -> None:
     found = landlock.abi() if version is None else version
-    landlock.restrict(found, handled=landlock.everything(found), rules=rules, scoped=True)
+    landlock.restrict(found, handled=landlock.all_accesses(found), rules=rules, scoped=True)
 
 
 @pytest.fixture
@@ -132,11 +131,11 @@ def settings(folder: Path) -> Settings:
 
 
 def test_a_worker_may_only_read() -> None:
-    assert not [rule for rule in confinement.of_worker({}) if rule.access & ~READ]
+    assert not [rule for rule in policy.worker_rules({}) if rule.access & ~READ]
 
 
 def test_a_worker_is_let_into_no_folder_that_keys_lie_in(folder: Path) -> None:
-    rules = confinement.of_worker({})
+    rules = policy.worker_rules({})
     secrets = folder / "keys/worker_ed25519", folder / "keys/ssh_host_ed25519_key"
     assert not [r for r in rules if any(secret.is_relative_to(r.path) for secret in secrets)]
 
@@ -149,7 +148,7 @@ def test_a_failure_is_said_or_where_it_is_required_raised(
 
     monkeypatch.setattr(landlock, "restrict", fail)
     given = settings(folder)
-    assert confinement.confine_worker(given, folders={}) == 0
+    assert policy.confine_worker(given, folders={}) == 0
     assert "refuses to confine" in caplog.text
     with pytest.raises(ConfigurationError, match="refuses to confine"):
-        confinement.confine_worker(given.model_copy(update={"landlock": "require"}), folders={})
+        policy.confine_worker(given.model_copy(update={"landlock": "require"}), folders={})

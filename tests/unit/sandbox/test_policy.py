@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.observability.history.store import Store
-from sftp_gateway.sandbox import landlock
-from sftp_gateway.sandbox import policy as confinement
+from sftp_gateway.sandbox import landlock, policy
 from sftp_gateway.settings import Settings
 
 pytestmark = pytest.mark.skipif(landlock.abi() == 0, reason="this kernel has no Landlock")
@@ -40,7 +39,7 @@ def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Pa
     (secret / "key").write_text("secret")
 
     def work() -> None:
-        confinement.confine_history(Settings(), history)
+        policy.confine_history(Settings(), history)
         store = Store(history / "history.sqlite3", max_age=1e9, max_size=1 << 20)
         store.add([], {(1, "share", "models"): 1})
         store.delete_older(0.0)
@@ -63,7 +62,7 @@ def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Pa
 def test_without_landlock_the_thread_is_not_confined(tmp_path: Path) -> None:
     def work() -> None:
         settings = Settings(landlock="off")
-        confinement.confine_history(settings, tmp_path)
+        policy.confine_history(settings, tmp_path)
         Path("/proc/self/status").read_text()
 
     in_a_thread(work)

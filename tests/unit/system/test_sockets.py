@@ -89,7 +89,7 @@ def test_a_port_that_is_taken_for_ipv6_alone_is_not_served_by_halves() -> None:
 def test_an_address_of_another_machine_is_a_mistake_of_the_host() -> None:
     # RFC 5737: nobody has it.
     said = listen_error("192.0.2.1", 0)
-    assert said == "host: 192.0.2.1 is no address of this machine"
+    assert said == "host: 192.0.2.1 is not an address of this machine"
 
 
 def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     said = listen_error("no.such.host", 0)
-    assert said.startswith("host: 'no.such.host' is no address here: ")
+    assert said.startswith("host: 'no.such.host' cannot be resolved: ")
     assert "Name or service not known" in said
 
 
