@@ -110,12 +110,11 @@ def _print_rich_table(
     marked: Collection[int],
 ) -> None:
     # Here, because the gateway itself and its health check never need it.
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column, name in enumerate(header):
         table.add_column(
             Text(name), justify="right" if column in numbers else "left", overflow="fold"

@@ -411,6 +411,46 @@ def test_a_doctor_says_that_nothing_runs(
     assert all("the gateway does not run" in line for line in said)
 
 
+def test_check_prints_its_result_as_json(run: Run, folder: Path) -> None:
+    run("init")
+    good = run("check", "--json")
+    assert good.status == 0
+    told = json.loads(good.out)
+    assert (told["ok"], told["options"], told["errors"]) == (True, {}, [])
+    (folder / "bad.toml").write_text("prot = 1\n")
+    bad = run("check", "--json", "--config", "bad.toml")
+    assert (bad.status, bad.err) == (2, "")
+    (error,) = json.loads(bad.out)["errors"]
+    assert error.startswith("bad.toml:1:1: prot: ")
+
+
+def test_doctor_prints_its_result_as_json(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    monkeypatch.setenv("SFTP_GATEWAY_PORT", str(free_port()))
+    ran = run("doctor", "--json")
+    told = json.loads(ran.out)
+    assert (ran.status, ran.err, told["ok"]) == (1, "", False)
+    assert "connection refused" in told["handshake"]
+
+
+def test_keys_are_listed_as_json(run: Run) -> None:
+    run("init")
+    user, host = map(json.loads, run("keys", "list", "--json").out.splitlines())
+    assert (user["user"], user["role"], user["expires"]) == ("gvpocr", "user", None)
+    assert user["fingerprint"].startswith("SHA256:")
+    assert (host["user"], host["role"]) == (None, "host, current")
+
+
+def test_a_key_of_a_switched_off_user_is_removed(run: Run, folder: Path) -> None:
+    run("init")
+    (folder / "keys/authorized_keys/gvpocr").rename(folder / "keys/authorized_keys/ana")
+    assert run("keys", "remove", "ana", "sftp-gateway worker gvpocr").status == 0
+    assert (folder / "keys/authorized_keys/ana").read_text().strip() == ""
+    assert run("keys", "remove", "../ana", "x").status == 2
+
+
 def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(load: object, **collaborators: object) -> None:
         raise KeyboardInterrupt
