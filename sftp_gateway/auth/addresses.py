@@ -1,4 +1,4 @@
-"""The address patterns of `from="..."`: what OpenSSH accepts there, without looking names up.
+"""The address patterns of `from="..."`, as OpenSSH accepts them; names are not looked up.
 
 Source: sshd(8) AUTHORIZED_KEYS FILE FORMAT, ssh_config(5) PATTERNS; checked against sshd 9.2.
 """
@@ -59,7 +59,7 @@ class AddressPatterns:
     def matches(self, address: str) -> bool:
         """Whether a peer at this address (text, as getpeername gives it) is in the list.
 
-        A refusing entry wins wherever it stands. What is no IP address matches nothing.
+        A negated entry wins wherever it stands. Text that is not an IP address matches nothing.
         """
         peer = parse_peer(address)
         if peer is None:
@@ -74,7 +74,7 @@ def unmapped(address: str) -> str:
 
 
 def parse_peer(address: str) -> _Address | None:
-    """The peer's address: without its zone, and as IPv4 where it is IPv4 in IPv6's clothes."""
+    """The peer's address: without its zone, and as IPv4 if it is IPv4-mapped."""
     try:
         peer = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -44,7 +44,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What one user may log in with, and where from.
+    """The credentials of one user, and the addresses they are accepted from.
 
     `password_hash` is a PHC string, None for keys only; without any `allow_from`, all addresses
     are allowed.
@@ -58,7 +58,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What holds for all users: authorities whose certificates are good, and what is revoked."""
+    """What applies to all users: trusted certificate authorities, and revocations."""
 
     authorities: AuthorizedKeys = _NO_KEYS
     revoked: Revocations = _NOTHING_REVOKED
@@ -66,7 +66,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """By what a login was accepted, to be asked again when the credentials change.
+    """How a login was accepted, to be reviewed when the credentials change.
 
     One of `key` (a blob), `certificate` and `password_hash` is not None.
     """
@@ -97,12 +97,11 @@ class Decision:
 
     @property
     def accepted(self) -> bool:
-        """Whether the login may go on."""
+        """Whether the login succeeds."""
         return self.reason is Reason.ACCEPTED
 
 
-#: Where several lines could let a key or certificate in and none does, the one that came closest
-#: says why.
+#: If several lines match a key or certificate and none accepts it, the first of these is why.
 _CLOSEST = (
     Reason.ACCEPTED,
     Reason.ADDRESS_NOT_ALLOWED,
@@ -203,8 +202,8 @@ class Authenticator:
     def review(self, login: Login) -> Reason:
         """Whether a login that was accepted before would have been by these credentials.
 
-        It is judged by the time when it was made: a key or a certificate that expires lets its
-        sessions go on, as in sshd, and only what was taken away ends them.
+        It is judged as of its own time: sessions survive the expiry of their key or certificate, as
+        in sshd; only removed credentials end them.
         """
         if login.certificate is not None:
             return self._certificate_reason(login.user, login.certificate, login.address, login.at)

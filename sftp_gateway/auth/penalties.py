@@ -1,14 +1,13 @@
-"""Which sources are refused for what they did: a table of penalties. Plain decisions, no clock.
+"""The penalties of sources, and which sources are banned. Plain decisions, no clock.
 
-In the manner of sshd_config(5), PerSourcePenalties: what a connection did wrong costs its source
-seconds. They add up, one goes by each second, and from `minimum` on the source is banned: nothing
-of it is accepted until all have gone by. Beyond sshd, a source that is banned again soon after is
-banned for twice as long each time, up to `maximum`.
+As in sshd_config(5), PerSourcePenalties: each offence costs its source seconds. They add up, and
+decay by one a second. From `minimum` on the source is banned until its score is 0. Beyond sshd,
+each further ban soon after lasts twice as long, up to `maximum`.
 
-A source is a block of addresses, and many clients may be behind one. So where logins succeed, a
-ban would hit all for one whose key is wrong. Such a source is *trusted*, for as long as a session
-of it is open and `trust` seconds longer, and instead of a ban it gets an allowance: connections
-that come to nothing may go on at `trusted_rate` a second. Those that log in take nothing of it.
+A source is a block of addresses, and many clients may share one: a ban for one wrong key would hit
+all. A source with successful logins is therefore *trusted* while a session is open and for `trust`
+seconds after. Instead of a ban it gets an allowance: `trusted_rate` failing connections a second.
+Connections that log in use none of it.
 
     | state     | from it, by                                          | connections           |
     |-----------|------------------------------------------------------|-----------------------|
@@ -54,7 +53,7 @@ class Offence(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What becomes of a connection: the words are those of the log and the metrics."""
+    """Whether a connection is accepted, in the words of the log and the metrics."""
 
     ACCEPTED = "accepted"
     BANNED = "source_banned"
@@ -64,7 +63,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PenaltyRules:
-    """What counts how much; everything but the prefixes and `max_sources` is in seconds."""
+    """Costs of offences, and limits: seconds, except `max_sources` and `trusted_rate`."""
 
     enabled: bool = True
     costs: Mapping[Offence, float]
@@ -80,19 +79,19 @@ class PenaltyRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Banned:
-    """A source is banned from now on; `trusted`: it is only throttled."""
+    """A source has been banned; if `trusted`, it is only throttled."""
 
     source: str
-    kind: Offence  # what was the last of it
+    kind: Offence  # the last one
     score: float
     seconds: float
-    times: int  # how often it was, in a row
+    times: int  # bans in a row
     trusted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unbanned:
-    """A source is banned no more."""
+    """A ban has ended."""
 
     source: str
     reason: UnbanReason
@@ -112,7 +111,7 @@ class Penalties:
     def __init__(self, rules: PenaltyRules) -> None:
         self._rules = rules
         self._entries: dict[str, _Entry] = {}
-        #: When to look at which entry again: at the time that something changes, or before.
+        #: When each entry changes, or earlier.
         self._heap: list[tuple[float, str]] = []
         self._trust = _Trust(rules)
         self._events: list[Banned | Unbanned] = []
@@ -121,16 +120,16 @@ class Penalties:
         self._bans: dict[str, Banned] = {}  # the oldest first
 
     def __len__(self) -> int:
-        """The sources that something is known of: with a score, or a ban that is remembered."""
+        """The number of sources with a score or a remembered ban."""
         return len(self._entries)
 
     @property
     def banned(self) -> int:
-        """How many sources are banned, those that are only throttled among them."""
+        """The number of banned sources, including throttled ones."""
         return len(self._bans)
 
     def bans(self, now: float, limit: int, *, first: int = 0) -> list[tuple[Banned, float]]:
-        """The oldest bans, from number `first` on, each with the seconds that it still lasts."""
+        """The oldest bans, from number `first` on, each with its remaining seconds."""
         oldest = islice(self._bans.items(), first, first + limit)
         return [(ban, max(0.0, self._entries[block].ends - now)) for block, ban in oldest]
 
@@ -150,12 +149,12 @@ class Penalties:
         return lifted
 
     def drain_events(self) -> Iterator[Banned | Unbanned]:
-        """What has happened since the last time, in order."""
+        """What has happened since the last call, in order."""
         events, self._events = self._events, []
         return iter(events)
 
     def score(self, address: str, now: float) -> float:
-        """The seconds that the address's source has to go."""
+        """The score of the address's source, in seconds."""
         entry = self._entries.get(self._rules.blocks.of(address))
         return max(0.0, entry.ends - now) if entry else 0.0
 
@@ -180,7 +179,7 @@ class Penalties:
         return Verdict.ACCEPTED if allowance.level(now) >= 1 else Verdict.THROTTLED
 
     def add_penalty(self, address: str, kind: Offence, now: float) -> None:
-        """A connection from this address did something wrong."""
+        """Charge the address's source for an offence."""
         rules = self._rules
         if not rules.enabled or rules.exempt.contains(address):
             return
@@ -220,7 +219,7 @@ class Penalties:
             self._forget(block, "login")
 
     def logged_out(self, address: str, now: float) -> None:
-        """Such a session is open no more."""
+        """Such a session has ended."""
         self._trust.logged_out(self._rules.blocks.of(address), now)
 
     def expire(self, now: float) -> None:
@@ -235,7 +234,7 @@ class Penalties:
                 del self._entries[block]
 
     def update(self, rules: PenaltyRules, now: float, *, open_sessions: Iterable[str] = ()) -> None:
-        """Go by other rules from now on; what is known stays as far as they allow.
+        """Apply other rules; scores and bans stay as far as the rules allow.
 
         `open_sessions` are the addresses that sessions are open from.
         """
@@ -256,7 +255,7 @@ class Penalties:
     # The table
 
     def _enter(self, block: str, now: float) -> _Entry | None:
-        """A new entry; None where the table is full and stays so."""
+        """A new entry; None if the table is full."""
         if len(self._entries) >= self._rules.max_sources:
             if self._rules.overflow == "deny-all":
                 return None
@@ -266,7 +265,7 @@ class Penalties:
         return entry
 
     def _evict(self) -> None:
-        """Forget the source that something ends for soonest, as sshd's `permissive` does."""
+        """Forget the source whose penalty ends first, as sshd's `permissive` does."""
         block = self._first()
         if block is not None:
             heapq.heappop(self._heap)
@@ -316,7 +315,7 @@ class Penalties:
 
 
 class _Trust:
-    """The sources of which logins succeed, and what may fail of each."""
+    """The trusted sources and their allowances."""
 
     def __init__(self, rules: PenaltyRules) -> None:
         self._rules = rules
@@ -324,7 +323,7 @@ class _Trust:
         self._closed: dict[str, tuple[TokenBucket, float]] = {}  # until then; the oldest first
 
     def allowance(self, block: str, now: float) -> TokenBucket | None:
-        """How much may fail now; None for a source that is not trusted."""
+        """The allowance of a source; None if it is not trusted."""
         if block in self._open:
             return self._open[block][0]
         bucket, until = self._closed.get(block, (None, 0.0))
@@ -339,7 +338,7 @@ class _Trust:
         return known is None
 
     def logged_out(self, block: str, now: float) -> None:
-        """A session is open no more."""
+        """A session has ended."""
         bucket, sessions = self._open.pop(block, (None, 0))
         if bucket is None:
             return

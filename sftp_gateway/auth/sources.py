@@ -15,9 +15,9 @@ _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceBlocks:
-    """How addresses are gathered: those with the same first bits are one source.
+    """Groups addresses: those with the same prefix are one source.
 
-    Who has one IPv6 address has its whole /64, so single ones would tell nobody apart.
+    An IPv6 host usually has a whole /64, so single addresses would tell no hosts apart.
     """
 
     ipv4_prefix: int = 32
@@ -26,7 +26,7 @@ class SourceBlocks:
     def of(self, address: str) -> str:
         """The block of an address (text), as text: `192.0.2.7` or `2001:db8::/64`.
 
-        What is no address is a block of its own.
+        Text that is not an address is a block of its own.
         """
         return _block(address, self.ipv4_prefix, self.ipv6_prefix)
 
@@ -57,7 +57,7 @@ class Networks:
         return bool(self._networks)
 
     def contains(self, address: str) -> bool:
-        """Whether the address (text) is in one of them. What is no address is in none."""
+        """Whether the address (text) is in one of them. Text that is not an address is in none."""
         peer = parse_peer(address)
         return peer is not None and any(peer in network for network in self._networks)
 

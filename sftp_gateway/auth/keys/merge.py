@@ -1,4 +1,4 @@
-"""Brings lines of another server's authorized_keys files into one of ours. Text in, text out."""
+"""Merges another server's authorized_keys files into one of ours. Text in, text out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AROUND: Final = " \t\r\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of the other server's: what it is called, and its text."""
+    """A file of the other server: its name and its text."""
 
     name: str
     text: str
@@ -22,7 +22,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What becomes of one line. `key` is None where it is refused; `said` is why, or what else."""
+    """What became of one line; `key` is None if it was refused, `said` the reason or a remark."""
 
     file: str
     line: int
