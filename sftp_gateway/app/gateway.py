@@ -47,7 +47,7 @@ def serve(
     if snapshot.findings.away:
         served = len(settings.shares) - len(snapshot.findings.away)
         report(
-            f"error: only {served} of {len(settings.shares)} shares can be read; each of the "
+            f"error: {served} of {len(settings.shares)} shares can be read; each of the "
             "others is served as soon as it can be read"
         )
     if settings.access_log.stdout and _are_one_file(sys.stdout.fileno(), sys.stderr.fileno()):

@@ -47,7 +47,7 @@ from sftp_gateway.server.ssh.callbacks import ConnectionCallbacks
 from sftp_gateway.server.ssh.context import ConnectionLimits, ServerContext
 from sftp_gateway.server.ssh.negotiation import Offers
 from sftp_gateway.server.ssh.server import SshServer
-from sftp_gateway.settings import Settings
+from sftp_gateway.settings import Settings, UserSettings
 from sftp_gateway.system.children import redirect_to_null
 from sftp_gateway.vfs.attributes import AttributePolicy, Modes
 from sftp_gateway.vfs.path_resolution import PathResolver, choose_resolver
@@ -120,11 +120,7 @@ class WorkerService:
         #: Connections that there are descriptors for.
         self.max_connections = division.connections
         self._quotas = Quotas(division, max_handles=settings.max_handles)
-        self._bandwidths = {
-            name: BandwidthLimiter(user.bandwidth_limit)
-            for name, user in settings.users.items()
-            if user.bandwidth_limit is not None
-        }
+        self._bandwidths = _bandwidth_limiters(settings.users)
         self._started = int(time.time())
         errors = DiskErrors(count=self._metrics.disk_error)
         self._pools = IoPools(
@@ -196,6 +192,9 @@ class WorkerService:
             keys=credentials.host_keys,
             end_sessions=credentials.end_sessions,
         )
+        added = {name: credentials.users[name] for name in credentials.users.keys() - self._users}
+        kept = {name: b for name, b in self._bandwidths.items() if name in credentials.users}
+        self._bandwidths = kept | _bandwidth_limiters(added)
         self._users = credentials.users
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a stage of its own
@@ -283,6 +282,14 @@ class WorkerService:
             attribute_policy=self._attribute_policy,
             time=self._started,
         )
+
+
+def _bandwidth_limiters(users: Mapping[str, UserSettings]) -> dict[str, BandwidthLimiter]:
+    return {
+        name: BandwidthLimiter(user.bandwidth_limit)
+        for name, user in users.items()
+        if user.bandwidth_limit is not None
+    }
 
 
 def _authenticator(credentials: CredentialSnapshot) -> Authenticator:

@@ -673,3 +673,13 @@ async def test_a_stop_interrupts_who_has_files_open(start: Start) -> None:
         await sftp.open("models/README.txt")
         await running.stop()
     assert running.interrupted >= 1
+
+
+async def test_a_user_who_is_added_while_it_runs_has_a_bandwidth_limit(start: Start) -> None:
+    running = await start()
+    users = {"gvpocr": UserSettings(), "ana": UserSettings(bandwidth_limit=1 << 20)}
+    snapshot = ConfigSnapshot(Settings(users=users), await found(Settings(users=users)))
+    running.gateway.reload_credentials(snapshot.credentials)
+    running.gateway.set_session_fraction("ana", 0.5)
+    assert running.gateway._bandwidths.keys() == {"ana"}
+    assert running.metric("sftp_gateway_bandwidth_bytes", user="ana") == 1 << 19
