@@ -443,7 +443,7 @@ def test_the_doctor_goes_by_the_kits_configuration_when_the_mount_is_gone(
     good = findings(worker)
     assert {each["status"] for each in good.values()} == {"ok"}, good
     told = worker.run("sshfs-doctor", "--seconds", "1").stdout
-    assert "throughput   not measured: there is no big file" in told
+    assert "throughput   not measured: no big file" in told
 
     program, config = f"{INSTALLED}/sshfs-main-server", "/etc/sshfs-main-server"
     start = f"setsid {program} supervise >>/var/log/sshfs-main-server.log 2>&1 </dev/null &"
