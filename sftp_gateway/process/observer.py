@@ -89,7 +89,6 @@ def observe(
         status_app=make_status_app(lambda: state),
         names=http_names,
     )
-    server.start()
     control.setblocking(True)
     if watched is not None:
         start_watching(FileWatcher(watched), lambda: _report_change(control))
@@ -110,8 +109,11 @@ def observe(
         elif message == _GRANTS:
             served = json.loads(messages.read_memfd(descriptors.pop()))
         else:
+            first = state is None
             state = replace(message, served=served)
             counts.publish()
+            if first:  # until then, every health check would fail
+                server.start()
     if state is not None and state.stopping:
         server.close()
     access_log.close(LOG_TIMEOUT)

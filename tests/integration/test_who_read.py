@@ -209,6 +209,6 @@ def test_files_that_were_open_in_a_killed_worker_are_told(
     told = gateway.run("logs", "access.log", "--path", "BIG")
     assert told.stderr == (
         "files that were open when their worker process was killed (worker_exited): 1; "
-        "how much was read of them is not known\n"
+        "how much of them was read is unknown\n"
     )
     wait_for(lambda: "SIGKILL, broken connections: 1" in gateway.http("/")[1], "the page")

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from sftp_gateway.observability.access_log.json_lines import json_string
 from sftp_gateway.observability.access_log.line import ERROR_RESULTS
+from sftp_gateway.observability.history.store import SCHEMA
 
 #: A field of a line that there is no column for; NULL too where SQLite cannot read what Python can.
 _FIELD: Final = "CASE WHEN json_valid(line) THEN json_extract(line, '$.{}') END"
@@ -205,6 +206,11 @@ def connect(path: Path) -> sqlite3.Connection:
     """The database for reading. Raises sqlite3.OperationalError where there is none."""
     if not path.is_file():  # opening a fifo would wait for someone who writes to it
         raise sqlite3.OperationalError(f"{path} is not a file")
+    if path.stat().st_size == 0:  # the gateway has created it, and not written to it yet
+        empty = sqlite3.connect(":memory:")
+        empty.executescript(SCHEMA)
+        add_functions(empty)
+        return empty
     uri = path.absolute().as_uri() + "?mode=ro"
     if not path.with_name(f"{path.name}-wal").exists():
         # Nobody has it open to write, and who reads need not be able to make the files of WAL.

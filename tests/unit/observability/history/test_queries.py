@@ -64,6 +64,13 @@ def test_a_filter_finds_the_same_in_both(history: History, which: Filter, found:
     assert list(LogFile(LINES).lines(which)) == expected
 
 
+def test_a_history_that_was_just_created_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "history.sqlite3").touch()
+    history = History(tmp_path / "history.sqlite3")
+    assert history.entries(Filter(), 10) == []
+    assert history.totals(Filter(), "user", 10) == []
+
+
 def test_accesses_are_what_clients_did(history: History) -> None:
     assert len(history.entries(Filter(accesses=True), 100)) == 6
 
