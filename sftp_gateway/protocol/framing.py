@@ -6,31 +6,42 @@ following format: uint32 length, byte type, byte[length - 1] data payload".
 
 from __future__ import annotations
 
+from typing import Final
+
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH
 from sftp_gateway.protocol.wire import UINT32
+
+#: Packets that are cut at once. A piece of input may have 100,000, which would take 30 ms.
+MAX_FRAMES: Final = 256
 
 
 class FrameReader:
     """Collects received bytes and gives whole packets, without their length field.
 
-    Holds at most one unfinished packet of MAX_PACKET_LENGTH bytes plus one piece of input.
+    Holds at most one unfinished packet of MAX_PACKET_LENGTH bytes plus the input that is not cut.
     """
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_start", "more")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._start = 0
+        #: Whether `feed` has left packets that are whole.
+        self.more = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take `data`; return the packets that are now whole, in order.
+    def feed(self, data: bytes = b"") -> list[bytes]:
+        """Take `data`; return the packets that are now whole, in order, at most MAX_FRAMES.
 
         Raises ProtocolError for a length of 0 or above MAX_PACKET_LENGTH, as soon as the length
         is known: nothing is collected for a packet that will not be accepted.
         """
-        buffer = self._buffer + data if self._buffer else data
-        frames = []
-        start, available = 0, len(buffer)
+        buffer, start = self._buffer, self._start
+        if data:
+            buffer, start = buffer[start:] + data if buffer else data, 0
+        frames: list[bytes] = []
+        available = len(buffer)
+        self.more = False
         while available - start >= UINT32.size:
             (length,) = UINT32.unpack_from(buffer, start)
             if not 1 <= length <= MAX_PACKET_LENGTH:
@@ -38,7 +49,10 @@ class FrameReader:
             stop = start + UINT32.size + length
             if stop > available:
                 break
+            if len(frames) == MAX_FRAMES:
+                self._buffer, self._start, self.more = buffer, start, True
+                return frames
             frames.append(buffer[start + UINT32.size : stop])
             start = stop
-        self._buffer = buffer[start:]
+        self._buffer, self._start = buffer[start:], 0
         return frames

@@ -104,13 +104,15 @@ class SftpSession(BaseSession):
         if self._context.closed or self._finishing:
             return
         try:
-            frames = self._frames.feed(data)
+            self._queue(self._frames.feed(data))
         except ProtocolError as error:
             self._end(error)
             return
+        self.pump()
+
+    def _queue(self, frames: list[bytes]) -> None:
         self._backlog.extend(frames)
         self._backlog_bytes += sum(map(len, frames))
-        self.pump()
 
     def pause_writing(self) -> None:
         """The channel or the socket has enough to send."""
@@ -209,6 +211,8 @@ class SftpSession(BaseSession):
             self._serve(frame)
             if self._context.outgoing.length >= FLUSH_BYTES:
                 self._context.flush()
+            if not self._backlog and self._frames.more:
+                self._queue(self._frames.feed())
             if self._backlog and self._time_slice.used_up():
                 self._channel.wait_turn()
                 break
@@ -235,10 +239,13 @@ class SftpSession(BaseSession):
         if self._context.closed:
             return
         packets, size = len(self._backlog), self._backlog_bytes
-        if not self._reading_paused and (packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
+        more = self._frames.more
+        if not self._reading_paused and (more or packets > _BACKLOG_HIGH or size > _BACKLOG_BYTES):
             self._reading_paused = True
             self._channel.pause_reading()
-        elif self._reading_paused and packets < _BACKLOG_LOW and size <= _BACKLOG_BYTES:
+        elif (
+            self._reading_paused and not more and packets < _BACKLOG_LOW and size <= _BACKLOG_BYTES
+        ):
             self._reading_paused = False
             self._channel.resume_reading()
 

@@ -8,7 +8,7 @@ import pytest
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH
-from sftp_gateway.protocol.framing import FrameReader
+from sftp_gateway.protocol.framing import MAX_FRAMES, FrameReader
 
 STREAM = bytes.fromhex(
     "00000005 01 00000003"  # INIT
@@ -76,6 +76,16 @@ def test_a_length_of_zero_or_over_the_cap_is_refused_with_its_fourth_byte(length
 def test_a_refused_length_behind_a_good_packet_is_refused_in_the_same_piece(length):
     with pytest.raises(ProtocolError):
         FrameReader().feed(STREAM + bytes.fromhex(length))
+
+
+def test_many_packets_in_one_piece_are_cut_a_few_at_a_time():
+    reader, short = FrameReader(), bytes.fromhex("0000000102")
+    assert reader.feed(short * (2 * MAX_FRAMES + 1) + STREAM[:7]) == [b"\x02"] * MAX_FRAMES
+    assert reader.more
+    assert reader.feed() == [b"\x02"] * MAX_FRAMES
+    assert reader.more
+    assert reader.feed(STREAM[7:]) == [b"\x02", *FRAMES]
+    assert not reader.more
 
 
 def test_an_http_client_is_refused_at_once():

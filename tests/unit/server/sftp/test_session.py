@@ -11,6 +11,7 @@ import pytest
 
 from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH, MAX_READ_LENGTH
+from sftp_gateway.protocol.framing import MAX_FRAMES
 from sftp_gateway.server.sftp.context import MAX_TURN_BYTES
 from tests.support import sftp_wire as wire
 from tests.support.session import HOME, GatedShare, Served, served
@@ -232,6 +233,18 @@ async def test_a_long_backlog_stops_reading_until_it_is_short(at: Served) -> Non
     at.session.resume_writing()
     assert at.channel.reading
     await at.all_answered(asked)
+
+
+async def test_requests_of_one_piece_that_are_not_cut_yet_stop_reading_and_are_answered(
+    at: Served,
+) -> None:
+    requests = [at.prepare(wire.encode_stat, b"/") for _ in range(3 * MAX_FRAMES)]
+    at.session.pause_writing()
+    at.feed(b"".join(packet for _, packet in requests))
+    assert not at.channel.reading
+    at.session.resume_writing()
+    await at.all_answered([request_id for request_id, _ in requests])
+    assert at.channel.reading
 
 
 async def test_a_log_that_is_congested_stops_serving_until_it_has_room(at: Served) -> None:
