@@ -53,8 +53,11 @@ Overflow: TypeAlias = Literal["block", "drop"]
 #: In `block` mode requests that are running already still emit; beyond this they are dropped.
 HARD_BOUND: Final = 4
 
-#: Encoding holds Python's global lock, about 10 µs an event; a batch ends, and lets go of it, soon.
-_BATCH: Final = 64
+#: Encoding holds Python's global lock, about 10 µs an event. After each batch the writer sleeps for
+#: as long as the batch took, at most _REST seconds: to release the lock is not enough where the
+#: process has one processor, because the kernel would let the writer run for another 3 ms.
+_BATCH: Final = 32
+_REST: Final = 0.001
 
 #: The writer, once woken, gathers events for this many seconds: waking it costs more than an event.
 #: At `capacity` it hurries.
@@ -227,9 +230,11 @@ class AccessLog:
                 self._in_hand = len(batch)
                 self._taken += len(batch)
             left -= len(batch) or left
+            began = monotonic()
             self._write(batch)
             self._in_hand = 0
             self._end_congestion()
+            self._closing.wait(min(monotonic() - began, _REST))
         if gap:
             self._write([gap])
         self._end_congestion()

@@ -357,6 +357,20 @@ def test_close_may_be_called_twice():
     assert sink.events == ["server_stopped"]
 
 
+def test_the_writer_sleeps_after_each_of_many_batches():
+    sink = MemorySink(gate_open=False)
+    log = AccessLog(sinks=[sink])
+    rests = []
+    log._closing.wait = rests.append
+    for number in range(1000):
+        log.emit(numbered(number))
+    sink.gate.set()
+    sink.wait_for("server_started", 1000)
+    assert log.close(FOREVER) == 0
+    assert len(rests) >= 1000 / 64
+    assert all(0 < rest < 0.01 for rest in rests)
+
+
 @pytest.mark.parametrize("failure", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left")])
 def test_a_sink_that_fails_loses_its_batch_and_costs_the_other_sink_nothing(caplog, failure):
     broken, good = MemorySink(gate_open=False), MemorySink()
