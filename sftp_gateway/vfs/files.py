@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Final, NamedTuple
@@ -205,7 +205,24 @@ class OpenDirectory:
 
     Used by one thread at a time: READDIR responses go out in order, so the server runs them in
     order too. `close` may come from another thread meanwhile.
+
+    It has few objects until it is listed: a client may open thousands, and each garbage collection
+    looks at all of them.
     """
+
+    __slots__ = (
+        "_close",
+        "_closed",
+        "_first",
+        "_hidden",
+        "_left",
+        "_lock",
+        "_scan",
+        "_show",
+        "_taking",
+        "buffered",
+        "status",
+    )
 
     def __init__(
         self,
@@ -224,8 +241,11 @@ class OpenDirectory:
         self.status = status
         #: Whether what is left needs no disk.
         self.buffered = scan == ()
-        # Not a generator, which an error would end: the entries behind a bad one are listed.
-        self._left = chain(first, filter(None, map(partial(_entry, show, hidden), scan)))
+        self._first = first
+        self._scan = scan
+        self._show = show
+        self._hidden = hidden
+        self._left: Iterator[Entry] | None = None
         self._close = close
         self._lock = threading.Lock()
         self._listing = False
@@ -241,9 +261,14 @@ class OpenDirectory:
                 raise InvalidHandle("the folder is closed")
             self._listing = True
         try:
-            for entry in self._left:
+            left = self._left
+            if left is None:
+                # Not a generator, which an error would end: entries behind a bad one are listed.
+                shown = map(partial(_entry, self._show, self._hidden), self._scan)
+                left = self._left = chain(self._first, filter(None, shown))
+            for entry in left:
                 if not accept(entry):
-                    self._left = chain((entry,), self._left)
+                    self._left = chain((entry,), left)
                     return
             self.buffered = True
         finally:

@@ -59,6 +59,8 @@ _MAX_DEPTH: Final = 40
 #: The folder of a model, data set or space in huggingface_hub's cache.
 _HUB_REPOSITORY: Final = re.compile(rb"(?:^|/)(?:model|dataset|space)s--[^/]+/?\Z")
 
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
 #: In the place of a folder's descriptor: every look-up below it fails (EBADF).
 NO_DESCRIPTOR: Final = -1
 
@@ -252,7 +254,7 @@ class Share:
             descriptor = reopen(pinned, os.O_RDONLY | os.O_DIRECTORY)
         try:
             extra = tuple(extra)
-            hidden = frozenset(entry.name for entry in extra)
+            hidden = frozenset(entry.name for entry in extra) if extra else _NOTHING
             if b"s--" in path and self.links is not Links.KEEP:
                 hidden |= _hidden_names(path, descriptor)
             scan = os.scandir(descriptor)
@@ -260,18 +262,13 @@ class Share:
             os.close(descriptor)
             raise
 
-        def close() -> None:
-            scan.close()
-            os.close(descriptor)
-            on_close()
-
         # `..` shows the folder itself: what is above a share is nobody's business.
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
             show=partial(self._show_entry, path, descriptor),
             hidden=hidden,
-            close=close,
+            close=partial(_close_folder, scan, descriptor, on_close),
             status=status,
         )
 
@@ -456,6 +453,14 @@ def _translate(error: OSError) -> None:
         raise Denied("link_leads_out") from error
     if error.errno in (errno.EACCES, errno.EPERM):
         raise Denied("unreadable") from error
+
+
+def _close_folder(
+    scan: os._ScandirIterator[str], descriptor: int, on_close: Callable[[], None]
+) -> None:
+    scan.close()
+    os.close(descriptor)
+    on_close()
 
 
 def _hidden_names(path: bytes, folder: int) -> frozenset[bytes]:

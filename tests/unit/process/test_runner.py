@@ -57,3 +57,14 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
         options=("prlimit", f"--nofile=200:{hard}"),
     )
     assert process.stdout == f"{hard} {hard}\n"
+
+
+def test_thousands_of_new_objects_bring_about_no_full_garbage_collection() -> None:
+    process = ran(
+        "import gc",
+        "gc.collect()",
+        "full = gc.get_stats()[2]['collections']",
+        "kept = [[] for _ in range(200_000)]",
+        "print(gc.get_stats()[2]['collections'] - full)",
+    )
+    assert process.stdout == "0\n"

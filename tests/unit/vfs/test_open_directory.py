@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
-from tests.unit.vfs.helpers import DEADLINE, entries, taken
+from tests.unit.vfs.helpers import DEADLINE, MakeShare, entries, taken
 
 SHOWN = Attributes(1, 2, 3, 4, 5, 6)
 
@@ -172,3 +173,15 @@ def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> No
     assert len(found) == 1
     with pytest.raises(InvalidHandle):
         taken(made.folder)
+
+
+def test_a_folder_that_is_open_has_few_objects_to_collect(make_share: MakeShare) -> None:
+    share = make_share()
+    gc.collect()
+    before = len(gc.get_objects())
+    folders = [share.open_directory(b"", wait=True) for _ in range(100)]
+    gc.collect()
+    grown = len(gc.get_objects()) - before
+    for folder in folders:
+        folder.close()
+    assert grown <= 100 * 13

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.server.sftp import reads
+from sftp_gateway.vfs.files import OpenDirectory
 from tests.support import sftp_wire as wire
 from tests.support.gateway import PATIENCE
 from tests.support.session import HOME, GatedShare, Served, served
@@ -175,7 +176,7 @@ async def test_a_folder_whose_listing_failed_is_not_listed_further(
 ) -> None:
     """After an error, Python's scandir says that the folder ends there."""
     handle = await at.opendir(b"share")
-    monkeypatch.setattr(at.handles.directory(handle).directory, "take_while", _fail)
+    monkeypatch.setattr(OpenDirectory, "take_while", _fail)
     asked = [at.send(wire.encode_readdir, handle) for _ in range(3)]
     replies = await at.all_answered(asked)
     monkeypatch.undo()

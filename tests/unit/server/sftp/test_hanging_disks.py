@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.server.sftp import reads
+from sftp_gateway.vfs.files import OpenDirectory
 from tests.support import sftp_wire as wire
 from tests.support.gateway import PATIENCE
 from tests.support.session import HOME, GatedShare, Served, served
@@ -76,14 +77,13 @@ async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
     hurried: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = await hurried.opendir(b"share")
-    directory = hurried.handles.directory(handle).directory
-    take = directory.take_while
+    take = OpenDirectory.take_while
 
-    def slow(accept: Callable[..., bool]) -> None:
+    def slow(directory: OpenDirectory, accept: Callable[..., bool]) -> None:
         assert share.gate.wait(60)
-        take(accept)
+        take(directory, accept)
 
-    monkeypatch.setattr(directory, "take_while", slow)
+    monkeypatch.setattr(OpenDirectory, "take_while", slow)
     asked = [hurried.send(wire.encode_readdir, handle) for _ in range(3)]
     for reply in await hurried.all_answered(asked):
         failure(reply)
