@@ -51,6 +51,11 @@ class Victim:
             (DataReply, encode_read, (opened.handle, 0, 512)),
         ]
 
+    @property
+    def pid(self) -> int:
+        """The process of `ssh`."""
+        return self._ssh.pid
+
     def ask(self) -> None:
         """One request, and its answer."""
         expected, encode, arguments = self._asks[self._turn % len(self._asks)]
