@@ -216,10 +216,10 @@ class OpenDirectory:
         "_first",
         "_hidden",
         "_left",
+        "_listing",
         "_lock",
         "_scan",
         "_show",
-        "_taking",
         "buffered",
         "status",
     )
