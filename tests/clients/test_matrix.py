@@ -21,10 +21,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_does_what_the_table_says(gateway: Gateway, tmp_path: Path, name: str) -> None:
+def test_a_client_matches_the_documented_table(gateway: Gateway, tmp_path: Path, name: str) -> None:
     row = matrix.row(gateway, name, tmp_path)
     assert row in matrix.documented(), "run python -m tests.clients.matrix, and look at the changes"
 
 
-def test_the_table_has_these_clients_and_no_others() -> None:
+def test_the_documented_table_lists_exactly_these_clients() -> None:
     assert [row.split(" | ")[0].removeprefix("| ") for row in matrix.documented()] == [*CLIENTS]

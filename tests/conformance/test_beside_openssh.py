@@ -124,7 +124,7 @@ DIFFERENT: dict[Callable[..., bytes], dict[tuple[object, object], str]] = {
     [encode_stat, encode_lstat, encode_opendir, encode_open, encode_readlink],
     ids=["stat", "lstat", "opendir", "open", "readlink"],
 )
-async def test_every_spelling_of_a_path_means_what_it_means_to_openssh(
+async def test_every_spelling_of_a_path_resolves_as_in_openssh(
     both: Both, encode: Callable[..., bytes]
 ) -> None:
     paths = spellings()
@@ -140,7 +140,7 @@ async def test_every_spelling_of_a_path_means_what_it_means_to_openssh(
     assert len({*map(str, theirs)}) > 1
 
 
-async def test_realpath_resolves_links_as_openssh_does(both: Both) -> None:
+async def test_realpath_resolves_links_as_in_openssh(both: Both) -> None:
     paths = spellings()
     ours, theirs = [await ask(server, [(encode_realpath, p) for p in paths]) for server in both]
     there = await ask(both.openssh, [(encode_stat, path) for path in paths])
@@ -165,7 +165,7 @@ def _shown(attrs: Any) -> tuple[object, ...]:
     return attrs.permissions, attrs.uid, attrs.gid, attrs.mtime, attrs.size
 
 
-async def test_the_home_folder_lists_each_share_as_lstat_and_openssh_show_it(both: Both) -> None:
+async def test_the_home_folder_lists_shares_like_lstat_and_openssh(both: Both) -> None:
     listed, theirs = await names(both.gateway, b"."), await names(both.openssh, b".")
     for share in (b"models", b"Bhushanji", b"newsletters"):
         for encode in (encode_lstat, encode_stat):

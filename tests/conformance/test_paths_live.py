@@ -74,7 +74,7 @@ def _path(reply: Reply) -> bytes:
         (b"~", b"/home/gvpocr/~"),
     ],
 )
-async def test_realpath_makes_a_path_canonical_whether_anything_is_there_or_not(
+async def test_realpath_canonicalizes_existing_and_missing_paths(
     gateway: Gateway, path: bytes, canonical: bytes
 ) -> None:
     async with live(gateway) as session:
@@ -92,14 +92,14 @@ async def test_realpath_makes_a_path_canonical_whether_anything_is_there_or_not(
         (b"/home/~", b"/home/~"),
     ],
 )
-async def test_expand_path_knows_the_home_folder(
+async def test_expand_path_expands_the_home_folder(
     gateway: Gateway, path: bytes, expanded: bytes
 ) -> None:
     async with live(gateway) as session:
         assert _path(await session.ask(encode_expand_path, path)) == expanded
 
 
-async def test_the_home_folder_of_others_is_not_told(gateway: Gateway) -> None:
+async def test_other_users_home_folders_are_not_revealed(gateway: Gateway) -> None:
     async with live(gateway) as session:
         for name in (b"", b"gvpocr"):
             assert _path(await session.ask(encode_home_directory, name)) == b"/home/gvpocr"
@@ -109,7 +109,7 @@ async def test_the_home_folder_of_others_is_not_told(gateway: Gateway) -> None:
             assert status_of(expanded) is Status.NO_SUCH_FILE
 
 
-async def test_links_are_looked_at_read_and_followed(gateway: Gateway) -> None:
+async def test_links_can_be_lstated_read_and_followed(gateway: Gateway) -> None:
     async with live(gateway) as session:
         link = await session.ask(encode_lstat, SHARE + b"link")
         target = await session.ask(encode_stat, SHARE + b"link")
@@ -137,7 +137,7 @@ async def test_links_are_looked_at_read_and_followed(gateway: Gateway) -> None:
     ],
     ids=repr,
 )  # fmt: skip
-async def test_what_is_not_there_is_no_such_file(gateway: Gateway, path: bytes) -> None:
+async def test_missing_paths_are_no_such_file(gateway: Gateway, path: bytes) -> None:
     async with live(gateway) as session:
         for encode in (
             encode_stat, encode_lstat, encode_open, encode_opendir, encode_readlink, encode_statvfs,
@@ -159,7 +159,7 @@ async def test_what_is_not_there_is_no_such_file(gateway: Gateway, path: bytes) 
         (b"share/../others", "share_not_granted"),
     ],
 )
-async def test_a_path_out_of_the_granted_shares_is_no_such_file_and_logged(
+async def test_a_path_outside_the_granted_shares_is_no_such_file_and_logged(
     gateway: Gateway, path: bytes, reason: str
 ) -> None:
     async with live(gateway) as session:
@@ -178,7 +178,7 @@ async def test_a_path_out_of_the_granted_shares_is_no_such_file_and_logged(
 # File systems and limits
 
 
-async def test_statvfs_gives_the_disk_s_numbers_and_says_read_only(gateway: Gateway) -> None:
+async def test_statvfs_gives_the_disks_figures_and_read_only(gateway: Gateway) -> None:
     disk = os.statvfs(gateway.folder)
     async with live(gateway) as session:
         handle = await session.handle(encode_open, SHARE + b"small")
@@ -199,7 +199,7 @@ async def test_statvfs_gives_the_disk_s_numbers_and_says_read_only(gateway: Gate
             assert shown.f_flag & 1
 
 
-async def test_limits_are_those_that_hold(gateway: Gateway) -> None:
+async def test_limits_are_the_enforced_ones(gateway: Gateway) -> None:
     async with live(gateway) as session:
         reply = await session.ask(encode_limits)
         assert isinstance(reply, ExtendedReply)

@@ -48,7 +48,7 @@ _MD5_OF_BIG = hashlib.md5(BIG, usedforsecurity=False).digest()
 # INIT
 
 
-async def test_version_3_is_answered_with_the_extensions_that_are_served(gateway: Gateway) -> None:
+async def test_version_3_is_answered_with_the_served_extensions(gateway: Gateway) -> None:
     async with connected(gateway) as connection:
         session = await open_live(connection)
         version = await session.init()
@@ -65,7 +65,7 @@ async def test_version_3_is_answered_with_the_extensions_that_are_served(gateway
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 3, 6, 2**32 - 1])
-async def test_whatever_version_is_asked_for_3_is_answered(gateway: Gateway, wanted: int) -> None:
+async def test_any_requested_version_is_answered_with_3(gateway: Gateway, wanted: int) -> None:
     async with connected(gateway) as connection:
         session = await open_live(connection)
         session.send(encode_init(wanted, ((b"newline@vandyke.com", b"\n"),)))
@@ -83,7 +83,7 @@ async def test_whatever_version_is_asked_for_3_is_answered(gateway: Gateway, wan
         (len(BIG) - 1, 1), (len(BIG) - 1, 32_768), (len(BIG) - 32_767, 32_768),
     ],
 )  # fmt: skip
-async def test_a_read_is_whole_and_short_only_at_the_end(
+async def test_a_read_is_short_only_at_the_end_of_the_file(
     gateway: Gateway, offset: int, length: int
 ) -> None:
     async with live(gateway) as session:
@@ -92,7 +92,7 @@ async def test_a_read_is_whole_and_short_only_at_the_end(
         assert reply == DataReply(reply.request_id, BIG[offset : offset + length])
 
 
-async def test_a_read_of_more_than_256_kib_is_answered_with_256_kib(gateway: Gateway) -> None:
+async def test_a_read_returns_at_most_256_kib(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_open, SHARE + b"big")
         for length in (262_145, 1_000_000, 2**32 - 1):
@@ -107,7 +107,7 @@ async def test_a_read_of_more_than_256_kib_is_answered_with_256_kib(gateway: Gat
         (2**64 - 1, 262_144), (2**63 - 10, 10), (2**64 - 1, 1),
     ],
 )  # fmt: skip
-async def test_a_read_at_or_behind_the_end_is_answered_with_the_end_of_the_file(
+async def test_a_read_at_or_beyond_the_end_is_eof(
     gateway: Gateway, offset: int, length: int
 ) -> None:
     async with live(gateway) as session:
@@ -117,7 +117,7 @@ async def test_a_read_at_or_behind_the_end_is_answered_with_the_end_of_the_file(
         assert status_of(await session.ask(encode_read, empty, offset, length)) is Status.EOF
 
 
-async def test_a_read_of_nothing_gets_nothing(gateway: Gateway) -> None:
+async def test_a_read_of_zero_bytes_returns_no_data(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_open, SHARE + b"big")
         for offset in (0, 2**63, 2**64 - 1):
@@ -125,7 +125,7 @@ async def test_a_read_of_nothing_gets_nothing(gateway: Gateway) -> None:
             assert reply == DataReply(reply.request_id, b"")
 
 
-async def test_reads_that_are_pipelined_with_the_close_behind_them_all_get_their_data(
+async def test_reads_pipelined_before_a_close_all_get_their_data(
     gateway: Gateway,
 ) -> None:
     async with live(gateway) as session:
@@ -136,7 +136,7 @@ async def test_reads_that_are_pipelined_with_the_close_behind_them_all_get_their
         assert status_of(closed) is Status.OK
 
 
-async def test_more_reads_than_the_windows_hold_are_all_answered(gateway: Gateway) -> None:
+async def test_more_reads_than_fit_the_window_are_all_answered(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_open, SHARE + b"big")
         replies = await session.ask_all([(encode_read, handle, 0, 262_144)] * 100)
@@ -164,7 +164,7 @@ async def test_open_read_and_close_sent_without_waiting_are_answered_in_order(
 # Handles
 
 
-async def test_a_handle_serves_its_own_kind_only(gateway: Gateway) -> None:
+async def test_a_handle_serves_only_its_own_kind(gateway: Gateway) -> None:
     async with live(gateway) as session:
         file = await session.handle(encode_open, SHARE + b"small")
         folder = await session.handle(encode_opendir, SHARE)
@@ -176,7 +176,7 @@ async def test_a_handle_serves_its_own_kind_only(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("handle", [b"", b"\0\0\0\0", b"\xff" * 4, b"x" * 256, b"../../etc"])
-async def test_a_handle_that_was_never_given_is_a_failure(gateway: Gateway, handle: bytes) -> None:
+async def test_an_unknown_handle_is_a_failure(gateway: Gateway, handle: bytes) -> None:
     async with live(gateway) as session:
         for request in _of_handle(handle):
             assert status_of(await session.ask(*request)) is Status.FAILURE
@@ -200,7 +200,7 @@ async def test_a_handle_of_another_session_is_a_failure(gateway: Gateway) -> Non
         assert reply == DataReply(reply.request_id, b"small\n")
 
 
-async def test_a_handle_of_another_channel_of_the_same_connection_is_a_failure(
+async def test_a_handle_of_another_channel_is_a_failure(
     gateway: Gateway,
 ) -> None:
     async with connected(gateway) as connection:
@@ -222,7 +222,7 @@ def _of_handle(handle: bytes) -> list[tuple[Any, ...]]:
     ]
 
 
-async def test_one_handle_too_many_is_refused_until_another_is_closed(gateway: Gateway) -> None:
+async def test_a_handle_over_the_limit_is_refused_until_one_is_closed(gateway: Gateway) -> None:
     async with live(gateway) as session:
         limits = await session.ask(encode_limits)
         assert isinstance(limits, ExtendedReply)
@@ -239,7 +239,7 @@ async def test_one_handle_too_many_is_refused_until_another_is_closed(gateway: G
 # Folders
 
 
-async def test_many_readdirs_at_once_give_every_name_once_and_in_order(gateway: Gateway) -> None:
+async def test_pipelined_readdirs_return_every_name_once_in_order(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_opendir, SHARE + b"many")
         names: list[bytes] = []
@@ -268,7 +268,7 @@ async def test_many_readdirs_at_once_give_every_name_once_and_in_order(gateway: 
     assert gateway.wait_event("folder_listed", path=path, entries=MANY)["complete"] is True
 
 
-async def test_a_close_behind_readdirs_that_are_under_way_leaves_none_unanswered(
+async def test_a_close_leaves_no_pending_readdir_unanswered(
     gateway: Gateway,
 ) -> None:
     async with live(gateway) as session:
@@ -280,7 +280,7 @@ async def test_a_close_behind_readdirs_that_are_under_way_leaves_none_unanswered
         assert len(names) == len({name.filename for name in names})
 
 
-async def test_names_come_with_whole_attributes_as_lstat_gives_them(gateway: Gateway) -> None:
+async def test_names_carry_the_attributes_that_lstat_gives(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_opendir, SHARE)
         reply = await session.ask(encode_readdir, handle)
@@ -298,7 +298,7 @@ async def test_names_come_with_whole_attributes_as_lstat_gives_them(gateway: Gat
         assert status_of(await session.ask(encode_readdir, handle)) is Status.EOF
 
 
-async def test_made_up_folders_are_folders(gateway: Gateway) -> None:
+async def test_virtual_folders_are_folders(gateway: Gateway) -> None:
     async with live(gateway) as session:
         for path, children in ((b"/", b"home"), (b"/home", b"gvpocr"), (b"", b"share")):
             attrs = await session.ask(encode_stat, path)
@@ -316,7 +316,7 @@ async def test_made_up_folders_are_folders(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("extension", [b"check-file-handle", b"check-file-name", b"check-file"])
-async def test_a_files_checksums_are_answered_in_the_form_of_the_request(
+async def test_checksums_are_answered_in_the_requested_form(
     gateway: Gateway, extension: bytes
 ) -> None:
     async with live(gateway) as session:
@@ -339,7 +339,7 @@ async def test_a_files_checksums_are_answered_in_the_form_of_the_request(
             assert reply.payload == tag + string(b"sha256") + expected
 
 
-async def test_checksums_that_cannot_be_told_fail(gateway: Gateway) -> None:
+async def test_checksums_that_cannot_be_computed_fail(gateway: Gateway) -> None:
     async with live(gateway) as session:
         for path, algorithms, block, code in (
             (b"missing", b"md5", 0, Status.NO_SUCH_FILE),
@@ -364,7 +364,7 @@ async def test_checksums_that_cannot_be_told_fail(gateway: Gateway) -> None:
     assert denied["path"] == "/home/gvpocr/share/../../../etc/passwd"
 
 
-async def test_a_checksum_is_told_of_a_file_that_is_closed_behind_the_request(
+async def test_a_close_does_not_abort_a_pending_checksum(
     gateway: Gateway,
 ) -> None:
     async with live(gateway) as session:
@@ -380,7 +380,7 @@ async def test_a_checksum_is_told_of_a_file_that_is_closed_behind_the_request(
 # Names of owners
 
 
-async def test_an_owners_name_is_told_once_it_was_shown(gateway: Gateway) -> None:
+async def test_an_owners_name_is_resolved_only_after_it_was_shown(gateway: Gateway) -> None:
     async with live(gateway) as session:
         reply = await session.ask(encode_users_groups_by_id, [0, 1, 12345], [0])
         assert isinstance(reply, ExtendedReply)

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.integration
 SHARE = b"/home/gvpocr/share/"
 
 
-async def test_every_request_that_would_change_something_is_denied_and_logged(
+async def test_every_writing_request_is_denied_and_logged(
     gateway: Gateway,
 ) -> None:
     async with live(gateway) as session:
@@ -92,7 +92,7 @@ async def test_every_request_that_would_change_something_is_denied_and_logged(
         assert status_of(await session.ask(encode_lstat, new)) is Status.NO_SUCH_FILE
 
 
-async def test_what_the_server_does_not_know_is_unsupported(gateway: Gateway) -> None:
+async def test_unknown_requests_are_unsupported(gateway: Gateway) -> None:
     def of_type(number: int) -> Any:
         return lambda request_id: packet(number, uint32(request_id), string(b"whatever"))
 
@@ -130,9 +130,7 @@ async def test_what_the_server_does_not_know_is_unsupported(gateway: Gateway) ->
     ],
     ids=repr,
 )
-async def test_bytes_that_are_not_the_protocol_close_the_channel_and_nothing_else(
-    gateway: Gateway, malformed: bytes
-) -> None:
+async def test_malformed_bytes_close_only_their_channel(gateway: Gateway, malformed: bytes) -> None:
     async with connected(gateway) as connection:
         session, beside = await open_live(connection), await open_live(connection)
         await session.init()
@@ -162,14 +160,14 @@ async def test_a_request_before_init_closes_the_channel(gateway: Gateway, first:
         assert (await other.init()).version == 3
 
 
-async def test_requests_before_the_malformed_one_are_still_answered(gateway: Gateway) -> None:
+async def test_requests_before_a_malformed_one_are_answered(gateway: Gateway) -> None:
     async with live(gateway) as session:
         session.send(encode_stat(5, SHARE), encode_stat(6, SHARE), packet(PacketType.STAT))
         assert [reply.request_id for reply in await session.take(2)] == [5, 6]  # type: ignore[union-attr]
         await session.end()
 
 
-async def test_packets_cut_anywhere_are_put_together(gateway: Gateway) -> None:
+async def test_packets_split_anywhere_are_reassembled(gateway: Gateway) -> None:
     async with live(gateway) as session:
         stream = encode_stat(1, SHARE) + encode_realpath(2, b"share") + encode_lstat(3, b"/")
         for byte in stream:
@@ -178,7 +176,7 @@ async def test_packets_cut_anywhere_are_put_together(gateway: Gateway) -> None:
         assert [reply.request_id for reply in replies] == [1, 2, 3]  # type: ignore[union-attr]
 
 
-async def test_what_was_asked_before_the_client_s_end_is_answered(gateway: Gateway) -> None:
+async def test_requests_before_eof_are_answered(gateway: Gateway) -> None:
     async with live(gateway) as session:
         handle = await session.handle(encode_open, SHARE + b"big")
         session.send(*(encode_read(number, handle, 0, 65_536) for number in range(100, 140)))
@@ -190,7 +188,7 @@ async def test_what_was_asked_before_the_client_s_end_is_answered(gateway: Gatew
     assert gateway.wait_event("file_closed", path="/home/gvpocr/share/big", result="aborted")
 
 
-async def test_a_connection_has_ten_channels_at_most(gateway: Gateway) -> None:
+async def test_a_connection_has_at_most_ten_channels(gateway: Gateway) -> None:
     async with connected(gateway) as connection:
         sessions = [await open_live(connection) for _ in range(10)]
         with pytest.raises(asyncssh.ChannelOpenError):
@@ -200,7 +198,7 @@ async def test_a_connection_has_ten_channels_at_most(gateway: Gateway) -> None:
         assert (await (await open_live(connection)).init()).version == 3
 
 
-async def test_no_message_tells_anything_of_the_server(gateway: Gateway) -> None:
+async def test_messages_reveal_nothing_about_the_server(gateway: Gateway) -> None:
     async with live(gateway) as session:
         paths = (b"share/nothing", b"share/out", b"others", b"/etc/passwd", b"share/small/x", b"\0")
         for path in paths:
@@ -214,7 +212,7 @@ async def test_no_message_tells_anything_of_the_server(gateway: Gateway) -> None
                 assert secret not in frame
 
 
-async def test_sessions_that_end_leave_nothing_open(gateway: Gateway) -> None:
+async def test_ended_sessions_leave_nothing_open(gateway: Gateway) -> None:
     async with live(gateway) as session:
         for _ in range(50):
             await session.handle(encode_open, SHARE + b"big")

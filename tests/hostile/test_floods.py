@@ -64,7 +64,7 @@ def unharmed() -> None:
 
 
 @pytest.mark.parametrize(("phase", "family"), _KINDS, ids=map(": ".join, _KINDS))
-def test_a_flood_leaves_others_their_turns_and_takes_bounded_memory(
+def test_a_flood_starves_nobody_and_costs_bounded_memory(
     attacked: _Arenas, phase: str, family: str
 ) -> None:
     found = []

@@ -59,7 +59,7 @@ async def _asked(connection: Any, request: str, *arguments: bytes) -> tuple[int,
 # Signatures
 
 
-async def test_a_host_key_is_proved(attacked: Target) -> None:
+async def test_ownership_of_a_host_key_is_proved(attacked: Target) -> None:
     async with _client(attacked) as connection:
         kind, packet = await _asked(connection, _PROVE, String(_host_key(attacked)))
         assert kind == 81, "REQUEST_SUCCESS"
@@ -73,7 +73,7 @@ async def test_a_host_key_that_is_named_twice_is_not_proved(attacked: Target) ->
         assert kind == 82, "REQUEST_FAILURE"
 
 
-async def test_a_client_gets_a_few_signatures_and_no_more(attacked: Target) -> None:
+async def test_host_key_signatures_per_client_are_limited(attacked: Target) -> None:
     async with _client(attacked) as connection:
         for _ in range(30):
             connection.send_packet(
@@ -96,14 +96,14 @@ async def test_too_many_messages_end_the_connection_with_a_penalty(attacked: Tar
     )
 
 
-async def test_a_message_for_each_request_is_no_flood(attacked: Target) -> None:
+async def test_one_ignore_message_per_request_is_not_a_flood(attacked: Target) -> None:
     """asyncssh's client puts a MSG_IGNORE before every packet that it sends."""
     async with live(attacked) as session:
         for _ in range(5000):
             assert isinstance(await session.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
-async def test_a_channel_type_that_is_the_name_of_a_method_is_an_unknown_one(
+async def test_a_channel_type_named_like_a_method_is_unknown(
     attacked: Target,
 ) -> None:
     refused = asyncio.Event()
@@ -126,7 +126,7 @@ async def test_a_channel_type_that_is_the_name_of_a_method_is_an_unknown_one(
 # Key exchanges
 
 
-async def test_requests_within_a_key_exchange_of_the_client_end_the_connection(
+async def test_requests_during_a_client_key_exchange_end_the_connection(
     attacked: Target,
 ) -> None:
     """RFC 4253 §7.1. The answers could not be sent before it ends."""
@@ -183,7 +183,7 @@ async def test_packets_of_one_byte_cost_bounded_memory(attacked: Target) -> None
 # Packets that never end
 
 
-def test_a_packet_that_is_not_whole_costs_a_packet_of_the_standard_at_most(
+def test_an_incomplete_packet_costs_at_most_one_standard_packet(
     attacked: Target,
 ) -> None:
     """RFC 4253 §6.1 asks for 35,000 bytes."""
@@ -200,7 +200,7 @@ def test_a_packet_that_is_not_whole_costs_a_packet_of_the_standard_at_most(
         assert held < 200 * (36 + 36), f"{held} KiB"
 
 
-def test_a_packet_longer_than_the_standard_asks_for_ends_the_connection(attacked: Target) -> None:
+def test_a_packet_longer_than_the_standard_ends_the_connection(attacked: Target) -> None:
     # From an address that is not this machine's own for the log, as the health check's is.
     with socket.create_connection(
         ("127.0.0.1", attacked.port), PATIENCE, ("127.0.0.3", 0)
@@ -216,7 +216,7 @@ def test_a_packet_longer_than_the_standard_asks_for_ends_the_connection(attacked
 
 @pytest.mark.parametrize("ask", [encode_realpath, encode_expand_path, encode_stat, encode_open])
 @pytest.mark.parametrize("path", [b"x", b"/.", b"/x/.."])
-async def test_a_path_longer_than_any_is_no_path(attacked: Target, ask: Any, path: bytes) -> None:
+async def test_an_overlong_path_is_refused(attacked: Target, ask: Any, path: bytes) -> None:
     async with live(attacked) as session:
         reply = await session.ask(ask, path * (262_100 // len(path)))
         assert isinstance(reply, StatusReply)
@@ -239,7 +239,7 @@ def _open_files(gateway: Target) -> float:
     return gateway.metric("sftp_gateway_open_handles")
 
 
-async def test_a_client_that_wants_no_more_data_is_done(attacked: Target) -> None:
+async def test_a_client_that_sends_eow_is_done(attacked: Target) -> None:
     """`ssh` says so when the program that it serves is gone (OpenSSH's PROTOCOL §2.1)."""
     async with _client(attacked) as connection:
         session = await _stuffed(connection)
@@ -249,7 +249,7 @@ async def test_a_client_that_wants_no_more_data_is_done(attacked: Target) -> Non
         connection.abort()
 
 
-async def test_a_client_that_sends_no_more_and_takes_nothing_is_done_soon(attacked: Target) -> None:
+async def test_a_client_that_sends_eof_and_reads_nothing_is_closed(attacked: Target) -> None:
     async with _client(attacked) as connection:
         session = await _stuffed(connection)
         await asyncio.to_thread(wait_for, lambda: _open_files(attacked) == 1, "the file to be open")
@@ -258,7 +258,7 @@ async def test_a_client_that_sends_no_more_and_takes_nothing_is_done_soon(attack
         connection.abort()
 
 
-async def test_a_client_that_sends_no_more_gets_what_it_asked_for(attacked: Target) -> None:
+async def test_a_client_that_sends_eof_gets_its_pending_replies(attacked: Target) -> None:
     async with _client(attacked) as connection:
         session = await _live(connection, window=64 * 1024)
         handle = await session.handle(encode_open, SHARE + b"big")
@@ -268,7 +268,7 @@ async def test_a_client_that_sends_no_more_gets_what_it_asked_for(attacked: Targ
         assert len(session.frames) == 2 + 100  # VERSION, HANDLE and DATA
 
 
-def test_a_session_ends_when_sftp_is_killed_in_the_middle_of_a_file(attacked: Target) -> None:
+def test_killing_sftp_during_a_transfer_ends_the_session(attacked: Target) -> None:
     """`ssh` stays, and never opens its window again."""
     (attacked.folder / "data/share/long").touch()
     os.truncate(attacked.folder / "data/share/long", 100_000_000)
@@ -296,7 +296,7 @@ def test_a_session_ends_when_sftp_is_killed_in_the_middle_of_a_file(attacked: Ta
 # Logins
 
 
-async def test_attempts_by_methods_that_are_not_offered_are_counted(attacked: Target) -> None:
+async def test_attempts_with_unoffered_methods_are_counted(attacked: Target) -> None:
     refused = len(attacked.events("login_refused", reason="method_not_offered"))
     async with _client(attacked, log_in=False) as connection:
         for number in range(200):

@@ -129,7 +129,7 @@ async def _forward(connection: asyncssh.SSHClientConnection) -> None:
     await asyncio.gather(*(one() for _ in range(FORWARDINGS)))
 
 
-async def test_a_flood_of_one_user_loses_no_line_of_another(attacked: Target) -> None:
+async def test_one_users_flood_loses_no_log_line_of_another(attacked: Target) -> None:
     await _read_as_victim(attacked)
     async with connected(attacked) as connection:
         session = await open_live(connection)
@@ -153,7 +153,7 @@ async def test_a_flood_of_one_user_loses_no_line_of_another(attacked: Target) ->
     assert attacked.metric("sftp_gateway_history_dropped_total") == 0
 
 
-async def test_what_is_not_written_of_a_flood_is_summed_up(attacked: Target) -> None:
+async def test_suppressed_lines_of_a_flood_are_summarized(attacked: Target) -> None:
     async with connected(attacked) as connection:
         session = await open_live(connection)
         await session.init()
@@ -173,7 +173,7 @@ async def test_what_is_not_written_of_a_flood_is_summed_up(attacked: Target) -> 
     )
 
 
-async def test_every_file_that_is_opened_has_its_lines_however_fast(attacked: Target) -> None:
+async def test_every_opened_file_is_logged_at_any_rate(attacked: Target) -> None:
     async with connected(attacked) as connection:
         session = await open_live(connection)
         await session.init()

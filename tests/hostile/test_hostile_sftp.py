@@ -93,7 +93,7 @@ async def _read_all(session: Live, handle: bytes) -> bytes:
     return taken
 
 
-async def test_no_trick_with_a_path_brings_anything_from_outside_the_share(
+async def test_no_path_trick_reads_outside_the_share(
     attacked: Target,
 ) -> None:
     opened = Counter[bytes]()
@@ -118,7 +118,7 @@ async def test_no_trick_with_a_path_brings_anything_from_outside_the_share(
     assert opened[INSIDE["small"]], "the tricks are asked in the wrong place"
 
 
-async def test_nobody_else_s_handle_can_be_guessed(attacked: Target) -> None:
+async def test_another_sessions_handle_cannot_be_guessed(attacked: Target) -> None:
     async with live(attacked) as victim, live(attacked) as thief:
         held = {await victim.handle(encode_open, SHARE + b"big") for _ in range(8)}
         guesses = [number.to_bytes(4, "big") for number in range(5000)] + [
@@ -151,7 +151,7 @@ async def test_nobody_else_s_handle_can_be_guessed(attacked: Target) -> None:
         encode_init(), b"\r\n\r\nGET / HTTP/1.1\r\n\r\n",
     ],
 )  # fmt: skip
-async def test_what_is_no_request_is_refused_or_ends_its_channel_only(
+async def test_an_invalid_request_is_refused_or_ends_its_own_channel(
     attacked: Target, first: bytes
 ) -> None:
     async with beside_another(attacked) as session:
@@ -162,16 +162,14 @@ async def test_what_is_no_request_is_refused_or_ends_its_channel_only(
 
 
 @pytest.mark.parametrize("length", [256 * 1024 + 1, 2**31, 2**32 - 1])
-async def test_a_packet_longer_than_any_ends_its_channel_before_it_comes(
-    attacked: Target, length: int
-) -> None:
+async def test_an_overlong_packet_ends_its_channel_early(attacked: Target, length: int) -> None:
     async with beside_another(attacked) as session:
         session.send(uint32(length))
         await session.end()
         assert session.replies == []
 
 
-async def test_a_packet_that_never_becomes_whole_costs_no_more_than_it_may_have(
+async def test_an_incomplete_packet_costs_bounded_memory(
     attacked: Target,
 ) -> None:
     before = attacked.memory()
@@ -208,7 +206,7 @@ def test_a_million_opens_are_answered_and_cost_no_memory(attacked: Target) -> No
 
 
 @pytest.mark.timeout(400)
-def test_a_storm_of_readdirs_costs_bounded_memory_and_lists_everything(attacked: Target) -> None:
+def test_a_flood_of_readdirs_costs_bounded_memory_and_lists_everything(attacked: Target) -> None:
     before = attacked.memory()
     with _raw(attacked) as (ssh, take):
         assert ssh.stdin is not None
@@ -232,7 +230,7 @@ def test_a_storm_of_readdirs_costs_bounded_memory_and_lists_everything(attacked:
         assert kinds[PacketType.NAME] >= MAX_HANDLES
 
 
-async def test_reads_at_the_edges_of_numbers_bring_nothing(attacked: Target) -> None:
+async def test_reads_at_integer_limits_return_nothing(attacked: Target) -> None:
     async with live(attacked) as session:
         handle = await session.handle(encode_open, SHARE + b"big")
         edges = [2**63, 2**63 - 1, 2**64 - 1, 2**63 - 2**18, 2**32, 2**31, 2**40]

@@ -90,7 +90,7 @@ def _is_shut(connection: socket.socket) -> None:
         _HELLO + struct.pack(">IBB", 12, 10, 20) + b"\0" * 100,  # KEXINIT of one byte
     ],
 )  # fmt: skip
-def test_what_is_no_ssh_ends_the_connection(attacked: Target, first: bytes) -> None:
+def test_input_that_is_not_ssh_ends_the_connection(attacked: Target, first: bytes) -> None:
     with _dialled(attacked) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(first)
@@ -98,7 +98,7 @@ def test_what_is_no_ssh_ends_the_connection(attacked: Target, first: bytes) -> N
         _is_shut(connection)
 
 
-def test_a_banner_without_an_end_costs_little_and_ends_the_connection(attacked: Target) -> None:
+def test_an_endless_banner_costs_little_and_ends_the_connection(attacked: Target) -> None:
     with _dialled(attacked) as connection:
         sent = 0
         with contextlib.suppress(ConnectionError):
@@ -108,9 +108,7 @@ def test_a_banner_without_an_end_costs_little_and_ends_the_connection(attacked: 
 
 
 @pytest.mark.parametrize("length", [2**32 - 1, 2**31, 256 * 1024 + 1])
-def test_a_packet_longer_than_any_ends_the_connection_before_it_comes(
-    attacked: Target, length: int
-) -> None:
+def test_an_overlong_packet_ends_the_connection_early(attacked: Target, length: int) -> None:
     with _dialled(attacked) as connection:
         connection.sendall(_HELLO + struct.pack(">I", length) + b"\0" * 28)
         _is_shut(connection)
@@ -184,7 +182,7 @@ async def _logs_in_through(gateway: Target, packet: bytes, cipher: str) -> bool:
     ],
     ids=["MSG_IGNORE", "MSG_UNIMPLEMENTED", "MSG_DEBUG"],
 )
-async def test_nothing_can_be_put_in_before_the_keys_to_hide_what_is_cut_out_behind_them(
+async def test_a_terrapin_prefix_truncation_ends_the_connection(
     attacked: Target, message: bytes
 ) -> None:
     """Terrapin (CVE-2023-48795): with strict key exchange, a packet too many ends the connection.
@@ -204,7 +202,7 @@ async def test_nothing_can_be_put_in_before_the_keys_to_hide_what_is_cut_out_beh
     )
 
 
-async def test_asking_for_new_keys_all_the_time_is_served(attacked: Target) -> None:
+async def test_constant_rekeying_is_served(attacked: Target) -> None:
     with KeyExchanges().counting() as exchanges:
         async with asyncssh.connect(
             "127.0.0.1", attacked.port, username="gvpocr", client_keys=[str(attacked.key)],
@@ -218,9 +216,7 @@ async def test_asking_for_new_keys_all_the_time_is_served(attacked: Target) -> N
 
 
 @pytest.mark.parametrize("message", ["KEXINIT", "NEWKEYS", "KEX"])
-async def test_key_exchanges_that_make_no_sense_end_the_connection(
-    attacked: Target, message: str
-) -> None:
+async def test_invalid_key_exchanges_end_the_connection(attacked: Target, message: str) -> None:
     async with _client(attacked) as connection:
         await _live(connection)
         for _ in range(10_000):
@@ -262,7 +258,7 @@ class _Taken:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 1023, 5000, 2**32 - 1])
 @pytest.mark.parametrize("window", [0, 1, 40_000, 2**32 - 1])
-async def test_any_packet_size_and_window_that_a_client_names_are_kept_to(
+async def test_the_clients_packet_size_and_window_are_respected(
     attacked: Target, size: int, window: int
 ) -> None:
     taken = _Taken()
@@ -294,7 +290,7 @@ async def test_any_packet_size_and_window_that_a_client_names_are_kept_to(
     assert max(taken.lengths, default=0) <= size
 
 
-async def test_a_window_that_overflows_is_no_way_in_and_no_way_to_memory(attacked: Target) -> None:
+async def test_a_window_overflow_gains_nothing_and_costs_bounded_memory(attacked: Target) -> None:
     async with _client(attacked) as connection:
         session = await _live(connection)
         for _ in range(400):
@@ -307,7 +303,7 @@ async def test_a_window_that_overflows_is_no_way_in_and_no_way_to_memory(attacke
         assert reply.data == INSIDE["big"][:100]
 
 
-async def test_data_beyond_our_window_ends_the_connection_or_is_served(attacked: Target) -> None:
+async def test_data_beyond_the_window_ends_the_connection_or_is_served(attacked: Target) -> None:
     """The client takes no answers, so that requests wait here, and goes on sending."""
     async with _client(attacked) as connection:
         session = await _live(connection, window=64 * 1024)
@@ -322,9 +318,7 @@ async def test_data_beyond_our_window_ends_the_connection_or_is_served(attacked:
 
 
 @pytest.mark.parametrize("kind", ["unknown channel", "closed twice", "adjust", "stderr"])
-async def test_messages_for_channels_that_are_not_open_end_the_connection_at_most(
-    attacked: Target, kind: str
-) -> None:
+async def test_messages_for_unopened_channels_do_no_harm(attacked: Target, kind: str) -> None:
     async with _client(attacked) as connection:
         session = await _live(connection)
         number = session.channel._send_chan
@@ -344,7 +338,7 @@ async def test_messages_for_channels_that_are_not_open_end_the_connection_at_mos
         connection.abort()
 
 
-async def test_a_burst_of_channels_gives_ten(attacked: Target) -> None:
+async def test_a_burst_of_channel_opens_gets_ten(attacked: Target) -> None:
     """All in one piece, so that none is open when the next is asked for."""
     answers = Counter[int]()
     answered = asyncio.Event()
@@ -367,7 +361,7 @@ async def test_a_burst_of_channels_gives_ten(attacked: Target) -> None:
     assert answers == {MSG_CHANNEL_OPEN_CONFIRMATION: 10, MSG_CHANNEL_OPEN_FAILURE: 390}
 
 
-async def test_a_hundred_channels_are_ten_and_refusals(attacked: Target) -> None:
+async def test_a_hundred_channel_opens_get_ten_and_refusals(attacked: Target) -> None:
     async with connected(attacked) as connection:
         opened = await asyncio.gather(
             *(open_live(connection) for _ in range(100)), return_exceptions=True
@@ -389,7 +383,7 @@ async def test_a_hundred_channels_are_ten_and_refusals(attacked: Target) -> None
 @pytest.mark.parametrize(
     "flood", ["global requests", "channel opens", "unknown", "channel requests"]
 )
-async def test_answers_that_nobody_takes_cost_bounded_memory(attacked: Target, flood: str) -> None:
+async def test_unread_replies_after_login_cost_bounded_memory(attacked: Target, flood: str) -> None:
     """Behind a login: SSH has answers without any window, and asyncssh keeps what it sends."""
     async with _client(attacked) as connection:
         session = await _live(connection)
@@ -511,7 +505,7 @@ class _Gathered:
 
 
 @pytest.mark.parametrize("flood", ["logins", "unknown"])
-async def test_answers_that_nobody_takes_cost_bounded_memory_before_a_login_too(
+async def test_unread_replies_before_login_cost_bounded_memory(
     attacked: Target, flood: str
 ) -> None:
     async with _client(attacked, log_in=False) as connection:
@@ -525,7 +519,7 @@ async def test_answers_that_nobody_takes_cost_bounded_memory_before_a_login_too(
         await _flood(attacked, connection, one)
 
 
-async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
+async def test_data_sent_during_a_login_costs_bounded_memory(
     attacked: Target,
 ) -> None:
     """For each login asyncssh waits a turn of its loop, and keeps all that comes meanwhile.
@@ -547,7 +541,7 @@ async def test_what_is_sent_while_a_login_is_looked_at_costs_bounded_memory(
         await _ends(connection)  # by max_auth_tries
 
 
-async def test_what_comes_while_a_password_is_verified_stays_in_the_socket(
+async def test_data_sent_during_password_verification_stays_in_the_socket(
     attacked: Target, tmp_path: Path
 ) -> None:
     with running(tmp_path, _SLOW_PASSWORD) as gateway:
@@ -576,7 +570,7 @@ def _untaken(transport: asyncio.Transport) -> int:
     raise AssertionError("the server has no such connection")
 
 
-async def test_no_message_of_the_server_is_taken_from_a_client(attacked: Target) -> None:
+async def test_server_only_messages_from_a_client_are_rejected(attacked: Target) -> None:
     ends = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked, log_in=False) as connection:
         connection.send_packet(MSG_USERAUTH_SUCCESS)

@@ -126,7 +126,7 @@ def banned(tmp_path_factory: pytest.TempPathFactory, wrong_key: Path) -> Iterato
         yield gateway
 
 
-def test_a_source_is_banned_after_wrong_logins_and_the_log_says_so(banned: Gateway) -> None:
+def test_failed_logins_get_a_source_banned_and_logged(banned: Gateway) -> None:
     event = banned.wait_event("source_banned", source=BAD)
     assert (event["reason"], event["effect"], event["times"]) == ("failed_login", "refused", 1)
     assert 55 <= event["score"] <= 60
@@ -134,7 +134,7 @@ def test_a_source_is_banned_after_wrong_logins_and_the_log_says_so(banned: Gatew
     assert greeting(banned, BAD) == b""
 
 
-def test_the_ban_holds_whichever_worker_would_be_next(banned: Gateway) -> None:
+def test_a_ban_holds_on_every_worker(banned: Gateway) -> None:
     for _ in range(4):
         assert greeting(banned, BAD) == b""
     ran = log_in(banned, BAD)  # with the right key
@@ -143,12 +143,12 @@ def test_the_ban_holds_whichever_worker_would_be_next(banned: Gateway) -> None:
     assert banned.wait_event("connections_refused", client_ip=BAD)["reason"] == "source_banned"
 
 
-def test_others_are_let_in(banned: Gateway) -> None:
+def test_other_sources_can_log_in_during_a_ban(banned: Gateway) -> None:
     assert log_in(banned, GOOD).stdout == "in\n"
     assert log_in(banned, "127.0.0.1").stdout == "in\n"
 
 
-def test_the_ban_outlives_workers_and_configurations(banned: Gateway) -> None:
+def test_a_ban_survives_new_workers_and_a_reload(banned: Gateway) -> None:
     for pid in [event["pid"] for event in banned.events("worker_started")]:
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: len(banned.events("worker_started")) >= 4, "new workers")
@@ -159,7 +159,7 @@ def test_the_ban_outlives_workers_and_configurations(banned: Gateway) -> None:
     assert greeting(banned, BAD) == b""
 
 
-def test_the_metrics_tell_of_the_ban(banned: Gateway) -> None:
+def test_metrics_show_the_ban(banned: Gateway) -> None:
     wait_for(lambda: banned.metric("sftp_gateway_banned_sources") == 1, "the ban to be shown")
     assert banned.metric("sftp_gateway_penalties_total", kind="failed_login") == 3
     assert greeting(banned, BAD) == b""
@@ -167,13 +167,13 @@ def test_the_metrics_tell_of_the_ban(banned: Gateway) -> None:
     wait_for(lambda: banned.metric(refused, reason="source_banned") >= 1, "the refusals' count")
 
 
-def test_an_exempt_source_may_fail_as_it_likes(banned: Gateway, wrong_key: Path) -> None:
+def test_an_exempt_source_is_never_banned(banned: Gateway, wrong_key: Path) -> None:
     misbehave(banned, EXEMPT, wrong_key, 4)
     assert greeting(banned, EXEMPT) == b"SSH-2.0-"
     assert not banned.events("source_banned", source=EXEMPT)
 
 
-def test_a_changed_exempt_list_ends_the_ban_at_a_reload(
+def test_exempting_a_source_lifts_its_ban_on_reload(
     make_gateway: Callable[..., Gateway], wrong_key: Path
 ) -> None:
     gateway = make_gateway(BANS).start()
@@ -184,7 +184,7 @@ def test_a_changed_exempt_list_ends_the_ban_at_a_reload(
     assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "configuration"
 
 
-def test_a_ban_ends_by_itself(make_gateway: Callable[..., Gateway], wrong_key: Path) -> None:
+def test_a_ban_expires(make_gateway: Callable[..., Gateway], wrong_key: Path) -> None:
     gateway = make_gateway(BANS.replace("minimum = 55", "minimum = 1\nmaximum = 2")).start()
     misbehave(gateway, BAD, wrong_key, 1)
     gateway.wait_event("source_banned", source=BAD)
@@ -192,7 +192,7 @@ def test_a_ban_ends_by_itself(make_gateway: Callable[..., Gateway], wrong_key: P
     assert log_in(gateway, BAD).stdout == "in\n"
 
 
-def test_a_source_with_an_open_session_is_not_banned_for_its_neighbours_wrong_key(
+def test_a_source_with_an_open_session_is_not_banned(
     make_gateway: Callable[..., Gateway], wrong_key: Path
 ) -> None:
     gateway = make_gateway(BANS).start()
@@ -203,7 +203,7 @@ def test_a_source_with_an_open_session_is_not_banned_for_its_neighbours_wrong_ke
         assert log_in(gateway, BAD).stdout == "in\n"
 
 
-def test_such_a_source_is_throttled_when_it_fails_too_often(
+def test_a_source_with_an_open_session_is_throttled_instead(
     make_gateway: Callable[..., Gateway], wrong_key: Path
 ) -> None:
     gateway = make_gateway(BANS + "trusted_rate = 0.001\n").start()
@@ -214,7 +214,7 @@ def test_such_a_source_is_throttled_when_it_fails_too_often(
         assert refused["reason"] == "source_throttled"
 
 
-def test_bans_are_listed_and_lifted_by_a_command(
+def test_bans_can_be_listed_and_lifted(
     make_gateway: Callable[..., Gateway], wrong_key: Path
 ) -> None:
     gateway = make_gateway(BANS)
@@ -328,7 +328,7 @@ def test_clients_that_log_in_are_not_penalised(
 # Addresses that are allowed
 
 
-def test_who_is_not_allowed_to_connect_is_refused_before_ssh_starts(
+def test_a_disallowed_address_is_refused_before_ssh_starts(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(f'allow_from = ["{GOOD}", "2001:db8::/32"]\n').start()
@@ -342,7 +342,7 @@ def test_who_is_not_allowed_to_connect_is_refused_before_ssh_starts(
     assert log_in(gateway, BAD).stdout == "in\n"
 
 
-def test_a_user_logs_in_from_allowed_addresses_only_and_is_not_told_why(
+def test_a_user_can_log_in_from_allowed_addresses_only(
     make_gateway: Callable[..., Gateway], wrong_key: Path
 ) -> None:
     gateway = make_gateway(
@@ -378,7 +378,7 @@ def _both(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # Numbers
 
 
-def test_connections_that_have_not_logged_in_are_limited(
+def test_unauthenticated_connections_are_limited(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway('workers = 2\nmax_startups = "4:100:4"\n').start()
@@ -389,7 +389,7 @@ def test_connections_that_have_not_logged_in_are_limited(
     wait_for(lambda: log_in(gateway, GOOD).stdout == "in\n", "a place to be free")
 
 
-def test_some_of_them_are_dropped_at_random_before_that(
+def test_unauthenticated_connections_are_dropped_at_random_below_the_limit(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway('max_startups = "2:50:1000"\n').start()
@@ -398,7 +398,7 @@ def test_some_of_them_are_dropped_at_random_before_that(
     assert answers == {b"SSH-2.0-", b""}
 
 
-def test_one_source_cannot_take_the_places_of_all(make_gateway: Callable[..., Gateway]) -> None:
+def test_one_source_cannot_use_up_all_connections(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway("max_startups_per_source = 2\nmax_connections_per_source = 3\n").start()
     with held(gateway, BAD, 2):
         assert greeting(gateway, BAD) == b""
@@ -414,7 +414,7 @@ def test_one_source_cannot_take_the_places_of_all(make_gateway: Callable[..., Ga
             assert log_in(gateway, EXEMPT).stdout == "in\n"
 
 
-def test_a_user_has_so_many_sessions_over_all_workers(
+def test_sessions_of_a_user_are_limited_across_workers(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway("workers = 2\n[users.gvpocr]\nmax_sessions = 2\n[users.ana]\n")
@@ -434,7 +434,7 @@ def test_a_user_has_so_many_sessions_over_all_workers(
 # Time and speed
 
 
-def test_who_asks_for_nothing_is_disconnected_if_so_configured(
+def test_an_idle_client_is_disconnected_if_configured(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway("idle_timeout = 1\n").start()
@@ -457,7 +457,9 @@ def _readable(path: Path) -> bool:
     return False
 
 
-def test_who_keeps_asking_is_not_idle(make_gateway: Callable[..., Gateway]) -> None:
+def test_a_client_that_keeps_sending_requests_is_not_idle(
+    make_gateway: Callable[..., Gateway],
+) -> None:
     gateway = make_gateway("idle_timeout = 2\n").start()
     with session(gateway, GOOD) as client, session(gateway, BAD):
         assert client.stdin is not None
@@ -472,7 +474,7 @@ def test_who_keeps_asking_is_not_idle(make_gateway: Callable[..., Gateway]) -> N
         assert not gateway.events("session_end", client_ip=GOOD)
 
 
-def test_who_waits_for_an_answer_is_not_idle(
+def test_a_client_waiting_for_a_reply_is_not_idle(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     """The first answer takes the bandwidth of four seconds."""
@@ -487,7 +489,7 @@ def test_who_waits_for_an_answer_is_not_idle(
     assert (tmp_path / "a").read_bytes() == content
 
 
-def test_a_peer_that_answers_nothing_any_more_is_given_up(
+def test_an_unresponsive_peer_is_disconnected(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
@@ -506,7 +508,7 @@ def test_a_peer_that_answers_nothing_any_more_is_given_up(
     nothing_was_penalised(gateway)
 
 
-async def test_a_silent_peer_is_asked_as_often_as_it_may_leave_unanswered(
+async def test_keepalives_are_sent_up_to_the_configured_count(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     """Each question has the interval to be answered: by default 15 s of silence, and twice 15 s."""
@@ -545,7 +547,7 @@ def test_a_user_with_a_bandwidth_limit_gets_the_right_bytes(
         assert (mount / "models/a").read_bytes() == contents["a"]
 
 
-def test_a_bandwidth_limit_is_shared_out_over_the_workers(
+def test_a_bandwidth_limit_is_shared_among_workers(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway("workers = 2\n[users.gvpocr]\nbandwidth_limit = 1_000_000\n").start()

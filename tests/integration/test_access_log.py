@@ -20,7 +20,7 @@ def _lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_names_with_control_characters_can_forge_no_line(gateway: Gateway) -> None:
+def test_control_characters_in_names_cannot_forge_log_lines(gateway: Gateway) -> None:
     forged = b'x\n{"event":"login_accepted","user":"root"}\r\x1b[2J\xe2\x80\xae\x85'
     path = os.fsencode(gateway.folder / "shared/Bhushanji/") + b"/" + forged
     with open(path, "wb") as file:
@@ -37,7 +37,7 @@ def test_names_with_control_characters_can_forge_no_line(gateway: Gateway) -> No
     assert 'x\n{"event":"login_accepted"' in closed["path"]
 
 
-def test_a_session_is_told_from_its_login_to_its_end(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_session_is_logged_from_login_to_end(gateway: Gateway, tmp_path: Path) -> None:
     (gateway.folder / "shared/models/out").symlink_to("/etc/passwd")
     content = b"x" * 100_000
     fill(gateway.folder / "shared/models", {"file": content})
@@ -86,7 +86,7 @@ def test_a_log_file_survives_logrotate(make_gateway: Callable[..., Gateway]) -> 
     assert any(line["event"] == "folder_listed" for line in _lines(log))
 
 
-def test_a_log_file_that_is_full_is_begun_anew_while_clients_read(
+def test_a_full_log_file_is_rotated_while_clients_read(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(
@@ -109,7 +109,7 @@ def test_a_log_file_that_is_full_is_begun_anew_while_clients_read(
     assert both == sorted(map(json.dumps, gateway.events()))
 
 
-def test_at_level_requests_every_request_is_told(make_gateway: Callable[..., Gateway]) -> None:
+def test_level_requests_logs_every_request(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__LEVEL="requests").start()
     fill(gateway.folder / "shared/models", {"file": b"x" * 100_000})
     assert gateway.sftp("get models/file /dev/null").returncode == 0
@@ -178,7 +178,7 @@ def _piped(make_gateway: Callable[..., Gateway], overflow: str) -> _Piped:
     return _Piped(gateway)
 
 
-def test_with_drop_a_log_that_nobody_reads_stops_nobody_and_the_loss_is_counted(
+def test_with_drop_a_blocked_log_delays_no_client_and_counts_its_losses(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     piped = _piped(make_gateway, "drop")
@@ -191,7 +191,7 @@ def test_with_drop_a_log_that_nobody_reads_stops_nobody_and_the_loss_is_counted(
     assert sum(int(str(count)) for count in counted) >= dropped
 
 
-def test_with_block_a_log_that_nobody_reads_lets_clients_wait_and_loses_nothing(
+def test_with_block_a_blocked_log_applies_backpressure_and_loses_nothing(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     piped = _piped(make_gateway, "block")

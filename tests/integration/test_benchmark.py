@@ -82,7 +82,7 @@ def test_a_quick_run_measures_every_server_in_every_workload(tmp_path: Path) -> 
     assert [each.name for each in tmp_path.iterdir()] == ["results"], "something was left behind"
 
 
-def test_table_and_picture_are_drawn_anew_from_the_numbers(tmp_path: Path) -> None:
+def test_table_and_chart_can_be_redrawn_from_results(tmp_path: Path) -> None:
     stem = tmp_path / "results/quick"
     only = ("--only", "mount", "--peers", "sftp-gateway", "openssh")
     ran = python("benchmarks", "--quick", *only, "--folder", tmp_path, "--output", stem)
@@ -95,7 +95,7 @@ def test_table_and_picture_are_drawn_anew_from_the_numbers(tmp_path: Path) -> No
     assert drawn == {kind: stem.with_suffix(kind).read_text() for kind in drawn}
 
 
-def test_the_profile_draws_a_flame_graph_and_tells_the_limit(tmp_path: Path) -> None:
+def test_the_profile_draws_a_flame_graph_and_reports_the_bottleneck(tmp_path: Path) -> None:
     results = tmp_path / "results"
     ran = python(
         "benchmarks.profile", "--quick", "--rounds", "1", "--folder", tmp_path, "--output", results
@@ -106,7 +106,7 @@ def test_the_profile_draws_a_flame_graph_and_tells_the_limit(tmp_path: Path) -> 
     assert [each.name for each in tmp_path.iterdir()] == ["results"], "something was left behind"
 
 
-def test_the_worker_kits_options_are_measured_beside_plain_ones(tmp_path: Path) -> None:
+def test_the_worker_kits_options_are_compared_with_the_defaults(tmp_path: Path) -> None:
     stem = tmp_path / "kit"
     ran = python("benchmarks.worker_kit", "--quick", "--trips", "5", "--choices", "--output", stem)
     assert ran.returncode == 0, ran.stderr

@@ -48,7 +48,7 @@ def server(request: pytest.FixtureRequest, both: Both) -> Gateway:
 
 
 @pytest.mark.parametrize("source", ["models/latest/", "models/latest/.", "models/latest//./"])
-def test_a_linked_folder_is_mounted_by_a_final_slash(
+def test_sshfs_mounts_a_linked_folder_given_a_trailing_slash(
     server: Gateway, tmp_path: Path, source: str
 ) -> None:
     with server.mounted(tmp_path / "mnt", source) as mount:
@@ -56,27 +56,27 @@ def test_a_linked_folder_is_mounted_by_a_final_slash(
         assert (mount / "deep/file").read_bytes() == b"deep"
 
 
-def test_sftp_lists_a_linked_folder_by_a_final_slash(server: Gateway) -> None:
+def test_sftp_lists_a_linked_folder_given_a_trailing_slash(server: Gateway) -> None:
     for path in ("models/latest/", "models/latest/."):
         listed = server.sftp(f"ls -1 {path}").stdout.decode()
         assert "file" in listed, listed
         assert "deep" in listed, listed
 
 
-def test_a_file_with_a_final_slash_is_no_such_file(server: Gateway, tmp_path: Path) -> None:
+def test_a_file_with_a_trailing_slash_is_not_found(server: Gateway, tmp_path: Path) -> None:
     for path in ("models/v1/file/", "models/v1/file/."):
         ran = server.sftp(f"get {path} {tmp_path}/got")
         assert ran.returncode == 1
         assert b"not found" in ran.stderr, ran.stderr
 
 
-def test_sftp_goes_to_the_folder_above_a_link_s_target(server: Gateway) -> None:
+def test_dot_dot_after_a_link_is_the_parent_of_its_target(server: Gateway) -> None:
     ran = server.sftp("cd models/latest/deep/..", "pwd", "cd ../latest", "pwd")
     lines = [line for line in ran.stdout.decode().splitlines() if line.startswith("Remote")]
     assert lines == ["Remote working directory: /home/gvpocr/models/v2"] * 2
 
 
-def test_sftp_shows_times_in_the_zone_of_the_server(both: Both) -> None:
+def test_sftp_shows_times_in_the_servers_time_zone(both: Both) -> None:
     shown = []
     for server in both:
         listed = server.sftp("ls -l models/v1/file", "ls -l models/v2/file").stdout.decode()
@@ -91,7 +91,7 @@ def _status(path: Path) -> tuple[int, ...]:
     return status.st_mode, status.st_uid, status.st_gid, int(status.st_mtime)
 
 
-def test_a_mount_shows_one_owner_and_time_of_a_share(both: Both, tmp_path: Path) -> None:
+def test_a_mount_shows_the_same_owner_and_time_for_a_share(both: Both, tmp_path: Path) -> None:
     shown = []
     for number, server in enumerate(both):
         with server.mounted(tmp_path / f"mnt{number}", "/home/gvpocr", "allow_other") as mount:
@@ -111,7 +111,7 @@ async def test_listing_a_file_is_file_not_found(server: Gateway) -> None:
             await sftp.listdir("models/v1/file")
 
 
-def test_paramiko_raises_file_not_found_for_the_listing_of_a_file(server: Gateway) -> None:
+def test_paramiko_raises_file_not_found_when_listing_a_file(server: Gateway) -> None:
     with paramiko.SSHClient() as client:
         client.load_host_keys(str(server.known_hosts))
         client.connect(
@@ -124,7 +124,7 @@ def test_paramiko_raises_file_not_found_for_the_listing_of_a_file(server: Gatewa
             assert sftp.normalize("models/latest/up/other/deep") == "/home/gvpocr/models/v2/deep"
 
 
-async def test_a_walk_that_notices_cycles_by_realpath_ends(both: Both) -> None:
+async def test_a_walk_that_detects_cycles_by_realpath_ends(both: Both) -> None:
     found = []
     for server in both:
         names, seen, left = 0, set(), ["models"]
@@ -146,7 +146,7 @@ async def test_a_walk_that_notices_cycles_by_realpath_ends(both: Both) -> None:
     assert found[0][0] == 10
 
 
-def test_a_tree_with_links_that_climb_is_read_and_walked_through_a_stock_mount(
+def test_a_tree_with_links_to_parents_is_readable_through_a_stock_mount(
     both: Both, tmp_path: Path
 ) -> None:
     with both.gateway.mounted(tmp_path / "mnt", "models") as mount:

@@ -98,7 +98,7 @@ def _refusal(gateway: Gateway, key: Path) -> dict[str, Any]:
     "kind", ["ed25519", "rsa"], ids=lambda kind: f"certificate of an {kind} key"
 )
 @pytest.mark.parametrize("authority", ["trusted", "rsa", "own", "here"])
-def test_a_certificate_lets_its_user_in_and_the_log_names_it(
+def test_a_certificate_logs_its_user_in_and_is_logged(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path, authority: str, kind: str
 ) -> None:
     key = make_key(tmp_path / f"{authority}-{kind}", kind)
@@ -110,7 +110,7 @@ def test_a_certificate_lets_its_user_in_and_the_log_names_it(
     assert (accepted["user"], accepted["auth"]) == ("gvpocr", "publickey")
 
 
-def test_a_certificate_of_a_key_on_a_nist_curve_lets_nobody_in(
+def test_a_certificate_for_a_nist_curve_key_is_refused(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "ecdsa", "ecdsa")
@@ -118,7 +118,7 @@ def test_a_certificate_of_a_key_on_a_nist_curve_lets_nobody_in(
     assert not _log_in(gateway, key)
 
 
-def test_a_line_with_principals_says_who_else_is_the_user(
+def test_principals_option_names_accepted_principals(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "key", "ed25519")
@@ -150,7 +150,7 @@ def test_a_line_with_principals_says_who_else_is_the_user(
         ("rsa", ("-t", "ssh-rsa"), "certificate_invalid"),  # SHA-1
     ],
 )
-def test_a_certificate_that_is_not_good_is_refused_and_the_log_says_why(
+def test_an_invalid_certificate_is_refused_with_the_reason_logged(
     *,
     gateway: Gateway,
     authorities: dict[str, Path],
@@ -175,7 +175,7 @@ def test_a_certificate_that_is_not_good_is_refused_and_the_log_says_why(
     assert ("ca" in refused) == (reason not in ("authority_not_trusted", "certificate_invalid"))
 
 
-def test_a_certificate_of_these_addresses_is_let_in(
+def test_a_certificate_is_accepted_from_its_source_addresses(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "key", "ed25519")
@@ -183,7 +183,7 @@ def test_a_certificate_of_these_addresses_is_let_in(
     assert _log_in(gateway, key)
 
 
-def test_a_users_own_authority_is_none_of_others(
+def test_a_users_own_authority_is_not_trusted_for_other_users(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "key", "ed25519")
@@ -195,7 +195,7 @@ def test_a_users_own_authority_is_none_of_others(
     assert _log_in(gateway, key, "ana")
 
 
-def test_an_authority_itself_does_not_log_in(
+def test_a_certificate_authority_key_cannot_log_in(
     gateway: Gateway, authorities: dict[str, Path]
 ) -> None:
     for name in ("trusted", "own"):
@@ -203,7 +203,7 @@ def test_an_authority_itself_does_not_log_in(
         assert gateway.ssh("echo in", options=options).returncode == 255
 
 
-def test_a_mount_lives_on_its_certificate_until_it_is_revoked(
+def test_revoking_a_certificate_ends_its_mount(
     make_gateway: Callable[..., Gateway], authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     gateway = make_gateway()
@@ -232,7 +232,7 @@ def test_a_mount_lives_on_its_certificate_until_it_is_revoked(
     assert not _log_in(gateway, key)
 
 
-def test_a_revoked_key_or_authority_lets_nobody_in(
+def test_a_revoked_key_or_authority_is_refused(
     make_gateway: Callable[..., Gateway], authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     gateway = make_gateway()
@@ -261,7 +261,7 @@ def test_a_revoked_key_or_authority_lets_nobody_in(
     assert by_key(spare)
 
 
-def test_a_short_rsa_key_does_not_become_good_by_a_certificate(
+def test_a_certificate_for_a_short_rsa_key_is_refused(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "short", "rsa", 1024)
@@ -293,7 +293,7 @@ def _blob(certificate: Path) -> bytes:
     return base64.b64decode(certificate.read_text().split()[1])
 
 
-async def test_a_certificate_is_worth_nothing_where_anything_of_it_was_changed(
+async def test_an_altered_certificate_is_refused(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "tampered", "ed25519")
@@ -308,7 +308,7 @@ async def test_a_certificate_is_worth_nothing_where_anything_of_it_was_changed(
     assert await _offer(gateway, _blob(certify(authorities["trusted"], key)), key)
 
 
-async def test_a_certificate_is_worth_nothing_without_its_key(
+async def test_a_certificate_without_its_private_key_is_refused(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key, thief = (make_key(tmp_path / name, "ed25519") for name in ("owner", "thief"))
@@ -319,7 +319,7 @@ async def test_a_certificate_is_worth_nothing_without_its_key(
     assert refused["certificate"] == "owner"
 
 
-async def test_a_certificate_of_a_host_lets_nobody_in(
+async def test_a_host_certificate_is_refused(
     gateway: Gateway, authorities: dict[str, Path], tmp_path: Path
 ) -> None:
     key = make_key(tmp_path / "host", "ed25519")

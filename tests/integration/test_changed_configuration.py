@@ -62,7 +62,9 @@ def test_a_second_user_and_share_keep_the_default_ones_and_their_mounts(
     assert "switched off" not in listed
 
 
-def test_what_is_taken_away_is_told_before_and_after(started: Gateway, tmp_path: Path) -> None:
+def test_removals_are_reported_before_and_after_the_reload(
+    started: Gateway, tmp_path: Path
+) -> None:
     ana = make_key(tmp_path / "ana", "ed25519")
     started.authorize("ana", public_line(ana))
     (started.folder / "new.toml").write_text(
@@ -95,14 +97,12 @@ def test_what_is_taken_away_is_told_before_and_after(started: Gateway, tmp_path:
     assert "is served by this configuration too" in started.run("doctor").stderr
 
 
-def test_a_share_that_is_taken_away_is_told_by_name(started: Gateway) -> None:
+def test_a_removed_share_is_reported_by_name(started: Gateway) -> None:
     replace(started, "workers = 1\n[shares]\nmodels = false\n")
     assert reloaded(started)["removed_shares"] == "models"
 
 
-def test_a_key_that_is_taken_away_is_told_with_its_sessions(
-    started: Gateway, tmp_path: Path
-) -> None:
+def test_a_removed_key_is_reported_with_its_sessions(started: Gateway, tmp_path: Path) -> None:
     with started.mounted(tmp_path / "mnt"):
         (started.folder / "keys/authorized_keys/gvpocr").write_text("")
         event = reloaded(started)
@@ -119,7 +119,7 @@ def _truncate(path: Path) -> None:
     [(Path.unlink, "is gone"), (_truncate, "is empty")],
     ids=["deleted", "emptied"],
 )
-def test_a_configuration_that_is_lost_is_refused_and_seen_until_it_is_back(
+def test_a_missing_configuration_is_reported_until_it_is_restored(
     make_gateway: Make, tmp_path: Path, lose: Callable[[Path], None], why: str
 ) -> None:
     config = 'workers = 1\n[users.gvpocr]\nshares = ["newsletters"]\n'
@@ -156,7 +156,7 @@ def test_a_configuration_that_is_lost_is_refused_and_seen_until_it_is_back(
     assert gateway.run("doctor").returncode == 0
 
 
-def test_a_mistake_keeps_its_time_and_is_forgotten_when_it_is_mended(started: Gateway) -> None:
+def test_a_configuration_error_keeps_its_time_until_it_is_fixed(started: Gateway) -> None:
     def state() -> str:
         found: str = json.loads(started.http("/readyz")[1])["configuration"]
         return found
@@ -173,7 +173,7 @@ def test_a_mistake_keeps_its_time_and_is_forgotten_when_it_is_mended(started: Ga
     wait_for(lambda: state() == "ok", "the configuration to be good")
 
 
-def test_a_status_token_that_is_gone_does_not_open_the_page(make_gateway: Make) -> None:
+def test_a_missing_status_token_does_not_open_the_page(make_gateway: Make) -> None:
     gateway = make_gateway()
     token = gateway.folder / "keys/status_token"
     token.parent.mkdir()

@@ -78,7 +78,7 @@ def _ssh(gateway: Gateway, command: bytes | str) -> subprocess.CompletedProcess[
         "md5sum - sizes/1.bin",
     ],
 )
-def test_a_checksum_is_printed_as_coreutils_print_it(gateway: Gateway, command: str) -> None:
+def test_checksums_are_printed_as_by_coreutils(gateway: Gateway, command: str) -> None:
     here = gateway.folder / "shared/models"
     expected = subprocess.run(
         ["bash", "-c", command], cwd=here, stdin=subprocess.DEVNULL, capture_output=True,
@@ -102,7 +102,7 @@ def _in_share(words: str) -> str:
     return words
 
 
-def test_every_odd_name_can_be_asked_for(gateway: Gateway) -> None:
+def test_checksums_work_for_odd_names(gateway: Gateway) -> None:
     for name in ODD_NAMES:
         quoted = b"'" + (b"models/names/" + name).replace(b"'", b"'\\''") + b"'"
         ran = _ssh(gateway, b"sha256sum " + quoted)
@@ -110,7 +110,7 @@ def test_every_odd_name_can_be_asked_for(gateway: Gateway) -> None:
         assert (ran.returncode, ran.stdout.lstrip(b"\\")[:64], ran.stderr) == (0, value, b"")
 
 
-def test_a_checksum_is_logged_with_the_file_and_the_user(gateway: Gateway) -> None:
+def test_a_checksum_is_logged_with_file_and_user(gateway: Gateway) -> None:
     _ssh(gateway, "sha256sum models/sizes/65536.bin")
     path = "/home/gvpocr/models/sizes/65536.bin"
     opened = gateway.wait_event("file_opened", path=path)
@@ -129,7 +129,9 @@ def test_a_checksum_is_logged_with_the_file_and_the_user(gateway: Gateway) -> No
         ("/etc/pass*", "outside_shares"),
     ],
 )
-def test_a_file_out_of_the_shares_has_no_checksum(gateway: Gateway, path: str, reason: str) -> None:
+def test_no_checksum_is_given_for_a_file_outside_the_shares(
+    gateway: Gateway, path: str, reason: str
+) -> None:
     before = len(gateway.events("denied", reason=reason))
     ran = _ssh(gateway, f"sha256sum {path}")
     assert (ran.returncode, ran.stdout) == (1, b"")
@@ -157,7 +159,7 @@ def test_a_changed_file_has_another_checksum(gateway: Gateway) -> None:
             assert ran.stdout[:64] == hashlib.sha256(content).hexdigest().encode()
 
 
-def test_a_blob_that_is_named_by_another_content_is_found_out(gateway: Gateway) -> None:
+def test_a_blob_whose_name_is_not_its_checksum_is_found(gateway: Gateway) -> None:
     name = hashlib.sha256(b"what was downloaded").hexdigest()
     fill(gateway.folder / "shared/models", {f"models--x/blobs/{name}": b"what the disk has made"})
     ran = _ssh(gateway, f"sha256sum models/models--x/blobs/{name}")
@@ -165,7 +167,7 @@ def test_a_blob_that_is_named_by_another_content_is_found_out(gateway: Gateway) 
 
 
 @pytest.mark.parametrize("fault", ["fails", "hangs"])
-def test_a_disk_that_fails_or_hangs_fails_the_checksum(
+def test_a_failing_or_hanging_disk_fails_the_checksum(
     make_gateway: Callable[..., Gateway], tmp_path: Path, fault: str
 ) -> None:
     gate = tmp_path / "gate"
@@ -200,7 +202,7 @@ def _rclone(
 
 
 @pytest.mark.parametrize("rclone", RCLONES)
-def test_rclone_checks_a_tree_by_checksums(rclone: str, gateway: Gateway, tmp_path: Path) -> None:
+def test_rclone_check_compares_checksums(rclone: str, gateway: Gateway, tmp_path: Path) -> None:
     write_tree(tmp_path, {name: c for name, c in TREE.items() if name.startswith(b"sizes")})
     checked = _rclone(
         rclone, gateway, "check", "--one-way", "-vv", tmp_path / "sizes", ":sftp:models/sizes"
@@ -230,7 +232,7 @@ def test_rclone_prints_checksums(rclone: str, gateway: Gateway) -> None:
         assert {hashlib.new(algorithm, TREE[name]).hexdigest() for name in names} <= printed
 
 
-def test_a_current_rclone_prints_sha256_where_it_is_asked_to_look_for_it(gateway: Gateway) -> None:
+def test_a_current_rclone_prints_sha256_if_configured(gateway: Gateway) -> None:
     ran = _rclone(
         RCLONES[1], gateway, "hashsum", "sha256", "--sftp-hashes=sha256", "--checkers=1",
         ":sftp:models/sizes",

@@ -38,7 +38,7 @@ def clocked(
 
 
 @pytest.mark.parametrize("step", [DAY, -DAY], ids=["a day on", "a day back"])
-def test_a_step_of_the_clock_ends_no_ban_and_no_session_and_makes_none_longer(
+def test_stepping_the_clock_changes_no_ban_or_session(
     clocked: Callable[..., tuple[Gateway, Clock]], tmp_path: Path, step: int
 ) -> None:
     wrong = make_key(tmp_path / "wrong", "ed25519")
@@ -80,7 +80,7 @@ def test_a_step_of_the_clock_ends_no_ban_and_no_session_and_makes_none_longer(
     assert gateway.stop() == 0
 
 
-def test_what_expires_goes_by_the_clock_as_it_is_set(
+def test_expiry_times_follow_the_wall_clock(
     clocked: Callable[..., tuple[Gateway, Clock]],
 ) -> None:
     gateway, clock = clocked("[penalties]\nenabled = false\n")

@@ -45,14 +45,14 @@ def _effective(**variables: str) -> dict[str, Any]:
     return services
 
 
-def test_it_is_one_by_the_compose_specification() -> None:
+def test_the_file_conforms_to_the_compose_specification() -> None:
     content = _content()
     assert compose_mistakes(content) == []
     content["services"]["loki"]["profiles"] = "observability"  # has to be a list
     assert compose_mistakes(content) != []
 
 
-def test_the_gateway_alone_starts_without_a_profile() -> None:
+def test_only_the_gateway_starts_without_a_profile() -> None:
     services = _effective()
     assert {name for name, service in services.items() if service.get("profiles")} == OBSERVERS
     assert services.keys() - OBSERVERS == {"init", "sftp-gateway"}
@@ -62,7 +62,7 @@ def test_the_gateway_alone_starts_without_a_profile() -> None:
     assert services["sftp-gateway"]["depends_on"].keys() == {"init"}
 
 
-def test_what_observes_has_pinned_images_and_no_rights() -> None:
+def test_monitoring_services_have_pinned_images_and_no_privileges() -> None:
     services = _effective()
     for name in OBSERVERS:
         service = services[name]
@@ -81,7 +81,7 @@ def test_what_observes_has_pinned_images_and_no_rights() -> None:
                 assert volume.endswith(":ro"), volume
 
 
-def test_what_is_mounted_from_the_repository_is_there() -> None:
+def test_mounted_repository_files_exist() -> None:
     for service in _effective().values():
         for volume in service["volumes"]:
             source = volume.split(":")[0]
@@ -89,7 +89,7 @@ def test_what_is_mounted_from_the_repository_is_there() -> None:
                 assert os.path.isdir(source), source
 
 
-def test_alloy_reads_the_file_that_the_gateway_writes_with_the_gateways_group() -> None:
+def test_alloy_reads_the_gateways_log_by_its_group() -> None:
     services = _effective(GATEWAY_GID="1234")
     gateway, alloy = services["sftp-gateway"], services["alloy"]
     assert gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE"] == "logs/access.log"
@@ -105,12 +105,12 @@ def test_alloy_reads_the_file_that_the_gateway_writes_with_the_gateways_group() 
     assert "sftp-gateway" in alloy["depends_on"]
 
 
-def test_the_file_of_the_log_can_be_switched_off() -> None:
+def test_the_log_file_can_be_disabled() -> None:
     gateway = _effective(SFTP_GATEWAY_ACCESS_LOG__FILE="")["sftp-gateway"]
     assert gateway["environment"]["SFTP_GATEWAY_ACCESS_LOG__FILE"] == ""
 
 
-def test_the_gateway_gets_its_own_options_and_no_others_secrets(tmp_path: Path) -> None:
+def test_the_gateway_gets_only_its_own_options(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
         "GRAFANA_ADMIN_PASSWORD=secret\nPROMETHEUS_RETENTION=1d\nGATEWAY_ENV_FILE=.env\n"
         "SFTP_GATEWAY_ACCESS_LOG__LEVEL=requests\nSFTP_GATEWAY_ALLOW_FROM='[\"192.0.2.0/24\"]'\n"
@@ -130,7 +130,7 @@ def test_the_gateway_gets_its_own_options_and_no_others_secrets(tmp_path: Path) 
     assert services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "secret"
 
 
-def test_the_gateway_says_which_options_of_the_env_file_have_no_effect(tmp_path: Path) -> None:
+def test_ineffective_env_file_options_are_reported(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
     (tmp_path / ".env").write_text("SFTP_GATEWAY_PORT=2022\nSFTP_GATEWAY_METRICS_HOST=::1\n")
     (tmp_path / "empty.toml").touch()
@@ -144,12 +144,12 @@ def test_the_gateway_says_which_options_of_the_env_file_have_no_effect(tmp_path:
     )
 
 
-def test_an_option_that_is_not_set_is_not_passed_on() -> None:
+def test_an_unset_option_is_not_passed_on() -> None:
     given = _effective()["sftp-gateway"]["environment"]
     assert given["SFTP_GATEWAY_LANDLOCK"] is None
 
 
-def test_nobody_gets_a_password_that_everybody_knows() -> None:
+def test_no_service_has_a_default_password() -> None:
     grafana = _effective()["grafana"]
     assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == ""
     assert grafana["entrypoint"] == ["/bin/sh", "/etc/sftp-gateway/start"]
@@ -158,7 +158,7 @@ def test_nobody_gets_a_password_that_everybody_knows() -> None:
     assert "admin" not in json.dumps(given["environment"]).replace("ADMIN", "").lower()
 
 
-def test_addresses_and_paths_of_the_provisioning_are_those_of_the_compose_file() -> None:
+def test_provisioned_addresses_and_paths_match_the_compose_file() -> None:
     services = _effective()
     provisioning = REPOSITORY / "monitoring/grafana/provisioning"
     sources = yaml.safe_load((provisioning / "datasources/datasources.yml").read_text())

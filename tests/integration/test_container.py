@@ -192,7 +192,7 @@ def _owner_and_mode(path: Path) -> tuple[int, int]:
     return status.st_uid, stat.S_IMODE(status.st_mode)
 
 
-def test_the_first_start_gives_everything_but_the_host_key_to_the_clones_owner(
+def test_the_first_start_gives_all_but_the_host_key_to_the_clones_owner(
     deployed: Deployment,
 ) -> None:
     keys, shared = deployed.folder / "keys", deployed.folder / "shared"
@@ -208,7 +208,7 @@ def test_the_container_becomes_healthy_and_ready(deployed: Deployment) -> None:
     assert deployed.http("/readyz")[0] == 200
 
 
-def test_the_container_has_no_rights_that_it_does_not_need(deployed: Deployment) -> None:
+def test_the_container_has_no_unneeded_privileges(deployed: Deployment) -> None:
     facts = deployed.inspect()
     host = facts["HostConfig"]
     assert facts["Config"]["User"] == f"{GATEWAY}:{GATEWAY}"
@@ -222,7 +222,7 @@ def test_the_container_has_no_rights_that_it_does_not_need(deployed: Deployment)
     assert [binding["HostIp"] for binding in metrics] == ["127.0.0.1"]
 
 
-def test_the_container_has_its_options_and_nobody_elses_secrets(deployed: Deployment) -> None:
+def test_the_container_has_only_its_own_options(deployed: Deployment) -> None:
     printed = deployed.compose("exec", "-T", "sftp-gateway", "env")
     given = dict(each.split("=", 1) for each in printed.splitlines())
     assert given["SFTP_GATEWAY_MAX_HANDLES"] == "1000"
@@ -230,7 +230,7 @@ def test_the_container_has_its_options_and_nobody_elses_secrets(deployed: Deploy
     assert "never-for-the-gateway" not in given.values()
 
 
-def test_the_shares_are_the_same_through_a_mount_and_every_access_is_logged(
+def test_a_mount_shows_identical_shares_and_every_access_is_logged(
     deployed: Deployment, tmp_path: Path
 ) -> None:
     noise = random.Random(2222)
@@ -252,7 +252,7 @@ def test_the_shares_are_the_same_through_a_mount_and_every_access_is_logged(
     assert deployed.wait_event("denied", path="/home/gvpocr/models/new")["user"] == "gvpocr"
 
 
-def test_the_status_page_asks_for_the_token_of_the_first_start(deployed: Deployment) -> None:
+def test_the_status_page_requires_the_generated_token(deployed: Deployment) -> None:
     token = (deployed.folder / "keys/status_token").read_text().strip()
     assert deployed.http("/")[0] == 401
     asked = urllib.request.Request(
@@ -264,7 +264,7 @@ def test_the_status_page_asks_for_the_token_of_the_first_start(deployed: Deploym
     assert token not in page
 
 
-def test_the_history_and_the_log_file_know_what_the_mount_read(deployed: Deployment) -> None:
+def test_the_history_and_the_log_record_what_the_mount_read(deployed: Deployment) -> None:
     def told() -> bool:
         shown = deployed.gateway("logs", "--path", "weights.bin", "--csv")
         return "/home/gvpocr/models/deep/er/weights.bin" in shown
@@ -274,11 +274,11 @@ def test_the_history_and_the_log_file_know_what_the_mount_read(deployed: Deploym
     assert "/home/gvpocr/models/deep/er/weights.bin" in log
 
 
-def test_the_doctor_finds_nothing_wrong(deployed: Deployment) -> None:
+def test_the_doctor_finds_no_problems(deployed: Deployment) -> None:
     deployed.gateway("doctor")  # or its exit status is not 0
 
 
-def test_the_pasted_command_makes_a_kit_that_pins_this_host_key(
+def test_the_documented_command_makes_a_kit_with_this_host_key(
     deployed: Deployment, tmp_path: Path
 ) -> None:
     with open(deployed.folder / "keys/worker_ed25519", "rb") as key:
@@ -302,13 +302,13 @@ def test_the_pasted_command_makes_a_kit_that_pins_this_host_key(
     assert "--mount" in _run(str(tmp_path / "kit/sshfs-doctor"), "--help", env=_bare_environment())
 
 
-def test_not_even_a_process_in_the_container_can_write_to_a_share(deployed: Deployment) -> None:
+def test_a_process_in_the_container_cannot_write_to_a_share(deployed: Deployment) -> None:
     attempt = "touch shared/models/new 2>&1 || true; touch keys/new 2>&1 || true"
     answer = deployed.compose("exec", "-T", "sftp-gateway", "sh", "-c", attempt)
     assert answer.count("Read-only file system") == 2
 
 
-def test_a_rebuilt_and_recreated_container_has_the_same_host_key(deployed: Deployment) -> None:
+def test_a_rebuilt_container_keeps_its_host_key(deployed: Deployment) -> None:
     options = deployed.ssh_options()  # pin the host key of now
     container = deployed.inspect()["Id"]
     deployed.up("--build", "--force-recreate")
@@ -317,7 +317,7 @@ def test_a_rebuilt_and_recreated_container_has_the_same_host_key(deployed: Deplo
     assert (echo.returncode, echo.stdout) == (0, "SSH connection successful\n")
 
 
-def test_stopping_ends_the_container_with_status_0(deployed: Deployment) -> None:
+def test_stopping_the_container_exits_with_status_0(deployed: Deployment) -> None:
     deployed.compose("stop")
     state = deployed.inspect()["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 0)
@@ -341,9 +341,7 @@ def test_the_container_stays_healthy_with_the_host_keys_of_another_server(
     deployed.gateway("healthcheck")
 
 
-def test_a_key_is_rotated_by_the_documented_command_and_the_new_one_reaches_its_owner(
-    deployed: Deployment, tmp_path: Path
-) -> None:
+def test_the_documented_command_rotates_a_key(deployed: Deployment, tmp_path: Path) -> None:
     def reloads() -> int:
         log = deployed.compose("exec", "-T", "sftp-gateway", "cat", "logs/access.log")
         return log.count('"event":"configuration_reloaded"')
@@ -379,7 +377,7 @@ def test_a_key_is_rotated_by_the_documented_command_and_the_new_one_reaches_its_
     assert lets_in(other)
 
 
-def test_another_user_of_the_gateway_is_handed_everything_and_so_is_the_first_again(
+def test_changing_the_gateways_user_and_back_hands_over_all_files(
     deployed: Deployment,
 ) -> None:
     def logged(path: str) -> bool:
@@ -401,7 +399,7 @@ def test_another_user_of_the_gateway_is_handed_everything_and_so_is_the_first_ag
         assert "shown to nobody" not in deployed.gateway("doctor", errors=True)
 
 
-def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_time(
+def test_docker_and_scripts_serve_cannot_share_a_folder(
     deployed: Deployment,
 ) -> None:
     def owners() -> dict[str, tuple[int, int]]:
@@ -439,7 +437,7 @@ def test_docker_and_the_checkouts_own_script_do_not_serve_from_one_folder_at_a_t
     deployed.gateway("healthcheck")
 
 
-def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
+def test_a_private_clone_can_be_served_as_any_configured_user(
     deployed: Deployment, docker_host: str, image: str, tmp_path: Path
 ) -> None:
     _clone(tmp_path / "clone", umask=0o077)
@@ -454,7 +452,7 @@ def test_a_private_clone_is_served_by_whatever_user_the_environment_names(
         private.compose("down", "-v")
 
 
-def test_a_copy_of_the_environments_example_sets_the_gateways_options(tmp_path: Path) -> None:
+def test_a_copy_of_the_example_env_file_sets_options(tmp_path: Path) -> None:
     _clone(tmp_path / "clone")
     clone = Deployment(tmp_path / "clone", "unix:///nowhere", {})
     example = (clone.folder / ".env.example").read_text()

@@ -106,7 +106,7 @@ def home(top: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_from_a_mount_has_the_files_modes_and_belongs_to_its_user(
+def test_a_copy_from_a_mount_keeps_modes_and_belongs_to_its_user(
     server: Gateway, home: Path, top: Path, how: str
 ) -> None:
     copy = home / "copy"
@@ -120,9 +120,7 @@ def test_a_copy_from_a_mount_has_the_files_modes_and_belongs_to_its_user(
         use(copy, command if how == "rsync -a" else f"cp -rf {mount}/models/tree/. {copy}")
 
 
-def test_a_copy_by_scp_has_the_files_modes_and_belongs_to_its_user(
-    server: Gateway, home: Path
-) -> None:
+def test_a_copy_by_scp_keeps_modes_and_belongs_to_its_user(server: Gateway, home: Path) -> None:
     key, known = home / "key", home / "known_hosts"
     shutil.copy(server.key, key)
     shutil.copy(server.known_hosts, known)
@@ -138,7 +136,7 @@ def test_a_copy_by_scp_has_the_files_modes_and_belongs_to_its_user(
     use(home / "copy", command)
 
 
-def test_what_is_shown_as_read_only_is_copied_as_read_only(top: Path, home: Path) -> None:
+def test_a_read_only_file_is_copied_as_read_only(top: Path, home: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=top))
     config = f'show_mode = "read-only"\n[shares.models]\npath = "{top}/data/models"\n'
     with (
@@ -149,9 +147,7 @@ def test_what_is_shown_as_read_only_is_copied_as_read_only(top: Path, home: Path
     assert modes(home / "copy") == {name: mode & 0o555 for name, mode in MODES.items()}
 
 
-def test_what_the_gateway_can_read_is_readable_on_a_worker_whoever_owns_it(
-    top: Path, both: Both
-) -> None:
+def test_files_readable_by_the_gateway_are_readable_on_a_worker(top: Path, both: Both) -> None:
     private = top / "data/models/private"
     private.mkdir(mode=0o700)
     (private / "file").write_bytes(b"private")
@@ -163,7 +159,7 @@ def test_what_the_gateway_can_read_is_readable_on_a_worker_whoever_owns_it(
         run(f'test "$(cat {mount}/models/private/file)" = private')
 
 
-def test_a_file_that_the_gateway_cannot_read_is_not_shown_as_readable(top: Path) -> None:
+def test_an_unreadable_file_is_not_shown_as_readable(top: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=top))
     share = folder / "share"
     fill(share, {"secret": b"secret", "file": b"file"})

@@ -92,7 +92,7 @@ async def _open_until_refused(
 @pytest.mark.parametrize(
     ("encode", "path"), [(encode_open, b"models/file"), (encode_opendir, b"models/folder")]
 )
-async def test_two_connections_of_one_user_leave_descriptors_to_others(
+async def test_two_greedy_connections_leave_descriptors_for_others(
     gateway: Gateway, encode: Callable[..., bytes], path: bytes
 ) -> None:
     _start(gateway)
@@ -139,7 +139,7 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_descriptors")
-def test_a_mount_reads_5000_files_that_are_open_at_once(
+def test_a_mount_reads_5000_files_open_at_once(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     count = 5000
@@ -159,7 +159,7 @@ def test_a_mount_reads_5000_files_that_are_open_at_once(
     assert not gateway.events("denied")
 
 
-def test_the_log_explains_what_a_mount_reports_at_the_limit(
+def test_reaching_the_limit_is_explained_in_the_log(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(f"max_handles = 16\n{_CONFIG}")
@@ -181,12 +181,12 @@ def test_the_log_explains_what_a_mount_reports_at_the_limit(
         wait_for(lambda: (mount / "file").read_bytes() == b"good\n", "room")
 
 
-def test_a_limit_too_low_for_max_connections_is_reported_at_the_start(gateway: Gateway) -> None:
+def test_a_descriptor_limit_too_low_for_max_connections_is_reported(gateway: Gateway) -> None:
     _start(gateway, 200)
     assert "warning: 200 open files are enough for" in gateway.stderr
 
 
-def test_the_kernel_has_room_for_all_descriptors_of_a_worker_before_it_serves(
+def test_the_descriptor_table_is_grown_before_serving(
     gateway: Gateway,
 ) -> None:
     _start(gateway)

@@ -100,7 +100,7 @@ def ssh_options(gateway: Gateway, folder: Path, how: str) -> tuple[list[str], in
         ("firewall", ("Connection timed out",)),
     ],
 )
-def test_what_ssh_says_and_that_sshfs_hides_it(
+def test_failed_logins_print_the_documented_messages_that_sshfs_hides(
     gateway: Gateway, tmp_path: Path, how: str, messages: tuple[str, ...]
 ) -> None:
     options, port = ssh_options(gateway, tmp_path, how)
@@ -127,11 +127,11 @@ def test_what_ssh_says_and_that_sshfs_hides_it(
         look(port)
 
 
-def test_what_a_shell_is_told(gateway: Gateway) -> None:
+def test_a_shell_request_prints_the_documented_message(gateway: Gateway) -> None:
     assert documented("sftp-gateway: only SFTP is served here") in gateway.ssh().stderr
 
 
-def test_a_path_that_is_not_there(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_missing_path_prints_the_documented_message(gateway: Gateway, tmp_path: Path) -> None:
     options, port = ssh_options(gateway, tmp_path, "")
     given = " ".join(options).replace("-F none", "")
     (tmp_path / "mnt").mkdir()
@@ -139,7 +139,9 @@ def test_a_path_that_is_not_there(gateway: Gateway, tmp_path: Path) -> None:
     assert said.endswith(f": {documented('No such file or directory')}\n")
 
 
-def test_a_user_without_user_allow_other(gateway: Gateway, reachable: Path) -> None:
+def test_a_mount_without_user_allow_other_prints_the_documented_message(
+    gateway: Gateway, reachable: Path
+) -> None:
     """In a namespace of its own, where every user may use FUSE, as on most machines."""
     fuse, conf, mount = reachable / "fuse", reachable / "fuse.conf", reachable / "mnt"
     mount.mkdir()
@@ -174,7 +176,7 @@ def reachable() -> Iterator[Path]:
 # What a mount says
 
 
-def test_what_a_mount_says_of_writing_links_and_too_many_files(
+def test_writing_links_and_too_many_files_give_the_documented_errors(
     gateway: Gateway, mount: Path
 ) -> None:
     models = mount / "models"
@@ -190,14 +192,14 @@ def test_what_a_mount_says_of_writing_links_and_too_many_files(
     assert documented("Too many open files") in shell(f"ulimit -n 10; {opening}")
 
 
-def test_what_a_mount_says_when_its_sshfs_has_ended(mount: Path) -> None:
+def test_a_mount_whose_sshfs_ended_gives_the_documented_error(mount: Path) -> None:
     os.kill(process_of(mount), signal.SIGKILL)
     message = documented("Transport endpoint is not connected")
     wait_for(lambda: shell(f"ls {mount}").endswith(f": {message}\n"), "the message")
     assert shell(f"fusermount3 -uz {mount}; ls {mount}") == ""
 
 
-def test_what_a_mount_says_while_the_gateway_is_away(
+def test_a_mount_without_its_gateway_gives_the_documented_error(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
@@ -229,7 +231,7 @@ def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         ("HostKeyAlgorithms=rsa-sha2-512", "no matching host key type found"),
     ],
 )
-def test_what_ssh_says_without_a_common_algorithm(
+def test_no_common_algorithm_prints_the_documented_message(
     restricted: Gateway, option: str, message: str
 ) -> None:
     # Of the two ciphers, the one that needs a MAC.
@@ -245,7 +247,7 @@ def test_what_ssh_says_without_a_common_algorithm(
         ("curl 7.88, libssh2 1.10", "Unable to exchange encryption keys"),
     ],
 )
-def test_what_old_clients_say_of_ciphers_that_they_do_not_know(
+def test_old_clients_without_a_cipher_print_the_documented_messages(
     make_gateway: Callable[..., Gateway], tmp_path: Path, client: str, message: str
 ) -> None:
     gateway = make_gateway('ciphers = ["aes128-gcm@openssh.com"]\n').start()
@@ -269,20 +271,22 @@ def with_rsa_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("client", ["paramiko 2.12", "rclone 1.60", "psftp 0.78"])
-def test_old_clients_log_in_by_an_rsa_key(
+def test_old_clients_can_log_in_with_an_rsa_key(
     with_rsa_key: Gateway, tmp_path: Path, client: str
 ) -> None:
     assert "models" in CLIENTS[client](with_rsa_key, tmp_path).list("/home/gvpocr")
 
 
-def test_what_curl_says_if_it_signs_with_sha_1(with_rsa_key: Gateway, tmp_path: Path) -> None:
+def test_curl_signing_with_sha_1_prints_the_documented_message(
+    with_rsa_key: Gateway, tmp_path: Path
+) -> None:
     message = documented("curl: (67) Authentication failure")
     with pytest.raises(Failed, match=re.escape(message)):
         CLIENTS["curl 7.88, libssh2 1.10"](with_rsa_key, tmp_path).list("/home/gvpocr")
     assert with_rsa_key.wait_event("login_refused")["reason"] == "signature_algorithm"
 
 
-def test_what_paramiko_says_with_too_many_files_open(gateway: Gateway) -> None:
+def test_paramiko_with_too_many_open_files_raises_the_documented_error(gateway: Gateway) -> None:
     with paramiko.SSHClient() as client:
         client.load_host_keys(str(gateway.known_hosts))
         client.connect(
@@ -297,7 +301,7 @@ def test_what_paramiko_says_with_too_many_files_open(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("client", ["rclone 1.60", "rclone 1.75"])
-def test_what_rclone_says_of_a_checksum_that_is_not_computed(
+def test_rclone_with_an_unsupported_hash_prints_the_documented_message(
     gateway: Gateway, tmp_path: Path, client: str
 ) -> None:
     rclone = CLIENTS[client](gateway, tmp_path)
@@ -307,7 +311,7 @@ def test_what_rclone_says_of_a_checksum_that_is_not_computed(
         rclone.run_rclone("hashsum", "whirlpool", ":sftp:models/file1")
 
 
-def test_what_rm_says_of_a_copy_without_write_permission(
+def test_rm_of_a_read_only_copy_prints_the_documented_message(
     gateway: Gateway, mount: Path, reachable: Path
 ) -> None:
     served = gateway.folder / "shared/models/kept"
@@ -339,7 +343,7 @@ def is_refused_at_the_door(gateway: Gateway) -> bool:
     return any(documented(message) in said for message in DOOR)
 
 
-def test_a_banned_source_is_told_nothing_and_is_free_when_it_is_exempt(
+def test_a_banned_source_gets_no_reason_until_it_is_exempt(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     penalties = "[penalties]\nfailed_login = 20\nexempt = [{}]\n"
@@ -355,7 +359,7 @@ def test_a_banned_source_is_told_nothing_and_is_free_when_it_is_exempt(
     wait_for(lambda: gateway.ssh("echo in").stdout == "in\n", "the ban to be lifted")
 
 
-def test_a_full_server_says_the_same_and_its_log_says_why(
+def test_a_full_server_gives_no_reason_but_logs_it(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway("max_connections = 1\n").start()

@@ -29,7 +29,7 @@ def pattern(data: Path) -> Pattern:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda each: each.name)
-def test_random_reads_through_a_mount_are_right(
+def test_random_reads_through_a_mount_are_correct(
     condition: Condition, pattern: Pattern, data: Path, tmp_path: Path
 ) -> None:
     outcome = endure(
@@ -44,7 +44,7 @@ def test_random_reads_through_a_mount_are_right(
     assert outcome.verified >= _SIZE // 4
 
 
-def test_a_wrong_byte_is_noticed(tmp_path: Path) -> None:
+def test_a_wrong_byte_is_detected(tmp_path: Path) -> None:
     data = tmp_path / "data"
     pattern = make_pattern(data)
     for name in pattern.names:
@@ -63,7 +63,7 @@ def test_a_wrong_byte_is_noticed(tmp_path: Path) -> None:
     assert any("they differ" in problem for problem in outcome.problems)
 
 
-def test_rekeys_are_counted_by_who_asked_first() -> None:
+def test_rekeys_are_counted_by_initiator() -> None:
     exchange = "debug1: SSH2_MSG_KEXINIT {}\ndebug1: SSH2_MSG_KEXINIT {}\n"
     new_keys = "debug1: SSH2_MSG_NEWKEYS sent\ndebug1: SSH2_MSG_NEWKEYS received\n"
     by_client = exchange.format("sent", "received")

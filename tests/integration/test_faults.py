@@ -84,7 +84,7 @@ def _reads(path: Path) -> bytes | None:
 # Disks
 
 
-def test_a_disk_that_hangs_altogether_is_an_error_for_its_readers_and_nothing_to_others(
+def test_a_hanging_disk_fails_its_own_readers_only(
     gateway: Gateway, tmp_path: Path, disk: Disk
 ) -> None:
     pid = _pid(gateway)
@@ -128,7 +128,7 @@ def test_a_disk_that_hangs_altogether_is_an_error_for_its_readers_and_nothing_to
     assert _pid(gateway) == pid
 
 
-def test_more_clients_of_a_hanging_disk_than_it_has_threads_cost_no_more_threads(
+def test_a_hanging_disk_uses_no_more_than_its_own_threads(
     gateway: Gateway, tmp_path: Path, disk: Disk
 ) -> None:
     pid = _pid(gateway)
@@ -150,9 +150,7 @@ def test_more_clients_of_a_hanging_disk_than_it_has_threads_cost_no_more_threads
     wait_for(lambda: gateway.metric("sftp_gateway_slow_lane_depth") == 0, "its threads to be back")
 
 
-def test_a_disk_with_bad_blocks_fails_their_reads_only(
-    gateway: Gateway, tmp_path: Path, gate: Path
-) -> None:
+def test_bad_blocks_fail_only_their_own_reads(gateway: Gateway, tmp_path: Path, gate: Path) -> None:
     with gateway.mounted(tmp_path / "a", "/home/gvpocr", "direct_io", "cache=no") as mount:
         gate.write_text("EIO")
         got = gateway.sftp(f"get bad/b {tmp_path}/got")
@@ -175,9 +173,7 @@ def _bytes_read(gateway: Gateway) -> bool:
     return gateway.sftp("get bad/b /dev/null").returncode == 0
 
 
-def test_a_share_whose_reads_fail_is_not_ready_until_one_succeeds(
-    gateway: Gateway, gate: Path
-) -> None:
+def test_a_share_with_failing_reads_is_not_ready(gateway: Gateway, gate: Path) -> None:
     assert _readiness(gateway) == (200, "ok")
     gate.write_text("EIO")
     assert not _bytes_read(gateway)
@@ -194,9 +190,7 @@ def test_a_share_whose_reads_fail_is_not_ready_until_one_succeeds(
     wait_for(lambda: gateway.metric("sftp_gateway_share_up", share="bad") == 1, "its metric")
 
 
-def test_a_share_whose_reads_hang_is_not_ready_until_they_are_answered(
-    gateway: Gateway, gate: Path
-) -> None:
+def test_a_share_with_hanging_reads_is_not_ready(gateway: Gateway, gate: Path) -> None:
     gate.touch()
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(_bytes_read, gateway)
@@ -212,7 +206,7 @@ def test_a_share_whose_reads_hang_is_not_ready_until_they_are_answered(
     wait_for(lambda: _readiness(gateway) == (200, "ok"), "the share to be back")
 
 
-def test_a_disk_that_is_unmounted_and_mounted_again_is_served_again(
+def test_a_remounted_disk_is_served_again(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     share = tmp_path / "tmpfs"
@@ -251,9 +245,7 @@ def test_a_disk_that_is_unmounted_and_mounted_again_is_served_again(
 # Files
 
 
-def test_files_that_are_truncated_replaced_and_deleted_while_they_are_read(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_files_can_change_or_vanish_while_they_are_read(gateway: Gateway, tmp_path: Path) -> None:
     good = tmp_path / "good"
     fill(good, dict.fromkeys(("cut", "replaced", "deleted"), BIG))
     with (
@@ -291,7 +283,7 @@ def _rest(file: object) -> bytes:
 # Processes
 
 
-def test_a_mount_lives_through_a_killed_worker_and_a_restart_under_load(
+def test_a_mount_survives_a_killed_worker_and_a_restart_under_load(
     make_gateway: Callable[..., Gateway], tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port()), SFTP_GATEWAY_WORKERS="1").start()
@@ -335,7 +327,7 @@ def test_a_mount_lives_through_a_killed_worker_and_a_restart_under_load(
 # The log
 
 
-def test_a_full_log_disk_is_told_and_does_not_stop_the_serving(
+def test_a_full_log_disk_is_reported_and_serving_continues(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     logs = tmp_path / "logs"
@@ -381,7 +373,7 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop"])
-def test_a_standard_output_that_nobody_reads(
+def test_a_blocked_standard_output_blocks_or_drops_as_configured(
     make_gateway: Callable[..., Gateway], tmp_path: Path, overflow: str
 ) -> None:
     """`block` waits and loses nothing; `drop` serves and counts what is lost."""
@@ -462,7 +454,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 # Connections
 
 
-def test_a_gateway_without_descriptors_refuses_the_new_and_serves_the_old(
+def test_a_gateway_out_of_descriptors_keeps_serving_open_sessions(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start(runner=["prlimit", "--nofile=64:64"])
@@ -481,7 +473,9 @@ def test_a_gateway_without_descriptors_refuses_the_new_and_serves_the_old(
     assert len(gateway.events("worker_started")) == 1
 
 
-async def test_a_peer_that_falls_silent_is_given_up(make_gateway: Callable[..., Gateway]) -> None:
+async def test_a_peer_whose_link_goes_down_is_disconnected(
+    make_gateway: Callable[..., Gateway],
+) -> None:
     """As one whose link is down: its TCP connection stays, and nothing comes on it any more."""
     gateway = make_gateway(
         SFTP_GATEWAY_KEEPALIVE_INTERVAL="0.3", SFTP_GATEWAY_KEEPALIVE_COUNT_MAX="3"
@@ -513,7 +507,7 @@ async def _in_thread(function: Callable[..., object], *arguments: object, **more
 
 
 @pytest.mark.parametrize("landlock", ["off", "require"])
-def test_workers_that_start_while_a_share_is_gone_serve_the_others(
+def test_workers_started_without_a_share_serve_the_others(
     make_gateway: Callable[..., Gateway], tmp_path: Path, landlock: str
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1", SFTP_GATEWAY_LANDLOCK=landlock).start()
@@ -533,7 +527,7 @@ def test_workers_that_start_while_a_share_is_gone_serve_the_others(
     assert gateway.http("/healthz")[0] == 200
 
 
-def test_thousands_that_say_nothing_cost_little_and_are_gone_in_time(
+def test_thousands_of_silent_connections_cost_little_and_are_closed(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     """Every second one begins: with its version, and a packet's first bytes."""

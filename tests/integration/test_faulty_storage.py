@@ -259,7 +259,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         if not (fault == "hang" and name.startswith("unclosed"))
     ],
 )
-def test_no_client_ends_with_success_and_wrong_or_missing_bytes(
+def test_no_client_reports_success_with_wrong_or_missing_bytes(
     storage: Storage, fault: str, name: str
 ) -> None:
     first, second, last = storage.outcomes(fault)[name]
@@ -272,14 +272,14 @@ def test_no_client_ends_with_success_and_wrong_or_missing_bytes(
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "-" not in name or "reconnect" in name])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_repeat_is_identical_once_the_storage_is_well(
+def test_a_retry_is_identical_once_the_storage_recovers(
     storage: Storage, fault: str, name: str
 ) -> None:
     *_, last = storage.outcomes(fault)[name]
     assert last.succeeded, last
 
 
-def test_the_log_says_which_file_failed_where_and_why(storage: Storage) -> None:
+def test_the_log_names_the_failed_file_offset_and_error(storage: Storage) -> None:
     storage.outcomes("EIO")
     gateway = storage.gateway
     for name, effect in (("cp-3.7.3-reconnect", "disconnect"), ("rclone", "status")):
@@ -297,13 +297,13 @@ def test_the_log_says_which_file_failed_where_and_why(storage: Storage) -> None:
     )
 
 
-def test_openssh_clients_say_why_they_are_disconnected(storage: Storage) -> None:
+def test_openssh_clients_print_why_they_are_disconnected(storage: Storage) -> None:
     for name in ("sftp", "scp"):
         first, *_ = storage.outcomes("EIO")[name]
         assert "sftp-gateway: a read failed (Input/output error); disconnecting" in first.message
 
 
-def test_a_share_whose_read_errors_are_statuses_keeps_the_session(storage: Storage) -> None:
+def test_read_errors_as_statuses_keep_the_session(storage: Storage) -> None:
     storage.restore()
     storage.disk.fail("EIO", offset=BAD)
     got = storage.gateway.sftp("-get reported/sftp /dev/null", "ls reported/sftp")
@@ -317,7 +317,7 @@ def test_a_share_whose_read_errors_are_statuses_keeps_the_session(storage: Stora
 
 
 @pytest.mark.parametrize("sshfs", SSHFS)
-def test_a_file_that_was_being_read_from_a_killed_worker_is_whole_when_it_is_read_again(
+def test_a_file_cut_short_by_a_killed_worker_is_complete_on_retry(
     storage: Storage, tmp_path: Path, sshfs: str
 ) -> None:
     """The worker's kernel takes it for shorter, for as long as it believes its size."""
@@ -363,7 +363,7 @@ def folder(storage: Storage) -> Iterator[set[str]]:
 
 
 @pytest.mark.parametrize("sshfs", SSHFS)
-def test_a_listing_that_fails_half_way_is_an_error_of_a_mount(
+def test_a_listing_that_fails_midway_fails_on_a_mount(
     storage: Storage, folder: set[str], tmp_path: Path, sshfs: str
 ) -> None:
     with storage.gateway.mounted(
@@ -376,7 +376,7 @@ def test_a_listing_that_fails_half_way_is_an_error_of_a_mount(
         assert set(os.listdir(mount / "bad/folder")) == folder
 
 
-def test_a_listing_that_fails_half_way_is_an_error_of_other_clients(
+def test_a_listing_that_fails_midway_fails_in_other_clients(
     storage: Storage, folder: set[str], tmp_path: Path
 ) -> None:
     gateway = storage.gateway
@@ -403,7 +403,7 @@ def test_a_listing_that_fails_half_way_is_an_error_of_other_clients(
 
 
 @pytest.mark.parametrize("sshfs", SSHFS)
-def test_a_file_that_could_not_be_looked_at_while_it_was_listed_is_not_read_as_empty(
+def test_a_file_whose_stat_failed_in_a_listing_is_not_read_as_empty(
     storage: Storage, tmp_path: Path, sshfs: str
 ) -> None:
     storage.restore()

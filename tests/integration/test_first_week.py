@@ -136,9 +136,7 @@ def reads(place: Place, file: str) -> bool:
 # Moving over, and upgrades
 
 
-def test_workers_move_over_from_an_old_server_and_back(
-    make_place: MakePlace, tmp_path: Path
-) -> None:
+def test_workers_migrate_from_an_old_server_and_back(make_place: MakePlace, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     key = make_key(tmp_path / "worker", "ed25519")
     (tmp_path / "old/authorized_keys").write_text(f"{public_line(key)}\n")
@@ -181,7 +179,7 @@ def older(data: Path) -> Path:
     return folder
 
 
-def test_an_upgrade_and_the_way_back_keep_mounts_and_files(
+def test_upgrade_and_downgrade_keep_mounts_and_files(
     make_place: MakePlace, older: Path, data: Path, tmp_path: Path
 ) -> None:
     newer = data / "newer"
@@ -208,7 +206,7 @@ def test_it_starts_in_an_empty_folder(week: Week) -> None:
     assert "Live sessions" in week.place.page()
 
 
-def test_a_second_user_is_let_in_beside_the_first(week: Week, ana: Path) -> None:
+def test_a_second_user_can_be_added(week: Week, ana: Path) -> None:
     place = week.place
     with week.step():
         configure(place, '[users.ana]\nshares = ["models"]\n')
@@ -223,9 +221,7 @@ def test_a_second_user_is_let_in_beside_the_first(week: Week, ana: Path) -> None
     assert "ana_laptop" in keys
 
 
-def test_a_folder_of_another_owner_is_missed_and_the_page_says_why(
-    week: Week, archive: Path
-) -> None:
+def test_an_unreadable_folder_is_explained_on_the_page(week: Week, archive: Path) -> None:
     place = week.place
     with week.step(reason=f"belongs to {ARCHIVIST}", interrupts=True):
         place.share("newsletters", archive)
@@ -233,15 +229,13 @@ def test_a_folder_of_another_owner_is_missed_and_the_page_says_why(
     assert not reads(place, "newsletters/1985.pdf")
 
 
-def test_a_gateway_that_runs_as_the_other_owner_serves_it(week: Week) -> None:
+def test_a_gateway_running_as_the_folders_owner_serves_it(week: Week) -> None:
     with week.step(interrupts=True):
         week.place.run_as(ARCHIVIST)
     assert reads(week.place, "newsletters/1985.pdf")
 
 
-def test_the_first_user_serves_again_and_what_it_may_not_read_once_it_may(
-    week: Week, archive: Path
-) -> None:
+def test_the_first_user_serves_the_folder_once_it_is_readable(week: Week, archive: Path) -> None:
     place = week.place
     with week.step(reason=f"belongs to {ARCHIVIST}", interrupts=True):
         place.run_as(place.first_user)
@@ -277,9 +271,7 @@ def test_a_key_is_rotated(week: Week, ana: Path) -> None:
         assert lets_in(place, "ana", ana)
 
 
-def test_a_revoked_key_loses_its_mount_and_no_other_does(
-    week: Week, ana: Path, tmp_path: Path
-) -> None:
+def test_revoking_a_key_ends_only_its_own_mount(week: Week, ana: Path, tmp_path: Path) -> None:
     place = week.place
     with (
         place.mounted(tmp_path / "mnt", "/home/ana", "direct_io", user="ana", key=ana) as mount,
@@ -293,7 +285,7 @@ def test_a_revoked_key_loses_its_mount_and_no_other_does(
     assert lets_in(place, "ana", place.folder / "keys/ana_new")
 
 
-def test_a_bad_configuration_is_refused_and_the_page_says_why(week: Week) -> None:
+def test_an_invalid_configuration_is_rejected_and_explained_on_the_page(week: Week) -> None:
     place = week.place
     good = configuration(place).read_text()
     with week.step(reason="max_conections"), week.told("configuration_refused"):
@@ -306,7 +298,7 @@ def test_a_bad_configuration_is_refused_and_the_page_says_why(week: Week) -> Non
     assert "max_conections" not in place.page()
 
 
-def test_a_configuration_that_is_gone_changes_nothing_and_the_page_says_so(week: Week) -> None:
+def test_a_missing_configuration_changes_nothing_and_is_reported(week: Week) -> None:
     place = week.place
     here = configuration(place)
     aside = here.with_suffix(".aside")
@@ -320,7 +312,7 @@ def test_a_configuration_that_is_gone_changes_nothing_and_the_page_says_so(week:
         aside.rename(here)
 
 
-def test_a_restart_finds_all_of_it_again(week: Week, ana: Path) -> None:
+def test_a_restart_keeps_everything(week: Week, ana: Path) -> None:
     place = week.place
     with week.step(interrupts=True):
         place.again()

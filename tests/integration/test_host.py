@@ -50,7 +50,9 @@ def kill_children(gateway: Gateway) -> None:
     )
 
 
-def test_a_full_disk_of_standard_error_ends_nothing(make_gateway: Callable[..., Gateway]) -> None:
+def test_a_full_disk_behind_standard_error_ends_nothing(
+    make_gateway: Callable[..., Gateway],
+) -> None:
     gateway = make_gateway().start(("sh", "-c", 'exec "$@" 2>/dev/full', "sh"))
     (gateway.folder / "config/sftp-gateway.toml").write_text("no_such_option = 1\n")
     gateway.wait_event("configuration_refused")
@@ -61,7 +63,7 @@ def test_a_full_disk_of_standard_error_ends_nothing(make_gateway: Callable[..., 
 # Temporary folders
 
 
-def test_a_full_temporary_disk_ends_no_worker_and_takes_no_metrics(
+def test_a_full_temporary_disk_ends_no_worker_and_loses_no_metrics(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     with tmpfs(tmp_path / "tmp", "256k") as temporary:
@@ -75,7 +77,7 @@ def test_a_full_temporary_disk_ends_no_worker_and_takes_no_metrics(
         gateway.close()
 
 
-def test_a_cleaned_temporary_folder_keeps_no_worker_from_starting(
+def test_workers_start_after_the_temporary_folder_is_cleaned(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -101,7 +103,7 @@ def test_a_killed_supervisor_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
-def test_counters_outlive_killed_workers_and_observers_and_gauges_do_not(
+def test_counters_outlive_killed_processes_but_gauges_do_not(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
@@ -152,9 +154,7 @@ def rows_of(gateway: Gateway) -> int:
 
 
 @pytest.mark.parametrize("fault", ["replaced", "moved", "mounted over", "deleted"])
-def test_folders_of_the_log_and_the_history_that_are_replaced_are_taken_up(
-    gateway: Gateway, fault: str
-) -> None:
+def test_replaced_log_and_history_folders_are_reopened(gateway: Gateway, fault: str) -> None:
     gateway.start()
     logs, state = gateway.folder / "logs", gateway.folder / "state"
     gateway.sftp("ls")
@@ -191,9 +191,7 @@ def test_folders_of_the_log_and_the_history_that_are_replaced_are_taken_up(
 
 
 @pytest.mark.parametrize("fault", ["missing", "fifo"])
-def test_processes_that_start_without_a_log_serve_and_count_what_is_lost(
-    gateway: Gateway, fault: str
-) -> None:
+def test_processes_without_a_log_serve_and_count_losses(gateway: Gateway, fault: str) -> None:
     gateway.start()
     logs = gateway.folder / "logs"
     if fault == "missing":
@@ -218,9 +216,7 @@ def test_processes_that_start_without_a_log_serve_and_count_what_is_lost(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "read fifo", "socket", "device"])
-def test_a_log_that_is_not_a_regular_file_is_refused_at_the_start(
-    gateway: Gateway, kind: str
-) -> None:
+def test_a_log_that_is_not_a_regular_file_is_refused(gateway: Gateway, kind: str) -> None:
     log = gateway.folder / "logs/a.log"
     reader = -1
     if kind == "device":
@@ -243,7 +239,7 @@ def test_a_log_that_is_not_a_regular_file_is_refused_at_the_start(
         os.close(reader)
 
 
-def test_a_history_that_is_not_a_regular_file_is_warned_of_and_holds_up_nothing(
+def test_a_history_that_is_not_a_regular_file_is_a_warning(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     (gateway.folder / "state").mkdir()
@@ -257,7 +253,7 @@ def test_a_history_that_is_not_a_regular_file_is_warned_of_and_holds_up_nothing(
     assert gateway.stop() == 0
 
 
-def test_a_history_whose_place_a_fifo_takes_holds_up_nothing(gateway: Gateway) -> None:
+def test_a_history_replaced_by_a_fifo_blocks_nothing(gateway: Gateway) -> None:
     gateway.start()
     gateway.sftp("ls")
     wait_for(lambda: rows_of(gateway) == 1, "a row")
@@ -272,7 +268,7 @@ def test_a_history_whose_place_a_fifo_takes_holds_up_nothing(gateway: Gateway) -
     assert gateway.stop() == 0
 
 
-def test_a_full_disk_of_the_history_is_told_and_loses_nothing_that_has_room_to_wait(
+def test_a_full_history_disk_is_reported_and_loses_nothing_queued(
     gateway: Gateway,
 ) -> None:
     with tmpfs(gateway.folder / "state") as state:

@@ -139,7 +139,7 @@ def test_a_worker_opens_the_model_offline(mount: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mount", ["dereference"], indirect=True)
-def test_a_dereferenced_share_shows_no_link_at_all(mount: Path) -> None:
+def test_a_dereferenced_share_shows_no_links(mount: Path) -> None:
     entries = list(mount.rglob("*"))
     assert len(entries) > 10
     assert [entry for entry in entries if entry.is_symlink()] == []
@@ -153,7 +153,7 @@ def test_a_dereferenced_share_shows_no_link_at_all(mount: Path) -> None:
 
 
 @pytest.mark.parametrize("mount", ["keep"], indirect=True)
-def test_a_share_with_its_links_shows_them_relative_and_working(mount: Path) -> None:
+def test_a_share_with_links_shows_them_relative_and_working(mount: Path) -> None:
     snapshot = mount / FOLDER / "snapshots" / COMMIT
     for name, content in FILES.items():
         assert (snapshot / name).is_symlink()
@@ -187,9 +187,7 @@ def _found(repository: Path) -> int:
     )
 
 
-def test_the_cache_of_a_first_start_has_nothing_to_warn_of(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_a_fresh_cache_has_no_warnings(gateway: Gateway, tmp_path: Path) -> None:
     with gateway.mounted(tmp_path / "mnt") as home:
         assert _scanned(home / ".cache/huggingface/hub") == 0
 

@@ -69,7 +69,7 @@ def reloaded(gateway: Gateway, count: int = 1, **fields: Any) -> dict[str, Any]:
 # Keys
 
 
-def test_a_key_that_is_added_is_let_in_while_a_mount_reads_on(two: Gateway, tmp_path: Path) -> None:
+def test_an_added_key_can_log_in_without_disturbing_a_mount(two: Gateway, tmp_path: Path) -> None:
     before = workers(two)
     new = make_key(tmp_path / "new", "ed25519")
     with reading(two, tmp_path / "mnt") as reader:
@@ -84,9 +84,7 @@ def test_a_key_that_is_added_is_let_in_while_a_mount_reads_on(two: Gateway, tmp_
     assert workers(two) == before
 
 
-def test_a_key_that_is_removed_loses_its_sessions_and_no_other_does(
-    two: Gateway, tmp_path: Path
-) -> None:
+def test_removing_a_key_ends_only_its_own_sessions(two: Gateway, tmp_path: Path) -> None:
     before = workers(two)
     lost = make_key(tmp_path / "lost", "ed25519")
     kept = (two.folder / "keys/authorized_keys/gvpocr").read_text()
@@ -111,7 +109,7 @@ def test_a_key_that_is_removed_loses_its_sessions_and_no_other_does(
     assert workers(two) == before
 
 
-def test_sessions_of_a_removed_key_may_be_left_alone(make_gateway: Make, tmp_path: Path) -> None:
+def test_sessions_of_a_removed_key_can_be_kept(make_gateway: Make, tmp_path: Path) -> None:
     gateway = make_gateway("end_sessions_of_removed_keys = false\n").start()
     fill(gateway.folder / "shared/models", {"0.bin": content(0)})
     with reading(gateway, tmp_path / "mnt") as reader:
@@ -148,7 +146,7 @@ def _after(time: str) -> str:
     return moment.strftime("%Y%m%d%H%M%SZ")
 
 
-def test_changes_are_not_taken_by_themselves_where_that_is_off(
+def test_changes_are_not_applied_without_automatic_reload(
     make_gateway: Make, tmp_path: Path
 ) -> None:
     gateway = make_gateway("auto_reload = false\n").start()
@@ -165,14 +163,14 @@ def test_changes_are_not_taken_by_themselves_where_that_is_off(
     assert gateway.events("configuration_reloaded", cause="files") == []
 
 
-def test_sighup_without_a_change_replaces_nobody(two: Gateway) -> None:
+def test_sighup_without_a_change_replaces_no_worker(two: Gateway) -> None:
     before = workers(two)
     hang_up(two)
     assert reloaded(two)["changed"] == "nothing"
     assert workers(two) == before
 
 
-def test_a_wrong_configuration_is_refused_and_told_once_and_the_old_goes_on(
+def test_an_invalid_configuration_is_rejected_and_reported_once(
     two: Gateway, tmp_path: Path
 ) -> None:
     config = two.folder / "config/sftp-gateway.toml"
@@ -197,9 +195,7 @@ def test_a_wrong_configuration_is_refused_and_told_once_and_the_old_goes_on(
     assert workers(two) == before
 
 
-def test_a_worker_that_does_not_take_over_is_replaced_by_one_that_has(
-    two: Gateway, tmp_path: Path
-) -> None:
+def test_a_worker_that_ignores_new_credentials_is_replaced(two: Gateway, tmp_path: Path) -> None:
     stuck = workers(two)[0]
     new = make_key(tmp_path / "new", "ed25519")
     os.kill(stuck, signal.SIGSTOP)
@@ -210,7 +206,7 @@ def test_a_worker_that_does_not_take_over_is_replaced_by_one_that_has(
     assert [lets_in(two, new) for _ in range(4)] == [True] * 4
 
 
-def test_an_observer_that_is_replaced_watches_on(two: Gateway, tmp_path: Path) -> None:
+def test_a_replaced_observer_keeps_watching(two: Gateway, tmp_path: Path) -> None:
     from tests.integration.test_workers import observer
 
     before = observer(two)
@@ -225,7 +221,7 @@ def test_an_observer_that_is_replaced_watches_on(two: Gateway, tmp_path: Path) -
 # Users and passwords
 
 
-def test_users_come_and_go_without_new_workers(two: Gateway, tmp_path: Path) -> None:
+def test_users_are_added_and_removed_without_new_workers(two: Gateway, tmp_path: Path) -> None:
     config = two.folder / "config/sftp-gateway.toml"
     before = workers(two)
     key = make_key(tmp_path / "ana", "ed25519")
@@ -250,7 +246,7 @@ def test_users_come_and_go_without_new_workers(two: Gateway, tmp_path: Path) -> 
     assert workers(two) == before
 
 
-def test_a_user_who_sees_other_shares_now_gets_new_workers(two: Gateway) -> None:
+def test_changing_a_users_shares_replaces_the_workers(two: Gateway) -> None:
     before = workers(two)
     (two.folder / "config/sftp-gateway.toml").write_text('[users.gvpocr]\nshares = ["models"]\n')
     assert reloaded(two)["changed"] == "all"
@@ -267,7 +263,7 @@ def ask_for_password(gateway: Gateway, *command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("change", ["another", "none"])
-def test_a_password_that_is_changed_ends_its_sessions(
+def test_changing_a_password_ends_its_sessions(
     make_gateway: Make, tmp_path: Path, change: str
 ) -> None:
     from tests.integration.test_passwords import _by_password
@@ -316,7 +312,7 @@ def test_a_password_that_is_changed_ends_its_sessions(
         assert _by_password(gateway, program, "second").stdout == "in\n"
 
 
-async def test_who_is_taken_away_while_a_login_is_looked_at_is_not_let_in(
+async def test_a_user_removed_during_a_login_is_refused(
     make_gateway: Make,
 ) -> None:
     """A worker has the new credentials when it still works at an answer by the old ones."""

@@ -55,7 +55,7 @@ def confined(faulty: Gateway) -> bool:
 
 
 @pytest.mark.parametrize("attempt", [name for name in ATTEMPTS if name not in {*GOOD, *UNANSWERED}])
-def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
+def test_the_kernel_stops_injected_code_in_a_worker(
     faulty: Gateway, confined: bool, attempt: str
 ) -> None:
     answer = faulty.ssh(f"echo {attempt}").stdout.strip()
@@ -69,21 +69,19 @@ def test_code_of_a_client_in_a_worker_is_stopped_by_the_kernel(
 
 
 @pytest.mark.parametrize("attempt", UNANSWERED)
-def test_code_of_a_client_in_a_worker_lifts_no_ban(faulty: Gateway, attempt: str) -> None:
+def test_injected_code_in_a_worker_cannot_lift_a_ban(faulty: Gateway, attempt: str) -> None:
     assert faulty.run("bans", "list").returncode == 0
     assert faulty.ssh(f"echo {attempt}").stdout.strip() in ("ECONNRESET", "EPIPE")
 
 
-def test_what_no_process_needs_is_taken_from_the_supervisor_too(
-    faulty: Gateway, confined: bool
-) -> None:
+def test_the_supervisor_is_denied_what_no_process_needs(faulty: Gateway, confined: bool) -> None:
     results = json.loads((faulty.folder / RESULTS).read_text())
     assert set(results) == set(OF_ALL)
     assert set(results.values()) == {"EACCES" if confined else "done"}
 
 
 @pytest.mark.parametrize("attempt", sorted(GOOD))
-def test_what_a_worker_is_for_goes_on(faulty: Gateway, attempt: str) -> None:
+def test_a_confined_worker_serves(faulty: Gateway, attempt: str) -> None:
     assert faulty.ssh(f"echo {attempt}").stdout == "done\n"
 
 
@@ -98,7 +96,7 @@ def _memory(pid: int) -> set[int]:
     return {os.stat(each).st_ino for each in descriptors if "/memfd:" in os.readlink(each)}
 
 
-def test_a_worker_holds_no_descriptor_that_it_does_not_need(
+def test_a_worker_holds_no_unneeded_descriptor(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="logs/a.log", SFTP_GATEWAY_WORKERS="2")
@@ -130,7 +128,7 @@ def test_a_worker_holds_no_descriptor_that_it_does_not_need(
     assert [pid for pid in held if log in held[pid]] == [observer]
 
 
-def test_a_path_that_the_gateway_lets_out_of_a_share_is_stopped_by_the_kernel(
+def test_the_kernel_stops_a_path_that_escapes_a_share(
     faulty: Gateway, confined: bool, tmp_path: Path
 ) -> None:
     got = tmp_path / "got"
@@ -153,7 +151,7 @@ def test_no_process_of_the_gateway_can_gain_privileges(gateway: Gateway) -> None
             assert "NoNewPrivs:\t1\n" in (task / "status").read_text()
 
 
-def test_the_state_is_told_by_the_check_a_metric_and_the_log(gateway: Gateway) -> None:
+def test_check_metric_and_log_report_the_landlock_state(gateway: Gateway) -> None:
     version = landlock.abi()
     assert version > 0
     assert gateway.events("server_started")[-1]["landlock"] == version
@@ -165,7 +163,7 @@ def test_the_state_is_told_by_the_check_a_metric_and_the_log(gateway: Gateway) -
     assert "landlock" not in gateway.stderr
 
 
-def test_a_kernel_without_it_is_said_loudly_and_the_gateway_serves_all_the_same(
+def test_a_kernel_without_landlock_is_a_prominent_warning(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway().start(runner(LANDLOCK_CREATE_RULESET))
@@ -175,7 +173,7 @@ def test_a_kernel_without_it_is_said_loudly_and_the_gateway_serves_all_the_same(
     assert gateway.sftp("ls").returncode == 0
 
 
-def test_where_it_is_required_a_kernel_without_it_does_not_start_the_gateway(
+def test_required_landlock_without_kernel_support_refuses_to_start(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_LANDLOCK="require")
@@ -186,7 +184,7 @@ def test_where_it_is_required_a_kernel_without_it_does_not_start_the_gateway(
     assert "error: SFTP_GATEWAY_LANDLOCK: the kernel has no Landlock" in gateway.stderr
 
 
-def test_the_log_is_written_on_after_logrotate_has_moved_it(
+def test_logging_continues_after_logrotate_moved_the_log(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(
@@ -201,7 +199,7 @@ def test_the_log_is_written_on_after_logrotate_has_moved_it(
     wait_for(lambda: log.exists() and b"login_accepted" in log.read_bytes(), "the new log")
 
 
-def test_a_log_that_workers_could_change_by_their_standard_error_is_warned_of(
+def test_a_log_writable_through_standard_error_is_a_warning(
     gateway: Gateway,
 ) -> None:
     assert "standard error" not in gateway.stderr
@@ -216,7 +214,7 @@ def test_a_log_that_workers_could_change_by_their_standard_error_is_warned_of(
     assert "the log on standard output go to the same file" in both.read_text()
 
 
-def test_what_is_logged_while_an_observer_is_killed_is_written_by_the_next(
+def test_events_logged_while_an_observer_is_killed_are_written_by_the_next(
     gateway: Gateway,
 ) -> None:
     fill(gateway.folder / "shared/models", {f"{n}": b"x" for n in range(100)})
@@ -253,7 +251,7 @@ def _mount(at: Path, content: bytes) -> None:
     (at / "file").write_bytes(content)
 
 
-def test_a_disk_that_is_mounted_again_is_served_by_workers_that_take_over(
+def test_a_remounted_disk_is_served_by_new_workers(
     disk: tuple[Gateway, Path], tmp_path: Path
 ) -> None:
     gateway, at = disk

@@ -17,7 +17,7 @@ from tests.support.gateway import Gateway, fill, free_port, unmount, wait_for
 pytestmark = pytest.mark.integration
 
 
-def test_the_first_start_makes_keys_and_shares_and_prints_a_line_that_mounts_them(
+def test_the_first_start_creates_keys_and_shares_and_prints_a_mount_command(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     folder = gateway.folder
@@ -39,7 +39,7 @@ def test_the_first_start_makes_keys_and_shares_and_prints_a_line_that_mounts_the
         subprocess.run(["fusermount3", "-u", tmp_path / "mnt"], check=True)
 
 
-def test_a_second_start_keeps_the_keys_and_makes_nothing_new(gateway: Gateway) -> None:
+def test_a_second_start_keeps_the_keys_and_creates_nothing(gateway: Gateway) -> None:
     def made() -> dict[str, bytes]:
         return {
             str(path): path.read_bytes()
@@ -55,7 +55,7 @@ def test_a_second_start_keeps_the_keys_and_makes_nothing_new(gateway: Gateway) -
     assert made() == before
 
 
-def test_a_stop_closes_idle_mounts_and_ends_with_status_zero(
+def test_a_stop_closes_idle_mounts_and_exits_with_status_zero(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     with gateway.mounted(tmp_path / "mnt") as mount:
@@ -65,7 +65,7 @@ def test_a_stop_closes_idle_mounts_and_ends_with_status_zero(
     assert [e["event"] for e in gateway.events()][-1] == "server_stopped"
 
 
-def test_a_mount_with_reconnect_lives_through_a_restart(
+def test_a_mount_with_reconnect_survives_a_restart(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
@@ -89,7 +89,7 @@ def test_a_gateway_without_clients_stops_at_once(gateway: Gateway, number: int) 
     assert gateway.stop(number) == 0
 
 
-def test_health_and_readiness_tell_of_a_share_that_vanishes_and_comes_back(
+def test_health_and_readiness_follow_a_share_that_vanishes_and_returns(
     gateway: Gateway,
 ) -> None:
     assert gateway.http("/healthz") == (200, "ok\n")
@@ -108,7 +108,7 @@ def test_health_and_readiness_tell_of_a_share_that_vanishes_and_comes_back(
     assert b"new" in shown.stdout
 
 
-def test_the_health_check_makes_a_handshake_and_leaves_no_line_in_the_log(
+def test_the_health_check_handshakes_without_a_log_line(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
@@ -122,7 +122,7 @@ def test_the_health_check_makes_a_handshake_and_leaves_no_line_in_the_log(
     assert gateway.run("healthcheck").returncode == 1
 
 
-def test_the_health_check_succeeds_while_a_bad_configuration_is_refused(
+def test_the_health_check_passes_while_a_configuration_is_rejected(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
@@ -135,7 +135,7 @@ def test_the_health_check_succeeds_while_a_bad_configuration_is_refused(
     assert gateway.run("healthcheck").returncode == 2
 
 
-def test_the_health_check_fails_where_another_server_answers(
+def test_the_health_check_fails_if_another_server_answers(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     port = str(free_port())
@@ -147,7 +147,7 @@ def test_the_health_check_fails_where_another_server_answers(
     assert "answered with a host key that is not in" in checked.stderr
 
 
-def test_a_taken_port_is_told_and_nothing_is_served(make_gateway: Callable[..., Gateway]) -> None:
+def test_a_port_in_use_stops_the_start(make_gateway: Callable[..., Gateway]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for option in ("SFTP_GATEWAY_PORT", "SFTP_GATEWAY_METRICS_PORT"):
@@ -158,7 +158,7 @@ def test_a_taken_port_is_told_and_nothing_is_served(make_gateway: Callable[..., 
             assert "Traceback" not in ran.stderr
 
 
-def test_every_mistake_in_the_configuration_is_told_at_once_before_a_port_is_bound(
+def test_all_configuration_errors_are_reported_before_a_port_is_bound(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     config = """
@@ -181,7 +181,7 @@ def test_every_mistake_in_the_configuration_is_told_at_once_before_a_port_is_bou
         assert "Traceback" not in ran.stderr
 
 
-def test_check_prints_the_effective_configuration_with_secrets_masked(
+def test_check_prints_the_effective_configuration_without_secrets(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway()
@@ -197,7 +197,7 @@ def test_check_prints_the_effective_configuration_with_secrets_masked(
     assert "**********" in checked.stdout
 
 
-def test_keys_that_others_could_read_or_write_stop_the_start(
+def test_keys_accessible_to_others_stop_the_start(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway()
@@ -212,7 +212,7 @@ def test_keys_that_others_could_read_or_write_stop_the_start(
     assert "authorized_keys/gvpocr" in ran.stderr
 
 
-def test_a_key_line_that_is_wrong_is_a_warning_and_the_others_work(gateway: Gateway) -> None:
+def test_an_invalid_key_line_is_a_warning(gateway: Gateway) -> None:
     assert gateway.stop() == 0
     with open(gateway.folder / "keys/authorized_keys/gvpocr", "a") as file:
         file.write("ssh-ed25519 not-base64 a broken line\n")
@@ -222,7 +222,7 @@ def test_a_key_line_that_is_wrong_is_a_warning_and_the_others_work(gateway: Gate
     assert gateway.sftp("pwd").returncode == 0
 
 
-def test_an_unprivileged_user_serves_what_it_may_read(
+def test_an_unprivileged_gateway_serves_readable_files(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway()
@@ -249,7 +249,7 @@ def test_an_unprivileged_user_serves_what_it_may_read(
     assert denied["reason"] == "unreadable"
 
 
-def test_sshfs_by_a_password_that_is_wrong_is_refused_and_logged(
+def test_sshfs_with_a_wrong_password_is_refused_and_logged(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway()

@@ -73,7 +73,7 @@ def _fetch(gateway: Gateway, name: str, to: Path) -> bytes | None:
 # Links that stay inside
 
 
-def test_links_inside_the_share_lead_to_their_files(gateway: Gateway, tmp_path: Path) -> None:
+def test_links_within_the_share_can_be_read(gateway: Gateway, tmp_path: Path) -> None:
     expected = {
         "beside": b"file",
         "down": b"inner",
@@ -87,7 +87,7 @@ def test_links_inside_the_share_lead_to_their_files(gateway: Gateway, tmp_path: 
     assert _fetch(gateway, "dangling", tmp_path / "nothing") is None
 
 
-def test_a_mount_follows_links_that_do_not_climb(
+def test_a_mount_follows_links_without_dot_dot(
     gateway: Gateway, links: str, tmp_path: Path
 ) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr/share") as mount:
@@ -99,7 +99,7 @@ def test_a_mount_follows_links_that_do_not_climb(
         assert not (mount / "dangling").exists()
 
 
-def test_a_mount_with_follow_symlinks_follows_every_link_inside(
+def test_a_mount_with_follow_symlinks_follows_every_link_within_the_share(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr/share", "follow_symlinks") as mount:
@@ -112,7 +112,7 @@ def test_a_mount_with_follow_symlinks_follows_every_link_inside(
 
 
 @pytest.mark.parametrize("name", list(ESCAPES))
-def test_a_link_that_leads_out_is_refused_and_logged(
+def test_a_link_out_of_the_share_is_refused_and_logged(
     gateway: Gateway, tmp_path: Path, name: str
 ) -> None:
     assert _fetch(gateway, name, tmp_path / "got") is None
@@ -120,7 +120,7 @@ def test_a_link_that_leads_out_is_refused_and_logged(
     assert (denied["reason"], denied["share"]) == ("link_leads_out", "share")
 
 
-def test_nothing_is_found_behind_a_folder_link_that_leads_out(
+def test_nothing_is_found_through_a_folder_link_out_of_the_share(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     for name in ("outside folder/secret.txt", "outside folder/share/file.txt", "outside folder/no"):
@@ -130,7 +130,7 @@ def test_nothing_is_found_behind_a_folder_link_that_leads_out(
 
 
 @pytest.mark.parametrize("options", [[], ["follow_symlinks"]], ids=["plain", "follow_symlinks"])
-def test_a_mount_never_shows_what_is_outside(
+def test_a_mount_never_shows_files_outside_the_share(
     gateway: Gateway, tmp_path: Path, options: list[str]
 ) -> None:
     # With plain options a worker's kernel follows links on the worker: what an absolute one
@@ -142,7 +142,7 @@ def test_a_mount_never_shows_what_is_outside(
                 (mount / name).read_bytes()
 
 
-def test_a_dereferenced_listing_leaves_out_what_leads_out_or_nowhere(
+def test_a_dereferenced_listing_omits_escaping_and_dangling_links(
     gateway: Gateway, links: str
 ) -> None:
     ran = gateway.sftp("cd share", "ls -1")
@@ -158,7 +158,7 @@ def test_a_dereferenced_listing_leaves_out_what_leads_out_or_nowhere(
 
 
 @pytest.mark.parametrize("name", ["fifo", "socket", "device", "fifo link"])
-def test_a_special_file_is_not_there_and_is_never_opened(
+def test_a_special_file_is_hidden_and_never_opened(
     gateway: Gateway, tmp_path: Path, name: str
 ) -> None:
     # A fifo that is opened makes its reader wait for a writer.
@@ -167,7 +167,7 @@ def test_a_special_file_is_not_there_and_is_never_opened(
 
 
 @pytest.mark.parametrize("name", ["fifo", "socket", "device", "fifo link"])
-async def test_a_client_that_opens_a_special_file_without_a_look_is_refused_and_logged(
+async def test_opening_a_special_file_directly_is_refused_and_logged(
     gateway: Gateway, name: str
 ) -> None:
     async with (

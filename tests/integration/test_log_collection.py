@@ -72,7 +72,7 @@ def test_the_components_of_the_alloy_file_are_connected() -> None:
     assert endpoint.attributes == {"url": "http://loki:3100/loki/api/v1/push"}
 
 
-def test_lines_reach_loki_as_they_are_at_the_time_when_it_happened(
+def test_lines_reach_loki_unchanged_with_the_events_time(
     collected: list[Collected],
 ) -> None:
     assert len(collected) > 100
@@ -81,14 +81,14 @@ def test_lines_reach_loki_as_they_are_at_the_time_when_it_happened(
         assert each.entry.timestamp == each.fields["time"]
 
 
-def test_what_alloy_takes_out_of_lines_is_there(collected: list[Collected]) -> None:
+def test_fields_extracted_by_alloy_exist(collected: list[Collected]) -> None:
     stages = _file().only("loki.process", "access_log").blocks
     [taken] = [stage for stage in stages if stage.name == "stage.json"]
     for name, expression in taken.attributes["expressions"].items():
         assert any((expression or name) in each.fields for each in collected), name
 
 
-def test_there_are_few_labels_with_few_values(collected: list[Collected]) -> None:
+def test_labels_are_few_and_of_low_cardinality(collected: list[Collected]) -> None:
     streams = {tuple(sorted(each.entry.labels.items())) for each in collected}
     names = {name for stream in streams for name, _ in stream}
     assert names == FEW
@@ -102,7 +102,7 @@ def test_there_are_few_labels_with_few_values(collected: list[Collected]) -> Non
 
 
 @pytest.mark.parametrize("question", questions("loki"), ids=str)
-def test_every_expression_is_logql_and_asks_for_what_lines_have(
+def test_every_expression_is_valid_logql_over_existing_fields(
     collected: list[Collected], question: Question
 ) -> None:
     [found] = analyze([question.expr])
@@ -124,12 +124,12 @@ def test_every_expression_is_logql_and_asks_for_what_lines_have(
         assert all(isinstance(each.fields[field], int | float) for each in whole)
 
 
-def test_the_grammar_finds_what_is_wrong() -> None:
+def test_the_grammar_finds_errors() -> None:
     [whole, broken] = analyze(['sum(rate({a="b"}[1m]))', 'sum(rate({a="b"[1m]))'])
     assert (bool(whole["errors"]), bool(broken["errors"])) == (False, True)
 
 
-def test_the_list_of_shares_asks_for_a_label_that_alloy_sets() -> None:
+def test_the_share_variable_uses_a_label_set_by_alloy() -> None:
     [share] = [v for v in dashboard("access")["templating"]["list"] if v["name"] == "share"]
     assert share["query"]["label"] in FEW
     assert analyze([share["query"]["stream"]])[0]["errors"] == []

@@ -104,7 +104,7 @@ async def _log_in_with(gateway: Gateway, pair: asyncssh.SSHKeyPair, **options: o
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rsa1024"])
-def test_a_good_key_is_let_in(gateway: Gateway, keys: dict[str, Path], kind: str) -> None:
+def test_a_valid_key_can_log_in(gateway: Gateway, keys: dict[str, Path], kind: str) -> None:
     assert _log_in(gateway, keys[kind]).stdout == "in\n"
     accepted = gateway.wait_event("login_accepted", key=_fingerprint(keys[kind]))
     assert (accepted["user"], accepted["auth"]) == ("gvpocr", "publickey")
@@ -116,9 +116,7 @@ def test_rsa_signs_with_sha_2(gateway: Gateway, keys: dict[str, Path], algorithm
     assert ran.stdout == "in\n"
 
 
-def test_openssh_does_not_even_try_to_sign_with_sha_1(
-    gateway: Gateway, keys: dict[str, Path]
-) -> None:
+def test_openssh_does_not_try_to_sign_with_sha_1(gateway: Gateway, keys: dict[str, Path]) -> None:
     ran = _log_in(gateway, keys["rsa3072"], PubkeyAcceptedAlgorithms="ssh-rsa")
     assert ran.returncode == 255
     assert "Permission denied (publickey)" in ran.stderr
@@ -134,9 +132,7 @@ async def test_a_sha_1_signature_is_refused_and_logged(
     assert refused["key"] == _fingerprint(keys["rsa3072"])
 
 
-def test_a_short_rsa_key_is_refused_although_it_is_listed(
-    gateway: Gateway, keys: dict[str, Path]
-) -> None:
+def test_a_listed_short_rsa_key_is_refused(gateway: Gateway, keys: dict[str, Path]) -> None:
     ran = _log_in(gateway, keys["rsa1024"], RequiredRSASize="1024")
     assert ran.returncode == 255
     refused = gateway.wait_event("login_refused", key=_fingerprint(keys["rsa1024"]))
@@ -145,13 +141,13 @@ def test_a_short_rsa_key_is_refused_although_it_is_listed(
 
 
 @pytest.mark.parametrize("kind", list(SECURITY_KEYS))
-async def test_a_security_key_that_was_touched_is_let_in(gateway: Gateway, kind: str) -> None:
+async def test_a_touched_security_key_can_log_in(gateway: Gateway, kind: str) -> None:
     pair = SecurityKey(SECURITY_KEYS[kind], flags=TOUCHED)
     await _log_in_with(gateway, pair)
 
 
 @pytest.mark.parametrize("kind", list(SECURITY_KEYS))
-async def test_a_security_key_that_was_not_touched_is_refused(gateway: Gateway, kind: str) -> None:
+async def test_an_untouched_security_key_is_refused(gateway: Gateway, kind: str) -> None:
     pair = SecurityKey(SECURITY_KEYS[kind], flags=0)
     before = len(gateway.events("login_refused", reason="bad_signature"))
     with pytest.raises(asyncssh.PermissionDenied):
@@ -167,7 +163,7 @@ async def test_a_security_key_that_was_not_touched_is_refused(gateway: Gateway, 
 @pytest.mark.parametrize(
     "name", ["from_here", "from_here_too", "good_until_tomorrow", "restricted"]
 )
-def test_a_key_whose_options_allow_it_is_let_in(
+def test_a_key_whose_options_allow_it_can_log_in(
     gateway: Gateway, keys: dict[str, Path], name: str
 ) -> None:
     assert _log_in(gateway, keys[name]).stdout == "in\n"
@@ -184,7 +180,7 @@ def test_a_key_whose_options_allow_it_is_let_in(
         ("reader", "key_not_authorized"),
     ],
 )
-def test_a_key_that_is_not_allowed_is_refused_and_the_log_says_why(
+def test_a_key_that_is_not_allowed_is_refused_with_the_reason_logged(
     gateway: Gateway, keys: dict[str, Path], name: str, reason: str
 ) -> None:
     ran = _log_in(gateway, keys[name])
@@ -214,7 +210,7 @@ def test_a_user_without_any_key_is_refused(gateway: Gateway, keys: dict[str, Pat
     assert refused["reason"] == "key_not_authorized"
 
 
-def test_each_user_sees_the_shares_that_were_granted(
+def test_each_user_sees_only_granted_shares(
     gateway: Gateway, keys: dict[str, Path], tmp_path: Path
 ) -> None:
     options = gateway.ssh_options(key=keys["reader"])
@@ -256,7 +252,7 @@ def test_six_refused_keys_end_the_connection(gateway: Gateway, tmp_path: Path) -
     assert len({event["key"] for event in refused}) == 6
 
 
-def test_who_says_nothing_is_disconnected(make_gateway: Callable[..., Gateway]) -> None:
+def test_a_silent_client_is_disconnected(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_LOGIN_GRACE_TIME="1").start()
     with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as silent:
         heard = b""
@@ -266,7 +262,7 @@ def test_who_says_nothing_is_disconnected(make_gateway: Callable[..., Gateway]) 
     assert gateway.ssh("echo in").stdout == "in\n"
 
 
-async def test_who_does_not_finish_the_login_is_disconnected(
+async def test_an_unfinished_login_is_disconnected(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_LOGIN_GRACE_TIME="1").start()

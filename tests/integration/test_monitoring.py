@@ -107,7 +107,7 @@ def test_every_panel_of_the_service_dashboard_shows_data(
     wait_for(lambda: _has_data(watched, expr), f"data of {question}")
 
 
-def test_what_happened_is_what_the_panels_show(watched: Watched) -> None:
+def test_the_panels_show_what_happened(watched: Watched) -> None:
     def most(expr: str) -> float:
         found = watched.prometheus.query_range(expr, watched.seconds)
         return max(float(value) for series in found for _, value in series["values"])
@@ -127,7 +127,7 @@ def test_what_happened_is_what_the_panels_show(watched: Watched) -> None:
     assert 0 < most(hits) <= 1
 
 
-def test_the_picture_is_drawn_of_what_prometheus_returns(watched: Watched) -> None:
+def test_the_picture_is_drawn_from_prometheus_results(watched: Watched) -> None:
     span = picture.Span(watched.began, time.time())
     charts = picture.ask(watched.prometheus.url, span)
     assert [chart.title for chart in charts] == list(picture.CHARTS)
@@ -137,7 +137,7 @@ def test_the_picture_is_drawn_of_what_prometheus_returns(watched: Watched) -> No
     assert len(paths) == sum(len(chart.lines) for chart in charts)
 
 
-def test_no_alert_fires_while_nothing_is_wrong(watched: Watched) -> None:
+def test_no_alert_fires_on_a_healthy_gateway(watched: Watched) -> None:
     assert watched.quiet.keys() == {"LogCollectionDown"}
 
 
@@ -145,7 +145,7 @@ def _shares_of(watched: Watched, alert: str) -> set[str]:
     return {each["share"] for each in watched.prometheus.firing().get(alert, ())}
 
 
-def test_alerts_fire_for_what_is_made_to_happen(watched: Watched) -> None:
+def test_alerts_fire_for_provoked_faults(watched: Watched) -> None:
     wait_for(lambda: watched.prometheus.firing().keys() >= PROVOKED, f"all of {PROVOKED}")
     # Of the bad disk, reads fail, and then it is not ready for a while.
     unreadable = functools.partial(_shares_of, watched, "SftpGatewayShareUnreadable")
@@ -158,9 +158,7 @@ def test_alerts_fire_for_what_is_made_to_happen(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
-def test_every_alert_asks_for_metrics_that_are_there(
-    watched: Watched, rule: dict[str, str]
-) -> None:
+def test_every_alert_queries_existing_metrics(watched: Watched, rule: dict[str, str]) -> None:
     watched.prometheus.query(rule["expr"])
     names = set(re.findall(r"\b(?:sftp_gateway|process|loki)_\w+|\bup\b", rule["expr"]))
     assert names
@@ -169,12 +167,12 @@ def test_every_alert_asks_for_metrics_that_are_there(
         assert watched.prometheus.query(f'count({name}{{job="sftp-gateway"}})'), name
 
 
-def test_a_gateway_that_is_gone_is_told(watched: Watched) -> None:
+def test_an_alert_fires_when_the_gateway_is_gone(watched: Watched) -> None:
     assert watched.busy.gateway.stop() == 0  # the last test of this module
     wait_for(lambda: "SftpGatewayDown" in watched.prometheus.firing(), "the alert")
 
 
-def test_a_healthy_gateway_has_no_empty_panel_but_those_of_what_is_wrong(
+def test_a_healthy_gateway_has_empty_panels_for_faults_only(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway().start()
@@ -200,7 +198,7 @@ def test_a_healthy_gateway_has_no_empty_panel_but_those_of_what_is_wrong(
         assert empty() == EMPTY_IN_HEALTH
 
 
-def test_the_configuration_and_the_rules_are_prometheus_own(tmp_path: Path) -> None:
+def test_promtool_accepts_the_configuration_and_rules(tmp_path: Path) -> None:
     here = MONITORING / "prometheus"
     # The paths are those of the container.
     text = (here / "prometheus.yml").read_text().replace("/etc/prometheus", str(here))
@@ -212,7 +210,7 @@ def test_the_configuration_and_the_rules_are_prometheus_own(tmp_path: Path) -> N
     assert f"{len(rules())} rules found" in checked.stdout
 
 
-def test_every_alert_fires_for_its_cause_and_not_for_less() -> None:
+def test_every_alert_fires_at_its_threshold_only() -> None:
     tested = subprocess.run(
         ["promtool", "test", "rules", MONITORING / "prometheus/rules-test.yml"],
         capture_output=True,

@@ -45,7 +45,7 @@ def _read(mount: Path, below: str = "") -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("source", ["/home/gvpocr", "", "/home/gvpocr/", "."])
-def test_the_home_folder_is_the_same_through_a_mount_byte_for_byte(
+def test_the_home_folder_is_identical_through_a_mount(
     gateway: Gateway, tmp_path: Path, source: str
 ) -> None:
     files = _fill(gateway)
@@ -63,7 +63,9 @@ def test_one_share_can_be_mounted_with_follow_symlinks(gateway: Gateway, tmp_pat
         }
 
 
-def test_a_password_mounts_too(make_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+def test_a_mount_with_a_password_works(
+    make_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
     gateway = make_gateway()
     hashed = gateway.run("hash-password", input="a good password\n").stdout.strip()
     secret = gateway.folder / "secret"
@@ -93,7 +95,7 @@ def test_a_password_mounts_too(make_gateway: Callable[..., Gateway], tmp_path: P
     assert gateway.wait_event("login_accepted")["auth"] == "password"
 
 
-def test_df_shows_the_numbers_of_the_disk(gateway: Gateway, tmp_path: Path) -> None:
+def test_df_shows_the_disks_figures(gateway: Gateway, tmp_path: Path) -> None:
     with gateway.mounted(tmp_path / "mnt") as mount:
         disk = os.statvfs(gateway.folder / "shared")
         for folder in (mount, mount / "Bhushanji", mount / ".cache"):
@@ -129,7 +131,7 @@ def test_every_change_fails_and_is_logged_as_denied(gateway: Gateway, tmp_path: 
     assert (gateway.folder / "shared/Bhushanji/4095.bin").stat().st_size == 4095
 
 
-def test_the_old_set_up_script_goes_through_unchanged(gateway: Gateway, tmp_path: Path) -> None:
+def test_the_old_setup_script_works_unchanged(gateway: Gateway, tmp_path: Path) -> None:
     files = _fill(gateway)
     mount = tmp_path / "mnt" / "main-server"
     mount.mkdir(parents=True)
@@ -153,7 +155,7 @@ def test_the_old_set_up_script_goes_through_unchanged(gateway: Gateway, tmp_path
         subprocess.run(["fusermount3", "-u", mount], check=True)
 
 
-def test_a_file_read_is_told_in_the_log_with_who_and_what(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_file_read_is_logged_with_user_and_file(gateway: Gateway, tmp_path: Path) -> None:
     files = _fill(gateway)
     with gateway.mounted(tmp_path / "mnt") as mount:
         (mount / "models/deep/er/weights.safetensors").read_bytes()

@@ -53,14 +53,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     ],
     ids=",".join,
 )
-def test_a_mount_shows_the_tree_byte_for_byte_with(
+def test_a_mount_shows_the_identical_tree_with(
     gateway: Gateway, tmp_path: Path, options: list[str]
 ) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr/Bhushanji", *options) as mount:
         assert read_tree(mount) == TREE
 
 
-def test_several_connections_of_one_mount_are_used(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_mount_uses_all_its_connections(gateway: Gateway, tmp_path: Path) -> None:
     before = len(gateway.events("login_accepted"))
     with (
         gateway.mounted(tmp_path / "mnt", "/home/gvpocr/Bhushanji", "max_conns=4") as mount,
@@ -72,13 +72,13 @@ def test_several_connections_of_one_mount_are_used(gateway: Gateway, tmp_path: P
     wait_for(lambda: len(gateway.events("login_accepted")) == before + 4, "all logins' lines")
 
 
-def test_a_compressed_session_is_compressed(gateway: Gateway) -> None:
+def test_compression_takes_effect(gateway: Gateway) -> None:
     ran = gateway.ssh("echo hello", options=[*gateway.ssh_options(Compression="yes"), "-v"])
     assert ran.returncode == 0
     assert "compression: zlib@openssh.com" in ran.stderr
 
 
-def test_keys_are_exchanged_anew_in_the_middle_of_a_file(gateway: Gateway, tmp_path: Path) -> None:
+def test_rekeying_in_the_middle_of_a_file_is_transparent(gateway: Gateway, tmp_path: Path) -> None:
     options = [*gateway.ssh_options(RekeyLimit="100K"), "-v"]
     ran = gateway.sftp(f"get Bhushanji/sizes/3000001.bin {tmp_path}", options=options)
     assert ran.returncode == 0, ran.stderr

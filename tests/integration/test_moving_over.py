@@ -93,7 +93,7 @@ def digest(path: Path) -> str | None:
         return None
 
 
-def test_a_mount_lives_through_the_move_and_back(
+def test_a_mount_survives_the_migration_and_the_way_back(
     old: OldServer, new: Gateway, tmp_path: Path
 ) -> None:
     fresh = iter(range(20))
@@ -138,7 +138,7 @@ def fingerprint(key: Path) -> str:
     return ran.stdout.split()[1]
 
 
-def test_the_old_server_was_writable_and_had_a_shell_and_the_gateway_is_and_has_not(
+def test_unlike_the_old_server_the_gateway_has_no_writes_and_no_shell(
     old: OldServer, new: Gateway, tmp_path: Path
 ) -> None:
     key, known = tmp_path / "one", tmp_path / "known"

@@ -52,7 +52,7 @@ def kexinit(ciphers: Sequence[str], macs: Sequence[str]) -> bytes:
     return UInt32(1 + len(payload) + padding) + bytes([padding]) + payload + bytes(padding)
 
 
-def test_openssh_is_offered_the_fast_ciphers_alone_before_it_sends_its_kexinit(
+def test_openssh_is_offered_only_fast_ciphers_before_its_kexinit(
     gateway: Gateway,
 ) -> None:
     found = offered(gateway, "SSH-2.0-OpenSSH_9.9")
@@ -60,7 +60,7 @@ def test_openssh_is_offered_the_fast_ciphers_alone_before_it_sends_its_kexinit(
     assert found.macs == (ETM, ETM)
 
 
-def test_a_client_that_knows_a_fast_cipher_is_offered_no_other(gateway: Gateway) -> None:
+def test_a_client_with_a_fast_cipher_is_offered_no_other(gateway: Gateway) -> None:
     found = offered(gateway, "SSH-2.0-other", ciphers=[*CTR, FAST[0]], macs=PLAIN)
     assert found.ciphers == (FAST, FAST)
     assert found.macs == (ETM, ETM)
@@ -69,7 +69,7 @@ def test_a_client_that_knows_a_fast_cipher_is_offered_no_other(gateway: Gateway)
 @pytest.mark.parametrize(
     ("macs", "answer"), [([*PLAIN, *ETM], ETM), (PLAIN, ETM + PLAIN), (["hmac-sha1"], ETM + PLAIN)]
 )
-def test_a_client_that_knows_none_is_offered_aes_ctr_and_the_best_mac_it_knows(
+def test_a_client_without_a_fast_cipher_is_offered_aes_ctr_and_its_best_mac(
     gateway: Gateway, macs: Sequence[str], answer: Sequence[str]
 ) -> None:
     found = offered(gateway, "SSH-2.0-other", ciphers=["aes128-cbc", "aes128-ctr"], macs=macs)
@@ -77,13 +77,13 @@ def test_a_client_that_knows_none_is_offered_aes_ctr_and_the_best_mac_it_knows(
     assert found.macs == (answer, answer)
 
 
-def test_a_client_that_waits_for_the_server_is_offered_both(gateway: Gateway) -> None:
+def test_a_client_that_waits_for_the_server_is_offered_all_ciphers(gateway: Gateway) -> None:
     found = offered(gateway, "SSH-2.0-patient")
     assert found.ciphers == (FAST + CTR, FAST + CTR)
     assert found.macs == (ETM + PLAIN, ETM + PLAIN)
 
 
-def test_a_list_of_ciphers_is_offered_to_all(
+def test_a_configured_cipher_list_is_offered_to_every_client(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway('ciphers = ["aes256-gcm@openssh.com"]\n').start()
@@ -122,7 +122,7 @@ def tampering(gateway: Gateway) -> Iterator[int]:
         thread.join()
 
 
-def test_a_downgrade_by_an_attacker_in_the_middle_breaks_the_key_exchange(
+def test_a_man_in_the_middle_downgrade_breaks_the_key_exchange(
     gateway: Gateway,
 ) -> None:
     logins = len(gateway.events("login_accepted"))
@@ -148,7 +148,7 @@ def test_a_downgrade_by_an_attacker_in_the_middle_breaks_the_key_exchange(
          "an RSA host key: keys/ssh_host_rsa_key"),
     ],
 )  # fmt: skip
-def test_the_log_says_what_would_have_let_a_client_in(
+def test_a_failed_negotiation_is_logged_with_a_remedy(
     gateway: Gateway, options: Sequence[str], algorithm: str, offer: str, remedy: str
 ) -> None:
     refused = gateway.ssh("echo in", options=[*gateway.ssh_options(), *options])
@@ -160,7 +160,7 @@ def test_the_log_says_what_would_have_let_a_client_in(
     assert end["reason"] == "no_common_algorithm"
 
 
-def test_a_long_offer_is_cut_in_the_log(gateway: Gateway) -> None:
+def test_a_long_algorithm_list_is_truncated_in_the_log(gateway: Gateway) -> None:
     offered(gateway, "SSH-2.0-long", ciphers=["x" * 5000])
     event = gateway.wait_event("negotiation_failed", client_version="SSH-2.0-long")
     assert event["their_offer"] == "x" * 1000

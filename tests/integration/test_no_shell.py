@@ -99,9 +99,7 @@ def test_echo_is_answered_as_a_shell_would(gateway: Gateway, command: str, print
         "echo " + "x" * 5_000,
     ],
 )
-def test_a_command_is_refused_with_one_clear_line(
-    gateway: Gateway, tmp_path: Path, command: str
-) -> None:
+def test_a_command_is_refused_with_one_line(gateway: Gateway, tmp_path: Path, command: str) -> None:
     made = tmp_path / "made"
     command = command.format(made=made)
     ran = gateway.ssh(command)
@@ -113,7 +111,7 @@ def test_a_command_is_refused_with_one_clear_line(
     assert (refused["kind"], refused["user"]) == ("exec", "gvpocr")
 
 
-def test_a_shell_is_refused_with_one_clear_line(gateway: Gateway) -> None:
+def test_a_shell_is_refused_with_one_line(gateway: Gateway) -> None:
     before = len(gateway.events("command_refused", kind="shell"))
     ran = gateway.ssh()
     assert (ran.returncode, ran.stdout) == (1, "")
@@ -122,7 +120,7 @@ def test_a_shell_is_refused_with_one_clear_line(gateway: Gateway) -> None:
     wait_for(lambda: gateway.events("command_refused", kind="shell")[before:], "the refusal")
 
 
-def test_who_types_ssh_at_a_terminal_gets_no_terminal_and_the_clear_line(gateway: Gateway) -> None:
+def test_interactive_ssh_gets_no_terminal_and_one_line(gateway: Gateway) -> None:
     status, shown = _at_a_terminal(gateway)
     assert status == 1
     assert "PTY allocation request failed" in shown
@@ -169,7 +167,7 @@ def test_an_unknown_subsystem_is_refused(gateway: Gateway, subsystem: str) -> No
     assert gateway.wait_event("command_refused", kind="subsystem", command=subsystem)
 
 
-def test_a_session_that_asks_for_nothing_just_sits(gateway: Gateway) -> None:
+def test_a_session_without_requests_stays_open(gateway: Gateway) -> None:
     before = len(gateway.events("login_accepted"))
     ssh = _ssh(gateway, "-N")
     wait_for(lambda: gateway.events("login_accepted")[before:], "the login")
@@ -191,7 +189,7 @@ def _refused(gateway: Gateway) -> Iterator[None]:
     assert {event["user"] for event in refused} == {"gvpocr"}
 
 
-def test_a_local_port_leads_nowhere(gateway: Gateway) -> None:
+def test_local_port_forwarding_is_refused(gateway: Gateway) -> None:
     port = free_port()
     with _refused(gateway):
         ssh = _ssh(gateway, "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{gateway.port}")
@@ -199,7 +197,7 @@ def test_a_local_port_leads_nowhere(gateway: Gateway) -> None:
     assert "open failed" in _ended(ssh)
 
 
-def test_a_socks_port_leads_nowhere(gateway: Gateway) -> None:
+def test_dynamic_forwarding_is_refused(gateway: Gateway) -> None:
     port = free_port()
     with _refused(gateway):
         ssh = _ssh(gateway, "-N", "-D", f"127.0.0.1:{port}")
@@ -209,7 +207,7 @@ def test_a_socks_port_leads_nowhere(gateway: Gateway) -> None:
     assert "open failed" in _ended(ssh)
 
 
-def test_a_local_socket_leads_nowhere(gateway: Gateway, tmp_path: Path) -> None:
+def test_local_socket_forwarding_is_refused(gateway: Gateway, tmp_path: Path) -> None:
     port = free_port()
     with _refused(gateway), socket.socket(socket.AF_UNIX) as there:
         there.bind(str(tmp_path / "socket"))
@@ -231,9 +229,7 @@ def test_ssh_w_is_refused(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("listen", ["0", "socket"])
-def test_no_port_and_no_socket_is_opened_on_the_server(
-    gateway: Gateway, tmp_path: Path, listen: str
-) -> None:
+def test_remote_forwarding_is_refused(gateway: Gateway, tmp_path: Path, listen: str) -> None:
     there = str(tmp_path / "socket") if listen == "socket" else listen
     with _refused(gateway):
         ssh = _ssh(gateway, "-N", "-R", f"{there}:127.0.0.1:{gateway.port}")
@@ -250,7 +246,7 @@ def test_a_tunnel_is_refused(gateway: Gateway, kind: str) -> None:
     assert ssh.returncode == 255
 
 
-async def test_the_agent_is_not_taken_and_no_environment_matters(gateway: Gateway) -> None:
+async def test_agent_forwarding_is_refused_and_environment_ignored(gateway: Gateway) -> None:
     async with _connected(gateway) as connection:
         channel, _ = await connection.create_session(
             asyncssh.SSHClientSession, subsystem="sftp", encoding=None, env={"LD_PRELOAD": "/x.so"}
@@ -269,7 +265,7 @@ async def test_x11_is_not_forwarded(gateway: Gateway) -> None:
             )
 
 
-def test_nothing_is_started_by_the_gateway(make_gateway: Callable[..., Gateway]) -> None:
+def test_the_gateway_starts_no_process(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway().start()
     for command in ("sleep 1000", "echo hello"):
         gateway.ssh(command)

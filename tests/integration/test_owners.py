@@ -45,7 +45,7 @@ def page(gateway: Gateway, token: str | None) -> int:
             return error.code
 
 
-def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
+def test_unusable_optional_files_do_not_stop_the_start(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_ACCESS_LOG__FILE="logs/access.log")
@@ -89,7 +89,7 @@ def test_what_is_not_needed_to_serve_stops_no_start_and_is_used_once_it_can_be(
 
 
 @pytest.mark.parametrize("command", ["check", "doctor"])
-def test_root_sees_what_the_gateways_user_sees(
+def test_check_as_root_reports_what_the_gateways_user_sees(
     make_gateway: Callable[..., Gateway], folder: Path, command: str
 ) -> None:
     gateway = make_gateway(f'[shares.closed]\npath = "{folder}/closed"\n')
@@ -103,7 +103,7 @@ def test_root_sees_what_the_gateways_user_sees(
     assert "run as root" not in ran.stderr
 
 
-def test_the_doctor_says_that_a_gateway_serves_on_whose_file_is_refused(
+def test_the_doctor_reports_a_rejected_configuration_file(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_PORT=str(free_port())).start()
@@ -144,7 +144,7 @@ def test_root_does_not_serve_from_another_users_checkout(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_read_only_checkout_is_told_with_what_to_do(folder: Path) -> None:
+def test_a_read_only_checkout_is_reported_with_a_remedy(folder: Path) -> None:
     clone(folder)
     ran = subprocess.run(
         [
@@ -161,7 +161,7 @@ def test_a_read_only_checkout_is_told_with_what_to_do(folder: Path) -> None:
     assert "read-only): use a copy that you can write to, or install it" in ran.stderr
 
 
-def test_a_service_is_installed_updated_given_another_user_and_removed(
+def test_a_service_is_installed_updated_reassigned_and_removed(
     folder: Path, tmp_path: Path
 ) -> None:
     """By the real systemd, over this machine's own files, which stay as they are."""

@@ -59,14 +59,14 @@ def _ssh(gateway: Gateway, user: str = "gvpocr", **options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_right_password_is_let_in(gateway: Gateway) -> None:
+def test_the_right_password_can_log_in(gateway: Gateway) -> None:
     assert _by_password(gateway, _ssh(gateway), PASSWORD).stdout == "in\n"
     accepted = gateway.wait_event("login_accepted", auth="password")
     assert accepted["user"] == "gvpocr"
     assert "key" not in accepted
 
 
-def test_verification_leaves_the_processor_to_requests(gateway: Gateway) -> None:
+def test_password_verification_yields_to_requests(gateway: Gateway) -> None:
     def niced() -> set[int]:
         return {
             int(thread)
@@ -92,7 +92,7 @@ def test_sftp_works_with_a_password(gateway: Gateway, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("password", ["not this one", PASSWORD + " ", PASSWORD[:-1], "x" * 1000])
-def test_a_wrong_password_is_refused_and_logged_without_it(gateway: Gateway, password: str) -> None:
+def test_a_wrong_password_is_refused_and_never_logged(gateway: Gateway, password: str) -> None:
     before = len(gateway.events("login_refused"))
     ran = _by_password(gateway, _ssh(gateway, NumberOfPasswordPrompts="1"), password)
     assert (ran.returncode, ran.stdout) == (255, "")
@@ -105,7 +105,9 @@ def test_a_wrong_password_is_refused_and_logged_without_it(gateway: Gateway, pas
 
 
 @pytest.mark.parametrize(("user", "reason"), [("nobody", "unknown_user"), ("keyed", "no_password")])
-def test_a_password_of_who_has_none_is_refused(gateway: Gateway, user: str, reason: str) -> None:
+def test_a_password_for_a_user_without_one_is_refused(
+    gateway: Gateway, user: str, reason: str
+) -> None:
     program = _ssh(gateway, user, NumberOfPasswordPrompts="1")
     assert _by_password(gateway, program, PASSWORD).returncode == 255
     refused = gateway.wait_event("login_refused", user_tried=user)
@@ -135,13 +137,13 @@ def test_six_wrong_passwords_end_the_connection(gateway: Gateway, tmp_path: Path
     assert len(gateway.events("login_refused", session=ended["session"])) == 6
 
 
-def test_each_name_is_offered_the_same_methods(gateway: Gateway) -> None:
+def test_every_user_name_is_offered_the_same_methods(gateway: Gateway) -> None:
     assert {_offered(gateway, user) for user in ("gvpocr", "keyed", "nobody", "root")} == {
         "publickey,password"
     }
 
 
-def test_passwords_are_not_offered_where_nobody_has_one(
+def test_password_authentication_is_not_offered_without_passwords(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway().start()
@@ -163,7 +165,7 @@ _WRONG: Any = (
 )  # fmt: skip
 
 
-async def test_attempts_that_are_sent_together_are_all_counted(gateway: Gateway) -> None:
+async def test_pipelined_password_attempts_are_all_counted(gateway: Gateway) -> None:
     """RFC 4252 §5.1: each is to be processed completely before the next."""
     before = len(gateway.events("login_refused", reason="wrong_password"))
     async with _client(gateway, log_in=False) as connection:
@@ -178,7 +180,7 @@ async def test_attempts_that_are_sent_together_are_all_counted(gateway: Gateway)
     assert len(gateway.events("login_refused", session=first["session"])) == 6
 
 
-async def test_an_attempt_whose_answer_is_not_waited_for_is_counted(gateway: Gateway) -> None:
+async def test_an_attempt_abandoned_by_its_client_is_counted(gateway: Gateway) -> None:
     """The client disconnects while its second password is verified, sooner or later."""
     for _ in range(20):
         answered = asyncio.Event()

@@ -87,14 +87,18 @@ def _places(count: int, longest: int) -> list[Place]:
 
 @pytest.mark.parametrize("window", [1, 7, 1000])
 @pytest.mark.parametrize("cipher", [_CIPHERS[0], _CIPHERS[2], _CIPHERS[5]], ids=str)
-async def test_windows_of_a_few_bytes(gateways: list[Gateway], cipher: Terms, window: int) -> None:
+async def test_windows_of_a_few_bytes_give_identical_bytes(
+    gateways: list[Gateway], cipher: Terms, window: int
+) -> None:
     terms = replace(cipher, window=window)
     await _same_from_all(gateways, terms, _places(8, 16 * window if window > 1 else 40))
 
 
 @pytest.mark.parametrize("packet", [1, 1000, 1024, 32_767, 32_768, 65_536, 256 * KIB])
 @pytest.mark.parametrize("window", [33_000, 512 * KIB, 2 * MIB, 64 * MIB])
-async def test_windows_and_packets(gateways: list[Gateway], window: int, packet: int) -> None:
+async def test_every_window_and_packet_size_gives_identical_bytes(
+    gateways: list[Gateway], window: int, packet: int
+) -> None:
     longest = 50 if packet == 1 else 256 * KIB
     terms = Terms(window=window, packet=packet)
     await _same_from_all(gateways, terms, _places(16, longest))
@@ -102,13 +106,15 @@ async def test_windows_and_packets(gateways: list[Gateway], window: int, packet:
 
 @pytest.mark.parametrize("length", [0, 1, 32_768 - 13, 32_768, 32_768 * 2, 256 * KIB])
 @pytest.mark.parametrize("cipher", _CIPHERS, ids=str)
-async def test_reads_of_one_length(gateways: list[Gateway], cipher: Terms, length: int) -> None:
+async def test_reads_of_every_length_give_identical_bytes(
+    gateways: list[Gateway], cipher: Terms, length: int
+) -> None:
     await _same_from_all(gateways, cipher, [(number, length) for number in range(20)])
 
 
 @pytest.mark.parametrize("rekey_bytes", [1, 300, 2000])
 @pytest.mark.parametrize("cipher", _CIPHERS, ids=str)
-async def test_the_client_asks_for_new_keys_within_a_burst_of_reads(
+async def test_a_client_rekey_amid_reads_gives_identical_bytes(
     gateways: list[Gateway], cipher: Terms, rekey_bytes: int
 ) -> None:
     terms = replace(cipher, rekey_bytes=rekey_bytes, apart=True)
@@ -119,7 +125,7 @@ async def test_the_client_asks_for_new_keys_within_a_burst_of_reads(
 
 @pytest.mark.parametrize("window", [20_000, 2 * MIB])
 @pytest.mark.parametrize("cipher", _CIPHERS, ids=str)
-async def test_the_server_asks_for_new_keys_within_a_burst_of_reads(
+async def test_a_server_rekey_amid_reads_gives_identical_bytes(
     gateways: list[Gateway], cipher: Terms, window: int
 ) -> None:
     terms = replace(cipher, window=window)
@@ -129,7 +135,9 @@ async def test_the_server_asks_for_new_keys_within_a_burst_of_reads(
 
 
 @pytest.mark.parametrize("cipher", _CIPHERS, ids=str)
-async def test_both_sides_ask_for_new_keys_at_once(gateways: list[Gateway], cipher: Terms) -> None:
+async def test_a_simultaneous_rekey_gives_identical_bytes(
+    gateways: list[Gateway], cipher: Terms
+) -> None:
     terms = replace(cipher, window=8 * MIB, packet=64 * KIB, rekey_bytes=30_000)
     long_names = [random.Random(number).randbytes(300) for number in range(128)]
     for gateway in gateways:

@@ -115,7 +115,7 @@ def test_a_file_is_copied(gateway: Gateway, tmp_path: Path, source: str) -> None
     assert (tmp_path / "file").read_bytes() == (b"" if source.endswith("empty") else BIG)
 
 
-def test_a_copy_is_logged_as_by_sftp(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_copy_is_logged_like_one_by_sftp(gateway: Gateway, tmp_path: Path) -> None:
     ran = _scp(gateway, "models/deep", tmp_path, "-r")
     assert (ran.returncode, ran.stderr) == (1, "scp: models/deep/out: Permission denied\n")
     gateway.wait_event("command_answered", command="scp -r -f models/deep")
@@ -149,7 +149,7 @@ def test_times_and_modes_are_kept(
         "names/a.pdf models/names/b.pdf", "names/[a-b].pdf", "names/*' '*",
     ],
 )  # fmt: skip
-def test_wildcards_and_quotes_mean_what_they_mean_to_a_shell(
+def test_wildcards_and_quotes_work_as_in_a_shell(
     gateway: Gateway, sshd: OldServer, tmp_path: Path, pattern: str
 ) -> None:
     source = pattern.replace("names", "models/names", 1) if pattern[0] in "'\"" else None
@@ -166,16 +166,14 @@ def test_wildcards_and_quotes_mean_what_they_mean_to_a_shell(
         assert ends[0][0] == 1
 
 
-def test_a_folder_that_contains_itself_by_a_link_is_copied_once(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_a_folder_linking_to_itself_is_copied_once(gateway: Gateway, tmp_path: Path) -> None:
     ran = _scp(gateway, "models/cycle", tmp_path, "-r")
     assert ran.returncode == 1
     assert "again: Too many levels" in ran.stderr
     assert read_tree(tmp_path) == {b"cycle/file": b"once\n"}
 
 
-def test_the_home_folder_can_be_copied_with_its_shares(gateway: Gateway, tmp_path: Path) -> None:
+def test_the_home_folder_is_copied_with_its_shares(gateway: Gateway, tmp_path: Path) -> None:
     ran = _scp(gateway, "/home/gvpocr/models/../../gvpocr", tmp_path, "-r")
     assert "others" not in ran.stderr
     assert (tmp_path / "gvpocr/models/big.bin").read_bytes() == BIG
@@ -196,7 +194,7 @@ def test_the_home_folder_can_be_copied_with_its_shares(gateway: Gateway, tmp_pat
         ("models/../../../etc/pass*", "outside_shares"),
     ],
 )
-def test_a_path_out_of_the_shares_is_refused_and_logged(
+def test_a_path_outside_the_shares_is_refused_and_logged(
     gateway: Gateway, tmp_path: Path, source: str, reason: str
 ) -> None:
     before = len(gateway.events("denied", reason=reason))
@@ -209,7 +207,7 @@ def test_a_path_out_of_the_shares_is_refused_and_logged(
 
 
 @pytest.mark.parametrize("options", [(), ("-r",), ("-d",)])
-def test_an_upload_gets_one_clear_line(
+def test_an_upload_is_refused_with_one_line(
     gateway: Gateway, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     fill(tmp_path, {"folder/file": b"up"})
@@ -230,7 +228,7 @@ def test_an_upload_gets_one_clear_line(
     assert not (gateway.folder / "shared/models/uploaded").exists()
 
 
-def test_a_folder_is_not_copied_without_r(
+def test_a_folder_is_copied_only_with_dash_r(
     gateway: Gateway, sshd: OldServer, tmp_path: Path
 ) -> None:
     for port in (None, sshd.port):
@@ -238,9 +236,7 @@ def test_a_folder_is_not_copied_without_r(
         assert (ran.returncode, ran.stderr) == (1, "scp: models/deep: not a regular file\n")
 
 
-def test_a_name_with_a_newline_is_refused_and_the_others_are_copied(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_a_name_with_a_newline_is_skipped_and_reported(gateway: Gateway, tmp_path: Path) -> None:
     write_tree(gateway.folder / "shared/models/lines", {b"new\nline": b"x", b"other": b"y"})
     ran = _scp(gateway, "models/lines", tmp_path, "-r")
     assert ran.returncode == 1
@@ -248,7 +244,7 @@ def test_a_name_with_a_newline_is_refused_and_the_others_are_copied(
     assert read_tree(tmp_path) == {b"lines/other": b"y"}
 
 
-def test_a_name_that_is_not_utf_8_can_be_named(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_non_utf_8_name_can_be_copied(gateway: Gateway, tmp_path: Path) -> None:
     name = b"not \xff UTF-8"
     write_tree(gateway.folder / "shared/models/bytes", {name: b"x"})
     ran = _scp(gateway, os.fsdecode(b"models/bytes/'" + name + b"'"), tmp_path, "-T")
@@ -282,7 +278,7 @@ def test_a_read_that_fails_or_hangs_fails_the_copy(
         gateway.close()
 
 
-def test_a_file_that_becomes_shorter_fails_the_copy(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_file_truncated_during_the_copy_fails_it(gateway: Gateway, tmp_path: Path) -> None:
     path = gateway.folder / "shared/models/shrinks"
     path.write_bytes(bytes(300_000_000))
     scp = subprocess.Popen(
@@ -300,7 +296,7 @@ def test_a_file_that_becomes_shorter_fails_the_copy(gateway: Gateway, tmp_path: 
     assert "scp: models/shrinks: the file has become shorter" in told
 
 
-async def test_a_client_that_takes_nothing_costs_bounded_memory(
+async def test_a_client_that_does_not_read_costs_bounded_memory(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     path = gateway.folder / "shared/models/huge"

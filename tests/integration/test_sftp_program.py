@@ -53,7 +53,7 @@ def _scp(
 # Looking
 
 
-def test_ls_shows_the_shares_and_not_what_is_hidden(gateway: Gateway) -> None:
+def test_ls_shows_the_shares_without_hidden_files(gateway: Gateway) -> None:
     assert _printed(gateway, "ls -1") == ["Bhushanji", "models", "newsletters"]
     assert _printed(gateway, "ls -1 .cache/huggingface") == [".cache/huggingface/hub"]
 
@@ -67,7 +67,7 @@ def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gatewa
     )
 
 
-def test_ls_la_shows_the_folder_itself_twice(gateway: Gateway) -> None:
+def test_ls_la_shows_dot_and_dot_dot(gateway: Gateway) -> None:
     lines = _printed(gateway, "ls -la newsletters/2024")
     assert [line.split()[-1].rpartition("/")[2] for line in lines] == [".", "..", "letter.txt"]
     assert all(line.startswith("drwxr-xr-x") for line in lines[:2])
@@ -76,14 +76,14 @@ def test_ls_la_shows_the_folder_itself_twice(gateway: Gateway) -> None:
     ]  # fmt: skip
 
 
-def test_ls_names_every_file_of_odd_name(gateway: Gateway) -> None:
+def test_ls_shows_odd_names(gateway: Gateway) -> None:
     ran = gateway.sftp("ls -1 Bhushanji/names")
     # The program writes bytes that are no text of the locale as octal numbers.
     shown = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), ran.stdout)
     assert [name for name in ODD_NAMES if b"/names/" + name + b"\n" not in shown] == []
 
 
-def test_cd_goes_down_and_up_and_never_above_the_root(gateway: Gateway) -> None:
+def test_cd_never_leaves_the_root(gateway: Gateway) -> None:
     places = _printed(
         gateway, "pwd", "cd Bhushanji", "pwd", "cd ..", "pwd", "cd ../../../../..", "pwd", "ls"
     )
@@ -91,7 +91,7 @@ def test_cd_goes_down_and_up_and_never_above_the_root(gateway: Gateway) -> None:
     assert there == ["/home/gvpocr", "/home/gvpocr/Bhushanji", "/home/gvpocr", "/", "home"]
 
 
-def test_df_shows_the_numbers_of_the_disk(gateway: Gateway) -> None:
+def test_df_shows_the_disks_figures(gateway: Gateway) -> None:
     disk = os.statvfs(gateway.folder / "shared")
     for command in ("df", "df Bhushanji", "df Bhushanji/sizes"):
         numbers = _printed(gateway, command)[-1].split()
@@ -102,7 +102,7 @@ def test_df_shows_the_numbers_of_the_disk(gateway: Gateway) -> None:
 # Fetching
 
 
-def test_get_r_brings_the_whole_tree_with_its_odd_names(gateway: Gateway, tmp_path: Path) -> None:
+def test_get_r_fetches_the_whole_tree(gateway: Gateway, tmp_path: Path) -> None:
     assert gateway.sftp(f"get -r Bhushanji {tmp_path}").returncode == 0
     got = read_tree(tmp_path / "Bhushanji")
     assert got.pop(b"README.txt")
@@ -121,7 +121,7 @@ def test_get_r_brings_the_whole_tree_with_its_odd_names(gateway: Gateway, tmp_pa
         ("'names/not UTF-8 \udcff\udcfe\udc80'", b"not UTF-8 \xff\xfe\x80"),
     ],
 )
-def test_get_brings_a_file_of_odd_name(
+def test_get_fetches_a_file_with_an_odd_name(
     gateway: Gateway, tmp_path: Path, typed: str, name: bytes
 ) -> None:
     ran = gateway.sftp("cd Bhushanji", f"get {typed} {tmp_path}")
@@ -129,9 +129,7 @@ def test_get_brings_a_file_of_odd_name(
     assert read_tree(tmp_path) == {name: TREE[b"names/" + name]}
 
 
-def test_a_name_that_is_not_utf_8_stands_escaped_in_the_log(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+def test_a_non_utf_8_name_is_escaped_in_the_log(gateway: Gateway, tmp_path: Path) -> None:
     gateway.sftp("get 'Bhushanji/names/not UTF-8 \udcff\udcfe\udc80' /dev/null")
     gateway.sftp("get Bhushanji/names/new?line /dev/null")
     folder = "/home/gvpocr/Bhushanji/names/"
@@ -139,13 +137,13 @@ def test_a_name_that_is_not_utf_8_stands_escaped_in_the_log(
     assert gateway.wait_event("file_closed", path=folder + "new\nline")["whole"]
 
 
-def test_get_p_keeps_the_time_and_the_mode(gateway: Gateway, tmp_path: Path) -> None:
+def test_get_p_keeps_time_and_mode(gateway: Gateway, tmp_path: Path) -> None:
     assert gateway.sftp(f"get -p newsletters/2024/letter.txt {tmp_path}").returncode == 0
     status = (tmp_path / "letter.txt").stat()
     assert (status.st_mtime, status.st_mode & 0o777) == (1e9, 0o745)
 
 
-def test_reget_asks_only_for_what_is_missing(gateway: Gateway, tmp_path: Path) -> None:
+def test_reget_reads_only_the_missing_part(gateway: Gateway, tmp_path: Path) -> None:
     content = TREE[b"sizes/3000001.bin"]
     part = tmp_path / "3000001.bin"
     part.write_bytes(content[:1_234_567])
@@ -155,7 +153,7 @@ def test_reget_asks_only_for_what_is_missing(gateway: Gateway, tmp_path: Path) -
     assert gateway.wait_event("file_closed", path=path, bytes=len(content) - 1_234_567)
 
 
-def test_the_largest_buffer_with_many_requests_brings_the_same_bytes(
+def test_the_largest_buffer_and_many_requests_fetch_identical_bytes(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     options = [*gateway.ssh_options(), "-B", "262144", "-R", "256"]
@@ -196,7 +194,7 @@ def test_a_change_is_refused_with_a_status_and_logged_as_denied(
     assert read_tree(gateway.folder / "shared") == before
 
 
-def test_the_program_knows_that_hard_links_and_copies_are_not_served(gateway: Gateway) -> None:
+def test_sftp_reports_hard_links_and_copies_as_unsupported(gateway: Gateway) -> None:
     for command in ("ln newsletters/2024/letter.txt newsletters/l", "cp newsletters n"):
         ran = gateway.sftp(command)
         assert ran.returncode == 1
@@ -207,7 +205,7 @@ def test_the_program_knows_that_hard_links_and_copies_are_not_served(gateway: Ga
     "path",
     ["../../../etc/passwd", "Bhushanji/../../../etc/passwd", "/home/../etc/passwd", "/etc/passwd"],
 )
-def test_a_path_out_of_the_shares_is_not_there_and_logged_as_denied(
+def test_a_path_outside_the_shares_is_not_found_and_logged_as_denied(
     gateway: Gateway, tmp_path: Path, path: str
 ) -> None:
     ran = gateway.sftp(f"get {path} {tmp_path}/got")
@@ -222,14 +220,14 @@ def test_a_path_out_of_the_shares_is_not_there_and_logged_as_denied(
 
 
 @pytest.mark.parametrize("path", ["newsletters/2024/letter.txt", "~/newsletters/2024/letter.txt"])
-def test_scp_brings_a_file(gateway: Gateway, tmp_path: Path, path: str) -> None:
+def test_scp_fetches_a_file(gateway: Gateway, tmp_path: Path, path: str) -> None:
     ran = _scp(gateway, "-p", f"gvpocr@127.0.0.1:{path}", str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     assert read_tree(tmp_path) == {b"letter.txt": LETTER}
     assert (tmp_path / "letter.txt").stat().st_mtime == 1e9
 
 
-def test_scp_r_brings_the_whole_tree_with_its_odd_names(gateway: Gateway, tmp_path: Path) -> None:
+def test_scp_r_fetches_the_whole_tree(gateway: Gateway, tmp_path: Path) -> None:
     ran = _scp(gateway, "-r", "gvpocr@127.0.0.1:/home/gvpocr/Bhushanji", str(tmp_path / "got"))
     assert ran.returncode == 0, ran.stderr
     got = read_tree(tmp_path / "got")

@@ -76,7 +76,7 @@ def mend_share(disk: Disk, tmp_path: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_share_that_is_away_at_the_start_fails_alone(
+def test_a_share_unavailable_at_start_fails_alone(
     gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
 ) -> None:
     break_share(disk, tmp_path, fault)
@@ -94,7 +94,7 @@ def test_a_share_that_is_away_at_the_start_fails_alone(
         assert gateway.sftp("get bad/file /dev/null").returncode == 0
 
 
-def test_a_closed_share_fails_alone_and_its_owner_and_mode_are_said(
+def test_an_unreadable_share_fails_alone_and_is_reported_with_owner_and_mode(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
@@ -119,7 +119,7 @@ def test_a_closed_share_fails_alone_and_its_owner_and_mode_are_said(
         assert gateway.sftp("get closed/file /dev/null").returncode == 0
 
 
-def test_a_gateway_none_of_whose_shares_can_be_read_starts_and_is_not_ready(
+def test_a_gateway_without_a_readable_share_starts_but_is_not_ready(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(f'shares.gone.path = "{tmp_path}/gone"').start()
@@ -132,7 +132,7 @@ def test_a_gateway_none_of_whose_shares_can_be_read_starts_and_is_not_ready(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_removed_key_is_refused_and_its_sessions_end_while_a_share_is_away(
+def test_a_removed_key_is_refused_while_a_share_is_unavailable(
     gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
 ) -> None:
     gateway.start()
@@ -160,7 +160,7 @@ def test_a_removed_key_is_refused_and_its_sessions_end_while_a_share_is_away(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_removed_keys(
+def test_workers_started_without_a_share_apply_removed_keys(
     gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
 ) -> None:
     gateway.start()
@@ -191,7 +191,7 @@ def test_workers_that_start_while_a_share_is_away_serve_the_others_and_heed_remo
     wait_for(lambda: gateway.sftp("get bad/file /dev/null").returncode == 0, "the share to be back")
 
 
-def test_workers_that_start_while_a_cache_answers_for_a_dead_share_stay(
+def test_workers_started_on_a_cached_dead_share_stay(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     fill(tmp_path / "behind", {"folder/file": b"bad"})
@@ -269,7 +269,7 @@ def served_by_all(gateway: Gateway, tmp_path: Path, content: bytes) -> bool:
     ],
     indirect=["whole"],
 )
-def test_a_dead_mount_that_comes_back_is_served_by_workers_old_and_new(
+def test_a_recovered_mount_is_served_by_old_and_new_workers(
     whole: Gateway, tmp_path: Path, disk: Disk, kind: str, worker: str
 ) -> None:
     assert served_by_all(whole, tmp_path, b"first")
@@ -287,9 +287,7 @@ def test_a_dead_mount_that_comes_back_is_served_by_workers_old_and_new(
         whole.close()
 
 
-def test_a_mount_that_hangs_and_is_replaced_is_left_behind(
-    whole: Gateway, tmp_path: Path, disk: Disk
-) -> None:
+def test_a_replaced_hanging_mount_is_abandoned(whole: Gateway, tmp_path: Path, disk: Disk) -> None:
     assert served_by_all(whole, tmp_path, b"first")
     disk.freeze()
     wait_for(lambda: whole.http("/readyz")[0] == 503, "the share to be missed")
@@ -301,7 +299,7 @@ def test_a_mount_that_hangs_and_is_replaced_is_left_behind(
         whole.close()
 
 
-def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_keys(
+def test_a_worker_stuck_in_the_kernel_is_replaced_and_delays_no_key_change(
     gateway: Gateway, disk: Disk
 ) -> None:
     gateway.start()
@@ -318,7 +316,7 @@ def test_a_worker_that_the_kernel_keeps_is_replaced_and_holds_up_no_change_of_ke
 
 
 @pytest.mark.parametrize("fault", ["stopped", "frozen"])
-def test_a_check_names_the_share_that_hangs_and_does_not_wait_for_ever(
+def test_check_names_a_hanging_share_and_ends(
     gateway: Gateway, tmp_path: Path, disk: Disk, fault: str
 ) -> None:
     gateway.run("init")
@@ -330,7 +328,7 @@ def test_a_check_names_the_share_that_hangs_and_does_not_wait_for_ever(
     assert not disk.tired
 
 
-def test_the_first_start_leaves_a_default_share_that_hangs_as_it_is(
+def test_the_first_start_skips_a_hanging_default_share(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway()

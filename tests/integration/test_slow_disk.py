@@ -74,7 +74,7 @@ def _get(gateway: Gateway, name: str, target: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def test_the_rest_of_the_session_and_other_sessions_go_on_while_reads_hang(
+def test_hanging_reads_block_no_other_requests(
     slow_gateway: Gateway, tmp_path: Path, gate: Path
 ) -> None:
     with (
@@ -106,7 +106,7 @@ def test_the_rest_of_the_session_and_other_sessions_go_on_while_reads_hang(
             assert (tmp_path / f"got{number}").read_bytes() == CONTENT["0.bin"]
 
 
-def test_a_stop_waits_for_the_reads_that_are_under_way_and_takes_no_new_logins(
+def test_a_stop_waits_for_pending_reads_and_refuses_logins(
     slow_gateway: Gateway, tmp_path: Path, gate: Path
 ) -> None:
     target = tmp_path / "got"
@@ -128,7 +128,7 @@ def test_a_stop_waits_for_the_reads_that_are_under_way_and_takes_no_new_logins(
     assert slow_gateway.events("server_stopped")
 
 
-def test_a_stop_does_not_wait_for_a_disk_that_never_answers(
+def test_a_stop_does_not_wait_forever_for_a_hanging_disk(
     slow_gateway: Gateway, tmp_path: Path, gate: Path
 ) -> None:
     assert slow_gateway.process is not None

@@ -59,7 +59,7 @@ def _silent_readers(gateway: Gateway, length: int) -> Iterator[list[SilentReader
 
 
 @pytest.mark.parametrize("length", [LONGEST_READ, 32 * 1024])
-def test_those_who_never_read_cost_bounded_memory_and_disturb_nobody(
+def test_clients_that_never_read_cost_bounded_memory_and_slow_nobody(
     served: Gateway, tmp_path: Path, length: int
 ) -> None:
     assert served.process is not None
@@ -84,7 +84,7 @@ def test_those_who_never_read_cost_bounded_memory_and_disturb_nobody(
 
 
 @pytest.mark.parametrize("rekey_limit", [1024**3, MIB], ids=["same keys", "unanswered KEXINIT"])
-def test_a_window_without_end_costs_bounded_memory(
+def test_an_unlimited_window_costs_bounded_memory(
     make_gateway: Callable[..., Gateway], rekey_limit: int
 ) -> None:
     """The window is no bound then, and while new keys are awaited the socket is none either."""
@@ -110,7 +110,7 @@ def test_a_window_without_end_costs_bounded_memory(
     assert (after.anonymous - before.anonymous) * 1024 < _HOSTILE * _SESSION_BYTES
 
 
-async def test_big_requests_that_wait_cost_bounded_memory(gateway: Gateway) -> None:
+async def test_large_queued_requests_cost_bounded_memory(gateway: Gateway) -> None:
     """What may wait is counted in bytes too: a request has up to 256 KiB."""
     fill(gateway.folder / "shared", {"models/big": _BIG})
     assert gateway.process is not None
@@ -131,7 +131,7 @@ async def test_big_requests_that_wait_cost_bounded_memory(gateway: Gateway) -> N
     assert (after.anonymous - before.anonymous) * 1024 < _SESSION_BYTES
 
 
-def test_what_the_others_notice_can_be_measured(tmp_path: Path) -> None:
+def test_the_effect_on_other_clients_is_measured(tmp_path: Path) -> None:
     sizes = Sizes(big_bytes=16 * MIB, silent_readers=3, bulk_readers=2, rounds=1, samples=20)
     make_data(tmp_path / "data", sizes)
     bed = Bed(folder=tmp_path / "bed", data=tmp_path / "data", options={})

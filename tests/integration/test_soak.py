@@ -36,7 +36,7 @@ def command(folder: Path, minutes: float) -> list[str | Path]:
 
 
 @pytest.mark.timeout(300)  # half a minute, and what starting and ending takes
-def test_half_a_minute_of_mixed_clients_shows_no_error(tmp_path: Path) -> None:
+def test_half_a_minute_of_mixed_clients_finds_no_error(tmp_path: Path) -> None:
     ran = subprocess.run(
         command(tmp_path, 0.5),
         cwd=REPOSITORY,
@@ -64,7 +64,7 @@ def test_half_a_minute_of_mixed_clients_shows_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["pattern0.bin", "small/pattern7.bin"])
-def test_a_wrong_byte_is_noticed(tmp_path: Path, wrong: str) -> None:
+def test_a_wrong_byte_is_detected(tmp_path: Path, wrong: str) -> None:
     data = make_data(tmp_path / "data")
     with open(data.root / wrong, "r+b") as file:
         for offset in range(0, os.fstat(file.fileno()).st_size, 65536):
@@ -76,7 +76,7 @@ def test_a_wrong_byte_is_noticed(tmp_path: Path, wrong: str) -> None:
     assert any("they differ" in problem for problem in found.ledger.problems)
 
 
-def test_a_client_that_fails_is_noticed(tmp_path: Path) -> None:
+def test_a_failing_client_is_detected(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     (data.root / "tree/000/000").unlink()
     found = soak(Plan(seconds=4, restart_every=60), data=data, folder=tmp_path / "soak")
@@ -84,7 +84,7 @@ def test_a_client_that_fails_is_noticed(tmp_path: Path) -> None:
     assert "walks: 1019 entries of 1020" in found.ledger.problems
 
 
-def test_a_soak_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupted_soak_leaves_nothing_behind(tmp_path: Path) -> None:
     running = subprocess.Popen(
         command(tmp_path, 10),
         cwd=REPOSITORY,

@@ -53,7 +53,7 @@ def url(gateway: Gateway, browser: Browser) -> Iterator[str]:
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
 @pytest.mark.parametrize("dark", [True, False], ids=["dark", "light"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_everything_is_to_be_seen_and_nothing_is_wider_than_the_window(
+def test_the_page_is_complete_and_fits_the_window(
     browser: Browser, url: str, width: int, dark: bool, scripts: bool
 ) -> None:
     browser.scripts(scripts)
@@ -68,7 +68,7 @@ def test_everything_is_to_be_seen_and_nothing_is_wider_than_the_window(
     assert background == ("rgb(20, 23, 26)" if dark else "rgb(251, 251, 249)")
 
 
-def test_names_are_shown_as_they_are(browser: Browser, url: str) -> None:
+def test_names_are_shown_literally(browser: Browser, url: str) -> None:
     browser.open(f"{url}?share=models")
     assert "<img src=x>.bin" in browser.text("#accesses ~ div")
     assert "पत्र.tif" in browser.text("#accesses ~ div")
@@ -76,7 +76,7 @@ def test_names_are_shown_as_they_are(browser: Browser, url: str) -> None:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
-def test_accesses_are_filtered_and_paged(browser: Browser, url: str, scripts: bool) -> None:
+def test_accesses_can_be_filtered_and_paged(browser: Browser, url: str, scripts: bool) -> None:
     browser.scripts(scripts)
     browser.open(url)
     browser.run("document.querySelector('[name=share]').value = 'models'")
@@ -94,9 +94,7 @@ def test_accesses_are_filtered_and_paged(browser: Browser, url: str, scripts: bo
     assert "Newest" in browser.text(".pages")
 
 
-def test_the_page_keeps_itself_up_to_date_until_it_is_paused(
-    browser: Browser, url: str, gateway: Gateway
-) -> None:
+def test_the_page_refreshes_until_paused(browser: Browser, url: str, gateway: Gateway) -> None:
     browser.open(url)
     with gateway.mounted(gateway.folder / "mount"):
         wait_for(lambda: "gvpocr" in browser.text('[data-live="sessions"]'), "the session")
@@ -109,7 +107,7 @@ def test_the_page_keeps_itself_up_to_date_until_it_is_paused(
     assert len(browser.requests) == seen
 
 
-def test_every_part_has_a_name_for_who_does_not_see_it(browser: Browser, url: str) -> None:
+def test_every_part_has_an_accessible_name(browser: Browser, url: str) -> None:
     browser.open(url)
     nameless = """[...document.querySelectorAll('section,table,input,select,button,nav,svg,form')]
         .filter(each => !(each.getAttribute('aria-label') || each.getAttribute('aria-labelledby')
@@ -147,15 +145,13 @@ CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("dark", [True, False], ids=["dark", "light"])
-def test_every_text_stands_out_from_what_is_behind_it(
-    browser: Browser, url: str, dark: bool
-) -> None:
+def test_all_text_has_enough_contrast(browser: Browser, url: str, dark: bool) -> None:
     browser.look(width=1280, dark=dark)
     browser.open(url)
     assert browser.run(CONTRAST) == []
 
 
-def test_the_token_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
+def test_the_token_is_requested_once(browser: Browser, tmp_path: Path) -> None:
     with running(tmp_path, SFTP_GATEWAY_METRICS_HOST="0.0.0.0") as gateway:
         browser.complaints.clear()
         browser.scripts(False)

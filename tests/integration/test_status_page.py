@@ -44,7 +44,7 @@ def observer_of(gateway: Gateway) -> int:
     )
 
 
-def test_a_mount_is_shown_with_the_file_that_it_reads(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_mount_is_shown_with_its_open_file(gateway: Gateway, tmp_path: Path) -> None:
     fill(gateway.folder / "shared/models", {"weights-भूषण.bin": os.urandom(4 << 20)})
     with gateway.mounted(tmp_path / "mount") as mount:
         with (mount / "models/weights-भूषण.bin").open("rb") as file:
@@ -65,7 +65,7 @@ def test_a_mount_is_shown_with_the_file_that_it_reads(gateway: Gateway, tmp_path
     wait_for(lambda: not present(gateway)["sessions"], "the session to be gone")
 
 
-def test_what_was_read_adds_up_by_share_and_user(gateway: Gateway) -> None:
+def test_reads_are_totalled_by_share_and_user(gateway: Gateway) -> None:
     fill(gateway.folder / "shared/models", {"weights.bin": os.urandom(3_000_000)})
     for _ in range(2):
         assert gateway.sftp("get models/weights.bin /dev/null").returncode == 0
@@ -84,7 +84,7 @@ def test_what_was_read_adds_up_by_share_and_user(gateway: Gateway) -> None:
         wait_for(lambda by=by: "<b>6 MB</b>" in gateway.http(f"/?by={by}")[1], f"6 MB by {by}")  # type: ignore[misc]
 
 
-def test_the_history_lives_through_a_restart(gateway: Gateway) -> None:
+def test_the_history_survives_a_restart(gateway: Gateway) -> None:
     fill(gateway.folder / "shared/models", {"before.bin": b"x"})
     assert gateway.sftp("get models/before.bin /dev/null").returncode == 0
     assert gateway.stop() == 0
@@ -96,7 +96,7 @@ def test_the_history_lives_through_a_restart(gateway: Gateway) -> None:
     assert "before.bin" in gateway.http("/")[1]
 
 
-def test_an_observer_that_is_killed_comes_back_and_nothing_that_was_served_is_lost(
+def test_a_killed_observer_is_replaced_and_loses_nothing(
     gateway: Gateway,
 ) -> None:
     files = {f"{number:02}.bin": os.urandom(100_000) for number in range(30)}
@@ -111,7 +111,7 @@ def test_an_observer_that_is_killed_comes_back_and_nothing_that_was_served_is_lo
     assert gateway.metric("sftp_gateway_history_dropped_total") == 0
 
 
-def test_an_observer_that_hangs_holds_up_nobody_and_no_line_is_lost(
+def test_a_hanging_observer_delays_nobody_and_loses_nothing(
     make_gateway: Make,
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
@@ -133,7 +133,7 @@ def test_an_observer_that_hangs_holds_up_nobody_and_no_line_is_lost(
     wait_for(all_told, "the history to keep or count every line")
 
 
-def test_a_folder_that_cannot_be_made_is_said_and_the_gateway_serves(
+def test_a_history_folder_that_cannot_be_created_is_a_warning(
     make_gateway: Make, tmp_path: Path
 ) -> None:
     gateway = make_gateway(
@@ -146,14 +146,14 @@ def test_a_folder_that_cannot_be_made_is_said_and_the_gateway_serves(
     assert "may be lost when the gateway stops" in page
 
 
-def test_without_a_history_the_present_is_shown(make_gateway: Make) -> None:
+def test_without_a_history_the_current_state_is_shown(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_HISTORY__ENABLED="false").start()
     wait_for(lambda: "Serving" in gateway.http("/")[1], "the page")
     assert "The history is off" in gateway.http("/")[1]
     assert not list((gateway.folder / "state").glob("history*"))
 
 
-def test_the_page_can_be_switched_off(make_gateway: Make) -> None:
+def test_the_page_can_be_disabled(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_STATUS__ENABLED="false").start()
     assert gateway.http("/")[1].count("<a href") == 3
     assert gateway.http("/status.json")[0] == 404
@@ -180,7 +180,7 @@ def test_refused_logins_and_bans_are_shown(make_gateway: Make) -> None:
 # Who may see it
 
 
-def test_where_others_reach_it_the_first_start_makes_a_token(make_gateway: Make) -> None:
+def test_the_first_start_creates_a_token_unless_local_only(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_METRICS_HOST="0.0.0.0").start()
     file = gateway.folder / "keys/status_token"
     assert file.stat().st_mode & 0o777 == 0o600
@@ -201,7 +201,7 @@ def test_where_others_reach_it_the_first_start_makes_a_token(make_gateway: Make)
         assert "Throughput" in answer.read().decode()
 
 
-def test_another_token_counts_within_seconds_and_drops_no_mount(
+def test_a_new_token_takes_effect_without_dropping_mounts(
     make_gateway: Make, tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_METRICS_HOST="0.0.0.0").start()
@@ -221,7 +221,7 @@ def test_another_token_counts_within_seconds_and_drops_no_mount(
         assert not gateway.events("session_end")
 
 
-def test_a_token_that_is_too_short_closes_the_page_and_stops_no_start(make_gateway: Make) -> None:
+def test_a_short_token_closes_the_page_but_not_the_gateway(make_gateway: Make) -> None:
     gateway = make_gateway(SFTP_GATEWAY_METRICS_HOST="0.0.0.0")
     (gateway.folder / "keys").mkdir()
     (gateway.folder / "keys/status_token").write_text("short\n")
@@ -230,7 +230,7 @@ def test_a_token_that_is_too_short_closes_the_page_and_stops_no_start(make_gatew
     assert gateway.http("/")[0] == 401
 
 
-def test_lines_are_followed_as_they_come(gateway: Gateway) -> None:
+def test_logs_follow_prints_new_lines(gateway: Gateway) -> None:
     fill(gateway.folder / "shared/models", {"a.bin": b"x"})
     wait_for((gateway.folder / "state/history.sqlite3-wal").exists, "the history")
     with subprocess.Popen(

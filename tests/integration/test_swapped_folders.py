@@ -81,7 +81,7 @@ def gateway(request: pytest.FixtureRequest, make_gateway: Callable[..., Gateway]
     return gateway.start(runner(*request.param) if request.param else ())
 
 
-def test_a_folder_that_is_swapped_for_links_gives_real_clients_no_byte_from_outside(
+def test_swapping_a_folder_for_links_exposes_nothing_outside(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
@@ -120,7 +120,7 @@ def test_a_folder_that_is_swapped_for_links_gives_real_clients_no_byte_from_outs
 
 
 @pytest.mark.parametrize("landlock", ["off", "require"])
-def test_a_share_whose_path_turns_into_a_link_is_not_what_that_leads_to(
+def test_a_share_root_replaced_by_a_link_is_not_followed(
     make_gateway: Callable[..., Gateway], tmp_path: Path, landlock: str
 ) -> None:
     """Links count that were there at the start: whoever writes above a share cannot move it."""

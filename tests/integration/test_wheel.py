@@ -36,13 +36,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin/sftp-gateway"
 
 
-def test_it_has_the_product_alone(program: Path) -> None:
+def test_the_wheel_contains_the_product_only(program: Path) -> None:
     (packages,) = program.parent.parent.glob("lib/python*/site-packages")
     installed = {path.name for path in packages.iterdir() if path.is_dir()}
     assert {name for name in installed if not name.endswith(".dist-info")} == {"sftp_gateway"}
 
 
-def test_it_serves_in_an_empty_folder(program: Path, tmp_path: Path) -> None:
+def test_the_wheel_serves_in_an_empty_folder(program: Path, tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, options={"SFTP_GATEWAY_DEFAULTS": "true", **NO_SOURCES})
     gateway.start(program=[program])
     try:
@@ -51,7 +51,7 @@ def test_it_serves_in_an_empty_folder(program: Path, tmp_path: Path) -> None:
         assert gateway.stop() == 0
 
 
-def test_it_has_the_worker_kit(program: Path, tmp_path: Path) -> None:
+def test_the_wheel_contains_the_worker_kit(program: Path, tmp_path: Path) -> None:
     shown = subprocess.run(
         [program, "worker-kit", "--help"],
         cwd=tmp_path,

@@ -77,7 +77,7 @@ def logs(gateway: Gateway, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-def test_what_each_worker_read_is_told_by_its_key(
+def test_reads_are_attributed_to_each_workers_key(
     gateway: Gateway, keys: dict[str, Path], fingerprints: dict[str, str], tmp_path: Path
 ) -> None:
     with (
@@ -112,7 +112,7 @@ def test_what_each_worker_read_is_told_by_its_key(
         assert {each["event"] for each in found} == {"file_closed"}
 
 
-def test_a_comment_is_bounded_and_is_no_other_keys(
+def test_a_key_comment_is_bounded_and_not_shared(
     gateway: Gateway, keys: dict[str, Path], fingerprints: dict[str, str]
 ) -> None:
     get(gateway, keys["hostile"])
@@ -147,7 +147,7 @@ def test_the_key_of_a_refused_login_is_shown(
     assert "key_label" not in event  # it is not in the file of the user that was tried
 
 
-def test_a_denied_request_has_its_result_and_target_in_a_sheet(
+def test_a_denied_request_is_exported_with_result_and_target(
     gateway: Gateway, keys: dict[str, Path]
 ) -> None:
     options = gateway.ssh_options(key=keys["worker7"])
@@ -162,7 +162,7 @@ def test_a_denied_request_has_its_result_and_target_in_a_sheet(
     assert row["target"] == "/home/gvpocr/models/other.bin"
 
 
-def test_a_file_read_out_of_order_by_two_threads_is_whole(
+def test_a_file_read_out_of_order_counts_as_complete(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway().start()
@@ -190,7 +190,7 @@ def test_a_file_read_out_of_order_by_two_threads_is_whole(
     assert (closed["whole"], closed["bytes"]) == (True, len(content))
 
 
-def test_files_that_were_open_in_a_killed_worker_are_told(
+def test_files_open_in_a_killed_worker_are_reported(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()

@@ -124,7 +124,7 @@ def expected(gateway: Gateway) -> str:
 # Nothing is wrong
 
 
-def test_a_good_mount_has_no_finding_but_good_ones(
+def test_a_healthy_mount_has_no_problems(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", "allow_other", *COMMON) as mount:
@@ -140,13 +140,13 @@ def test_a_good_mount_has_no_finding_but_good_ones(
     assert report.of("folder")["found"].startswith("/home/gvpocr has .cache, Bhushanji, models")
 
 
-def test_before_anything_is_mounted_the_login_is_tried(gateway: Gateway, examine: Examine) -> None:
+def test_without_a_mount_the_login_is_tested(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway))
     assert report.status == 0
     report.fine("key", "name", "port", "host key", "login", "folder")
 
 
-def test_a_mount_with_a_file_of_its_own_for_ssh_is_judged_by_that(
+def test_a_mounts_own_ssh_config_is_used(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
     """As the worker kit's service mounts; that file is for root only."""
@@ -174,7 +174,7 @@ def test_a_mount_with_a_file_of_its_own_for_ssh_is_judged_by_that(
             unmount(at, sshfs)
 
 
-def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gateway) -> None:
+def test_the_gateways_doctor_command_prints_a_readable_report(gateway: Gateway) -> None:
     ran = gateway.run("doctor", "--worker", *map(str, login(gateway)))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "ok       login        gvpocr@127.0.0.1 may log in (publickey)\n" in ran.stdout
@@ -193,7 +193,7 @@ def test_it_is_a_command_of_the_gateway_too_and_prints_for_people(gateway: Gatew
         (("--nonsense",), "unrecognized arguments"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(
+def test_invalid_arguments_are_a_usage_error(
     doctor: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     ran = subprocess.run(["sh", doctor, *arguments], capture_output=True, text=True)
@@ -204,9 +204,7 @@ def test_what_makes_no_sense_is_a_usage_error(
 # The worker
 
 
-def test_programs_that_are_missing_are_named(
-    gateway: Gateway, tmp_path: Path, examine: Examine
-) -> None:
+def test_missing_programs_are_named(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
     tools = "sh awk cat chmod cut grep head id mktemp printf rm sed sort stat tail tr uname"
     for tool in tools.split():
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
@@ -258,7 +256,7 @@ def broken_key(gateway: Gateway, folder: Path, how: str) -> Path:
         ("other half", ".pub is of another key than ", "ssh-keygen -y -f "),
     ],
 )
-def test_a_key_that_cannot_be_used_says_why_and_the_login_fails(
+def test_an_unusable_key_is_explained(
     gateway: Gateway, tmp_path: Path, examine: Examine, *, how: str, said: str, do: str
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
@@ -268,9 +266,7 @@ def test_a_key_that_cannot_be_used_says_why_and_the_login_fails(
     assert "Permission denied (publickey)" in report.problem("login", "")["found"]
 
 
-def test_a_key_that_only_root_may_read_says_how_to_look_as_root(
-    gateway: Gateway, examine: Examine
-) -> None:
+def test_a_key_readable_only_by_root_suggests_sudo(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway), runner=NOBODY)
     found = report.problem("key", f"{gateway.key} cannot be read: Permission denied")
     (command,) = found["do"]
@@ -296,7 +292,7 @@ def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
         (("-n", "ana", "-V", "+1d"), "is not for gvpocr"),
     ],
 )
-def test_a_certificate_that_does_not_count_says_why(
+def test_an_invalid_certificate_is_explained(
     gateway: Gateway, tmp_path: Path, examine: Examine, options: tuple[str, ...], said: str
 ) -> None:
     report = examine(*login(gateway, key=signed(gateway, tmp_path, *options)))
@@ -309,7 +305,7 @@ def test_a_certificate_that_does_not_count_says_why(
     assert said in problems[0]
 
 
-def test_a_good_certificate_is_told(
+def test_a_valid_certificate_is_reported(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
 ) -> None:
     gateway = make_gateway()
@@ -323,13 +319,13 @@ def test_a_good_certificate_is_told(
 # The way to the server
 
 
-def test_a_name_without_an_address(gateway: Gateway, examine: Examine) -> None:
+def test_an_unresolvable_host_name_is_reported(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, server="nowhere.invalid"))
     report.problem("name", "nowhere.invalid has no address")
     report.skipped("the server was not reached", "host key", "login", "folder")
 
 
-def test_a_server_with_an_ipv6_address_only(
+def test_an_ipv6_only_server_is_reported(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_HOST="::1").start()
@@ -341,7 +337,7 @@ def test_a_server_with_an_ipv6_address_only(
         report.fine("port", "host key", "login", "folder")
 
 
-def test_a_closed_port(gateway: Gateway, examine: Examine) -> None:
+def test_a_closed_port_is_reported(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, port=free_port()))
     report.problem("port", "127.0.0.1 refuses connections to port")
     report.skipped("the server was not reached", "host key", "login", "folder")
@@ -361,7 +357,7 @@ def silent_port() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def test_a_port_that_a_firewall_hides(gateway: Gateway, examine: Examine) -> None:
+def test_a_filtered_port_is_reported(gateway: Gateway, examine: Examine) -> None:
     with silent_port() as port:
         report = examine(*login(gateway, port=port))
     report.problem("port", f"127.0.0.1 does not answer on port {port}")
@@ -396,7 +392,7 @@ def server(said: bytes | None) -> Iterator[int]:
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else than SSH answers"),
     ],
 )
-def test_a_port_behind_which_there_is_no_gateway(
+def test_a_port_without_an_ssh_server_is_reported(
     gateway: Gateway, examine: Examine, said: bytes | None, found: str
 ) -> None:
     with server(said) as port:
@@ -405,14 +401,14 @@ def test_a_port_behind_which_there_is_no_gateway(
     report.skipped("the server was not reached", "host key", "login", "folder")
 
 
-def test_another_ssh_server_is_noticed(gateway: Gateway, examine: Examine) -> None:
+def test_another_ssh_server_is_reported(gateway: Gateway, examine: Examine) -> None:
     with server(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
         report = examine(*login(gateway, port=port))
     assert report.of("port")["status"] == "warning"
     assert "OpenSSH_9.6" in report.of("port")["found"]
 
 
-def test_a_source_that_is_banned(
+def test_a_banned_source_is_reported(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
 ) -> None:
     gateway = make_gateway("[penalties]\nexempt = []\nfailed_login = 20\n").start()
@@ -428,7 +424,7 @@ def test_a_source_that_is_banned(
 
 
 @pytest.mark.parametrize("known", ["unknown", "changed"])
-def test_a_host_key_that_is_not_the_known_one_is_told_and_the_login_is_tried_all_the_same(
+def test_an_unexpected_host_key_is_reported_and_the_login_still_tested(
     gateway: Gateway, tmp_path: Path, examine: Examine, known: str
 ) -> None:
     file = tmp_path / "known hosts"
@@ -446,7 +442,7 @@ def test_a_host_key_that_is_not_the_known_one_is_told_and_the_login_is_tried_all
     assert examine(*login(gateway, known_hosts=tmp_path / "known")).status == 0
 
 
-def test_a_key_that_the_server_does_not_know(
+def test_a_key_unknown_to_the_server_is_reported(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
     key = make_key(tmp_path / "wrong", "ed25519")
@@ -460,7 +456,7 @@ def test_a_key_that_the_server_does_not_know(
 
 
 @pytest.mark.parametrize(("password", "status"), [("a good password", 0), ("another", 1)])
-def test_a_password_is_tried(
+def test_a_password_login_is_tested(
     make_gateway: Callable[..., Gateway], examine: Examine, password: str, status: int
 ) -> None:
     gateway = make_gateway()
@@ -483,13 +479,15 @@ def test_a_password_is_tried(
 # The folder and the mount
 
 
-def test_a_folder_that_the_server_does_not_have(gateway: Gateway, examine: Examine) -> None:
+def test_a_missing_remote_folder_is_reported(gateway: Gateway, examine: Examine) -> None:
     report = examine(*login(gateway, path="/home/gvpocr/letters"))
     report.problem("folder", "/home/gvpocr/letters: ")
     assert "not granted" in report.of("folder")["means"]
 
 
-def test_a_folder_that_is_empty(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
+def test_an_empty_remote_folder_is_reported(
+    gateway: Gateway, tmp_path: Path, examine: Examine
+) -> None:
     source = "/home/gvpocr/Bhushanji"
     with gateway.mounted(tmp_path / "mnt", source, "allow_other", *COMMON) as mount:
         report = examine("--mount", mount)
@@ -497,15 +495,15 @@ def test_a_folder_that_is_empty(gateway: Gateway, tmp_path: Path, examine: Exami
     assert (report.of("folder")["status"], report.of("mount")["status"]) == ("warning", "warning")
 
 
-def test_a_place_at_which_nothing_is_mounted(
-    gateway: Gateway, tmp_path: Path, examine: Examine
-) -> None:
+def test_a_missing_mount_is_reported(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
     report = examine(*login(gateway), "--mount", tmp_path)
     report.problem("mount", "nothing is mounted at")
     report.fine("login")
 
 
-def test_a_mount_whose_sshfs_was_killed(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
+def test_a_mount_whose_sshfs_was_killed_is_reported(
+    gateway: Gateway, tmp_path: Path, examine: Examine
+) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr", *COMMON) as mount:
         sshfs = process_of(mount)
         os.kill(sshfs, signal.SIGKILL)
@@ -525,7 +523,7 @@ def process_of(mount: Path) -> int:
 
 
 @pytest.mark.parametrize(("owner", "found"), [(0, True), (65534, False)])
-def test_options_are_not_taken_from_what_others_call_sshfs(
+def test_options_are_not_read_from_another_program_named_sshfs(
     examine: Examine, owner: int, found: bool
 ) -> None:
     command = [
@@ -557,7 +555,7 @@ def test_options_are_not_taken_from_what_others_call_sshfs(
 @pytest.mark.parametrize(
     "name", ["-oProxyCommand=touch RAN;:x", 'gvpocr@127.0.0.1:/home/gvpocr"\n!touch RAN\n"']
 )
-def test_the_name_of_a_mount_runs_nothing(
+def test_a_mounts_name_cannot_run_commands(
     gateway: Gateway, tmp_path: Path, examine: Examine, name: str
 ) -> None:
     ran = tmp_path / "ran"
@@ -572,7 +570,7 @@ def test_the_name_of_a_mount_runs_nothing(
 
 
 @pytest.mark.parametrize("stopped", ["gateway", "sshfs"])
-def test_a_mount_that_hangs_does_not_keep_the_doctor(
+def test_a_hanging_mount_does_not_block_the_doctor(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine, stopped: str
 ) -> None:
     gateway = make_gateway("workers = 1\n").start()
@@ -597,7 +595,7 @@ def test_a_mount_that_hangs_does_not_keep_the_doctor(
         wait_for(lambda: examine("--mount", mount).status == 0, "the mount to be back")
 
 
-def test_a_mount_that_only_its_user_may_enter(
+def test_a_mount_without_allow_other_is_reported(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
     with (
@@ -611,7 +609,7 @@ def test_a_mount_that_only_its_user_may_enter(
         assert "allow_other" in found["means"]
 
 
-def test_a_mount_of_something_else(tmp_path: Path, examine: Examine) -> None:
+def test_a_mount_of_another_type_is_reported(tmp_path: Path, examine: Examine) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
     try:
         examine("--mount", tmp_path).problem("mount", "is a mount of type tmpfs")
@@ -619,7 +617,7 @@ def test_a_mount_of_something_else(tmp_path: Path, examine: Examine) -> None:
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_mounts_that_lie_upon_another(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
+def test_stacked_mounts_are_reported(gateway: Gateway, tmp_path: Path, examine: Examine) -> None:
     def count() -> int:
         return Path("/proc/self/mountinfo").read_text().count(f" {tmp_path}/mnt ")
 
@@ -634,7 +632,7 @@ def test_mounts_that_lie_upon_another(gateway: Gateway, tmp_path: Path, examine:
     assert found[1]["status"] == "ok"
 
 
-def test_options_that_a_mount_had_better_have(
+def test_missing_mount_options_are_recommended(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr") as mount:
@@ -645,7 +643,7 @@ def test_options_that_a_mount_had_better_have(
     )
 
 
-def test_a_far_server_wants_more_read_ahead(
+def test_more_read_ahead_is_recommended_on_a_slow_link(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
 ) -> None:
     gateway = make_gateway().start()
@@ -663,7 +661,7 @@ def test_a_far_server_wants_more_read_ahead(
             assert "max_read" not in examine("--mount", mount).checks
 
 
-def test_a_slow_mount_is_measured(
+def test_a_slow_mount_is_reported(
     make_gateway: Callable[..., Gateway], tmp_path: Path, examine: Examine
 ) -> None:
     gateway = make_gateway("[users.gvpocr]\nbandwidth_limit = 1000000\n").start()
@@ -681,7 +679,7 @@ def test_a_slow_mount_is_measured(
 # The server's own
 
 
-def test_on_the_server_it_looks_at_the_configuration_and_the_running_gateway(
+def test_on_the_server_the_doctor_checks_configuration_and_gateway(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     port = free_port()

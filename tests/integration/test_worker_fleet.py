@@ -30,7 +30,7 @@ def new_key(path: Path) -> Path:
     return path
 
 
-def test_workers_are_set_up_at_once_and_those_that_fail_are_told_with_the_reason(
+def test_workers_are_set_up_in_parallel_and_failures_reported(
     make_worker: MakeWorker, far_gateway: Gateway, tmp_path: Path
 ) -> None:
     host_key, admin = new_key(tmp_path / "host"), new_key(tmp_path / "admin")
@@ -68,7 +68,7 @@ def test_workers_are_set_up_at_once_and_those_that_fail_are_told_with_the_reason
     assert "cache=no" in good.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
 
 
-def test_workers_make_their_keys_and_are_let_in_by_name(
+def test_workers_generate_keys_that_are_authorized_by_name(
     make_worker: MakeWorker, far_gateway: Gateway, tmp_path: Path
 ) -> None:
     host_key, admin = new_key(tmp_path / "host"), new_key(tmp_path / "admin")
@@ -106,7 +106,7 @@ def test_workers_make_their_keys_and_are_let_in_by_name(
         ), number
 
 
-def test_a_worker_that_takes_too_long_is_given_up(
+def test_a_worker_that_takes_too_long_is_abandoned(
     make_worker: MakeWorker, make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_HOST="0.0.0.0").start()

@@ -38,7 +38,7 @@ def sshfs_pid(worker: Worker) -> str:
     return worker.shell("pidof sshfs").strip()
 
 
-def test_one_pasted_command_sets_a_clean_worker_up(
+def test_one_pasted_command_sets_up_a_clean_worker(
     make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway
 ) -> None:
     content = bytes(range(256)) * 8192
@@ -64,7 +64,7 @@ def test_one_pasted_command_sets_a_clean_worker_up(
     assert worker.shell("sshfs-doctor --seconds 0 | cut -d' ' -f1 | sort -u") == "ok\n"
 
 
-def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(
+def test_a_second_run_keeps_the_mount_and_uninstall_removes_everything(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -89,7 +89,7 @@ def test_a_second_run_leaves_the_mount_alone_and_uninstall_leaves_nothing(
     assert MOUNT not in worker.shell("cat /proc/mounts")
 
 
-def test_the_files_with_secrets_are_for_root_only(
+def test_files_with_secrets_are_readable_by_root_only(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -168,7 +168,7 @@ WRONG = {
 }
 
 
-def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
+def test_a_failed_set_up_is_explained_and_keeps_the_old_mount(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -193,7 +193,7 @@ def test_whatever_is_wrong_is_said_and_what_was_mounted_stays(
     assert worker.run("ls", "/etc/sshfs-main-server.new").returncode
 
 
-def test_a_mount_that_fails_at_last_brings_the_one_before_back(
+def test_a_failed_mount_restores_the_previous_one(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -207,7 +207,7 @@ def test_a_mount_that_fails_at_last_brings_the_one_before_back(
     assert f"MOUNT='{MOUNT}'" in worker.shell("cat /etc/sshfs-main-server/config")
 
 
-def test_who_is_not_root_is_told_so(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+def test_set_up_without_root_is_refused(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     worker = make_worker(systemd=False)
     kit_on(worker, far_gateway)
     worker.shell("cp -r /root/kit /tmp/kit && chmod -R a+rX /tmp/kit")
@@ -237,7 +237,7 @@ def let_in(gateway: Gateway, worker: Worker) -> str:
     return line.split()[2]
 
 
-def test_each_worker_makes_a_key_that_can_be_revoked_alone(
+def test_each_workers_key_can_be_revoked_alone(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker(systemd=False)
@@ -262,7 +262,7 @@ def test_each_worker_makes_a_key_that_can_be_revoked_alone(
     assert far_gateway.ssh("echo in").returncode == 0
 
 
-def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
+def test_a_shared_key_is_kept_until_the_worker_has_its_own(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker(systemd=False)
@@ -292,7 +292,7 @@ def test_a_worker_with_a_shared_key_keeps_it_until_it_makes_its_own(
     assert "nothing has changed" in worker.run(setup, "--own-key").stdout
 
 
-def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(
+def test_a_package_that_cannot_be_installed_is_reported_with_apts_error(
     make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway
 ) -> None:
     worker = make_worker(root=bare_root, systemd=False)
@@ -303,9 +303,7 @@ def test_a_package_that_cannot_be_installed_is_said_with_what_apt_said(
     assert "E: " in done.stderr
 
 
-def test_a_script_that_arrives_cut_short_does_nothing(
-    make_worker: MakeWorker, far_gateway: Gateway
-) -> None:
+def test_a_truncated_script_does_nothing(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     worker = make_worker(systemd=False)
     kit_on(worker, far_gateway, "--key", str(far_gateway.key))
     whole = (far_gateway.folder / "kit/worker-kit.sh").read_bytes()
@@ -314,7 +312,7 @@ def test_a_script_that_arrives_cut_short_does_nothing(
         assert worker.run("ls", "/etc/sshfs-main-server", INSTALLED).returncode
 
 
-def test_a_password_logs_in_and_is_seen_nowhere(
+def test_a_password_can_log_in_and_is_never_exposed(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     password = "Tr0ub4dor&3 with blanks"
@@ -346,7 +344,7 @@ def test_a_password_logs_in_and_is_seen_nowhere(
     assert "max_conns=4" in worker.shell("tr '\\0' ' ' </proc/$(pidof sshfs)/cmdline")
 
 
-def test_the_fewest_tools_do(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+def test_busybox_alone_is_enough(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     """Alpine's: a shell and tools that are all busybox; and no service manager."""
     worker = make_worker(systemd=False)
     kit_on(worker, far_gateway, "--key", str(far_gateway.key))
@@ -369,7 +367,7 @@ def test_the_fewest_tools_do(make_worker: MakeWorker, far_gateway: Gateway) -> N
         ("apk", "add --quiet sshfs openssh-client"),
     ],
 )
-def test_fedora_and_alpine_are_asked_for_their_own_packages(
+def test_fedora_and_alpine_use_their_own_packages(
     make_worker: MakeWorker, bare_root: Path, far_gateway: Gateway, manager: str, words: str
 ) -> None:
     worker = make_worker(root=bare_root, systemd=False)
@@ -385,7 +383,7 @@ def test_fedora_and_alpine_are_asked_for_their_own_packages(
     assert worker.shell("cat /root/asked") == f"{words}\n"
 
 
-def test_the_unit_is_one_that_systemd_has_nothing_to_say_about(
+def test_systemd_verifies_the_unit_without_warnings(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -394,7 +392,7 @@ def test_the_unit_is_one_that_systemd_has_nothing_to_say_about(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_kit_takes_over_from_the_old_script(
+def test_the_kit_replaces_the_old_scripts_mount(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -433,7 +431,7 @@ def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[
     return told
 
 
-def test_the_doctor_goes_by_the_kits_configuration_when_the_mount_is_gone(
+def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     """With Alpine's tools, which are all busybox's, and no Python."""
@@ -492,7 +490,7 @@ def test_the_doctor_goes_by_the_kits_configuration_when_the_mount_is_gone(
         assert told[check]["found"] == "not looked at: the server was not reached"
 
 
-def test_the_mount_by_hand_of_the_readme_needs_no_terminal(
+def test_the_readmes_manual_mount_needs_no_terminal(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     (script,) = re.findall(
@@ -507,7 +505,7 @@ def test_the_mount_by_hand_of_the_readme_needs_no_terminal(
     assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
 
 
-def test_the_line_for_fstab_mounts(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+def test_the_fstab_line_mounts(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     worker = make_worker()
     kit_on(worker, far_gateway)
     worker.put("/etc/sshfs-main-server/key", far_gateway.key.read_bytes(), 0o600)
@@ -519,7 +517,7 @@ def test_the_line_for_fstab_mounts(make_worker: MakeWorker, far_gateway: Gateway
     worker.shell(f"umount {MOUNT}")
 
 
-def test_compose_takes_the_override(far_gateway: Gateway, tmp_path: Path) -> None:
+def test_compose_accepts_the_override(far_gateway: Gateway, tmp_path: Path) -> None:
     made = far_gateway.run(
         "worker-kit", "--server", "main.example.org", "--port", "2222", "--out", str(tmp_path)
     )

@@ -44,7 +44,7 @@ def restart(gateway: Gateway, make_gateway: Callable[..., Gateway]) -> Gateway:
     return again.start()
 
 
-def test_a_mount_lives_through_a_restart_of_the_server(
+def test_a_mount_survives_a_server_restart(
     make_worker: MakeWorker, far_gateway: Gateway, make_gateway: Callable[..., Gateway]
 ) -> None:
     worker = make_worker()
@@ -59,7 +59,7 @@ def test_a_mount_lives_through_a_restart_of_the_server(
 
 
 @pytest.mark.parametrize("seconds", [3, 20])
-def test_a_mount_comes_back_when_the_link_does(
+def test_a_mount_recovers_with_the_link(
     make_worker: MakeWorker, far_gateway: Gateway, seconds: int
 ) -> None:
     fill(far_gateway.folder / "shared/models", {"fresh": b"1", "other": b"2"})
@@ -78,7 +78,7 @@ def test_a_mount_comes_back_when_the_link_does(
     assert sshfs_pid(worker) == before
 
 
-def test_a_mount_that_hangs_is_mounted_anew_if_the_server_answers(
+def test_a_hanging_mount_is_remounted_if_the_server_answers(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -90,7 +90,7 @@ def test_a_mount_that_hangs_is_mounted_anew_if_the_server_answers(
     assert "the server does: remounting" in worker.shell("journalctl -u sshfs-main-server")
 
 
-def test_a_mount_is_left_alone_while_the_server_is_away(
+def test_a_mount_is_left_alone_while_the_server_is_down(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -106,7 +106,7 @@ def test_a_mount_is_left_alone_while_the_server_is_away(
 
 
 @pytest.mark.parametrize("systemd", [True, False])
-def test_a_mount_whose_sshfs_died_is_cleaned_up_and_mounted_again(
+def test_a_mount_whose_sshfs_died_is_remounted(
     make_worker: MakeWorker, far_gateway: Gateway, systemd: bool
 ) -> None:
     worker = make_worker(systemd=systemd)
@@ -118,7 +118,7 @@ def test_a_mount_whose_sshfs_died_is_cleaned_up_and_mounted_again(
     assert worker.shell(f"grep -c ' {MOUNT} ' /proc/mounts") == "1\n"
 
 
-def test_a_mount_that_fails_is_tried_ever_more_seldom(
+def test_failed_mounts_are_retried_with_backoff(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
     worker = make_worker()
@@ -141,7 +141,7 @@ def test_a_mount_that_fails_is_tried_ever_more_seldom(
     wait_for(lambda: is_read(worker), "the mount to be back", BACK)
 
 
-def test_a_mount_comes_back_after_a_boot(make_worker: MakeWorker, far_gateway: Gateway) -> None:
+def test_a_mount_is_restored_at_boot(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     """As far as a boot is the service being started by what it is enabled for."""
     worker = make_worker()
     set_up(worker, far_gateway)
@@ -152,9 +152,7 @@ def test_a_mount_comes_back_after_a_boot(make_worker: MakeWorker, far_gateway: G
     assert is_read(worker)
 
 
-def test_a_container_sees_a_mount_that_comes_anew(
-    make_worker: MakeWorker, far_gateway: Gateway
-) -> None:
+def test_a_container_sees_a_remount(make_worker: MakeWorker, far_gateway: Gateway) -> None:
     """As the compose file maps it: the folder that the mount is in, as a slave, read-only."""
     worker = make_worker()
     set_up(worker, far_gateway)

@@ -129,14 +129,14 @@ def hold(gateway: Gateway, count: int, stack: contextlib.ExitStack) -> list[sock
 # Spread and limits
 
 
-def test_eight_connections_are_four_for_each_of_two_workers(two: Gateway) -> None:
+def test_connections_are_spread_evenly_over_workers(two: Gateway) -> None:
     with contextlib.ExitStack() as stack:
         hold(two, 8, stack)
         spread = [connections(pid, two.port) for pid in workers(two).values()]
     assert spread == [4, 4]
 
 
-def test_connections_are_limited_over_all_workers(make_gateway: Callable[..., Gateway]) -> None:
+def test_connections_are_limited_across_workers(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_MAX_CONNECTIONS="5").start()
     with contextlib.ExitStack() as stack:
         held = hold(gateway, 5, stack)
@@ -157,7 +157,7 @@ def test_connections_are_limited_over_all_workers(make_gateway: Callable[..., Ga
         wait_for(lambda: gateway.ssh("echo hello").stdout == "hello\n", "a place to be free")
 
 
-def test_auto_is_a_worker_for_each_processor(gateway: Gateway) -> None:
+def test_workers_auto_starts_one_per_processor(gateway: Gateway) -> None:
     assert gateway.metric("sftp_gateway_workers") >= 1
     assert len(workers(gateway)) <= len(os.sched_getaffinity(0))
 
@@ -165,7 +165,7 @@ def test_auto_is_a_worker_for_each_processor(gateway: Gateway) -> None:
 # Workers that end
 
 
-def test_a_worker_that_is_killed_is_replaced_and_others_do_not_notice(
+def test_a_killed_worker_is_replaced_without_disturbing_others(
     two: Gateway, tmp_path: Path
 ) -> None:
     with reading(two, tmp_path, 0, 1) as readers:
@@ -188,7 +188,7 @@ def test_a_worker_that_is_killed_is_replaced_and_others_do_not_notice(
     assert two.http("/readyz")[0] == 200
 
 
-def test_the_only_worker_is_replaced_too_and_clients_wait_for_it(
+def test_clients_wait_for_the_replacement_of_the_only_worker(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
@@ -199,7 +199,7 @@ def test_the_only_worker_is_replaced_too_and_clients_wait_for_it(
     wait_for(lambda: workers(gateway), "its successor's line")
 
 
-def test_who_waits_for_a_worker_that_is_killed_gets_another(
+def test_a_connection_queued_for_a_killed_worker_gets_another(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     """What was passed to it and not taken is not lost with it."""
@@ -221,7 +221,7 @@ def test_who_waits_for_a_worker_that_is_killed_gets_another(
     wait_for(lambda: gateway.metric("sftp_gateway_connections") == 0, "them to be gone")
 
 
-def test_more_connections_than_workers_take_at_once_wait_and_none_is_refused(
+def test_a_burst_of_connections_waits_and_none_is_refused(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(
@@ -248,7 +248,7 @@ def test_more_connections_than_workers_take_at_once_wait_and_none_is_refused(
         assert not gateway.events("connections_refused")
 
 
-def test_counters_go_on_over_workers_that_end(two: Gateway) -> None:
+def test_counters_outlive_ended_workers(two: Gateway) -> None:
     def sent() -> float:
         return two.metric("sftp_gateway_bytes_sent_total", share="models")
 
@@ -269,7 +269,7 @@ def test_counters_go_on_over_workers_that_end(two: Gateway) -> None:
     assert two.metric("process_cpu_seconds_total") >= spent
 
 
-def test_a_worker_that_is_stuck_makes_the_gateway_unhealthy_and_gets_no_connections(
+def test_a_stuck_worker_is_unhealthy_and_gets_no_connections(
     two: Gateway,
 ) -> None:
     pid = workers(two)[0]
@@ -286,14 +286,14 @@ def test_a_worker_that_is_stuck_makes_the_gateway_unhealthy_and_gets_no_connecti
 # The other processes
 
 
-def test_the_observer_leaves_the_processor_to_workers(two: Gateway) -> None:
+def test_the_observer_yields_the_processor_to_workers(two: Gateway) -> None:
     (served,) = {os.getpriority(os.PRIO_PROCESS, pid) for pid in workers(two).values()}
     threads = os.listdir(f"/proc/{observer(two)}/task")
     assert len(threads) > 3
     assert all(os.getpriority(os.PRIO_PROCESS, int(thread)) > served for thread in threads)
 
 
-def test_an_observer_that_is_killed_is_replaced(two: Gateway) -> None:
+def test_a_killed_observer_is_replaced(two: Gateway) -> None:
     before = observer(two)
     os.kill(before, signal.SIGKILL)
     assert two.sftp("ls models").returncode == 0
@@ -304,7 +304,7 @@ def test_an_observer_that_is_killed_is_replaced(two: Gateway) -> None:
     assert two.events()[-1]["event"] == "server_stopped"
 
 
-def test_nothing_survives_a_supervisor_that_is_killed(two: Gateway) -> None:
+def test_nothing_survives_a_killed_supervisor(two: Gateway) -> None:
     pids = two.pids
     assert len(pids) == 4
     two.stop(signal.SIGKILL)
@@ -328,7 +328,7 @@ def test_a_second_signal_ends_everything_at_once(
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "all processes to end")
 
 
-def test_a_signal_to_all_processes_stops_as_one_to_the_first(two: Gateway) -> None:
+def test_a_signal_to_the_process_group_stops_like_one_to_the_supervisor(two: Gateway) -> None:
     for pid in reversed(two.pids):
         os.kill(pid, signal.SIGINT)
     assert two.process is not None
@@ -345,7 +345,9 @@ def hang_up(gateway: Gateway) -> None:
     gateway.process.send_signal(signal.SIGHUP)
 
 
-def test_sighup_replaces_the_workers_and_readers_read_on(two: Gateway, tmp_path: Path) -> None:
+def test_sighup_replaces_the_workers_without_disturbing_readers(
+    two: Gateway, tmp_path: Path
+) -> None:
     config = two.folder / "config/sftp-gateway.toml"
     with reading(two, tmp_path, 0, 1, 2, 3) as readers:
         before = workers(two)
@@ -371,9 +373,7 @@ def test_sighup_replaces_the_workers_and_readers_read_on(two: Gateway, tmp_path:
     assert two.metric("sftp_gateway_worker_restarts_total") == 0
 
 
-def test_sigusr1_replaces_the_workers_though_nothing_has_changed(
-    two: Gateway, tmp_path: Path
-) -> None:
+def test_sigusr1_replaces_the_workers_without_a_change(two: Gateway, tmp_path: Path) -> None:
     assert two.process is not None
     with reading(two, tmp_path, 0, 1) as readers:
         before = workers(two)
@@ -395,7 +395,7 @@ def test_sigusr1_replaces_the_workers_though_nothing_has_changed(
         ('[shares.models]\npath = "."\n', "contains keys_dir (keys)"),
     ],
 )
-def test_sighup_with_a_wrong_configuration_changes_nothing_and_is_told(
+def test_sighup_with_an_invalid_configuration_changes_nothing(
     two: Gateway, config: str, said: str
 ) -> None:
     before = workers(two)
@@ -414,7 +414,7 @@ def test_sighup_with_a_wrong_configuration_changes_nothing_and_is_told(
     two.wait_event("configuration_reloaded")
 
 
-def test_a_configuration_that_no_worker_can_start_with_is_not_taken(
+def test_a_configuration_that_no_worker_starts_with_is_rejected(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     two = make_gateway('workers = 2\nlandlock = "off"\n').start(runner(LANDLOCK_RESTRICT_SELF))
@@ -430,7 +430,7 @@ def test_a_configuration_that_no_worker_can_start_with_is_not_taken(
     assert two.sftp("ls models").returncode == 0
 
 
-def test_the_number_of_workers_and_the_log_may_change_while_ports_stay(
+def test_workers_and_log_can_change_at_a_reload_but_not_ports(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway("workers = 2\n").start()
@@ -462,7 +462,9 @@ raise SystemExit(main(["serve"]))
 """
 
 
-def test_what_only_a_worker_can_tell_ends_the_start(make_gateway: Callable[..., Gateway]) -> None:
+def test_an_error_that_only_a_worker_detects_stops_the_start(
+    make_gateway: Callable[..., Gateway],
+) -> None:
     gateway = make_gateway(SFTP_GATEWAY_LANDLOCK="require")
     refusing = (*runner(LANDLOCK_RESTRICT_SELF), sys.executable, "-c", _UNCONFINED)
     with pytest.raises(AssertionError, match="did not start"):

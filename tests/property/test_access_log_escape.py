@@ -37,17 +37,17 @@ TEXT = st.text(st.characters(exclude_categories=()), max_size=100)
 
 
 @given(PATHS)
-def test_every_path_comes_back_from_its_text(path):
+def test_escaping_a_path_round_trips(path):
     assert unescape_path(escape_path(path)) == path
 
 
 @given(PATHS, PATHS)
-def test_different_paths_have_different_texts(one, other):
+def test_different_paths_escape_differently(one, other):
     assert (escape_path(one) == escape_path(other)) == (one == other)
 
 
 @given(TEXT)
-def test_any_text_is_unescaped_or_refused_with_value_error(text):
+def test_unescaping_any_text_succeeds_or_raises_value_error(text):
     try:
         path = unescape_path(text)
     except ValueError:
@@ -56,7 +56,7 @@ def test_any_text_is_unescaped_or_refused_with_value_error(text):
 
 
 @given(path=PATHS, target=PATHS, version=TEXT, user=TEXT)
-def test_every_event_is_one_line_of_json_whose_paths_come_back(path, target, version, user):
+def test_every_event_is_one_json_line_with_recoverable_paths(path, target, version, user):
     session = Session(
         session="0" * 16, client_ip="192.0.2.1", client_port=1, client_version=version, user=user
     )
@@ -72,7 +72,7 @@ def test_every_event_is_one_line_of_json_whose_paths_come_back(path, target, ver
 
 
 @given(command=TEXT | PATHS, user=TEXT)
-def test_no_command_and_no_user_name_breaks_a_line(command, user):
+def test_no_command_or_user_name_breaks_a_line(command, user):
     session = Session(session="0" * 16, client_ip="192.0.2.1", client_port=1)
     lines = encode(CommandRefused(session=session, kind="exec", command=command)) + encode(
         LoginRefused(session=session, user_tried=user, method="password", reason="unknown_user")

@@ -131,7 +131,7 @@ def check_round_trip(text: str) -> None:
 
 @given(st.text())
 @settings(deadline=None)
-def test_arbitrary_text_never_raises_and_what_is_accepted_round_trips(text: str) -> None:
+def test_arbitrary_text_never_raises_and_accepted_keys_round_trip(text: str) -> None:
     check_round_trip(text)
 
 
@@ -141,7 +141,7 @@ def test_arbitrary_text_never_raises_and_what_is_accepted_round_trips(text: str)
     st.sampled_from(["", "\ufeff"]),
 )
 @settings(deadline=None)
-def test_files_of_good_and_bad_lines_never_raise_and_round_trip(
+def test_files_of_valid_and_invalid_lines_never_raise(
     lines: list[str], end: str, start: str
 ) -> None:
     check_round_trip(start + end.join(lines))
@@ -149,7 +149,7 @@ def test_files_of_good_and_bad_lines_never_raise_and_round_trip(
 
 @given(good_lines())
 @settings(deadline=None)
-def test_a_good_line_is_accepted_with_its_key_and_comment(line: tuple[str, bytes, str]) -> None:
+def test_a_valid_line_is_accepted_with_key_and_comment(line: tuple[str, bytes, str]) -> None:
     text, blob, comment = line
     parsed = parse_authorized_keys(text, source="f")
     assert parsed.errors == ()
@@ -158,7 +158,7 @@ def test_a_good_line_is_accepted_with_its_key_and_comment(line: tuple[str, bytes
 
 @given(any_lines())
 @settings(deadline=None)
-def test_a_mistake_never_repeats_a_piece_of_a_key(line: str) -> None:
+def test_an_error_never_repeats_part_of_a_key(line: str) -> None:
     for message in parse_authorized_keys(line, source="f").errors:
         pieces = {line[start : start + 20] for start in range(len(line) - 20)}
         keys = {piece for piece in pieces if piece.isalnum() and not piece.islower()}

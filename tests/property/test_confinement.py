@@ -131,7 +131,9 @@ def usable(path: str) -> bytes:
 
 @settings(deadline=None, max_examples=250)
 @given(entries=ENTRIES, paths=PATHS)
-def test_both_finders_agree_and_never_leave_the_root(entries: list[Made], paths: list[str]) -> None:
+def test_both_resolvers_agree_and_never_leave_the_root(
+    entries: list[Made], paths: list[str]
+) -> None:
     resolvers = (Openat2Resolver(), ManualResolver())
     with made(entries) as root:
         inside = below(root)
@@ -154,7 +156,7 @@ def test_both_finders_agree_and_never_leave_the_root(entries: list[Made], paths:
 @settings(deadline=None, max_examples=100)
 @given(entries=ENTRIES, paths=PATHS)
 @pytest.mark.parametrize("links", Links)
-def test_a_share_shows_and_reads_only_what_is_below_its_folder(
+def test_a_share_exposes_only_its_own_folder(
     links: Links, entries: list[Made], paths: list[str]
 ) -> None:
     with made(entries) as root:
@@ -240,7 +242,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 
 @given(path=CLIENT_PATHS)
-def test_a_canonical_path_never_leaves_the_root_and_stays_as_it_is(tree: Tree, path: bytes) -> None:
+def test_a_canonical_path_never_leaves_the_root_and_is_stable(tree: Tree, path: bytes) -> None:
     if b"\0" in path:
         with pytest.raises(NotFound):
             tree.canonical(path)
@@ -253,7 +255,7 @@ def test_a_canonical_path_never_leaves_the_root_and_stays_as_it_is(tree: Tree, p
 
 
 @given(path=CLIENT_PATHS)
-def test_a_place_in_a_share_is_below_the_share(tree: Tree, path: bytes) -> None:
+def test_a_resolved_path_is_below_its_share(tree: Tree, path: bytes) -> None:
     assume(b"\0" not in path)
     try:
         place = tree.locate(path)
@@ -276,7 +278,7 @@ def test_a_place_in_a_share_is_below_the_share(tree: Tree, path: bytes) -> None:
 
 
 @given(first=CLIENT_PATHS, second=CLIENT_PATHS)
-def test_a_path_behind_a_canonical_one_means_the_same_as_behind_the_path_itself(
+def test_appending_to_a_canonical_path_resolves_alike(
     tree: Tree, first: bytes, second: bytes
 ) -> None:
     assume(b"\0" not in first + second)
@@ -303,9 +305,7 @@ def place_in(tree: Tree, path: bytes) -> object:
 
 @settings(deadline=None)
 @given(paths=st.lists(HOME_PATHS | CLIENT_PATHS, max_size=30))
-def test_a_tree_that_remembers_folders_says_what_one_says_that_was_asked_nothing_before(
-    tree: Tree, paths: list[bytes]
-) -> None:
+def test_cached_folders_do_not_change_answers(tree: Tree, paths: list[bytes]) -> None:
     for path in paths:
         fresh = Tree(
             user="u",

@@ -46,7 +46,7 @@ STEPS = st.lists(
 
 
 @given(RULES, STEPS)
-def test_the_table_keeps_its_bounds(
+def test_the_penalty_table_stays_bounded(
     first: PenaltyRules, steps: list[tuple[str, str, Offence, int, PenaltyRules]]
 ) -> None:
     penalties = Penalties(first)

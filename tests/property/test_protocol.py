@@ -146,7 +146,7 @@ def test_the_server_sees_what_the_client_meant(request_case):
 
 @unhurried
 @given(st.lists(every_request, max_size=8), st.data())
-def test_every_way_to_cut_the_stream_gives_the_same_requests(cases, data):
+def test_splitting_the_stream_anywhere_gives_the_same_requests(cases, data):
     stream = b"".join(packet for packet, _ in cases)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=20))
     reader = FrameReader()
@@ -182,7 +182,7 @@ def test_an_arbitrary_body_of_any_type_is_a_request_or_a_protocol_error(kind, bo
 
 @settings(unhurried, max_examples=1000)
 @given(every_request, st.data())
-def test_a_request_with_bytes_changed_is_a_request_or_a_protocol_error(request_case, data):
+def test_an_altered_request_is_a_request_or_a_protocol_error(request_case, data):
     packet = bytearray(request_case[0])
     changes = st.tuples(st.integers(4, len(packet) - 1), st.integers(0, 255))
     for place, value in data.draw(st.lists(changes, min_size=1, max_size=4)):
@@ -192,7 +192,7 @@ def test_a_request_with_bytes_changed_is_a_request_or_a_protocol_error(request_c
 
 @unhurried
 @given(every_request, st.data())
-def test_a_request_cut_short_is_a_request_or_a_protocol_error(request_case, data):
+def test_a_truncated_request_is_a_request_or_a_protocol_error(request_case, data):
     frame = request_case[0][4:]
     length = data.draw(st.integers(1, len(frame)))
     served_or_refused([wire.string(frame[:length])])
@@ -202,7 +202,7 @@ def test_a_request_cut_short_is_a_request_or_a_protocol_error(request_case, data
 @given(
     st.just(0) | st.integers(MAX_PACKET_LENGTH + 1, 2**32 - 1), st.binary(max_size=20), st.data()
 )
-def test_a_length_out_of_range_is_refused_as_soon_as_it_is_there(length, behind, data):
+def test_an_out_of_range_length_is_rejected_immediately(length, behind, data):
     stream = wire.uint32(length) + behind
     early = data.draw(st.integers(0, 3))
     reader = FrameReader()
@@ -217,7 +217,7 @@ def test_a_length_out_of_range_is_refused_as_soon_as_it_is_there(length, behind,
     st.integers(500, 300_000),
 )
 @example([MAX_PACKET_LENGTH], MAX_PACKET_LENGTH + 3)
-def test_no_more_is_held_than_one_packet_and_one_piece(lengths, size):
+def test_at_most_one_packet_and_one_chunk_are_buffered(lengths, size):
     stream = b"".join(wire.string(b"\x06" * length) for length in lengths)
     reader = FrameReader()
     given_out = 0
@@ -266,7 +266,7 @@ def test_the_client_sees_the_handle(request_id, handle):
 
 @unhurried
 @given(request_ids, st.binary(max_size=2000))
-def test_the_client_sees_the_files_bytes(request_id, data):
+def test_the_client_sees_the_data(request_id, data):
     packet = DATA_HEADER.pack(len(data) + 9, 103, request_id, len(data)) + data
     assert received(packet) == wire.DataReply(request_id, data)
 
@@ -291,7 +291,7 @@ def test_the_client_sees_the_names(request_id, entries):
 
 @unhurried
 @given(request_ids, st.tuples(*[uint64] * 11))
-def test_the_client_sees_the_file_systems_figures(request_id, figures):
+def test_the_client_sees_the_statvfs_figures(request_id, figures):
     reply = received(StatvfsResponse(request_id, *figures).encode())
     assert reply.request_id == request_id
     assert wire.decode_statvfs(reply) == wire.Statvfs(*figures)

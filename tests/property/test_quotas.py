@@ -25,7 +25,7 @@ STEPS = st.lists(
 
 
 @given(st.integers(20, 2000), st.integers(CONNECTIONS * 300, 100_000), STEPS)
-def test_every_connection_can_open_a_file_after_any_steps_of_others(
+def test_every_connection_can_always_open_a_file(
     descriptors: int, memory: int, steps: list[tuple[HandleOwner, bool, int, Cost]]
 ) -> None:
     division = divide(2 * descriptors, connections=CONNECTIONS, temporary=descriptors)
@@ -47,7 +47,7 @@ def test_every_connection_can_open_a_file_after_any_steps_of_others(
 
 
 @given(st.integers(100, 10_000), st.permutations(HOLDERS))
-def test_a_connection_has_its_part_after_four_greedy_ones(
+def test_a_connection_gets_its_share_after_four_greedy_ones(
     handles: int, order: list[HandleOwner]
 ) -> None:
     quotas = Quotas(DescriptorAllotment(CONNECTIONS, handles), max_handles=10**6)

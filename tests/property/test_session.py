@@ -367,7 +367,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_request_gets_one_answer_and_nothing_is_left_open(root: Path) -> None:
+def test_every_request_gets_one_reply_and_nothing_stays_open(root: Path) -> None:
     run_state_machine_as_test(
         lambda: Session(root),
         settings=settings(deadline=None, max_examples=80, stateful_step_count=40),

@@ -68,7 +68,7 @@ def told(file: Path, environ: dict[str, str]) -> tuple[str, ...]:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_options=st.dictionaries(st.sampled_from(OPTIONS), ANY, min_size=1, max_size=4))
-def test_any_values_in_a_file_are_settings_or_mistakes_with_a_place(
+def test_any_file_gives_settings_or_errors_with_positions(
     tmp_path: Path, given_options: dict[str, Any]
 ) -> None:
     file = tmp_path / "a.toml"
@@ -80,7 +80,7 @@ def test_any_values_in_a_file_are_settings_or_mistakes_with_a_place(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(option=st.sampled_from(OPTIONS), text=ANY.map(lambda value: value.replace(" = ", ": ")))
-def test_any_value_of_a_variable_is_a_setting_or_a_mistake_that_names_it(
+def test_any_variable_gives_a_setting_or_an_error_naming_it(
     tmp_path: Path, option: str, text: str
 ) -> None:
     file = tmp_path / "empty.toml"

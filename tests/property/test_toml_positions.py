@@ -131,7 +131,7 @@ def check(source: str) -> None:
 
 @settings(max_examples=300)
 @given(document())
-def test_any_key_of_a_document_is_found_where_it_stands(source: str) -> None:
+def test_every_key_of_a_document_is_located(source: str) -> None:
     check(source)
 
 
@@ -152,6 +152,6 @@ def test_any_key_of_a_document_is_found_where_it_stands(source: str) -> None:
         ("a = 1979-05-27 07:32:00 # b\nc = 1", ("c",), (2, 1)),
     ],
 )
-def test_a_key_is_found(source: str, path: Path, position: tuple[int, int]) -> None:
+def test_a_key_is_located(source: str, path: Path, position: tuple[int, int]) -> None:
     assert positions(source)[path] == position
     assert positions(source).keys() == set(paths(tomllib.loads(source)))

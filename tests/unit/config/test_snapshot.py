@@ -219,7 +219,7 @@ def test_a_configuration_file_that_had_nothing_may_go_away(running: ConfigSnapsh
     assert again(running).settings == some.settings
 
 
-def test_a_status_token_that_is_gone_does_not_open_the_page(running: ConfigSnapshot) -> None:
+def test_a_missing_status_token_does_not_open_the_page(running: ConfigSnapshot) -> None:
     token = Path("keys/status_token")
     token.write_text("a-token-that-is-long-enough\n")
     asking = again(running)
