@@ -26,7 +26,7 @@ INSIDE = {
 #: KiB of anonymous memory by which all processes may have grown behind all attacks so far, when
 #: the attackers are gone: Python does not give back all that a flood of small answers took. What
 #: an attack may hold meanwhile is in the tests themselves.
-LEFT_BEHIND = 40 * 1024
+MAX_GROWTH = 40 * 1024
 
 MAX_HANDLES = 16
 
@@ -36,11 +36,11 @@ class Target(Gateway):
 
     worker: int
     resting: int
-    said = 0
+    stderr_seen = 0
 
-    def get_ready(self) -> None:
+    def record_baseline(self) -> None:
         """Remember how it is; whatever is made once only has been made by then."""
-        self.serves_others()
+        self.assert_serves_others()
         self.worker = self.events("worker_started")[-1]["pid"]
         self.resting = self.memory()
 
@@ -52,7 +52,7 @@ class Target(Gateway):
         """KiB of all processes at this moment."""
         return memory_now(self.pids[0]).anonymous
 
-    def serves_others(self) -> None:
+    def assert_serves_others(self) -> None:
         """A stock client gets a file."""
         target = self.folder / "got"
         target.unlink(missing_ok=True)
@@ -60,17 +60,17 @@ class Target(Gateway):
         assert got.returncode == 0, got.stderr
         assert target.read_bytes() == INSIDE["folder/file"]
 
-    def is_unharmed(self) -> None:
+    def assert_unharmed(self) -> None:
         """It serves, in the process that it did, has nothing open and not grown."""
-        self.serves_others()
+        self.assert_serves_others()
         wait_for(lambda: self.metric("sftp_gateway_connections") == 0, "all connections to end")
         assert self.metric("sftp_gateway_open_handles") == 0
         assert [event["pid"] for event in self.events("worker_started")] == [self.worker]
         assert self.worker in family(self.pids[0])
         grown = self.memory() - self.resting
-        assert grown < LEFT_BEHIND, f"{grown} KiB more than before"
-        said, self.said = self.stderr[self.said :], len(self.stderr)
-        assert "Traceback" not in said, said
+        assert grown < MAX_GROWTH, f"{grown} KiB more than before"
+        printed, self.stderr_seen = self.stderr[self.stderr_seen :], len(self.stderr)
+        assert "Traceback" not in printed, printed
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     gateway = Target(folder, config, {})
     try:
         gateway.start()
-        gateway.get_ready()
+        gateway.record_baseline()
         yield gateway
     finally:
         gateway.close()
@@ -111,7 +111,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 def unharmed(attacked: Target) -> Iterator[None]:
     """Behind every attack the gateway is as it was."""
     yield
-    attacked.is_unharmed()
+    attacked.assert_unharmed()
 
 
 def raw_session(gateway: Gateway) -> subprocess.Popen[bytes]:
@@ -128,4 +128,4 @@ def raw_session(gateway: Gateway) -> subprocess.Popen[bytes]:
 
 async def in_thread(gateway: Target) -> None:
     """Others are served while the attack goes on."""
-    await asyncio.to_thread(gateway.serves_others)
+    await asyncio.to_thread(gateway.assert_serves_others)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.floods.arena import MOST_BETWEEN, Arena, flooded
-from tests.support.floods.kinds import KNOWN, Kind, short_form
+from tests.support.floods.arena import MAX_WORK_BETWEEN, Arena, flooded
+from tests.support.floods.kinds import KNOWN_FREEZES, Kind, short_kinds
 from tests.support.floods.message import Login, Reached
 from tests.support.floods.messages import MESSAGES
 from tests.support.floods.phases import Phase
@@ -26,10 +26,10 @@ from tests.support.keys import make_key
 pytestmark = pytest.mark.integration
 
 #: What is done for the attacker until a kind is left, in requests of the victim's; and packets.
-_WORK, _WORK_OF_KNOWN, _PACKETS = 3 * MOST_BETWEEN, 100 * MOST_BETWEEN, 200_000
+_WORK, _KNOWN_WORK, _PACKETS = 3 * MAX_WORK_BETWEEN, 100 * MAX_WORK_BETWEEN, 200_000
 
 _KINDS: dict[tuple[str, str], list[Kind]] = {}
-for _kind in short_form():
+for _kind in short_kinds():
     _KINDS.setdefault((_kind.phase, _kind.family), []).append(_kind)
 
 
@@ -69,8 +69,8 @@ def test_a_flood_starves_nobody_and_costs_bounded_memory(
 ) -> None:
     found = []
     for kind in _KINDS[phase, family]:
-        work = _WORK_OF_KNOWN if kind in KNOWN else _WORK
-        result = attacked.of(kind.reached_in).judged(kind, work=work, packets=_PACKETS)
+        work = _KNOWN_WORK if kind in KNOWN_FREEZES else _WORK
+        result = attacked.of(kind.reached_in).flood_with_retries(kind, work=work, packets=_PACKETS)
         found += [f"{kind}: {complaint}" for complaint in result.complaints()]
     assert not found, "\n".join(["", *found])
 

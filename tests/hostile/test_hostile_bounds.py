@@ -27,8 +27,8 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, String, UInt32
 
 from tests.hostile.conftest import Target, in_thread
-from tests.hostile.test_hostile_ssh import SHARE, _client, _ends, _Gathered, _live, _Taken
-from tests.support.gateway import PATIENCE, wait_for
+from tests.hostile.test_hostile_ssh import SHARE, _BufferedTransport, _client, _ends, _live, _Taken
+from tests.support.gateway import TIMEOUT, wait_for
 from tests.support.live import live
 from tests.support.sftp_wire import (
     AttrsReply,
@@ -51,7 +51,7 @@ def _host_key(gateway: Target) -> bytes:
 
 
 async def _asked(connection: Any, request: str, *arguments: bytes) -> tuple[int, Any]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         kind, packet = await connection._make_global_request(request.encode(), *arguments)
         return kind, packet
 
@@ -118,7 +118,7 @@ async def test_a_channel_type_named_like_a_method_is_unknown(
         connection.send_packet(
             MSG_CHANNEL_OPEN, String("channel"), UInt32(1), UInt32(1), UInt32(1000)
         )
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await refused.wait()
         await _live(connection)
 
@@ -135,7 +135,7 @@ async def test_requests_during_a_client_key_exchange_end_the_connection(
         connection._packet_handlers = {
             **connection._packet_handlers, MSG_KEXINIT: lambda *_: True,
         }  # fmt: skip
-        sent = _Gathered(connection)
+        sent = _BufferedTransport(connection)
         connection._send_kexinit()
         connection._kex_complete = True  # so that the rest is sent and not kept
         connection.send_packet(MSG_CHANNEL_OPEN, String("x"), UInt32(1), UInt32(1), UInt32(1000))
@@ -158,7 +158,7 @@ async def test_packets_of_one_byte_cost_bounded_memory(attacked: Target) -> None
             connection.send_packet(
                 MSG_CHANNEL_OPEN, String("session"), UInt32(100 + number), UInt32(2**31), UInt32(1)
             )
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await taken.opened.wait()
             channel = UInt32(number)
             connection.send_packet(
@@ -191,11 +191,11 @@ def test_an_incomplete_packet_costs_at_most_one_standard_packet(
     with contextlib.ExitStack() as stack:
         for _ in range(200):
             connection = stack.enter_context(
-                socket.create_connection(("127.0.0.1", attacked.port), PATIENCE)
+                socket.create_connection(("127.0.0.1", attacked.port), TIMEOUT)
             )
             connection.sendall(b"SSH-2.0-x\r\n" + struct.pack(">I", 34_996) + bytes(34_995))
         wait_for(lambda: attacked.metric("sftp_gateway_connections") >= 200, "all to be there")
-        attacked.serves_others()
+        attacked.assert_serves_others()
         held = attacked.memory() - before
         assert held < 200 * (36 + 36), f"{held} KiB"
 
@@ -203,7 +203,7 @@ def test_an_incomplete_packet_costs_at_most_one_standard_packet(
 def test_a_packet_longer_than_the_standard_ends_the_connection(attacked: Target) -> None:
     # From an address that is not this machine's own for the log, as the health check's is.
     with socket.create_connection(
-        ("127.0.0.1", attacked.port), PATIENCE, ("127.0.0.3", 0)
+        ("127.0.0.1", attacked.port), TIMEOUT, ("127.0.0.3", 0)
     ) as connection:
         connection.sendall(b"SSH-2.0-x\r\n" + struct.pack(">I", 35_004) + bytes(35_000))
         port = connection.getsockname()[1]
@@ -288,7 +288,7 @@ def test_killing_sftp_during_a_transfer_ends_the_session(attacked: Target) -> No
         wait_for(lambda: _open_files(attacked) == 1, "the file to be open")
         wait_for((attacked.folder / "cut").exists, "the first bytes")
         sftp.send_signal(signal.SIGKILL)
-        sftp.wait(PATIENCE)
+        sftp.wait(TIMEOUT)
     wait_for(lambda: attacked.metric("sftp_gateway_connections") == 0, "its connection's end")
     (attacked.folder / "data/share/long").unlink()
 

@@ -74,7 +74,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         gateway.authorize(user, public_line(gateway.key))
     try:
         gateway.start()
-        gateway.get_ready()
+        gateway.record_baseline()
         yield gateway
     finally:
         gateway.close()

@@ -222,7 +222,7 @@ def test_a_flood_of_readdirs_costs_bounded_memory_and_lists_everything(attacked:
         )
         asking = threading.Thread(target=lambda: (ssh.stdin.write(storm), ssh.stdin.flush()))
         asking.start()
-        attacked.serves_others()
+        attacked.assert_serves_others()
         assert attacked.memory_now() - before < 16 * 1024
         kinds = Counter(take() for _ in range(2000 * MAX_HANDLES))
         asking.join()

@@ -37,7 +37,7 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, Byte, String, UInt32
 
 from tests.hostile.conftest import INSIDE, Target, in_thread
-from tests.support.gateway import PATIENCE, Gateway, running, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, running, wait_for
 from tests.support.live import Live, connected, open_live
 from tests.support.record_client import KeyExchanges
 from tests.support.sftp_wire import AttrsReply, DataReply, encode_open, encode_read, encode_stat
@@ -48,12 +48,12 @@ SHARE = b"/home/gvpocr/share/"
 
 #: KiB that one client may have the server hold before anything of it is taken. Answers of a few
 #: bytes each take several times their length in memory.
-_ONE_CLIENT = 36 * 1024
+_MAX_CLIENT_MEMORY = 36 * 1024
 
 #: Of a user whose password takes as long to verify as a configuration may ask for.
 _SLOW_PASSWORD = f"""
 workers = 1
-[users.typist]
+[users.password_user]
 password_hash = "$argon2id$v=19$m=8192,t=512,p=1$c29tZXNhbHRzb21lc2FsdA${"A" * 43}"
 """
 
@@ -61,12 +61,12 @@ _HELLO = b"SSH-2.0-OpenSSH_9.9\r\n"
 
 
 @contextlib.contextmanager
-def _dialled(gateway: Target) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as connection:
+def _dial(gateway: Target) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT) as connection:
         yield connection
 
 
-def _is_shut(connection: socket.socket) -> None:
+def _assert_closed(connection: socket.socket) -> None:
     """The server ends the connection, whatever it says first."""
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(65536):
@@ -91,15 +91,15 @@ def _is_shut(connection: socket.socket) -> None:
     ],
 )  # fmt: skip
 def test_input_that_is_not_ssh_ends_the_connection(attacked: Target, first: bytes) -> None:
-    with _dialled(attacked) as connection:
+    with _dial(attacked) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(first)
             connection.shutdown(socket.SHUT_WR)
-        _is_shut(connection)
+        _assert_closed(connection)
 
 
 def test_an_endless_banner_costs_little_and_ends_the_connection(attacked: Target) -> None:
-    with _dialled(attacked) as connection:
+    with _dial(attacked) as connection:
         sent = 0
         with contextlib.suppress(ConnectionError):
             while sent < 100_000_000:
@@ -109,9 +109,9 @@ def test_an_endless_banner_costs_little_and_ends_the_connection(attacked: Target
 
 @pytest.mark.parametrize("length", [2**32 - 1, 2**31, 256 * 1024 + 1])
 def test_an_overlong_packet_ends_the_connection_early(attacked: Target, length: int) -> None:
-    with _dialled(attacked) as connection:
+    with _dial(attacked) as connection:
         connection.sendall(_HELLO + struct.pack(">I", length) + b"\0" * 28)
-        _is_shut(connection)
+        _assert_closed(connection)
 
 
 # Keys
@@ -227,14 +227,14 @@ async def test_invalid_key_exchanges_end_the_connection(attacked: Target, messag
                     connection.send_packet(MSG_NEWKEYS)
                 case _:
                     connection.send_packet(30, String(os.urandom(32)))
-        await _ends(connection)
+        await _wait_closed(connection)
     await in_thread(attacked)
 
 
 # Windows and channels
 
 
-class _Taken:
+class _RecordingChannel:
     """A channel of a client that notes what comes on it, and never gives more room."""
 
     def __init__(self) -> None:
@@ -261,16 +261,16 @@ class _Taken:
 async def test_the_clients_packet_size_and_window_are_respected(
     attacked: Target, size: int, window: int
 ) -> None:
-    taken = _Taken()
+    taken = _RecordingChannel()
     async with _client(attacked) as connection:
         connection._channels[77] = taken
         connection.send_packet(
             MSG_CHANNEL_OPEN, String("session"), UInt32(77), UInt32(window), UInt32(size)
         )
         if not size:
-            await _ends(connection)
+            await _wait_closed(connection)
             return
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await taken.opened.wait()
         connection.send_packet(
             MSG_CHANNEL_REQUEST, UInt32(0), String("subsystem"), Boolean(False), String("sftp")
@@ -282,7 +282,7 @@ async def test_the_clients_packet_size_and_window_are_respected(
             read = encode_read(number, bytes(4), 0, 8192)
             connection.send_packet(MSG_CHANNEL_DATA, UInt32(0), String(read))
         await in_thread(attacked)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while sum(taken.lengths) < min(window, 8 * 8192):
                 await asyncio.sleep(0.01)
         connection.abort()
@@ -314,7 +314,7 @@ async def test_data_beyond_the_window_ends_the_connection_or_is_served(attacked:
             connection.send_packet(
                 MSG_CHANNEL_DATA, UInt32(session.channel._send_chan), String(burst[: 32 * 1024])
             )
-        await _ends(connection)
+        await _wait_closed(connection)
 
 
 @pytest.mark.parametrize("kind", ["unknown channel", "closed twice", "adjust", "stderr"])
@@ -355,7 +355,7 @@ async def test_a_burst_of_channel_opens_gets_ten(attacked: Target) -> None:
             connection.send_packet(
                 MSG_CHANNEL_OPEN, String("session"), UInt32(number), UInt32(2**20), UInt32(2**15)
             )
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await answered.wait()
         await in_thread(attacked)
     assert answers == {MSG_CHANNEL_OPEN_CONFIRMATION: 10, MSG_CHANNEL_OPEN_FAILURE: 390}
@@ -435,17 +435,17 @@ async def test_a_flood_of_requests_costs_bounded_memory_and_ends_the_connection(
                  much),
             ),
         }[flood]  # fmt: skip
-        _leave_out_ignores(connection)
-        sent = _Gathered(connection)
+        _disable_ignores(connection)
+        sent = _BufferedTransport(connection)
         for number in range(count):
             named = (String(str(number)), much) if flood == "variables" else ()
             connection.send_packet(*one, *named)
         transport, most = sent.release(), 0
         while transport.get_write_buffer_size() and not transport.is_closing():
             most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
-        await _ends(connection)
+        await _wait_closed(connection)
         most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
-        assert most < _ONE_CLIENT, f"{most} KiB"
+        assert most < _MAX_CLIENT_MEMORY, f"{most} KiB"
     wait_for(
         lambda: attacked.events("session_end", reason="protocol_error")[ended:], "the end's line"
     )
@@ -463,7 +463,7 @@ async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked:
         await _live(attacker)
         attacker.send_packet(MSG_IGNORE, String(bytes(30_000_000)))
         most = 0
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not attacker.is_closed():
                 most = max(most, await asyncio.to_thread(attacked.memory_now) - before)
         assert most < 16 * 1024, f"{most} KiB"
@@ -472,7 +472,7 @@ async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked:
     )
 
 
-def _leave_out_ignores(connection: Any) -> None:
+def _disable_ignores(connection: Any) -> None:
     """Send no MSG_IGNORE before each packet, as asyncssh does: those count too."""
     send = connection.send_packet
 
@@ -483,7 +483,7 @@ def _leave_out_ignores(connection: Any) -> None:
     connection.send_packet = send_packet
 
 
-class _Gathered:
+class _BufferedTransport:
     """Keeps back what a connection sends, to send all of it in one piece."""
 
     def __init__(self, connection: Any) -> None:
@@ -535,10 +535,10 @@ async def test_data_sent_during_a_login_costs_bounded_memory(
         for _ in range(2000):
             connection.send_packet(*ask)
         held, transport = 0, connection._transport
-        while transport.get_write_buffer_size() and held < _ONE_CLIENT:
+        while transport.get_write_buffer_size() and held < _MAX_CLIENT_MEMORY:
             held = await asyncio.to_thread(attacked.memory_now) - before
-        assert held < _ONE_CLIENT, f"{held} KiB"
-        await _ends(connection)  # by max_auth_tries
+        assert held < _MAX_CLIENT_MEMORY, f"{held} KiB"
+        await _wait_closed(connection)  # by max_auth_tries
 
 
 async def test_data_sent_during_password_verification_stays_in_the_socket(
@@ -547,18 +547,18 @@ async def test_data_sent_during_password_verification_stays_in_the_socket(
     with running(tmp_path, _SLOW_PASSWORD) as gateway:
         async with _client(gateway, log_in=False) as connection:
             connection.send_packet(
-                MSG_USERAUTH_REQUEST, String("typist"), String("ssh-connection"),
+                MSG_USERAUTH_REQUEST, String("password_user"), String("ssh-connection"),
                 String("password"), Boolean(False), String("wrong"),
             )  # fmt: skip
             for _ in range(500):
                 connection.send_packet(MSG_IGNORE, String(bytes(30_000)))
             await asyncio.sleep(0.5)
-            taken = 500 * 30_000 - _untaken(connection._transport)
+            taken = 500 * 30_000 - _unread_bytes(connection._transport)
             assert not gateway.events("login_refused"), "the password is verified already"
     assert taken < 256 * 1024
 
 
-def _untaken(transport: asyncio.Transport) -> int:
+def _unread_bytes(transport: asyncio.Transport) -> int:
     """Bytes of a client that wait at its own end, or at the server's (proc(5), tcp rx_queue)."""
     client = transport.get_extra_info("socket")
     waiting = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
@@ -574,7 +574,7 @@ async def test_server_only_messages_from_a_client_are_rejected(attacked: Target)
     ends = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked, log_in=False) as connection:
         connection.send_packet(MSG_USERAUTH_SUCCESS)
-        await _ends(connection)
+        await _wait_closed(connection)
     ended = wait_for(
         lambda: attacked.events("session_end", reason="protocol_error")[ends:], "its line"
     )[-1]
@@ -589,17 +589,17 @@ async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> N
         for _ in range(10_000):
             if connection._transport is not None:
                 connection.send_packet(*packet)
-        taken = await _taken(transport, 1024 * 1024)
+        taken = await _is_read(transport, 1024 * 1024)
         held = await asyncio.to_thread(gateway.memory_now) - before
-        if not taken or held >= _ONE_CLIENT:
+        if not taken or held >= _MAX_CLIENT_MEMORY:
             break
     held = await asyncio.to_thread(gateway.memory) - before
-    assert held < _ONE_CLIENT, f"{held} KiB"
+    assert held < _MAX_CLIENT_MEMORY, f"{held} KiB"
     await in_thread(gateway)
     connection.abort()
 
 
-async def _taken(transport: Any, enough: int) -> bool:
+async def _is_read(transport: Any, enough: int) -> bool:
     """Wait for the server to take what is sent; False once it takes nothing for a while."""
     seen, since = -1, time.monotonic()
     while (left := transport.get_write_buffer_size()) > enough:
@@ -644,7 +644,7 @@ async def _client(gateway: Gateway, *, log_in: bool = True) -> AsyncIterator[Any
             )  # fmt: skip
 
         connecting = asyncio.create_task(connect())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             connection = await waiting
     try:
         yield connection
@@ -665,7 +665,7 @@ async def _live(connection: Any, window: int = 2 * 1024 * 1024) -> Live:
     return session
 
 
-async def _ends(connection: Any) -> None:
+async def _wait_closed(connection: Any) -> None:
     """Wait for the server to end the connection."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await connection.wait_closed()

@@ -17,7 +17,7 @@ import asyncssh
 import pytest
 
 from sftp_gateway.settings import Settings
-from tests.support.gateway import PATIENCE, Gateway, fill, running, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, running, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -50,7 +50,7 @@ def log_in(
 def greeting(gateway: Gateway, source: str) -> bytes:
     """What a client at this address reads first; nothing where it is refused at the door."""
     with socket.create_connection(
-        ("127.0.0.1", gateway.port), PATIENCE, source_address=(source, 0)
+        ("127.0.0.1", gateway.port), TIMEOUT, source_address=(source, 0)
     ) as connection:
         with contextlib.suppress(ConnectionResetError):
             return connection.recv(8)
@@ -91,7 +91,7 @@ def held(gateway: Gateway, source: str, count: int = 1) -> Iterator[list[socket.
         connections = []
         for _ in range(count):
             connection = socket.create_connection(
-                ("127.0.0.1", gateway.port), PATIENCE, source_address=(source, 0)
+                ("127.0.0.1", gateway.port), TIMEOUT, source_address=(source, 0)
             )
             connections.append(stack.enter_context(connection))
             assert connection.recv(8) == b"SSH-2.0-"
@@ -112,7 +112,7 @@ def session(gateway: Gateway, source: str, user: str = "gvpocr") -> Iterator[sub
         yield client
     finally:
         client.terminate()
-        client.communicate(timeout=PATIENCE)
+        client.communicate(timeout=TIMEOUT)
 
 
 # Bans
@@ -258,7 +258,7 @@ def test_bans_can_be_listed_and_lifted(
 
 def _raw(gateway: Gateway, data: bytes, *, wait: bool) -> None:
     with socket.create_connection(
-        ("127.0.0.1", gateway.port), PATIENCE, source_address=(BAD, 0)
+        ("127.0.0.1", gateway.port), TIMEOUT, source_address=(BAD, 0)
     ) as connection:
         connection.recv(8)
         connection.sendall(data)
@@ -302,7 +302,7 @@ def test_each_offence_has_its_penalty(
 def nothing_was_penalised(gateway: Gateway) -> None:
     """What is counted, half a second late, is only what is done wrong here."""
     penalties = "sftp_gateway_penalties_total"
-    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, (BAD, 0)) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT, (BAD, 0)) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         wait_for(lambda: gateway.metric(penalties, kind="protocol_error"), "this to be counted")
     assert gateway.metric(penalties) == 1
@@ -423,7 +423,7 @@ def test_sessions_of_a_user_are_limited_across_workers(
     gateway.start()
     with session(gateway, GOOD), session(gateway, BAD):
         with session(gateway, EXEMPT) as third:
-            assert third.wait(PATIENCE) == 255
+            assert third.wait(TIMEOUT) == 255
         assert gateway.wait_event("session_end", client_ip=EXEMPT)["reason"] == "too_many_sessions"
         assert log_in(gateway, EXEMPT, user="ana").stdout == "in\n"
         refused = "sftp_gateway_connections_refused_total"
@@ -504,7 +504,7 @@ def test_an_unresponsive_peer_is_disconnected(
         assert gateway.wait_event("session_end", client_ip=GOOD)["reason"] == "not_responding"
     finally:
         client.kill()
-        client.communicate(timeout=PATIENCE)
+        client.communicate(timeout=TIMEOUT)
     nothing_was_penalised(gateway)
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from sftp_gateway.settings import load_settings
 from tests.support.gateway import REPOSITORY
-from tests.support.grammars import compose_mistakes
+from tests.support.grammars import compose_errors
 
 pytestmark = pytest.mark.integration
 
@@ -47,9 +47,9 @@ def _effective(**variables: str) -> dict[str, Any]:
 
 def test_the_file_conforms_to_the_compose_specification() -> None:
     content = _content()
-    assert compose_mistakes(content) == []
+    assert compose_errors(content) == []
     content["services"]["loki"]["profiles"] = "observability"  # has to be a list
-    assert compose_mistakes(content) != []
+    assert compose_errors(content) != []
 
 
 def test_only_the_gateway_starts_without_a_profile() -> None:

@@ -135,7 +135,7 @@ class Deployment(Gateway):
             assert health["Status"] != "unhealthy", health["Log"]
             return bool(health["Status"] == "healthy")
 
-        wait_for(healthy, "the container to be healthy", patience=120)
+        wait_for(healthy, "the container to be healthy", timeout=120)
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         logs = self.compose("logs", "--no-color", "--no-log-prefix", "sftp-gateway")

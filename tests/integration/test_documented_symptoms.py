@@ -17,7 +17,7 @@ import pytest
 
 from tests.clients.programs import CLIENTS, Failed, Rclone
 from tests.integration.test_worker_doctor import NOBODY, process_of, silent_port
-from tests.support.gateway import PATIENCE, REPOSITORY, Gateway, fill, free_port, running, wait_for
+from tests.support.gateway import REPOSITORY, TIMEOUT, Gateway, fill, free_port, running, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -35,7 +35,7 @@ def shell(script: str, *runner: str) -> str:
     ran = subprocess.run(
         [*runner, "bash", "-c", script],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=PATIENCE, env={**os.environ, "LC_ALL": "C"},
+        timeout=TIMEOUT, env={**os.environ, "LC_ALL": "C"},
     )  # fmt: skip
     return ran.stdout
 

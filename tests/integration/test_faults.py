@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from benchmarks.processes import memory, memory_now
-from tests.support.gateway import PATIENCE, Gateway, fill, free_port, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, free_port, wait_for
 from tests.support.record_client import Proxy
 from tests.support.slow_disk import Disk, failing_disk
 
@@ -57,7 +57,7 @@ def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) ->
         SFTP_GATEWAY_DISK_TIMEOUT="1",
     ).start()
     yield gateway
-    disk.go_on()  # the kernel keeps a process until its reads have ended
+    disk.resume()  # the kernel keeps a process until its reads have ended
     gateway.close()
 
 
@@ -123,7 +123,7 @@ def test_a_hanging_disk_fails_its_own_readers_only(
         with contextlib.suppress(OSError):  # its session is over
             os.close(held)
         assert (other / "good/file").read_bytes() == GOOD
-        disk.go_on()
+        disk.resume()
         wait_for(lambda: _reads(own / "bad/b") == b"b" * 300_000, "the disk to be back")
     assert _pid(gateway) == pid
 
@@ -145,7 +145,7 @@ def test_a_hanging_disk_uses_no_more_than_its_own_threads(
         "the others to be given up",
     )
     assert gateway.sftp("get good/file /dev/null").returncode == 0
-    disk.go_on()
+    disk.resume()
     wait_for(lambda: gateway.sftp("get bad/b /dev/null").returncode == 0, "the disk to be back")
     wait_for(lambda: gateway.metric("sftp_gateway_slow_lane_depth") == 0, "its threads to be back")
 
@@ -398,7 +398,7 @@ def test_a_blocked_standard_output_blocks_or_drops_as_configured(
     client.stdin.write(f"get -r models {tmp_path}/got\n".encode() * 3)
     client.stdin.close()
     if overflow == "drop":
-        assert client.wait(PATIENCE) == 0
+        assert client.wait(TIMEOUT) == 0
         dropped = functools.partial(gateway.metric, "sftp_gateway_access_log_dropped_total")
         wait_for(lambda: dropped() > 0, "the dropped lines to be counted")
     else:
@@ -409,7 +409,7 @@ def test_a_blocked_standard_output_blocks_or_drops_as_configured(
         assert gateway.http("/healthz") == (200, "ok\n")
         assert gateway.metric("sftp_gateway_access_log_dropped_total") == 0
     (tmp_path / "go on").touch()
-    assert client.wait(PATIENCE) == 0
+    assert client.wait(TIMEOUT) == 0
     if overflow == "block":
         gateway.wait_event("session_end")
         assert len(gateway.events("file_closed", result="ok")) >= 900
@@ -464,7 +464,7 @@ def test_a_gateway_out_of_descriptors_keeps_serving_open_sessions(
         contextlib.ExitStack() as stack,
     ):
         for _ in range(100):
-            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT))
         wait_for(lambda: "descriptors" in gateway.stderr, "connections to be refused")
         assert (mount / "models/file").stat().st_size == len(GOOD)
         stack.close()
@@ -548,7 +548,7 @@ def test_thousands_of_silent_connections_cost_little_and_are_closed(
     with contextlib.ExitStack() as stack:
         for number in range(count):
             source = (f"127.0.1.{1 + number % 200}", 0)
-            connection = socket.create_connection(("127.0.0.1", gateway.port), PATIENCE, source)
+            connection = socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT, source)
             stack.enter_context(connection)
             assert connection.recv(8) == b"SSH-2.0-"
             if number % 2:

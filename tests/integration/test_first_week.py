@@ -265,7 +265,7 @@ def test_a_ban_is_lifted(week: Week, tmp_path: Path) -> None:
 def test_a_key_is_rotated(week: Week, ana: Path) -> None:
     place, new = week.place, week.place.folder / "keys/ana_new"
     with week.step():
-        with week.told("configuration_reloaded"):
+        with week.logs("configuration_reloaded"):
             place.change("keys", "rotate", "ana", "ana_laptop", "keys/ana_new")
         wait_for(lambda: lets_in(place, "ana", new), "the new key to be let in")
         assert lets_in(place, "ana", ana)
@@ -276,7 +276,7 @@ def test_revoking_a_key_ends_only_its_own_mount(week: Week, ana: Path, tmp_path:
     with (
         place.mounted(tmp_path / "mnt", "/home/ana", "direct_io", user="ana", key=ana) as mount,
         week.step(),
-        week.told("credentials_removed"),
+        week.logs("credentials_removed"),
     ):
         assert (mount / "models/weights.bin").read_bytes() == CONTENT
         revoked = place.folder / "keys/revoked_keys"
@@ -288,11 +288,11 @@ def test_revoking_a_key_ends_only_its_own_mount(week: Week, ana: Path, tmp_path:
 def test_an_invalid_configuration_is_rejected_and_explained_on_the_page(week: Week) -> None:
     place = week.place
     good = configuration(place).read_text()
-    with week.step(reason="max_conections"), week.told("configuration_refused"):
+    with week.step(reason="max_conections"), week.logs("configuration_refused"):
         configure(place, "", options="max_conections = 3\n")
     assert place.metric("sftp_gateway_config_last_reload_successful") == 0
     assert lets_in(place, "gvpocr", place.key)
-    with week.step(), week.told("configuration_reloaded"):
+    with week.step(), week.logs("configuration_reloaded"):
         configuration(place).write_text(good)
     assert place.metric("sftp_gateway_config_last_reload_successful") == 1
     assert "max_conections" not in place.page()
@@ -304,11 +304,11 @@ def test_a_missing_configuration_changes_nothing_and_is_reported(week: Week) -> 
     aside = here.with_suffix(".aside")
     with (
         week.step(reason="sftp-gateway.toml", deletes=[str(here)]),
-        week.told("configuration_refused"),
+        week.logs("configuration_refused"),
     ):
         here.rename(aside)
     assert lets_in(place, "ana", place.folder / "keys/ana_new")
-    with week.step(deletes=[str(aside)]), week.told("configuration_reloaded"):
+    with week.step(deletes=[str(aside)]), week.logs("configuration_reloaded"):
         aside.rename(here)
 
 

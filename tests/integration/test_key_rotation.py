@@ -18,7 +18,7 @@ from argon2 import low_level
 
 from sftp_gateway.auth import hash_password
 from tests.integration.test_workers import Reader, content, hang_up, workers
-from tests.support.gateway import PATIENCE, Gateway, fill, free_port, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, free_port, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -300,7 +300,7 @@ def test_changing_a_password_ends_its_sessions(
             assert (removed["reason"], removed["auth"]) == ("wrong_password", "password")
             ended = gateway.wait_event("session_end", session=session)
             assert ended["reason"] == "credentials_removed"
-            assert client.wait(PATIENCE) == 255
+            assert client.wait(TIMEOUT) == 255
             reader.read_more()
             assert (reader.errors, reader.wrong) == ([], 0)
     finally:
@@ -330,7 +330,7 @@ async def test_a_user_removed_during_a_login_is_refused(
         assert (await asyncio.to_thread(reloaded, gateway))["changed"] == "credentials"
         assert gateway.events("login_accepted") == []
         removed = await asyncio.to_thread(gateway.wait_event, "credentials_removed")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await attempt
     finally:
         attempt.cancel()

@@ -35,12 +35,12 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> list[Collected]:
     with busy_gateway(folder / "busy") as busy:
         busy.read()
         busy.fail_to_read()
-        busy.be_denied()
-        busy.break_off()
+        busy.cause_denials()
+        busy.abort_transfer()
         busy.guess(2)
         busy.guess(8, source=GUESSER)
         busy.gateway.wait_event("source_banned")
-        busy.come_in_crowds()
+        busy.exceed_connection_limit()
         busy.gateway.stop()
         lines = (busy.folder / "logs/access.log").read_text().splitlines()
     [target] = _file().only("local.file_match", "access_log").attributes["path_targets"]

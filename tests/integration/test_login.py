@@ -13,7 +13,7 @@ import asyncssh
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tests.support.gateway import PATIENCE, Gateway, fill, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, wait_for
 from tests.support.keys import TOUCHED, SecurityKey, Sha1Signer, make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -254,7 +254,7 @@ def test_six_refused_keys_end_the_connection(gateway: Gateway, tmp_path: Path) -
 
 def test_a_silent_client_is_disconnected(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(SFTP_GATEWAY_LOGIN_GRACE_TIME="1").start()
-    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as silent:
+    with socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT) as silent:
         heard = b""
         while piece := silent.recv(4096):
             heard += piece

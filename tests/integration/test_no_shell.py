@@ -14,7 +14,7 @@ import asyncssh
 import pytest
 
 from sftp_gateway.server.exec.command_line import REFUSAL
-from tests.support.gateway import PATIENCE, Gateway, children_of, free_port, running, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, children_of, free_port, running, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def _ended(ssh: subprocess.Popen[str]) -> str:
     """End an `ssh` that still runs; give what it said on stderr."""
     assert ssh.poll() is None, "ssh ended by itself"
     ssh.kill()
-    return ssh.communicate(timeout=PATIENCE)[1]
+    return ssh.communicate(timeout=TIMEOUT)[1]
 
 
 # Commands
@@ -147,7 +147,7 @@ def _at_a_terminal(gateway: Gateway, *arguments: str) -> tuple[int, str]:
         start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
-    status = ssh.wait(PATIENCE)
+    status = ssh.wait(TIMEOUT)
     shown = b""
     try:
         while piece := os.read(ours, 4096):
@@ -233,7 +233,7 @@ def test_remote_forwarding_is_refused(gateway: Gateway, tmp_path: Path, listen: 
     there = str(tmp_path / "socket") if listen == "socket" else listen
     with _refused(gateway):
         ssh = _ssh(gateway, "-N", "-R", f"{there}:127.0.0.1:{gateway.port}")
-        assert "remote port forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
+        assert "remote port forwarding failed" in ssh.communicate(timeout=TIMEOUT)[1]
     assert ssh.returncode == 255
     assert not (tmp_path / "socket").exists()
 
@@ -242,7 +242,7 @@ def test_remote_forwarding_is_refused(gateway: Gateway, tmp_path: Path, listen: 
 def test_a_tunnel_is_refused(gateway: Gateway, kind: str) -> None:
     with _refused(gateway):
         ssh = _ssh(gateway, "-N", "-o", f"Tunnel={kind}", "-w", "any")  # the first one counts
-        assert "Tunnel forwarding failed" in ssh.communicate(timeout=PATIENCE)[1]
+        assert "Tunnel forwarding failed" in ssh.communicate(timeout=TIMEOUT)[1]
     assert ssh.returncode == 255
 
 
@@ -295,7 +295,7 @@ def _what_comes_through(port: int, say: bytes = b"hello") -> bytes:
 
     def connect() -> socket.socket | None:
         try:
-            return socket.create_connection(("127.0.0.1", port), PATIENCE)
+            return socket.create_connection(("127.0.0.1", port), TIMEOUT)
         except ConnectionRefusedError:
             return None
 

@@ -15,7 +15,7 @@ from asyncssh.packet import Boolean, String
 
 from tests.hostile.test_hostile_ssh import _client, _ends
 from tests.integration.test_workers import workers
-from tests.support.gateway import PATIENCE, Gateway, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -191,7 +191,7 @@ async def test_an_attempt_abandoned_by_its_client_is_counted(gateway: Gateway) -
             }
             connection.send_packet(*_WRONG)
             connection.send_packet(*_WRONG)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await answered.wait()
             connection._transport.close()
         ended = gateway.wait_event("session_end", reason="connection_lost")

@@ -13,7 +13,7 @@ import asyncssh
 import pytest
 
 from benchmarks.processes import memory_now
-from tests.support.gateway import PATIENCE, Gateway, fill, free_port, running, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, free_port, running, wait_for
 from tests.support.keys import public_line
 from tests.support.live import connected
 from tests.support.old_server import OldServer
@@ -219,7 +219,7 @@ def test_an_upload_is_refused_with_one_line(
         ],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == "scp: this server is read-only\n"
@@ -291,7 +291,7 @@ def test_a_file_truncated_during_the_copy_fails_it(gateway: Gateway, tmp_path: P
     )  # fmt: skip
     wait_for(lambda: (tmp_path / "got").exists() and os.stat(tmp_path / "got").st_size, "bytes")
     os.truncate(path, 1000)
-    told = scp.communicate(timeout=PATIENCE)[1]
+    told = scp.communicate(timeout=TIMEOUT)[1]
     assert scp.returncode == 1
     assert "scp: models/shrinks: the file has become shorter" in told
 
@@ -348,6 +348,6 @@ def test_a_stop_ends_a_copy_with_an_error(
     )  # fmt: skip
     wait_for(lambda: (tmp_path / "got").exists() and os.stat(tmp_path / "got").st_size, "bytes")
     assert gateway.stop() == 0
-    scp.communicate(timeout=PATIENCE)
+    scp.communicate(timeout=TIMEOUT)
     assert scp.returncode == 1
     assert gateway.wait_event("file_closed")["result"] == "aborted"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.test_key_rotation import authorize_also, lets_in, reloaded
 from tests.integration.test_workers import workers
-from tests.support.gateway import PATIENCE, Gateway, fill, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, wait_for
 from tests.support.keys import make_key, public_line
 from tests.support.slow_disk import Disk, failing_disk
 
@@ -41,7 +41,7 @@ def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) ->
         SFTP_GATEWAY_DISK_TIMEOUT="1",
     )
     yield gateway
-    disk.go_on()  # the kernel keeps a process until its requests have ended
+    disk.resume()  # the kernel keeps a process until its requests have ended
     gateway.close()
 
 
@@ -72,7 +72,7 @@ def mend_share(disk: Disk, tmp_path: Path, fault: str) -> None:
     if fault == "missing":
         (tmp_path / "behind/aside").rename(tmp_path / "behind/folder")
     else:
-        disk.go_on()
+        disk.resume()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -147,7 +147,7 @@ def test_a_removed_key_is_refused_while_a_share_is_unavailable(
         (gateway.folder / "keys/authorized_keys/gvpocr").write_text(kept)
         ended = gateway.wait_event("credentials_removed")
         gateway.wait_event("session_end", session=ended["session"], reason="credentials_removed")
-        assert client.wait(PATIENCE) == 255
+        assert client.wait(TIMEOUT) == 255
     finally:
         client.kill()
         client.communicate()
@@ -245,7 +245,7 @@ def whole(
         SFTP_GATEWAY_LANDLOCK=request.param,
     ).start()
     yield gateway
-    disk.go_on()
+    disk.resume()
     gateway.close()
 
 
@@ -295,7 +295,7 @@ def test_a_replaced_hanging_mount_is_abandoned(whole: Gateway, tmp_path: Path, d
         wait_for(lambda: served_by_all(whole, tmp_path, b"next"), "the new mount to be served")
         wait_for(lambda: whole.http("/readyz")[0] == 200, "the gateway to be ready")
         assert whole.events("worker_outdated", share="bad")
-        disk.go_on()
+        disk.resume()
         whole.close()
 
 
@@ -339,6 +339,6 @@ def test_the_first_start_skips_a_hanging_default_share(
     ) as disk:
         disk.freeze()
         ran = gateway.run("init")
-        disk.go_on()
+        disk.resume()
     assert (ran.returncode, "shared/models as it is: its disk" in ran.stderr) == (0, True)
     assert (gateway.folder / "shared/newsletters/README.txt").exists()

@@ -15,7 +15,7 @@ from benchmarks.bed import Bed
 from benchmarks.processes import memory
 from benchmarks.raw_sftp import LONGEST_READ, RawSftp, SilentReader, silence
 from benchmarks.slow_readers import Sizes, beside_bulk_readers, beside_silent_readers, make_data
-from tests.support.gateway import PATIENCE, Gateway, fill
+from tests.support.gateway import TIMEOUT, Gateway, fill
 from tests.support.record_client import Terms, Transcript, channel
 from tests.support.sftp_wire import encode_open, encode_read, encode_write
 
@@ -72,11 +72,11 @@ def test_clients_that_never_read_cost_bounded_memory_and_slow_nobody(
 
         with served.mounted(tmp_path / "mnt") as mount:
             listed = subprocess.run(
-                ["ls", mount / "models"], capture_output=True, timeout=PATIENCE, check=True
+                ["ls", mount / "models"], capture_output=True, timeout=TIMEOUT, check=True
             )
             assert b"big" in listed.stdout.split()
             copied = subprocess.run(
-                ["cat", mount / "models/big"], capture_output=True, timeout=PATIENCE, check=True
+                ["cat", mount / "models/big"], capture_output=True, timeout=TIMEOUT, check=True
             )
             assert copied.stdout == _BIG
         assert not silence(readers), "they are being read after all"

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.endurance import MIB
 from benchmarks.soak.course import Plan, make_data, soak
-from tests.support.gateway import PATIENCE, REPOSITORY, environment
+from tests.support.gateway import REPOSITORY, TIMEOUT, environment
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +96,7 @@ def test_an_interrupted_soak_leaves_nothing_behind(tmp_path: Path) -> None:
     try:
         wait_for(lambda: len(mounts(tmp_path)) == 2)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(PATIENCE * 4) == 143
+        assert running.wait(TIMEOUT * 4) == 143
         assert mounts(tmp_path) == []
         assert [*tmp_path.iterdir()] == []
         wait_for(lambda: not in_session(running.pid))
@@ -110,7 +110,7 @@ def test_an_interrupted_soak_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def wait_for(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not look():
         assert time.monotonic() < deadline
         time.sleep(0.05)

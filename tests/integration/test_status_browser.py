@@ -41,7 +41,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def url(gateway: Gateway, browser: Browser) -> Iterator[str]:
     browser.scripts(True)
-    browser.look(width=1280)
+    browser.set_viewport(width=1280)
     browser.requests.clear()
     browser.complaints.clear()
     url = f"http://127.0.0.1:{gateway.metrics_port}/"
@@ -57,7 +57,7 @@ def test_the_page_is_complete_and_fits_the_window(
     browser: Browser, url: str, width: int, dark: bool, scripts: bool
 ) -> None:
     browser.scripts(scripts)
-    browser.look(width=width, dark=dark)
+    browser.set_viewport(width=width, dark=dark)
     browser.open(url)
     text = browser.text()
     for heading in ("Throughput", "Live sessions", "Recent accesses", "Top files",
@@ -146,7 +146,7 @@ CONTRAST = """(() => {
 
 @pytest.mark.parametrize("dark", [True, False], ids=["dark", "light"])
 def test_all_text_has_enough_contrast(browser: Browser, url: str, dark: bool) -> None:
-    browser.look(width=1280, dark=dark)
+    browser.set_viewport(width=1280, dark=dark)
     browser.open(url)
     assert browser.run(CONTRAST) == []
 

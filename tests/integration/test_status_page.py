@@ -16,7 +16,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from tests.support.gateway import PATIENCE, Gateway, children_of, environment, fill, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, children_of, environment, fill, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -243,4 +243,4 @@ def test_logs_follow_prints_new_lines(gateway: Gateway) -> None:
             assert b"/home/gvpocr/models/a.bin 1 B" in following.stdout.readline()
         finally:
             following.send_signal(signal.SIGINT)
-        assert following.wait(PATIENCE) == 130
+        assert following.wait(TIMEOUT) == 130

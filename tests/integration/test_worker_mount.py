@@ -67,13 +67,13 @@ def test_a_mount_recovers_with_the_link(
     set_up(worker, far_gateway)
     assert is_read(worker)
     before = sshfs_pid(worker)
-    worker.cut()
+    worker.cut_link()
     gone = time.monotonic()
     # A read that hangs keeps others from nothing, once the link is back.
     worker.shell(f"(cat {MOUNT}/models/fresh; : >/root/ended) >/dev/null 2>&1 &")
     wait_for(lambda: time.monotonic() - gone > seconds, "the link to have been cut so long")
     assert worker.run("test", "-e", "/root/ended").returncode
-    worker.mend()
+    worker.restore_link()
     wait_for(lambda: is_read(worker, "models/other"), "the mount to be back", BACK)
     assert sshfs_pid(worker) == before
 
@@ -96,12 +96,12 @@ def test_a_mount_is_left_alone_while_the_server_is_down(
     worker = make_worker()
     set_up(worker, far_gateway, CHECK_INTERVAL=1, HUNG_AFTER=2, CONNECT_TIMEOUT=1)
     before = sshfs_pid(worker)
-    worker.cut()
+    worker.cut_link()
     cut = time.monotonic()
     # Long enough for a few attempts to log in.
     wait_for(lambda: time.monotonic() - cut > 12, "some attempts")
     assert sshfs_pid(worker) == before
-    worker.mend()
+    worker.restore_link()
     wait_for(lambda: is_read(worker), "the mount to be back", BACK)
 
 

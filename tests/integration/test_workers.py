@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import PATIENCE, Gateway, children_of, fill, free_port, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, children_of, fill, free_port, wait_for
 from tests.support.without_syscalls import LANDLOCK_RESTRICT_SELF, runner
 
 pytestmark = pytest.mark.integration
@@ -208,7 +208,7 @@ def test_a_connection_queued_for_a_killed_worker_gets_another(
     os.kill(pid, signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
         unauthenticated = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT))
             for _ in range(20)
         ]
         wait_for(lambda: connections(gateway.pids[0], gateway.port) == 0, "them to be passed on")
@@ -236,7 +236,7 @@ def test_a_burst_of_connections_waits_and_none_is_refused(
         os.kill(pid, signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
         unauthenticated = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), PATIENCE))
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT))
             for _ in range(1200)
         ]
         wait_for(lambda: connections(gateway.pids[0], gateway.port) == 1, "the workers to be full")

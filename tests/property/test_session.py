@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from tests.support import sftp_wire as wire
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.session import HOME, GatedShare, Served
 from tests.unit.vfs.helpers import descriptors
 
@@ -348,7 +348,7 @@ class Session(RuleBasedStateMachine):
         self._runner.run(self._nothing_owed())
 
     async def _nothing_owed(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 self.every_answer_is_the_right_one_and_the_only_one()
                 if not self._owed:

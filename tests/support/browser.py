@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 #: Seconds for the browser to answer.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -63,17 +63,19 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         os.close(self._read)
         os.close(self._write)
         shutil.rmtree(self._profile, ignore_errors=True)
 
     # What a test does
 
-    def look(self, *, width: int, height: int = 900, dark: bool = False, scale: float = 1) -> None:
+    def set_viewport(
+        self, *, width: int, height: int = 900, dark: bool = False, scale: float = 1
+    ) -> None:
         """Have a window of this size, and like this light."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
@@ -147,7 +149,7 @@ class Browser:
             self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], max(0, deadline - time.monotonic()))
             assert ready, "the browser does not answer"
@@ -157,18 +159,18 @@ class Browser:
         data, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(data)
         if "method" in message:
-            self._heed(message)
+            self._handle_event(message)
         return message
 
-    def _heed(self, event: dict[str, Any]) -> None:
+    def _handle_event(self, event: dict[str, Any]) -> None:
         self._events.append(event)
-        told = event["params"]
+        params = event["params"]
         match event["method"]:
             case "Network.requestWillBeSent":
-                self.requests.append(told["request"]["url"])
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
-                self.complaints.append(str(told["args"]))
+                self.requests.append(params["request"]["url"])
+            case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+                self.complaints.append(str(params["args"]))
             case "Runtime.exceptionThrown":
-                self.complaints.append(str(told["exceptionDetails"]))
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
-                self.complaints.append(str(told["entry"]))
+                self.complaints.append(str(params["exceptionDetails"]))
+            case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+                self.complaints.append(str(params["entry"]))

@@ -64,7 +64,7 @@ class BusyGateway:
         assert self.gateway.sftp(f"get bad/file {self.folder}/got").returncode != 0
         self._gate.unlink()
 
-    def be_denied(self) -> None:
+    def cause_denials(self) -> None:
         """A worker tries to write, to leave its shares and to run something."""
         gateway = self.gateway
         assert gateway.sftp(f"put {self.folder}/got letters/new").returncode != 0
@@ -80,7 +80,7 @@ class BusyGateway:
             guess = [*options, *keys, f"-oBindAddress={source}"]
             assert self.gateway.ssh("echo", user=user, options=guess).returncode != 0
 
-    def come_in_crowds(self) -> None:
+    def exceed_connection_limit(self) -> None:
         """More connections from one address than are taken from one."""
         for _ in range(_MOST_OF_ONE_SOURCE + 4):
             client = socket.create_connection(
@@ -107,7 +107,7 @@ class BusyGateway:
             lambda: len(self.gateway.events("worker_started")) > started, "the worker's successor"
         )
 
-    def break_off(self) -> None:
+    def abort_transfer(self) -> None:
         """A client ends in the middle of a file."""
         opened = len(self.gateway.events("file_opened"))
         before = len(self.gateway.events("file_closed", result="aborted"))

@@ -26,7 +26,7 @@ from sftp_gateway.server.exec import command_line as command
 from sftp_gateway.vfs import path_resolution
 
 
-class Careless:
+class UnconfinedResolver:
     """Finds whatever a path leads to."""
 
     descriptors = 1
@@ -152,7 +152,7 @@ def _outcome(attempt: str) -> str:
 
 
 if __name__ == "__main__":
-    path_resolution.Openat2Resolver = Careless  # type: ignore[assignment,misc]
+    path_resolution.Openat2Resolver = UnconfinedResolver  # type: ignore[assignment,misc]
     command.parse = _attempt  # type: ignore[assignment]
     gateway._announce = _announce
     sys.exit(main(["serve"]))

@@ -338,7 +338,7 @@ class Week:
         assert self.bystander.errors == []
 
     @contextlib.contextmanager
-    def told(self, event: str) -> Iterator[None]:
+    def logs(self, event: str) -> Iterator[None]:
         """Wait until the gateway has a new line of this event in its log."""
         before = len(self.place.events(event))
         yield

@@ -23,7 +23,7 @@ from tests.support.measured import metric_in
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 #: Seconds after which a test gives up waiting for something that has to happen.
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 #: The gateway's program, from the sources.
 PROGRAM = (sys.executable, "-m", "sftp_gateway")
@@ -31,14 +31,14 @@ PROGRAM = (sys.executable, "-m", "sftp_gateway")
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
-    """Look until there is something true to see, and return it."""
-    deadline = time.monotonic() + patience
+def wait_for(probe: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
+    """Call `probe` until it returns something true, and return that."""
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if seen := look():
-            return seen
+        if result := probe():
+            return result
         time.sleep(0.02)
-    raise AssertionError(f"waited {patience} s in vain for {what}")
+    raise AssertionError(f"timed out after {timeout:g} s waiting for {what}")
 
 
 def free_port() -> int:
@@ -178,7 +178,7 @@ class Gateway:
         """Ask the gateway to stop, and return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
         """End it at once: two signals leave nothing behind, where SIGKILL would."""
@@ -186,10 +186,10 @@ class Gateway:
             self.process.terminate()
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(PATIENCE)
+                self.process.wait(TIMEOUT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(PATIENCE)
+                self.process.wait(TIMEOUT)
 
     @property
     def pids(self) -> list[int]:

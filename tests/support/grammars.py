@@ -21,7 +21,7 @@ def analyze(expressions: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def compose_mistakes(content: Any) -> list[dict[str, Any]]:
+def compose_errors(content: Any) -> list[dict[str, Any]]:
     """What is wrong with a compose file: see compose.mjs."""
     found: list[dict[str, Any]] = _run("compose.mjs", content)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncssh
 
-from tests.support.gateway import PATIENCE, Gateway
+from tests.support.gateway import TIMEOUT, Gateway
 from tests.support.sftp_wire import (
     HandleReply,
     Reply,
@@ -68,7 +68,7 @@ class Live(asyncssh.SSHClientSession[bytes]):
 
     async def take(self, number: int) -> list[Reply]:
         """Wait for `number` replies more, and take them off `replies`."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(self.replies) < number:
                 assert not self._ended.is_set(), f"the channel ended behind {self.replies}"
                 self._arrived.clear()
@@ -102,7 +102,7 @@ class Live(asyncssh.SSHClientSession[bytes]):
 
     async def end(self) -> None:
         """Wait for the server to close the channel."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await self._ended.wait()
 
 

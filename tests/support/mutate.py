@@ -26,7 +26,7 @@ from tests.support.promises import Mutation, mutations
 _PASSED: Final = 0
 
 #: Seconds for a test, which has a time-out of its own.
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0
 
 
 class Copy:
@@ -69,7 +69,7 @@ class Copy:
                 start_new_session=True,
             )
             try:
-                said, _ = pytest.communicate(timeout=_PATIENCE * len(tests))
+                said, _ = pytest.communicate(timeout=_TIMEOUT * len(tests))
             except subprocess.TimeoutExpired:
                 os.killpg(pytest.pid, signal.SIGKILL)
                 said, _ = pytest.communicate()

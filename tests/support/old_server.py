@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.gateway import PATIENCE, Gateway, free_port, running, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, free_port, running, wait_for
 from tests.support.keys import make_key, public_line
 
 _USER = "gvpocr:x:54100:54100::/home/gvpocr:/bin/sh"
@@ -92,7 +92,7 @@ class OldServer:
         """End it with all its connections, as `docker stop` does."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
             self._process = None
 
 

@@ -87,9 +87,9 @@ class RawSsh:
     `compress`: send compressed by zlib once logged in; the server does not.
     """
 
-    def __init__(self, port: int, *, compress: bool = False, patience: float = 60.0) -> None:
+    def __init__(self, port: int, *, compress: bool = False, timeout: float = 60.0) -> None:
         self.socket = socket.create_connection(
-            ("127.0.0.1", port), patience, source_address=(next(_SOURCES), 0)
+            ("127.0.0.1", port), timeout, source_address=(next(_SOURCES), 0)
         )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.channels: dict[int, Channel] = {}
@@ -137,7 +137,7 @@ class RawSsh:
         del self._received[:end]
         return payload
 
-    def last_words(self, received: bytes) -> bytes:
+    def last_payload(self, received: bytes) -> bytes:
         """The last payload in what the socket gave since the last `receive`.
 
         b"" for none, or where the server has taken keys into use that were not derived here.

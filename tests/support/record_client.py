@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
-from tests.support.gateway import PATIENCE, Gateway
+from tests.support.gateway import TIMEOUT, Gateway
 from tests.support.live import Live
 from tests.support.sftp_wire import DataReply, encode_open, encode_read
 
@@ -154,7 +154,7 @@ class _Direction:
 
     async def reaches(self, carried: int) -> None:
         """Wait until so many bytes have gone through."""
-        async with asyncio.timeout(PATIENCE), self._moved:
+        async with asyncio.timeout(TIMEOUT), self._moved:
             await self._moved.wait_for(lambda: self.carried >= carried)
 
     async def carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -185,7 +185,7 @@ class KeyExchanges(logging.Handler):
 
     async def is_asked(self, times: int) -> None:
         """Wait until the server has sent so many KEXINITs."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while self.was_asked < times:
                 self._changed.clear()
                 await self._changed.wait()

@@ -31,7 +31,7 @@ from sftp_gateway.vfs.path_resolution import choose_resolver
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
 from tests.support import sftp_wire as wire
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.measured import Measured
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class GatedShare(Share):
             if not wait:
                 raise BlockingIOError(errno.EAGAIN, "cold")
             self._arrived.release()
-            assert self.gate.wait(PATIENCE)
+            assert self.gate.wait(TIMEOUT)
         if self.failure is not None and operation in ("lstat", "read"):
             raise self.failure
 
@@ -74,7 +74,7 @@ class GatedShare(Share):
         with ThreadPoolExecutor(1) as pool:
             for _ in range(count):
                 assert await asyncio.get_running_loop().run_in_executor(
-                    pool, self._arrived.acquire, True, PATIENCE
+                    pool, self._arrived.acquire, True, TIMEOUT
                 )
 
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
@@ -153,7 +153,7 @@ class WatchedPools(IoPools):
             executor.shutdown(wait=True)
 
     async def idle(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while any(self.depths().values()):
                 self._done.clear()
                 await self._done.wait()
@@ -295,7 +295,7 @@ class Served:
     def close(self) -> None:
         self.session.connection_lost()
         self.pools.close()
-        self.log.close(PATIENCE)
+        self.log.close(TIMEOUT)
         self._measured.close()
 
     # The client
@@ -333,7 +333,7 @@ class Served:
 
     async def answered(self, request_id: int) -> Any:
         """Wait for the answer to a request."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (reply := self.answer(request_id)) is None:
                 self.channel.changed.clear()
                 await self.channel.changed.wait()
@@ -367,7 +367,7 @@ class Served:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The access log's lines of one kind; ends the log."""
-        self.log.close(PATIENCE)
+        self.log.close(TIMEOUT)
         return [line for line in self.lines.events if line["event"] == name]
 
     def metric(self, name: str, **labels: str) -> float:

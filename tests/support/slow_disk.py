@@ -55,7 +55,7 @@ class Disk:
         self._process.kill()
         self._process.wait()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._end.cancel()
         self._release()
         assert not self.tired, f"somebody waited {_LONGEST} s for the disk"

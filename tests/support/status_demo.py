@@ -261,7 +261,7 @@ def take(gateway: Gateway, folder: Path) -> None:
     url = f"http://127.0.0.1:{gateway.metrics_port}/"
     with Browser() as browser:
         for name, width, dark in PICTURES:
-            browser.look(width=width, height=900, dark=dark, scale=1 if width > 600 else 2)
+            browser.set_viewport(width=width, height=900, dark=dark, scale=1 if width > 600 else 2)
             browser.open(url)
             path = folder / f"{name}.png"
             browser.picture(path, height=PHONE_HEIGHT if width < 600 else None)

@@ -154,11 +154,11 @@ class Worker:
         ):
             subprocess.run(["nsenter", "-t", str(self._pid), "-n", "ip", *words], check=True)
 
-    def cut(self) -> None:
+    def cut_link(self) -> None:
         """Take the wire away; what is sent is lost, and nobody is told."""
         self._drop("-A")
 
-    def mend(self) -> None:
+    def restore_link(self) -> None:
         """Put it back."""
         self._drop("-D")
 
@@ -189,7 +189,7 @@ class Worker:
     # What is done there
 
     def run(
-        self, *command: str, stdin: bytes | None = None, patience: float = 120
+        self, *command: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a command there as root; its outputs as text."""
         done = subprocess.run(
@@ -197,7 +197,7 @@ class Worker:
              "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *command],
             input=stdin or b"",
             capture_output=True,
-            timeout=patience,
+            timeout=timeout,
         )  # fmt: skip
         return subprocess.CompletedProcess(
             command,
@@ -206,9 +206,9 @@ class Worker:
             done.stderr.decode("utf-8", "replace"),
         )
 
-    def shell(self, script: str, patience: float = 120) -> str:
+    def shell(self, script: str, timeout: float = 120) -> str:
         """Run a line of shell there that has to succeed; what it prints."""
-        done = self.run("sh", "-c", script, patience=patience)
+        done = self.run("sh", "-c", script, timeout=timeout)
         assert done.returncode == 0, (script, done.stdout, done.stderr)
         return done.stdout
 

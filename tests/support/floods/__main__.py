@@ -13,8 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.support.floods.arena import MOST_BETWEEN, TRIES, Arena, Processors, Result, flooded
-from tests.support.floods.kinds import Kind, kinds, short_form
+from tests.support.floods.arena import (
+    ATTEMPTS,
+    MAX_WORK_BETWEEN,
+    Arena,
+    Processors,
+    Result,
+    flooded,
+)
+from tests.support.floods.kinds import Kind, kinds, short_kinds
 from tests.support.floods.phases import PHASES
 from tests.support.floods.victim import VictimError
 
@@ -22,10 +29,10 @@ from tests.support.floods.victim import VictimError
 _QUIET_SAMPLES, _SAMPLES = 5000, 300
 
 #: How many times as long as when all is quiet a request may take, 99 of 100 times.
-_MOST_RATIO = 10.0
+_MAX_RATIO = 10.0
 
 #: What is done for the attacker until a kind is left, in requests of the victim's.
-_WORK = 100 * MOST_BETWEEN
+_WORK = 100 * MAX_WORK_BETWEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class _Measured:
 
     def complaints(self) -> Iterator[str]:
         yield from self.flood.complaints()
-        if self.ratio > _MOST_RATIO:
+        if self.ratio > _MAX_RATIO:
             yield f"{self.ratio:.0f} times as long"
 
 
@@ -95,7 +102,7 @@ def run(chosen: Sequence[Kind], *, packets: int, folder: Path, processors: Proce
             with flooded(of_gateway, renews_keys=renews_keys, processors=processors) as arena:
                 for each in _flood_all(arena, left, packets=packets):
                     done.measured.append(each)
-                    _tell(each, len(done.measured), len(chosen))
+                    _print_progress(each, len(done.measured), len(chosen))
                 done.harm += [f"{name}: {harm}" for harm in arena.harm()]
     return done
 
@@ -107,9 +114,9 @@ def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Mea
     quiet = _Latencies.of(latencies, every)
     while left and not arena.broken:
         kind = left.pop(0)
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             try:
-                flood = arena.judged(kind, work=_WORK, packets=packets, least=_SAMPLES)
+                flood = arena.flood_with_retries(kind, work=_WORK, packets=packets, least=_SAMPLES)
             except (VictimError, EOFError, ConnectionError) as error:
                 flood = Result(kind=kind, reached=False, outcome=f"the victim or attacker: {error}")
             measured = _Measured(
@@ -117,15 +124,15 @@ def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Mea
                 quiet=quiet,
                 flooded=_Latencies.of(flood.latencies, every),
             )
-            if arena.broken or measured.ratio <= _MOST_RATIO:
+            if arena.broken or measured.ratio <= _MAX_RATIO:
                 break
         yield measured
 
 
-def _tell(measured: _Measured, number: int, of: int) -> None:
+def _print_progress(measured: _Measured, number: int, of: int) -> None:
     flood, complaints = measured.flood, "; ".join(measured.complaints())
     print(
-        f"{number:6,}/{of:,} {measured.ratio:7.1f} {flood.most_between:9,.0f} "
+        f"{number:6,}/{of:,} {measured.ratio:7.1f} {flood.max_work_between:9,.0f} "
         f"{flood.memory / 1024:6.1f} MiB  {flood.kind}: {flood.outcome}"
         f"{f'  <- {complaints}' if complaints else ''}",
         file=sys.stderr,
@@ -165,7 +172,7 @@ def details(measured: Iterable[_Measured]) -> Iterator[str]:
         yield (
             f"| {kind.phase} | {kind.family} | {_shown(kind)} | {flood.packets:,} "
             f"| {each.quiet.p99:.2f} | {each.flooded.p50:.2f} | {each.flooded.p99:.2f} "
-            f"| {each.flooded.longest:.2f} | {each.ratio:.1f} | {flood.most_between:,.0f} "
+            f"| {each.flooded.longest:.2f} | {each.ratio:.1f} | {flood.max_work_between:,.0f} "
             f"| {flood.memory / 1024:.1f} | {flood.outcome} | {'; '.join(each.complaints())} |"
         )
 
@@ -181,7 +188,7 @@ def _end(flood: Result) -> str:
 def main() -> int:
     """Flood, and print; 1 if anything is not as it has to be."""
     options = _parser().parse_args()
-    of_all = short_form() if options.short else kinds()
+    of_all = short_kinds() if options.short else kinds()
     chosen = [kind for kind in of_all if all(word in str(kind) for word in options.only)]
     first, step = options.part
     chosen = chosen[first - 1 :: step]

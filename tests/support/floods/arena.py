@@ -31,35 +31,35 @@ from tests.support.keys import make_key, public_line
 
 #: What a worker may do between a request of one client and its answer, for all others there are, in
 #: requests of that client's which it could have served instead.
-MOST_BETWEEN = 300
+MAX_WORK_BETWEEN = 300
 
 #: KiB that one client may have the gateway hold: what its sessions may (docs/security.md), and
 #: what the allocator makes of it.
-ONE_CLIENT = 36 * 1024
+MAX_CLIENT_MEMORY = 36 * 1024
 
 #: KiB by which all processes may have grown behind all floods: Python does not give back all, nor
 #: do the threads that have computed checksums.
-LEFT_BEHIND = 48 * 1024
+MAX_GROWTH = 48 * 1024
 
 #: How often a flood is tried at the most. Once a machine that is busy elsewhere may be late with
 #: the victim; what the gateway itself does, it does again.
-TRIES = 3
+ATTEMPTS = 3
 
 #: A hash of nobody's password that takes as long as the default ones do, and less memory.
 _PASSWORD_HASH = "$argon2id$v=19$m=4096,t=16,p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43
 
 #: Requests of the victim in a row, of little cost, after which there is nothing left to be done
 #: for the attacker; and how many times as much as usual is little.
-_QUIET, _LITTLE = 20, 5
+_QUIET_REQUESTS, _QUIET_FACTOR = 20, 5
 
 #: Seconds in which a worker's idleness shows, and after which it is no longer waited for.
-_PAUSE, _PATIENCE = 0.002, 10.0
+_IDLE_PAUSE, _TIMEOUT = 0.002, 10.0
 
 #: Looks at an attack, each behind so many quiet requests, until one that is taken slowly is left.
-_LOOKS = 50
+_MAX_REPORTS = 50
 
 #: Turns of a message in the first burst, and how many times more there are in the next at most.
-_FIRST, _GROWTH = 8, 64
+_FIRST_BURST, _MAX_BURST_GROWTH = 8, 64
 
 #: Requests of the victim to find out what one costs.
 _SAMPLES = 500
@@ -67,7 +67,7 @@ _SAMPLES = 500
 _HEALTH_INTERVAL = 0.25
 
 #: Characters that are shown of what the server says at the end.
-_WORDS = 60
+_MAX_REASON = 60
 
 
 class _FloodedGateway(Gateway):
@@ -83,7 +83,7 @@ class _FloodedGateway(Gateway):
             [shares.share]
             path = "{share}"
             {users}
-            [users.typist]
+            [users.password_user]
             shares = ["share"]
             password_hash = "{_PASSWORD_HASH}"
         """
@@ -119,14 +119,14 @@ class Processors:
 class Result:
     """What came of a flood.
 
-    `most_between` is what the worker did between a request of the victim and its answer, at the
+    `max_work_between` is what the worker did between a request of the victim and its answer, at the
     most, and `work` what it did for the attacker in all: in requests of the victim's that it could
     have served instead. `memory` is KiB by which all processes grew at their peaks; `latencies` are
     the victim's, in seconds.
     """
 
     kind: Kind
-    most_between: float = 0.0
+    max_work_between: float = 0.0
     work: float = 0.0
     memory: int = 0
     packets: int = 0
@@ -142,14 +142,14 @@ class Result:
             yield self.outcome
         if self.crashed:
             yield "an error that nobody handles"
-        if self.most_between > MOST_BETWEEN:
-            yield f"the victim waits while {self.most_between:,.0f} requests could be served"
-        if self.memory > ONE_CLIENT:
+        if self.max_work_between > MAX_WORK_BETWEEN:
+            yield f"the victim waits while {self.max_work_between:,.0f} requests could be served"
+        if self.memory > MAX_CLIENT_MEMORY:
             yield f"{self.memory:,} KiB of memory"
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Observations:
     """What was seen while the victim worked: processor time of the worker, and latencies."""
 
     spent: list[float] = field(default_factory=list)
@@ -165,10 +165,10 @@ class Arena:
         self.broken = False
         self._login = Login(gateway.port, gateway.keys["attacker"])
         self._worker = gateway.worker
-        self._clock = _clock_of(self._worker)
+        self._clock = _cpu_clock(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
         if processors:
-            _urgent(self._victim.pid)
+            _make_realtime(self._victim.pid)
         self._attacker = Attacker(yielding_on=processors.attacker if processors else None)
         self._over = threading.Event()
         self._health = threading.Thread(target=self._watch_health)
@@ -184,15 +184,17 @@ class Arena:
         self._attacker.close()
         self._victim.close()
 
-    def judged(self, kind: Kind, *, work: float, packets: int, least: int = 0) -> Result:
+    def flood_with_retries(
+        self, kind: Kind, *, work: float, packets: int, least: int = 0
+    ) -> Result:
         """As `flood`, but again where it is not sure that the gateway was the reason."""
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             try:
                 result = self.flood(kind, work=work, packets=packets, least=least)
             except (VictimError, EOFError, ConnectionError):
                 self.broken = True
                 raise
-            if not MOST_BETWEEN < result.most_between < 10 * MOST_BETWEEN:
+            if not MAX_WORK_BETWEEN < result.max_work_between < 10 * MAX_WORK_BETWEEN:
                 break
         return result
 
@@ -202,37 +204,37 @@ class Arena:
         `least` is how often the victim asks at least. Raises VictimError if it is not served.
         """
         members = family(self.gateway.pids[0])
-        before = sum(map(_begin_peak, members))
+        before = sum(map(_reset_peak, members))
         errors = self.gateway.folder / "stderr.log"
         said = errors.stat().st_size
         if reason := self._attacker.reach(kind, self._login):
             return Result(kind=kind, reached=False, outcome=f"not reached: {reason}")
-        watched = _Watched()
-        report = self._attack(watched, work, packets)
-        enough = self._work(watched) >= work
+        observed = _Observations()
+        report = self._attack(observed, work, packets)
+        enough = self._work(observed) >= work
         self._attacker.end_connection()
-        self._ask_until_quiet(watched)
-        while len(watched.spent) < least:
-            self._ask(watched)
+        self._ask_until_quiet(observed)
+        while len(observed.spent) < least:
+            self._ask(observed)
         return Result(
             kind=kind,
-            most_between=max(watched.spent) / self.cost,
-            work=self._work(watched),
+            max_work_between=max(observed.spent) / self.cost,
+            work=self._work(observed),
             memory=sum(map(_peak, members)) - before,
             packets=report.packets,
             sent=report.sent,
-            outcome=_outcome(report, self._attacker.last_words(), enough=enough),
-            crashed=b"Traceback" in _behind(errors, said),
-            latencies=sorted(watched.latencies),
+            outcome=_outcome(report, self._attacker.disconnect_reason(), enough=enough),
+            crashed=b"Traceback" in _tail(errors, said),
+            latencies=sorted(observed.latencies),
         )
 
     def measure_quiet(self, samples: int = _SAMPLES) -> Sequence[float]:
         """The victim's latencies while nobody else is there; what a request costs comes of it."""
-        watched = _Watched()
+        observed = _Observations()
         for _ in range(samples):
-            self._ask(watched)
-        self.cost = statistics.median(watched.spent)
-        return sorted(watched.latencies)
+            self._ask(observed)
+        self.cost = statistics.median(observed.spent)
+        return sorted(observed.latencies)
 
     def harm(self) -> Iterator[str]:
         """What is not as before all floods, once the attacker is gone."""
@@ -247,63 +249,63 @@ class Arena:
         if self.unhealthy:
             yield f"/healthz, {len(self.unhealthy)} times: {self.unhealthy[0]}"
         with contextlib.suppress(AssertionError):
-            wait_for(lambda: self._grown() <= LEFT_BEHIND, "free memory to be given back")
-        if self._grown() > LEFT_BEHIND:
-            yield f"{self._grown():,} KiB more than before"
+            wait_for(lambda: self._growth() <= MAX_GROWTH, "free memory to be given back")
+        if self._growth() > MAX_GROWTH:
+            yield f"{self._growth():,} KiB more than before"
 
-    def _grown(self) -> int:
+    def _growth(self) -> int:
         return memory(self.gateway.pids[0]).anonymous - self._resting
 
     def _is_one(self, name: str) -> bool:
         return self.gateway.metric(name) == 1
 
-    def _attack(self, watched: _Watched, work: float, packets: int) -> Report:
+    def _attack(self, observed: _Observations, work: float, packets: int) -> Report:
         """Bursts that become longer, until one of them was enough."""
-        turns = _FIRST
+        turns = _FIRST_BURST
         while True:
             more = self._attacker.burst(turns)
-            report = self._watch(watched, work=work)
-            done, left = self._work(watched), packets - report.packets
-            if report.ended or report.untaken or not more or done >= work or left <= 0:
+            report = self._watch(observed, work=work)
+            done, left = self._work(observed), packets - report.packets
+            if report.ended or report.unread or not more or done >= work or left <= 0:
                 return report
-            turns = min(left, int(turns * min(_GROWTH, max(2, work / max(done, 1)))))
+            turns = min(left, int(turns * min(_MAX_BURST_GROWTH, max(2, work / max(done, 1)))))
 
-    def _watch(self, watched: _Watched, *, work: float) -> Report:
+    def _watch(self, observed: _Observations, *, work: float) -> Report:
         """Let the victim work until there is nothing to be done for the attacker any more."""
         report: Report | None = None
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_REPORTS):
             before, report = report, self._attacker.report()
-            same = before is not None and before.untaken == report.untaken
-            if (report.begun and (same or not report.untaken)) or self._work(watched) >= work:
+            same = before is not None and before.unread == report.unread
+            if (report.begun and (same or not report.unread)) or self._work(observed) >= work:
                 break
-            self._ask_until_quiet(watched, work)
+            self._ask_until_quiet(observed, work)
         assert report is not None
         return report
 
-    def _ask_until_quiet(self, watched: _Watched, work: float = float("inf")) -> None:
+    def _ask_until_quiet(self, observed: _Observations, work: float = float("inf")) -> None:
         quiet = 0
-        deadline = time.monotonic() + _PATIENCE
-        while self._work(watched) < work and time.monotonic() < deadline:
-            self._ask(watched)
-            quiet = quiet + 1 if watched.spent[-1] < _LITTLE * self.cost else 0
-            if quiet >= _QUIET and self._is_idle():
+        deadline = time.monotonic() + _TIMEOUT
+        while self._work(observed) < work and time.monotonic() < deadline:
+            self._ask(observed)
+            quiet = quiet + 1 if observed.spent[-1] < _QUIET_FACTOR * self.cost else 0
+            if quiet >= _QUIET_REQUESTS and self._is_idle():
                 break
 
     def _is_idle(self) -> bool:
         """Whether the worker does nothing, also not on another thread, while nobody asks it."""
         worked = time.clock_gettime(self._clock)
-        time.sleep(_PAUSE)
-        return time.clock_gettime(self._clock) - worked < _PAUSE / 4
+        time.sleep(_IDLE_PAUSE)
+        return time.clock_gettime(self._clock) - worked < _IDLE_PAUSE / 4
 
-    def _ask(self, watched: _Watched) -> None:
+    def _ask(self, observed: _Observations) -> None:
         worked, started = time.clock_gettime(self._clock), time.perf_counter()
         self._victim.ask()
-        watched.latencies.append(time.perf_counter() - started)
-        watched.spent.append(time.clock_gettime(self._clock) - worked)
+        observed.latencies.append(time.perf_counter() - started)
+        observed.spent.append(time.clock_gettime(self._clock) - worked)
 
-    def _work(self, watched: _Watched) -> float:
+    def _work(self, observed: _Observations) -> float:
         """What was done beside the victim's requests."""
-        return sum(watched.spent) / self.cost - len(watched.spent)
+        return sum(observed.spent) / self.cost - len(observed.spent)
 
     def _watch_health(self) -> None:
         while not self._over.wait(_HEALTH_INTERVAL):
@@ -330,7 +332,7 @@ def flooded(
             os.sched_setaffinity(0, processors.worker | processors.attacker)
         gateway.start()
         if processors:
-            _isolate(gateway, processors)
+            _pin(gateway, processors)
         arena = Arena(gateway, processors)
         try:
             yield arena
@@ -340,16 +342,16 @@ def flooded(
         gateway.close()
 
 
-def _isolate(gateway: _FloodedGateway, processors: Processors) -> None:
+def _pin(gateway: _FloodedGateway, processors: Processors) -> None:
     for pid in family(gateway.pids[0]):
         for thread in os.listdir(f"/proc/{pid}/task"):
             allowed = processors.worker if pid == gateway.worker else processors.attacker
             os.sched_setaffinity(int(thread), allowed)
     os.sched_setaffinity(0, processors.victim)
-    _urgent(0)
+    _make_realtime(0)
 
 
-def _urgent(pid: int) -> None:
+def _make_realtime(pid: int) -> None:
     """Let a process of the victim's run as soon as it can, before all others of its processor.
 
     What is measured is how long the worker lets it wait. Those that it starts are not urgent.
@@ -358,12 +360,12 @@ def _urgent(pid: int) -> None:
     os.sched_setscheduler(pid, policy, os.sched_param(1))
 
 
-def _clock_of(pid: int) -> int:
+def _cpu_clock(pid: int) -> int:
     """The clock of a process's processor time, as clock_getcpuclockid(3) makes it."""
     return (~pid << 3) | 2
 
 
-def _begin_peak(pid: int) -> int:
+def _reset_peak(pid: int) -> int:
     """Let the peak of a process's memory begin now (proc(5), clear_refs); KiB that it has."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -379,15 +381,15 @@ def _peak(pid: int) -> int:
     return 0
 
 
-def _behind(log: Path, start: int) -> bytes:
+def _tail(log: Path, start: int) -> bytes:
     with open(log, "rb") as file:
         file.seek(start)
         return file.read()
 
 
-def _outcome(report: Report, words: str, *, enough: bool) -> str:
+def _outcome(report: Report, reason: str, *, enough: bool) -> str:
     if report.ended:
-        return f"ended: {words[:_WORDS]}" if words else "ended"
+        return f"ended: {reason[:_MAX_REASON]}" if reason else "ended"
     if enough:
-        return "enough was done for it"
-    return f"held up, {report.untaken:,} bytes not read" if report.untaken else "read"
+        return "work limit reached"
+    return f"throttled, {report.unread:,} bytes unread" if report.unread else "read"

@@ -23,7 +23,7 @@ from tests.support.floods.message import Login, Message, Reached
 from tests.support.gateway import REPOSITORY
 
 #: Bytes of a burst at the most: it is made before it is written.
-_MOST_BYTES = 32 * 1024 * 1024
+_MAX_BURST_BYTES = 32 * 1024 * 1024
 
 _SIOCOUTQNSD = 0x894B
 
@@ -64,7 +64,7 @@ class Report:
     begun: bool
     packets: int
     sent: int
-    untaken: int
+    unread: int
     ended: bool
 
 
@@ -79,7 +79,7 @@ class _Attack:
         self._unsent = memoryview(b"")
         self._received: list[bytes] = []
         self._begun = self.ended = False
-        self._words = ""
+        self._reason = ""
         if self._message.exchange is None:
             self.socket.setblocking(False)
 
@@ -99,28 +99,30 @@ class _Attack:
         if self._message.exchange is not None:
             self._exchanges = turns
             return True
-        made = burst(self._reached, self._message, start=self._turns, count=turns, most=_MOST_BYTES)
+        made = burst(
+            self._reached, self._message, start=self._turns, count=turns, most=_MAX_BURST_BYTES
+        )
         self._turns += made.turns
         self._packets += made.packets
         self._unsent = memoryview(made.sealed)
         return not made.used_up
 
     def report(self) -> Report:
-        untaken = len(self._unsent) + self._exchanges
+        unread = len(self._unsent) + self._exchanges
         if not self.ended:
-            untaken += _outgoing(self.socket) + _incoming(self.socket)
-        return Report(self._begun or self.ended, self._packets, self._sent, untaken, self.ended)
+            unread += _outgoing(self.socket) + _incoming(self.socket)
+        return Report(self._begun or self.ended, self._packets, self._sent, unread, self.ended)
 
     def close(self) -> None:
         """End the connection."""
         self.socket.close()
         self.ended = True
 
-    def last_words(self) -> str:
+    def disconnect_reason(self) -> str:
         """What the server said last, if it was a DISCONNECT."""
         if self._message.exchange is not None:
-            return self._words
-        last = self._reached.client.last_words(b"".join(self._received))
+            return self._reason
+        last = self._reached.client.last_payload(b"".join(self._received))
         return raw_ssh.disconnect_reason(last) if last[:1] == b"\1" else ""
 
     # In between
@@ -164,7 +166,7 @@ class _Attack:
         try:
             exchange(self._reached.client)
         except (raw_ssh.SshError, OSError) as error:
-            self.ended, self._words = True, str(error)
+            self.ended, self._reason = True, str(error)
 
 
 def _outgoing(connection: socket.socket) -> int:
@@ -256,9 +258,9 @@ class Attacker:
         """End the connection, whatever is under way."""
         self._order("close")
 
-    def last_words(self) -> str:
+    def disconnect_reason(self) -> str:
         """What the server said last, if it was a DISCONNECT."""
-        return str(self._order("last_words"))
+        return str(self._order("disconnect_reason"))
 
     def close(self) -> None:
         """End the process."""

@@ -17,11 +17,11 @@ from tests.support.sftp_wire import string
 
 #: What is done to the contents of a message, behind the byte that says what it is.
 MALFORMED: dict[str, Callable[[bytes], bytes]] = {
-    "nothing but its number": lambda contents: b"",
-    "cut": lambda contents: contents[: len(contents) // 2],
-    "with 1,000 bytes too many": lambda contents: contents + bytes(1000),
-    "with a length that is too great": lambda contents: b"\xff" * 4 + contents[4:],
-    "with zeros": lambda contents: bytes(len(contents)),
+    "number only": lambda contents: b"",
+    "truncated": lambda contents: contents[: len(contents) // 2],
+    "with 1,000 trailing bytes": lambda contents: contents + bytes(1000),
+    "with an excessive length": lambda contents: b"\xff" * 4 + contents[4:],
+    "zeroed": lambda contents: bytes(len(contents)),
 }
 
 
@@ -30,19 +30,19 @@ _TO_A_CHANNEL = range(ssh.MSG_CHANNEL_OPEN_CONFIRMATION, ssh.MSG_CHANNEL_FAILURE
 
 
 def malformed(message: Message, how: str) -> Message:
-    """`message`, each payload spoilt; of what SFTP sends, each request."""
-    spoil, whole = MALFORMED[how], message.payloads
+    """`message`, each payload corrupted; of what SFTP sends, each request."""
+    corrupt, whole = MALFORMED[how], message.payloads
     assert whole is not None
 
-    def spoilt(payload: bytes) -> bytes:
+    def corrupted(payload: bytes) -> bytes:
         if message.within_window:  # CHANNEL_DATA of SFTP: recipient, length, then its packet
             to_channel, packet = payload[:5], payload[9:]
-            return to_channel + string(string(packet[4:5] + spoil(packet[5:])))
+            return to_channel + string(string(packet[4:5] + corrupt(packet[5:])))
         head = 5 if payload[0] in _TO_A_CHANNEL else 1
-        return payload[:head] + spoil(payload[head:])
+        return payload[:head] + corrupt(payload[head:])
 
     def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
-        return [spoilt(payload) for payload in whole(reached, turn)]
+        return [corrupted(payload) for payload in whole(reached, turn)]
 
     return replace(message, name=f"{message.name}, {how}", payloads=payloads)
 
@@ -86,20 +86,20 @@ def _can_be_sent(message: Message, phase: Phase) -> bool:
 
 
 #: Where the short form sends all messages of a family, once as they are and once malformed.
-_HOMES = {
+_HOME_PHASES = {
     "transport": "before login",
     "key exchange": "before login",
     "userauth": "before login",
     "SFTP": "compressed",
 }
-_HOME = "with channels"
+_DEFAULT_HOME = "with channels"
 
 #: Of how many messages the short form sends one in each other phase.
 _SPARSE = 10
 
 #: What has frozen a worker once, or filled its memory, where that was. The short form leaves none
 #: of them out, and sends as much of them as the long one.
-KNOWN = frozenset(
+KNOWN_FREEZES = frozenset(
     {
         Kind("before login", "transport", "IGNORE"),
         Kind("with channels", "global requests", "tcpip-forward, reply wanted"),
@@ -107,21 +107,23 @@ KNOWN = frozenset(
         Kind("with channels", "SFTP, packed", "LSTAT"),
         Kind("in a key exchange", "channel opens", "direct-tcpip"),
         Kind("compressed", "global requests", MANY_SIGNATURES),
-        Kind("with packets of a byte", "SFTP", "READ of 256 KiB"),
+        Kind("with one-byte packets", "SFTP", "READ of 256 KiB"),
     }
 )
 
 
-def short_form() -> Iterator[Kind]:
+def short_kinds() -> Iterator[Kind]:
     """Some of the kinds: each message, each phase and each way to be malformed."""
     ways = itertools.cycle(MALFORMED)
     for number, message in enumerate(MESSAGES):
-        home = _HOMES.get(message.family, _HOME)
+        home = _HOME_PHASES.get(message.family, _DEFAULT_HOME)
         for turn, phase in enumerate(PHASES):
             kind = Kind(phase.name, message.family, message.name)
             if phase.name == home:
                 yield kind
                 if message.payloads:
                     yield replace(kind, how=next(ways))
-            elif (kind in KNOWN or (number + turn) % _SPARSE == 0) and _can_be_sent(message, phase):
+            elif (kind in KNOWN_FREEZES or (number + turn) % _SPARSE == 0) and _can_be_sent(
+                message, phase
+            ):
                 yield kind

@@ -14,12 +14,12 @@ NO, YES = b"\0", b"\1"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where the attacker connects, and as whom. `typist` is a user who has a password."""
+    """Where the attacker connects, and as whom. `password_user` is a user who has a password."""
 
     port: int
     private: Path
     user: str = "attacker"
-    typist: str = "typist"
+    password_user: str = "password_user"
 
 
 @dataclass(slots=True)

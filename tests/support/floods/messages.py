@@ -143,8 +143,8 @@ _SIGNATURE = string(string(b"ssh-ed25519") + string(bytes(64)))
 _USERAUTH: dict[str, Payloads] = {
     "none": _userauth("user", b"none"),
     "none, of unknown users": _userauth(None, b"none"),
-    "publickey, asked about": _own_key(),
-    "publickey, wrongly signed": _own_key(_SIGNATURE),
+    "publickey, queried": _own_key(),
+    "publickey, bad signature": _own_key(_SIGNATURE),
     "publickey, unknown": _userauth(
         None, b"publickey", NO, string(b"ssh-ed25519"),
         string(string(b"ssh-ed25519") + string(bytes(32))),
@@ -152,10 +152,10 @@ _USERAUTH: dict[str, Payloads] = {
     "publickey, no key": _userauth(
         "user", b"publickey", NO, string(b"ssh-rsa"), string(bytes(30_000))
     ),
-    "password": _userauth("typist", b"password", NO, string(b"wrong")),
+    "password": _userauth("password_user", b"password", NO, string(b"wrong")),
     "password, of unknown users": _userauth(None, b"password", NO, string(b"wrong")),
-    "password, changed": _userauth("typist", b"password", YES, string(b"a"), string(b"b")),
-    "keyboard-interactive": _userauth("typist", b"keyboard-interactive", string(b"") * 2),
+    "password, changed": _userauth("password_user", b"password", YES, string(b"a"), string(b"b")),
+    "keyboard-interactive": _userauth("password_user", b"keyboard-interactive", string(b"") * 2),
     "hostbased": _userauth("user", b"hostbased", string(b"x") * 4, _SIGNATURE),
     "gssapi-with-mic": _userauth("user", b"gssapi-with-mic", uint32(1), string(b"\6\1\1")),
     "unknown": _userauth("user", b"x" * 30_000),
@@ -221,10 +221,12 @@ _CHANNELS: dict[str, Payloads] = {
     "WINDOW_ADJUST by 0": _channel(ssh.MSG_CHANNEL_WINDOW_ADJUST, uint32(0)),
     "WINDOW_ADJUST by 1": _channel(ssh.MSG_CHANNEL_WINDOW_ADJUST, uint32(1)),
     "WINDOW_ADJUST by 2**32 - 1": _channel(ssh.MSG_CHANNEL_WINDOW_ADJUST, uint32(2**32 - 1)),
-    "WINDOW_ADJUST of no channel": _fixed(ssh.MSG_CHANNEL_WINDOW_ADJUST, uint32(77), uint32(1)),
+    "WINDOW_ADJUST for an unknown channel": _fixed(
+        ssh.MSG_CHANNEL_WINDOW_ADJUST, uint32(77), uint32(1)
+    ),
     "DATA, empty": _channel(ssh.MSG_CHANNEL_DATA, string(b"")),
-    "DATA over the window": _channel(ssh.MSG_CHANNEL_DATA, string(bytes(30_000))),
-    "DATA of no channel": _fixed(ssh.MSG_CHANNEL_DATA, uint32(77), string(b"x")),
+    "DATA beyond the window": _channel(ssh.MSG_CHANNEL_DATA, string(bytes(30_000))),
+    "DATA for an unknown channel": _fixed(ssh.MSG_CHANNEL_DATA, uint32(77), string(b"x")),
     "EXTENDED_DATA, empty": _channel(ssh.MSG_CHANNEL_EXTENDED_DATA, uint32(1), string(b"")),
     "EXTENDED_DATA": _channel(ssh.MSG_CHANNEL_EXTENDED_DATA, uint32(1), string(b"x")),
     "EXTENDED_DATA of an unknown type": _channel(
@@ -282,7 +284,7 @@ def _rows() -> Iterator[Message]:
     }.items():
         for name, payloads in table.items():
             yield Message(family, name, payloads)
-    yield Message("key exchange", "exchanges of keys", exchange=RawSsh.exchange_keys)
+    yield Message("key exchange", "full exchanges", exchange=RawSsh.exchange_keys)
     for suffix, reply in _REPLY.items():
         for name, fields in _GLOBAL_REQUESTS.items():
             payloads = _global(name.encode(), *fields, reply=reply)

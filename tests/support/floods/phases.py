@@ -116,8 +116,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("in a key exchange before login", _exchanging(_before_login)),
     Phase("in the server's key exchange", _asked_for_keys, renews_keys=True),
     Phase("compressed", lambda login: _with_channels(login, compress=True), exchanges=True),
-    Phase("with packets of a byte", lambda login: _with_channels(login, max_packet=1)),
-    Phase("with windows used up", _tiny_windows),
-    Phase("without taking answers", _with_channels, reads=False),
-    Phase("without taking answers before login", _before_login, reads=False),
+    Phase("with one-byte packets", lambda login: _with_channels(login, max_packet=1)),
+    Phase("with exhausted windows", _tiny_windows),
+    Phase("without reading replies", _with_channels, reads=False),
+    Phase("without reading replies before login", _before_login, reads=False),
 )

@@ -49,7 +49,7 @@ from sftp_gateway.settings import (
 )
 from sftp_gateway.system.sockets import listen
 from sftp_gateway.vfs.path_resolution import open_no_symlinks
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.measured import Measured
 from tests.support.sftp_wire import encode_init, encode_open, encode_read
 
@@ -248,7 +248,7 @@ async def test_the_end_of_every_connection_is_told_once(start: Start) -> None:
         writer.transport.abort()  # with a reset, maybe before it is served
     async with await running.connect():
         pass
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while running.ended < 4:
             await asyncio.sleep(0)
     await running.stop()
@@ -259,7 +259,7 @@ async def test_a_healthcheck_knows_its_own_gateway(
     start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = await start()
-    line = await handshake("127.0.0.1", running.port, seconds=PATIENCE)
+    line = await handshake("127.0.0.1", running.port, seconds=TIMEOUT)
     private = folder / "keys/ssh_host_ed25519_key"
     assert line.split()[:2] == Path(f"{private}.pub").read_text().split()[:2]
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(running.port))
@@ -291,18 +291,18 @@ def test_a_gateway_starts_and_stops_on_either_event_loop(
 ) -> None:
     async def once() -> None:
         running = await begin(Measured())
-        await handshake("127.0.0.1", running.port, seconds=PATIENCE)
+        await handshake("127.0.0.1", running.port, seconds=TIMEOUT)
         await running.stop()
 
     run_on(factory, once())
 
 
 async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start: Start) -> None:
-    running = await start(drain_timeout=10 * PATIENCE)
+    running = await start(drain_timeout=10 * TIMEOUT)
     connection = await running.connect()
     sftp = await connection.start_sftp_client()
     await sftp.stat(".")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await running.stop()
         await connection.wait_closed()
     assert running.events()[-1]["event"] == "session_end"
@@ -310,7 +310,7 @@ async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start
 
 
 async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) -> None:
-    running = await start(drain_timeout=10 * PATIENCE)
+    running = await start(drain_timeout=10 * TIMEOUT)
     connection = await running.connect()
     sftp = await connection.start_sftp_client()
     file = await sftp.open("models/README.txt", "rb")
@@ -318,7 +318,7 @@ async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) ->
     assert await file.read()
     assert not stopping.done()
     await file.close()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await stopping
         await connection.wait_closed()
     (closed,) = [event for event in running.events() if event["event"] == "file_closed"]
@@ -328,13 +328,13 @@ async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) ->
 async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
     start: Start,
 ) -> None:
-    running = await start(drain_timeout=10 * PATIENCE)
+    running = await start(drain_timeout=10 * TIMEOUT)
     connection = await running.connect()
     sftp = await connection.start_sftp_client()
     await sftp.open("models/README.txt", "rb")
     stopping = asyncio.create_task(running.stop())
     connection.abort()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await stopping
     assert [e["result"] for e in running.events() if e["event"] == "file_closed"] == ["aborted"]
 
@@ -579,7 +579,7 @@ async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_clos
     }  # fmt: skip
     writer.write(b"\0\0\0\0")  # no packet: the channel is closed for it
     await closed.wait()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await running.stop()
     connection.abort()
 
@@ -651,7 +651,7 @@ async def test_a_connection_is_interrupted_if_it_is_lost_with_files_open(
     if opened:
         await sftp.open("models/README.txt")
     connection.abort()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not running.ended:
             await asyncio.sleep(0.01)
     assert running.interrupted == opened
@@ -661,7 +661,7 @@ async def test_a_client_that_disconnects_with_files_open_is_not_interrupted(star
     running = await start()
     async with await running.connect() as connection, connection.start_sftp_client() as sftp:
         await sftp.open("models/README.txt")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not running.ended:
             await asyncio.sleep(0.01)
     assert running.interrupted == 0

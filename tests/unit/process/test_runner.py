@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 
-from tests.support.gateway import PATIENCE, REPOSITORY
+from tests.support.gateway import REPOSITORY, TIMEOUT
 
 PROGRAM = """
 import asyncio, resource, threading
@@ -28,7 +28,7 @@ def ran(*body: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProces
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 

@@ -22,7 +22,7 @@ from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.path_resolution import choose_resolver
 from sftp_gateway.vfs.share import Links, Share
 from sftp_gateway.vfs.tree import Tree
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.session import WatchedPools
 
 
@@ -45,7 +45,7 @@ class Watched(Share):
 
     def check(self) -> os.statvfs_result:
         self.looks += 1
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(TIMEOUT)
         if self.refused:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         found = super().check()
@@ -65,7 +65,7 @@ class Told:
         self._queue.put_nowait((name, up))
 
     async def next(self) -> tuple[str, bool]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._queue.get()
 
     def of(self, name: str) -> list[bool]:
@@ -213,7 +213,7 @@ async def test_a_hanging_share_is_reported_and_blocks_one_thread(
         assert watching.problems == {"a": "its disk does not answer"}
     assert share.looks == 1
     share.gate.set()
-    monkeypatch.setattr(health, "PROBE_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", TIMEOUT)
     await watching.probe()
     assert watching.problems == {"a": ""}
     await watching.probe()
@@ -234,7 +234,7 @@ async def test_a_late_error_is_found_by_the_next_probe(
     await watching.probe()
     (tmp_path / "a").rmdir()
     share.gate.set()
-    monkeypatch.setattr(health, "PROBE_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", TIMEOUT)
     await watching.probe()
     assert watching.problems == {"a": os.strerror(errno.ENOENT)}
 
@@ -426,13 +426,13 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
     started, gate = threading.Barrier(3), threading.Event()
 
     def read() -> None:
-        started.wait(PATIENCE)
-        gate.wait(PATIENCE)
+        started.wait(TIMEOUT)
+        gate.wait(TIMEOUT)
 
     answered: asyncio.Queue[object] = asyncio.Queue()
     for _ in range(2):
         pools.submit("a", Pool.READ, read, answered.put_nowait)
-    await asyncio.to_thread(started.wait, PATIENCE)
+    await asyncio.to_thread(started.wait, TIMEOUT)
     assert watching.problems == {"a": "reads hang: 2 threads"}
     gate.set()
     for _ in range(2):
@@ -464,7 +464,7 @@ async def test_a_remount_of_a_hanging_share_is_noticed(
     for expected in (set(), {"a"}):
         asked.clear()
         await watching.probe()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await asked.wait()
             while watching.remounted != expected:
                 await asyncio.sleep(0)

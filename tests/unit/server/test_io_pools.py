@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sftp_gateway.server.io_pools import IoPools, Pool
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 
 Occupy = Callable[[str, Pool, int], None]
 
@@ -36,7 +36,7 @@ def occupy(pools: IoPools, gate: threading.Event) -> Occupy:
 
     def submit(share: str, pool: Pool, count: int) -> None:
         for _ in range(count):
-            pools.submit(share, pool, lambda: gate.wait(PATIENCE), lambda future: None)
+            pools.submit(share, pool, lambda: gate.wait(TIMEOUT), lambda future: None)
 
     return submit
 
@@ -53,7 +53,7 @@ async def ran(pools: IoPools, share: str, pool: Pool, work: Callable[[], object]
             told.set_result(future.result())
 
     pools.submit(share, pool, work, done)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await told
 
 
@@ -112,7 +112,7 @@ async def test_depths_count_running_and_queued_work(
     gate.set()
     # Work that needs all threads of a pool at once is behind everything that was there before.
     for share, pool, threads in [("a", Pool.READ, 16), ("b", Pool.METADATA, 8)]:
-        together = threading.Barrier(threads, timeout=PATIENCE)
+        together = threading.Barrier(threads, timeout=TIMEOUT)
         await asyncio.gather(*(ran(pools, share, pool, together.wait) for _ in range(threads)))
     assert pools.depths() == nothing
 
@@ -150,7 +150,7 @@ async def test_slow_work_is_abandoned_and_its_result_comes_late(
     late: asyncio.Future[str] = loop.create_future()
 
     def work() -> str:
-        assert gate.wait(PATIENCE)
+        assert gate.wait(TIMEOUT)
         return "too late"
 
     hurried.submit(
@@ -160,7 +160,7 @@ async def test_slow_work_is_abandoned_and_its_result_comes_late(
         lambda future: told.set_result(future.exception()),  # a second call would raise
         on_late_result=late.set_result,
     )
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert isinstance(await told, TimeoutError)
         assert not late.done()
         assert hurried.depths()["a", "read"] == 1
@@ -174,7 +174,7 @@ async def test_work_queued_in_a_hanging_pool_is_abandoned(
 ) -> None:
     ran_after_all = []
     waiting = [
-        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT)) for _ in range(_METADATA)
     ]
     behind = ran(hurried, "a", Pool.METADATA, lambda: ran_after_all.append(1))
     ended = await asyncio.gather(*waiting, behind, return_exceptions=True)
@@ -188,7 +188,7 @@ async def test_new_work_is_abandoned_at_once_while_all_threads_hang(
     hurried: IoPools, gate: threading.Event
 ) -> None:
     hanging = [
-        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE)) for _ in range(_METADATA)
+        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT)) for _ in range(_METADATA)
     ]
     await asyncio.gather(*hanging, return_exceptions=True)
     for _ in range(1000):
@@ -208,16 +208,16 @@ async def test_work_without_timeout_is_never_abandoned(
     hurried.submit(
         "a",
         Pool.METADATA,
-        lambda: gate.wait(PATIENCE),
+        lambda: gate.wait(TIMEOUT),
         lambda future: told.set_result(future.result()),
         no_timeout=True,
     )
     # Everything that came behind it has been given up, and so it would have been too.
     with pytest.raises(TimeoutError):
-        await ran(hurried, "a", Pool.METADATA, lambda: gate.wait(PATIENCE))
+        await ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
     assert not told.done()
     gate.set()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert await told is True
 
 
@@ -231,7 +231,7 @@ _METADATA = 8
 
 async def _recovered(pools: IoPools) -> None:
     """Wait until the pool's threads have come back; then it serves again."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while pools.depths()["a", "metadata"]:
             await asyncio.sleep(0)
     assert await ran(pools, "a", Pool.METADATA, lambda: "served") == "served"

@@ -16,7 +16,7 @@ from sftp_gateway.observability.vocabulary import NO_SHARE
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.vfs.files import OpenDirectory
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.measured import Measured
 from tests.support.session import GatedShare, Lines
 
@@ -37,11 +37,11 @@ class Recorded:
 
     def lines(self, name: str | None = None) -> list[dict[str, Any]]:
         """The lines, of one kind if a name is given; ends the log."""
-        self._log.close(PATIENCE)
+        self._log.close(TIMEOUT)
         return [line for line in self._lines.events if name in (None, line["event"])]
 
     def close(self) -> None:
-        self._log.close(PATIENCE)
+        self._log.close(TIMEOUT)
         self._measured.close()
 
     def metric(self, sample: str) -> float:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.gateway import PATIENCE, REPOSITORY, wait_for
+from tests.support.gateway import REPOSITORY, TIMEOUT, wait_for
 
 PROGRAM = """
 import os, signal, sys, time
@@ -50,7 +50,7 @@ def run(child: str, parent: str = AND_WAIT) -> subprocess.Popen[str]:
     ],
 )
 def test_how_a_child_ended_is_told(child: str, code: int, said: str) -> None:
-    out, errors = run(child).communicate(timeout=PATIENCE)
+    out, errors = run(child).communicate(timeout=TIMEOUT)
     assert out == f"True {code}\n"
     assert said in errors
 
@@ -59,7 +59,7 @@ def test_a_configuration_that_is_wrong_is_told_without_a_traceback() -> None:
     child = (
         "from sftp_gateway.errors import ConfigurationError; raise ConfigurationError(['so wrong'])"
     )
-    _, errors = run(child).communicate(timeout=PATIENCE)
+    _, errors = run(child).communicate(timeout=TIMEOUT)
     assert "so wrong" in errors
     assert "Traceback" not in errors
 
@@ -70,7 +70,7 @@ def test_a_child_does_not_obey_the_signals_that_are_its_parents() -> None:
         os.kill(os.getpid(), number)
     print("lives", flush=True)
     """
-    out, _ = run(child).communicate(timeout=PATIENCE)
+    out, _ = run(child).communicate(timeout=TIMEOUT)
     assert out == "lives\nTrue 0\n"
 
 
@@ -91,7 +91,7 @@ while not reap_children(): pass
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert ran.stdout == "True\n"
 
@@ -107,7 +107,7 @@ def test_what_was_printed_before_is_printed_once() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert ran.stdout == "once"
 

@@ -13,7 +13,7 @@ from sftp_gateway.observability.access_log.relay import LogWriter, RelaySink
 from tests.support.gateway import wait_for
 from tests.support.history import line, read
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 class Memory:
@@ -60,7 +60,7 @@ def test_lines_of_several_processes_are_written_whole(connect: Connect) -> None:
     batches = [b"".join(read(f"{number}/{n}") for n in range(200)) for number in range(3)]
     for sink, batch in zip(sinks, batches, strict=True):
         sink.write(batch)
-    writer.close(PATIENCE)
+    writer.close(TIMEOUT)
     for number, batch in enumerate(batches):
         mark = b'"share":"%d"' % number
         own = [each for each in output.written.splitlines(keepends=True) if mark in each]
@@ -73,10 +73,10 @@ def test_what_one_observer_does_not_write_the_next_does(connect: Connect) -> Non
     sender = connect(first, second)
     RelaySink(sender).write(read("models/a"))
     second.start()  # the first never did
-    second.close(PATIENCE)
+    second.close(TIMEOUT)
     assert output.written == read("models/a")
     first.start()
-    first.close(PATIENCE)
+    first.close(TIMEOUT)
 
 
 def test_a_sender_waits_for_room_and_loses_nothing(connect: Connect) -> None:
@@ -87,7 +87,7 @@ def test_a_sender_waits_for_room_and_loses_nothing(connect: Connect) -> None:
     writer.start()
     for _ in range(1000):
         sink.write(batch)
-    writer.close(PATIENCE)
+    writer.close(TIMEOUT)
     assert output.written == batch * 1000
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_line_is_not_written(connect: Connect, sent: bytes) -> None:
     socket.send_fds(hostile, [sent], [0, 1, 2])
     hostile.send(line("denied"))
     RelaySink(other).write(read("models/a"))
-    writer.close(PATIENCE)
+    writer.close(TIMEOUT)
     assert sorted(output.written.splitlines()) == sorted(
         (line("denied") + read("models/a")).splitlines()
     )
@@ -121,7 +121,7 @@ def test_one_that_floods_does_not_keep_the_lines_of_others_back(connect: Connect
             sent += 1
     RelaySink(other).write(read("models/a"))
     writer.start()
-    writer.close(PATIENCE)
+    writer.close(TIMEOUT)
     assert output.written.splitlines().index(read("models/a").rstrip()) <= 1
     assert output.batches == sent + 1
 
@@ -136,7 +136,7 @@ def test_an_output_that_fails_is_told_of_and_does_not_stop_the_others(connect: C
     wait_for(lambda: good.written, "the lines")
     broken.fails = False
     sink.write(read("models/b"))
-    writer.close(PATIENCE)
+    writer.close(TIMEOUT)
     assert (writer.write_errors, writer.lines_lost) == (1, 3)
     assert b'"log_dropped"' in broken.written
     assert broken.written.endswith(read("models/b"))

@@ -17,7 +17,7 @@ from sftp_gateway.observability.history.queries import Filter, History
 from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.store import MIN_SIZE
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
-from tests.support.gateway import PATIENCE, wait_for
+from tests.support.gateway import TIMEOUT, wait_for
 from tests.support.history import line, read
 from tests.support.measured import Measured
 
@@ -52,7 +52,7 @@ class Kept:
         return self.measured.metric(f"sftp_gateway_history_{name}")
 
     def close(self) -> None:
-        self.writer.close(PATIENCE)
+        self.writer.close(TIMEOUT)
         self.channel.close()
         self.measured.close()
 
@@ -97,7 +97,7 @@ def test_at_its_end_everything_is_written_that_was_sent(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "history.sqlite3").start()
     for number in range(500):
         kept.sink.write(read(f"models/{number}"))
-    kept.writer.close(PATIENCE)
+    kept.writer.close(TIMEOUT)
     assert kept.count() + kept.sink.dropped == 500
     assert not list(tmp_path.glob("*-wal"))
     kept.channel.close()

@@ -18,7 +18,7 @@ from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.worker_handle import WorkerHandle
 from sftp_gateway.process.supervisor.workers import Workers
 from sftp_gateway.settings import Settings, UserSettings
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 
 
 class Fleet:
@@ -74,7 +74,7 @@ class Fleet:
             self.loop.stop()
 
         self.loop.call_later(0, again)
-        self.loop.call_later(PATIENCE, give_up)
+        self.loop.call_later(TIMEOUT, give_up)
         self.loop.run()
         assert not given_up
 

@@ -25,7 +25,7 @@ from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners
 from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.tree import Tree
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.measured import Measured
 from tests.support.session import (
     OWNER,
@@ -107,19 +107,19 @@ class Run:
 
     async def wait(self, length: int | None = None) -> None:
         """Until so much was sent, or the command has ended."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not (self.channel.closed or len(self.sent) >= (length or 1 << 60)):
                 self.channel.changed.clear()
                 await self.channel.changed.wait()
 
     def events(self, name: str) -> list[dict[str, object]]:
-        self.log.close(PATIENCE)
+        self.log.close(TIMEOUT)
         return [event for event in self._lines.events if event["event"] == name]
 
     def close(self) -> None:
         self.session.connection_lost()
         self.pools.close()
-        self.log.close(PATIENCE)
+        self.log.close(TIMEOUT)
         self._measured.close()
 
 

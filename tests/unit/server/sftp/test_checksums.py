@@ -18,7 +18,7 @@ from sftp_gateway.server.io_pools import THREADS, Pool
 from sftp_gateway.server.sftp.checksums import ALGORITHMS, ChecksumJob, ChecksumResult, Checksums
 from sftp_gateway.server.sftp.dispatch import Operation
 from sftp_gateway.vfs.files import OpenFile
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.session import GatedShare, WatchedPools
 
 MIB = 1024 * 1024
@@ -70,7 +70,7 @@ async def computed(checksums: Checksums, operation: Operation, **options: Any) -
 
     options = {"algorithm": "sha256", "user": "one", **options}
     checksums.start(ChecksumJob(operation=operation, done=done, **options))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await told
 
 

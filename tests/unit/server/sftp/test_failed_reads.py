@@ -13,7 +13,7 @@ import pytest
 from sftp_gateway.server.sftp import reads
 from sftp_gateway.vfs.files import OpenDirectory
 from tests.support import sftp_wire as wire
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
@@ -34,7 +34,7 @@ def reporting(share: GatedShare, root: Path) -> Iterator[Served]:
 
 
 async def ended(at: Served) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not at.channel.closed:
             at.channel.changed.clear()
             await at.channel.changed.wait()

@@ -11,7 +11,7 @@ import pytest
 from sftp_gateway.server.sftp import reads
 from sftp_gateway.vfs.files import OpenDirectory
 from tests.support import sftp_wire as wire
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
@@ -46,7 +46,7 @@ async def test_a_read_that_hangs_ends_the_session_where_a_failure_would_be_the_f
     handle = await hurried.open(b"share/file")
     share.cold = {"read"}
     asked = [hurried.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not hurried.channel.closed:
             hurried.channel.changed.clear()
             await hurried.channel.changed.wait()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 from sftp_gateway.server.ssh.idle import IdleTimer
-from tests.support.gateway import PATIENCE
+from tests.support.gateway import TIMEOUT
 
 
 async def looks_until_expired(seen: Iterator[int | None]) -> int:
@@ -20,7 +20,7 @@ async def looks_until_expired(seen: Iterator[int | None]) -> int:
         return next(seen)
 
     watch = IdleTimer(seconds=0.01, activity=active, expired=expired.set)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await expired.wait()
     watch.stop()
     return looks

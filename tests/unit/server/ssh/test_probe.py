@@ -11,7 +11,7 @@ import pytest
 
 from sftp_gateway.auth import generate_ed25519
 from sftp_gateway.server.ssh.probe import handshake
-from tests.support.gateway import PATIENCE, free_port
+from tests.support.gateway import TIMEOUT, free_port
 
 PAIR = generate_ed25519("host")
 PUBLIC = " ".join(PAIR.public_line.split()[:2])
@@ -28,13 +28,13 @@ async def port() -> AsyncIterator[int]:
 
 
 async def test_the_handshake_returns_the_host_key(port: int) -> None:
-    line = await handshake("127.0.0.1", port, seconds=PATIENCE)
+    line = await handshake("127.0.0.1", port, seconds=TIMEOUT)
     assert line.split()[:2] == PUBLIC.split()
 
 
 async def test_a_closed_port_is_an_error() -> None:
     with pytest.raises(OSError, match=r"Connect call failed|refused"):
-        await handshake("127.0.0.1", free_port(), seconds=PATIENCE)
+        await handshake("127.0.0.1", free_port(), seconds=TIMEOUT)
 
 
 async def test_another_protocol_is_an_error() -> None:
@@ -46,7 +46,7 @@ async def test_another_protocol_is_an_error() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         number = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectionError):
-            await handshake("127.0.0.1", number, seconds=PATIENCE)
+            await handshake("127.0.0.1", number, seconds=TIMEOUT)
 
 
 async def test_a_silent_server_times_out() -> None:
