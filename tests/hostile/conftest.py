@@ -1,4 +1,4 @@
-"""A gateway to be attacked, and the look at it behind each attack."""
+"""A gateway to attack, checked after each attack."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from benchmarks.processes import family, memory, memory_now
 from tests.support.gateway import Gateway, fill, wait_for
 
-#: Stands in every file that the attacked user must never get a byte of.
+#: The content of every file that the user must not read.
 CANARY = b"CANARY-5f1d8e0c93"
 
-#: What the user's share holds: every byte that any request may bring.
+#: The content of the user's share: all that a request may return.
 INSIDE = {
     "big": bytes(range(256)) * 4096,
     "small": b"small\n",
@@ -23,33 +23,32 @@ INSIDE = {
     "dots...": b"dots at the end\n",
 }
 
-#: KiB of anonymous memory by which all processes may have grown behind all attacks so far, when
-#: the attackers are gone: Python does not give back all that a flood of small answers took. What
-#: an attack may hold meanwhile is in the tests themselves.
+#: KiB of anonymous memory by which all processes may have grown once the attackers are gone: Python
+#: does not free all that a flood of small replies took. The tests bound what an attack may hold.
 MAX_GROWTH = 40 * 1024
 
 MAX_HANDLES = 16
 
 
 class Target(Gateway):
-    """A gateway that can tell whether an attack did anything to it."""
+    """A gateway that can tell whether an attack harmed it."""
 
     worker: int
     resting: int
     stderr_seen = 0
 
     def record_baseline(self) -> None:
-        """Remember how it is; whatever is made once only has been made by then."""
+        """Record the worker and its memory after one session, which creates what is created once."""
         self.assert_serves_others()
         self.worker = self.events("worker_started")[-1]["pid"]
         self.resting = self.memory()
 
     def memory(self) -> int:
-        """KiB of all processes, once they do nothing any more."""
+        """KiB of all processes, once they are idle."""
         return memory(self.pids[0]).anonymous
 
     def memory_now(self) -> int:
-        """KiB of all processes at this moment."""
+        """KiB of all processes now."""
         return memory_now(self.pids[0]).anonymous
 
     def assert_serves_others(self) -> None:
@@ -61,7 +60,7 @@ class Target(Gateway):
         assert target.read_bytes() == INSIDE["folder/file"]
 
     def assert_unharmed(self) -> None:
-        """It serves, in the process that it did, has nothing open and not grown."""
+        """It serves with the same worker, has nothing open and has not grown."""
         self.assert_serves_others()
         wait_for(lambda: self.metric("sftp_gateway_connections") == 0, "all connections to end")
         assert self.metric("sftp_gateway_open_handles") == 0
@@ -109,13 +108,13 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.fixture(autouse=True)
 def unharmed(attacked: Target) -> Iterator[None]:
-    """Behind every attack the gateway is as it was."""
+    """After every attack the gateway is unharmed."""
     yield
     attacked.assert_unharmed()
 
 
 def raw_session(gateway: Gateway) -> subprocess.Popen[bytes]:
-    """The SFTP subsystem through the real `ssh`, as two pipes."""
+    """The SFTP subsystem through the real `ssh`, with two pipes."""
     return subprocess.Popen(
         [
             "ssh", *gateway.ssh_options(), "-p", str(gateway.port), "-s", "gvpocr@127.0.0.1",

@@ -1,8 +1,8 @@
 """Floods of every message that SSH and SFTP have, in every phase, while another user works.
 
-This is the short form: small bursts, and not every message in every phase. `scripts/floods` is the
-long one. tests/support/floods/arena.py tells what is asserted; messages.py and phases.py beside it
-have the tables.
+This is the short form: small bursts, and not every message in every phase. `scripts/floods` runs
+the long one. tests/support/floods/arena.py says what is asserted; messages.py and phases.py have
+the tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.keys import make_key
 
 pytestmark = pytest.mark.integration
 
-#: What is done for the attacker until a kind is left, in requests of the victim's; and packets.
+#: Work done for the attacker before a flood ends, in requests of the victim; and packets.
 _WORK, _KNOWN_WORK, _PACKETS = 3 * MAX_WORK_BETWEEN, 100 * MAX_WORK_BETWEEN, 200_000
 
 _KINDS: dict[tuple[str, str], list[Kind]] = {}
@@ -34,7 +34,7 @@ for _kind in short_kinds():
 
 
 class _Arenas:
-    """An arena for each of the gateways that phases ask for, and a new one for one that broke."""
+    """One arena per gateway configuration; a broken one is replaced."""
 
     def __init__(self, start: Callable[[bool], Arena]) -> None:
         self._start = start
@@ -60,7 +60,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Arenas]:
 
 @pytest.fixture(autouse=True)
 def unharmed() -> None:
-    """Looked at behind all floods, and not behind each."""
+    """Checked once after all floods."""
 
 
 @pytest.mark.parametrize(("phase", "family"), _KINDS, ids=map(": ".join, _KINDS))

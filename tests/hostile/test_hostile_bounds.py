@@ -1,4 +1,4 @@
-"""What one client makes the gateway keep, sign, verify or wait for has a bound."""
+"""Limits on what one client can make the gateway store, sign, verify or wait for."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_host_key_signatures_per_client_are_limited(attacked: Target) -> N
         await _ends(connection)
 
 
-# What is beside SFTP
+# Other SSH messages
 
 
 async def test_too_many_messages_end_the_connection_with_a_penalty(attacked: Target) -> None:
@@ -97,7 +97,7 @@ async def test_too_many_messages_end_the_connection_with_a_penalty(attacked: Tar
 
 
 async def test_one_ignore_message_per_request_is_not_a_flood(attacked: Target) -> None:
-    """asyncssh's client puts a MSG_IGNORE before every packet that it sends."""
+    """asyncssh's client sends MSG_IGNORE before every packet."""
     async with live(attacked) as session:
         for _ in range(5000):
             assert isinstance(await session.ask(encode_stat, SHARE + b"small"), AttrsReply)
@@ -129,7 +129,7 @@ async def test_a_channel_type_named_like_a_method_is_unknown(
 async def test_requests_during_a_client_key_exchange_end_the_connection(
     attacked: Target,
 ) -> None:
-    """RFC 4253 §7.1. The answers could not be sent before it ends."""
+    """RFC 4253 §7.1: no reply could be sent before the exchange ends."""
     ended = len(attacked.events("session_end", reason="protocol_error"))
     async with _client(attacked) as connection:
         connection._packet_handlers = {
@@ -180,7 +180,7 @@ async def test_packets_of_one_byte_cost_bounded_memory(attacked: Target) -> None
         connection.abort()
 
 
-# Packets that never end
+# Incomplete packets
 
 
 def test_an_incomplete_packet_costs_at_most_one_standard_packet(
@@ -201,7 +201,7 @@ def test_an_incomplete_packet_costs_at_most_one_standard_packet(
 
 
 def test_a_packet_longer_than_the_standard_ends_the_connection(attacked: Target) -> None:
-    # From an address that is not this machine's own for the log, as the health check's is.
+    # Not from 127.0.0.1: connections of the health check are not logged.
     with socket.create_connection(
         ("127.0.0.1", attacked.port), TIMEOUT, ("127.0.0.3", 0)
     ) as connection:
@@ -223,11 +223,11 @@ async def test_an_overlong_path_is_refused(attacked: Target, ask: Any, path: byt
         assert isinstance(await session.ask(encode_stat, SHARE + b"small"), AttrsReply)
 
 
-# Clients that take nothing any more
+# Clients that stop reading
 
 
 async def _stuffed(connection: Any) -> Any:
-    """A session whose client has asked for 12 MiB and takes nothing."""
+    """A session whose client has requested 12 MiB and reads nothing."""
     session = await _live(connection, window=64 * 1024)
     handle = await session.handle(encode_open, SHARE + b"big")
     session.channel.pause_reading()
@@ -240,7 +240,7 @@ def _open_files(gateway: Target) -> float:
 
 
 async def test_a_client_that_sends_eow_is_done(attacked: Target) -> None:
-    """`ssh` says so when the program that it serves is gone (OpenSSH's PROTOCOL §2.1)."""
+    """`ssh` sends eow@openssh.com when its output was closed (OpenSSH's PROTOCOL §2.1)."""
     async with _client(attacked) as connection:
         session = await _stuffed(connection)
         await asyncio.to_thread(wait_for, lambda: _open_files(attacked) == 1, "the file to be open")
@@ -269,7 +269,7 @@ async def test_a_client_that_sends_eof_gets_its_pending_replies(attacked: Target
 
 
 def test_killing_sftp_during_a_transfer_ends_the_session(attacked: Target) -> None:
-    """`ssh` stays, and never opens its window again."""
+    """`ssh` stays and never extends its window again."""
     (attacked.folder / "data/share/long").touch()
     os.truncate(attacked.folder / "data/share/long", 100_000_000)
     sftp = subprocess.Popen(

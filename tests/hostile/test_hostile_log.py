@@ -1,4 +1,4 @@
-"""A client that has a key and means to push other users' lines out of the access log."""
+"""An authenticated client tries to push other users' lines out of the access log."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ from tests.support.sftp_wire import (
 
 pytestmark = pytest.mark.integration
 
-#: Bytes of the file before it is rotated, and files that are kept: all together are far less than
-#: what the attacker would write without limits.
+#: Bytes before rotation, and files kept: far less than the attacker would write without limits.
 FILE_BYTES = 1 << 18
 FILES = 12
 
-#: Renames, each of two paths that have the most bytes in a line; and requests to forward a port, as
-#: many as a connection may send at once.
+#: Renames with paths of the greatest length; and forwarding requests, as many as a connection may
+#: send at once.
 RENAMES = 3000
 FORWARDINGS = 400
-#: Files that are opened and closed, and folders.
+#: Files, and folders, that are opened and closed.
 OPENED = 1000
 
-#: Files that the victim reads, before, during and behind each flood.
+#: Files that the victim reads before, during and after each flood.
 READ = 20
 
 
@@ -81,7 +80,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def _kept(gateway: Target) -> list[dict[str, Any]]:
-    """The lines of the file and of those that it was rotated to, which are no longer than said."""
+    """The lines of the log and its rotated files, none of which exceeds the configured size."""
     files = sorted(gateway.folder.glob("rotated.log*"), key=lambda file: file.stat().st_mtime)
     lines = [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
     assert max(map(len, lines)) <= MAX_LINE_LENGTH

@@ -1,4 +1,4 @@
-"""Clients that have logged in and mean harm: what they send is SFTP, or nearly."""
+"""Authenticated attackers: valid, malformed and excessive SFTP requests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _tricks() -> Iterator[bytes]:
 
 @contextlib.asynccontextmanager
 async def beside_another(attacked: Target) -> AsyncIterator[Live]:
-    """A session whose connection has another, which has to be served when this one has ended."""
+    """A session on a shared connection; the other session must outlive it."""
     async with connected(attacked) as connection:
         other = await open_live(connection)
         await other.init()
@@ -115,7 +115,7 @@ async def test_no_path_trick_reads_outside_the_share(
                 await session.ask(encode_close, folder.handle)
         assert not any(CANARY in frame for frame in session.frames)
         assert not any(b"root:x:0:0" in frame for frame in session.frames)
-    assert opened[INSIDE["small"]], "the tricks are asked in the wrong place"
+    assert opened[INSIDE["small"]], "the tricks start in the wrong folder"
 
 
 async def test_another_sessions_handle_cannot_be_guessed(attacked: Target) -> None:
@@ -243,7 +243,7 @@ async def test_reads_at_integer_limits_return_nothing(attacked: Target) -> None:
 
 @contextlib.contextmanager
 def _raw(gateway: Target) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], int]]]:
-    """A session after INIT through `ssh`; and what takes one answer and gives its type."""
+    """A session after INIT through `ssh`, and a function that reads one reply's type."""
     ssh = raw_session(gateway)
     assert ssh.stdin is not None
     assert ssh.stdout is not None

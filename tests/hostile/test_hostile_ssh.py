@@ -1,4 +1,4 @@
-"""Attacks below SFTP: on the banner, the packets, the windows and the keys of SSH."""
+"""Attacks on SSH itself: identification strings, packets, windows and key exchanges."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ pytestmark = pytest.mark.integration
 
 SHARE = b"/home/gvpocr/share/"
 
-#: KiB that one client may have the server hold before anything of it is taken. Answers of a few
-#: bytes each take several times their length in memory.
+#: KiB that the server may hold for one client that reads nothing. Replies of a few bytes take
+#: several times their length in memory.
 _MAX_CLIENT_MEMORY = 36 * 1024
 
-#: Of a user whose password takes as long to verify as a configuration may ask for.
+#: A password hash of the highest cost that a configuration may ask for.
 _SLOW_PASSWORD = f"""
 workers = 1
 [users.password_user]
@@ -67,13 +67,13 @@ def _dial(gateway: Target) -> Iterator[socket.socket]:
 
 
 def _assert_closed(connection: socket.socket) -> None:
-    """The server ends the connection, whatever it says first."""
+    """Read until the server ends the connection."""
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(65536):
             pass
 
 
-# Before the keys
+# Before key exchange
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,7 @@ def test_input_that_is_not_ssh_ends_the_connection(attacked: Target, first: byte
     with _dial(attacked) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(first)
+        with contextlib.suppress(OSError):  # ENOTCONN if the server has reset the connection
             connection.shutdown(socket.SHUT_WR)
         _assert_closed(connection)
 
@@ -114,11 +115,11 @@ def test_an_overlong_packet_ends_the_connection_early(attacked: Target, length: 
         _assert_closed(connection)
 
 
-# Keys
+# Key exchange
 
 
 class _Tampering:
-    """A proxy that puts a packet of its own into the client's stream while that is in the clear."""
+    """A proxy that injects a packet into the client's stream before encryption starts."""
 
     def __init__(self, port: int, packet: bytes) -> None:
         self._port = port
@@ -138,7 +139,7 @@ class _Tampering:
         self._tasks.append(asyncio.create_task(self._carry(reader, writer)))
 
     async def _carry(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        # From an address that is not this machine's own for the log, as the health check's is.
+        # Not from 127.0.0.1: connections of the health check are not logged.
         server, to_server = await asyncio.open_connection(
             "127.0.0.1", self._port, local_addr=("127.0.0.2", 0)
         )
@@ -192,7 +193,7 @@ async def test_a_terrapin_prefix_truncation_ends_the_connection(
     padding = 4 + -(5 + len(message) + 4) % 8
     packet = struct.pack(">IB", 1 + len(message) + padding, padding) + message + bytes(padding)
     cipher = "aes128-gcm@openssh.com"
-    assert await _logs_in_through(attacked, b"", cipher), "it is the proxy"
+    assert await _logs_in_through(attacked, b"", cipher), "the proxy alone breaks the login"
     ended = len(attacked.events("session_end", reason="protocol_error"))
     assert not await _logs_in_through(attacked, packet, cipher)
     await asyncio.to_thread(
@@ -235,7 +236,7 @@ async def test_invalid_key_exchanges_end_the_connection(attacked: Target, messag
 
 
 class _RecordingChannel:
-    """A channel of a client that notes what comes on it, and never gives more room."""
+    """A client channel that records what it receives and never extends its window."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -339,7 +340,7 @@ async def test_messages_for_unopened_channels_do_no_harm(attacked: Target, kind:
 
 
 async def test_a_burst_of_channel_opens_gets_ten(attacked: Target) -> None:
-    """All in one piece, so that none is open when the next is asked for."""
+    """Sent in one write, so that none is open when the next is requested."""
     answers = Counter[int]()
     answered = asyncio.Event()
 
@@ -377,14 +378,14 @@ async def test_a_hundred_channel_opens_get_ten_and_refusals(attacked: Target) ->
             await session.init()
 
 
-# Floods whose answers nobody takes
+# Floods whose replies are not read
 
 
 @pytest.mark.parametrize(
     "flood", ["global requests", "channel opens", "unknown", "channel requests"]
 )
 async def test_unread_replies_after_login_cost_bounded_memory(attacked: Target, flood: str) -> None:
-    """Behind a login: SSH has answers without any window, and asyncssh keeps what it sends."""
+    """Some SSH replies are not subject to a window, and asyncssh buffers what it sends."""
     async with _client(attacked) as connection:
         session = await _live(connection)
         connection._transport.pause_reading()
@@ -406,7 +407,7 @@ async def test_unread_replies_after_login_cost_bounded_memory(attacked: Target, 
 async def test_a_flood_of_requests_costs_bounded_memory_and_ends_the_connection(
     attacked: Target, flood: str
 ) -> None:
-    """No answer is asked for. asyncssh would keep all variables, and queue what it thinks about."""
+    """Without want_reply. asyncssh would store every variable and queue every request."""
     ended = len(attacked.events("session_end", reason="protocol_error"))
     before = attacked.memory()
     much = String(bytes(10_000))
@@ -473,7 +474,7 @@ async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked:
 
 
 def _disable_ignores(connection: Any) -> None:
-    """Send no MSG_IGNORE before each packet, as asyncssh does: those count too."""
+    """Stop asyncssh from sending MSG_IGNORE before each packet, as these are counted too."""
     send = connection.send_packet
 
     def send_packet(kind: int, *arguments: bytes, **options: Any) -> None:
@@ -484,7 +485,7 @@ def _disable_ignores(connection: Any) -> None:
 
 
 class _BufferedTransport:
-    """Keeps back what a connection sends, to send all of it in one piece."""
+    """Buffers what a connection sends until `release` writes all of it at once."""
 
     def __init__(self, connection: Any) -> None:
         self._connection, self._transport = connection, connection._transport
@@ -554,7 +555,7 @@ async def test_data_sent_during_password_verification_stays_in_the_socket(
                 connection.send_packet(MSG_IGNORE, String(bytes(30_000)))
             await asyncio.sleep(0.5)
             taken = 500 * 30_000 - _unread_bytes(connection._transport)
-            assert not gateway.events("login_refused"), "the password is verified already"
+            assert not gateway.events("login_refused"), "the password was verified too early"
     assert taken < 256 * 1024
 
 
@@ -582,7 +583,7 @@ async def test_server_only_messages_from_a_client_are_rejected(attacked: Target)
 
 
 async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> None:
-    """Send until the server takes no more, or holds too much, or a million packets."""
+    """Send until the server stops reading, uses too much memory, or got a million packets."""
     before = gateway.memory()
     transport = connection._transport
     for _ in range(100):
@@ -600,7 +601,7 @@ async def _flood(gateway: Target, connection: Any, packet: tuple[Any, ...]) -> N
 
 
 async def _is_read(transport: Any, enough: int) -> bool:
-    """Wait for the server to take what is sent; False once it takes nothing for a while."""
+    """Wait until the server has read what was sent; False once it stops reading."""
     seen, since = -1, time.monotonic()
     while (left := transport.get_write_buffer_size()) > enough:
         if transport.is_closing():
@@ -666,6 +667,6 @@ async def _live(connection: Any, window: int = 2 * 1024 * 1024) -> Live:
 
 
 async def _wait_closed(connection: Any) -> None:
-    """Wait for the server to end the connection."""
+    """Wait for the server to close the connection."""
     async with asyncio.timeout(TIMEOUT):
         await connection.wait_closed()

@@ -1,4 +1,4 @@
-"""A changed configuration takes away what it says it does, and one that is refused is seen."""
+"""Reloads remove exactly what they report, and rejected configurations are visible."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config_of(gateway: Gateway) -> Path:
 
 
 def replace(gateway: Gateway, text: str) -> None:
-    """As careful editors do it."""
+    """Replace the configuration by rename(2), as editors do."""
     new = gateway.folder / "new.toml"
     new.write_text(text)
     new.rename(config_of(gateway))
@@ -51,7 +51,7 @@ def test_a_second_user_and_share_keep_the_default_ones_and_their_mounts(
         def seen() -> set[str]:
             try:
                 return set(os.listdir(mount))
-            except OSError:  # the connection is made again: workers were replaced
+            except OSError:  # sshfs reconnects: the workers were replaced
                 return set()
 
         names = {".cache", "Bhushanji", "newsletters", "models", "letters"}
@@ -81,7 +81,7 @@ def test_removals_are_reported_before_and_after_the_reload(
             said = started.run("check", "--config", "new.toml").stderr.splitlines()
             return [line.removeprefix("Compared with the running gateway, ") for line in said]
 
-        wait_for(lambda: set(says) <= set(checked()), "what the change takes away")
+        wait_for(lambda: set(says) <= set(checked()), "the removals to be listed")
         (started.folder / "new.toml").rename(config_of(started))
         event = reloaded(started)
         assert event["removed_users"] == "gvpocr (1 key, 1 session)"
@@ -93,8 +93,8 @@ def test_removals_are_reported_before_and_after_the_reload(
     assert not lets_in(started, started.key)
     off = [line for line in started.run("keys", "list").stdout.splitlines() if "gvpocr" in line]
     assert off[0].startswith("gvpocr (switched off)  SHA256:")
-    # Nothing more is different.
-    assert "is served by this configuration too" in started.run("doctor").stderr
+    # Nothing else differs.
+    assert "nothing would be taken away." in started.run("doctor").stderr
 
 
 def test_a_removed_share_is_reported_by_name(started: Gateway) -> None:
@@ -162,15 +162,15 @@ def test_a_configuration_error_keeps_its_time_until_it_is_fixed(started: Gateway
         return found
 
     config_of(started).write_text("max_handles = 1\n")
-    wait_for(lambda: "max_handles" in state(), "the mistake to be told")
+    wait_for(lambda: "max_handles" in state(), "the error to be reported")
     first = state()
     config_of(started).write_text("max_startups_per_source = 0\n")
-    wait_for(lambda: "max_startups_per_source" in state(), "the other mistake to be told")
+    wait_for(lambda: "max_startups_per_source" in state(), "the other error to be reported")
     assert state()[:34] == first[:34]
     config_of(started).write_text("workers = 1\n")
     assert started.process is not None
     started.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: state() == "ok", "the configuration to be good")
+    wait_for(lambda: state() == "ok", "the configuration to be accepted")
 
 
 def test_a_missing_status_token_does_not_open_the_page(make_gateway: Make) -> None:

@@ -22,7 +22,7 @@ from tests.support.measured import metric_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-#: Seconds after which a test gives up waiting for something that has to happen.
+#: Seconds that a test waits for something before it fails.
 TIMEOUT = 30.0
 
 #: The gateway's program, from the sources.
@@ -42,7 +42,7 @@ def wait_for(probe: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and that the kernel gives to no outgoing connection."""
+    """An unused port outside the kernel's range for outgoing connections."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_000, lowest)
@@ -59,7 +59,7 @@ def environment(**options: str) -> dict[str, str]:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that `pid` has made and that are not waited for yet."""
+    """The children of `pid`, zombies included."""
     return [
         int(child)
         for task in Path(f"/proc/{pid}/task").iterdir()
@@ -68,9 +68,9 @@ def children_of(pid: int) -> list[int]:
 
 
 def _alone(config: str) -> str | None:
-    """`config` for `defaults = false`: what it does not name of users or shares is added.
+    """`config` with default users or shares added, for use with `defaults = false`.
 
-    None if it names only what is there by default anyway, or cannot be read.
+    None if it names only defaults, or cannot be parsed.
     """
     try:
         named = tomllib.loads(config)
@@ -91,8 +91,8 @@ class Gateway:
     """A gateway that serves the folders below `folder`, as a user would start it there.
 
     `config` is the text of config/sftp-gateway.toml; users and shares that it names are the only
-    ones, unless it or `options` say otherwise. The access log goes to `access.log`, and what is
-    said to people to `stderr.log`.
+    ones, unless it or `options` say otherwise. The access log goes to `access.log`, and messages
+    to `stderr.log`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Gateway:
         return (self.folder / "stderr.log").read_text()
 
     def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run one of the program's other commands."""
+        """Run another command of the program."""
         return subprocess.run(
             [*PROGRAM, *arguments],
             cwd=self.folder,
@@ -150,7 +150,7 @@ class Gateway:
     def start(
         self, runner: Sequence[str] = (), *, program: Sequence[str | Path] = PROGRAM
     ) -> Gateway:
-        """Start serving, through the program `runner` if one is given (such as setpriv)."""
+        """Start serving, through the command `runner` (such as setpriv) if given."""
         with (
             open(self.folder / "access.log", "ab") as log,
             open(self.folder / "stderr.log", "ab") as errors,
@@ -175,13 +175,13 @@ class Gateway:
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask the gateway to stop, and return its exit status."""
+        """Stop the gateway with a signal; return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
-        """End it at once: two signals leave nothing behind, where SIGKILL would."""
+        """End it at once, by two signals: SIGKILL would leave files behind."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.send_signal(signal.SIGINT)
@@ -193,19 +193,19 @@ class Gateway:
 
     @property
     def pids(self) -> list[int]:
-        """Of its processes, the supervisor's first."""
+        """Its processes, the supervisor first."""
         assert self.process is not None
         return [self.process.pid, *children_of(self.process.pid)]
 
-    # What it says
+    # Its output
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """The access log's lines, those of event `name` whose fields are as given."""
+        """The events in the access log, filtered by name and fields."""
         try:
             written = (self.folder / "access.log").read_bytes()
         except FileNotFoundError:
             return []
-        # The last line may be under way.
+        # The last line may be incomplete.
         events = [json.loads(line) for line in written.split(b"\n")[:-1]]
         return [
             event
@@ -215,7 +215,7 @@ class Gateway:
         ]
 
     def wait_event(self, name: str, **fields: Any) -> dict[str, Any]:
-        """The newest such line of the access log, as soon as there is one."""
+        """Wait for such an event; return the newest."""
         return wait_for(lambda: self.events(name, **fields), f"event {name} {fields}")[-1]
 
     def http(self, path: str) -> tuple[int, str]:
@@ -241,7 +241,7 @@ class Gateway:
         (folder / user).write_text("".join(f"{line}\n" for line in lines))
 
     def ssh_options(self, *, key: Path | None = None, **more: str) -> list[str]:
-        """Options of the OpenSSH clients: this host key, this worker key, nothing of the user's.
+        """OpenSSH client options: this host key, this worker key, no user configuration.
 
         `more` are further options, as ssh_config(5) names them.
         """
@@ -294,7 +294,7 @@ class Gateway:
         )
 
     def rclone_settings(self) -> dict[str, str]:
-        """Environment by which rclone's `:sftp:` is this gateway, with the worker's key."""
+        """Environment that makes rclone's `:sftp:` this gateway, with the worker's key."""
         return {
             "RCLONE_CONFIG": "/dev/null",
             "RCLONE_SFTP_HOST": "127.0.0.1",
@@ -337,7 +337,7 @@ class Gateway:
 
 @contextlib.contextmanager
 def running(folder: Path, config: str = "", **options: str) -> Iterator[Gateway]:
-    """A gateway that is started and ended here, for the tests of a whole module to share."""
+    """A running gateway, for the tests of a module to share."""
     gateway = Gateway(folder, config, options)
     try:
         yield gateway.start()
@@ -349,7 +349,7 @@ def running(folder: Path, config: str = "", **options: str) -> Iterator[Gateway]
 def filesystem(
     module: str, *arguments: Path | str, mount: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A FUSE file system of tests, which this module serves in a process of its own."""
+    """A FUSE file system that `module` serves in its own process."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], cwd=REPOSITORY, env=environment()
     )
@@ -360,7 +360,7 @@ def filesystem(
 
 @contextlib.contextmanager
 def _mounted_by(process: subprocess.Popen[bytes], at: Path) -> Iterator[None]:
-    """Wait until the process has mounted its file system; unmount it at the end."""
+    """Wait until the process has mounted its file system; unmount it on exit."""
 
     def ready() -> bool:
         assert process.poll() is None, f"{process.args!r} ended with status {process.returncode}"
@@ -374,7 +374,7 @@ def _mounted_by(process: subprocess.Popen[bytes], at: Path) -> Iterator[None]:
 
 
 def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
-    """Unmount, lazily if a test that failed left the mount busy."""
+    """Unmount, lazily if a failed test left the mount busy."""
     if os.path.ismount(at) and subprocess.run(["fusermount3", "-u", str(at)]).returncode:
         subprocess.run(["fusermount3", "-uz", str(at)], check=False)
     try:
@@ -382,12 +382,12 @@ def unmount(at: Path, sshfs: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         sshfs.kill()
         sshfs.wait(10)
-    # One whose process was gone before did not look like a mount.
+    # ismount() is false for a mount whose process is gone.
     subprocess.run(["fusermount3", "-uzq", str(at)], stderr=subprocess.DEVNULL, check=False)
 
 
 def fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make files, with the folders that they are in."""
+    """Create files and their folders."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

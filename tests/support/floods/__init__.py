@@ -1,1 +1,1 @@
-"""Hostile clients as a family: floods of every message, in every phase of a connection."""
+"""Hostile clients that flood a gateway with every message, in every phase of a connection."""

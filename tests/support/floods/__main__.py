@@ -1,4 +1,4 @@
-"""`python -m tests.support.floods`: all kinds of floods, with figures; see scripts/floods."""
+"""`python -m tests.support.floods` runs every kind of flood and reports; see scripts/floods."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.support.floods.kinds import Kind, kinds, short_kinds
 from tests.support.floods.phases import PHASES
 from tests.support.floods.victim import VictimError
 
-#: Requests of the victim without any flood, in each phase; and with each flood, at the least.
+#: Requests of the victim without a flood, per phase; and at least with each flood.
 _QUIET_SAMPLES, _SAMPLES = 5000, 300
 
-#: How many times as long as when all is quiet a request may take, 99 of 100 times.
+#: The greatest accepted ratio of p99 in a flood to p99 without one.
 _MAX_RATIO = 10.0
 
-#: What is done for the attacker until a kind is left, in requests of the victim's.
+#: Work done for the attacker before a flood ends, in requests of the victim.
 _WORK = 100 * MAX_WORK_BETWEEN
 
 
 @dataclass(frozen=True, slots=True)
 class _Latencies:
-    """Percentiles and the longest, in milliseconds."""
+    """Percentiles and maximum, in milliseconds."""
 
     p50: float
     p99: float
@@ -45,10 +45,10 @@ class _Latencies:
 
     @classmethod
     def of(cls, latencies: Sequence[float], every: float) -> _Latencies:
-        """Of requests one of which comes `every` so many seconds.
+        """From latencies of requests that would arrive every `every` seconds.
 
-        The victim asks when it was answered, so it would ask but once while a worker is frozen:
-        whoever else asks meanwhile waits for the rest of that time.
+        The victim waits for each reply, so a frozen worker delays only one of its requests. Those
+        that other clients would have sent meanwhile are added (coordinated omission).
         """
         waits = sorted(
             max(latency - waited * every, 0.0)
@@ -61,7 +61,7 @@ class _Latencies:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A flood; the victim's latencies without it, and with it."""
+    """A flood, and the victim's latencies without and with it."""
 
     flood: Result
     quiet: _Latencies
@@ -69,18 +69,18 @@ class _Measured:
 
     @property
     def ratio(self) -> float:
-        """Of the 99th percentiles."""
+        """p99 in the flood over p99 without it."""
         return self.flooded.p99 / self.quiet.p99
 
     def complaints(self) -> Iterator[str]:
         yield from self.flood.complaints()
         if self.ratio > _MAX_RATIO:
-            yield f"{self.ratio:.0f} times as long"
+            yield f"p99 is {self.ratio:.0f} times the quiet one"
 
 
 @dataclass(slots=True)
 class _Run:
-    """What came of all floods; `harm` is what gateways were left with."""
+    """The results of all floods; `harm` lists lasting damage to gateways."""
 
     measured: list[_Measured] = field(default_factory=list)
     harm: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _Run:
 
 
 def run(chosen: Sequence[Kind], *, packets: int, folder: Path, processors: Processors) -> _Run:
-    """Flood, phase by phase, each with a gateway of its own; a new one if its victim is lost."""
+    """Flood phase by phase, each on its own gateway; a new one if the victim disconnects."""
     done = _Run()
     for phase in PHASES:
         name = phase.name
@@ -108,7 +108,7 @@ def run(chosen: Sequence[Kind], *, packets: int, folder: Path, processors: Proce
 
 
 def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Measured]:
-    """Take kinds off `left` until there are none, or the victim is lost."""
+    """Run kinds from `left` until none is left or the victim disconnects."""
     latencies = arena.measure_quiet(_QUIET_SAMPLES)
     every = statistics.median(latencies)
     quiet = _Latencies.of(latencies, every)
@@ -118,7 +118,9 @@ def _flood_all(arena: Arena, left: list[Kind], *, packets: int) -> Iterator[_Mea
             try:
                 flood = arena.flood_with_retries(kind, work=_WORK, packets=packets, least=_SAMPLES)
             except (VictimError, EOFError, ConnectionError) as error:
-                flood = Result(kind=kind, reached=False, outcome=f"the victim or attacker: {error}")
+                flood = Result(
+                    kind=kind, reached=False, outcome=f"victim or attacker failed: {error}"
+                )
             measured = _Measured(
                 flood=replace(flood, latencies=()),
                 quiet=quiet,
@@ -140,11 +142,10 @@ def _print_progress(measured: _Measured, number: int, of: int) -> None:
 
 
 def summary(measured: Sequence[_Measured]) -> Iterator[str]:
-    """A table with a line for each phase: its worst."""
+    """A table of the worst kind of each phase."""
     yield (
-        "| phase | kinds | quiet p50, ms | p99 | worst p99 in a flood | longest "
-        "| ratio | of | memory, MiB "
-        "| the attackers |"
+        "| phase | kinds | quiet p50, ms | quiet p99 | worst p99 | longest "
+        "| ratio | worst kind | memory, MiB | outcomes |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---|---:|---|"
     for name, group in itertools.groupby(measured, lambda each: each.flood.kind.phase):
@@ -161,10 +162,10 @@ def summary(measured: Sequence[_Measured]) -> Iterator[str]:
 
 
 def details(measured: Iterable[_Measured]) -> Iterator[str]:
-    """A table with a line for each kind."""
+    """A table of all kinds."""
     yield (
         "| phase | family | message | packets | quiet p99, ms | p50 | p99 | longest | ratio "
-        "| most between | memory, MiB | the attacker | |"
+        "| max work between | memory, MiB | outcome | complaints |"
     )
     yield "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|"
     for each in measured:
@@ -186,7 +187,7 @@ def _end(flood: Result) -> str:
 
 
 def main() -> int:
-    """Flood, and print; 1 if anything is not as it has to be."""
+    """Run the floods and print the report; returns 1 if a limit is exceeded."""
     options = _parser().parse_args()
     of_all = short_kinds() if options.short else kinds()
     chosen = [kind for kind in of_all if all(word in str(kind) for word in options.only)]
@@ -205,7 +206,7 @@ def main() -> int:
 def _part(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4 to 4/4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4")
     return int(part), int(parts)
 
 
@@ -214,7 +215,7 @@ def _processors(text: str) -> Processors:
     if len(numbers) != 3 or not all(map(str.isdecimal, numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0,1,2")
     if missing := {int(number) for number in numbers} - os.sched_getaffinity(0):
-        raise argparse.ArgumentTypeError(f"no processor {min(missing)} for this process")
+        raise argparse.ArgumentTypeError(f"processor {min(missing)} is not available")
     worker, attacker, victim = (frozenset([int(number)]) for number in numbers)
     return Processors(worker, attacker, victim)
 
@@ -222,27 +223,29 @@ def _processors(text: str) -> Processors:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/floods",
-        description="Floods a gateway with every message in every phase, while another user works.",
+        description="Flood a gateway with every message in every phase while another user works.",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         default=[],
         metavar="WORD",
-        help='kinds whose names have all of these in them, such as "before login:" IGNORE',
+        help='only kinds whose names contain all of these, such as "before login:" IGNORE',
     )
     parser.add_argument(
-        "--short", action="store_true", help="the kinds of the gate, one of about twenty"
+        "--short",
+        action="store_true",
+        help="only the kinds that the test suite runs, about one in twenty",
     )
     parser.add_argument(
-        "--packets", type=int, default=200_000, help="of a kind at the most (default: %(default)s)"
+        "--packets", type=int, default=200_000, help="maximum per kind (default: %(default)s)"
     )
     parser.add_argument(
         "--part",
         type=_part,
         default=(1, 1),
         metavar="I/N",
-        help="every Nth kind from the Ith on, so that N runs share the work",
+        help="every Nth kind starting with the Ith, to split the work among N runs",
     )
     parser.add_argument(
         "--processors",
@@ -251,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the worker's, the attacker's and the victim's (default: the first, and all others "
         "for both clients); the gateway's other processes run on the attacker's",
     )
-    parser.add_argument("--out", type=Path, help="where to write a line for each kind, in Markdown")
+    parser.add_argument("--out", type=Path, help="write a Markdown table of all kinds to this file")
     return parser
 
 

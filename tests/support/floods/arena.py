@@ -1,11 +1,11 @@
-"""Floods a gateway while another user works on it, and measures what that user is left with.
+"""Floods a gateway while another user works on it, and measures the effect on that user.
 
-Three processes beside the gateway's: an attacker, a victim (stock `ssh`), and this one, which asks
-through the victim and watches. Both clients are served by the one worker there is.
+Three processes beside the gateway's: an attacker, a victim (stock `ssh`), and this one, which sends
+requests through the victim and measures. One worker serves both clients.
 
-What is asserted is work, and not time: how much processor time the worker spends between a request
-of the victim and its answer, in units of what one such request costs it when all is quiet. That
-does not depend on how fast the machine is, nor on how busy.
+Assertions are about work, not time: the processor time that the worker spends between a request of
+the victim and its reply, in units of the cost of such a request without a flood. This does not
+depend on the machine's speed or load.
 """
 
 from __future__ import annotations
@@ -29,49 +29,48 @@ from tests.support.floods.victim import Victim, VictimError
 from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.keys import make_key, public_line
 
-#: What a worker may do between a request of one client and its answer, for all others there are, in
-#: requests of that client's which it could have served instead.
+#: The most work that a worker may do for others between a request and its reply, in such requests
+#: that it could have served instead.
 MAX_WORK_BETWEEN = 300
 
-#: KiB that one client may have the gateway hold: what its sessions may (docs/security.md), and
-#: what the allocator makes of it.
+#: KiB that the gateway may hold for one client: its sessions' bounds (docs/security.md) plus the
+#: allocator's overhead.
 MAX_CLIENT_MEMORY = 36 * 1024
 
-#: KiB by which all processes may have grown behind all floods: Python does not give back all, nor
-#: do the threads that have computed checksums.
+#: KiB by which all processes may have grown after all floods: Python and the checksum threads do
+#: not free everything.
 MAX_GROWTH = 48 * 1024
 
-#: How often a flood is tried at the most. Once a machine that is busy elsewhere may be late with
-#: the victim; what the gateway itself does, it does again.
+#: Attempts at a flood: load of the machine delays the victim once, a fault of the gateway always.
 ATTEMPTS = 3
 
-#: A hash of nobody's password that takes as long as the default ones do, and less memory.
+#: An unmatchable password hash as slow as the default, with less memory.
 _PASSWORD_HASH = "$argon2id$v=19$m=4096,t=16,p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43
 
-#: Requests of the victim in a row, of little cost, after which there is nothing left to be done
-#: for the attacker; and how many times as much as usual is little.
+#: Consecutive cheap requests of the victim after which no work is left for the attacker; and the
+#: factor over the quiet cost up to which a request is cheap.
 _QUIET_REQUESTS, _QUIET_FACTOR = 20, 5
 
-#: Seconds in which a worker's idleness shows, and after which it is no longer waited for.
+#: Seconds to sample a worker's idleness, and to wait for it.
 _IDLE_PAUSE, _TIMEOUT = 0.002, 10.0
 
-#: Looks at an attack, each behind so many quiet requests, until one that is taken slowly is left.
+#: Reports of an attack, each after a quiet run, before a slowly read one is abandoned.
 _MAX_REPORTS = 50
 
-#: Turns of a message in the first burst, and how many times more there are in the next at most.
+#: Messages in the first burst, and the greatest growth factor of the next.
 _FIRST_BURST, _MAX_BURST_GROWTH = 8, 64
 
-#: Requests of the victim to find out what one costs.
+#: Requests of the victim that measure the cost of one.
 _SAMPLES = 500
 
 _HEALTH_INTERVAL = 0.25
 
-#: Characters that are shown of what the server says at the end.
+#: Characters shown of the server's disconnect reason.
 _MAX_REASON = 60
 
 
 class _FloodedGateway(Gateway):
-    """One worker, and three users: of the victim, of the attacker, and one who has a password."""
+    """One worker, and three users: the victim, the attacker, and one with a password."""
 
     def __init__(self, folder: Path, *, renews_keys: bool = False) -> None:
         share = folder / "data/share"
@@ -100,7 +99,7 @@ class _FloodedGateway(Gateway):
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """Where who runs: `attacker` also has the gateway's other processes, `victim` this one."""
+    """CPU sets. The gateway's other processes run on `attacker`, this process on `victim`."""
 
     worker: frozenset[int]
     attacker: frozenset[int]
@@ -108,21 +107,20 @@ class Processors:
 
     @classmethod
     def available(cls) -> Processors:
-        """The first for the worker, and all others of this process for everybody else."""
+        """The first for the worker, all others for both clients."""
         first, *others = sorted(os.sched_getaffinity(0))
         if not others:
-            raise RuntimeError("latencies are measured on two processors or more")
+            raise RuntimeError("at least two processors are needed to measure latencies")
         return cls(frozenset([first]), frozenset(others), frozenset(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of a flood.
+    """The result of a flood.
 
-    `max_work_between` is what the worker did between a request of the victim and its answer, at the
-    most, and `work` what it did for the attacker in all: in requests of the victim's that it could
-    have served instead. `memory` is KiB by which all processes grew at their peaks; `latencies` are
-    the victim's, in seconds.
+    `max_work_between` is the most that the worker did between a request of the victim and its
+    reply, and `work` what it did for the attacker in total, both in requests of the victim.
+    `memory` is the peak growth of all processes in KiB; `latencies` are the victim's, in seconds.
     """
 
     kind: Kind
@@ -137,27 +135,27 @@ class Result:
     latencies: Sequence[float] = ()
 
     def complaints(self) -> Iterator[str]:
-        """What is not as it has to be."""
+        """The limits that were exceeded."""
         if not self.reached:
             yield self.outcome
         if self.crashed:
-            yield "an error that nobody handles"
+            yield "unhandled exception"
         if self.max_work_between > MAX_WORK_BETWEEN:
-            yield f"the victim waits while {self.max_work_between:,.0f} requests could be served"
+            yield f"the victim waits for the work of {self.max_work_between:,.0f} requests"
         if self.memory > MAX_CLIENT_MEMORY:
             yield f"{self.memory:,} KiB of memory"
 
 
 @dataclass(slots=True)
 class _Observations:
-    """What was seen while the victim worked: processor time of the worker, and latencies."""
+    """The worker's processor time and the latency, for each request of the victim."""
 
     spent: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
 
 
 class Arena:
-    """A gateway, a victim that works on it, and an attacker's process."""
+    """A gateway, a victim that works on it, and an attacker process."""
 
     def __init__(self, gateway: _FloodedGateway, processors: Processors | None) -> None:
         self.gateway = gateway
@@ -187,7 +185,7 @@ class Arena:
     def flood_with_retries(
         self, kind: Kind, *, work: float, packets: int, least: int = 0
     ) -> Result:
-        """As `flood`, but again where it is not sure that the gateway was the reason."""
+        """As `flood`, but retried if load of the machine may explain the result."""
         for _ in range(ATTEMPTS):
             try:
                 result = self.flood(kind, work=work, packets=packets, least=least)
@@ -199,9 +197,9 @@ class Arena:
         return result
 
     def flood(self, kind: Kind, *, work: float, packets: int, least: int = 0) -> Result:
-        """Flood until `work` is done or `packets` are sent, or nothing more comes of it.
+        """Flood until `work` is done, `packets` are sent, or the flood has no further effect.
 
-        `least` is how often the victim asks at least. Raises VictimError if it is not served.
+        The victim sends at least `least` requests. Raises VictimError if it is not served.
         """
         members = family(self.gateway.pids[0])
         before = sum(map(_reset_peak, members))
@@ -229,7 +227,7 @@ class Arena:
         )
 
     def measure_quiet(self, samples: int = _SAMPLES) -> Sequence[float]:
-        """The victim's latencies while nobody else is there; what a request costs comes of it."""
+        """The victim's latencies without a flood; sets the cost of a request."""
         observed = _Observations()
         for _ in range(samples):
             self._ask(observed)
@@ -237,11 +235,11 @@ class Arena:
         return sorted(observed.latencies)
 
     def harm(self) -> Iterator[str]:
-        """What is not as before all floods, once the attacker is gone."""
+        """Lasting damage, once the attacker has disconnected."""
         for name in ("sftp_gateway_connections", "sftp_gateway_open_handles"):
             only_the_victims = functools.partial(self._is_one, name)
             with contextlib.suppress(AssertionError):
-                wait_for(only_the_victims, "the attacker's to end")
+                wait_for(only_the_victims, "the attacker's sessions to end")
             if not only_the_victims():
                 yield f"{name} is {self.gateway.metric(name):.0f}"
         if [event["pid"] for event in self.gateway.events("worker_started")] != [self._worker]:
@@ -249,7 +247,7 @@ class Arena:
         if self.unhealthy:
             yield f"/healthz, {len(self.unhealthy)} times: {self.unhealthy[0]}"
         with contextlib.suppress(AssertionError):
-            wait_for(lambda: self._growth() <= MAX_GROWTH, "free memory to be given back")
+            wait_for(lambda: self._growth() <= MAX_GROWTH, "free memory to be returned")
         if self._growth() > MAX_GROWTH:
             yield f"{self._growth():,} KiB more than before"
 
@@ -260,7 +258,7 @@ class Arena:
         return self.gateway.metric(name) == 1
 
     def _attack(self, observed: _Observations, work: float, packets: int) -> Report:
-        """Bursts that become longer, until one of them was enough."""
+        """Send growing bursts until one reaches a limit."""
         turns = _FIRST_BURST
         while True:
             more = self._attacker.burst(turns)
@@ -271,7 +269,7 @@ class Arena:
             turns = min(left, int(turns * min(_MAX_BURST_GROWTH, max(2, work / max(done, 1)))))
 
     def _watch(self, observed: _Observations, *, work: float) -> Report:
-        """Let the victim work until there is nothing to be done for the attacker any more."""
+        """Let the victim work until no work is left for the attacker."""
         report: Report | None = None
         for _ in range(_MAX_REPORTS):
             before, report = report, self._attacker.report()
@@ -292,7 +290,7 @@ class Arena:
                 break
 
     def _is_idle(self) -> bool:
-        """Whether the worker does nothing, also not on another thread, while nobody asks it."""
+        """Whether all threads of the worker are idle."""
         worked = time.clock_gettime(self._clock)
         time.sleep(_IDLE_PAUSE)
         return time.clock_gettime(self._clock) - worked < _IDLE_PAUSE / 4
@@ -304,7 +302,7 @@ class Arena:
         observed.spent.append(time.clock_gettime(self._clock) - worked)
 
     def _work(self, observed: _Observations) -> float:
-        """What was done beside the victim's requests."""
+        """Work beside the victim's requests."""
         return sum(observed.spent) / self.cost - len(observed.spent)
 
     def _watch_health(self) -> None:
@@ -321,10 +319,10 @@ class Arena:
 def flooded(
     folder: Path, *, renews_keys: bool = False, processors: Processors | None = None
 ) -> Iterator[Arena]:
-    """An arena with a gateway of its own in `folder`.
+    """An arena with its own gateway in `folder`.
 
-    `processors`: everybody stays on theirs, and the attacker runs only when nobody else wants to.
-    Otherwise latencies depend on when the kernel schedules whom.
+    With `processors`, each process is pinned and the attacker runs at idle priority, so that
+    latencies do not depend on the kernel's scheduling.
     """
     gateway = _FloodedGateway(folder, renews_keys=renews_keys)
     try:
@@ -352,28 +350,28 @@ def _pin(gateway: _FloodedGateway, processors: Processors) -> None:
 
 
 def _make_realtime(pid: int) -> None:
-    """Let a process of the victim's run as soon as it can, before all others of its processor.
+    """Give a process real-time priority, so that only the worker makes it wait.
 
-    What is measured is how long the worker lets it wait. Those that it starts are not urgent.
+    Its children have normal priority.
     """
     policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
     os.sched_setscheduler(pid, policy, os.sched_param(1))
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock of a process's processor time, as clock_getcpuclockid(3) makes it."""
+    """A process's CPU-time clock, as clock_getcpuclockid(3) returns it."""
     return (~pid << 3) | 2
 
 
 def _reset_peak(pid: int) -> int:
-    """Let the peak of a process's memory begin now (proc(5), clear_refs); KiB that it has."""
+    """Reset a process's peak memory (proc(5), clear_refs); returns its current KiB."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _peak(pid)
 
 
 def _peak(pid: int) -> int:
-    """KiB that a process had at the most since then; 0 if it is gone."""
+    """Peak KiB of a process since the reset; 0 if it has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

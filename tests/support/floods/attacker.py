@@ -1,4 +1,4 @@
-"""The attacker of a flood, in a process of its own."""
+"""The attacker of a flood, in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.floods.kinds import Kind
 from tests.support.floods.message import Login, Message, Reached
 from tests.support.gateway import REPOSITORY
 
-#: Bytes of a burst at the most: it is made before it is written.
+#: Maximum bytes of a burst, which is built in memory before it is written.
 _MAX_BURST_BYTES = 32 * 1024 * 1024
 
 _SIOCOUTQNSD = 0x894B
@@ -30,7 +30,7 @@ _SIOCOUTQNSD = 0x894B
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Sealed packets; `used_up`: the window has no room for more."""
+    """Encrypted packets; `used_up` if the window is exhausted."""
 
     turns: int
     packets: int
@@ -39,7 +39,7 @@ class Burst:
 
 
 def burst(reached: Reached, message: Message, *, start: int, count: int, most: int) -> Burst:
-    """Seal `count` turns from `start` on, or fewer if they come to `most` bytes."""
+    """Encrypt `count` turns from `start`, or fewer once they reach `most` bytes."""
     payloads = message.payloads
     assert payloads is not None
     room = {channel.theirs: channel for channel in reached.client.channels.values()}
@@ -59,7 +59,7 @@ def burst(reached: Reached, message: Message, *, start: int, count: int, most: i
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an attack stands: what was written, and how much of it the server has not read."""
+    """The state of an attack: what was written, and how much the server has not read."""
 
     begun: bool
     packets: int
@@ -69,7 +69,7 @@ class Report:
 
 
 class _Attack:
-    """One connection of the attacker, in the attacker's process."""
+    """One connection, in the attacker's process."""
 
     def __init__(self, kind: Kind, login: Login) -> None:
         self._message, self._reads = kind.message, kind.reached_in.reads
@@ -85,7 +85,7 @@ class _Attack:
 
     @property
     def wanted(self) -> int:
-        """What to wait for at the socket, as selectors name it."""
+        """The events of `selectors` to wait for."""
         if self.ended:
             return 0
         writes = selectors.EVENT_WRITE if self._unsent or self._exchanges else 0
@@ -94,7 +94,7 @@ class _Attack:
     # Orders
 
     def burst(self, turns: int) -> bool:
-        """Make packets, to be written from now on; whether there can be more after them."""
+        """Queue packets for writing; returns whether more can follow."""
         self._begun = False
         if self._message.exchange is not None:
             self._exchanges = turns
@@ -119,16 +119,16 @@ class _Attack:
         self.ended = True
 
     def disconnect_reason(self) -> str:
-        """What the server said last, if it was a DISCONNECT."""
+        """The reason of the server's DISCONNECT, if any."""
         if self._message.exchange is not None:
             return self._reason
         last = self._reached.client.last_payload(b"".join(self._received))
         return raw_ssh.disconnect_reason(last) if last[:1] == b"\1" else ""
 
-    # In between
+    # Between orders
 
     def step(self) -> None:
-        """Write, and take what is answered."""
+        """Write, and read replies."""
         if self._exchanges:
             self._exchange()
             return
@@ -191,7 +191,7 @@ def _incoming(connection: socket.socket) -> int:
 
 
 def serve(descriptor: int) -> None:
-    """Do what is ordered, a method's name and its arguments, and attack meanwhile."""
+    """Execute orders (a method's name and arguments), attacking in between."""
     orders: Connection[Any, Any] = Connection(descriptor)
     attack: _Attack | None = None
     while True:
@@ -222,10 +222,10 @@ def serve(descriptor: int) -> None:
 
 
 class Attacker:
-    """The process, as seen by the one that gives it orders."""
+    """The attacker process, from the controlling side."""
 
     def __init__(self, *, yielding_on: Collection[int] | None = None) -> None:
-        """`yielding_on`: it runs on these processors, when no other process wants them."""
+        """`yielding_on`: the processors to run on at idle priority."""
         self._orders, theirs = Pipe()
         command = f"from tests.support.floods.attacker import serve; serve({theirs.fileno()})"
         self._process = subprocess.Popen(
@@ -240,26 +240,26 @@ class Attacker:
         theirs.close()
 
     def reach(self, kind: Kind, login: Login) -> str | None:
-        """Bring a connection to the phase of a kind; why it could not, if it could not."""
+        """Connect and enter the phase of `kind`; returns an error, or None."""
         reason: str | None = self._order("reach", kind, login)
         return reason
 
     def burst(self, turns: int) -> bool:
-        """Send so many turns of the message; whether there can be more after them."""
+        """Send this many turns of the message; returns whether more can follow."""
         return bool(self._order("burst", turns))
 
     def report(self) -> Report:
-        """How the attack stands."""
+        """The state of the attack."""
         report = self._order("report")
         assert isinstance(report, Report)
         return report
 
     def end_connection(self) -> None:
-        """End the connection, whatever is under way."""
+        """Close the connection."""
         self._order("close")
 
     def disconnect_reason(self) -> str:
-        """What the server said last, if it was a DISCONNECT."""
+        """The reason of the server's DISCONNECT, if any."""
         return str(self._order("disconnect_reason"))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from tests.support.floods.messages import MANY_SIGNATURES, MESSAGES
 from tests.support.floods.phases import PHASES, Phase
 from tests.support.sftp_wire import string
 
-#: What is done to the contents of a message, behind the byte that says what it is.
+#: Ways to corrupt a message after its number.
 MALFORMED: dict[str, Callable[[bytes], bytes]] = {
     "number only": lambda contents: b"",
     "truncated": lambda contents: contents[: len(contents) // 2],
@@ -25,12 +25,12 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-#: Messages that begin with a channel's number, which stays as it is.
+#: Messages that begin with a recipient channel, which stays valid.
 _TO_A_CHANNEL = range(ssh.MSG_CHANNEL_OPEN_CONFIRMATION, ssh.MSG_CHANNEL_FAILURE + 1)
 
 
 def malformed(message: Message, how: str) -> Message:
-    """`message`, each payload corrupted; of what SFTP sends, each request."""
+    """`message` with each payload corrupted; for SFTP, each request."""
     corrupt, whole = MALFORMED[how], message.payloads
     assert whole is not None
 
@@ -53,7 +53,7 @@ _MESSAGES = {(message.family, message.name): message for message in MESSAGES}
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One flood, by names, which another process can look up. `how` it is malformed, if it is."""
+    """One flood, by names that another process can look up; `how` it is malformed, if at all."""
 
     phase: str
     family: str
@@ -74,7 +74,7 @@ class Kind:
 
 
 def kinds() -> Iterator[Kind]:
-    """All of them."""
+    """All kinds."""
     for phase, message in itertools.product(PHASES, MESSAGES):
         if _can_be_sent(message, phase):
             for how in (None, *MALFORMED) if message.payloads else (None,):
@@ -85,7 +85,7 @@ def _can_be_sent(message: Message, phase: Phase) -> bool:
     return message.exchange is None or phase.exchanges
 
 
-#: Where the short form sends all messages of a family, once as they are and once malformed.
+#: The phase in which the short form sends each message of a family, intact and malformed.
 _HOME_PHASES = {
     "transport": "before login",
     "key exchange": "before login",
@@ -94,11 +94,11 @@ _HOME_PHASES = {
 }
 _DEFAULT_HOME = "with channels"
 
-#: Of how many messages the short form sends one in each other phase.
+#: In other phases, the short form sends one of this many messages.
 _SPARSE = 10
 
-#: What has frozen a worker once, or filled its memory, where that was. The short form leaves none
-#: of them out, and sends as much of them as the long one.
+#: Floods that once froze a worker or filled its memory. The short form sends all of them, at full
+#: length.
 KNOWN_FREEZES = frozenset(
     {
         Kind("before login", "transport", "IGNORE"),
@@ -113,7 +113,7 @@ KNOWN_FREEZES = frozenset(
 
 
 def short_kinds() -> Iterator[Kind]:
-    """Some of the kinds: each message, each phase and each way to be malformed."""
+    """A selection with each message, each phase and each kind of corruption."""
     ways = itertools.cycle(MALFORMED)
     for number, message in enumerate(MESSAGES):
         home = _HOME_PHASES.get(message.family, _DEFAULT_HOME)

@@ -1,4 +1,4 @@
-"""A message that a client floods a server with, and the connection that it is sent on."""
+"""A message to flood a server with, and the connection that carries it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO, YES = b"\0", b"\1"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where the attacker connects, and as whom. `password_user` is a user who has a password."""
+    """Where and as whom the attacker connects; `password_user` has a password."""
 
     port: int
     private: Path
@@ -24,7 +24,7 @@ class Login:
 
 @dataclass(slots=True)
 class Reached:
-    """A connection in its phase, and what an attacker knows of it."""
+    """A connection in its phase, and what the attacker knows about it."""
 
     client: RawSsh
     login: Login
@@ -36,7 +36,7 @@ class Reached:
     next_channel: int = 0
 
     def channel(self, number: int) -> bytes:
-        """The channel of the `number`th packet."""
+        """The channel for the `number`th packet."""
         return uint32(self.channels[number % len(self.channels)])
 
 

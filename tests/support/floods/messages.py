@@ -14,7 +14,7 @@ from tests.support.floods.message import NO, YES, Message, Payloads, Reached
 from tests.support.raw_ssh import RawSsh
 from tests.support.sftp_wire import string, uint32
 
-#: As many host keys as fit a packet: a signature is asked for each.
+#: As many host keys as fit into a packet, each with a signature requested.
 _MANY_KEYS = 4600
 
 MANY_SIGNATURES = f"hostkeys-prove-00@openssh.com of {_MANY_KEYS:,} keys"
@@ -33,12 +33,12 @@ def _fixed(number: int, *fields: bytes) -> Payloads:
 
 
 def _numbers(numbers: Sequence[int], *fields: bytes) -> Payloads:
-    """Messages of these numbers, one after another."""
+    """Messages with these numbers, in turn."""
     return lambda reached, turn: [_message(numbers[turn % len(numbers)], *fields)]
 
 
 def _userauth(user: str | None, method: bytes, *fields: bytes) -> Payloads:
-    """RFC 4252 §5; without a `user`, one that does not exist, another each time."""
+    """RFC 4252 §5; without `user`, a different nonexistent user each time."""
 
     def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
         name = getattr(reached.login, user).encode() if user else b"nobody%d" % turn
@@ -49,7 +49,7 @@ def _userauth(user: str | None, method: bytes, *fields: bytes) -> Payloads:
 
 
 def _own_key(*signature: bytes) -> Payloads:
-    """The attacker's own key is asked about, or used with a wrong signature."""
+    """Query the attacker's own key, or use it with an invalid signature."""
 
     def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
         public = ssh.public_blob(reached.login.private)
@@ -167,7 +167,7 @@ _USERAUTH: dict[str, Payloads] = {
 
 _LONG_NAME = "x" * 200
 
-#: How requests that nobody knows are shown.
+#: How unknown requests are shown.
 _UNKNOWN = {"x": "unknown", _LONG_NAME: "unknown, of 30,000 bytes"}
 
 _GLOBAL_REQUESTS: dict[str, tuple[bytes, ...]] = {
@@ -258,7 +258,7 @@ _REQUESTS: dict[str, tuple[bytes, ...]] = {
     _LONG_NAME: (string(bytes(30_000)),),
 }
 
-#: Numbers that RFC 4250 §4.1 gives to nobody, reserves, or leaves to others.
+#: Numbers that RFC 4250 §4.1 leaves unassigned, reserves, or leaves to extensions.
 _UNASSIGNED = {
     "0": range(1),
     "9 to 19": range(9, 20),

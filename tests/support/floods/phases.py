@@ -1,4 +1,4 @@
-"""The phases of a connection, in each of which a flood can come."""
+"""The phases of a connection in which a flood can occur."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _logged_in(login: Login, **options: bool) -> Reached:
 
 
 def _with_channels(login: Login, *, compress: bool = False, **options: int) -> Reached:
-    """SFTP on several channels, with a file and a folder open on each."""
+    """SFTP on several channels, each with an open file and folder."""
     reached = _logged_in(login, compress=compress)
     client = reached.client
     reached.channels = []
@@ -62,7 +62,7 @@ def _with_channels(login: Login, *, compress: bool = False, **options: int) -> R
 
 
 def _tiny_windows(login: Login) -> Reached:
-    """An answer is under way on each channel, and its window is used up."""
+    """Each channel has a pending reply and an exhausted window."""
     reached = _with_channels(login, window=2048)
     for channel in reached.client.channels.values():
         reached.client.send_data(channel, wire.encode_read(1, reached.file, *READ_ALL))
@@ -70,7 +70,7 @@ def _tiny_windows(login: Login) -> Reached:
 
 
 def _exchanging(reach: Callable[[Login], Reached]) -> Callable[[Login], Reached]:
-    """The attacker has begun a key exchange."""
+    """The attacker has started a key exchange."""
 
     def exchanging(login: Login) -> Reached:
         reached = reach(login)
@@ -81,7 +81,7 @@ def _exchanging(reach: Callable[[Login], Reached]) -> Callable[[Login], Reached]
 
 
 def _asked_for_keys(login: Login) -> Reached:
-    """The server has begun a key exchange, as it has sent so much (`rekey_limit`)."""
+    """The server has started a key exchange after `rekey_limit` bytes."""
     reached = _with_channels(login)
     client = reached.client
     channel = client.channels[0]
@@ -106,7 +106,7 @@ class Phase:
     exchanges: bool = False
 
 
-#: The phases that differ in what may be sent, first; then those that differ in how it is sent.
+#: First the phases that differ in what may be sent, then those that differ in how it is sent.
 PHASES: tuple[Phase, ...] = (
     Phase("before keys", _before_keys),
     Phase("before login", _before_login, exchanges=True),

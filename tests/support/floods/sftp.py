@@ -1,4 +1,4 @@
-"""The requests of SFTP, as messages: each by itself in a packet, and many in one."""
+"""SFTP requests as messages: one per packet, and many in one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.sftp_wire import string, uint32
 
 SHARE = b"/home/attacker/share/"
 
-#: What has to be in the share of the attacked gateway.
+#: The content of the attacked gateway's share.
 FILES = {"big": bytes(1 << 20), "small": b"small\n"} | {f"folder/{n}": b"" for n in range(200)}
 
-#: Bytes of SFTP requests that are put into one CHANNEL_DATA.
+#: Bytes of SFTP requests packed into one CHANNEL_DATA.
 _PACKED = 32_000
 
 _LONG_PATH = 4096
@@ -25,7 +25,7 @@ Requests = Callable[[Reached, int], bytes]
 
 
 def _sftp(requests: Requests) -> Payloads:
-    """Each by itself in a CHANNEL_DATA."""
+    """One per CHANNEL_DATA."""
 
     def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
         data = string(requests(reached, turn))
@@ -35,7 +35,7 @@ def _sftp(requests: Requests) -> Payloads:
 
 
 def _packed(requests: Requests) -> Payloads:
-    """As many in a CHANNEL_DATA as there is room for."""
+    """As many per CHANNEL_DATA as fit."""
 
     def payloads(reached: Reached, turn: int) -> Sequence[bytes]:
         one = requests(reached, turn)
@@ -58,7 +58,7 @@ def _on_folder(encode: Callable[..., bytes], *more: Any) -> Requests:
 
 
 def _pair(encode: Callable[..., bytes], name: bytes) -> Requests:
-    """Open and close, over and over; the server numbers its handles."""
+    """Open and close repeatedly; the server numbers its handles."""
 
     def requests(reached: Reached, turn: int) -> bytes:
         handle = uint32(reached.next_handle + turn // len(reached.channels))
@@ -140,7 +140,7 @@ _SFTP: dict[str, Requests] = {
 
 
 def messages() -> Iterator[Message]:
-    """All of them."""
+    """All messages."""
     for name, requests in _SFTP.items():
         yield Message("SFTP", name, _sftp(requests), within_window=True)
         yield Message("SFTP, packed", name, _packed(requests), within_window=True)

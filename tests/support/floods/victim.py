@@ -1,4 +1,4 @@
-"""The victim of a flood: another user, who works by the real `ssh`."""
+"""The victim of a flood: another user, with the real `ssh`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VictimError(Exception):
 
 
 class Victim:
-    """A user's SFTP session through the real `ssh`, which stats and reads a little, in turn."""
+    """An SFTP session through the real `ssh` that alternates STAT and small READs."""
 
     def __init__(self, gateway: Gateway, private: Path) -> None:
         self._ssh = subprocess.Popen(
@@ -57,7 +57,7 @@ class Victim:
         return self._ssh.pid
 
     def ask(self) -> None:
-        """One request, and its answer."""
+        """Send one request and read its reply."""
         expected, encode, arguments = self._asks[self._turn % len(self._asks)]
         self._turn += 1
         answer = self._send(encode(self._turn % 2**32, *arguments))
