@@ -38,7 +38,7 @@ class Target(Gateway):
     stderr_seen = 0
 
     def record_baseline(self) -> None:
-        """Record the worker and its memory after one session, which creates what is created once."""
+        """Record the worker and its memory, after one session has created all lasting state."""
         self.assert_serves_others()
         self.worker = self.events("worker_started")[-1]["pid"]
         self.resting = self.memory()

@@ -14,7 +14,7 @@ from tests.support.worker import Worker, make_root, with_sshfs
 
 @pytest.fixture
 def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
-    """Makes gateways that are ended with the test; arguments are Gateway's, but the folder."""
+    """Creates gateways that end with the test; takes Gateway's arguments except the folder."""
     made: list[Gateway] = []
 
     def make(config: str = "", **options: str) -> Gateway:
@@ -30,26 +30,26 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
 @pytest.fixture
 def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
-    """A running gateway with nothing configured, as its first start makes it."""
+    """A running gateway with the default configuration."""
     return make_gateway().start()
 
 
 @pytest.fixture(scope="session")
 def bare_root() -> Iterator[Path]:
-    """A Debian that workers are made of; sshfs is not installed, but in apt's cache."""
+    """A Debian root for workers, with sshfs in apt's cache but not installed."""
     with tempfile.TemporaryDirectory(prefix="worker-root-", dir="/var/tmp") as folder:
         yield make_root(Path(folder) / "bare")
 
 
 @pytest.fixture(scope="session")
 def worker_root(bare_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with sshfs."""
+    """The same with sshfs installed."""
     return with_sshfs(bare_root, tmp_path_factory.mktemp("worker") / "equipped")
 
 
 @pytest.fixture
 def make_worker(tmp_path: Path, worker_root: Path) -> Iterator[Callable[..., Worker]]:
-    """Makes and boots workers that are ended with the test; `root` and `systemd` as Worker has."""
+    """Boots workers that end with the test; `root` and `systemd` are Worker's."""
     made: list[Worker] = []
 
     def make(*, root: Path = worker_root, systemd: bool = True) -> Worker:
@@ -63,5 +63,5 @@ def make_worker(tmp_path: Path, worker_root: Path) -> Iterator[Callable[..., Wor
 
 @pytest.fixture
 def far_gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
-    """A running gateway that workers with an address of their own can reach."""
+    """A running gateway that workers with their own address can reach."""
     return make_gateway(SFTP_GATEWAY_HOST="0.0.0.0").start()

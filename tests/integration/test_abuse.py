@@ -1,4 +1,4 @@
-"""Who misbehaves is refused, by all processes together; others at other addresses are not."""
+"""Bans, connection limits, allowed addresses and idle timeouts, across all processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
 
-#: Addresses of this machine that clients come from.
+#: Loopback addresses that clients connect from.
 GOOD, BAD, EXEMPT = "127.0.0.4", "127.0.0.5", "127.0.0.6"
 
 BANS = f"""
@@ -48,7 +48,7 @@ def log_in(
 
 
 def greeting(gateway: Gateway, source: str) -> bytes:
-    """What a client at this address reads first; nothing where it is refused at the door."""
+    """What a client at this address reads first; nothing if its connection is refused."""
     with socket.create_connection(
         ("127.0.0.1", gateway.port), TIMEOUT, source_address=(source, 0)
     ) as connection:
@@ -86,7 +86,7 @@ def configure(gateway: Gateway, config: str) -> None:
 
 @contextlib.contextmanager
 def held(gateway: Gateway, source: str, count: int = 1) -> Iterator[list[socket.socket]]:
-    """Connections from this address that are greeted and say nothing."""
+    """Open silent connections from this address, after the server's banner."""
     with contextlib.ExitStack() as stack:
         connections = []
         for _ in range(count):
@@ -100,7 +100,7 @@ def held(gateway: Gateway, source: str, count: int = 1) -> Iterator[list[socket.
 
 @contextlib.contextmanager
 def session(gateway: Gateway, source: str, user: str = "gvpocr") -> Iterator[subprocess.Popen[str]]:
-    """A client that is logged in from this address, and asks for nothing."""
+    """A client that is logged in from this address and sends no requests."""
     before = len(gateway.events("login_accepted", client_ip=source))
     options = gateway.ssh_options(BindAddress=source)
     client = subprocess.Popen(
@@ -120,7 +120,7 @@ def session(gateway: Gateway, source: str, user: str = "gvpocr") -> Iterator[sub
 
 @pytest.fixture(scope="module")
 def banned(tmp_path_factory: pytest.TempPathFactory, wrong_key: Path) -> Iterator[Gateway]:
-    """A gateway with two workers, which has banned BAD."""
+    """A gateway with two workers that has banned BAD."""
     with running(tmp_path_factory.mktemp("banned"), BANS) as gateway:
         ban(gateway, BAD, wrong_key)
         yield gateway
@@ -253,7 +253,7 @@ def test_bans_can_be_listed_and_lifted(
     assert gateway.run("bans", "lift", "--all").returncode == 1
 
 
-# What connections are penalised for
+# Offences
 
 
 def _raw(gateway: Gateway, data: bytes, *, wait: bool) -> None:
@@ -300,7 +300,7 @@ def test_each_offence_has_its_penalty(
 
 
 def nothing_was_penalised(gateway: Gateway) -> None:
-    """What is counted, half a second late, is only what is done wrong here."""
+    """No penalty is counted, even half a second later."""
     penalties = "sftp_gateway_penalties_total"
     with socket.create_connection(("127.0.0.1", gateway.port), TIMEOUT, (BAD, 0)) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -325,7 +325,7 @@ def test_clients_that_log_in_are_not_penalised(
     nothing_was_penalised(gateway)
 
 
-# Addresses that are allowed
+# Allowed addresses
 
 
 def test_a_disallowed_address_is_refused_before_ssh_starts(
@@ -355,7 +355,7 @@ def test_a_user_can_log_in_from_allowed_addresses_only(
     assert log_in(gateway, BAD, user="ana").stdout == "in\n"
 
     def told(source: str, key: Path | None) -> list[str]:
-        """What the client's own debugging output says of its login."""
+        """The client's debugging output for a login."""
         options = [*gateway.ssh_options(key=key, BindAddress=source), "-v"]
         said = gateway.ssh("echo in", options=options).stderr.splitlines()
         kept = [line for line in said if "uthentic" in line or "denied" in line]
@@ -375,7 +375,7 @@ def _both(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return events if len(events) >= 2 else []
 
 
-# Numbers
+# Limits
 
 
 def test_unauthenticated_connections_are_limited(
@@ -431,7 +431,7 @@ def test_sessions_of_a_user_are_limited_across_workers(
     wait_for(lambda: log_in(gateway, EXEMPT).stdout == "in\n", "a place to be free")
 
 
-# Time and speed
+# Timeouts and bandwidth
 
 
 def test_an_idle_client_is_disconnected_if_configured(
@@ -477,7 +477,7 @@ def test_a_client_that_keeps_sending_requests_is_not_idle(
 def test_a_client_waiting_for_a_reply_is_not_idle(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    """The first answer takes the bandwidth of four seconds."""
+    """The first reply takes four seconds at the configured bandwidth."""
     gateway = make_gateway("idle_timeout = 1\n[users.gvpocr]\nbandwidth_limit = 65_536\n").start()
     content = os.urandom(300_000)
     fill(gateway.folder / "shared/models", {"a": content})
@@ -511,7 +511,7 @@ def test_an_unresponsive_peer_is_disconnected(
 async def test_keepalives_are_sent_up_to_the_configured_count(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """Each question has the interval to be answered: by default 15 s of silence, and twice 15 s."""
+    """The peer may leave each keepalive unanswered for one interval (15 s by default)."""
     gateway = make_gateway("keepalive_interval = 0.5\nkeepalive_count_max = 2\n").start()
     async with asyncssh.connect(
         "127.0.0.1", gateway.port, username="gvpocr", client_keys=[str(gateway.key)],

@@ -1,4 +1,4 @@
-"""The access log of a running gateway: whole, unforgeable, and never in the way."""
+"""The access log of a running gateway: complete, unforgeable and non-blocking."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_log_file_survives_logrotate(make_gateway: Callable[..., Gateway]) -> 
     assert gateway.sftp("ls models").returncode == 0
     wait_for(lambda: len(gateway.events("session_end")) == 2, "the second session's end")
     assert gateway.stop() == 0
-    # Lines of several processes may come to the two outputs in another order.
+    # Lines of different processes may be in another order in the two outputs.
     both = sorted(map(json.dumps, _lines(old) + _lines(log)))
     assert both == sorted(map(json.dumps, gateway.events()))
     assert any(line["event"] == "folder_listed" for line in _lines(log))
@@ -102,7 +102,7 @@ def test_a_full_log_file_is_rotated_while_clients_read(
     assert gateway.sftp("ls Bhushanji").returncode == 0
     wait_for(lambda: len(gateway.events("session_end")) > seen, "the session's end")
     assert gateway.stop() == 0
-    # Less than two files' worth was written: nothing had to be given up.
+    # Less than two files were written: nothing had to be dropped.
     assert old.stat().st_size > 1 << 16
     assert (gateway.folder / "access.log").stat().st_size < 2 << 16
     both = sorted(map(json.dumps, _lines(old) + _lines(log)))
@@ -124,12 +124,12 @@ def test_level_requests_logs_every_request(make_gateway: Callable[..., Gateway])
     )
 
 
-#: Enough for their events to fill the log's queue and a pipe's 64 KiB many times over.
+#: Enough events to fill the log's queue and a pipe's 64 KiB many times over.
 READS = 1200
 
 
 class _Piped:
-    """A gateway whose standard output is a pipe that nobody reads until the test does."""
+    """A gateway whose standard output is a pipe that only the test reads."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -145,11 +145,11 @@ class _Piped:
         wait_for(lambda: gateway.run("healthcheck").returncode == 0, "the gateway to start")
 
     def batch(self) -> list[str]:
-        """Commands of `sftp` that cause two events for each of READS files."""
+        """`sftp` commands that cause two events for each of READS files."""
         return [f"get Bhushanji/{number}.txt /dev/null" for number in range(READS)]
 
     def read_while(self, client: subprocess.Popen[bytes]) -> list[dict[str, object]]:
-        """Read the log for as long as `client` runs."""
+        """Read the log while `client` runs."""
         output = bytearray()
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
@@ -161,7 +161,7 @@ class _Piped:
         return [json.loads(line) for line in whole]
 
     def read_all(self) -> list[dict[str, object]]:
-        """Stop the gateway, and return what it logged."""
+        """Stop the gateway; return its log."""
         self.process.terminate()
         output, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0
@@ -211,7 +211,7 @@ def test_with_block_a_blocked_log_applies_backpressure_and_loses_nothing(
         lambda: gateway.metric("sftp_gateway_access_log_queue_depth") >= 50,
         "the user to have its half",
     )
-    # The event loop goes on, only clients wait.
+    # The event loop continues; only clients wait.
     assert gateway.http("/healthz") == (200, "ok\n")
     assert client.poll() is None
     lines = piped.read_while(client)

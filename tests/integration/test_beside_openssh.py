@@ -18,7 +18,7 @@ from tests.support.old_server import Both, beside_openssh
 
 pytestmark = pytest.mark.integration
 
-#: Of both servers. Daylight saving time begins and ends as in New York.
+#: Time zone of both servers, with New York's daylight saving time.
 ZONE = "EST5EDT,M3.2.0,M11.1.0"
 SUMMER, WINTER = 1_720_000_000, 1_705_000_000
 
@@ -162,5 +162,5 @@ def test_a_tree_with_links_to_parents_is_readable_through_a_stock_mount(
             ["cp", "-r", mount, tmp_path / "copy"], capture_output=True, text=True, timeout=60
         )
     assert (tmp_path / "copy/v2/weights").read_bytes() == b"one"
-    # A link to a folder that it is in stays a link, which current sshfs refuses.
+    # A link to its own ancestor stays a link, which current sshfs refuses.
     assert all("Operation not permitted" in line for line in copied.stderr.splitlines())

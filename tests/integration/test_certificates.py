@@ -1,4 +1,4 @@
-"""Certificates that the real ssh-keygen signs, and what lets them in or keeps them out."""
+"""Logins with certificates signed by ssh-keygen: accepted, refused and revoked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.keys import AnyCertificate, certify, make_key
 
 pytestmark = pytest.mark.integration
 
-#: Authorities, by where the gateway is told of them.
+#: Authorities, by where they are configured.
 AUTHORITIES = {
     "trusted": "ed25519",  # in user_ca_keys
     "rsa": "rsa",  # there too
@@ -76,13 +76,13 @@ def gateway(
 
 
 def _log_in(gateway: Gateway, key: Path, user: str = "gvpocr") -> bool:
-    """By the certificate alone: the key itself would be tried too, and be another refusal."""
+    """Log in with the certificate only: trying the key too would add a refusal."""
     options = gateway.ssh_options(key=key, CertificateFile=f"{key}-cert.pub")
     return gateway.ssh("echo in", user=user, options=options).stdout == "in\n"
 
 
 def _refusal(gateway: Gateway, key: Path) -> dict[str, Any]:
-    """Of the certificate; the key itself, which is tried too, is not authorized."""
+    """The certificate's refusal; the key itself, tried too, is not authorized."""
     events = wait_for(
         lambda: [
             event
@@ -169,7 +169,7 @@ def test_an_invalid_certificate_is_refused_with_the_reason_logged(
     refused = wait_for(
         lambda: gateway.events("login_refused", reason=reason)[before:], "the refusal"
     )[-1]
-    # What is malformed has no key that could be named; it is named by all its bytes.
+    # A malformed certificate has no readable key; all its bytes identify it.
     assert (refused["key"] == _fingerprint(key)) == (reason != "certificate_invalid")
     assert refused["reason"] == reason
     assert ("ca" in refused) == (reason not in ("authority_not_trusted", "certificate_invalid"))
@@ -223,7 +223,7 @@ def test_revoking_a_certificate_ends_its_mount(
         removed = gateway.wait_event("credentials_removed", certificate=key.name)
         assert removed["reason"] == "revoked"
         assert not _log_in(gateway, key)
-    # A list that is gone, or cannot be understood, revokes no less than before.
+    # With a missing or unreadable list, the previous one stays in effect.
     revoked.rename(tmp_path / "aside")
     assert "is gone" in gateway.wait_event("configuration_refused")["mistakes"]
     assert not _log_in(gateway, key)
@@ -274,7 +274,7 @@ def test_a_certificate_for_a_short_rsa_key_is_refused(
     assert refused["reason"] == "key_too_weak"
 
 
-# What no stock client would offer
+# Certificates that stock clients would not offer
 
 
 async def _offer(gateway: Gateway, blob: bytes, key: Path) -> bool:
@@ -304,7 +304,7 @@ async def test_an_altered_certificate_is_refused(
     name = _fingerprint(key)
     refused = gateway.wait_event("login_refused", key=name, reason="certificate_invalid")
     assert "certificate" not in refused  # it is the forger who says what its key id is
-    # The vehicle of this test can be let in.
+    # The unaltered certificate is accepted.
     assert await _offer(gateway, _blob(certify(authorities["trusted"], key)), key)
 
 

@@ -1,4 +1,4 @@
-"""Checksums: commands as coreutils and rclone have them, and check-file of SFTP."""
+"""Checksums: the commands of coreutils and rclone, and the check-file extension of SFTP."""
 
 from __future__ import annotations
 
@@ -222,8 +222,8 @@ def test_rclone_check_compares_checksums(rclone: str, gateway: Gateway, tmp_path
 @pytest.mark.parametrize("rclone", RCLONES)
 def test_rclone_prints_checksums(rclone: str, gateway: Gateway) -> None:
     for command, algorithm in ((("md5sum",), "md5"), (("sha1sum",), "sha1")):
-        # While rclone looks for a program, it takes those that it has not found for none that there
-        # are: with any server, the first files of an unknown one are "hash unsupported".
+        # While rclone probes for checksum commands, it reports "hash unsupported" for the first
+        # files, with any server.
         known = {f"RCLONE_SFTP_{algorithm.upper()}SUM_COMMAND": f"{algorithm}sum"}
         ran = _rclone(rclone, gateway, *command, ":sftp:models/names", **known)
         assert ran.returncode == 0, ran.stderr

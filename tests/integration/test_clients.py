@@ -26,7 +26,7 @@ BIG = TREE[b"sizes/3000001.bin"]
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One for all tests here: no client can change anything."""
+    """Shared by all tests here, as no client can change anything."""
     with running(tmp_path_factory.mktemp("gateway")) as gateway:
         _fill(gateway)
         yield gateway
@@ -34,7 +34,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def compatible(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that offers older ciphers too."""
+    """A gateway that also offers older ciphers."""
     with running(
         tmp_path_factory.mktemp("compatible"), SFTP_GATEWAY_CIPHERS="compatible"
     ) as gateway:
@@ -61,7 +61,7 @@ def _rclone(gateway: Gateway, *arguments: str | Path) -> subprocess.CompletedPro
 def test_rclone_lists_and_shows_files(gateway: Gateway) -> None:
     listed = _rclone(gateway, "lsf", "-R", "--files-only", ":sftp:newsletters")
     assert listed.returncode == 0, listed.stderr
-    # It follows links, where a server lets it.
+    # rclone follows links if the server does.
     assert {*listed.stdout.decode().split()} == {"2024/letter.txt", "README.txt", "latest"}
     shown = _rclone(gateway, "cat", ":sftp:/home/gvpocr/newsletters/2024/letter.txt")
     assert (shown.returncode, shown.stdout) == (0, LETTER)

@@ -1,4 +1,4 @@
-"""A wall clock that is set: it dates what is logged and what expires; nothing else goes by it."""
+"""Steps of the wall clock affect log timestamps and expiry times, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
 
-#: How far the log's time may be from what the clock is set to.
+#: Seconds by which the log may differ from the clock.
 _MINUTES = timedelta(minutes=5)
 
 
@@ -23,7 +23,7 @@ _MINUTES = timedelta(minutes=5)
 def clocked(
     make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> Callable[..., tuple[Gateway, Clock]]:
-    """Makes a gateway, not started yet, and its clock."""
+    """Creates a gateway, not yet started, and its clock."""
 
     def make(config: str, **options: str) -> tuple[Gateway, Clock]:
         fill(tmp_path / "share", {"file": b"x" * 100_000})
@@ -68,7 +68,7 @@ def test_stepping_the_clock_changes_no_ban_or_session(
         )
         told = datetime.fromisoformat(again[0]["time"])
         assert abs(told - datetime.now(UTC) - timedelta(seconds=step)) < _MINUTES
-        # It ends when its seconds have gone by.
+        # It expires after its duration.
         assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "expired"
         assert log_in(gateway, BAD).stdout == "in\n"
         assert held.read(10) == b"x" * 10
@@ -94,4 +94,4 @@ def test_expiry_times_follow_the_wall_clock(
         assert gateway.wait_event("login_refused", client_ip=GOOD)["reason"] == "key_expired"
         clock.step(-2 * DAY)
         wait_for(lambda: log_in(gateway, GOOD).stdout == "in\n", "the key to be good again")
-        assert client.poll() is None, "a key that expires ends no session"
+        assert client.poll() is None, "an expired key must not end its sessions"

@@ -1,4 +1,4 @@
-"""The compose file, by docker-compose 1.29 and by the Compose Specification: who starts when."""
+"""The compose file, as docker-compose 1.29 and the Compose Specification read it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_only_the_gateway_starts_without_a_profile() -> None:
     assert services.keys() - OBSERVERS == {"init", "sftp-gateway"}
     for name in OBSERVERS:
         assert services[name]["profiles"] == ["observability"]
-    # Nothing that the gateway waits for is of the profile.
+    # The gateway depends on no service of the profile.
     assert services["sftp-gateway"]["depends_on"].keys() == {"init"}
 
 
@@ -76,7 +76,7 @@ def test_monitoring_services_have_pinned_images_and_no_privileges() -> None:
             assert port.startswith("127.0.0.1:")
         for volume in service["volumes"]:
             assert "docker.sock" not in volume
-            # The repository's files, and the log, can be read only.
+            # The repository's files and the log are mounted read-only.
             if volume.startswith(("/", "access-log:")):
                 assert volume.endswith(":ro"), volume
 
@@ -101,7 +101,7 @@ def test_alloy_reads_the_gateways_log_by_its_group() -> None:
         "/var/log/sftp-gateway/access.log"
         in (REPOSITORY / "monitoring/alloy/config.alloy").read_text()
     )
-    # The gateway's container is made first: its image gives the volume its mode.
+    # The gateway's container is created first: its image sets the volume's mode.
     assert "sftp-gateway" in alloy["depends_on"]
 
 

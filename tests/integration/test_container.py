@@ -1,4 +1,4 @@
-"""`docker-compose up sftp-gateway` in a fresh clone, as its README says, to a mounted tree."""
+"""`docker-compose up sftp-gateway` in a fresh clone, up to a mount, as README describes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ import pytest
 from tests.support.gateway import REPOSITORY, Gateway, fill, free_port, wait_for
 from tests.support.keys import make_key, public_line
 
-# The first run makes the base image and downloads what the image is built of.
+# The first run creates the base image and downloads the build dependencies.
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 
-#: Who cloned the repository, and whom the image runs as.
+#: The clone's owner, and the image's user.
 OWNER, GATEWAY = 1000, 10001
 
-#: Keeps the image's layers from one run to the next.
+#: Keeps the image's layers between runs.
 CACHE_IMAGE = "sftp-gateway-test:cache"
 
 
@@ -39,20 +39,20 @@ def _run(
     stdin: str = "",
     errors: bool = False,
 ) -> str:
-    """What it prints, also its `errors` if asked for."""
+    """Its output, with standard error if `errors`."""
     done = subprocess.run(command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout + (done.stderr if errors else "")
 
 
 def _bare_environment(**more: str) -> dict[str, str]:
-    """None of the machine's own settings for the gateway or for Compose."""
+    """The environment without settings for the gateway or for Compose."""
     kept = ("PATH", "HOME", "DOCKER_HOST", "PIP_INDEX_URL")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 
 
 def _clone(folder: Path, *, umask: int = 0o022) -> None:
-    """The files that a clone would have, with the owner and modes of an ordinary user's clone."""
+    """The files of a clone, with an ordinary user's owner and modes."""
     listed = _run(
         *("git", "-c", "safe.directory=*", "ls-files", "-z"),
         *("--cached", "--others", "--exclude-standard"),
@@ -71,7 +71,7 @@ def _clone(folder: Path, *, umask: int = 0o022) -> None:
 
 
 class Deployment(Gateway):
-    """A clone that docker-compose serves; `options` are what a user would set in .env."""
+    """A clone that docker-compose serves, with `options` set in .env."""
 
     def __init__(self, folder: Path, docker_host: str, options: Mapping[str, str]) -> None:
         super().__init__(folder)
@@ -88,7 +88,7 @@ class Deployment(Gateway):
         return _run("docker-compose", *arguments, env=self.environment, cwd=self.folder)
 
     def gateway(self, *arguments: str, errors: bool = False) -> str:
-        """What one of the program's other commands says, in the container that serves."""
+        """The output of another command, run in the serving container."""
         command = ("exec", "-T", "sftp-gateway", "sftp-gateway", *arguments)
         return _run(
             *("docker-compose", *command), env=self.environment, cwd=self.folder, errors=errors
@@ -97,7 +97,7 @@ class Deployment(Gateway):
     def keeper(
         self, *arguments: str, volume: Path | None = None, stdin: str = "", errors: bool = False
     ) -> str:
-        """The same in one that may write where keys are; `volume` is /old there."""
+        """The same in a container that may write to keys/; `volume` is mounted at /old."""
         more = [] if volume is None else ["-v", f"{volume}:/old:ro"]
         command = ("run", "--rm", "--no-deps", "-T", *more, "init", *arguments)
         return _run(
@@ -106,7 +106,7 @@ class Deployment(Gateway):
         )  # fmt: skip
 
     def inspect(self) -> dict[str, Any]:
-        """What the engine says of the container that serves."""
+        """`docker inspect` of the serving container."""
         container = self.compose("ps", "--all", "-q", "sftp-gateway").strip()
         found: list[dict[str, Any]] = json.loads(
             _run("docker", "inspect", container, env=self.environment)
@@ -121,7 +121,7 @@ class Deployment(Gateway):
             raise AssertionError(self.compose("logs", "--tail", "50")) from error
 
     def _answers(self) -> bool:
-        # Docker's proxy accepts before the gateway does, and then closes.
+        # Docker's proxy accepts connections before the gateway does, and closes them.
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port)) as ssh,
@@ -139,7 +139,7 @@ class Deployment(Gateway):
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         logs = self.compose("logs", "--no-color", "--no-log-prefix", "sftp-gateway")
-        # Compose v2 puts a terminal's control sequence before each line.
+        # Compose v2 prefixes each line with a terminal control sequence.
         lines = [line[line.index("{") :] for line in logs.splitlines() if '{"time"' in line]
         (self.folder / "access.log").write_text("".join(f"{line}\n" for line in lines))
         return super().events(name, **fields)
@@ -158,20 +158,20 @@ def docker_host() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def image(docker_host: str) -> Iterator[str]:
-    """A name that no image has yet: `up` has to build it."""
+    """An unused image name, so that `up` builds it."""
     name = f"sftp-gateway-test:{uuid.uuid4().hex[:8]}"
     environment = _bare_environment(DOCKER_HOST=docker_host)
     yield name
     _run("docker", "tag", name, CACHE_IMAGE, env=environment)
     _run("docker", "image", "rm", name, env=environment)
-    # The run before left its image without a name.
+    # The previous run left its image untagged.
     ours = "label=org.opencontainers.image.title=sftp-gateway"
     _run("docker", "image", "prune", "--force", "--filter", ours, env=environment)
 
 
 @pytest.fixture(scope="module")
 def deployed(docker_host: str, image: str) -> Iterator[Deployment]:
-    # Not among pytest's own: ordinary users have to be able to come to it.
+    # Not pytest's tmp_path, which ordinary users cannot enter.
     temporary = tempfile.TemporaryDirectory(prefix="clone-", dir="/var/tmp")
     folder = Path(temporary.name)
     _clone(folder)
@@ -328,7 +328,7 @@ def test_stopping_the_container_exits_with_status_0(deployed: Deployment) -> Non
 def test_the_container_stays_healthy_with_the_host_keys_of_another_server(
     deployed: Deployment,
 ) -> None:
-    """All three that sshd makes, as docs/migrate-from-openssh.md has them imported."""
+    """sshd's three host keys, imported as docs/migrate-from-openssh.md describes."""
     old = deployed.folder / "old"
     old.mkdir()
     for kind in ("rsa", "ecdsa", "ed25519"):
@@ -347,7 +347,7 @@ def test_the_documented_command_rotates_a_key(deployed: Deployment, tmp_path: Pa
         return log.count('"event":"configuration_reloaded"')
 
     def change(*command: str, **options: Any) -> str:
-        # A login before the keys are taken would be refused, and count towards a ban.
+        # A login before the keys are loaded would be refused and count towards a ban.
         before = reloads()
         said = deployed.keeper("keys", *command, **options)
         wait_for(lambda: reloads() > before, "the keys to be taken")

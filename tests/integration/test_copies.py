@@ -1,4 +1,4 @@
-"""Copies that an unprivileged user makes belong to that user: they can be changed and deleted."""
+"""Copies by an unprivileged user belong to that user and can be changed and deleted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODES = {
 }
 
 COPYTREE = "import shutil, sys; shutil.copytree(*sys.argv[1:])"
-#: Each copies `{source}` to `{target}`, which is not there.
+#: Commands that copy `{source}` to the new `{target}`.
 COPIES = {
     "cp -r": "cp -r {source} {target}",
     "rsync -a": "rsync -a {source}/ {target}",
@@ -43,7 +43,7 @@ COPIES = {
 
 @pytest.fixture(scope="module")
 def top() -> Iterator[Path]:
-    """A folder that everybody can enter, unlike pytest's."""
+    """A folder that every user can enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="copies-", dir="/var/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -68,7 +68,7 @@ def server(request: pytest.FixtureRequest, both: Both) -> Gateway:
 
 
 def run(command: str) -> None:
-    """Run a shell's command as a user without any rights."""
+    """Run a shell command as an unprivileged user."""
     ran = subprocess.run(
         [*AS_NOBODY, "sh", "-c", command],
         capture_output=True,
@@ -81,7 +81,7 @@ def run(command: str) -> None:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The permissions of all that is in a folder, and of itself."""
+    """The permissions of a folder and all its content."""
     return {
         str(path.relative_to(folder)).removeprefix("."): stat.S_IMODE(path.stat().st_mode)
         for path in (folder, *folder.rglob("*"))
@@ -89,7 +89,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def use(copy: Path, command: str) -> None:
-    """Change a copy, copy over it once more, and delete it, as its owner does."""
+    """As its owner, change a copy, overwrite it and delete it."""
     run(f"echo more >> {copy}/file && touch {copy}/folder/new && rm {copy}/folder/new")
     run(command)
     run(f"rm -rf {copy}")
@@ -98,7 +98,7 @@ def use(copy: Path, command: str) -> None:
 
 @pytest.fixture
 def home(top: Path) -> Iterator[Path]:
-    """A folder of the user's own."""
+    """A folder owned by the user."""
     folder = Path(tempfile.mkdtemp(dir=top))
     os.chown(folder, NOBODY, NOBODY)
     yield folder
@@ -131,7 +131,7 @@ def test_a_copy_by_scp_keeps_modes_and_belongs_to_its_user(server: Gateway, home
     source = "gvpocr@127.0.0.1:models/tree/."
     command = f"scp -s -r {' '.join(options)} -P {server.port} {source} {home}/copy"
     run(f"umask 022; {command}")
-    # scp makes every file writable for its owner.
+    # scp makes every file writable by its owner.
     assert modes(home / "copy") == {name: mode & ~0o022 | 0o200 for name, mode in MODES.items()}
     use(home / "copy", command)
 
@@ -167,7 +167,7 @@ def test_an_unreadable_file_is_not_shown_as_readable(top: Path) -> None:
     os.chown(share / "secret", NOBODY, NOBODY)
     gateway = Gateway(folder, f'[shares.share]\npath = "{share}"\n')
     try:
-        # Root whom permissions bind, as in a container that has no capabilities.
+        # Root without capabilities, as in a container, is subject to permissions.
         gateway.start(["setpriv", "--bounding-set=-dac_override,-dac_read_search"])
         listed = gateway.sftp("ls -l share").stdout.decode()
         assert re.search(r"^-rw------- .*secret$", listed, re.M), listed

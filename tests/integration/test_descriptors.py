@@ -1,4 +1,4 @@
-"""No client takes the descriptors that others need, and a mount opens as many files as jobs do."""
+"""Descriptors are shared fairly, and a mount can open as many files as jobs need."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.support.sftp_wire import (
 
 pytestmark = pytest.mark.integration
 
-#: Descriptors of the worker.
+#: The worker's descriptor limit.
 _LIMIT = 1000
 
-#: As many channels as a connection may have.
+#: The maximum number of channels of a connection.
 _CHANNELS = 10
 
 _CONFIG = """
@@ -52,7 +52,7 @@ def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
 
 
 def _start(gateway: Gateway, limit: int = _LIMIT) -> Gateway:
-    """With so many descriptors for each process; both users log in by one key."""
+    """Start with this descriptor limit; both users share one key."""
     gateway.start(runner=["prlimit", f"--nofile={limit}:{limit}"])
     public = (gateway.folder / "keys/worker_ed25519.pub").read_text().strip()
     gateway.authorize("other", public)
@@ -77,7 +77,7 @@ async def _sessions(
 async def _open_until_refused(
     sessions: Sequence[Live], encode: Callable[..., bytes], path: bytes
 ) -> list[int]:
-    """Open by turns until all are refused; how many each has open then."""
+    """Open files in turn until all are refused; returns how many each has open."""
     opened = [0] * len(sessions)
     left = set(range(len(sessions)))
     while left:
@@ -131,7 +131,7 @@ async def test_all_channels_of_a_connection_share_max_handles(
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """The test's own process may open as many files as the machine lets it."""
+    """Raise the test process's descriptor limit to the maximum."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield

@@ -1,4 +1,4 @@
-"""What docs/operations.md says that people see is what they see, word for word."""
+"""The messages that docs/operations.md lists are the ones that clients print."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def documented(message: str) -> str:
 
 
 def shell(script: str, *runner: str) -> str:
-    """What it prints, on either output."""
+    """Its standard output and standard error."""
     ran = subprocess.run(
         [*runner, "bash", "-c", script],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -42,7 +42,7 @@ def shell(script: str, *runner: str) -> str:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One with what the messages are about, that lets a mount open few files."""
+    """A gateway with the conditions of the messages, and few handles."""
     with running(tmp_path_factory.mktemp("gateway"), "max_handles = 16\n") as gateway:
         fill(gateway.folder / "shared/models", {f"file{n}": bytes(100) for n in range(40)})
         (gateway.folder / "shared/models/deep/er").mkdir(parents=True)
@@ -58,11 +58,11 @@ def mount(gateway: Gateway, tmp_path: Path) -> Iterator[Path]:
         yield mount
 
 
-# What ssh and sshfs say
+# ssh and sshfs
 
 
 def ssh_options(gateway: Gateway, folder: Path, how: str) -> tuple[list[str], int]:
-    """Options and port of a login that goes wrong like this."""
+    """ssh options and port that provoke this message."""
     key, known, port = gateway.key, gateway.known_hosts, gateway.port
     match how:
         case "unknown host":
@@ -114,7 +114,7 @@ def test_failed_logins_print_the_documented_messages_that_sshfs_hides(
         )
         for message in messages:
             assert documented(message) in said
-        # Which of the two it is depends on who is quicker.
+        # Which of the two is printed depends on timing.
         assert hidden in (
             documented("read: Connection reset by peer") + "\n",
             "write: Broken pipe\n",
@@ -142,7 +142,7 @@ def test_a_missing_path_prints_the_documented_message(gateway: Gateway, tmp_path
 def test_a_mount_without_user_allow_other_prints_the_documented_message(
     gateway: Gateway, reachable: Path
 ) -> None:
-    """In a namespace of its own, where every user may use FUSE, as on most machines."""
+    """Run in a namespace where every user may use FUSE, as on most machines."""
     fuse, conf, mount = reachable / "fuse", reachable / "fuse.conf", reachable / "mnt"
     mount.mkdir()
     key = Path(shutil.copy(gateway.key, reachable / "key"))
@@ -166,14 +166,14 @@ def test_a_mount_without_user_allow_other_prints_the_documented_message(
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A folder that every user can come to, where device files work."""
+    """A folder that every user can enter, on a file system with device files."""
     folder = Path(f"/tmp/symptoms-{os.getpid()}")
     folder.mkdir(mode=0o755)
     yield folder
     shutil.rmtree(folder)
 
 
-# What a mount says
+# Mounts
 
 
 def test_writing_links_and_too_many_files_give_the_documented_errors(
@@ -183,7 +183,7 @@ def test_writing_links_and_too_many_files_give_the_documented_errors(
     assert shell(f"touch {models}/new").endswith(f": {documented('Permission denied')}\n")
     assert shell(f"cat {models}/out").endswith(": Permission denied\n")
     assert shell(f"cmp {models}/deep/er/up {models}/file1") == ""
-    # sshfs's own, since it contains links; the gateway would answer.
+    # sshfs's own error, as it contains links; the gateway would reply.
     assert shell(f"ls {models}/deep/er/round/").endswith(
         f": {documented('Operation not permitted')}\n"
     )
@@ -211,12 +211,12 @@ def test_a_mount_without_its_gateway_gives_the_documented_error(
         wait_for(lambda: shell(f"cat {mount}/models/README.txt").startswith("This"), "the mount")
 
 
-# What other clients say
+# Other clients
 
 
 @pytest.fixture(scope="module")
 def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with few ciphers, which bans nobody."""
+    """A gateway with few ciphers that bans nobody."""
     config = 'ciphers = ["aes128-gcm@openssh.com", "aes256-ctr"]\n[penalties]\nenabled = false\n'
     with running(tmp_path_factory.mktemp("restricted"), config) as gateway:
         yield gateway
@@ -234,7 +234,7 @@ def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def test_no_common_algorithm_prints_the_documented_message(
     restricted: Gateway, option: str, message: str
 ) -> None:
-    # Of the two ciphers, the one that needs a MAC.
+    # The one of the two ciphers that needs a MAC.
     options = [*restricted.ssh_options(), f"-o{option}", "-oCiphers=aes256-ctr"]
     assert documented(message) in restricted.ssh("echo in", options=options).stderr
 
@@ -259,7 +259,7 @@ def test_old_clients_without_a_cipher_print_the_documented_messages(
 
 @pytest.fixture(scope="module")
 def with_rsa_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose worker's key is of type RSA."""
+    """A gateway with an RSA worker key."""
     gateway = Gateway(tmp_path_factory.mktemp("rsa"))
     gateway.key.parent.mkdir()
     key = make_key(gateway.key, "rsa", 3072)
@@ -329,9 +329,9 @@ def test_rm_of_a_read_only_copy_prints_the_documented_message(
     assert shell(f"{' '.join(NOBODY)} sh -c '{repair}'") == ""
 
 
-# Refused at the door
+# Refused connections
 
-#: Which of them it is depends on who is quicker.
+#: Which of them is printed depends on timing.
 DOOR = (
     "kex_exchange_identification: Connection closed by remote host",
     "kex_exchange_identification: read: Connection reset by peer",

@@ -1,4 +1,4 @@
-"""Mounts stay right byte for byte while keys change, with every cipher; little of it, quickly.
+"""Mounts read correct bytes across rekeying, with every cipher, on little data.
 
 scripts/endurance does the same over gigabytes.
 """

@@ -1,4 +1,4 @@
-"""Disks that fail, files that change and clients that fall silent: others do not notice."""
+"""Failing disks, changing files and silent clients do not affect others."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.integration
 GOOD = b"x" * 100_000
 BIG = bytes(range(256)) * 256 * 64
 
-#: Threads that one share has in one worker: server/io_pools.py.
+#: Threads of one share in one worker: server/io_pools.py.
 _THREADS = 26
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    """What the bad disk does: see tests/support/slow_disk.py."""
+    """The file that controls the bad disk: see tests/support/slow_disk.py."""
     return tmp_path / "gate"
 
 
@@ -49,7 +49,7 @@ def disk(tmp_path: Path, gate: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) -> Iterator[Gateway]:
-    """One worker with a share `bad` on a disk that fails, and a share `good`."""
+    """One worker with a share `bad` on a failing disk, and a share `good`."""
     fill(tmp_path / "good", {"file": GOOD})
     gateway = make_gateway(
         f'[shares.bad]\npath = "{tmp_path}/bad"\n[shares.good]\npath = "{tmp_path}/good"\n',
@@ -99,7 +99,7 @@ def test_a_hanging_disk_fails_its_own_readers_only(
         disk.hang()
         os.close(closed)  # that waits for the disk too
         assert (other / "good/file").read_bytes() == GOOD
-        # To sshfs, the read that is under way has come to the end of the file, whatever it is told.
+        # sshfs takes any error of the pending read for the end of the file.
         with contextlib.suppress(OSError):
             assert os.pread(held, 1000, 7_000_000) == b""
         with pytest.raises(OSError, match="Errno"):
@@ -138,7 +138,7 @@ def test_a_hanging_disk_uses_no_more_than_its_own_threads(
         results = list(
             pool.map(lambda _: gateway.sftp("get bad/b /dev/null").returncode, range(40))
         )
-    assert all(results), "a hanging disk gave a file"
+    assert all(results), "a hanging disk returned a file"
     assert len(os.listdir(f"/proc/{pid}/task")) <= before + _THREADS
     wait_for(
         lambda: gateway.metric("sftp_gateway_slow_lane_depth", share="bad") <= _THREADS,
@@ -164,7 +164,7 @@ def test_bad_blocks_fail_only_their_own_reads(gateway: Gateway, tmp_path: Path, 
 
 
 def _readiness(gateway: Gateway) -> tuple[int, str]:
-    """The status of /readyz, and what it says of the share `bad`."""
+    """The status of /readyz, and its entry for the share `bad`."""
     status, body = gateway.http("/readyz")
     return status, json.loads(body)["shares"]["bad"]
 
@@ -198,7 +198,7 @@ def test_a_share_with_hanging_reads_is_not_ready(gateway: Gateway, gate: Path) -
             lambda: (found := _readiness(gateway))[0] == 503 and found, "the share to be missed"
         )
         assert says.startswith("reads hang: ")
-        assert not reading.result(), "a hanging disk gave a file"
+        assert not reading.result(), "a hanging disk returned a file"
         errors = "sftp_gateway_disk_errors_total"
         assert gateway.metric(errors, share="bad", lane="read", error="ETIMEDOUT") >= 1
         gate.unlink()
@@ -229,13 +229,13 @@ def test_a_remounted_disk_is_served_again(
                 subprocess.run(["umount", "-l", share], check=True)
                 share.rmdir()
                 wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
-                assert held.read() == GOOD[10:], "what was open is whole"
+                assert held.read() == GOOD[10:], "the open file is complete"
             assert (own / "good/file").read_bytes() == GOOD
             assert gateway.http("/healthz")[0] == 200
             share.mkdir()
             mount()
             wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be back")
-            # A new worker has it: what Landlock lets the old one open is no more.
+            # A new worker serves it: the old one's Landlock rules name the old file system.
             wait_for((own / "gone/file").exists, "the mount to be there too")
             assert (own / "gone/file").read_bytes() == GOOD
     finally:
@@ -263,7 +263,7 @@ def test_files_can_change_or_vanish_while_they_are_read(gateway: Gateway, tmp_pa
         (good / "new").write_bytes(b"new")
         (good / "new").rename(good / "replaced")
         (good / "deleted").unlink()
-        assert _rest(replaced) == BIG[4096:], "a mixture of both"
+        assert _rest(replaced) == BIG[4096:], "old and new content are mixed"
         assert _rest(deleted) == BIG[4096:]
         assert (mount / "good/replaced").read_bytes() == b"new"
         assert _fails(mount, "good/deleted")
@@ -321,7 +321,7 @@ def test_a_mount_survives_a_killed_worker_and_a_restart_under_load(
             stop.set()
             for reader in readers:
                 reader.join()
-        assert not wrong, "a read that was not refused brought other bytes"
+        assert not wrong, "a successful read returned wrong bytes"
 
 
 # The log
@@ -353,7 +353,7 @@ def test_a_full_log_disk_is_reported_and_serving_continues(
         wait_for(lambda: len(gateway.events("session_end")) == 21, "its end")
         end = gateway.events("session_end")[-1]
         wait_for(lambda: _event(log.read_text().splitlines()[-1]) == end, "lines in the file again")
-        # What is missing there is counted; a line that was cut in two is missing too.
+        # Lost lines are counted, truncated ones included.
         written = [_event(line) for line in log.read_text().splitlines()]
         missing = [event for event in gateway.events() if event not in written]
         gaps = [event for event in written if event and event["event"] == "log_dropped"]
@@ -376,7 +376,7 @@ def _event(line: str) -> dict[str, Any] | None:
 def test_a_blocked_standard_output_blocks_or_drops_as_configured(
     make_gateway: Callable[..., Gateway], tmp_path: Path, overflow: str
 ) -> None:
-    """`block` waits and loses nothing; `drop` serves and counts what is lost."""
+    """`block` waits and loses nothing; `drop` serves and counts lost lines."""
     gateway = make_gateway(
         SFTP_GATEWAY_ACCESS_LOG__OVERFLOW=overflow,
         SFTP_GATEWAY_ACCESS_LOG__CAPACITY="1000",
@@ -416,16 +416,16 @@ def test_a_blocked_standard_output_blocks_or_drops_as_configured(
 
 
 def _rests(read: Callable[[], float]) -> bool:
-    """Whether a number does not change for a second."""
+    """Whether the number stays the same for a second."""
     before = read()
     time.sleep(1)
     return read() == before
 
 
 def _with_pipe(go_on: Path) -> list[str]:
-    """A runner whose output goes through a small pipe, of which nothing is taken for a time.
+    """A runner whose output goes through a small pipe that is not read for a while.
 
-    It takes what is there until the gateway has started, and then no more until `go_on` exists.
+    The pipe is read until the gateway has started, and again once `go_on` exists.
     """
     script = f"""
 import fcntl, os, subprocess, sys, time
@@ -476,7 +476,7 @@ def test_a_gateway_out_of_descriptors_keeps_serving_open_sessions(
 async def test_a_peer_whose_link_goes_down_is_disconnected(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """As one whose link is down: its TCP connection stays, and nothing comes on it any more."""
+    """Like a peer whose link is down: its TCP connection stays open but silent."""
     gateway = make_gateway(
         SFTP_GATEWAY_KEEPALIVE_INTERVAL="0.3", SFTP_GATEWAY_KEEPALIVE_COUNT_MAX="3"
     ).start()
@@ -530,7 +530,7 @@ def test_workers_started_without_a_share_serve_the_others(
 def test_thousands_of_silent_connections_cost_little_and_are_closed(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """Every second one begins: with its version, and a packet's first bytes."""
+    """Every second one sends its version and the first bytes of a packet."""
     count, beginning = 10_000, b"SSH-2.0-x\r\n\0\0\1"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2 * count:

@@ -1,4 +1,4 @@
-"""Storage that fails below a share: no client ends with success and wrong or missing bytes."""
+"""With failing storage below a share, no client reports success with wrong or missing bytes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.integration
 
 CONTENT: Final = bytes(number * 7 % 251 for number in range(600 * 1024))
 
-#: The versions of sshfs, as tests.support.clients has them.
+#: Versions of sshfs in tests.support.clients.
 SSHFS: Final = ("3.7.3", "3.7.3 on FUSE 3.17")
 
-#: Where the storage fails: within a READ, in the second half.
+#: Offset of the failure: within a READ, in the second half.
 BAD: Final = 500 * 1024 + 100
 
-#: Seconds for which the gateway waits for the storage.
+#: Seconds that the gateway waits for the storage.
 DISK_TIMEOUT: Final = 2
 
-#: What the storage does, and whether the file can be read all the same.
+#: Faults, and whether the file can be read in spite of them.
 FAULTS: Final = {
     "EIO": False,
     "ENOTCONN": False,
@@ -52,7 +52,7 @@ _PYTHON = (
     "import pathlib, sys; source, target = map(pathlib.Path, sys.argv[1:]);"
     "target.write_bytes(source.read_bytes())"
 )
-#: It is told of no error of close(2).
+#: It does not check for errors of close(2).
 _UNCLOSED = "import sys; data = open(sys.argv[1], 'rb').read(); open(sys.argv[2], 'wb').write(data)"
 _MMAP = (
     "import mmap, os, sys; file = os.open(sys.argv[1], os.O_RDONLY);"
@@ -72,14 +72,14 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a reader ended, and what it got."""
+    """A reader's exit status and the bytes it got."""
 
     succeeded: bool
     content: bytes
     message: str
 
     def has(self, content: bytes) -> bool:
-        """Whether it got this. (pytest would show all bytes of a comparison.)"""
+        """Whether it got `content`; a plain comparison would make pytest print all bytes."""
         return self.content == content
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ def _run(*command: str, target: Path) -> Outcome:
 
 
 class Client:
-    """A client of the gateway that reads one file of the share, which is its own."""
+    """A client that reads its own file of the share."""
 
     def __init__(self, name: str, gateway: Gateway, folder: Path) -> None:
         self.name = name
@@ -145,7 +145,7 @@ class Client:
 
 
 class MountClient(Client):
-    """A program that reads the file through a mount of its own."""
+    """A program that reads the file through its own mount."""
 
     def __init__(
         self, reader: str, sshfs: str, gateway: Gateway, folder: Path, *options: str
@@ -184,7 +184,7 @@ NAMES: Final = [
 
 
 class Storage:
-    """A gateway with a share on a faulty file system, and what clients got from it."""
+    """A gateway with a share on a faulty file system, and the clients' outcomes."""
 
     def __init__(self, gateway: Gateway, disk: FaultyFileSystem, folder: Path) -> None:
         self.gateway = gateway
@@ -193,7 +193,7 @@ class Storage:
         self.restore()
 
     def restore(self) -> None:
-        """Have all files whole, and no fault."""
+        """Restore all files and remove the fault."""
         self.disk.heal()
         fill(self.disk.behind, dict.fromkeys([client.name for client in self._clients], CONTENT))
 
@@ -313,14 +313,14 @@ def test_read_errors_as_statuses_keep_the_session(storage: Storage) -> None:
     assert got.returncode == 0
 
 
-# Worker processes that are killed
+# Killed workers
 
 
 @pytest.mark.parametrize("sshfs", SSHFS)
 def test_a_file_cut_short_by_a_killed_worker_is_complete_on_retry(
     storage: Storage, tmp_path: Path, sshfs: str
 ) -> None:
-    """The worker's kernel takes it for shorter, for as long as it believes its size."""
+    """The worker's kernel sees the truncated size until its attribute cache expires."""
     gateway = storage.gateway
     storage.restore()
     with gateway.mounted(
@@ -340,7 +340,7 @@ def test_a_file_cut_short_by_a_killed_worker_is_complete_on_retry(
 
 
 def _serving(port: int) -> int:
-    """The process that has the connection of the port's only client."""
+    """The process that serves the port's only client."""
     command = ["ss", "-tnpH", "state", "established", f"sport = :{port}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (pid,) = set(re.findall(r"pid=(\d+)", listed))
@@ -352,7 +352,7 @@ def _serving(port: int) -> int:
 
 @pytest.fixture
 def folder(storage: Storage) -> Iterator[set[str]]:
-    """The names in `bad/folder`, whose listing fails after most of them."""
+    """The names in `bad/folder`, whose listing fails near its end."""
     storage.restore()
     names = {f"{number:04}" for number in range(2000)}
     fill(storage.disk.behind / "folder", dict.fromkeys(names, b"x"))

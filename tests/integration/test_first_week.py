@@ -1,7 +1,7 @@
-"""The first week of a gateway, with Docker and without: what its owner does, step by step.
+"""The first week of a gateway, with Docker and without, step by step.
 
-The steps of the week follow one another, on one gateway. `Week.step` looks after each: the gateway
-is healthy and ready or says on its page why not, the mount of a bystander works on, nothing is
+The steps run in sequence on one gateway. `Week.step` checks after each that the gateway is healthy,
+is ready or explains on its page why not, that a bystander's mount works, and that nothing was
 deleted.
 """
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 #: Whose folder the gateway's user cannot read.
 ARCHIVIST = 65_534
 
-#: The release that is upgraded, where none has a tag: so many merges and changes ago.
+#: The release to upgrade from if no tag exists: a number of commits ago.
 OLDER = "HEAD~60"
 
 CONTENT = os.urandom(300_000)
@@ -53,7 +53,7 @@ MakePlace = Callable[[str], contextlib.AbstractContextManager[Place]]
     ],
 )
 def make_place(request: pytest.FixtureRequest, data: Path) -> MakePlace:
-    """Makes gateways in folders of their own; not started yet."""
+    """Creates gateways in their own folders, not yet started."""
 
     @contextlib.contextmanager
     def make(name: str) -> Iterator[Place]:
@@ -81,7 +81,7 @@ def make_place(request: pytest.FixtureRequest, data: Path) -> MakePlace:
 
 @pytest.fixture(scope="module")
 def data() -> Iterator[Path]:
-    """A folder that any user can reach; those of pytest are root's."""
+    """A folder that every user can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="first-week-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -89,7 +89,7 @@ def data() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def week(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Week]:
-    """A gateway that was started in an empty folder, and a mount by the key that it made."""
+    """A gateway started in an empty folder, and a mount with its generated key."""
     with make_place("gateway") as place:
         place.up()
         fill(place.folder / "shared/models", {"weights.bin": CONTENT})
@@ -99,7 +99,7 @@ def week(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @contextlib.contextmanager
 def watched(place: Place, at: Path) -> Iterator[Week]:
-    """A gateway with a bystander, by the worker's key that it made."""
+    """A gateway and a bystander with its generated key."""
     with (
         place.mounted(at, "/home/gvpocr", "reconnect", "direct_io") as mount,
         Bystander(mount / "models/weights.bin", CONTENT) as bystander,
@@ -115,7 +115,7 @@ def ana(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def archive(make_place: MakePlace, data: Path) -> Path:
-    """A folder that nobody but its owner may enter."""
+    """A folder that only its owner may enter."""
     folder = data / "archive"
     fill(folder, {"1985.pdf": b"letter"})
     for path in (folder, folder / "1985.pdf"):
@@ -133,7 +133,7 @@ def reads(place: Place, file: str) -> bool:
     return place.sftp(f"get {file} /dev/null").returncode == 0
 
 
-# Moving over, and upgrades
+# Migration and upgrades
 
 
 def test_workers_migrate_from_an_old_server_and_back(make_place: MakePlace, tmp_path: Path) -> None:
@@ -321,4 +321,4 @@ def test_a_restart_keeps_everything(week: Week, ana: Path) -> None:
     assert not lets_in(place, "ana", ana)
     assert reads(place, "newsletters/1985.pdf")
     logins = place.ask("logs", "--event", "login_accepted", "--user", "ana", "--csv").stdout
-    assert len(logins.splitlines()) > 3, "the history of all the week"
+    assert len(logins.splitlines()) > 3, "the history covers the week"

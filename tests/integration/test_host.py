@@ -1,4 +1,4 @@
-"""The host under the gateway: temporary folders, and disks for the log and the history."""
+"""Faults of the host: temporary folders, and disks of the log and the history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tmpfs(at: Path, size: str = "1m") -> Iterator[Path]:
 
 
 def fill_up(disk: Path) -> Path:
-    """A file that takes all room that is left."""
+    """Create a file that takes all free space."""
     filler = disk / "filler"
     with suppress(OSError), filler.open("ab", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -39,7 +39,7 @@ def fill_up(disk: Path) -> Path:
 
 
 def kill_children(gateway: Gateway) -> None:
-    """End all processes but the supervisor at once, and wait for their successors."""
+    """Kill all processes except the supervisor; wait for their successors."""
     assert gateway.process is not None
     before = children_of(gateway.process.pid)
     for pid in before:
@@ -125,7 +125,7 @@ def test_counters_outlive_killed_processes_but_gauges_do_not(
 def gateway(
     request: pytest.FixtureRequest, make_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> Iterator[Gateway]:
-    """With Landlock and without, a gateway whose log and history are in folders; not started."""
+    """A gateway with log and history in folders, with and without Landlock; not started."""
     gateway = make_gateway(
         SFTP_GATEWAY_LANDLOCK=request.param,
         SFTP_GATEWAY_ACCESS_LOG__FILE="logs/a.log",
@@ -138,7 +138,7 @@ def gateway(
 
 
 def lines_of(log: Path) -> list[str]:
-    """The events of the log's lines."""
+    """The log's events."""
     try:
         return [json.loads(line)["event"] for line in log.read_text().splitlines()]
     except FileNotFoundError:

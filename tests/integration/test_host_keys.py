@@ -1,4 +1,4 @@
-"""Host keys are announced before they are used, and stock clients learn them by themselves."""
+"""Host keys are announced before use, and stock clients learn them automatically."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.integration
 
 
 def learn(gateway: Gateway, known_hosts: Path) -> set[str]:
-    """The keys that a stock client knows after it was connected, with `UpdateHostKeys yes`."""
+    """The keys that a stock client knows after connecting with `UpdateHostKeys yes`."""
     options = gateway.ssh_options(
         UserKnownHostsFile=str(known_hosts), UpdateHostKeys="yes", HashKnownHosts="no"
     )
-    # The client proves the keys after its login, and waits for the answer until it ends.
+    # The client verifies the keys after login, and waits for the proof before it exits.
     client = subprocess.Popen(
         ["ssh", *options, "-p", str(gateway.port), "gvpocr@127.0.0.1", "-N"],
         stdin=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ def test_a_host_key_is_rotated_under_a_reading_mount(gateway: Gateway, tmp_path:
         assert gateway.run("keys", "rotate-host", "promote").returncode == 0
         reloaded(gateway, 2)
         assert key_of(gateway.folder / "keys/ssh_host_ed25519_key") == new
-        # Who knows the new key is let in by it, and who knows only the old one notices.
+        # Clients with the new key connect; clients with only the old one refuse it.
         only = tmp_path / "only"
         only.write_text(f"[127.0.0.1]:{gateway.port} ssh-ed25519 {new}\n")
         assert lets_in(gateway, gateway.key, UserKnownHostsFile=str(only))

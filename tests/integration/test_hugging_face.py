@@ -1,4 +1,4 @@
-"""A Hugging Face cache, made by huggingface_hub itself, is opened through a mount."""
+"""A cache created by huggingface_hub is used through a mount."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = {
     "tokenizer/vocab.txt": "नमस्ते\nworld\n".encode(),
 }
 
-#: What a worker does: everything from the cache, nothing from the network.
+#: A worker's program, which reads from the cache only.
 WORKER = """
 import json, mmap, struct, sys
 from pathlib import Path
@@ -66,7 +66,7 @@ for path in snapshot.rglob("*"):
 
 
 def _run(code: str, *arguments: str, **variables: str) -> str:
-    """What a program prints that uses huggingface_hub, with nothing of this machine's settings."""
+    """The output of a program that uses huggingface_hub without this machine's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -81,7 +81,7 @@ def _run(code: str, *arguments: str, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache as huggingface_hub makes it; with a link that leads nowhere, as a broken one has."""
+    """A cache created by huggingface_hub, with a dangling link as in a broken one."""
     folder = tmp_path_factory.mktemp("huggingface")
     with fake_hub(REPOSITORY, COMMIT, FILES) as endpoint:
         _run(
@@ -99,7 +99,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _with_links() -> list[str]:
-    """sshfs options that let links with `..` through: newer ones refuse them by default."""
+    """sshfs options that allow links with `..`, which newer versions refuse by default."""
     told = subprocess.run(["sshfs", "--help"], capture_output=True, text=True)
     return ["no_contain_symlinks"] if "no_contain_symlinks" in told.stdout + told.stderr else []
 
@@ -111,7 +111,7 @@ def mount(
     cache: Path,
     tmp_path: Path,
 ) -> Iterator[Path]:
-    """The cache, served each way, through a mount of the home folder."""
+    """The cache through a mount of the home folder, with each value of `links`."""
     gateway = make_gateway(
         f'[shares.".cache/huggingface/hub"]\npath = "{cache}"\nlinks = "{request.param}"\n'
     ).start()
@@ -173,12 +173,12 @@ print(found.size_on_disk)
 
 
 def _scanned(cache: Path) -> int:
-    """Bytes of the cache as `hf cache ls` sums them up; it has nothing to warn of."""
+    """Size of the cache by `hf cache ls`, which must not warn."""
     return int(_run(SCAN, str(cache)))
 
 
 def _found(repository: Path) -> int:
-    """Bytes of the repository's files that `du` finds, which follows no link."""
+    """Size of the repository's files by `du`, which follows no links."""
     files = [path for path in repository.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
     return sum(
         path.lstat().st_size
@@ -197,7 +197,7 @@ def test_a_fresh_cache_has_no_warnings(gateway: Gateway, tmp_path: Path) -> None
 def test_a_file_is_found_once_in_each_revision(
     make_gateway: Callable[..., Gateway], cache: Path, tmp_path: Path, links: str, revisions: int
 ) -> None:
-    """With links served as links, once in all, if the client follows them."""
+    """With links served as links, once in total if the client follows them."""
     hub = tmp_path / "hub"
     shutil.copytree(cache, hub, symlinks=True)
     snapshots = hub / FOLDER / "snapshots"

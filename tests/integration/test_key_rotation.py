@@ -1,4 +1,4 @@
-"""Keys come and go while clients read: nothing is dropped but what was taken away."""
+"""Keys are added and removed while clients read; only removed ones lose sessions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lets_in(gateway: Gateway, key: Path, user: str = "gvpocr", **more: str) -> b
 
 @contextmanager
 def reading(gateway: Gateway, at: Path, key: Path | None = None) -> Iterator[Reader]:
-    """A mount without `reconnect`, which ends with its connection, and a reader of a file there."""
+    """A reader on a mount without `reconnect`, which ends with its connection."""
     with gateway.mounted(at, "/home/gvpocr", "direct_io", key=key) as mount:
         reader = Reader(mount / "models/0.bin", content(0))
         try:
@@ -77,7 +77,7 @@ def test_an_added_key_can_log_in_without_disturbing_a_mount(two: Gateway, tmp_pa
         authorize_also(two, public_line(new))
         event = reloaded(two)
         assert (event["cause"], event["changed"]) == ("files", "credentials")
-        # Both workers have taken it: connections go to them in turn.
+        # Both workers have loaded it: connections go to them in turn.
         assert [lets_in(two, new) for _ in range(4)] == [True] * 4
         reader.read_more()
         assert (reader.errors, reader.wrong) == ([], 0)
@@ -118,7 +118,7 @@ def test_sessions_of_a_removed_key_can_be_kept(make_gateway: Make, tmp_path: Pat
         assert not lets_in(gateway, gateway.key)
         reader.read_more()
         assert (reader.errors, reader.wrong) == ([], 0)
-        # Where it is wanted from now on, that is the end of them.
+        # Enabling the option ends them.
         (gateway.folder / "config/sftp-gateway.toml").write_text("# as by default\n")
         assert reloaded(gateway, 2)["changed"] == "credentials"
         gateway.wait_event("credentials_removed")
@@ -130,7 +130,7 @@ def test_a_key_that_expires_keeps_its_sessions(two: Gateway, tmp_path: Path) -> 
     line = file.read_text()
     with reading(two, tmp_path / "mnt") as reader:
         started = two.wait_event("login_accepted")["time"]
-        # A minute that began after the login, so that it was good then.
+        # A minute that starts after the login, so that the key was valid then.
         file.write_text(f'expiry-time="{_after(started)}" {line}')
         reloaded(two)
         reader.read_more()
@@ -139,7 +139,7 @@ def test_a_key_that_expires_keeps_its_sessions(two: Gateway, tmp_path: Path) -> 
 
 
 def _after(time: str) -> str:
-    """The second after this one, as expiry-time has it: over very soon."""
+    """The next second, as an expiry-time."""
     from datetime import datetime, timedelta
 
     moment = datetime.fromisoformat(time) + timedelta(seconds=1)
@@ -182,7 +182,7 @@ def test_an_invalid_configuration_is_rejected_and_reported_once(
         assert "not valid TOML" in refused["mistakes"]
         reader.read_more()
         config.write_text("")
-        # A good one again is what runs already; that it is good is told.
+        # Restoring the running configuration changes nothing but is reported.
         assert reloaded(two)["changed"] == "nothing"
         new = make_key(tmp_path / "new", "ed25519")
         authorize_also(two, public_line(new))
@@ -232,7 +232,7 @@ def test_users_are_added_and_removed_without_new_workers(two: Gateway, tmp_path:
         ran = two.sftp("ls", user="ana", options=two.ssh_options(key=key))
         assert b"models" in ran.stdout
         assert b"newsletters" not in ran.stdout
-        # Her file is watched from now on.
+        # Her key file is now watched.
         other = make_key(tmp_path / "other", "ed25519")
         two.authorize("ana", public_line(other))
         reloaded(two, 2)
@@ -255,7 +255,7 @@ def test_changing_a_users_shares_replaces_the_workers(two: Gateway) -> None:
 
 
 def ask_for_password(gateway: Gateway, *command: str) -> list[str]:
-    """An `ssh` that logs in by password and nothing else."""
+    """An `ssh` that logs in by password only."""
     options = gateway.ssh_options(
         BatchMode="no", PreferredAuthentications="password", NumberOfPasswordPrompts="1"
     )
@@ -278,7 +278,7 @@ def test_changing_a_password_ends_its_sessions(
     fill(gateway.folder / "shared/models", {"0.bin": content(0)})
     program = ask_for_password(gateway, "echo in")
     assert _by_password(gateway, program, "first").stdout == "in\n"
-    # One session by password, which asks for nothing, and one by key.
+    # One idle session by password, and one by key.
     client = subprocess.Popen(
         ["sshpass", "-e", *ask_for_password(gateway, "-N")],
         env={**os.environ, "SSHPASS": "first"},
@@ -315,7 +315,7 @@ def test_changing_a_password_ends_its_sessions(
 async def test_a_user_removed_during_a_login_is_refused(
     make_gateway: Make,
 ) -> None:
-    """A worker has the new credentials when it still works at an answer by the old ones."""
+    """New credentials arrive while a worker verifies a login against the old ones."""
     slow = low_level.hash_secret(
         b"first", os.urandom(16), time_cost=40, memory_cost=64 * 1024, parallelism=1, hash_len=32,
         type=low_level.Type.ID,
@@ -340,7 +340,7 @@ async def test_a_user_removed_during_a_login_is_refused(
 
 
 async def ended_login(gateway: Gateway, password: str, given: asyncio.Event) -> None:
-    """Log in by password; return once the connection has ended, however that is."""
+    """Log in by password; return once the connection has ended, for any reason."""
 
     class Client(asyncssh.SSHClient):
         asked = False

@@ -1,4 +1,4 @@
-"""What a faulty gateway, or a client with code of its own in a worker, still cannot do."""
+"""What Landlock prevents if the gateway is faulty or a worker runs injected code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAULTY = (sys.executable, faulty_gateway.__file__)
 
 SHARES = ("Bhushanji", "newsletters", "models", "huggingface/hub")
 
-#: What a worker has to be able to do; all else that is attempted has to fail.
+#: Attempts that must succeed; all others must fail.
 GOOD = frozenset({"read-a-share"})
 
 
@@ -34,7 +34,7 @@ GOOD = frozenset({"read-a-share"})
 def faulty(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    """A gateway that does whatever it is asked, with Landlock and without."""
+    """A gateway that executes whatever a client requests, with Landlock and without."""
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "outside.txt").write_bytes(SECRET)
     (folder / "logs").mkdir()
@@ -86,7 +86,7 @@ def test_a_confined_worker_serves(faulty: Gateway, attempt: str) -> None:
 
 
 def _held(pid: int) -> list[str]:
-    """What the descriptors of a process lead to."""
+    """The targets of a process's descriptors."""
     return [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
 
 
@@ -115,8 +115,8 @@ def test_a_worker_holds_no_unneeded_descriptor(
         }
         assert shares <= kinds
         sockets = {pid: {s for s in held[pid] if s.startswith("socket:")} for pid in held}
-        # One to the supervisor, which keeps its other end too; one to send to the history; one to
-        # send lines of the log, whose other end is elsewhere; and a pair of the event loop's own.
+        # One to the supervisor, one for the history, one for the log's lines, and the event loop's
+        # own pair.
         assert len(sockets[pid]) == 5
         assert len(sockets[pid] & sockets[supervisor]) == 2
         assert len(sockets[pid] & sockets[observer]) == 1
@@ -228,7 +228,7 @@ def test_events_logged_while_an_observer_is_killed_are_written_by_the_next(
 
 @pytest.fixture
 def disk(make_gateway: Callable[..., Gateway]) -> Iterator[tuple[Gateway, Path]]:
-    """A gateway with one share that is a mount point, where a disk is mounted."""
+    """A gateway whose share is a mount point with a mounted disk."""
     gateway = make_gateway(
         'shares.models.path = "disk"\nshares.other.path = "other"\n[users.gvpocr]\n',
         SFTP_GATEWAY_WORKERS="2",

@@ -1,4 +1,4 @@
-"""Stock sshfs with the options that people set: each mount shows the same bytes."""
+"""Stock sshfs with common options: each mount shows identical bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TREE = some_tree()
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One for all tests here: no client can change anything."""
+    """Shared by all tests here, as no client can change anything."""
     with running(tmp_path_factory.mktemp("gateway")) as gateway:
         write_tree(gateway.folder / "shared/Bhushanji", TREE)
         (gateway.folder / "shared/Bhushanji/README.txt").unlink()

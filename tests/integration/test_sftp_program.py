@@ -1,4 +1,4 @@
-"""The sftp and scp programs of OpenSSH: looking, fetching, and every change refused."""
+"""OpenSSH's sftp and scp: listings, downloads and refused changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LETTER = b"Dear reader,\n"
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One for all tests here: no client can change anything."""
+    """Shared by all tests here, as no client can change anything."""
     with running(tmp_path_factory.mktemp("gateway")) as gateway:
         write_tree(gateway.folder / "shared/Bhushanji", TREE)
         fill(gateway.folder / "shared/newsletters", {"2024/letter.txt": LETTER})
@@ -31,7 +31,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def _printed(gateway: Gateway, *commands: str) -> list[str]:
-    """What the commands print, without the echo of the commands."""
+    """The commands' output without their echo."""
     ran = gateway.sftp(*commands)
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.decode("utf-8", "surrogateescape").splitlines()
@@ -50,7 +50,7 @@ def _scp(
     )
 
 
-# Looking
+# Listing
 
 
 def test_ls_shows_the_shares_without_hidden_files(gateway: Gateway) -> None:
@@ -61,7 +61,7 @@ def test_ls_shows_the_shares_without_hidden_files(gateway: Gateway) -> None:
 def test_ls_l_shows_modes_without_write_bits_owner_size_and_date(gateway: Gateway) -> None:
     [line] = _printed(gateway, "ls -l newsletters/2024")
     assert re.fullmatch(
-        # The program makes the line itself, with names of owners: it does not know of links.
+        # sftp formats the line itself, with owner names and without link counts.
         rf"-rwxr--r-x\s+\? root\s+root\s+{len(LETTER)} Sep  9  2001 \S*letter.txt",
         line,
     )
@@ -78,7 +78,7 @@ def test_ls_la_shows_dot_and_dot_dot(gateway: Gateway) -> None:
 
 def test_ls_shows_odd_names(gateway: Gateway) -> None:
     ran = gateway.sftp("ls -1 Bhushanji/names")
-    # The program writes bytes that are no text of the locale as octal numbers.
+    # sftp prints bytes that are invalid in the locale in octal.
     shown = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), ran.stdout)
     assert [name for name in ODD_NAMES if b"/names/" + name + b"\n" not in shown] == []
 

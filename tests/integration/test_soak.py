@@ -1,4 +1,4 @@
-"""A soak of seconds does all that one of hours does, and notices what it is there to notice."""
+"""A soak of seconds covers what one of hours does, and detects errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.gateway import REPOSITORY, TIMEOUT, environment
 
 pytestmark = pytest.mark.integration
 
-#: What clients do in a soak; each has to have done it.
+#: The operations of a soak, each of which must occur.
 ACTIONS = {
     "random reads of one file", "small files", "walks", "sftp get", "refused logins",
     "aborted connections", "killed readers", "changes of authorized_keys", "looks at metrics",
@@ -60,7 +60,7 @@ def test_half_a_minute_of_mixed_clients_finds_no_error(tmp_path: Path) -> None:
     assert (tmp_path / "results/soak.md").read_text().strip() == ran.stdout.strip()
     assert "worker" in ran.stdout
     ElementTree.parse(tmp_path / "results/soak.svg")  # noqa: S314 - our own
-    assert [each.name for each in tmp_path.iterdir()] == ["results"], "something was left behind"
+    assert [each.name for each in tmp_path.iterdir()] == ["results"], "leftover files"
 
 
 @pytest.mark.parametrize("wrong", ["pattern0.bin", "small/pattern7.bin"])
@@ -122,7 +122,7 @@ def mounts(folder: Path) -> list[str]:
 
 
 def in_session(leader: int) -> list[int]:
-    """Processes that the leader has started, and theirs."""
+    """The leader's descendants."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
