@@ -1,4 +1,4 @@
-"""From the first start to the stop, as a user goes through it."""
+"""The life of a gateway from its first start to its stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_first_start_creates_keys_and_shares_and_prints_a_mount_command(
         assert (folder / "shared" / share / "README.txt").is_file()
     assert list((folder / "shared/huggingface/hub").iterdir()) == []
     (line,) = re.findall(r"^ +(mkdir -p .*sshfs .*)$", gateway.stderr, re.MULTILINE)
-    # Only where it mounts, and where ssh remembers host keys, is the test's own.
+    # Only the mount point and the known_hosts file differ from the printed command.
     line = line.replace("~/main-server", str(tmp_path / "mnt")).replace(
         '-o "', f'-o "UserKnownHostsFile={tmp_path}/kh,'
     )

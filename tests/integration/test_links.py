@@ -1,4 +1,4 @@
-"""Symbolic links and special files, as the clients meet them."""
+"""Symbolic links and special files, through real clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINKS = {
     "to a link": "beside",
     "dangling": "nothing",
 }
-#: Links that lead out, each by another way.
+#: Different kinds of links out of the share.
 ESCAPES = {
     "absolute": "/etc/passwd",
     "absolute into the share": "{share}/file.txt",
@@ -38,13 +38,13 @@ ESCAPES = {
 
 @pytest.fixture(scope="module", params=["auto", "keep", "dereference"])
 def links(request: pytest.FixtureRequest) -> str:
-    """How the share is served."""
+    """The share's `links` option."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, links: str) -> Iterator[Gateway]:
-    """A share with links and special files in it."""
+    """A share with links and special files."""
     folder = tmp_path_factory.mktemp("gateway")
     share = folder / "shared/share"
     fill(folder / "shared", {"secret.txt": SECRET, "newsletters/letter.txt": SECRET})
@@ -61,7 +61,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, links: str) -> Iterator[Ga
 
 
 def _fetch(gateway: Gateway, name: str, to: Path) -> bytes | None:
-    """What `sftp` gets of a name in the share; None where it is refused."""
+    """The content that `sftp` gets for a name in the share, or None if refused."""
     ran = gateway.sftp(f'get "share/{name}" "{to}"')
     if ran.returncode:
         assert ran.returncode == 1, ran.stderr
@@ -70,7 +70,7 @@ def _fetch(gateway: Gateway, name: str, to: Path) -> bytes | None:
     return to.read_bytes()
 
 
-# Links that stay inside
+# Links within the share
 
 
 def test_links_within_the_share_can_be_read(gateway: Gateway, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_mount_with_follow_symlinks_follows_every_link_within_the_share(
         assert not (mount / "beside").is_symlink()
 
 
-# Links that lead out
+# Links out of the share
 
 
 @pytest.mark.parametrize("name", list(ESCAPES))
@@ -133,8 +133,8 @@ def test_nothing_is_found_through_a_folder_link_out_of_the_share(
 def test_a_mount_never_shows_files_outside_the_share(
     gateway: Gateway, tmp_path: Path, options: list[str]
 ) -> None:
-    # With plain options a worker's kernel follows links on the worker: what an absolute one
-    # leads to is a file of the worker's own.
+    # With default options the worker's kernel follows links: an absolute one names a file of the
+    # worker.
     names = [name for name in ESCAPES if options or not ESCAPES[name].startswith("/")]
     with gateway.mounted(tmp_path / "mnt", "/home/gvpocr/share", *options) as mount:
         for name in names:
@@ -161,7 +161,7 @@ def test_a_dereferenced_listing_omits_escaping_and_dangling_links(
 def test_a_special_file_is_hidden_and_never_opened(
     gateway: Gateway, tmp_path: Path, name: str
 ) -> None:
-    # A fifo that is opened makes its reader wait for a writer.
+    # Opening a FIFO for reading would block until it has a writer.
     assert _fetch(gateway, name, tmp_path / "got") is None
     assert gateway.sftp("ls share/file.txt").returncode == 0
 

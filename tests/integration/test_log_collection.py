@@ -1,4 +1,4 @@
-"""What Alloy does to real lines, and what the dashboards ask of them in LogQL."""
+"""How Alloy processes real lines, and the dashboards' LogQL queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.grammars import analyze
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-#: All that may ever be a label, because there are few of each.
+#: The only allowed labels: each has few values.
 FEW = {"job", "event", "share"}
 
 
@@ -30,7 +30,7 @@ class Collected:
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> list[Collected]:
-    """The lines of a run in which everything happened, as Alloy sends them to Loki."""
+    """The lines of a run with every event, as Alloy sends them to Loki."""
     folder = tmp_path_factory.mktemp("collected")
     with busy_gateway(folder / "busy") as busy:
         busy.read()
@@ -94,7 +94,7 @@ def test_labels_are_few_and_of_low_cardinality(collected: list[Collected]) -> No
     assert names == FEW
     shares = {each.entry.labels.get("share") for each in collected}
     assert shares == {None, "letters", "bad"}
-    # One for each kind of event, and of those about files one for each share.
+    # One per event, and per share for file events.
     kinds = {each.fields["event"] for each in collected}
     assert len(streams) <= len(kinds) * len(shares)
     for each in collected:
@@ -114,7 +114,7 @@ def test_every_expression_is_valid_logql_over_existing_fields(
     known = FEW | found["extracted"].keys()
     templates = {name for text in found["formats"] for name in re.findall(r"\.(\w+)", text)}
     used = {*found["filtered"], *found["grouped"], *found["unwrapped"], *templates}
-    assert used <= known, f"{used - known} is neither a label nor taken out of the line"
+    assert used <= known, f"{used - known} is neither a label nor extracted from the line"
     assert templates <= found["extracted"].keys()
     needed = set(found["extracted"].values())
     whole = [each for each in chosen if needed <= each.fields.keys()]
@@ -136,7 +136,7 @@ def test_the_share_variable_uses_a_label_set_by_alloy() -> None:
 
 
 def _chooses(matchers: list[dict[str, str]], labels: dict[str, str]) -> bool:
-    """As Loki does: a label that is not there is an empty one; expressions match whole values."""
+    """As in Loki, missing labels are empty, and expressions match whole values."""
     tests = {
         "=": lambda wanted, value: value == wanted,
         "=~": lambda wanted, value: bool(re.fullmatch(wanted, value)),

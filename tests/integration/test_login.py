@@ -1,4 +1,4 @@
-"""Who gets in and who does not: kinds of keys, their options, users and what they may see."""
+"""Logins by key: key types and options, users, and their shares."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = {
     "rsa1024": ("rsa", 1024),
 }
 _NOW = datetime.now(UTC)
-#: Keys of one kind, each with options of its own.
+#: Keys of one type with different options.
 OPTIONS = {
     "from_here": 'from="127.0.0.1"',
     "from_here_too": 'from="10.0.0.0/8,127.0.0.0/8"',
@@ -63,7 +63,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, keys: dict[str, Path]) -> Iterator[Gateway]:
-    """A gateway with two users and many keys, and none who has a password."""
+    """A gateway with two users, many keys and no passwords."""
     gateway = Gateway(tmp_path_factory.mktemp("gateway"), CONFIG)
     plain = [public_line(keys[name]) for name in KINDS]
     limited = [f"{options} {public_line(keys[name])}" for name, options in OPTIONS.items()]
@@ -100,7 +100,7 @@ async def _log_in_with(gateway: Gateway, pair: asyncssh.SSHKeyPair, **options: o
         assert ran.stdout == "in\n"
 
 
-# Kinds of keys
+# Key types
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rsa1024"])
@@ -157,7 +157,7 @@ async def test_an_untouched_security_key_is_refused(gateway: Gateway, kind: str)
     )
 
 
-# Options of keys
+# Key options
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_key_that_is_not_allowed_is_refused_with_the_reason_logged(
 ) -> None:
     ran = _log_in(gateway, keys[name])
     assert (ran.returncode, ran.stdout) == (255, "")
-    # The client is told the same whatever the reason.
+    # The client gets the same message for every reason.
     assert ran.stderr.strip() == "gvpocr@127.0.0.1: Permission denied (publickey)."
     refused = gateway.wait_event("login_refused", key=_fingerprint(keys[name]))
     assert refused["reason"] == reason
@@ -237,7 +237,7 @@ def test_each_user_sees_only_granted_shares(
     assert gateway.wait_event("denied", user="reader", reason="outside_shares")
 
 
-# Tries and time
+# Attempts and timeouts
 
 
 def test_six_refused_keys_end_the_connection(gateway: Gateway, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ async def test_an_unfinished_login_is_disconnected(
     lost = asyncio.Event()
 
     class Undecided(asyncssh.SSHClient):
-        """Offers one key, and then never makes up its mind."""
+        """Offers one key and then stops responding."""
 
         def __init__(self) -> None:
             self._offered = False

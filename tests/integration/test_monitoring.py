@@ -1,4 +1,4 @@
-"""A real Prometheus watches a gateway: every panel shows data, and alerts fire for their causes."""
+"""A real Prometheus scrapes a gateway: panels show data, and alerts fire for their causes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.prometheus import Prometheus, rules, running_prometheus
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-#: Alerts whose cause is made to happen here; the others have promtool's tests only.
+#: Alerts provoked here; the others are tested with promtool only.
 PROVOKED = {
     "SftpGatewayShareUnreadable",
     "SftpGatewayBruteForce",
@@ -34,7 +34,7 @@ PROVOKED = {
 }
 
 
-#: Panels that have no data for a gateway to which nothing bad has happened.
+#: Panels without data for a healthy gateway.
 EMPTY_IN_HEALTH = {
     "Failed requests",
     "Disk errors and timeouts",
@@ -57,7 +57,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A gateway to which all has happened, and the Prometheus that has seen it."""
+    """A gateway with every fault provoked, and the Prometheus that scraped it."""
     folder = tmp_path_factory.mktemp("monitoring")
     began = time.time()
     with (
@@ -68,7 +68,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         busy.read()
         wait_for(lambda: "LogCollectionDown" in prometheus.firing(), "rules to be evaluated")
         quiet = prometheus.firing()
-        # Twice with a scrape between: Prometheus takes an increase from a second sample only.
+        # Twice with a scrape between: Prometheus needs two samples for an increase.
         for _ in range(2):
             scraped = _scrapes(prometheus)
             busy.read()
@@ -147,7 +147,7 @@ def _shares_of(watched: Watched, alert: str) -> set[str]:
 
 def test_alerts_fire_for_provoked_faults(watched: Watched) -> None:
     wait_for(lambda: watched.prometheus.firing().keys() >= PROVOKED, f"all of {PROVOKED}")
-    # Of the bad disk, reads fail, and then it is not ready for a while.
+    # Reads of the bad disk fail, so its share is not ready for a while.
     unreadable = functools.partial(_shares_of, watched, "SftpGatewayShareUnreadable")
     wait_for(lambda: "away" in unreadable(), "the share that is away")
     assert unreadable() <= {"away", "bad"}
@@ -193,14 +193,14 @@ def test_a_healthy_gateway_has_empty_panels_for_faults_only(
             return {panel for panel, found in panels.items() if not any(found)}
 
         wait_for(lambda: empty() <= EMPTY_IN_HEALTH, "data in the other panels")
-        # What READs waited for, no request of this test did: its file was just written.
+        # No READ waited for the disk: the file was just written.
         assert gateway.metric("sftp_gateway_slow_reads_total") == 0
         assert empty() == EMPTY_IN_HEALTH
 
 
 def test_promtool_accepts_the_configuration_and_rules(tmp_path: Path) -> None:
     here = MONITORING / "prometheus"
-    # The paths are those of the container.
+    # Paths in the container.
     text = (here / "prometheus.yml").read_text().replace("/etc/prometheus", str(here))
     (tmp_path / "prometheus.yml").write_text(text)
     checked = subprocess.run(

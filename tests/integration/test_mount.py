@@ -1,4 +1,4 @@
-"""Stock sshfs mounts the gateway, as workers do today."""
+"""Stock sshfs mounts the gateway with the workers' options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.gateway import Gateway, fill, unmount, wait_for
 
 pytestmark = pytest.mark.integration
 
-#: The options of the workers' scripts, word for word.
+#: The options of the workers' scripts.
 WORKER_OPTIONS = (
     "allow_other,default_permissions,reconnect,ServerAliveInterval=15,ServerAliveCountMax=3,"
     "cache_timeout=3600"
@@ -22,7 +22,7 @@ WORKER_OPTIONS = (
 
 
 def _fill(gateway: Gateway) -> dict[str, bytes]:
-    """Files of many sizes in all shares, by the name that a mount of the home shows."""
+    """Create files of many sizes in all shares; returns them by path below the home folder."""
     noise = random.Random(4251)
     files = {
         f"Bhushanji/{size}.bin": noise.randbytes(size)

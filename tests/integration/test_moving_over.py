@@ -1,4 +1,4 @@
-"""From OpenSSH's sshd to the gateway and back, and a mount that stays where it is."""
+"""Migration from OpenSSH's sshd to the gateway and back, under a mount."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 CONTENT = bytes(range(256)) * 40_000
 
-#: The options of the workers' scripts, but for the keep-alives, which tests have no time for.
+#: The options of the workers' scripts without keepalives, which are too slow for tests.
 OPTIONS = (
     "allow_other,default_permissions,reconnect,ServerAliveInterval=1,ServerAliveCountMax=3,"
     "cache_timeout=3600"
@@ -37,7 +37,7 @@ def shares(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old(tmp_path: Path, shares: Path) -> Iterator[OldServer]:
-    """The old server, which the keys `one` and `two` may log in to."""
+    """The old server, with the keys `one` and `two` authorized."""
     folder = tmp_path / "old"
     folder.mkdir()
     keys = [make_key(tmp_path / "one", "ed25519"), make_key(tmp_path / "two", "rsa", 3072)]
@@ -49,7 +49,7 @@ def old(tmp_path: Path, shares: Path) -> Iterator[OldServer]:
 
 @pytest.fixture
 def new(make_gateway: Callable[..., Gateway], old: OldServer, shares: Path) -> Gateway:
-    """A gateway in the place of the old server, with its keys: not started yet."""
+    """A gateway that replaces the old server, with its keys; not yet started."""
     config = "".join(
         f'[shares."{name}"]\npath = "{shares}/{path}"\n'
         for name, path in {
@@ -69,7 +69,7 @@ def new(make_gateway: Callable[..., Gateway], old: OldServer, shares: Path) -> G
 
 @contextlib.contextmanager
 def mounted(old: OldServer, at: Path, key: Path, known_hosts: Path) -> Iterator[Path]:
-    """A mount as the old set-up script made it, which accepted the host key at first sight."""
+    """A mount as by the old setup script, which accepted the host key on first use."""
     at.mkdir()
     sshfs = subprocess.Popen(
         [
@@ -99,12 +99,12 @@ def test_a_mount_survives_the_migration_and_the_way_back(
     fresh = iter(range(20))
 
     def reads(mount: Path) -> None:
-        """Files that nobody has read yet come whole, as soon as the mount is back."""
+        """Read files that are not cached, as soon as the mount is back."""
         number = next(fresh)
         expected = hashlib.sha256(CONTENT[number:]).hexdigest()
         path = mount / f"models/{number}.bin"
         wait_for(lambda: digest(path) is not None, "the mount to be back")
-        # What was asked for while the link was cut may have been answered with an error.
+        # Requests sent while the link was cut may have failed.
         wait_for(lambda: digest(path) == expected, "the file to be whole")
 
     with (
@@ -128,7 +128,7 @@ def test_a_mount_survives_the_migration_and_the_way_back(
         for mount in (first, second):
             reads(mount)
         assert old.log.count("Accepted publickey for gvpocr") >= 4
-        # No worker noticed another host key, or learnt one.
+        # No worker saw or learned another host key.
         assert [(tmp_path / f"known_{name}").read_text() for name in "ab"] == known
         old.stop()
 

@@ -1,4 +1,4 @@
-"""What clients are offered over a real connection, and what the log says where nothing fits."""
+"""Algorithms offered over a real connection, and log lines of failed negotiations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def offered(
     gateway: Gateway, version: str, *, ciphers: Sequence[str] = (), macs: Sequence[str] = ETM
 ) -> KexInit:
-    """The KEXINIT that a client gets which sends its own, or with no ciphers none."""
+    """The server's KEXINIT for a client that sends its own, or none without `ciphers`."""
     with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
         connection.sendall(f"{version}\r\n".encode())
         if ciphers:
@@ -44,7 +44,7 @@ def offered(
 
 
 def kexinit(ciphers: Sequence[str], macs: Sequence[str]) -> bytes:
-    """A packet, as it is sent before there are keys."""
+    """An unencrypted packet."""
     lists = (KEY_EXCHANGES, ["ssh-ed25519"], ciphers, ciphers, macs, macs, ["none"], ["none"])
     names = b"".join(NameList([name.encode() for name in each]) for each in (*lists, (), ()))
     payload = b"\x14" + bytes(16) + names + Boolean(False) + UInt32(0)
@@ -97,7 +97,7 @@ def test_a_configured_cipher_list_is_offered_to_every_client(
 
 @contextlib.contextmanager
 def tampering(gateway: Gateway) -> Iterator[int]:
-    """The port of a relay that makes an OpenSSH look like a client without AES-GCM."""
+    """The port of a relay that makes OpenSSH look like a client without AES-GCM."""
 
     def copy(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def test_a_man_in_the_middle_downgrade_breaks_the_key_exchange(
     assert gateway.events("login_accepted")[logins:] == []
 
 
-# What the log says
+# Log lines
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is not SFTP: `echo` is answered, everything else is refused, nothing is executed."""
+"""Commands, shells and forwarding: `echo` is answered, all else refused, nothing executed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def _ssh(gateway: Gateway, *arguments: str) -> subprocess.Popen[str]:
-    """An `ssh` that goes on until the test ends it."""
+    """An `ssh` that runs until the test ends it."""
     return subprocess.Popen(
         [
             "ssh", *gateway.ssh_options(ExitOnForwardFailure="yes"), "-p", str(gateway.port),
@@ -40,8 +40,8 @@ def _ssh(gateway: Gateway, *arguments: str) -> subprocess.Popen[str]:
 
 
 def _ended(ssh: subprocess.Popen[str]) -> str:
-    """End an `ssh` that still runs; give what it said on stderr."""
-    assert ssh.poll() is None, "ssh ended by itself"
+    """End a running `ssh`; returns its standard error."""
+    assert ssh.poll() is None, "ssh exited on its own"
     ssh.kill()
     return ssh.communicate(timeout=TIMEOUT)[1]
 
@@ -135,7 +135,7 @@ def test_ssh_t_gets_no_terminal(gateway: Gateway) -> None:
 
 
 def _at_a_terminal(gateway: Gateway, *arguments: str) -> tuple[int, str]:
-    """Exit status of `ssh` on a pseudo-terminal, and what it showed there."""
+    """Exit status and output of `ssh` on a pseudo-terminal."""
     ours, theirs = pty.openpty()
     ssh = subprocess.Popen(
         [
@@ -180,7 +180,7 @@ def test_a_session_without_requests_stays_open(gateway: Gateway) -> None:
 
 @contextmanager
 def _refused(gateway: Gateway) -> Iterator[None]:
-    """What is asked for is refused by a decision, and does not only fail."""
+    """The request is refused by policy, rather than failing."""
     before = len(gateway.events("command_refused", kind="forwarding"))
     yield
     refused = wait_for(
@@ -269,7 +269,7 @@ def test_the_gateway_starts_no_process(make_gateway: Callable[..., Gateway]) -> 
     gateway = make_gateway().start()
     for command in ("sleep 1000", "echo hello"):
         gateway.ssh(command)
-    # The supervisor's children are forks of it: the same program, and none has a child.
+    # The supervisor's children are forks of it and have no children.
     _supervisor, *others = gateway.pids
     commands = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in gateway.pids}
     assert len(commands) == 1
@@ -291,7 +291,7 @@ def _connected(gateway: Gateway) -> asyncssh.SSHClientConnection:
 
 
 def _what_comes_through(port: int, say: bytes = b"hello") -> bytes:
-    """Connect to a forwarded port, and read to the end."""
+    """Connect to a forwarded port and read to EOF."""
 
     def connect() -> socket.socket | None:
         try:

@@ -1,4 +1,4 @@
-"""The gateway's own user: what it cannot read or write, who it is, and who installs it."""
+"""The user that the gateway runs as: its permissions, and installation as a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.worker import Worker
 
 pytestmark = pytest.mark.integration
 
-#: A number that nobody has here.
+#: An unused UID.
 STRANGER = 54321
 
 TOKEN = "0123456789abcdef"
@@ -27,14 +27,14 @@ TOKEN = "0123456789abcdef"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user can come to."""
+    """A folder that every user can enter."""
     with tempfile.TemporaryDirectory(prefix="owners-", dir="/var/tmp") as made:
         Path(made).chmod(0o755)
         yield Path(made)
 
 
 def page(gateway: Gateway, token: str | None) -> int:
-    """The status of the status page."""
+    """The HTTP status of the status page."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     url = f"http://127.0.0.1:{gateway.metrics_port}/"
     try:
@@ -62,7 +62,7 @@ def test_unusable_optional_files_do_not_stop_the_start(
         os.chown(path, STRANGER, STRANGER)
     for folder in (log.parent, history.parent):
         folder.chmod(0o700)
-    # Root that may not more than others.
+    # Root without capabilities.
     gateway.start(("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
     for said in (
         "warning: SFTP_GATEWAY_ACCESS_LOG__FILE: ", "warning: history.file: ",
@@ -118,7 +118,7 @@ def test_the_doctor_reports_a_rejected_configuration_file(
 
 
 def clone(folder: Path) -> None:
-    """What scripts/serve takes, of a user's."""
+    """A user's clone with the files that scripts/serve needs."""
     for name in (
         "scripts",
         "sftp_gateway",
@@ -164,7 +164,7 @@ def test_a_read_only_checkout_is_reported_with_a_remedy(folder: Path) -> None:
 def test_a_service_is_installed_updated_reassigned_and_removed(
     folder: Path, tmp_path: Path
 ) -> None:
-    """By the real systemd, over this machine's own files, which stay as they are."""
+    """With the real systemd, on an overlay of this machine's files."""
     root = folder / "root"
     made = subprocess.run(
         [REPOSITORY / "scripts/install"],

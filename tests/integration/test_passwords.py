@@ -1,4 +1,4 @@
-"""Logins by password, with the programs of OpenSSH."""
+"""Logins by password with OpenSSH's clients."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.gateway import TIMEOUT, Gateway, wait_for
 pytestmark = pytest.mark.integration
 
 PASSWORD = "correct horse, नमस्ते"
-#: What lets the programs ask for a password, and for nothing else.
+#: Options that allow password authentication only.
 ASK = {"PubkeyAuthentication": "no", "BatchMode": "no"}
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One user has a password, in the configuration, and one has not."""
+    """A gateway with one user with a password, and one without."""
     gateway = Gateway(tmp_path_factory.mktemp("gateway"))
     hashed = gateway.run("hash-password", input=PASSWORD + "\n").stdout.strip()
     (gateway.folder / "config/sftp-gateway.toml").write_text(
@@ -157,7 +157,7 @@ def _offered(gateway: Gateway, user: str) -> str:
     return ran.stderr.partition("Permission denied (")[2].partition(")")[0]
 
 
-# Attempts that are sent without waiting for their answers
+# Pipelined attempts
 
 _WRONG: Any = (
     MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"), String("password"),
@@ -166,7 +166,7 @@ _WRONG: Any = (
 
 
 async def test_pipelined_password_attempts_are_all_counted(gateway: Gateway) -> None:
-    """RFC 4252 §5.1: each is to be processed completely before the next."""
+    """RFC 4252 §5.1: each must be processed completely before the next."""
     before = len(gateway.events("login_refused", reason="wrong_password"))
     async with _client(gateway, log_in=False) as connection:
         for _ in range(50):
@@ -181,7 +181,7 @@ async def test_pipelined_password_attempts_are_all_counted(gateway: Gateway) -> 
 
 
 async def test_an_attempt_abandoned_by_its_client_is_counted(gateway: Gateway) -> None:
-    """The client disconnects while its second password is verified, sooner or later."""
+    """The client disconnects at some point during the verification of its second password."""
     for _ in range(20):
         answered = asyncio.Event()
         async with _client(gateway, log_in=False) as connection:

@@ -1,7 +1,7 @@
-"""The channel's bytes are right whatever the cipher, the window, the packets and the keys do.
+"""The channel's bytes do not depend on ciphers, windows, packet sizes or rekeying.
 
-RECORD_LAYERS names the ways in which the gateway may seal and open SSH packets: every test is
-done with each, and they have to say the same.
+RECORD_LAYERS names the gateway's implementations of the packet layer. Every test runs with each of
+them, and their results must be identical.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 KIB, MIB = 1024, 1024 * 1024
 
-#: Options of the gateway, by the name of the packet layer that they choose.
+#: Options of the gateway, by the packet layer that they select.
 RECORD_LAYERS: Mapping[str, Mapping[str, str]] = {
     name: {"SFTP_GATEWAY_RECORD_LAYER": name} for name in ("own", "asyncssh")
 }
@@ -49,7 +49,7 @@ _CIPHERS = (
 
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gateway]]:
-    """One gateway for each packet layer, which asks for new keys after each MiB."""
+    """One gateway per packet layer, which rekeys after each MiB."""
     made = []
     for name, options in RECORD_LAYERS.items():
         folder: Path = tmp_path_factory.mktemp(name)
@@ -69,7 +69,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gateway]
 
 
 async def _same_from_all(gateways: list[Gateway], terms: Terms, places: list[Place]) -> None:
-    """Every gateway's answers are right, and their channels' bytes the same."""
+    """All gateways reply correctly and with identical bytes."""
     streams = set()
     for gateway in gateways:
         answers, stream = await read_all(gateway, terms, _PATH, places)
@@ -145,19 +145,19 @@ async def test_a_simultaneous_rekey_gives_identical_bytes(
         with KeyExchanges().counting() as exchanges:
             async with proxy.listening() as port, channel(gateway, terms, port=port) as session:
                 handle = await session.handle(encode_open, _PATH)
-                # The server answers these, and asks for new keys while it does. Nobody hears.
+                # The server replies and starts rekeying; the proxy holds its messages back.
                 proxy.down.hold()
                 sent = proxy.up.carried
                 reads = range(2000, 2048)
                 session.send(*(encode_read(n, handle, n, 64 * KIB) for n in reads))
                 await proxy.up.reaches(sent + 1)  # they are one packet
-                # The client asks for new keys too, and the server does not hear of it.
+                # The client starts rekeying too; the proxy holds this back as well.
                 proxy.up.hold()
                 asked, was_asked = exchanges.asked, exchanges.was_asked
                 session.send(*(encode_lstat(5000 + n, long_names[n]) for n in range(128)))
                 session.send(encode_lstat(6000, b"x"))
                 assert exchanges.asked == asked + 1
-                # Only now does each hear that the other had asked as well.
+                # Now both learn of the other's KEXINIT.
                 proxy.down.release()
                 await exchanges.is_asked(was_asked + 1)
                 proxy.up.release()

@@ -1,4 +1,4 @@
-"""scp's own protocol (`scp -O`, and OpenSSH before 9.0), beside the sshd that is replaced."""
+"""The scp protocol (`scp -O`, and OpenSSH before 9.0), compared with sshd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.trees import read_tree, write_tree
 
 pytestmark = pytest.mark.integration
 
-#: A thousand files, small ones and some of a few packets, in folders.
+#: A thousand files in folders, most of them small, some of a few packets.
 _NOISE = random.Random(1983)
 TREE = {
     b"%d/%d/file %d.pdf" % (n % 3, n % 7, n): _NOISE.randbytes((0, 1, 100, 5_000, 70_000)[n % 5])
@@ -63,7 +63,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory, gateway: Gateway) -> Iterator[OldServer]:
-    """What the gateway replaces, with the same files."""
+    """An sshd with the same files."""
     folder = tmp_path_factory.mktemp("old")
     (folder / "authorized_keys").write_text(f"{public_line(gateway.key)}\n")
     shares = folder / "shares"
@@ -78,7 +78,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, gateway: Gateway) -> Iterator
 def _scp(
     gateway: Gateway, source: str, target: Path, *options: str, port: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Copy `source` of the gateway, or of what else listens on `port`, by the old protocol."""
+    """Copy `source` from the gateway, or the server on `port`, by the scp protocol."""
     unknown = {} if port is None else {"StrictHostKeyChecking": "no", "LogLevel": "ERROR"}
     return subprocess.run(
         [
@@ -93,7 +93,7 @@ def _scp(
     )  # fmt: skip
 
 
-# What is copied
+# Downloads
 
 
 def test_a_thousand_files_are_copied_as_sshd_copies_them(
@@ -180,7 +180,7 @@ def test_the_home_folder_is_copied_with_its_shares(gateway: Gateway, tmp_path: P
     assert not (tmp_path / "gvpocr/others").exists()
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_non_utf_8_name_can_be_copied(gateway: Gateway, tmp_path: Path) -> Non
     assert read_tree(tmp_path) == {name: b"x"}
 
 
-# Disks and clients that fail
+# Failing disks and clients
 
 
 @pytest.mark.parametrize("fault", ["fails", "hangs"])
@@ -329,7 +329,7 @@ async def test_a_client_that_does_not_read_costs_bounded_memory(
 
 
 class _Deaf(asyncssh.SSHClientSession[bytes]):
-    """Takes what comes, while its channel lets it through."""
+    """Receives data while its channel allows it."""
 
 
 def test_a_stop_ends_a_copy_with_an_error(

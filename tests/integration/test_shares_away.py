@@ -1,4 +1,4 @@
-"""Who may log in does not depend on shares: one that is dead, frozen or missing fails alone."""
+"""Dead, frozen and missing shares fail alone: logins and other shares are unaffected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def gateway(make_gateway: Callable[..., Gateway], tmp_path: Path, disk: Disk) -> Iterator[Gateway]:
-    """Two workers with a share `bad` on a disk that fails, and a share `good`; not started."""
+    """Two workers with a share `bad` on a failing disk, and a share `good`; not started."""
     fill(tmp_path / "good", {"file": b"good"})
     gateway = make_gateway(
         f'[shares.bad]\npath = "{tmp_path}/bad/folder"\n[shares.good]\npath = "{tmp_path}/good"\n',
@@ -53,7 +53,7 @@ def break_share(disk: Disk, tmp_path: Path, fault: str) -> None:
 
 
 def session(gateway: Gateway, key: Path) -> subprocess.Popen[bytes]:
-    """A client that is logged in and asks for nothing."""
+    """A client that is logged in and sends no requests."""
     before = len(gateway.events("login_accepted"))
     client = subprocess.Popen(
         [
@@ -167,7 +167,7 @@ def test_workers_started_without_a_share_apply_removed_keys(
     assert gateway.process is not None
     before = workers(gateway)
     break_share(disk, tmp_path, fault)
-    # So that the kernel keeps the old workers if the disk hangs.
+    # Keeps the old workers in the kernel if the disk hangs.
     gateway.sftp("get bad/file /dev/null")
     wait_for(lambda: gateway.http("/readyz")[0] == 503, "the share to be missed")
     gateway.process.send_signal(signal.SIGUSR1)
@@ -211,7 +211,7 @@ def test_workers_started_on_a_cached_dead_share_stay(
 
 @contextmanager
 def mounted_again(tmp_path: Path, kind: str) -> Iterator[None]:
-    """Something else at the place of the disk, with a file that says so."""
+    """Mount something else over the disk's mount point, with a marker file."""
     at = tmp_path / "bad"
     if kind == "over":  # by who does not know that there is one
         subprocess.run(["mount", "-t", "tmpfs", "test", at], check=True)
@@ -237,7 +237,7 @@ def whole(
     tmp_path: Path,
     disk: Disk,
 ) -> Iterator[Gateway]:
-    """Two workers with a share that is a mount of its own; with Landlock and without."""
+    """Two workers with a share that is a mount point, with Landlock and without."""
     fill(tmp_path / "behind", {"file": b"first"})
     gateway = make_gateway(
         f'shares.bad.path = "{tmp_path}/bad"\n[users.gvpocr]\n',
@@ -250,7 +250,7 @@ def whole(
 
 
 def served_by_all(gateway: Gateway, tmp_path: Path, content: bytes) -> bool:
-    """Whether two connections, which are with different workers, read this."""
+    """Whether connections to both workers read this content."""
     for number in range(2):
         gateway.sftp(f"get bad/file {tmp_path}/got{number}")
     got = [tmp_path / f"got{number}" for number in range(2)]

@@ -1,4 +1,4 @@
-"""A share whose disk hangs stalls nobody: not other sessions, not its own session's other work."""
+"""A hanging disk blocks neither other sessions nor other requests of its own session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.slow_disk import slow_disk
 
 pytestmark = pytest.mark.integration
 
-#: Of one READ each. The disk answers ten requests at once, and some must be left.
+#: One READ each. The disk serves ten requests at once, and some must remain free.
 STUCK_FILES = 5
 CONTENT = {f"{number}.bin": bytes([number]) * 30_000 for number in range(STUCK_FILES)}
 
@@ -49,7 +49,7 @@ def slow_gateway(
 
 
 def _hanging_reads(gateway: Gateway, mount: Path, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
-    """Readers of every file of the slow share, all of them hanging in their first read."""
+    """Readers of every file of the slow share, all hanging in their first read."""
     readers = [pool.submit((mount / "slow" / name).read_bytes) for name in CONTENT]
     _wait_for_slow_reads(gateway, STUCK_FILES)
     return readers
@@ -63,7 +63,7 @@ def _wait_for_slow_reads(gateway: Gateway, count: int) -> None:
 
 
 def _get(gateway: Gateway, name: str, target: Path) -> subprocess.Popen[bytes]:
-    """A `sftp` that gets a file of the slow share; it asks for all of it at once."""
+    """An `sftp` that fetches a file of the slow share with pipelined READs."""
     return subprocess.Popen(
         [
             "sftp", "-q", *gateway.ssh_options(), "-P", str(gateway.port),
@@ -142,6 +142,6 @@ def test_a_stop_does_not_wait_forever_for_a_hanging_disk(
         for reader in readers:
             with pytest.raises(OSError, match=r"Errno"):
                 reader.result()
-        # The kernel keeps a process until its reads have ended, whatever kills it.
+        # A killed process stays in the kernel until its reads end.
         gate.unlink()
         assert slow_gateway.process.wait(30) == 0

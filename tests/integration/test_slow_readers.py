@@ -1,4 +1,4 @@
-"""Clients that ask and do not read cost bounded memory, and the others go on being served."""
+"""Clients that send requests but do not read cost bounded memory; others are still served."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIB = 1024 * 1024
 _READERS = 50
 _HOSTILE = 4
 
-#: What one session holds at its worst: docs/architecture.md, "Backpressure", has the sum.
+#: Worst-case memory of one session: see "Backpressure" in docs/architecture.md.
 _SESSION_BYTES = 4 * MIB
 
 _BIG = os.urandom(16 * MIB)
@@ -40,7 +40,7 @@ def served(gateway: Gateway) -> Gateway:
 
 @contextlib.contextmanager
 def _silent_readers(gateway: Gateway, length: int) -> Iterator[list[SilentReader]]:
-    """Sessions of real `ssh` processes whose output nobody takes."""
+    """Sessions of real `ssh` processes whose output is not read."""
     with contextlib.ExitStack() as stack:
         readers = []
         for _ in range(_READERS):
@@ -79,7 +79,7 @@ def test_clients_that_never_read_cost_bounded_memory_and_slow_nobody(
                 ["cat", mount / "models/big"], capture_output=True, timeout=TIMEOUT, check=True
             )
             assert copied.stdout == _BIG
-        assert not silence(readers), "they are being read after all"
+        assert not silence(readers), "the readers' output is being read"
     served.wait_event("session_end")
 
 
@@ -87,7 +87,7 @@ def test_clients_that_never_read_cost_bounded_memory_and_slow_nobody(
 def test_an_unlimited_window_costs_bounded_memory(
     make_gateway: Callable[..., Gateway], rekey_limit: int
 ) -> None:
-    """The window is no bound then, and while new keys are awaited the socket is none either."""
+    """The window is no limit then, nor is the socket during a key exchange."""
     gateway = make_gateway(SFTP_GATEWAY_REKEY_LIMIT=str(rekey_limit)).start()
     fill(gateway.folder / "shared", {"models/big": _BIG})
     assert gateway.process is not None
@@ -101,7 +101,7 @@ def test_an_unlimited_window_costs_bounded_memory(
     with asyncio.Runner() as runner:
         sessions = [runner.run(opened()) for _ in range(_HOSTILE)]
         before = memory(gateway.process.pid)
-        # The event loop of these clients runs no more: they answer to nothing from here on.
+        # These clients' event loop is stopped: they no longer respond.
         for session, handle in sessions:
             for number in range(4096):
                 session.send(encode_read(number, handle, 0, 256 * 1024))
@@ -111,7 +111,7 @@ def test_an_unlimited_window_costs_bounded_memory(
 
 
 async def test_large_queued_requests_cost_bounded_memory(gateway: Gateway) -> None:
-    """What may wait is counted in bytes too: a request has up to 256 KiB."""
+    """Queued requests are limited in bytes too: one has up to 256 KiB."""
     fill(gateway.folder / "shared", {"models/big": _BIG})
     assert gateway.process is not None
     async with contextlib.AsyncExitStack() as stack:
@@ -119,7 +119,7 @@ async def test_large_queued_requests_cost_bounded_memory(gateway: Gateway) -> No
         stack.callback(session.channel.get_connection().abort)
         handle = await session.handle(encode_open, b"models/big")
         before = memory(gateway.process.pid)
-        # The client opens its window no more, so that the answers wait, and then the requests.
+        # The client no longer extends its window: first replies queue up, then requests.
         session.channel.pause_reading()
         session.send(*(encode_read(number, handle, 0, 256 * 1024) for number in range(20)))
         session.send(*(encode_write(1, handle, 0, bytes(250 * 1024)) for _ in range(250)))
@@ -127,7 +127,7 @@ async def test_large_queued_requests_cost_bounded_memory(gateway: Gateway) -> No
         while unsent != session.channel.get_write_buffer_size():
             unsent = session.channel.get_write_buffer_size()
             after = await asyncio.to_thread(memory, gateway.process.pid)  # once it is at rest
-    assert unsent > 0, "all was taken"
+    assert unsent > 0, "everything was sent"
     assert (after.anonymous - before.anonymous) * 1024 < _SESSION_BYTES
 
 

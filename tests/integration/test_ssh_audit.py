@@ -1,4 +1,4 @@
-"""An auditor has nothing to say against the algorithms but what is explained."""
+"""ssh-audit finds nothing in the offered algorithms but explained exceptions."""
 
 from __future__ import annotations
 

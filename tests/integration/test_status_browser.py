@@ -1,4 +1,4 @@
-"""The status page in a real Chromium: with scripts and without, light and dark, wide and narrow."""
+"""The status page in Chromium: with and without scripts, light and dark, wide and narrow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.gateway import Gateway, fill, running, wait_for
 
 pytestmark = pytest.mark.integration
 
-#: Of a window: a desktop's and a phone's.
+#: Window widths: desktop and phone.
 WIDTHS = (1280, 390, 320)
 
 LONG = "-".join(["a-name-that-is-longer-than-most"] * 6) + ".safetensors"
@@ -21,7 +21,7 @@ LONG = "-".join(["a-name-that-is-longer-than-most"] * 6) + ".safetensors"
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway of which some files were read, and at which a login was refused."""
+    """A gateway with some reads and a refused login."""
     with running(tmp_path_factory.mktemp("status")) as gateway:
         files = {name: os.urandom(50_000) for name in ("<img src=x>.bin", "पत्र.tif", LONG)}
         fill(gateway.folder / "shared/models", files)
@@ -119,7 +119,7 @@ def test_every_part_has_an_accessible_name(browser: Browser, url: str) -> None:
     assert browser.run("document.querySelectorAll('main,header,footer,h1').length") == 4
 
 
-#: WCAG 2.1's contrast of each text with what is behind it.
+#: Contrast of each text with its background, by WCAG 2.1.
 CONTRAST = """(() => {
     const numbers = color => color.match(/[\\d.]+/g).map(Number);
     const light = color => numbers(color).slice(0, 3).map(c => c / 255)

@@ -1,4 +1,4 @@
-"""The status page of a real gateway: what clients do is to be seen, by who may see it."""
+"""The status page of a real gateway: content, history and access control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Make = Callable[..., Gateway]
 
 
 def present(gateway: Gateway) -> dict[str, Any]:
-    """What programs are told of this moment."""
+    """The current state as JSON."""
     return dict(json.loads(gateway.http("/status.json")[1]))
 
 
@@ -35,7 +35,7 @@ def history(gateway: Gateway, *arguments: str) -> list[dict[str, Any]]:
 
 
 def observer_of(gateway: Gateway) -> int:
-    """The one of the supervisor's children that is no worker."""
+    """The PID of the observer: the supervisor's child that is not a worker."""
     assert gateway.process is not None
     workers = {event["pid"] for event in gateway.events("worker_started")}
     return wait_for(
@@ -80,7 +80,7 @@ def test_reads_are_totalled_by_share_and_user(gateway: Gateway) -> None:
     assert (user["user"], user["accesses"], user["files"]) == ("gvpocr", 2, 1)
     assert sums("file")[0]["file"] == "models/weights.bin"
     for by in ("share", "user"):
-        # The chart's bytes come another way than the log's lines: both have to be right.
+        # The chart and the log get their bytes separately: both must be right.
         wait_for(lambda by=by: "<b>6 MB</b>" in gateway.http(f"/?by={by}")[1], f"6 MB by {by}")  # type: ignore[misc]
 
 
@@ -177,7 +177,7 @@ def test_refused_logins_and_bans_are_shown(make_gateway: Make) -> None:
     assert ban["seconds"] > 0
 
 
-# Who may see it
+# Access control
 
 
 def test_the_first_start_creates_a_token_unless_local_only(make_gateway: Make) -> None:

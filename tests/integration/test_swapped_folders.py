@@ -1,6 +1,6 @@
-"""Real clients read while folders are swapped for links that lead outside: never a byte of it.
+"""Real clients read while folders are swapped for links out of the share, and get nothing outside.
 
-Landlock is off, so that it is the look-ups' own confinement that is tried, of each kind.
+Landlock is off, so that the path resolvers themselves are tested.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ pytestmark = pytest.mark.integration
 SECRET = b"nobody may read this"
 PUBLIC = b"everyone may read it"
 
-#: Reads of each client, of which some find the folder and some the link.
+#: Reads per client, some of which find the folder and some the link.
 READS = 400
 
 
-#: How often a mount has to meet each, and after how many reads it is given up.
+#: How often a mount must find each, and the reads after which it fails.
 ENOUGH = 20
 MOST = 20_000
 
-#: Or the mount's kernel would see the first of them for a second.
+#: Otherwise the mount's kernel would cache the first result for a second.
 NOTHING_CACHED = (
     "direct_io", "dir_cache=no", "entry_timeout=0", "attr_timeout=0", "negative_timeout=0",
 )  # fmt: skip
 
-#: Run on its own, so that it waits for nobody: what is at the folder's place stays there for some
-#: of a client's steps, and is another one for the next.
+#: Runs in its own process: each state lasts for some of a client's steps and changes between
+#: others.
 SWAP = """
 import os, random, sys, time
 folder, *targets = sys.argv[1:]
@@ -59,7 +59,7 @@ while os.getppid() == int(os.environ["PARENT"]):
 
 @contextmanager
 def swapping(folder: Path, *targets: Path | str) -> Iterator[None]:
-    """Swap `folder` and links to each of `targets`, again and again."""
+    """Repeatedly swap `folder` with links to each of `targets`."""
     swapper = subprocess.Popen(
         [sys.executable, "-c", SWAP, folder, *targets],
         env={**os.environ, "PARENT": str(os.getpid())},
@@ -123,7 +123,7 @@ def test_swapping_a_folder_for_links_exposes_nothing_outside(
 def test_a_share_root_replaced_by_a_link_is_not_followed(
     make_gateway: Callable[..., Gateway], tmp_path: Path, landlock: str
 ) -> None:
-    """Links count that were there at the start: whoever writes above a share cannot move it."""
+    """Links in a share's path are resolved at the start: later changes cannot move it."""
     gateway = make_gateway(
         '[shares.outer]\npath = "outer"\n[shares.inner]\npath = "way/inner"\n',
         SFTP_GATEWAY_LANDLOCK=landlock,
@@ -145,7 +145,7 @@ def test_a_share_root_replaced_by_a_link_is_not_followed(
     gateway.process.send_signal(signal.SIGHUP)
     gateway.wait_event("configuration_reloaded", changed="nothing")
     assert f"shares.inner.path: {inner}: a link has come" in gateway.stderr
-    assert got() == PUBLIC, "the folder that was there at the start is served on"
+    assert got() == PUBLIC, "the original folder is still served"
     inner.unlink()
     aside.rename(inner)
     wait_for(lambda: gateway.http("/readyz")[0] == 200, "the share to be back")

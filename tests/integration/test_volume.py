@@ -1,4 +1,4 @@
-"""Many files and many clients at once, all of them right to the byte."""
+"""Many files and many simultaneous clients, correct to the byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = 10_000
 DEPTH = 20
 CLIENTS = 200
 
-#: Names that break what is careless with names.
+#: Names that break careless programs.
 _NAMES = (
     "plain-{}.txt",
     "भूषणजी पत्र {}.pdf",
@@ -32,7 +32,7 @@ _NAMES = (
 
 
 def _make_tree(root: bytes) -> None:
-    """FILES files in folders DEPTH deep, with names of every kind, also such as are not UTF-8."""
+    """Create FILES files, DEPTH folders deep, with odd names, some not UTF-8."""
     noise = random.Random(4254)
     folders = [root]
     for level in range(DEPTH):
@@ -91,7 +91,7 @@ def test_tar_of_ten_thousand_files_through_a_mount_is_identical(
 def test_two_hundred_clients_can_read_at_once(gateway: Gateway, tmp_path: Path) -> None:
     content = random.Random(4253).randbytes(3_000_000)
     (gateway.folder / "shared/models/weights").write_bytes(content)
-    # The host key is pinned once; each client writes to a file of its own.
+    # The host key is pinned once; each client writes its own file.
     options = gateway.ssh_options()
     clients = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The wheel serves by itself, as `pipx install` puts it into an environment of its own."""
+"""The wheel works without the sources, in an isolated environment as by `pipx install`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = folder / "environment"
     venv.create(home, with_pip=False)
     (packages,) = home.glob("lib/python*/site-packages")
-    # The dependencies are those of the tests; the sources there are not, because a path that a
-    # .pth file adds has no .pth files of its own.
+    # Uses the tests' dependencies but not the sources: .pth files in a path that a .pth file adds
+    # are not processed.
     (packages / "dependencies.pth").write_text(f"{Path(asyncssh.__file__).parents[1]}\n")
     install = ["--python", home / "bin/python", "install", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True, stderr=subprocess.DEVNULL)

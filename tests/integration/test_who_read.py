@@ -1,4 +1,4 @@
-"""Workers that log in as one user are told apart: in the log, by `logs`, and on the status page."""
+"""Workers that share a user are distinguished in the log, by `logs` and on the status page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.keys import certify, make_key, public_line
 
 pytestmark = pytest.mark.integration
 
-#: A comment that would do more than show: text that is reordered, and more than is kept of it.
+#: A hostile comment: bidirectional controls, and longer than the limit.
 HOSTILE = 'x\u202e,"key_label":"worker7"' + "y" * 200
 
 
@@ -140,7 +140,7 @@ def test_the_key_of_a_refused_login_is_shown(
     wait_for(lambda: fingerprints["wrong"] in shown(), "the line")
     assert "(key_not_authorized)" in shown()
     assert fingerprints["wrong"] in gateway.http("/")[1]
-    # A key of the user's that is not let in has its label too.
+    # A refused key of the user is labelled too.
     unsigned = gateway.ssh("true", user="nobody", options=gateway.ssh_options(key=keys["worker7"]))
     assert unsigned.returncode == 255
     event = gateway.wait_event("login_refused", key=fingerprints["worker7"])

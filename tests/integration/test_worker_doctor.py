@@ -1,4 +1,4 @@
-"""Each symptom that a worker can have is made for real, and the doctor says what it is."""
+"""Provokes each problem that a worker can have, and checks the doctor's diagnosis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found, by what it looked at: `status: found`, meaning and commands."""
+    """The doctor's findings by check: status, finding, meaning and commands."""
 
     status: int
     findings: list[dict[str, Any]]
@@ -42,7 +42,7 @@ class Report:
         return found
 
     def problem(self, check: str, said: str) -> dict[str, Any]:
-        """The finding of a problem, of which everything a reader needs is there."""
+        """A complete finding with status `problem`."""
         found = self.of(check)
         assert (found["status"], self.status) == ("problem", 1), found
         assert said in found["found"], found
@@ -67,7 +67,7 @@ Examine = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def doctor() -> Iterator[Path]:
-    """The program as a worker has it: a file alone in a folder that everybody can come to."""
+    """The program as on a worker: a single file in a folder that every user can enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
         Path(made).chmod(0o755)
         program = Path(made) / "sshfs-doctor"
@@ -106,7 +106,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def login(gateway: Gateway, **other: object) -> list[object]:
-    """Options with which the login works, but for those that are given."""
+    """Options of a working login, overridden by those given."""
     options = {
         "server": "127.0.0.1", "port": gateway.port, "user": "gvpocr", "key": gateway.key,
         "known_hosts": gateway.known_hosts, **other,
@@ -121,7 +121,7 @@ def expected(gateway: Gateway) -> str:
     ).stdout.split()[1]  # fmt: skip
 
 
-# Nothing is wrong
+# No problems
 
 
 def test_a_healthy_mount_has_no_problems(
@@ -149,7 +149,7 @@ def test_without_a_mount_the_login_is_tested(gateway: Gateway, examine: Examine)
 def test_a_mounts_own_ssh_config_is_used(
     gateway: Gateway, tmp_path: Path, examine: Examine
 ) -> None:
-    """As the worker kit's service mounts; that file is for root only."""
+    """As the worker kit's service mounts; only root can read that file."""
     config, at = tmp_path / "ssh_config", tmp_path / "mnt"
     config.write_text(
         f"Port {gateway.port}\nIdentityFile {gateway.key}\nIdentitiesOnly yes\n"
@@ -178,7 +178,7 @@ def test_the_gateways_doctor_command_prints_a_readable_report(gateway: Gateway) 
     ran = gateway.run("doctor", "--worker", *map(str, login(gateway)))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "ok       login        gvpocr@127.0.0.1 may log in (publickey)\n" in ran.stdout
-    # What only a worker's doctor has tells which one is meant.
+    # Options of the worker's doctor select it.
     ran = gateway.run("doctor", *map(str, login(gateway, key="/missing")))
     assert ran.returncode == 1
     assert "problem  key          the key /missing does not exist\n" in ran.stdout
@@ -271,7 +271,7 @@ def test_a_key_readable_only_by_root_suggests_sudo(gateway: Gateway, examine: Ex
     found = report.problem("key", f"{gateway.key} cannot be read: Permission denied")
     (command,) = found["do"]
     assert command.startswith("sudo ")
-    # As root already: the rest of it is enough.
+    # Root needs no sudo.
     ran = subprocess.run(
         ["sh", "-c", command[len("sudo ") :]], cwd="/", capture_output=True, text=True
     )
@@ -316,7 +316,7 @@ def test_a_valid_certificate_is_reported(
     report.fine("certificate", "login")
 
 
-# The way to the server
+# Network
 
 
 def test_an_unresolvable_host_name_is_reported(gateway: Gateway, examine: Examine) -> None:
@@ -345,7 +345,7 @@ def test_a_closed_port_is_reported(gateway: Gateway, examine: Examine) -> None:
 
 @contextlib.contextmanager
 def silent_port() -> Iterator[int]:
-    """A port that answers nothing, as behind a firewall: its backlog is full."""
+    """A port that never responds, as behind a firewall: its backlog is full."""
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as listening,
         contextlib.ExitStack() as ends,
@@ -365,7 +365,7 @@ def test_a_filtered_port_is_reported(gateway: Gateway, examine: Examine) -> None
 
 @contextlib.contextmanager
 def server(said: bytes | None) -> Iterator[int]:
-    """Something that listens and says this to one who connects; None: nothing, ever."""
+    """A server that sends this to each client; None for nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         if said is None:
@@ -435,7 +435,7 @@ def test_an_unexpected_host_key_is_reported_and_the_login_still_tested(
     found = report.problem("host key", said)
     assert expected(gateway) in found["found"]
     report.fine("login", "folder")
-    # What it says to do is what helps.
+    # The recommended command fixes it.
     for command in found["do"]:
         if command.startswith(("ssh-keygen -R", "ssh-keyscan")):
             subprocess.run(["sh", "-c", command], check=True, capture_output=True)
@@ -476,7 +476,7 @@ def test_a_password_login_is_tested(
     )
 
 
-# The folder and the mount
+# Folder and mount
 
 
 def test_a_missing_remote_folder_is_reported(gateway: Gateway, examine: Examine) -> None:
@@ -676,7 +676,7 @@ def test_a_slow_mount_is_reported(
         assert gone.of("throughput")["found"] == "reading failed: No such file or directory"
 
 
-# The server's own
+# On the server
 
 
 def test_on_the_server_the_doctor_checks_configuration_and_gateway(

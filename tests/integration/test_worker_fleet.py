@@ -12,7 +12,7 @@ from tests.integration.test_worker_kit import MOUNT, MakeWorker
 from tests.support.gateway import Gateway, wait_for
 from tests.support.worker import Worker
 
-#: The machine that the first test waits for takes a minute or more to be made.
+#: Creating the machine for the first test takes a minute or more.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
@@ -45,7 +45,7 @@ def test_workers_are_set_up_in_parallel_and_failures_reported(
     hosts.write_text(
         "# the fleet\n"
         f"root@{good.address} --no-cache\n"
-        # The gateway is not there from this one's point of view: the other's address.
+        # This worker cannot reach the gateway's address.
         f"root@{wrong.address}:22 -p 9 {wrong.host_address}\n"
         "root@127.0.0.1:9\n"
     )

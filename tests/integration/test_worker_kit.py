@@ -1,4 +1,4 @@
-"""The worker kit's set-up, run on clean machines in namespaces, against a running gateway."""
+"""The worker kit's setup on clean machines in namespaces, with a running gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support.gateway import REPOSITORY, Gateway, fill, wait_for
 from tests.support.worker import Worker
 
-#: The machine that the first test waits for takes a minute or more to be made.
+#: Creating the machine for the first test takes a minute or more.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MOUNT = "/mnt/sshfs/main-server"
@@ -23,7 +23,7 @@ MakeWorker = Callable[..., Worker]
 
 
 def kit_on(worker: Worker, gateway: Gateway, *options: str) -> str:
-    """The kit's folder, carried to the worker; where its set-up is there."""
+    """Copy the kit to the worker; returns the path of its setup script."""
     made = gateway.run(
         "worker-kit", "--server", worker.host_address, "--port", str(gateway.port),
         "--out", "kit", *options,
@@ -53,13 +53,13 @@ def test_one_pasted_command_sets_up_a_clean_worker(
     worker.put("/root/expected", content)
     worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
     assert worker.run("touch", f"{MOUNT}/models/x").returncode
-    # As another user of the worker's, too.
+    # Other users of the worker can read too.
     worker.shell(f"setpriv --reuid 1234 --clear-groups cat {MOUNT}/models/weights >/dev/null")
     assert worker.shell("systemctl is-enabled sshfs-main-server") == "enabled\n"
     assert worker.shell("systemctl is-active sshfs-main-server") == "active\n"
     worker.shell(f"grep -qx 4096 /sys/class/bdi/$(stat -c %Hd:%Ld {MOUNT})/read_ahead_kb")
     far_gateway.wait_event("file_closed", path="/home/gvpocr/models/weights", whole=True)
-    # There is no Python on a worker.
+    # The worker has no Python.
     assert worker.run("which", "python3").returncode
     assert worker.shell("sshfs-doctor --seconds 0 | cut -d' ' -f1 | sort -u") == "ok\n"
 
@@ -101,19 +101,19 @@ def test_files_with_secrets_are_readable_by_root_only(
     assert worker.shell("stat -c %a /etc/sshfs-main-server /etc/sshfs-main-server/key") == (
         "700\n600\n"
     )
-    # Nor is it as open as it was before it was copied.
+    # Not even with the permissions of the copied file.
     worker.shell("cp /root/kit/worker_key /root/loose && chmod 644 /root/loose")
     loose = worker.run(setup, "--key", "/root/loose")
     assert loose.returncode == 0, loose.stderr
     assert worker.shell("stat -c %a /etc/sshfs-main-server/key") == "600\n"
-    # What was unpacked for a set-up that came through a pipe is gone with the key in it.
+    # The files unpacked from the pipe, key included, are removed.
     assert worker.set_up(far_gateway).returncode == 0
     secret = far_gateway.key.read_text().splitlines()[2]
     assert worker.shell(f"grep -rlF '{secret}' /etc/sshfs-main-server") != ""
     assert worker.shell(f"grep -rlF '{secret}' /tmp /var/tmp /run /usr/local || true") == ""
 
 
-# Each step that fails has its own message, and what worked before goes on working.
+# Each failing step has its own message, and the previous mount keeps working.
 
 WRONG = {
     "port": (
@@ -222,7 +222,7 @@ def test_set_up_without_root_is_refused(make_worker: MakeWorker, far_gateway: Ga
 
 
 def let_in(gateway: Gateway, worker: Worker) -> str:
-    """Run the line that the set-up in the background prints, on the server; the key's name."""
+    """Run the line printed by the background setup on the server; returns the key's name."""
 
     def printed() -> str:
         said = worker.run("cat", "/root/said").stdout
@@ -252,7 +252,7 @@ def test_each_workers_key_can_be_revoked_alone(
         if line.endswith("  worker7")
     ]
     before = sshfs_pid(worker)
-    # Run again, it is the same key.
+    # A second run keeps the key.
     assert "nothing has changed" in worker.run(setup).stdout
     assert sshfs_pid(worker) == before
     used = far_gateway.events("login_accepted")[-1]["key"]
@@ -274,7 +274,7 @@ def test_a_shared_key_is_kept_until_the_worker_has_its_own(
     assert "nothing has changed" in again.stdout
     assert "for one of its own, which can be\nrevoked alone" in again.stdout
     assert sshfs_pid(worker) == before
-    # While nobody lets the new key in, keeping the current one in use.
+    # Until the new key is authorized, the current one stays in use.
     worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='0'/\" /root/kit/config")
     refused = worker.run(setup, "--own-key", "--name", "worker8")
     assert refused.returncode == 1
@@ -323,7 +323,7 @@ def test_a_password_can_log_in_and_is_never_exposed(
     far_gateway.wait_event("configuration_reloaded")
     worker = make_worker()
     setup = kit_on(worker, far_gateway)
-    # What any user of the machine sees of the processes, a line for each look.
+    # The process list that any user sees, one line per sample.
     worker.put(
         "/root/spy.sh",
         b"while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0\\n' '  '; echo; done",
@@ -334,8 +334,8 @@ def test_a_password_can_log_in_and_is_never_exposed(
     assert done.returncode == 0, done.stderr
     worker.shell("kill $(cat /root/spy.pid)")
     assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
-    # The set-up starts itself again without the password before it does anything else: it is never
-    # seen beside the login, nor after it.
+    # The setup re-executes itself without the password before it does anything else, so that the
+    # process list never shows it during the login or later.
     assert worker.shell("grep -ac 'ssh -F' /root/seen") != "0\n"
     assert worker.shell("grep -a 'ssh -F' /root/seen | grep -ac Tr0ub[4]dor || true") == "0\n"
     assert worker.shell("cat /proc/[0-9]*/cmdline | grep -ac Tr0ub[4]dor || true") == "0\n"
@@ -345,7 +345,7 @@ def test_a_password_can_log_in_and_is_never_exposed(
 
 
 def test_busybox_alone_is_enough(make_worker: MakeWorker, far_gateway: Gateway) -> None:
-    """Alpine's: a shell and tools that are all busybox; and no service manager."""
+    """As on Alpine: only BusyBox, and no service manager."""
     worker = make_worker(systemd=False)
     kit_on(worker, far_gateway, "--key", str(far_gateway.key))
     worker.shell("busybox --install -s /usr/local/sbin && ln -sf /bin/busybox /bin/sh")
@@ -411,11 +411,11 @@ def test_the_kit_replaces_the_old_scripts_mount(
     assert worker.shell("grep -c '^[^#].*sshfs' /etc/fstab") == "1\n"
 
 
-# Its doctor
+# The doctor
 
 
 def findings(worker: Worker, *options: str) -> dict[str, dict[str, Any]]:
-    """What the doctor on the worker finds, by what it looked at."""
+    """The findings of the doctor on the worker, by check."""
     ran = worker.run("sshfs-doctor", "--json", "--seconds", "0", *options)
     assert ran.stderr == ""
     told = json.loads(ran.stdout)
@@ -424,7 +424,7 @@ def findings(worker: Worker, *options: str) -> dict[str, dict[str, Any]]:
 
 
 def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[str, Any]]:
-    """All that is found; of `check`, this."""
+    """All findings, after checking the one of `check`."""
     told = findings(worker)
     assert told[check]["status"] == status, told
     assert said in told[check]["found"], told[check]
@@ -434,7 +434,7 @@ def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[
 def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     make_worker: MakeWorker, far_gateway: Gateway
 ) -> None:
-    """With Alpine's tools, which are all busybox's, and no Python."""
+    """With BusyBox as on Alpine, and without Python."""
     worker = make_worker(systemd=False)
     worker.shell("busybox --install -s /usr/local/sbin && ln -sf /bin/busybox /bin/sh")
     assert worker.set_up(far_gateway, "--no-cache").returncode == 0
@@ -454,7 +454,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     assert told["mount"]["means"].endswith("Why is above: service.")
     assert told["throughput"]["found"] == "not looked at: the mount cannot be read"
 
-    # A folder that is not there.
+    # A missing folder.
     worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}/config; {start}")
     wait_for(lambda: worker.run("ls", "/run/sshfs-main-server/failed").returncode == 0, "failure")
     told = found(worker, "folder", "problem", "/home/gvpocr/letters")
@@ -462,7 +462,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     assert told["host key"]["status"] == "ok"
     assert told["mount"]["means"].endswith("Why is above: folder, service.")
 
-    # Another host key than the pinned one.
+    # A host key other than the pinned one.
     worker.shell(f"{program} stop; sed -i \"s|letters'|'|; s|gvpocr/'|gvpocr'|\" {config}/config")
     worker.shell(
         f"ssh-keygen -q -t ed25519 -N '' -f /root/strange; cp {config}/known_hosts /root/known; "
@@ -473,7 +473,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     assert any(command.startswith("sftp-gateway worker-kit") for command in told["host key"]["do"])
     worker.shell(f"cp /root/known {config}/known_hosts")
 
-    # A name with an address that does not answer, before one that does.
+    # A name whose first address does not respond.
     worker.shell(
         f"ip -6 addr add fd00::7 dev lo; echo fd00::7 main >>/etc/hosts; "
         f"echo {worker.host_address} main >>/etc/hosts; "

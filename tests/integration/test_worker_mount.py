@@ -1,4 +1,4 @@
-"""The worker kit's mount once it is there: what it lives through, and how it comes back."""
+"""The worker kit's mount: what it survives, and how it recovers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.integration.test_worker_kit import INSTALLED, MOUNT, MakeWorker, sshf
 from tests.support.gateway import Gateway, fill, wait_for
 from tests.support.worker import Worker
 
-#: The machine that the first test waits for takes a minute or more to be made.
+#: Creating the machine for the first test takes a minute or more.
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-#: Seconds in which a mount has to be back; how long it takes is in docs/worker-kit.md.
+#: Seconds within which a mount must recover; docs/worker-kit.md has typical times.
 BACK = 60.0
 
 
 def set_up(worker: Worker, gateway: Gateway, **tuning: int) -> None:
-    """Set it up, with other numbers in `config`."""
+    """Set up the kit with changes to its `config`."""
     done = worker.set_up(gateway)
     assert done.returncode == 0, done.stderr
     if tuning:
@@ -30,13 +30,13 @@ def set_up(worker: Worker, gateway: Gateway, **tuning: int) -> None:
 
 
 def is_read(worker: Worker, name: str = "models/README.txt") -> bool:
-    """Whether a file is read now; in the background there, because a mount may hang."""
+    """Whether a file can be read; in the background, as the mount may hang."""
     script = f"timeout 5 cat {MOUNT}/{name} >/dev/null 2>&1"
     return worker.run("sh", "-c", script).returncode == 0
 
 
 def restart(gateway: Gateway, make_gateway: Callable[..., Gateway]) -> Gateway:
-    """Stop a gateway, and start it where it was."""
+    """Restart a gateway on the same port."""
     assert gateway.stop() == 0
     again = Gateway(
         gateway.folder, "", {"SFTP_GATEWAY_HOST": "0.0.0.0", "SFTP_GATEWAY_PORT": str(gateway.port)}
@@ -69,7 +69,7 @@ def test_a_mount_recovers_with_the_link(
     before = sshfs_pid(worker)
     worker.cut_link()
     gone = time.monotonic()
-    # A read that hangs keeps others from nothing, once the link is back.
+    # Once the link is back, a hanging read does not block others.
     worker.shell(f"(cat {MOUNT}/models/fresh; : >/root/ended) >/dev/null 2>&1 &")
     wait_for(lambda: time.monotonic() - gone > seconds, "the link to have been cut so long")
     assert worker.run("test", "-e", "/root/ended").returncode
@@ -142,7 +142,7 @@ def test_failed_mounts_are_retried_with_backoff(
 
 
 def test_a_mount_is_restored_at_boot(make_worker: MakeWorker, far_gateway: Gateway) -> None:
-    """As far as a boot is the service being started by what it is enabled for."""
+    """Simulated by starting the target that the service is enabled for."""
     worker = make_worker()
     set_up(worker, far_gateway)
     worker.shell("systemctl stop sshfs-main-server")
@@ -153,7 +153,7 @@ def test_a_mount_is_restored_at_boot(make_worker: MakeWorker, far_gateway: Gatew
 
 
 def test_a_container_sees_a_remount(make_worker: MakeWorker, far_gateway: Gateway) -> None:
-    """As the compose file maps it: the folder that the mount is in, as a slave, read-only."""
+    """Mapped as in the compose file: the parent folder, read-only, with slave propagation."""
     worker = make_worker()
     set_up(worker, far_gateway)
     worker.put(

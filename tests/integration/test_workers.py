@@ -1,4 +1,4 @@
-"""Several processes serve as one: they are replaced, counted and limited together."""
+"""Several workers act as one server: replacement, counters and limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE = 3_000_000
 
 @pytest.fixture
 def two(make_gateway: Callable[..., Gateway]) -> Gateway:
-    """A gateway with two workers and a file for each of several readers."""
+    """A gateway with two workers, and a file for each reader."""
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="2", SFTP_GATEWAY_PORT=str(free_port())).start()
     fill(gateway.folder / "shared/models", {f"{n}.bin": content(n) for n in range(4)})
     return gateway
@@ -37,7 +37,7 @@ def content(number: int) -> bytes:
 
 
 def workers(gateway: Gateway) -> dict[int, int]:
-    """The pids of the workers that should be alive, by number."""
+    """The PIDs of the current workers, by number."""
     alive: dict[int, int] = {}
     for event in gateway.events():
         if event["event"] == "worker_started":
@@ -53,7 +53,7 @@ def observer(gateway: Gateway) -> int:
 
 
 def connections(pid: int, port: int) -> int:
-    """How many TCP connections of the gateway's port the process has."""
+    """Number of the process's TCP connections on the gateway's port."""
     sockets = {
         line.split()[9]
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -67,7 +67,7 @@ def connections(pid: int, port: int) -> int:
 
 
 class Reader:
-    """Reads a file of a mount again and again, until told to stop."""
+    """Reads a file of a mount repeatedly until stopped."""
 
     def __init__(self, path: Path, expected: bytes) -> None:
         self.errors: list[OSError] = []
@@ -89,7 +89,7 @@ class Reader:
                 self.rounds += 1
 
     def read_more(self) -> None:
-        """Wait until it has read the file again, all of it since now."""
+        """Wait until it has read the whole file again, starting now."""
         seen = self.rounds
         wait_for(lambda: self.rounds >= seen + 2, f"{self._path} to be read again")
 
@@ -100,7 +100,7 @@ class Reader:
 
 @contextlib.contextmanager
 def reading(gateway: Gateway, at: Path, *numbers: int) -> Iterator[list[Reader]]:
-    """Mounts with `reconnect`, each with a reader of a file of its own."""
+    """Mounts with `reconnect`, each with a reader of its own file."""
     with contextlib.ExitStack() as stack:
         readers = []
         for number in numbers:
@@ -116,7 +116,7 @@ def reading(gateway: Gateway, at: Path, *numbers: int) -> Iterator[list[Reader]]
 
 
 def hold(gateway: Gateway, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """Connections that are open, and greeted by a worker."""
+    """Open connections that have received a worker's banner."""
     held = []
     for _ in range(count):
         connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
@@ -162,7 +162,7 @@ def test_workers_auto_starts_one_per_processor(gateway: Gateway) -> None:
     assert len(workers(gateway)) <= len(os.sched_getaffinity(0))
 
 
-# Workers that end
+# Ending workers
 
 
 def test_a_killed_worker_is_replaced_without_disturbing_others(
@@ -202,7 +202,7 @@ def test_clients_wait_for_the_replacement_of_the_only_worker(
 def test_a_connection_queued_for_a_killed_worker_gets_another(
     make_gateway: Callable[..., Gateway],
 ) -> None:
-    """What was passed to it and not taken is not lost with it."""
+    """Connections passed to it but not accepted are not lost."""
     gateway = make_gateway(SFTP_GATEWAY_WORKERS="1").start()
     (pid,) = workers(gateway).values()
     os.kill(pid, signal.SIGSTOP)
@@ -408,7 +408,7 @@ def test_sighup_with_an_invalid_configuration_changes_nothing(
     assert "Traceback" not in two.stderr
     assert workers(two) == before
     assert two.sftp("ls models").returncode == 0
-    # Once it is mended, it is taken.
+    # Once fixed, it is loaded.
     (two.folder / "config/sftp-gateway.toml").write_text("workers = 2\n")
     hang_up(two)
     two.wait_event("configuration_reloaded")
@@ -419,7 +419,7 @@ def test_a_configuration_that_no_worker_starts_with_is_rejected(
 ) -> None:
     two = make_gateway('workers = 2\nlandlock = "off"\n').start(runner(LANDLOCK_RESTRICT_SELF))
     before = workers(two)
-    # Whether the kernel confines a process is told only by trying.
+    # Landlock's effect is known only by trying.
     (two.folder / "config/sftp-gateway.toml").write_text('workers = 2\nlandlock = "require"\n')
     hang_up(two)
     refused = two.wait_event("configuration_refused")
