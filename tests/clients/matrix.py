@@ -1,8 +1,8 @@
-"""What each client does with a gateway, and the table of it in docs/clients.md.
+"""Runs every client against a gateway, and writes the table of docs/clients.md.
 
     python -m tests.clients.matrix
 
-tries all clients and writes the table; without a row for what a client does, its test fails.
+runs all clients and writes the table. A client whose behaviour has no row fails its test.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HAVE: Final = 2_000_000
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Gateway]:
-    """A gateway with what the clients meet."""
+    """A gateway with the files that the clients use."""
     with running(folder, SFTP_GATEWAY_WORKERS="1") as gateway:
         _fill(gateway)
         yield gateway
@@ -60,9 +60,9 @@ def _fill(gateway: Gateway) -> None:
 
 
 def row(gateway: Gateway, name: str, folder: Path) -> str:
-    """Have a client do everything; the line of the table that says what it did.
+    """Run all operations of a client; returns its row of the table.
 
-    Raises AssertionError where it brings wrong bytes, or anything else than it should.
+    Raises AssertionError on wrong bytes or other wrong results.
     """
     before = len(gateway.events())
     client = CLIENTS[name](gateway, folder)
@@ -77,7 +77,7 @@ def row(gateway: Gateway, name: str, folder: Path) -> str:
             else:
                 cells.append(attempt(client))
 
-    # With one worker, whose lines are written in order, all of the client's are there with this.
+    # A single worker writes lines in order, so all of the client's lines precede this one.
     done = f"echo {[*CLIENTS].index(name)}"
     gateway.ssh(done)
     gateway.wait_event("command_answered", command=done)
@@ -159,7 +159,7 @@ _OPERATIONS: Final[dict[str, Callable[[Client], str]]] = {
 
 
 def _failure(attempt: Callable[[], object]) -> str:
-    """What a client says when it fails, which it has to."""
+    """The message of a client that has to fail."""
     try:
         attempt()
     except Failed as failed:

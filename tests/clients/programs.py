@@ -1,4 +1,4 @@
-"""The clients of the matrix: how each of them does what is asked of all."""
+"""The clients of the matrix, with the operations of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _USER: Final = "gvpocr@127.0.0.1"
 
 
 class Failed(Exception):
-    """The client said that it could not; the text is what it said."""
+    """The client reported failure; the text is its message."""
 
 
 class Client(ABC):
@@ -45,7 +45,7 @@ class Client(ABC):
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """What has to be there while the client works, such as a mount."""
+        """Set up what the client needs while it works, such as a mount."""
         yield
 
     @abstractmethod
@@ -58,15 +58,15 @@ class Client(ABC):
 
     @abstractmethod
     def resume(self, path: str, local: Path) -> None:
-        """Append what `local`, the beginning of the file, lacks of it."""
+        """Complete `local`, which is the beginning of the file."""
 
     @abstractmethod
     def copy(self, path: str, local: Path) -> None:
-        """Copy a folder to `local`, which is not there."""
+        """Copy a folder to the new folder `local`."""
 
     @abstractmethod
     def link(self, path: str) -> str:
-        """What the client shows of a symbolic link, in words."""
+        """How the client shows a symbolic link, in words."""
 
     @abstractmethod
     def write(self, local: Path, path: str) -> None:
@@ -75,7 +75,7 @@ class Client(ABC):
     def run(
         self, *command: str | Path, stdin: str = "", env: Mapping[str, str] | None = None
     ) -> bytes:
-        """The command's output; raises Failed with what it says on the other."""
+        """The command's output; raises Failed with its standard error."""
         ran = subprocess.run(
             command, input=stdin.encode(), capture_output=True, timeout=60,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}, cwd=self.folder,
@@ -86,11 +86,11 @@ class Client(ABC):
         return ran.stdout
 
     def _said(self, lines: Sequence[str]) -> str:
-        """The last line, without what is this run's own."""
+        """The last line, without parts that differ between runs."""
         line = lines[-1] if lines else ""
         line = line.replace(f"{self.folder}/", "").replace(str(self.gateway.port), "PORT")
         line = re.sub(rf"{installed()}/\S*/", "", line)
-        # Dates and times that some put before it.
+        # Dates and times that some clients print first.
         return re.sub(r"^[\d/]+ [\d:]+ ", "", line).strip()
 
 
@@ -212,7 +212,7 @@ class Rclone(Client):
     program: ClassVar[str]
 
     def run_rclone(self, *arguments: str | Path) -> bytes:
-        """What a command prints; `:sftp:` is the gateway."""
+        """A command's output; `:sftp:` is the gateway."""
         settings = {**self.gateway.rclone_settings(), "RCLONE_LOW_LEVEL_RETRIES": "1"}
         return self.run(installed() / self.program, *arguments, env=settings)
 
@@ -240,7 +240,7 @@ class Rclone(Client):
 
 
 class Driven(Client):
-    """A library, by a script of ours in `drivers`."""
+    """A library, through a script in `drivers`."""
 
     driver: ClassVar[str]
     packages: ClassVar[str | None] = None
@@ -348,7 +348,7 @@ class Lftp(Client):
 
 
 class Psftp(Sftp):
-    """PuTTY's psftp, which has most of the commands of OpenSSH's."""
+    """PuTTY's psftp, which has most commands of OpenSSH's sftp."""
 
     fails_on_stdout = True
 
@@ -378,7 +378,7 @@ class Psftp(Sftp):
 
 
 class Gvfs(Client):
-    """gio and the daemons behind it, in a D-Bus session of their own."""
+    """gio and its daemons, in their own D-Bus session."""
 
     cannot: ClassVar[Mapping[str, str]] = {
         "resume": "starts from the beginning",
@@ -410,7 +410,7 @@ class Gvfs(Client):
         )  # fmt: skip
 
     def _said(self, lines: Sequence[str]) -> str:
-        """What gio says; its daemons speak too."""
+        """gio's own message, without those of its daemons."""
         return super()._said([line for line in lines if line.startswith("gio: ")])
 
     def list(self, path: str) -> set[str]:
@@ -435,7 +435,7 @@ class Gvfs(Client):
 
 
 def _in_long_listing(listing: str, name: str) -> str:
-    """A symbolic link as a listing like that of `ls -l` shows it."""
+    """How a listing like that of `ls -l` shows a symbolic link."""
     [line] = [line for line in listing.splitlines() if re.search(rf" {name}( |$|@)", line)]
     assert line.startswith("l")
     target = line.partition(" -> ")[2]
@@ -446,7 +446,7 @@ def _client(base: type[Client], **attributes: object) -> type[Client]:
     return type(base.__name__, (base,), attributes)
 
 
-#: By the name that docs/clients.md has.
+#: Clients by their names in docs/clients.md.
 CLIENTS: Final[Mapping[str, type[Client]]] = {
     **{f"sshfs {version}": _client(Sshfs, version=version) for version in SSHFS_VERSIONS},
     "OpenSSH 9.2 sftp": _client(Sftp, suite="bookworm"),

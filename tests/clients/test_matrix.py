@@ -1,4 +1,4 @@
-"""Every client does what docs/clients.md says of it."""
+"""Every client behaves as docs/clients.md says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_client_matches_the_documented_table(gateway: Gateway, tmp_path: Path, name: str) -> None:
     row = matrix.row(gateway, name, tmp_path)
-    assert row in matrix.documented(), "run python -m tests.clients.matrix, and look at the changes"
+    assert row in matrix.documented(), "run python -m tests.clients.matrix and review the changes"
 
 
 def test_the_documented_table_lists_exactly_these_clients() -> None:

@@ -1,4 +1,4 @@
-"""The gateway that the conformance tests talk to."""
+"""The gateway of the conformance tests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 
 from tests.support.gateway import Gateway, fill, running
 
-#: What the one share of these tests holds, besides the folder `many`.
+#: The content of the share, besides the folder `many`.
 BIG = bytes(range(256)) * 4096 + b"end"
 MANY = 5_000
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One gateway for all: no test can change anything, and each has sessions of its own."""
+    """Shared by all tests: none can change anything, and each has its own sessions."""
     folder = tmp_path_factory.mktemp("gateway")
     share = folder / "shared/share"
     fill(share, {"big": BIG, "small": b"small\n", "empty": b"", "folder/file": b"below\n"})

@@ -1,4 +1,4 @@
-"""The same questions to the gateway and to OpenSSH's internal-sftp, about the same files."""
+"""Identical requests to the gateway and to OpenSSH's internal-sftp, on the same files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.sftp_wire import (
 
 pytestmark = pytest.mark.integration
 
-#: What `models` holds, besides files.
+#: The content of `models`, besides files.
 LINKS = {
     "latest": "v2",
     "flink": "file",
@@ -64,7 +64,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 
 
 def answer(reply: Reply) -> object:
-    """What kind of answer it is, and what it says of the file."""
+    """A reply's type and what it contains about the file."""
     match reply:
         case AttrsReply(attrs=attrs):
             return stat.S_IFMT(attrs.permissions or 0), attrs.size, attrs.mtime
@@ -78,7 +78,7 @@ def answer(reply: Reply) -> object:
 
 
 async def ask(server: Gateway, requests: Sequence[tuple[Any, ...]]) -> list[object]:
-    """The answers to all requests; what was opened is closed."""
+    """The replies to all requests; opened handles are closed."""
     answers: list[object] = []
     async with live(server) as session:
         for batch in _batched(requests, 50):
@@ -95,7 +95,7 @@ def _batched(requests: Sequence[tuple[Any, ...]], size: int) -> Iterator[list[tu
 
 
 def spellings() -> list[bytes]:
-    """Paths below `models` that do not climb out of it by their text."""
+    """Paths below `models` that do not leave it lexically."""
     chosen = random.Random(31)
     found = {parts for size in (1, 2) for parts in itertools.product(PARTS, repeat=size)}
     found |= {tuple(chosen.choices(PARTS, k=size)) for size in (3, 4, 5) for _ in range(400)}
@@ -109,7 +109,7 @@ def spellings() -> list[bytes]:
     return sorted(("models/" + "/".join(parts)).encode() for parts in found if stays(parts))
 
 
-#: Where the gateway's answer is another, and why.
+#: Deliberate differences, with reasons.
 DIFFERENT: dict[Callable[..., bytes], dict[tuple[object, object], str]] = {
     encode_open: {(Status.FAILURE, "opened"): "a folder is refused at OPEN, not at its first READ"},
     encode_readlink: {

@@ -41,7 +41,7 @@ SHARE = b"/home/gvpocr/share/"
 
 
 def _path(reply: Reply) -> bytes:
-    """The one name of a reply, which has no attributes."""
+    """The single name of a reply, without attributes."""
     assert isinstance(reply, NameReply), reply
     [name] = reply.names
     assert (name.longname, name.attrs) == (name.filename, NO_ATTRS)

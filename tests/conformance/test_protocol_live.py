@@ -146,7 +146,7 @@ async def test_more_reads_than_fit_the_window_are_all_answered(gateway: Gateway)
 async def test_open_read_and_close_sent_without_waiting_are_answered_in_order(
     gateway: Gateway,
 ) -> None:
-    # sshfs does not wait for OPEN before it asks for attributes, nor for CLOSE.
+    # sshfs waits neither for OPEN before it requests attributes, nor for CLOSE.
     async with live(gateway) as session:
         requests = [
             request
@@ -248,12 +248,12 @@ async def test_pipelined_readdirs_return_every_name_once_in_order(gateway: Gatew
             replies = await session.ask_all([(encode_readdir, handle)] * 32)
             for reply in replies:
                 if isinstance(reply, NameReply):
-                    assert not ended, "names behind the end"
+                    assert not ended, "names after EOF"
                     names += [name.filename for name in reply.names]
                 else:
                     assert status_of(reply) is Status.EOF
                     ended = True
-        # The answers went out in the order of the requests, too.
+        # The replies are in the order of the requests, too.
         ids = [int.from_bytes(frame[1:5], "big") for frame in session.frames[1:]]
         assert ids == sorted(ids)
         assert len(names) == len({*names}) == MANY + 2

@@ -1,4 +1,4 @@
-"""What the server refuses: changes, the unknown, the malformed; over a real SSH channel."""
+"""Refused requests: writing, unknown and malformed ones, over a real SSH channel."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_every_writing_request_is_denied_and_logged(
                 assert status_of(await session.ask(encode_open, new, flags)) is (
                     Status.PERMISSION_DENIED
                 )
-        # The session goes on, and nothing has changed.
+        # The session continues, and nothing has changed.
         reply = await session.ask(encode_read, handle, 0, 100)
         assert reply == DataReply(reply.request_id, b"small\n")
         assert status_of(await session.ask(encode_lstat, new)) is Status.NO_SUCH_FILE

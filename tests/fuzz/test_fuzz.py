@@ -1,4 +1,4 @@
-"""Each fuzz target holds over its corpus, and over some thousands of new inputs."""
+"""Each fuzz target passes its corpus and some thousands of new inputs."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def encoded(blob: bytes) -> str:
 
 @st.composite
 def good_lines(draw: st.DrawFn) -> tuple[str, bytes, str]:
-    """A line that must be accepted, its blob and its comment."""
+    """A valid line, its key blob and its comment."""
     blob = draw(blobs.filter(lambda blob: not blob.startswith(wire(b"ssh-rsa"))))
     key_type = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode()
     before = draw(
@@ -89,7 +89,7 @@ def good_lines(draw: st.DrawFn) -> tuple[str, bytes, str]:
 
 @st.composite
 def any_lines(draw: st.DrawFn) -> str:
-    """A line that is a key, nearly a key, or nothing of the kind."""
+    """A line that is a key, almost a key, or something else."""
     blob = draw(blobs)
     key_type = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode()
     text = encoded(blob)
@@ -104,7 +104,7 @@ def any_lines(draw: st.DrawFn) -> str:
 
 
 def one_line(key: AuthorizedKey) -> str:
-    """The key as ssh-keygen would write it, after the options that it had."""
+    """The key as ssh-keygen writes it, after its options."""
     written = []
     if key.authority:
         written.append("cert-authority")

@@ -1,4 +1,4 @@
-"""Whatever a tree of folders and links looks like, nothing is ever found outside of it."""
+"""Nothing is ever found outside a share, for any tree of folders and links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.vfs.helpers import entries, unread
 
 Identity = tuple[int, int]
 
-#: Few names, so that random paths often lead somewhere.
+#: Few names, so that random paths often exist.
 NAMES = ("a", "b", "c", "\udcff")
 PARTS = st.sampled_from((*NAMES, *NAMES, "..", "..", ".", ""))
 RELATIVE = st.lists(PARTS, min_size=1, max_size=6).map("/".join)
@@ -35,7 +35,7 @@ PREFIX = st.sampled_from(("",) * 6 + ("/", "{top}/", "{root}/", "../", "/proc/se
 
 @dataclass(frozen=True)
 class Made:
-    """One thing to make: in the folder `parent`, called `name`; a link if it has a target."""
+    """An entry `name` to create in the folder `parent`; a link if it has a target."""
 
     parent: tuple[str, ...]
     name: str
@@ -54,7 +54,7 @@ ENTRIES = st.lists(
     max_size=14,
 )
 PATHS = st.lists(RELATIVE, min_size=1, max_size=12)
-#: What a client may send: any bytes, and mostly what looks like a path.
+#: What a client may send: any bytes, mostly path-like.
 CLIENT_PATHS = st.one_of(
     st.binary(max_size=40),
     st.lists(
@@ -65,7 +65,7 @@ CLIENT_PATHS = st.one_of(
 
 
 def make(top: Path, entries: list[Made]) -> Path:
-    """Make the tree, and a copy of all its names outside, so that escapes find something."""
+    """Create the tree and a copy of all its names outside, so that escapes are detected."""
     for folder in ("root", "a", "b"):
         (top / folder).mkdir()
     for folder in ("a", "b"):
@@ -97,7 +97,7 @@ def identity(status: os.stat_result) -> Identity:
 
 
 def below(root: Path) -> set[Identity]:
-    """Everything below `root` and itself, without following links."""
+    """`root` and everything below, without following links."""
     found = {identity(root.lstat())}
     for folder, folders, files in os.walk(root):
         found |= {identity(os.lstat(os.path.join(folder, name))) for name in (*folders, *files)}
@@ -107,7 +107,7 @@ def below(root: Path) -> set[Identity]:
 def look(
     resolver: PathResolver, root: int, path: bytes, *, follow: bool, wait: bool
 ) -> Identity | str:
-    """What was found, or the name of the errno."""
+    """The result, or the name of the errno."""
     try:
         pinned = resolver.resolve(root, path, follow=follow, wait=wait)
     except OSError as error:
@@ -125,7 +125,7 @@ def made(entries: list[Made]) -> Iterator[Path]:
 
 
 def usable(path: str) -> bytes:
-    """`path` as the resolvers take it: relative."""
+    """`path` as the resolvers expect it: relative."""
     return os.fsencode(path.lstrip("/"))
 
 
@@ -167,7 +167,7 @@ def test_a_share_exposes_only_its_own_folder(
 
 
 def use(resolver: PathResolver, root: Path, links: Links, paths: list[str]) -> list[object]:
-    """All that a share of `root` answers to all questions about `paths`."""
+    """Send every request about `paths` to a share of `root`, and check the replies."""
     share = Share(
         name="share", root=root, links=links, attribute_policy=AttributePolicy(), resolver=resolver
     )
@@ -200,7 +200,7 @@ def ask_content(share: Share, path: bytes) -> object:
 
 
 def ask_names(share: Share, path: bytes) -> object:
-    """The names of a folder; each is shown exactly as LSTAT of it would show it."""
+    """A folder's names; each has the attributes that LSTAT gives."""
     found = entries(share.open_directory(path, wait=True))
     for entry in found[2:]:
         inner = path + b"/" + entry.name if path else entry.name
@@ -209,7 +209,7 @@ def ask_names(share: Share, path: bytes) -> object:
 
 
 def ask_target(share: Share, path: bytes) -> object:
-    """The target of a link; a client that joins it to the link's folder stays in the share."""
+    """A link's target; joined to the link's folder, it stays in the share."""
     target = share.readlink(path, wait=True)
     assert not target.startswith(b"/")
     folder = posixpath.dirname(path)
@@ -218,7 +218,7 @@ def ask_target(share: Share, path: bytes) -> object:
     return target
 
 
-# The tree: only text is looked at
+# The tree: lexical operations
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_appending_to_a_canonical_path_resolves_alike(
     assert tree.canonical(first + b"/" + second) == tree.canonical(behind)
 
 
-#: Paths with few names below the home folder, so that many are of one folder.
+#: Paths with few names below the home folder, so that many share a folder.
 HOME_PATHS = st.lists(
     st.sampled_from([b"data", b"sub", b"x", b"y", b"a", b"..", b".", b"", b"n\0", b"\xff"]),
     max_size=6,
@@ -296,7 +296,7 @@ HOME_PATHS = st.lists(
 
 
 def place_in(tree: Tree, path: bytes) -> object:
-    """The place, or what is raised instead of it."""
+    """The resolved path, or the exception raised."""
     try:
         return tree.locate(path)
     except (NotFound, Denied) as error:

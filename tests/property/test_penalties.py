@@ -1,4 +1,4 @@
-"""Whatever sources do, the table of penalties keeps its bounds."""
+"""The penalty table stays bounded whatever sources do."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_penalty_table_stays_bounded(
             answer = penalties.check(each, now)
             assert score > 0 or answer in (Verdict.ACCEPTED, Verdict.TABLE_FULL)
             assert each != EXEMPT or answer is Verdict.ACCEPTED
-        # What is said adds up to what is so.
+        # The reports agree with the table.
         for event in penalties.drain_events():
             if isinstance(event, Banned):
                 assert event.source not in announced

@@ -1,4 +1,4 @@
-"""The protocol for any values and any bytes: two codecs that agree, and no error but one."""
+"""The protocol with arbitrary values and bytes: both codecs agree; only ProtocolError is raised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sftp_gateway.protocol.responses import (
 from sftp_gateway.vfs.attributes import Attributes
 from tests.support import sftp_wire as wire
 
-# A machine that is busy is not a failure.
+# A busy machine is not a failure.
 unhurried = settings(deadline=None)
 
 uint32 = st.integers(0, 2**32 - 1)
@@ -47,7 +47,7 @@ file_attributes = st.builds(Attributes, uint64, uint32, uint32, uint32, uint32, 
 
 @st.composite
 def attrs(draw: st.DrawFn) -> wire.Attrs:
-    """Any attributes that a client may send: each part there or not."""
+    """Any attributes that a client may send, each optional."""
     uid, gid = draw(st.tuples(uint32, uint32) | st.just((None, None)))
     atime, mtime = draw(st.tuples(uint32, uint32) | st.just((None, None)))
     optional = (draw(st.none() | uint64), uid, gid, draw(st.none() | uint32), atime, mtime)
@@ -64,12 +64,12 @@ def case(
     expected: Callable[..., ours.AnyRequest],
     *arguments: st.SearchStrategy[object],
 ) -> st.SearchStrategy[Case]:
-    """A request's packet as the client's codec makes it, and what the server shall see."""
+    """A request encoded by the client's codec, and what the server must decode."""
     return st.tuples(request_ids, *arguments).map(lambda drawn: (encode(*drawn), expected(*drawn)))
 
 
 def writing(operation: str, *fields: str) -> Callable[..., ours.AnyRequest]:
-    """A WritingRequest whose `fields` are the arguments of those places; "" is left out."""
+    """A WritingRequest whose `fields` name the arguments by position; "" is skipped."""
 
     def expected(request_id: int, *values: object) -> ours.AnyRequest:
         known = {field: value for field, value in zip(fields, values, strict=False) if field}
@@ -155,11 +155,11 @@ def test_splitting_the_stream_anywhere_gives_the_same_requests(cases, data):
     assert [ours.decode_request(frame) for frame in frames] == [expected for _, expected in cases]
 
 
-# Whatever else a client sends
+# Arbitrary bytes from the client
 
 
 def served_or_refused(pieces: list[bytes]) -> None:
-    """What a session does with received bytes, up to the one error that there may be."""
+    """Feed received bytes to a decoder; only ProtocolError may be raised."""
     reader = FrameReader()
     with suppress(ProtocolError):
         for frame in chain.from_iterable(map(reader.feed, pieces)):
@@ -224,7 +224,7 @@ def test_at_most_one_packet_and_one_chunk_are_buffered(lengths, size):
     for start in range(0, len(stream), size):
         piece = stream[start : start + size]
         given_out += sum(4 + len(frame) for frame in reader.feed(piece))
-        # It keeps what it did not give out, and that is never the longest packet whole.
+        # It buffers what it has not returned, which is less than the longest packet.
         assert len(reader._buffer) == start + len(piece) - given_out < 4 + MAX_PACKET_LENGTH
     assert given_out == len(stream)
 

@@ -1,4 +1,4 @@
-"""Whatever some users open and close, the others can open files, and descriptors suffice."""
+"""Whatever some users open and close, others can open files and descriptors suffice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOLDERS = [
 VICTIM = HandleOwner("victim", "victim")
 
 COSTS = st.sampled_from((Cost(1, 1), Cost(1, 50), Cost(2, 100)))
-#: To take so many times, or to give back the newest so many times.
+#: Acquire this many times, or release the newest this many.
 STEPS = st.lists(
     st.tuples(st.sampled_from(HOLDERS), st.booleans(), st.integers(1, 300), COSTS), max_size=40
 )

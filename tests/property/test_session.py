@@ -1,4 +1,4 @@
-"""Whatever a client asks in whatever order, it gets one answer to each request, and a right one."""
+"""For any sequence of requests, a client gets exactly one correct reply to each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.vfs.helpers import descriptors
 
 NOISE = random.Random(1759)
 FILES = {"empty": b"", "small": NOISE.randbytes(100), "big": NOISE.randbytes(600_000)}
-#: So many that a listing takes several answers.
+#: Enough that a listing takes several replies.
 LISTED = {f"{number:03}{'n' * 200}" for number in range(200)}
 CAPACITY = 8
 
@@ -38,7 +38,7 @@ names = st.sampled_from([*FILES, "folder", "missing", "small/below", ""])
 some = st.integers(0, 2**16)
 offsets = st.integers(0, 600_100) | st.sampled_from([0, 99, 100, 599_999, 600_000, 2**64 - 1])
 lengths = st.sampled_from([0, 1, 100, 4096, 32_768, 262_144, 2**32 - 1])
-#: Never four bytes, as the server's own are.
+#: Never four bytes long, like the server's handles.
 garbage = st.binary(max_size=3) | st.binary(min_size=5, max_size=256)
 USES = (
     (wire.encode_read, 0, 10),
@@ -65,7 +65,7 @@ class Session(RuleBasedStateMachine):
     """
 
     def __init__(self, root: Path) -> None:
-        """`root` is the share's folder, as the fixture of that name makes it."""
+        """`root` is the share's folder."""
         super().__init__()
         self._root = root
         self._share = GatedShare(root)
@@ -76,11 +76,11 @@ class Session(RuleBasedStateMachine):
         self._unsent = wire.encode_init()
         self._held_back = False
         self._lost = False
-        #: What each request that has no answer yet is to be answered with.
+        #: The expected reply of each pending request.
         self._owed: dict[int, Check] = {}
         self._taken = 0
         self._opens = 0
-        #: Of each open handle what it is of, and of those that were closed.
+        #: The target of each open handle, and of closed ones.
         self._files: dict[bytes, str] = {}
         self._folders: dict[bytes, str] = {}
         self._closed: list[bytes] = []
@@ -91,7 +91,7 @@ class Session(RuleBasedStateMachine):
         return sum(target.startswith(str(self._root)) for target in descriptors().values())
 
     def _on_loop(self, act: Callable[[], Any]) -> Any:
-        """Do something on the event loop, and let it have a few turns."""
+        """Run something on the event loop, and a few of its iterations."""
 
         async def run() -> Any:
             result = act()
@@ -136,7 +136,7 @@ class Session(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 200))
     def send_some(self, count: int) -> None:
-        """A piece of what is held back, cut anywhere."""
+        """Send part of the held-back bytes, split anywhere."""
         self._send(count)
 
     @rule()
@@ -183,7 +183,7 @@ class Session(RuleBasedStateMachine):
 
     @rule(number=some, offset=offsets, length=lengths, count=st.integers(1, 12))
     def read_ahead(self, number: int, offset: int, length: int, count: int) -> None:
-        """So many READs of successive places at once, as sshfs asks for them."""
+        """Pipelined sequential READs, as from sshfs."""
         if not self._files:
             return
         handle = list(self._files)[number % len(self._files)]
@@ -204,7 +204,7 @@ class Session(RuleBasedStateMachine):
 
     @rule(number=some, count=st.integers(1, 6))
     def list_ahead(self, number: int, count: int) -> None:
-        """So many READDIRs at once."""
+        """Pipelined READDIRs."""
         if not self._folders:
             return
         handle = list(self._folders)[number % len(self._folders)]
@@ -275,7 +275,7 @@ class Session(RuleBasedStateMachine):
         self._ask(is_status(wire.Status.PERMISSION_DENIED), wire.encode_remove, self._path(name))
         self._ask(is_status(wire.Status.OP_UNSUPPORTED), wire.encode_extended, b"unknown")
 
-    # What happens to it
+    # Events
 
     @rule(cold=colds)
     def change_the_disk(self, cold: set[str]) -> None:
@@ -308,7 +308,7 @@ class Session(RuleBasedStateMachine):
             self._lost = True
             self._on_loop(self._at.session.connection_lost)
 
-    # What has to be true
+    # Invariants
 
     @invariant()
     def every_answer_is_the_right_one_and_the_only_one(self) -> None:

@@ -1,4 +1,4 @@
-"""Whatever values options are given, there are settings, or messages that say where."""
+"""Any values of options give settings, or errors with positions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ANY = st.recursive(
     ),
     max_leaves=4,
 )
-#: What pydantic says, and this project says better.
+#: pydantic messages that the project replaces.
 RAW = re.compile(r"Input should|Field required|validation error|Extra inputs|pydantic")
 
 

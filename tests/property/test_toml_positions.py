@@ -1,4 +1,4 @@
-"""Each key of any TOML document is found where it stands."""
+"""Every key of any TOML document is located at its position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sftp_gateway.settings.positions import Path, positions
 
-#: What looks like something else where it is text.
+#: Syntax that is plain text within strings.
 SNIPPETS = "a=#[]{},.'\"\\\n \u00e9\U0001f511"
 
 bare = st.sampled_from(["a", "b", "c", "1", "a-b", "_"])
@@ -94,7 +94,7 @@ def statement(draw: st.DrawFn) -> str:
 
 @st.composite
 def document(draw: st.DrawFn) -> str:
-    """A valid one: statements that TOML does not allow where they stand are left out."""
+    """A valid document: statements that TOML does not allow there are omitted."""
     made = draw(gap)
     for each in draw(st.lists(statement(), max_size=12)):
         try:
@@ -106,7 +106,7 @@ def document(draw: st.DrawFn) -> str:
 
 
 def paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Each path into what tomllib has read."""
+    """Every path into the parsed document."""
     members: Any = ()
     if isinstance(value, dict):
         members = value.items()

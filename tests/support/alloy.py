@@ -1,6 +1,6 @@
-"""Reads an Alloy file, and does to a line what its loki.process stages are documented to do.
+"""Parses an Alloy file and applies its loki.process stages to lines, as documented.
 
-Only the syntax and the stages that our file uses; anything else is an error.
+Supports the syntax and stages that our file uses; anything else is an error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Entry:
 
 
 def parse(text: str) -> Block:
-    """The file as a block without a name."""
+    """Parse the file into an unnamed block."""
     tokens = list(_tokens(text))
     root = Block("")
     while tokens:
@@ -51,7 +51,7 @@ def parse(text: str) -> Block:
 
 
 def process(stages: list[Block], entry: Entry) -> Entry:
-    """Let a line go through stages (docs: reference, components, loki.process)."""
+    """Apply stages to a line (see the reference of loki.process)."""
     for stage in stages:
         match stage.name:
             case "stage.json":

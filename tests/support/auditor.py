@@ -1,9 +1,9 @@
-"""What ssh-audit says of a gateway, and which of its complaints are explained.
+"""ssh-audit's report on a gateway, and explanations of its complaints.
 
     python -m tests.support.auditor > docs/ssh-audit.txt
 
-makes that page anew: two gateways are started, one with each way to choose `ciphers`, both with
-an ed25519 and an RSA host key.
+regenerates that page with two gateways, one for each way to choose `ciphers`, both with an Ed25519
+and an RSA host key.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NOTES: Final = (
 
 
 def audit(gateway: Gateway, *options: str) -> str:
-    """The output of ssh-audit. Its exit status says only that there was a complaint."""
+    """ssh-audit's output; its exit status only says whether there were complaints."""
     ran = subprocess.run(
         [
             sys.executable, "-m", "ssh_audit.ssh_audit", "--skip-rate-test", *options,
@@ -69,7 +69,7 @@ def audit(gateway: Gateway, *options: str) -> str:
 
 
 def report(gateway: Gateway) -> dict[str, Any]:
-    """The same, to be looked at by a program."""
+    """The same as JSON."""
     found: dict[str, Any] = json.loads(audit(gateway, "--json"))
     return found
 
@@ -86,7 +86,7 @@ def complaints(found: dict[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def make_rsa_host_key(folder: Path) -> None:
-    """So that what is said of one is known too."""
+    """Create an RSA host key, so that the report covers one."""
     (folder / "keys").mkdir()
     path = folder / "keys/ssh_host_rsa_key"
     subprocess.run(

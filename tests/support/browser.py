@@ -1,4 +1,4 @@
-"""A real Chromium, spoken to by its DevTools protocol over pipes: no driver, no port."""
+"""Chromium, controlled by its DevTools protocol over pipes, without a driver or port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONS = (
 
 
 class Browser:
-    """One browser with one page. What the page asks for and complains of is kept."""
+    """A browser with one page; records its requests and console errors."""
 
     def __init__(self) -> None:
         self._profile = tempfile.mkdtemp(prefix="chromium-")
@@ -46,7 +46,7 @@ class Browser:
         self._number = 0
         self._session = ""
         self._events: list[dict[str, Any]] = []
-        #: Addresses that pages asked for, and what the console said.
+        #: Requested URLs, and console errors.
         self.requests: list[str] = []
         self.complaints: list[str] = []
         targets = self._ask("Target.getTargets")["targetInfos"]
@@ -76,7 +76,7 @@ class Browser:
     def set_viewport(
         self, *, width: int, height: int = 900, dark: bool = False, scale: float = 1
     ) -> None:
-        """Have a window of this size, and like this light."""
+        """Set the window size and colour scheme."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -88,28 +88,28 @@ class Browser:
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def scripts(self, on: bool) -> None:
-        """Let pages run scripts, or not."""
+        """Allow or forbid scripts."""
         self._ask("Emulation.setScriptExecutionDisabled", value=not on)
 
     def header(self, name: str, value: str) -> None:
-        """Send this with every request."""
+        """Send this header with every request."""
         self._ask("Network.setExtraHTTPHeaders", headers={name: value})
 
     def open(self, url: str) -> None:
-        """Go to a page, and wait until it is loaded."""
+        """Open a page and wait until it is loaded."""
         self._events.clear()
         found = self._ask("Page.navigate", url=url)
         assert "errorText" not in found, found
         self._wait("Page.loadEventFired")
 
     def follow(self, script: str) -> None:
-        """Do something that leads to another page, such as a click, and wait for that."""
+        """Do something that opens another page, such as a click, and wait for it."""
         self._events.clear()
         self.run(script)
         self._wait("Page.loadEventFired")
 
     def run(self, script: str) -> Any:
-        """What an expression comes to, on the page, also where pages may not run scripts."""
+        """Evaluate an expression on the page, even if scripts are forbidden."""
         answer = self._ask(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -117,7 +117,7 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self, selector: str = "body") -> str:
-        """The text that is to be seen in an element."""
+        """The visible text of an element."""
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def picture(self, path: Path, *, height: int | None = None) -> None:

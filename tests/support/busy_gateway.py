@@ -1,4 +1,4 @@
-"""A gateway to which all happens at once that dashboards and alerts are there to show."""
+"""A gateway with all activity and faults that dashboards and alerts show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ path = "{{folder}}/away"
 
 
 class BusyGateway:
-    """Its methods are what clients, disks and attackers do."""
+    """Methods act as clients, disks and attackers."""
 
     def __init__(self, folder: Path, gateway: Gateway, gate: Path) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ class BusyGateway:
                 if file.is_file():
                     file.read_bytes()
             os.readlink(mount / "letters/link")
-        # Once more from the disk: it is told to forget what it has in the page cache.
+        # From the disk again: drop the file from the page cache.
         with open(letters / "big", "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -65,7 +65,7 @@ class BusyGateway:
         self._gate.unlink()
 
     def cause_denials(self) -> None:
-        """A worker tries to write, to leave its shares and to run something."""
+        """A worker tries to write, to leave its shares and to run a command."""
         gateway = self.gateway
         assert gateway.sftp(f"put {self.folder}/got letters/new").returncode != 0
         assert gateway.sftp("rm letters/small0").returncode != 0
@@ -73,7 +73,7 @@ class BusyGateway:
         assert gateway.ssh("id").returncode != 0
 
     def guess(self, times: int, source: str = "127.0.0.1") -> None:
-        """Log in with keys that are wrong, several on each connection."""
+        """Try wrong keys, several on each connection."""
         options = [part for part in self.gateway.ssh_options() if "IdentityFile" not in part]
         keys = [f"-oIdentityFile={key}" for key in self._wrong_keys]
         for user in ["gvpocr", "root"] * (times // 2):
@@ -81,7 +81,7 @@ class BusyGateway:
             assert self.gateway.ssh("echo", user=user, options=guess).returncode != 0
 
     def exceed_connection_limit(self) -> None:
-        """More connections from one address than are taken from one."""
+        """Open more connections from one address than allowed."""
         for _ in range(_MOST_OF_ONE_SOURCE + 4):
             client = socket.create_connection(
                 ("127.0.0.1", self.gateway.port), source_address=(CROWD, 0)
@@ -95,7 +95,7 @@ class BusyGateway:
         self._crowd.clear()
 
     def kill_a_worker(self) -> None:
-        """As the kernel does for want of memory; its sessions' files are cut short."""
+        """Kill a worker as the kernel's OOM killer does; open files are incomplete."""
         before = len(self.gateway.events("worker_exited", signal="SIGKILL"))
         started = len(self.gateway.events("worker_started"))
         os.kill(self.gateway.events("worker_started")[-1]["pid"], signal.SIGKILL)
@@ -108,7 +108,7 @@ class BusyGateway:
         )
 
     def abort_transfer(self) -> None:
-        """A client ends in the middle of a file."""
+        """A client disconnects in the middle of a file."""
         opened = len(self.gateway.events("file_opened"))
         before = len(self.gateway.events("file_closed", result="aborted"))
         gate = self._gate
@@ -128,7 +128,7 @@ class BusyGateway:
         )
 
     def fill_the_log_disk(self) -> None:
-        """The access log's file cannot be written for a while."""
+        """The access log cannot be written for a while."""
         filler = self.folder / "logs/filler"
         with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as file:
             while True:
@@ -147,7 +147,7 @@ class BusyGateway:
 
 @contextlib.contextmanager
 def busy_gateway(folder: Path) -> Iterator[BusyGateway]:
-    """A running gateway with shares `letters`, `bad` and `away`, to which nothing happened yet."""
+    """A running gateway with shares `letters`, `bad` and `away`, still unused."""
     small = {f"letters/small{n}": b"x" * 2000 for n in range(20)}
     fill(folder, {**small, "letters/big": bytes(20_000_000), "letters/हिन्दी/पत्र १": b"x" * 500,
                   "behind/file": b"x" * 300_000, "away/file": b"x"})  # fmt: skip

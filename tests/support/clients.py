@@ -1,4 +1,4 @@
-"""The clients that scripts/clients installs, in the versions that users have."""
+"""Clients installed by scripts/clients, in the versions that users have."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SSHFS: Final = {
 
 @functools.cache
 def installed() -> Path:
-    """Where the clients are, once scripts/clients has installed what is missing."""
+    """The clients' folder, after scripts/clients has installed missing ones."""
     ran = subprocess.run(["scripts/clients"], cwd=_HOME, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 0, ran.stderr
     return _HOME / ".clients"
 
 
 def debian(suite: str, program: str) -> Path:
-    """A program of a Debian release, to be started as the installed one would be."""
+    """A wrapper that runs a program of a Debian release."""
     return installed() / suite / "bin" / program
 
 

@@ -1,4 +1,4 @@
-"""A clock that can be set: the wall clock of a gateway, and of nobody else on this machine.
+"""A wall clock that can be set for one gateway only.
 
 libfaketime (Debian: libfaketime) answers in the place of the C library, with the system's time and
 what a file says of it. The monotonic clock goes on as it does where a system's clock is set.
@@ -24,7 +24,7 @@ class Clock:
         self._set(0)
 
     def start(self, gateway: Gateway) -> Gateway:
-        """Start the gateway with this clock."""
+        """Start the gateway under this clock."""
         (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
         return gateway.start(
             runner=[
@@ -39,7 +39,7 @@ class Clock:
         )
 
     def step(self, seconds: int) -> None:
-        """Set the clock to so many seconds after the system's; less than 0: before."""
+        """Set the clock to this many seconds after the system's, or before if negative."""
         self._set(seconds)
 
     def _set(self, seconds: int) -> None:

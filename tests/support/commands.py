@@ -1,4 +1,4 @@
-"""What one of the program's commands did, run in the test's own process."""
+"""Runs the program's commands in the test process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[..., Ran]
 
 
 def runs(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command, with its arguments."""
+    """A function that runs a command with its arguments."""
 
     def ran(*arguments: object) -> Ran:
         try:

@@ -1,4 +1,4 @@
-"""What the dashboards ask, with Grafana's variables filled in."""
+"""The dashboards' queries, with Grafana's variables substituted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.gateway import REPOSITORY
 
 MONITORING = REPOSITORY / "monitoring"
 
-#: What Grafana puts in for each variable, where all is chosen and the boxes are empty.
+#: Values of the variables with "All" selected and empty text boxes.
 _VARIABLES = {
     "$__rate_interval": "1m",
     "$__range": "5m",
@@ -44,7 +44,7 @@ def dashboard(name: str) -> dict[str, Any]:
 
 
 def questions(kind: Literal["prometheus", "loki"]) -> list[Question]:
-    """All that the dashboards ask of one kind of source."""
+    """All queries of the dashboards for one type of data source."""
     asked = [
         Question(name, panel["title"], filled_in(target["expr"]))
         for name in ("access", "service")

@@ -1,4 +1,4 @@
-"""The reference of the access log's events, made of their annotations and docstrings."""
+"""Generates the reference of access log events from annotations and docstrings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _described(hint: Any) -> tuple[str, str]:
 
 
 def _words(kind: type[Any]) -> list[tuple[str, Mapping[str, str]]]:
-    """Fields with a fixed set of words, and their meanings."""
+    """Fields with a fixed set of values, and their meanings."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return [
         (name, note)

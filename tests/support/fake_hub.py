@@ -1,4 +1,4 @@
-"""A Hugging Face hub of a test's own: enough of the API for `snapshot_download`, over HTTP."""
+"""A fake Hugging Face hub with enough of the HTTP API for `snapshot_download`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-#: Files of this size and over are what the hub keeps in LFS, named by SHA-256 rather than SHA-1.
+#: Files of at least this size are in LFS, identified by SHA-256 rather than SHA-1.
 LFS_SIZE = 10_000
 
 
@@ -51,7 +51,7 @@ def fake_hub(repository: str, commit: str, files: Mapping[str, bytes]) -> Iterat
                 self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing is said."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -64,7 +64,7 @@ def fake_hub(repository: str, commit: str, files: Mapping[str, bytes]) -> Iterat
 
 
 def _etag(content: bytes) -> str:
-    """What the hub names a file's content by: git's blob id, or the SHA-256 of LFS."""
+    """The ETag of a file: git's blob id, or the SHA-256 for LFS."""
     if len(content) >= LFS_SIZE:
         return hashlib.sha256(content).hexdigest()
     blob = b"blob %d\0" % len(content) + content

@@ -1,4 +1,4 @@
-"""A FUSE file system that shows a folder and fails as it is told.
+"""A FUSE file system that shows a folder and injects faults.
 
 `python -m tests.support.faulty_filesystem FOLDER MOUNT CONTROL` serves it in the foreground.
 CONTROL is a JSON file, read at each request:
@@ -54,7 +54,7 @@ class FaultyFileSystem:
 
     @property
     def hangs(self) -> bool:
-        """Whether anything hangs, or has since the fault began."""
+        """Whether anything has hung since the fault began."""
         return Path(f"{self._control}.hangs").exists()
 
     def heal(self) -> None:
@@ -70,7 +70,7 @@ class FaultyFileSystem:
 
 @contextlib.contextmanager
 def faulty_filesystem(behind: Path, mount: Path, control: Path) -> Iterator[FaultyFileSystem]:
-    """Show the folder `behind` at `mount`, by a process of its own."""
+    """Show the folder `behind` at `mount`, served by its own process."""
     mount.mkdir(parents=True)
     found = FaultyFileSystem(behind, mount, control)
     with filesystem("tests.support.faulty_filesystem", behind, mount, control, mount=mount):
@@ -81,7 +81,7 @@ def faulty_filesystem(behind: Path, mount: Path, control: Path) -> Iterator[Faul
 
 
 class _Rule:
-    """What the control file says, and how often it was applied."""
+    """The control file's rule, and how often it was applied."""
 
     def __init__(self, control: str) -> None:
         self._control = control

@@ -1,4 +1,4 @@
-"""A gateway with the worst faults that one can have: it looks nowhere before it opens.
+"""A gateway with the worst possible faults: it opens any path without checks.
 
     python faulty_gateway.py PYTHON -m sftp_gateway serve
 
@@ -27,7 +27,7 @@ from sftp_gateway.vfs import path_resolution
 
 
 class UnconfinedResolver:
-    """Finds whatever a path leads to."""
+    """Resolves paths without confinement."""
 
     descriptors = 1
 
@@ -74,7 +74,7 @@ def _ask_for_bans() -> None:
 
 
 def _as_an_orphan(call: Callable[[], None]) -> None:
-    """Call in a process whose parent, a child of the worker, has ended."""
+    """Call in an orphaned grandchild of the worker."""
     answer, told = os.pipe()
     child = os.fork()
     if child == 0:
@@ -135,7 +135,7 @@ RESULTS = "supervisor.json"
 
 
 def _announce(_snapshot: ConfigSnapshot, _port: int, *, report: Callable[[str], None]) -> None:
-    """Replaces the lines for people."""
+    """Replaces the startup messages."""
     Path(RESULTS).write_text(json.dumps({name: _outcome(name) for name in OF_ALL}))
 
 

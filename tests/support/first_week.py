@@ -1,6 +1,6 @@
-"""A gateway as its owner runs it, with Docker or without, and what has to hold all the time.
+"""A gateway as its owner runs it, with Docker or without, and its invariants.
 
-`Plain` and `Docker` have the same methods: each does what README has the owner type there.
+`Plain` and `Docker` have the same methods, each of which runs the commands of README.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VOLATILE = ("-journal", "-shm", "-wal")
 
 
 class Plain(Gateway):
-    """Started by its owner in a folder of his, on the machine itself."""
+    """Started by its owner in a folder, without a container."""
 
     first_user = OWNER
 
@@ -56,7 +56,7 @@ class Plain(Gateway):
         self.start(_as(self._user))
 
     def down(self) -> None:
-        """Stop it in its own time."""
+        """Stop it gracefully."""
         assert self.stop() == 0
 
     again = up
@@ -69,11 +69,11 @@ class Plain(Gateway):
         self.up()
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command that only looks, as the user who serves."""
+        """Run a read-only command as the serving user."""
         return self._run(self._user, *arguments)
 
     def change(self, *arguments: str, given: str = "", status: int = 0) -> str:
-        """A command that writes, as the owner; what it says."""
+        """Run a writing command as the owner; returns its output."""
         return _succeeded(self._run(OWNER, *arguments, given=given), status)
 
     def _run(self, user: int, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -87,7 +87,7 @@ class Plain(Gateway):
         )
 
     def take_release(self, sources: Path, name: str) -> None:
-        """Have the program of another release, `name`, from the next start on."""
+        """Use the program of release `name` from the next start on."""
         self._options["PYTHONPATH"] = str(sources)
 
     def share(self, name: str, folder: Path) -> None:
@@ -95,7 +95,7 @@ class Plain(Gateway):
         configure(self, f'[shares.{name}]\npath = "{folder}"\n')
 
     def health(self) -> str:
-        """What a service manager sees."""
+        """The health as a service manager sees it."""
         assert self.process is not None
         assert self.process.poll() is None, self.stderr
         return "healthy" if self.ask("healthcheck").returncode == 0 else "unhealthy"
@@ -105,11 +105,11 @@ class Plain(Gateway):
         return html.unescape(self.http("/")[1])
 
     def files(self) -> set[str]:
-        """What belongs to the owner."""
+        """The owner's files."""
         return _files(*(self.folder / name for name in _KEPT))
 
     def ssh_from_stranger(self, key: Path, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run `ssh` at another address than all others."""
+        """Run `ssh` from an address that nothing else uses."""
         return self.ssh(*command, options=self.ssh_options(key=key, BindAddress=self.stranger))
 
 
@@ -134,7 +134,7 @@ class Docker(Deployment):
         )
 
     def set_env(self, **values: str) -> None:
-        """Write to .env, in place of what it says of these names."""
+        """Set these variables in .env."""
         path = self.folder / ".env"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.partition("=")[0] not in values]
@@ -227,7 +227,7 @@ class Docker(Deployment):
         return _files(*folders, *(Path(volume.strip()) for volume in volumes))
 
     def events(self, name: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """Those of the container that is there now."""
+        """The events of the current container."""
         logs = self.docker("logs", self.ps("ID"))
         lines = [line for line in logs.splitlines(keepends=True) if line.startswith('{"time"')]
         (self.folder / "access.log").write_text("".join(lines))
@@ -238,7 +238,7 @@ class Docker(Deployment):
         return self._network()[2]
 
     def _network(self) -> tuple[str, str, str]:
-        """The bridge, the container's address there, and one that nobody has."""
+        """The bridge, the container's address on it, and an unused one."""
         (network,) = json.loads(self.docker("network", "inspect", f"{self.project}_default"))
         subnet = ipaddress.ip_network(network["IPAM"]["Config"][0]["Subnet"])
         (container,) = network["Containers"].values()
@@ -262,7 +262,7 @@ Place: TypeAlias = Plain | Docker
 
 
 class Bystander:
-    """Whoever works on a mount while its gateway's owner does something else."""
+    """A user who reads from a mount all the time."""
 
     def __init__(self, file: Path, content: bytes) -> None:
         self.errors: list[str] = []
@@ -292,18 +292,18 @@ class Bystander:
             self._rounds += 1
 
     def works(self) -> None:
-        """Wait until it has read all again since now."""
+        """Wait until it has read everything again, starting now."""
         seen = self._rounds
         wait_for(lambda: self._rounds >= seen + 2, f"{self._file} to be read: {self.errors[-1:]}")
 
     def forgive(self) -> None:
-        """Forget errors; docs/operations.md has requests fail that are on their way at a stop."""
+        """Forget errors: requests in flight at a stop fail, see docs/operations.md."""
         self.works()
         self.errors.clear()
 
 
 class Week:
-    """A gateway, and a bystander who has mounted it."""
+    """A gateway and a bystander who has mounted it."""
 
     def __init__(self, place: Place, bystander: Bystander) -> None:
         self.place, self.bystander = place, bystander
@@ -323,7 +323,7 @@ class Week:
         assert before - self.place.files() == set(deletes)
 
     def holds(self, reason: str = "", *, interrupts: bool = False) -> None:
-        """It is healthy, ready or says why not, and the bystander notices nothing."""
+        """Check that it is healthy, and ready or says why not; the bystander is undisturbed."""
         place = self.place
         assert place.health() == "healthy"
         if reason:
@@ -354,7 +354,7 @@ def configuration(place: Place) -> Path:
 
 
 def configure(place: Place, tables: str, *, options: str = "") -> None:
-    """Add tables to the end of the configuration's file, and options to its beginning."""
+    """Append tables to the configuration file, and prepend options."""
     path = configuration(place)
     old = path.read_text() if path.exists() else ""
     new = path.with_suffix(".new")

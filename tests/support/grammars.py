@@ -16,13 +16,13 @@ _FOLDER = REPOSITORY / "tests/grammars"
 
 
 def analyze(expressions: list[str]) -> list[dict[str, Any]]:
-    """What LogQL expressions name, and what is wrong with them: see analyze.mjs."""
+    """Names in LogQL expressions, and syntax errors: see analyze.mjs."""
     found: list[dict[str, Any]] = _run("analyze.mjs", expressions)
     return found
 
 
 def compose_errors(content: Any) -> list[dict[str, Any]]:
-    """What is wrong with a compose file: see compose.mjs."""
+    """Schema errors of a compose file: see compose.mjs."""
     found: list[dict[str, Any]] = _run("compose.mjs", content)
     return found
 

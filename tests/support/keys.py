@@ -1,4 +1,4 @@
-"""Keys to log in with: made by ssh-keygen, or held by a security key that is only software."""
+"""Keys to log in with: made by ssh-keygen, or by a software security key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _APPLICATION = b"ssh:"
 def make_key(path: Path, kind: str, bits: int | None = None, *options: str) -> Path:
     """A new private key of `kind` (ssh-keygen -t) at `path`, its public half beside it.
 
-    `options` are ssh-keygen's, and count more than those that are always given.
+    `options` are ssh-keygen's and override the default ones.
     """
     size = [] if bits is None else ["-b", str(bits)]
     subprocess.run(
@@ -37,7 +37,7 @@ def public_line(private: Path) -> str:
 
 
 class SecurityKey(asyncssh.SSHKeyPair):
-    """A security key's key pair that signs as PROTOCOL.u2f tells, without any hardware."""
+    """A security key in software, which signs as PROTOCOL.u2f specifies."""
 
     def __init__(
         self, private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey, *, flags: int

@@ -1,4 +1,4 @@
-"""A raw SFTP session over a real SSH channel: bytes out, every reply kept as it came."""
+"""A raw SFTP session over a real SSH channel, which keeps every reply as received."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.sftp_wire import (
 
 
 class Live(asyncssh.SSHClientSession[bytes]):
-    """One channel. `frames` are all that came so far, `replies` those that were not taken."""
+    """One channel. `frames` are all packets received, `replies` those not yet taken."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -60,14 +60,14 @@ class Live(asyncssh.SSHClientSession[bytes]):
         self.channel.write(b"".join(packets))
 
     async def init(self) -> VersionReply:
-        """Send INIT; give what the server answers."""
+        """Send INIT; return the reply."""
         self.send(encode_init())
         [version] = await self.take(1)
         assert isinstance(version, VersionReply)
         return version
 
     async def take(self, number: int) -> list[Reply]:
-        """Wait for `number` replies more, and take them off `replies`."""
+        """Wait for `number` more replies, and remove them from `replies`."""
         async with asyncio.timeout(TIMEOUT):
             while len(self.replies) < number:
                 assert not self._ended.is_set(), f"the channel ended behind {self.replies}"
@@ -78,12 +78,12 @@ class Live(asyncssh.SSHClientSession[bytes]):
         return taken
 
     async def ask(self, encode: Callable[..., bytes], *arguments: Any) -> Reply:
-        """Send one request; give its reply."""
+        """Send one request; return its reply."""
         [reply] = await self.ask_all([(encode, *arguments)])
         return reply
 
     async def ask_all(self, requests: Iterable[tuple[Any, ...]]) -> list[Reply]:
-        """Send all requests at once; give their replies in the order of the requests."""
+        """Send all requests at once; return their replies in the order of the requests."""
         numbered = {next(self._ids): request for request in requests}
         self.send(*(encode(number, *rest) for number, (encode, *rest) in numbered.items()))
         replies: dict[int, Reply] = {}
@@ -95,7 +95,7 @@ class Live(asyncssh.SSHClientSession[bytes]):
         return [replies[number] for number in numbered]
 
     async def handle(self, encode: Callable[..., bytes], path: bytes) -> bytes:
-        """The handle of a file or folder that can be opened."""
+        """Open a file or folder; return its handle."""
         reply = await self.ask(encode, path)
         assert isinstance(reply, HandleReply), reply
         return reply.handle
@@ -110,7 +110,7 @@ class Live(asyncssh.SSHClientSession[bytes]):
 async def connected(
     gateway: Gateway, user: str = "gvpocr"
 ) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """An SSH connection by the worker's key."""
+    """An SSH connection with the worker's key."""
     async with asyncssh.connect(
         "127.0.0.1", gateway.port, username=user, client_keys=[str(gateway.key)],
         known_hosts=str(gateway.known_hosts), config=None, agent_path=None,
@@ -126,7 +126,7 @@ async def open_live(connection: asyncssh.SSHClientConnection) -> Live:
 
 @contextlib.asynccontextmanager
 async def live(gateway: Gateway) -> AsyncIterator[Live]:
-    """A session of a connection of its own, after INIT."""
+    """A session on its own connection, after INIT."""
     async with connected(gateway) as connection:
         session = await open_live(connection)
         await session.init()

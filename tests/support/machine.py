@@ -1,4 +1,4 @@
-"""What this machine has for tests with real clients."""
+"""Requirements of the tests with real clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def lacking() -> str:
-    """What it lacks of what they need; nothing if they can run."""
+    """The missing requirements; empty if the tests can run."""
     if os.geteuid() != 0:
         return "root"
     return "" if Path("/dev/fuse").is_char_device() else "/dev/fuse"

@@ -1,4 +1,4 @@
-"""The metrics of the test's own process, shown as the observer shows those of all workers."""
+"""Metrics of the test process, rendered as by the observer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sftp_gateway.observability.metrics.shared_memory import Memory, SharedValue
 
 
 def gateway_state(**changed: Any) -> GatewayState:
-    """A gateway of no process but this one."""
+    """The state of a gateway that consists of this process."""
     return GatewayState(
         **{
             "time": time.monotonic(),
@@ -36,7 +36,7 @@ def gateway_state(**changed: Any) -> GatewayState:
 
 
 class Measured:
-    """`metrics` to count with, and what they come to."""
+    """`metrics` to count with, and their values."""
 
     def __init__(self, *, build: Mapping[str, str] | None = None) -> None:
         self._memory = Memory.make()

@@ -1,7 +1,7 @@
-"""Takes one check after the other out of a copy of the product; its tests have to fail then.
+"""Removes one check at a time from a copy of the product; its tests must then fail.
 
-What was not committed is in the copy too. A test that fails without a mutation as well shows
-nothing, so each is run first as it is.
+The copy includes uncommitted changes. Each test is first run without a mutation, as a test that
+fails anyway shows nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TIMEOUT: Final = 300.0
 
 
 class Copy:
-    """A copy of the repository that may be broken."""
+    """A copy of the repository for mutations."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -158,7 +158,7 @@ def _complaints(mutation: Mutation, outcomes: dict[str, tuple[int, str]]) -> Ite
 
 
 def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
-    """Those that do not pass by themselves; why is printed."""
+    """The tests that fail without a mutation; prints why."""
     failing = []
     for test in tests:
         status, said = copy.run(test)

@@ -1,4 +1,4 @@
-"""The server that the gateway replaces: OpenSSH's sshd as its container had it."""
+"""The server that the gateway replaces: OpenSSH's sshd as in its container."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class OldServer:
         (folder / "etc/ssh/sshd_config").write_text(config)
 
     def start(self) -> OldServer:
-        """Start it, with all that a container would have of its own."""
+        """Start it with the namespaces of a container."""
         script = _START.format(user=_USER, folder=self.folder, shares=self._shares)
         with open(self.folder / "sshd.log", "ab") as log:
             self._process = subprocess.Popen(

@@ -26,12 +26,12 @@ class Prometheus:
         self.url = f"http://127.0.0.1:{port}"
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """What an expression gives now: a sample for each set of labels."""
+        """The current value of an expression: one sample per label set."""
         found: list[dict[str, Any]] = self._get("query", query=expr)["result"]
         return found
 
     def query_range(self, expr: str, seconds: int, step: int = 1) -> list[dict[str, Any]]:
-        """What a chart of the last `seconds` shows: series with values."""
+        """The series of an expression over the last `seconds`."""
         end = time.time()
         found: list[dict[str, Any]] = self._get(
             "query_range", query=expr, start=str(end - seconds), end=str(end), step=str(step)
@@ -69,7 +69,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, *, gateway_port: int) -> Iterator[Prometheus]:
-    """The committed configuration and rules, but for addresses, intervals and `for`."""
+    """With the committed configuration and rules, except addresses, intervals and `for`."""
     port = free_port()
     _write_configuration(folder, gateway_port)
     with open(folder / "prometheus.log", "wb") as log:

@@ -1,8 +1,8 @@
-"""The client's side of SSH on a blocking socket, which sends whatever it is told to.
+"""An SSH client on a blocking socket that can send arbitrary messages.
 
 It knows one algorithm of each kind (RFC 8731, RFC 5647, RFC 8709), does not verify the host key,
-and skips the parts of the protocol that it has no use for. `seal` makes packets ahead of time, so
-that a burst of them can be written at once.
+and skips unneeded parts of the protocol. `seal` encrypts packets ahead of time, so that a burst of
+them can be written at once.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Channel:
     data: bytearray
 
 
-#: Where connections come from, in turn: one that is interrupted holds up the next of its address.
+#: Source addresses, in turn: an interrupted connection delays the next one from its address.
 _SOURCES: Final = itertools.cycle(f"127.0.1.{number}" for number in range(1, 251))
 
 
@@ -112,7 +112,7 @@ class RawSsh:
     # Packets
 
     def seal(self, payload: bytes) -> bytes:
-        """The next packet, which has to be sent before any other."""
+        """Encrypt the next packet; packets must be sent in this order."""
         if self._compressor is not None:
             compressed = self._compressor.compress(payload)
             payload = compressed + self._compressor.flush(zlib.Z_PARTIAL_FLUSH)
@@ -177,7 +177,7 @@ class RawSsh:
         self._received += data
 
     def wait_for(self, *kinds: int) -> bytes:
-        """The next payload of one of these types; what else comes is served or skipped."""
+        """The next payload of one of these types; others are handled or skipped."""
         while (payload := self.receive())[0] not in kinds:
             self._serve(payload)
         return payload
@@ -196,20 +196,20 @@ class RawSsh:
     # Transport and login
 
     def kexinit(self) -> bytes:
-        """A KEXINIT, without strict key exchange: it would forbid most of what attacks do."""
+        """A KEXINIT without strict key exchange, which would forbid most attacks."""
         compression = _ZLIB if self._compress else b"none"
         names = (_KEX, _HOST_KEY, _CIPHER, _CIPHER, _MAC, _MAC, compression, b"none", b"", b"")
         lists = b"".join(map(string, names))
         return bytes([MSG_KEXINIT]) + os.urandom(16) + lists + bytes(5)
 
     def begin_exchange(self) -> None:
-        """Send and receive a KEXINIT, and leave it at that."""
+        """Send and receive a KEXINIT, without completing the exchange."""
         self._our_kexinit = self.kexinit()
         self.send(self._our_kexinit)
         self._their_kexinit = self.wait_for(MSG_KEXINIT)
 
     def exchange_keys(self) -> None:
-        """A key exchange from begin to end (RFC 8731, RFC 4253 §7.2)."""
+        """A complete key exchange (RFC 8731, RFC 4253 §7.2)."""
         self.begin_exchange()
         ours = X25519PrivateKey.generate()
         public = ours.public_key().public_bytes_raw()

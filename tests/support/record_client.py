@@ -1,4 +1,4 @@
-"""A client of the SSH packet layer: asks for READs on terms of its own, keeps the channel's bytes.
+"""A client for the SSH packet layer: sends READs on given terms, records the channel's bytes.
 
 What is on the wire differs from run to run, and how it is cut into packets is the server's
 choice; the bytes of the channel are not.
@@ -38,13 +38,13 @@ class Terms:
     apart: bool = False
 
     def __str__(self) -> str:
-        """What is sealed and how, for the name of a test."""
+        """The terms, for a test's id."""
         words = [self.cipher, self.mac, None if self.compression == "none" else "zlib"]
         return "-".join(word.partition("@")[0] for word in words if word)
 
 
 class Transcript(Live):
-    """A channel; `received` is every byte that came on it."""
+    """A channel; `received` is all data received on it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ async def channel(
 async def read_all(
     gateway: Gateway, terms: Terms, path: bytes, places: Sequence[Place]
 ) -> tuple[list[bytes], bytes]:
-    """The answers to READs that are all asked at once, and the channel's bytes behind VERSION."""
+    """The replies to pipelined READs, and the channel's bytes after VERSION."""
     async with channel(gateway, terms) as session:
         handle = await session.handle(encode_open, path)
         begin = len(session.received)
@@ -107,7 +107,7 @@ async def read_all(
 
 
 class Proxy:
-    """Passes a connection on, and holds either direction back when it is told to."""
+    """Forwards a connection; either direction can be held back."""
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -153,7 +153,7 @@ class _Direction:
         self._open.set()
 
     async def reaches(self, carried: int) -> None:
-        """Wait until so many bytes have gone through."""
+        """Wait until this many bytes have been forwarded."""
         async with asyncio.timeout(TIMEOUT), self._moved:
             await self._moved.wait_for(lambda: self.carried >= carried)
 
@@ -169,7 +169,7 @@ class _Direction:
 
 
 class KeyExchanges(logging.Handler):
-    """Counts what asyncssh's client says of key exchanges, the first of a connection among them."""
+    """Counts key exchanges logged by asyncssh's client, including the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class KeyExchanges(logging.Handler):
         self._changed.set()
 
     async def is_asked(self, times: int) -> None:
-        """Wait until the server has sent so many KEXINITs."""
+        """Wait until the server has sent this many KEXINITs."""
         async with asyncio.timeout(TIMEOUT):
             while self.was_asked < times:
                 self._changed.clear()

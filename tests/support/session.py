@@ -1,4 +1,4 @@
-"""An SFTP session without SSH: a real tree of shares, and a channel that the test holds in hand."""
+"""An SFTP session without SSH: a real tree of shares, and a channel that the test controls."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GatedShare(Share):
             raise self.failure
 
     async def arrivals(self, count: int) -> None:
-        """Wait until so many threads (more) have come to the gate."""
+        """Wait until this many (more) threads have reached the gate."""
         with ThreadPoolExecutor(1) as pool:
             for _ in range(count):
                 assert await asyncio.get_running_loop().run_in_executor(
@@ -121,7 +121,7 @@ class _GatedFile(OpenFile):
 
 
 class WatchedPools(IoPools):
-    """IoPools that tell when nothing is under way any more, and all of it was reported."""
+    """IoPools that signal when nothing is pending and all results are reported."""
 
     def __init__(self, shares: Sequence[str], *, timeout: float = float("inf")) -> None:
         super().__init__(shares, timeout=timeout)
@@ -167,7 +167,7 @@ class _RunningLoop:
 
 
 class MemoryChannel:
-    """Keeps what is sent. After `room` bytes it says that it is full, as a client's window."""
+    """Records what is sent. After `room` bytes it is full, like a client's window."""
 
     def __init__(self) -> None:
         self.session: SftpSession
@@ -220,7 +220,7 @@ class MemoryChannel:
 
 
 class Lines:
-    """A sink that keeps the access log's lines."""
+    """A sink that records the access log's lines."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -236,14 +236,14 @@ OWNER = HandleOwner(user="worker", connection="0" * 16)
 
 
 def make_quotas(max_handles: int) -> Quotas:
-    """Of which only the limit of a connection is ever met."""
+    """Quotas of which only the connection's limit is reachable."""
     return Quotas(
         DescriptorAllotment(connections=1, handles=10 * max_handles), max_handles=max_handles
     )
 
 
 class Served:
-    """A session, with the client's side of it."""
+    """A session and its client."""
 
     def __init__(
         self,
@@ -314,11 +314,11 @@ class Served:
         return request_id
 
     def prepare(self, encode: Callable[..., bytes], *values: Any) -> tuple[int, bytes]:
-        """The id and the packet of a request that is sent later."""
+        """The id and the packet of a request to send later."""
         return self._client.request(encode, *values)
 
     def receive(self) -> list[wire.Reply]:
-        """Take what was written; give all replies so far."""
+        """Decode what was written; return all replies so far."""
         writes = self.channel.writes
         for data in writes[self._taken :]:
             self.replies += self._client.receive(data)
@@ -326,13 +326,13 @@ class Served:
         return self.replies
 
     def answer(self, request_id: int) -> wire.Reply | None:
-        """The answer to a request, if it is there; no request has two."""
+        """The reply to a request, if any; no request has two."""
         found = [r for r in self.receive() if getattr(r, "request_id", None) == request_id]
         assert len(found) <= 1
         return found[0] if found else None
 
     async def answered(self, request_id: int) -> Any:
-        """Wait for the answer to a request."""
+        """Wait for the reply to a request."""
         async with asyncio.timeout(TIMEOUT):
             while (reply := self.answer(request_id)) is None:
                 self.channel.changed.clear()
@@ -343,7 +343,7 @@ class Served:
         return [await self.answered(request_id) for request_id in request_ids]
 
     async def ask(self, encode: Callable[..., bytes], *values: Any) -> Any:
-        """Send a request and wait for its answer."""
+        """Send a request and wait for its reply."""
         return await self.answered(self.send(encode, *values))
 
     async def open(self, path: bytes) -> bytes:
@@ -362,7 +362,7 @@ class Served:
 
     @property
     def room_taken(self) -> int:
-        """How many handles are open, or being opened or closed."""
+        """The number of handles that are open, or being opened or closed."""
         return self.quotas._handles.total()
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -383,7 +383,7 @@ def served(
     timeout: float = float("inf"),
     status_shares: Sequence[str] = (),
 ) -> Iterator[Served]:
-    """A session that has begun; it is over, with all that it has open, at the end."""
+    """A started session, which is closed with all its handles on exit."""
     made = Served(
         shares,
         capacity=capacity,

@@ -23,7 +23,7 @@ Pairs = tuple[tuple[bytes, bytes], ...]
 
 
 class WireError(Exception):
-    """The server sent what the documents do not allow."""
+    """The server sent something that the documents do not allow."""
 
 
 class PacketType(IntEnum):
@@ -112,7 +112,7 @@ class AttrsReply:
 
 @dataclass(frozen=True, slots=True)
 class ExtendedReply:
-    """What `payload` holds depends on the request: see decode_statvfs and decode_limits."""
+    """The meaning of `payload` depends on the request: see decode_statvfs and decode_limits."""
 
     request_id: int
     payload: bytes
@@ -417,7 +417,7 @@ class RawClient:
         return request_id, encode(request_id, *args, **kwargs)
 
     def receive(self, data: bytes) -> list[Reply]:
-        """Take received bytes, cut anywhere; give the responses that are now whole."""
+        """Feed received bytes, split anywhere; return the responses that are complete."""
         received, start, replies = self._received + data, 0, []
         while len(received) >= start + 4:
             end = start + 4 + int.from_bytes(received[start : start + 4], "big")

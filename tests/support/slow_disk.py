@@ -1,4 +1,4 @@
-"""A file system whose reads hang: a folder shown through FUSE, each read held back by a gate.
+"""A FUSE file system that shows a folder and holds each read back by a gate.
 
 `python -m tests.support.slow_disk FOLDER MOUNT GATE SECONDS` serves it in the foreground; reads
 wait for as long as the file GATE exists and is empty, and fail with EIO while it says so. While it
@@ -41,17 +41,17 @@ class Disk:
         self._end = threading.Timer(_LONGEST, self._tire)
 
     def hang(self) -> None:
-        """Stop the process: a signal that kills still ends whoever waits for it."""
+        """Stop the process: a fatal signal still ends processes that wait for it."""
         self._process.send_signal(signal.SIGSTOP)
         self._begin()
 
     def freeze(self) -> None:
-        """Let the process take each request and not answer it: no signal ends whoever waits."""
+        """Accept requests without replying: no signal ends processes that wait."""
         self._gate.write_text("frozen")
         self._begin()
 
     def die(self) -> None:
-        """Kill the process; what it served fails with ENOTCONN until it is unmounted."""
+        """Kill the process; its mount fails with ENOTCONN until it is unmounted."""
         self._process.kill()
         self._process.wait()
 
@@ -82,7 +82,7 @@ def slow_disk(folder: Path, mount: Path, gate: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def failing_disk(folder: Path, mount: Path, gate: Path, *, cached: float = 1.0) -> Iterator[Disk]:
-    """The same, as something that can be told to fail; the kernel caches for so many seconds."""
+    """The same as a Disk, which can fail; the kernel caches for this many seconds."""
     mount.mkdir(exist_ok=True)
     arguments = (folder, mount, gate, str(cached))
     with filesystem("tests.support.slow_disk", *arguments, mount=mount) as process:
@@ -94,7 +94,7 @@ def failing_disk(folder: Path, mount: Path, gate: Path, *, cached: float = 1.0) 
 
 
 def _says(gate: str) -> str | None:
-    """What is in the gate; None where it is open."""
+    """The gate's content, or None if it is open."""
     try:
         with open(gate) as file:
             return file.read()

@@ -87,7 +87,7 @@ def size_of(share: str) -> int:
 
 
 def make_shares(folder: Path) -> None:
-    """Files that are holes but for their names: the page shows no content."""
+    """Sparse files: the page shows no content."""
     for share in SHARES:
         root = folder / "shared" / share.removeprefix(".cache/")
         for name in names(share):
@@ -174,7 +174,7 @@ def network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def traffic(gateway: Gateway) -> Iterator[None]:
-    """Workers that read, one that may not log in, and one who asks for what it must not."""
+    """Workers that read, one that may not log in, and one that is denied access."""
     with contextlib.ExitStack() as stack:
         for user in USERS:
             mount = stack.enter_context(mounted(gateway, user))

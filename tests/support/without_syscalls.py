@@ -1,4 +1,4 @@
-"""Runs a program that some system calls are missing for, as on an older kernel.
+"""Runs a program without some system calls, as on an older kernel.
 
     python without_syscalls.py 437,444 PROGRAM [ARGUMENT...]
 
@@ -26,12 +26,12 @@ _PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 
 
 def runner(*numbers: int) -> list[str]:
-    """What to put before a command."""
+    """The command prefix."""
     return [sys.executable, __file__, ",".join(map(str, numbers))]
 
 
 def refuse(numbers: Iterable[int]) -> None:
-    """Let these calls fail from now on."""
+    """Make these calls fail from now on."""
     program = [(_LOAD, 0, 0, 0)]
     for number in numbers:
         program += [(_JUMP_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]

@@ -1,4 +1,4 @@
-"""A worker of a test's own: a clean Debian in namespaces, with or without systemd, on a wire."""
+"""A worker for a test: a clean Debian in namespaces, with or without systemd, on its own link."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from tests.support.gateway import Gateway, wait_for
 
-#: A folder with such a system that is there already, to save the minute that making it takes.
+#: A folder with an existing root, to save the minute that creating it takes.
 READY_ROOT = "TEST_WORKER_ROOT"
 
-#: Beside Debian's minimal system: a service manager and what talks to it. What the set-up installs
-#: is not in it, but in apt's cache, because a worker on a wire of its own reaches no mirror.
+#: Beside Debian's minimal system: a service manager and its tools. The setup's packages are only in
+#: apt's cache, as a worker on its own link reaches no mirror.
 _INSTALLED = "systemd-sysv,dbus,iproute2,procps,busybox-static,openssh-server"
 _IN_CACHE = ("sshfs",)
 
 _numbers = itertools.count()
 
-#: Makes the worker's file systems over those of the base, and starts its first process.
+#: Overlays the worker's file systems on the base, and starts its first process.
 _BOOT = r"""
 set -eu
 mount -t tmpfs tmpfs "$1"
@@ -50,13 +50,13 @@ mount --make-rshared /
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
 """
 
-#: The first process where there is no systemd: it only waits for orphans.
+#: The first process without systemd, which only reaps orphans.
 _NO_INIT = "/bin/sh /init.sh"
 _NO_INIT_SCRIPT = "while :; do sleep 60 & wait; done\n"
 
 
 def make_root(folder: Path) -> Path:
-    """A Debian to make workers of, at `folder` (about a minute)."""
+    """Create a Debian root for workers in `folder` (about a minute)."""
     if ready := os.environ.get(READY_ROOT):
         return Path(ready)
     suite = subprocess.run(
@@ -80,7 +80,7 @@ def make_root(folder: Path) -> Path:
 
 
 def with_sshfs(root: Path, folder: Path) -> Path:
-    """A copy of `root` in which sshfs is installed, for what is not about installing it."""
+    """A copy of `root` with sshfs installed."""
     _quietly("cp", "-a", "--reflink=auto", f"{root}/.", str(folder))
     _quietly("chroot", str(folder), "apt-get", "install", "-y", "-qq",
              "--no-install-recommends", *_IN_CACHE)  # fmt: skip
@@ -103,7 +103,7 @@ class Worker:
         self._pid = 0
 
     def start(self) -> Worker:
-        """Boot it and lay the wire."""
+        """Boot it and connect its link."""
         self._folder.mkdir(parents=True)
         self._cgroup.mkdir()
         init = "/sbin/init" if self._systemd else _NO_INIT
@@ -155,11 +155,11 @@ class Worker:
             subprocess.run(["nsenter", "-t", str(self._pid), "-n", "ip", *words], check=True)
 
     def cut_link(self) -> None:
-        """Take the wire away; what is sent is lost, and nobody is told."""
+        """Cut the link: packets are lost without notice."""
         self._drop("-A")
 
     def restore_link(self) -> None:
-        """Put it back."""
+        """Restore the link."""
         self._drop("-D")
 
     def _drop(self, action: str) -> None:
@@ -171,7 +171,7 @@ class Worker:
             )  # fmt: skip
 
     def close(self) -> None:
-        """End it with all that is in it."""
+        """End it with all its processes."""
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, 9)  # of a process namespace the first: all go with it
@@ -186,12 +186,12 @@ class Worker:
                 os.rmdir(folder)
         return not self._cgroup.exists()
 
-    # What is done there
+    # Commands
 
     def run(
         self, *command: str, stdin: bytes | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command there as root; its outputs as text."""
+        """Run a command as root; outputs are text."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._pid), "-a", "-r", "-w", "env", "-i", "HOME=/root",
              "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *command],
@@ -207,13 +207,13 @@ class Worker:
         )
 
     def shell(self, script: str, timeout: float = 120) -> str:
-        """Run a line of shell there that has to succeed; what it prints."""
+        """Run a shell command that must succeed; returns its output."""
         done = self.run("sh", "-c", script, timeout=timeout)
         assert done.returncode == 0, (script, done.stdout, done.stderr)
         return done.stdout
 
     def put(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        """Make a file there."""
+        """Create a file."""
         script = f"mkdir -p $(dirname {path}) && umask 077 && cat >{path} && chmod {mode:o} {path}"
         done = self.run("sh", "-c", script, stdin=content)
         assert done.returncode == 0, done.stderr
@@ -221,7 +221,7 @@ class Worker:
     def set_up(
         self, gateway: Gateway, *arguments: str, kit: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """What the README has one paste: the kit made by the gateway's command, piped to sh."""
+        """Run the README's command: the generated kit, piped to sh."""
         made = gateway.run(
             "worker-kit", "--stdout", "--server", self.host_address, "--port", str(gateway.port),
             "--key", str(gateway.key), *kit,
@@ -232,7 +232,7 @@ class Worker:
 
 @contextlib.contextmanager
 def booted(root: Path, folder: Path, *, systemd: bool = True) -> Iterator[Worker]:
-    """A worker that is ended here."""
+    """A booted worker, which is ended on exit."""
     worker = Worker(root, folder, systemd=systemd)
     try:
         yield worker.start()
@@ -241,7 +241,7 @@ def booted(root: Path, folder: Path, *, systemd: bool = True) -> Iterator[Worker
 
 
 def _cgroups() -> Path:
-    """Where version 2 of the control groups is mounted."""
+    """The mount point of cgroup v2."""
     unified = Path("/sys/fs/cgroup/unified")
     return unified if unified.is_dir() else Path("/sys/fs/cgroup")
 

@@ -1,4 +1,4 @@
-"""What asyncssh does, as a command: OPERATION PATH [LOCAL]; the login is in the environment."""
+"""asyncssh as a command: OPERATION PATH [LOCAL]; the login is in the environment."""
 
 from __future__ import annotations
 

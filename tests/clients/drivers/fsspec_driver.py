@@ -1,4 +1,4 @@
-"""What fsspec does with its sshfs, as a command: OPERATION PATH [LOCAL].
+"""fsspec's sshfs as a command: OPERATION PATH [LOCAL].
 
 The login is in the environment.
 """

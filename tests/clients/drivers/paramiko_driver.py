@@ -1,4 +1,4 @@
-"""What paramiko does, as a command: OPERATION PATH [LOCAL]; the login is in the environment."""
+"""paramiko as a command: OPERATION PATH [LOCAL]; the login is in the environment."""
 
 from __future__ import annotations
 
