@@ -138,9 +138,9 @@ def _link(client: Client) -> str:
 def _writing(client: Client) -> str:
     local = client.folder / "new.txt"
     local.write_bytes(b"new\n")
-    said = _failure(lambda: client.write(local, f"{_FOLDER}/new.txt"))
+    message = _failure(lambda: client.write(local, f"{_FOLDER}/new.txt"))
     assert not (client.gateway.folder / "shared/models/new.txt").exists()
-    return f"`{said}`"
+    return f"`{message}`"
 
 
 def _missing(client: Client) -> str:

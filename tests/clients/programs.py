@@ -145,11 +145,11 @@ class Sftp(Client):
     suite: ClassVar[str]
 
     def _batch(self, *commands: str) -> str:
-        said = self.run(
+        output = self.run(
             debian(self.suite, "sftp"), *self.gateway.ssh_options(), "-q", "-P",
             str(self.gateway.port), "-b", "-", _USER, stdin="\n".join(commands) + "\n",
         ).decode()  # fmt: skip
-        return "".join(line for line in said.splitlines(True) if not line.startswith("sftp> "))
+        return "".join(line for line in output.splitlines(True) if not line.startswith("sftp> "))
 
     def list(self, path: str) -> set[str]:
         return {*map(os.path.basename, self._batch(f"ls -1a {path}").splitlines())}
@@ -427,8 +427,8 @@ class Gvfs(Client):
 
     def link(self, path: str) -> str:
         attribute = "standard::symlink-target"
-        said = self._gio("info", "-n", "-a", attribute, f"URL{path}").decode()
-        return f"link to {said.partition(f'{attribute}: ')[2].split()[0]}"
+        output = self._gio("info", "-n", "-a", attribute, f"URL{path}").decode()
+        return f"link to {output.partition(f'{attribute}: ')[2].split()[0]}"
 
     def write(self, local: Path, path: str) -> None:
         self._gio("copy", str(local), f"URL{path}")

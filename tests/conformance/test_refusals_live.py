@@ -205,8 +205,8 @@ async def test_messages_reveal_nothing_about_the_server(gateway: Gateway) -> Non
             for encode in (encode_stat, encode_open, encode_opendir, encode_readlink):
                 await session.ask(encode, path)
         replies = map(decode_reply, session.frames)
-        told = {reply.message for reply in replies if isinstance(reply, StatusReply)}
-        assert told == {"No such file", "Permission denied"}
+        messages = {reply.message for reply in replies if isinstance(reply, StatusReply)}
+        assert messages == {"No such file", "Permission denied"}
         for frame in session.frames:
             for secret in (str(gateway.folder).encode(), b"Errno", b"Error", b"python", b".py"):
                 assert secret not in frame

@@ -92,7 +92,7 @@ def _remembered(gateway: Target) -> list[dict[str, Any]]:
     return [json.loads(entry.line) for entry in history.lines(Filter())]
 
 
-def _told(events: list[dict[str, Any]], user: str) -> Counter[str]:
+def _logged(events: list[dict[str, Any]], user: str) -> Counter[str]:
     return Counter(event["event"] for event in events if event.get("user") == user)
 
 
@@ -139,8 +139,8 @@ async def test_one_users_flood_loses_no_log_line_of_another(attacked: Target) ->
     expected = Counter(login_accepted=5, session_end=5, file_opened=5 * READ, file_closed=5 * READ)
 
     def lacks(events: list[dict[str, Any]], *names: str) -> Counter[str]:
-        told = _told(events, "ana")
-        return Counter({name: expected[name] - told[name] for name in names or expected})
+        logged = _logged(events, "ana")
+        return Counter({name: expected[name] - logged[name] for name in names or expected})
 
     wait_for(lambda: not any(lacks(_kept(attacked)).values()), f"{expected} in the files")
     in_history = ("login_accepted", "session_end", "file_closed")
@@ -159,9 +159,9 @@ async def test_suppressed_lines_of_a_flood_are_summarized(attacked: Target) -> N
         await _rename(session)
         await _forward(connection)
     end = await asyncio.to_thread(attacked.wait_event, "session_end", denied=RENAMES)
-    told = [event for event in attacked.events() if event.get("session") == end["session"]]
-    sums = [event for event in told if event["event"] == "events_suppressed"]
-    counts = Counter(event["event"] for event in told)
+    logged = [event for event in attacked.events() if event.get("session") == end["session"]]
+    sums = [event for event in logged if event["event"] == "events_suppressed"]
+    counts = Counter(event["event"] for event in logged)
     for name, number in (("denied", RENAMES), ("command_refused", FORWARDINGS)):
         assert counts[name] + sum(each.get(name, 0) for each in sums) == number
     assert counts["denied"] >= rate_limit.SESSION_BURST
@@ -178,6 +178,6 @@ async def test_every_opened_file_is_logged_at_any_rate(attacked: Target) -> None
         await session.init()
         await _open(session)
     end = await asyncio.to_thread(attacked.wait_event, "session_end", files=OPENED, denied=0)
-    told = Counter(e["event"] for e in attacked.events() if e.get("session") == end["session"])
-    assert told["file_opened"] == told["file_closed"] == OPENED
-    assert "events_suppressed" not in told
+    logged = Counter(e["event"] for e in attacked.events() if e.get("session") == end["session"])
+    assert logged["file_opened"] == logged["file_closed"] == OPENED
+    assert "events_suppressed" not in logged

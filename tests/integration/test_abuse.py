@@ -354,16 +354,16 @@ def test_a_user_can_log_in_from_allowed_addresses_only(
     assert log_in(gateway, GOOD).stdout == "in\n"
     assert log_in(gateway, BAD, user="ana").stdout == "in\n"
 
-    def told(source: str, key: Path | None) -> list[str]:
+    def client_messages(source: str, key: Path | None) -> list[str]:
         """The client's debugging output for a login."""
         options = [*gateway.ssh_options(key=key, BindAddress=source), "-v"]
-        said = gateway.ssh("echo in", options=options).stderr.splitlines()
-        kept = [line for line in said if "uthentic" in line or "denied" in line]
+        lines = gateway.ssh("echo in", options=options).stderr.splitlines()
+        kept = [line for line in lines if "uthentic" in line or "denied" in line]
         return [line for line in kept if "Offering" not in line and "SHA256" not in line]
 
-    right = told(BAD, None)
+    right = client_messages(BAD, None)
     assert any("Permission denied" in line for line in right)
-    assert right == told(BAD, wrong_key)
+    assert right == client_messages(BAD, wrong_key)
     refused = wait_for(
         lambda: _both(gateway.events("login_refused", client_ip=BAD)), "both refusals"
     )

@@ -48,12 +48,12 @@ def test_a_session_is_logged_from_login_to_end(gateway: Gateway, tmp_path: Path)
     )  # fmt: skip
     assert ran.returncode == 0
     ended = gateway.wait_event("session_end")
-    told = [event for event in gateway.events() if event.get("session") == ended["session"]]
-    assert {event["user"] for event in told[1:]} == {"gvpocr"}
-    assert len({(event["client_ip"], event["client_port"]) for event in told}) == 1
-    names = [event["event"] for event in told]
+    events = [event for event in gateway.events() if event.get("session") == ended["session"]]
+    assert {event["user"] for event in events[1:]} == {"gvpocr"}
+    assert len({(event["client_ip"], event["client_port"]) for event in events}) == 1
+    names = [event["event"] for event in events]
     assert (names[:2], names[-1]) == (["connection", "login_accepted"], "session_end")
-    seen = [(event["event"], event["path"], event.get("reason")) for event in told[2:-1]]
+    seen = [(event["event"], event["path"], event.get("reason")) for event in events[2:-1]]
     assert list(dict.fromkeys(seen)) == [  # a client may ask twice
         ("folder_listed", home, None),
         ("file_opened", f"{home}/file", None),

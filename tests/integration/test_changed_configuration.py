@@ -78,8 +78,8 @@ def test_removals_are_reported_before_and_after_the_reload(
         assert os.listdir(mount / "models")
 
         def checked() -> list[str]:
-            said = started.run("check", "--config", "new.toml").stderr.splitlines()
-            return [line.removeprefix("Compared with the running gateway, ") for line in said]
+            lines = started.run("check", "--config", "new.toml").stderr.splitlines()
+            return [line.removeprefix("Compared with the running gateway, ") for line in lines]
 
         wait_for(lambda: set(says) <= set(checked()), "the removals to be listed")
         (started.folder / "new.toml").rename(config_of(started))

@@ -66,8 +66,8 @@ def test_stepping_the_clock_changes_no_ban_or_session(
         again = wait_for(
             lambda: gateway.events("login_accepted", client_ip=GOOD)[1:], "the login's line"
         )
-        told = datetime.fromisoformat(again[0]["time"])
-        assert abs(told - datetime.now(UTC) - timedelta(seconds=step)) < _MINUTES
+        logged = datetime.fromisoformat(again[0]["time"])
+        assert abs(logged - datetime.now(UTC) - timedelta(seconds=step)) < _MINUTES
         # It expires after its duration.
         assert gateway.wait_event("source_unbanned", source=BAD)["reason"] == "expired"
         assert log_in(gateway, BAD).stdout == "in\n"

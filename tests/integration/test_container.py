@@ -265,11 +265,11 @@ def test_the_status_page_requires_the_generated_token(deployed: Deployment) -> N
 
 
 def test_the_history_and_the_log_record_what_the_mount_read(deployed: Deployment) -> None:
-    def told() -> bool:
+    def recorded() -> bool:
         shown = deployed.gateway("logs", "--path", "weights.bin", "--csv")
         return "/home/gvpocr/models/deep/er/weights.bin" in shown
 
-    wait_for(told, "the history to have the file")
+    wait_for(recorded, "the history to have the file")
     log = deployed.compose("exec", "-T", "sftp-gateway", "cat", "logs/access.log")
     assert "/home/gvpocr/models/deep/er/weights.bin" in log
 
@@ -349,17 +349,17 @@ def test_the_documented_command_rotates_a_key(deployed: Deployment, tmp_path: Pa
     def change(*command: str, **options: Any) -> str:
         # A login before the keys are loaded would be refused and count towards a ban.
         before = reloads()
-        said = deployed.keeper("keys", *command, **options)
+        output = deployed.keeper("keys", *command, **options)
         wait_for(lambda: reloads() > before, "the keys to be taken")
-        return said
+        return output
 
     private = make_key(tmp_path / "worker7", "ed25519")  # with this comment
     change("add", "gvpocr", stdin=public_line(private))
     with pytest.raises(AssertionError, match="docker-compose run --rm --no-deps init keys"):
         deployed.gateway("keys", "rotate", "gvpocr", "worker7", "worker7_new")
-    said = change("rotate", "gvpocr", "worker7", "worker7_new", errors=True)
+    output = change("rotate", "gvpocr", "worker7", "worker7_new", errors=True)
     new = deployed.folder / "keys/worker7_new"
-    assert "created keys/worker7_new, which can log in as gvpocr" in said
+    assert "created keys/worker7_new, which can log in as gvpocr" in output
     assert _owner_and_mode(new) == (OWNER, 0o600)
     assert public_line(new).split(maxsplit=2)[2] == "worker7"
     listed = [line for line in deployed.gateway("keys", "list").splitlines() if "worker7" in line]

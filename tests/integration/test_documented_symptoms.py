@@ -108,12 +108,12 @@ def test_failed_logins_print_the_documented_messages_that_sshfs_hides(
     (tmp_path / "mnt").mkdir()
 
     def look(port: int) -> None:
-        said = shell(f'ssh {given} -p {port} gvpocr@127.0.0.1 "echo in"')
+        output = shell(f'ssh {given} -p {port} gvpocr@127.0.0.1 "echo in"')
         hidden = shell(
             f"sshfs {given} -p {port} gvpocr@127.0.0.1: {tmp_path}/mnt".replace("-F none", "")
         )
         for message in messages:
-            assert documented(message) in said
+            assert documented(message) in output
         # Which of the two is printed depends on timing.
         assert hidden in (
             documented("read: Connection reset by peer") + "\n",
@@ -135,8 +135,8 @@ def test_a_missing_path_prints_the_documented_message(gateway: Gateway, tmp_path
     options, port = ssh_options(gateway, tmp_path, "")
     given = " ".join(options).replace("-F none", "")
     (tmp_path / "mnt").mkdir()
-    said = shell(f"sshfs {given} -p {port} gvpocr@127.0.0.1:/home/gvpocr/no {tmp_path}/mnt")
-    assert said.endswith(f": {documented('No such file or directory')}\n")
+    output = shell(f"sshfs {given} -p {port} gvpocr@127.0.0.1:/home/gvpocr/no {tmp_path}/mnt")
+    assert output.endswith(f": {documented('No such file or directory')}\n")
 
 
 def test_a_mount_without_user_allow_other_prints_the_documented_message(
@@ -150,7 +150,7 @@ def test_a_mount_without_user_allow_other_prints_the_documented_message(
     conf.write_text("#user_allow_other\n")
     for path in (key, mount):
         os.chown(path, 65534, 65534)
-    said = shell(
+    output = shell(
         f"mknod {fuse} c 10 229; chmod 666 {fuse}; mount --bind {fuse} /dev/fuse;"
         f"mount --bind {conf} /etc/fuse.conf; {' '.join(NOBODY)} env HOME=/nonexistent sshfs"
         f" -p {gateway.port} gvpocr@127.0.0.1: {mount}"
@@ -161,7 +161,7 @@ def test_a_mount_without_user_allow_other_prints_the_documented_message(
         "fusermount3: option allow_other only allowed if 'user_allow_other' is set in "
         "/etc/fuse.conf"
     )
-    assert said == f"{documented(message)}\n"
+    assert output == f"{documented(message)}\n"
 
 
 @pytest.fixture
@@ -319,11 +319,11 @@ def test_rm_of_a_read_only_copy_prints_the_documented_message(
     (served / "folder/file").chmod(0o444)
     (served / "folder").chmod(0o555)
     os.chown(reachable, 65534, 65534)
-    said = shell(
+    output = shell(
         f"cp -r --no-preserve=ownership {mount}/models/kept/folder {reachable}/copy;"
         f"chown -R 65534:65534 {reachable}/copy; {' '.join(NOBODY)} rm -rf {reachable}/copy"
     )
-    assert said == f"rm: cannot remove '{reachable}/copy/file': Permission denied\n"
+    assert output == f"rm: cannot remove '{reachable}/copy/file': Permission denied\n"
     assert "| `rm: cannot remove` ... `Permission denied`, in a copy" in PAGE
     repair = f"chmod -R u+w {reachable}/copy && rm -r {reachable}/copy"
     assert shell(f"{' '.join(NOBODY)} sh -c '{repair}'") == ""
@@ -339,8 +339,8 @@ DOOR = (
 
 
 def is_refused_at_the_door(gateway: Gateway) -> bool:
-    said = gateway.ssh("echo in").stderr
-    return any(documented(message) in said for message in DOOR)
+    output = gateway.ssh("echo in").stderr
+    return any(documented(message) in output for message in DOOR)
 
 
 def test_a_banned_source_gets_no_reason_until_it_is_exempt(

@@ -100,8 +100,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _with_links() -> list[str]:
     """sshfs options that allow links with `..`, which newer versions refuse by default."""
-    told = subprocess.run(["sshfs", "--help"], capture_output=True, text=True)
-    return ["no_contain_symlinks"] if "no_contain_symlinks" in told.stdout + told.stderr else []
+    usage = subprocess.run(["sshfs", "--help"], capture_output=True, text=True)
+    return ["no_contain_symlinks"] if "no_contain_symlinks" in usage.stdout + usage.stderr else []
 
 
 @pytest.fixture(params=["dereference", "auto", "keep"])

@@ -158,8 +158,8 @@ def test_check_metric_and_log_report_the_landlock_state(gateway: Gateway) -> Non
     assert gateway.metric("sftp_gateway_landlock_abi") == version
     checked = gateway.run("check")
     assert checked.returncode == 0
-    said = f"Landlock: version {version} confines the workers."
-    assert said in checked.stderr.splitlines()
+    message = f"Landlock: version {version} confines the workers."
+    assert message in checked.stderr.splitlines()
     assert "landlock" not in gateway.stderr
 
 

@@ -175,8 +175,8 @@ def test_all_configuration_errors_are_reported_before_a_port_is_bound(
     for command in ("serve", "check"):
         ran = make_gateway(config, SFTP_GATEWAY_PORT="", SFTP_GATEWAY_PORTT="1").run(command)
         assert ran.returncode == 2
-        for said in ("colour", "port", "../etc", "users.gvpocr", "access_log.level", "PORTT"):
-            assert said in ran.stderr
+        for word in ("colour", "port", "../etc", "users.gvpocr", "access_log.level", "PORTT"):
+            assert word in ran.stderr
         assert "plain text password" not in ran.stderr + ran.stdout
         assert "Traceback" not in ran.stderr
 

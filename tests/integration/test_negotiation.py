@@ -128,8 +128,8 @@ def test_a_man_in_the_middle_downgrade_breaks_the_key_exchange(
     logins = len(gateway.events("login_accepted"))
     with tampering(gateway) as port:
         options = gateway.ssh_options(HostKeyAlias=f"[127.0.0.1]:{gateway.port}", Port=str(port))
-        said = gateway.ssh("echo in", options=options)
-    assert "incorrect signature" in said.stderr
+        result = gateway.ssh("echo in", options=options)
+    assert "incorrect signature" in result.stderr
     assert gateway.events("login_accepted")[logins:] == []
 
 

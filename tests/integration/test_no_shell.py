@@ -115,8 +115,8 @@ def test_a_shell_is_refused_with_one_line(gateway: Gateway) -> None:
     before = len(gateway.events("command_refused", kind="shell"))
     ran = gateway.ssh()
     assert (ran.returncode, ran.stdout) == (1, "")
-    told = ran.stderr.splitlines(keepends=True)
-    assert [line for line in told if not line.startswith("Pseudo-terminal will not")] == [REFUSAL]
+    lines = ran.stderr.splitlines(keepends=True)
+    assert [line for line in lines if not line.startswith("Pseudo-terminal will not")] == [REFUSAL]
     wait_for(lambda: gateway.events("command_refused", kind="shell")[before:], "the refusal")
 
 

@@ -64,11 +64,11 @@ def test_unusable_optional_files_do_not_stop_the_start(
         folder.chmod(0o700)
     # Root without capabilities.
     gateway.start(("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
-    for said in (
+    for message in (
         "warning: SFTP_GATEWAY_ACCESS_LOG__FILE: ", "warning: history.file: ",
         "warning: status: keys/status_token: cannot be read",
     ):  # fmt: skip
-        assert said in gateway.stderr
+        assert message in gateway.stderr
     assert gateway.ssh("echo", "in").stdout == "in\n"
     assert (page(gateway, None), page(gateway, TOKEN)) == (401, 401)
     lost = partial(gateway.metric, "sftp_gateway_access_log_lines_lost_total")

@@ -291,9 +291,9 @@ def test_a_file_truncated_during_the_copy_fails_it(gateway: Gateway, tmp_path: P
     )  # fmt: skip
     wait_for(lambda: (tmp_path / "got").exists() and os.stat(tmp_path / "got").st_size, "bytes")
     os.truncate(path, 1000)
-    told = scp.communicate(timeout=TIMEOUT)[1]
+    errors = scp.communicate(timeout=TIMEOUT)[1]
     assert scp.returncode == 1
-    assert "scp: models/shrinks: the file has become shorter" in told
+    assert "scp: models/shrinks: the file has become shorter" in errors
 
 
 async def test_a_client_that_does_not_read_costs_bounded_memory(

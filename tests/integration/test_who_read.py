@@ -37,10 +37,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def fingerprints(keys: dict[str, Path]) -> dict[str, str]:
     def of(path: Path) -> str:
-        told = subprocess.run(
+        printed = subprocess.run(
             ["ssh-keygen", "-l", "-f", f"{path}.pub"], capture_output=True, text=True
         )
-        return told.stdout.split()[1]
+        return printed.stdout.split()[1]
 
     return {name: of(path) for name, path in keys.items()}
 
@@ -98,8 +98,8 @@ def test_reads_are_attributed_to_each_workers_key(
     for session in wait_for(
         lambda: len(ends := gateway.events("session_end")) == 3 and ends, "the sessions' ends"
     ):
-        told = [each for each in gateway.events() if each.get("session") == session["session"]]
-        labels = {(each["key"], each["key_label"]) for each in told if "user" in each}
+        events = [each for each in gateway.events() if each.get("session") == session["session"]]
+        labels = {(each["key"], each["key_label"]) for each in events if "user" in each}
         assert labels == {(session["key"], session["key_label"])}
     sums = {each["key_label"]: each for each in logs(gateway, "--by", "key")}
     for name in ("worker7", "worker8"):
@@ -206,8 +206,8 @@ def test_files_open_in_a_killed_worker_are_reported(
         with contextlib.suppress(OSError):  # the mount is gone
             os.close(file)
     assert not gateway.events("file_closed", session=opened["session"])
-    told = gateway.run("logs", "access.log", "--path", "BIG")
-    assert told.stderr == (
+    shown_logs = gateway.run("logs", "access.log", "--path", "BIG")
+    assert shown_logs.stderr == (
         "files that were open when their worker process was killed (worker_exited): 1; "
         "how much of them was read is unknown\n"
     )

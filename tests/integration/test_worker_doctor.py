@@ -41,11 +41,11 @@ class Report:
         (found,) = [finding for finding in self.findings if finding["check"] == check]
         return found
 
-    def problem(self, check: str, said: str) -> dict[str, Any]:
+    def problem(self, check: str, message: str) -> dict[str, Any]:
         """A complete finding with status `problem`."""
         found = self.of(check)
         assert (found["status"], self.status) == ("problem", 1), found
-        assert said in found["found"], found
+        assert message in found["found"], found
         assert found["means"], found
         return found
 
@@ -90,9 +90,9 @@ def examine(doctor: Path) -> Examine:
             capture_output=True, text=True, timeout=90, cwd="/", **more,
         )  # fmt: skip
         assert ran.stderr == ""
-        told = json.loads(ran.stdout)
-        assert told["ok"] == (ran.returncode == 0)
-        return Report(ran.returncode, told["findings"])
+        result = json.loads(ran.stdout)
+        assert result["ok"] == (ran.returncode == 0)
+        return Report(ran.returncode, result["findings"])
 
     return run
 
@@ -186,7 +186,7 @@ def test_the_gateways_doctor_command_prints_a_readable_report(gateway: Gateway) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "give --mount PATH, or --server HOST"),
         (("--server", "a", "--port", "0"), "--port: '0' is not a valid port"),
@@ -194,11 +194,11 @@ def test_the_gateways_doctor_command_prints_a_readable_report(gateway: Gateway) 
     ],
 )
 def test_invalid_arguments_are_a_usage_error(
-    doctor: Path, arguments: tuple[str, ...], said: str
+    doctor: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ran = subprocess.run(["sh", doctor, *arguments], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert said in ran.stderr
+    assert message in ran.stderr
 
 
 # The worker
@@ -245,7 +245,7 @@ def broken_key(gateway: Gateway, folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "said", "do"),
+    ("how", "message", "do"),
     [
         ("missing", "does not exist", "scp "),
         ("open", "is open to others (mode 0644)", "chmod 600 "),
@@ -257,11 +257,11 @@ def broken_key(gateway: Gateway, folder: Path, how: str) -> Path:
     ],
 )
 def test_an_unusable_key_is_explained(
-    gateway: Gateway, tmp_path: Path, examine: Examine, *, how: str, said: str, do: str
+    gateway: Gateway, tmp_path: Path, examine: Examine, *, how: str, message: str, do: str
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
     report = examine(*login(gateway, key=broken_key(gateway, tmp_path, how)), env=environment)
-    found = report.problem("key", said)
+    found = report.problem("key", message)
     assert [command for command in found["do"] if command.startswith(do)] or not do
     assert "Permission denied (publickey)" in report.problem("login", "")["found"]
 
@@ -285,7 +285,7 @@ def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("-n", "gvpocr", "-V", "-2d:-1d"), "was good until"),
         (("-n", "gvpocr", "-V", "+1d:+2d"), "is good only from"),
@@ -293,7 +293,7 @@ def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
     ],
 )
 def test_an_invalid_certificate_is_explained(
-    gateway: Gateway, tmp_path: Path, examine: Examine, options: tuple[str, ...], said: str
+    gateway: Gateway, tmp_path: Path, examine: Examine, options: tuple[str, ...], message: str
 ) -> None:
     report = examine(*login(gateway, key=signed(gateway, tmp_path, *options)))
     problems = [
@@ -302,7 +302,7 @@ def test_an_invalid_certificate_is_explained(
         if finding["check"] == "certificate" and finding["status"] == "problem"
     ]
     assert len(problems) == 1
-    assert said in problems[0]
+    assert message in problems[0]
 
 
 def test_a_valid_certificate_is_reported(
@@ -364,17 +364,17 @@ def test_a_filtered_port_is_reported(gateway: Gateway, examine: Examine) -> None
 
 
 @contextlib.contextmanager
-def server(said: bytes | None) -> Iterator[int]:
+def server(banner: bytes | None) -> Iterator[int]:
     """A server that sends this to each client; None for nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        if said is None:
+        if banner is None:
             yield port
             return
         script = (
             "import socket, sys\n"
             f"s = socket.socket(fileno={listening.fileno()}); c, _ = s.accept()\n"
-            f"c.sendall({said!r}); c.shutdown(1); c.recv(100)\n"
+            f"c.sendall({banner!r}); c.shutdown(1); c.recv(100)\n"
         )
         process = subprocess.Popen([sys.executable, "-c", script], pass_fds=[listening.fileno()])
         try:
@@ -385,7 +385,7 @@ def server(said: bytes | None) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("banner", "found"),
     [
         (None, "takes the connection and says nothing"),
         (b"", "takes the connection and closes it at once"),
@@ -393,9 +393,9 @@ def server(said: bytes | None) -> Iterator[int]:
     ],
 )
 def test_a_port_without_an_ssh_server_is_reported(
-    gateway: Gateway, examine: Examine, said: bytes | None, found: str
+    gateway: Gateway, examine: Examine, banner: bytes | None, found: str
 ) -> None:
-    with server(said) as port:
+    with server(banner) as port:
         report = examine(*login(gateway, port=port))
     report.problem("port", found)
     report.skipped("the server was not reached", "host key", "login", "folder")
@@ -431,8 +431,8 @@ def test_an_unexpected_host_key_is_reported_and_the_login_still_tested(
     other = public_line(make_key(tmp_path / "other", "ed25519"))
     file.write_text(f"[127.0.0.1]:{gateway.port} {other}\n" if known == "changed" else "")
     report = examine(*login(gateway, known_hosts=file.rename(tmp_path / "known")))
-    said = {"unknown": "does not have it", "changed": "another key than"}[known]
-    found = report.problem("host key", said)
+    message = {"unknown": "does not have it", "changed": "another key than"}[known]
+    found = report.problem("host key", message)
     assert expected(gateway) in found["found"]
     report.fine("login", "folder")
     # The recommended command fixes it.

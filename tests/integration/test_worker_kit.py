@@ -184,9 +184,9 @@ def test_a_failed_set_up_is_explained_and_keeps_the_old_mount(
                 "echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >/root/kit/known_hosts"
             )
         done = worker.run(setup, *options)
-        said = message.format(server=worker.host_address, port=far_gateway.port)
+        text = message.format(server=worker.host_address, port=far_gateway.port)
         assert done.returncode == 1, what
-        assert said in done.stderr, (what, done.stderr)
+        assert text in done.stderr, (what, done.stderr)
         assert sshfs_pid(worker) == before, what
         assert worker.shell(settings) == configured, what
         worker.shell(f"ls {MOUNT}/models")
@@ -225,8 +225,8 @@ def let_in(gateway: Gateway, worker: Worker) -> str:
     """Run the line printed by the background setup on the server; returns the key's name."""
 
     def printed() -> str:
-        said = worker.run("cat", "/root/said").stdout
-        found = [line.strip() for line in said.splitlines() if "keys add" in line]
+        text = worker.run("cat", "/root/output").stdout
+        found = [line.strip() for line in text.splitlines() if "keys add" in line]
         return found[0] if found else ""
 
     echo, _, add = wait_for(printed, "the line for the server", 60).partition(" | ")
@@ -242,7 +242,7 @@ def test_each_workers_key_can_be_revoked_alone(
 ) -> None:
     worker = make_worker(systemd=False)
     setup = kit_on(worker, far_gateway)
-    worker.shell(f"({setup} --name worker7; echo $? >/root/status) >/root/said 2>&1 &")
+    worker.shell(f"({setup} --name worker7; echo $? >/root/status) >/root/output 2>&1 &")
     assert let_in(far_gateway, worker) == "worker7"
     wait_for(lambda: worker.run("cat", "/root/status").stdout == "0\n", "the set-up", 60)
     assert worker.shell(f"ls {MOUNT}").split() == ["Bhushanji", "models", "newsletters"]
@@ -280,7 +280,7 @@ def test_a_shared_key_is_kept_until_the_worker_has_its_own(
     assert refused.returncode == 1
     assert "error: the server does not let the key SHA256:" in refused.stderr
     assert sshfs_pid(worker) == before
-    worker.put("/root/said", refused.stdout.encode())
+    worker.put("/root/output", refused.stdout.encode())
     assert let_in(far_gateway, worker) == "worker8"
     far_gateway.wait_event("configuration_reloaded")
     worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='60'/\" /root/kit/config")
@@ -418,17 +418,17 @@ def findings(worker: Worker, *options: str) -> dict[str, dict[str, Any]]:
     """The findings of the doctor on the worker, by check."""
     ran = worker.run("sshfs-doctor", "--json", "--seconds", "0", *options)
     assert ran.stderr == ""
-    told = json.loads(ran.stdout)
-    assert told["ok"] == (ran.returncode == 0)
-    return {finding["check"]: finding for finding in told["findings"]}
+    report = json.loads(ran.stdout)
+    assert report["ok"] == (ran.returncode == 0)
+    return {finding["check"]: finding for finding in report["findings"]}
 
 
-def found(worker: Worker, check: str, status: str, said: str) -> dict[str, dict[str, Any]]:
+def found(worker: Worker, check: str, status: str, text: str) -> dict[str, dict[str, Any]]:
     """All findings, after checking the one of `check`."""
-    told = findings(worker)
-    assert told[check]["status"] == status, told
-    assert said in told[check]["found"], told[check]
-    return told
+    report = findings(worker)
+    assert report[check]["status"] == status, report
+    assert text in report[check]["found"], report[check]
+    return report
 
 
 def test_the_doctor_uses_the_kits_configuration_without_a_mount(
@@ -440,27 +440,27 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     assert worker.set_up(far_gateway, "--no-cache").returncode == 0
     good = findings(worker)
     assert {each["status"] for each in good.values()} == {"ok"}, good
-    told = worker.run("sshfs-doctor", "--seconds", "1").stdout
-    assert "throughput   not measured: no big file" in told
+    report = worker.run("sshfs-doctor", "--seconds", "1").stdout
+    assert "throughput   not measured: no big file" in report
 
     program, config = f"{INSTALLED}/sshfs-main-server", "/etc/sshfs-main-server"
     start = f"setsid {program} supervise >>/var/log/sshfs-main-server.log 2>&1 </dev/null &"
     worker.shell(f"{program} stop")
-    told = found(worker, "service", "problem", "it does not run (inactive)")
-    assert f"on port {far_gateway.port}" in told["port"]["found"]
+    report = found(worker, "service", "problem", "it does not run (inactive)")
+    assert f"on port {far_gateway.port}" in report["port"]["found"]
     for check in ("key", "host key", "login", "folder"):
-        assert told[check]["status"] == "ok", told[check]
-    assert told["mount"]["found"] == f"nothing is mounted at {MOUNT}"
-    assert told["mount"]["means"].endswith("Why is above: service.")
-    assert told["throughput"]["found"] == "not looked at: the mount cannot be read"
+        assert report[check]["status"] == "ok", report[check]
+    assert report["mount"]["found"] == f"nothing is mounted at {MOUNT}"
+    assert report["mount"]["means"].endswith("Why is above: service.")
+    assert report["throughput"]["found"] == "not looked at: the mount cannot be read"
 
     # A missing folder.
     worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}/config; {start}")
     wait_for(lambda: worker.run("ls", "/run/sshfs-main-server/failed").returncode == 0, "failure")
-    told = found(worker, "folder", "problem", "/home/gvpocr/letters")
-    assert "No such file or directory" in told["service"]["found"]
-    assert told["host key"]["status"] == "ok"
-    assert told["mount"]["means"].endswith("Why is above: folder, service.")
+    report = found(worker, "folder", "problem", "/home/gvpocr/letters")
+    assert "No such file or directory" in report["service"]["found"]
+    assert report["host key"]["status"] == "ok"
+    assert report["mount"]["means"].endswith("Why is above: folder, service.")
 
     # A host key other than the pinned one.
     worker.shell(f"{program} stop; sed -i \"s|letters'|'|; s|gvpocr/'|gvpocr'|\" {config}/config")
@@ -468,9 +468,11 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
         f"ssh-keygen -q -t ed25519 -N '' -f /root/strange; cp {config}/known_hosts /root/known; "
         f"echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >{config}/known_hosts"
     )
-    told = found(worker, "host key", "problem", f"another key than {config}/known_hosts:1 has")
-    assert told["folder"]["status"] == "ok"
-    assert any(command.startswith("sftp-gateway worker-kit") for command in told["host key"]["do"])
+    report = found(worker, "host key", "problem", f"another key than {config}/known_hosts:1 has")
+    assert report["folder"]["status"] == "ok"
+    assert any(
+        command.startswith("sftp-gateway worker-kit") for command in report["host key"]["do"]
+    )
     worker.shell(f"cp /root/known {config}/known_hosts")
 
     # A name whose first address does not respond.
@@ -479,15 +481,15 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
         f"echo {worker.host_address} main >>/etc/hosts; "
         f"sed -i \"s/^SERVER=.*/SERVER='main'/\" {config}/config"
     )
-    told = found(worker, "login", "ok", "gvpocr@main may log in")
-    assert told["name"]["found"] == f"main is fd00::7, {worker.host_address}"
+    report = found(worker, "login", "ok", "gvpocr@main may log in")
+    assert report["name"]["found"] == f"main is fd00::7, {worker.host_address}"
 
     # No server.
     far_gateway.stop()
-    told = found(worker, "port", "problem", "main refuses connections to port")
-    assert "fd00::7: Connection refused" in told["port"]["found"]
+    report = found(worker, "port", "problem", "main refuses connections to port")
+    assert "fd00::7: Connection refused" in report["port"]["found"]
     for check in ("host key", "login", "folder"):
-        assert told[check]["found"] == "not looked at: the server was not reached"
+        assert report[check]["found"] == "not looked at: the server was not reached"
 
 
 def test_the_readmes_manual_mount_needs_no_terminal(

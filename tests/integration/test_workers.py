@@ -388,7 +388,7 @@ def test_sigusr1_replaces_the_workers_without_a_change(two: Gateway, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "reason"),
     [
         ("max_handles = 'x'\n", "max_handles"),
         ("this is no TOML\n", "not valid TOML"),
@@ -396,14 +396,14 @@ def test_sigusr1_replaces_the_workers_without_a_change(two: Gateway, tmp_path: P
     ],
 )
 def test_sighup_with_an_invalid_configuration_changes_nothing(
-    two: Gateway, config: str, said: str
+    two: Gateway, config: str, reason: str
 ) -> None:
     before = workers(two)
     (two.folder / "config/sftp-gateway.toml").write_text(config)
     hang_up(two)
     refused = two.wait_event("configuration_refused")
-    assert said in refused["mistakes"]
-    assert said in two.stderr
+    assert reason in refused["mistakes"]
+    assert reason in two.stderr
     assert "keeping the current one" in two.stderr
     assert "Traceback" not in two.stderr
     assert workers(two) == before

@@ -58,7 +58,7 @@ def without_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def told(file: Path, environ: dict[str, str]) -> tuple[str, ...]:
+def reported(file: Path, environ: dict[str, str]) -> tuple[str, ...]:
     try:
         load_settings(file, environ)
     except ConfigurationError as error:
@@ -73,9 +73,9 @@ def test_any_file_gives_settings_or_errors_with_positions(
 ) -> None:
     file = tmp_path / "a.toml"
     file.write_text("".join(f"{name} = {value}\n" for name, value in given_options.items()))
-    for said in told(file, {}):
-        assert re.match(rf"{re.escape(str(file))}:[1-4]:\d+: ", said), said
-        assert not RAW.search(said), said
+    for message in reported(file, {}):
+        assert re.match(rf"{re.escape(str(file))}:[1-4]:\d+: ", message), message
+        assert not RAW.search(message), message
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -85,6 +85,6 @@ def test_any_variable_gives_a_setting_or_an_error_naming_it(
 ) -> None:
     file = tmp_path / "empty.toml"
     file.touch()
-    for said in told(file, {variable(option): text}):
-        assert said.startswith(f"{variable(option)}: "), said
-        assert not RAW.search(said), said
+    for message in reported(file, {variable(option): text}):
+        assert message.startswith(f"{variable(option)}: "), message
+        assert not RAW.search(message), message

@@ -106,9 +106,9 @@ def _page() -> Iterator[str]:
             folder = Path(made)
             make_rsa_host_key(folder)
             with running(folder, SFTP_GATEWAY_CIPHERS=mode) as gateway:
-                said = audit(gateway, "--no-colors")
-        said = re.sub(r"SHA256:\S+", "SHA256:...", said)
-        yield f"\n======== ciphers = {mode} ========\n\n{said.strip()}"
+                report_text = audit(gateway, "--no-colors")
+        report_text = re.sub(r"SHA256:\S+", "SHA256:...", report_text)
+        yield f"\n======== ciphers = {mode} ========\n\n{report_text.strip()}"
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def _ask_for_bans() -> None:
 
 def _as_an_orphan(call: Callable[[], None]) -> None:
     """Call in an orphaned grandchild of the worker."""
-    answer, told = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         middle = os.getpid()
@@ -84,13 +84,13 @@ def _as_an_orphan(call: Callable[[], None]) -> None:
                 time.sleep(0.01)
             try:
                 call()
-                os.write(told, b"done")
+                os.write(writer, b"done")
             except OSError as error:
-                os.write(told, str(error.errno).encode())
+                os.write(writer, str(error.errno).encode())
         os._exit(0)
     os.waitpid(child, 0)
-    os.close(told)
-    with os.fdopen(answer, "rb") as file:
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
         code = file.read()
     if code != b"done":
         raise OSError(int(code), "not answered")

@@ -15,8 +15,8 @@ def line(event: str = "file_closed", *, at: float = NOON, **fields: Any) -> byte
     """A line as a worker writes it, with its line feed."""
     time = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
     session = {"session": "9f86d081884c7d65", "client_ip": "192.0.2.17"}
-    told = {"time": time, "event": event, **session, **fields}
-    return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    entry = {"time": time, "event": event, **session, **fields}
+    return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def read(name: str, *, user: str = "ana", sent: int = 1000, **fields: Any) -> bytes:

@@ -69,11 +69,11 @@ class Copy:
                 start_new_session=True,
             )
             try:
-                said, _ = pytest.communicate(timeout=_TIMEOUT * len(tests))
+                output, _ = pytest.communicate(timeout=_TIMEOUT * len(tests))
             except subprocess.TimeoutExpired:
                 os.killpg(pytest.pid, signal.SIGKILL)
-                said, _ = pytest.communicate()
-        return pytest.returncode, said
+                output, _ = pytest.communicate()
+        return pytest.returncode, output
 
     def attempt(self, mutation: Mutation) -> dict[str, tuple[int, str]]:
         """What `run` says of each of the mutation's tests."""
@@ -147,9 +147,9 @@ def _try(copies: Sequence[Copy], chosen: Sequence[Mutation]) -> Iterable[str]:
 
 
 def _complaints(mutation: Mutation, outcomes: dict[str, tuple[int, str]]) -> Iterable[str]:
-    for test, (status, said) in outcomes.items():
+    for test, (status, output) in outcomes.items():
         name = test.partition("::")[2]
-        why = _failure(test, said)
+        why = _failure(test, output)
         if why is not None:
             print(f"    noticed by {name}: {why}", flush=True)
             continue
@@ -161,19 +161,19 @@ def _failing(copy: Copy, tests: Sequence[str]) -> list[str]:
     """The tests that fail without a mutation; prints why."""
     failing = []
     for test in tests:
-        status, said = copy.run(test)
+        status, output = copy.run(test)
         if status != _PASSED:
-            print(said)
+            print(output)
             failing.append(test)
     return failing
 
 
-def _failure(test: str, said: str) -> str | None:
+def _failure(test: str, output: str) -> str | None:
     """Why a test failed, for a person to see whether it was for the right reason; None if not.
 
     It has to be the test that fails, and not what it needs, so the exit status is not enough.
     """
-    failed = (line for line in said.splitlines() if line.startswith(f"FAILED {test}"))
+    failed = (line for line in output.splitlines() if line.startswith(f"FAILED {test}"))
     return next((line.partition(" - ")[2] for line in failed), None)
 
 

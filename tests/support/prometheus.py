@@ -54,13 +54,13 @@ class Prometheus:
     def _get(self, path: str, **parameters: str) -> dict[str, Any]:
         try:
             with self._open(f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
-                said = json.load(answer)
+                response = json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
-        assert said["status"] == "success", said
+        assert response["status"] == "success", response
         # A warning is for instance a rate of what is no counter.
-        assert not said.get("warnings"), said["warnings"]
-        data: dict[str, Any] = said["data"]
+        assert not response.get("warnings"), response["warnings"]
+        data: dict[str, Any] = response["data"]
         return data
 
     def _open(self, path: str) -> Any:

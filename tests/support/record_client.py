@@ -177,10 +177,10 @@ class KeyExchanges(logging.Handler):
         self._changed = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage()
-        self.asked += "Requesting key exchange" in said
-        self.was_asked += "Received key exchange request" in said
-        self.completed += "Completed key exchange" in said
+        text = record.getMessage()
+        self.asked += "Requesting key exchange" in text
+        self.was_asked += "Received key exchange request" in text
+        self.completed += "Completed key exchange" in text
         self._changed.set()
 
     async def is_asked(self, times: int) -> None:

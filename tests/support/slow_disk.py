@@ -93,7 +93,7 @@ def failing_disk(folder: Path, mount: Path, gate: Path, *, cached: float = 1.0) 
             gate.unlink(missing_ok=True)
 
 
-def _says(gate: str) -> str | None:
+def _gate_state(gate: str) -> str | None:
     """The gate's content, or None if it is open."""
     try:
         with open(gate) as file:
@@ -103,7 +103,7 @@ def _says(gate: str) -> str | None:
 
 
 def _wait_while_frozen(gate: str) -> None:
-    while _says(gate) == "frozen":
+    while _gate_state(gate) == "frozen":
         time.sleep(0.01)
 
 
@@ -140,8 +140,8 @@ def _serve(folder: str, mount: str, gate: str, cached: str) -> None:
             return os.open(self._real(path), os.O_RDONLY)
 
         def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-            while (said := _says(gate)) is not None:
-                if said == "EIO":
+            while (state := _gate_state(gate)) is not None:
+                if state == "EIO":
                     raise fuse.FuseOSError(errno.EIO)
                 time.sleep(0.01)
             return os.pread(fh, size, offset)

@@ -204,7 +204,7 @@ class Arena:
         members = family(self.gateway.pids[0])
         before = sum(map(_reset_peak, members))
         errors = self.gateway.folder / "stderr.log"
-        said = errors.stat().st_size
+        log_start = errors.stat().st_size
         if reason := self._attacker.reach(kind, self._login):
             return Result(kind=kind, reached=False, outcome=f"not reached: {reason}")
         observed = _Observations()
@@ -222,7 +222,7 @@ class Arena:
             packets=report.packets,
             sent=report.sent,
             outcome=_outcome(report, self._attacker.disconnect_reason(), enough=enough),
-            crashed=b"Traceback" in _tail(errors, said),
+            crashed=b"Traceback" in _tail(errors, log_start),
             latencies=sorted(observed.latencies),
         )
 
@@ -308,11 +308,11 @@ class Arena:
     def _watch_health(self) -> None:
         while not self._over.wait(_HEALTH_INTERVAL):
             try:
-                status, said = self.gateway.http("/healthz")
+                status, body = self.gateway.http("/healthz")
             except OSError as error:
-                status, said = 0, str(error)
+                status, body = 0, str(error)
             if status != 200:
-                self.unhealthy.append(f"{status} {said.strip()}")
+                self.unhealthy.append(f"{status} {body.strip()}")
 
 
 @contextlib.contextmanager
