@@ -23,7 +23,11 @@ from tests.support.clients import sshfs_versions
 from tests.support.faulty_filesystem import FaultyFileSystem, faulty_filesystem
 from tests.support.gateway import Gateway, fill, running, wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # paramiko's prefetch thread does not expect to lose its connection.
+    pytest.mark.filterwarnings(r"ignore:Exception in thread Thread-\d+ \(_prefetch_thread\)"),
+]
 
 CONTENT: Final = bytes(number * 7 % 251 for number in range(600 * 1024))
 
