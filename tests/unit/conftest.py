@@ -1,4 +1,4 @@
-"""A machine on which nothing is configured, and settings read there."""
+"""An unconfigured environment, and settings loaded in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Errors = Callable[..., tuple[str, ...]]
 
 @pytest.fixture
 def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, which is empty; no variable is set."""
+    """An empty working directory without environment variables."""
     folder = tmp_path / "unconfigured"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -33,7 +33,7 @@ def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A folder that every user can come to, unlike pytest's own."""
+    """A folder accessible to every user, unlike pytest's own."""
     with tempfile.TemporaryDirectory(dir="/tmp") as made:
         Path(made).chmod(0o755)
         yield Path(made)
@@ -41,7 +41,7 @@ def reachable() -> Iterator[Path]:
 
 @pytest.fixture
 def load(unconfigured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads the settings from the text of a file, if one is given, and from variables."""
+    """Loads the settings from variables and, if given, the text of a file."""
 
     def from_text(text: str | None = None, **variables: str) -> Settings:
         for name, value in variables.items():
@@ -57,7 +57,7 @@ def load(unconfigured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def errors(load: Load) -> Errors:
-    """What is said of a configuration that is wrong."""
+    """The error messages of an invalid configuration."""
 
     def of(text: str | None = None, **variables: str) -> tuple[str, ...]:
         with pytest.raises(ConfigurationError) as raised:

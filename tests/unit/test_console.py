@@ -17,7 +17,7 @@ ROWS = [("ana", "7"), ("[red]b[/red]\x1b[2J\u202e", "1234")]
 
 
 class Terminal(io.StringIO):
-    """A text file that says it is a terminal."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -53,7 +53,7 @@ def test_a_terminal_without_colours_gets_a_plain_table(
     assert terminal.getvalue() == PLAIN + "error: b\\u001b[2J\n"
 
 
-def test_a_terminal_gets_a_table_in_which_data_is_data(terminal: Terminal) -> None:
+def test_data_in_a_table_is_escaped_on_a_terminal(terminal: Terminal) -> None:
     console.print_table(HEADER, ROWS, numbers=[1], marked=[1])
     drawn = terminal.getvalue()
     assert "[red]b[/red]\\u001b[2J\\u202e" in drawn
@@ -68,7 +68,7 @@ def test_a_terminal_gets_coloured_errors(terminal: Terminal) -> None:
     assert terminal.getvalue() == "\x1b[1;31merror:\x1b[m b\\u001b[2J\nno error: c\n"
 
 
-def test_json_shows_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_json({"a\u202e": ["\x9b[2J", "é"]})
     out = capsys.readouterr().out
     assert json.loads(out) == {"a\u202e": ["\x9b[2J", "é"]}
@@ -78,7 +78,7 @@ def test_json_shows_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "healthcheck"])
-def test_what_serves_loads_nothing_for_people(command: str) -> None:
+def test_serving_imports_no_console_library(command: str) -> None:
     code = (
         "import sys\nfrom sftp_gateway.commands.main import build_parser\n"
         f"build_parser([{command!r}])\n"

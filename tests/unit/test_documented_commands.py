@@ -1,4 +1,4 @@
-"""Commands of the gateway that the pages tell people to run are there, with their options."""
+"""Commands in the documentation exist, with their options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MEANT = {"N": "1", "WHEN": "now", "STEP": "prepare"}
 
 
 def commands(page: Path) -> Iterator[tuple[str, bool]]:
-    """Arguments of the program as they stand there, and whether a reader is to paste them."""
+    """The arguments of each documented command, and whether it is to be pasted."""
     text = page.read_text().replace("\\\n", " ")
     for language, block in FENCED.findall(text):
         for line in block.splitlines() if language in ("sh", "console") else ():
@@ -57,7 +57,7 @@ FOUND = sorted(
 
 
 def parses(arguments: list[str]) -> None:
-    """Raises what fails for what is no command."""
+    """Parse a command; raises for an invalid one."""
     if arguments[:1] == ["doctor"] and {"--worker", "--mount"} & {*arguments}:
         doctor = REPOSITORY / "sftp_gateway/worker_kit/files/sshfs-doctor"
         subprocess.run(["sh", doctor, *arguments[1:], "--help"], check=True, capture_output=True)
@@ -73,7 +73,7 @@ def choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParse
 
 
 @pytest.mark.parametrize(("page", "text"), [(page, text) for page, text, paste in FOUND if paste])
-def test_a_command_to_paste_is_one(page: Path, text: str) -> None:
+def test_documented_commands_to_paste_are_valid(page: Path, text: str) -> None:
     arguments = [MEANT.get(word, word) for word in shlex.split(text, comments=True)]
     parses(arguments)
 
@@ -81,7 +81,7 @@ def test_a_command_to_paste_is_one(page: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("page", "text"), [(page, text) for page, text, paste in FOUND if not paste]
 )
-def test_a_command_that_is_named_is_there(page: Path, text: str) -> None:
+def test_documented_command_names_exist(page: Path, text: str) -> None:
     words = [MEANT.get(word, word) for word in shlex.split(text)]
     known = choices(build_parser())
     assert words[0] in known or words[0].startswith("--")
@@ -91,7 +91,7 @@ def test_a_command_that_is_named_is_there(page: Path, text: str) -> None:
         assert words[1] in choices(known["keys"])
 
 
-def test_they_are_found() -> None:
+def test_documented_commands_are_found() -> None:
     assert len(FOUND) > 30
     pages = {str(page) for page, _, _ in FOUND}
     assert {"README.md", "keys/README.md", "docs/operations.md"} <= pages

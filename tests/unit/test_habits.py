@@ -1,4 +1,4 @@
-"""What surrounds the code: workflows, hooks and templates name commands and files that exist."""
+"""Workflows, hooks and templates name commands and files that exist."""
 
 from __future__ import annotations
 

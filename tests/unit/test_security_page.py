@@ -32,12 +32,12 @@ def test_every_promise_has_tests_that_exist(promise: Promise) -> None:
 
 
 @pytest.mark.parametrize("promise", promises(), ids=lambda promise: promise.id)
-def test_every_promise_has_a_mutation_or_a_reason_for_having_none(promise: Promise) -> None:
+def test_every_promise_has_a_mutation_or_a_reason(promise: Promise) -> None:
     proved = any({*mutation.tests} & {*promise.tests} for mutation in mutations())
     assert proved != bool(promise.unproved)
 
 
-def test_every_promise_has_an_id_of_its_own() -> None:
+def test_every_promise_has_a_unique_id() -> None:
     assert len(promises()) > 20
     assert Counter(promise.id for promise in promises()).most_common(1)[0][1] == 1
 

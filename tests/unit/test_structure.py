@@ -1,4 +1,4 @@
-"""Imports within the product: no cycle, with the imports for type checking as well."""
+"""Imports within the product have no cycles, even for type checking."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def modules(package: Path) -> Mapping[str, Path]:
 
 
 def imports(source: str, known: Set[str]) -> set[str]:
-    """The modules among `known` that a source file imports, anywhere in it."""
+    """The modules among `known` that a source file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def test_no_module_is_in_an_import_cycle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def test_an_import_for_type_checking_counts() -> None:
+def test_imports_for_type_checking_are_included() -> None:
     sources = {
         "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from b import B",
         "b": "import a",

@@ -1,4 +1,4 @@
-"""The tests themselves: they end, also where they were started in the background."""
+"""The test suite ends even if it was started in the background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.gateway import REPOSITORY, environment
 
-#: As a shell without job control starts what is to run in the background.
+#: Starts a background job like a shell without job control.
 IN_BACKGROUND = ("bash", "-c", "trap '' INT; exec \"$@\"", "bash")
 
 
@@ -47,7 +47,7 @@ def test_hang():
     )
 
 
-def test_in_the_background_programs_are_interrupted_and_what_hangs_is_ended(
+def test_background_runs_interrupt_children_and_end_hanging_tests(
     run: subprocess.CompletedProcess[str],
 ) -> None:
     assert "1 failed, 1 passed" in run.stdout, run.stdout

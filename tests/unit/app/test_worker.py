@@ -1,4 +1,4 @@
-"""Settings become a running gateway in this process: what serves in one worker."""
+"""A gateway running in this process, as in one worker."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ from tests.support.sftp_wire import encode_init, encode_open, encode_read
 
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
-    """The working directory of a gateway that has been set up."""
+    """The working directory of a gateway after setup."""
     set_up(Settings(), gateway=None, report=lambda line: None)
     return unconfigured
 
 
 class Running:
-    """A gateway that was started here, and what accepts its connections."""
+    """A running gateway and its acceptor."""
 
     def __init__(self, gateway: WorkerService, settings: Settings, measured: Measured) -> None:
         self.gateway = gateway
@@ -121,14 +121,14 @@ class Running:
 Start = Callable[..., Awaitable[Running]]
 
 
-async def found(settings: Settings) -> Findings:
-    """What is found where the settings point to."""
+async def findings_of(settings: Settings) -> Findings:
+    """The findings of validating these settings."""
     probes = {name: probe_share(share.path) for name, share in settings.shares.items()}
     return await validate(settings, config_file=DEFAULT_CONFIG_FILE, probes=probes)
 
 
-async def begin(measured: Measured, **options: Any) -> Running:
-    """A gateway with some options, on a free port."""
+async def start_gateway(measured: Measured, **options: Any) -> Running:
+    """Start a gateway with some options on a free port."""
     settings = Settings(
         **{
             "host": "127.0.0.1",
@@ -138,7 +138,7 @@ async def begin(measured: Measured, **options: Any) -> Running:
             **options,
         }
     )
-    findings = await found(settings)
+    findings = await findings_of(settings)
     assert findings.errors == []
     gateway = WorkerService(
         ConfigSnapshot(settings, findings),
@@ -154,13 +154,13 @@ async def begin(measured: Measured, **options: Any) -> Running:
 
 @pytest.fixture
 async def start(folder: Path) -> AsyncIterator[Start]:
-    """Starts gateways, which end with the test."""
+    """Starts gateways that are stopped after the test."""
     started: list[Running] = []
 
     async def run(**options: Any) -> Running:
         measured = Measured()
         try:
-            started.append(await begin(measured, **options))
+            started.append(await start_gateway(measured, **options))
         except BaseException:
             measured.close()
             raise
@@ -174,9 +174,7 @@ async def start(folder: Path) -> AsyncIterator[Start]:
 # Serving
 
 
-async def test_a_gateway_serves_a_file_to_the_worker_that_the_first_start_made(
-    start: Start, folder: Path
-) -> None:
+async def test_the_initial_worker_key_can_read_a_file(start: Start, folder: Path) -> None:
     running = await start()
     async with (
         await running.connect() as connection,
@@ -198,9 +196,7 @@ async def test_a_gateway_serves_a_file_to_the_worker_that_the_first_start_made(
     assert events["session_end"]["files"] == 1
 
 
-async def test_a_user_sees_the_shares_that_it_was_given_and_may_log_in_by_password(
-    start: Start, folder: Path
-) -> None:
+async def test_a_user_with_a_password_sees_its_granted_shares(start: Start, folder: Path) -> None:
     running = await start(
         users={
             "ana": UserSettings(
@@ -229,7 +225,7 @@ async def test_owners_are_shown_as_configured(start: Start) -> None:
             assert (attributes.uid, attributes.gid) == (1234, 5678)
 
 
-async def test_what_it_serves_is_counted(start: Start) -> None:
+async def test_requests_and_sessions_are_counted(start: Start) -> None:
     running = await start()
     assert running.gateway.share_problems() == {}
     assert running.metric("sftp_gateway_share_up", share="models") == 1
@@ -241,7 +237,7 @@ async def test_what_it_serves_is_counted(start: Start) -> None:
     assert running.ended == 1
 
 
-async def test_the_end_of_every_connection_is_told_once(start: Start) -> None:
+async def test_the_end_of_every_connection_is_reported_once(start: Start) -> None:
     running = await start()
     for _ in range(3):
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
@@ -255,7 +251,7 @@ async def test_the_end_of_every_connection_is_told_once(start: Start) -> None:
     assert running.ended == 4
 
 
-async def test_a_healthcheck_knows_its_own_gateway(
+async def test_healthcheck_recognizes_its_own_gateway(
     start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = await start()
@@ -290,14 +286,14 @@ def test_a_gateway_starts_and_stops_on_either_event_loop(
     folder: Path, factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def once() -> None:
-        running = await begin(Measured())
+        running = await start_gateway(Measured())
         await handshake("127.0.0.1", running.port, seconds=TIMEOUT)
         await running.stop()
 
     run_on(factory, once())
 
 
-async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start: Start) -> None:
+async def test_a_stop_does_not_wait_for_a_client_without_handles(start: Start) -> None:
     running = await start(drain_timeout=10 * TIMEOUT)
     connection = await running.connect()
     sftp = await connection.start_sftp_client()
@@ -309,7 +305,7 @@ async def test_a_stopped_gateway_waits_for_no_client_that_has_nothing_open(start
     assert running.events()[-1]["reason"] == "server_stopping"
 
 
-async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) -> None:
+async def test_a_stop_waits_for_an_open_file(start: Start) -> None:
     running = await start(drain_timeout=10 * TIMEOUT)
     connection = await running.connect()
     sftp = await connection.start_sftp_client()
@@ -325,7 +321,7 @@ async def test_a_stopped_gateway_lets_a_file_be_read_to_its_end(start: Start) ->
     assert (closed["whole"], closed["result"]) == (True, "ok")
 
 
-async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
+async def test_a_connection_lost_during_a_stop_is_not_an_error(
     start: Start,
 ) -> None:
     running = await start(drain_timeout=10 * TIMEOUT)
@@ -339,7 +335,7 @@ async def test_a_connection_that_breaks_while_the_gateway_stops_is_no_trouble(
     assert [e["result"] for e in running.events() if e["event"] == "file_closed"] == ["aborted"]
 
 
-async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -> None:
+async def test_a_vanished_share_is_a_problem(start: Start, folder: Path) -> None:
     running = await start()
     (folder / "shared/models").rename(folder / "shared/away")
     await running.gateway._monitor.probe()
@@ -348,9 +344,9 @@ async def test_a_share_that_goes_away_is_a_problem(start: Start, folder: Path) -
     assert running.metric("sftp_gateway_share_up", share="newsletters") == 1
 
 
-async def test_a_host_key_that_is_none_is_told(folder: Path) -> None:
+async def test_an_invalid_host_key_is_an_error(folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").write_text("nonsense")
-    (said,) = (await found(Settings())).errors
+    (said,) = (await findings_of(Settings())).errors
     assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
 
 
@@ -362,7 +358,7 @@ def mount_line(settings: Settings, port: int = 2222) -> str:
     return line.strip()
 
 
-def test_the_mount_line_of_a_first_start_uses_the_key_that_it_made(folder: Path) -> None:
+def test_the_mount_line_names_the_initial_worker_key(folder: Path) -> None:
     assert mount_line(Settings(), 2022) == (
         "mkdir -p ~/main-server && sshfs -p 2022 "
         '-o "StrictHostKeyChecking=accept-new,IdentityFile=$PWD/keys/worker_ed25519,'
@@ -371,7 +367,7 @@ def test_the_mount_line_of_a_first_start_uses_the_key_that_it_made(folder: Path)
     )
 
 
-def test_the_mount_line_has_what_workers_see(folder: Path) -> None:
+def test_the_mount_line_uses_the_public_host_and_port(folder: Path) -> None:
     line = mount_line(
         Settings(public_host="files.example.org", public_port=22, keys_dir=folder / "keys")
     )
@@ -380,7 +376,7 @@ def test_the_mount_line_has_what_workers_see(folder: Path) -> None:
     assert "gvpocr@files.example.org:/home/gvpocr" in line
 
 
-def test_without_a_workers_key_the_mount_line_names_none(folder: Path) -> None:
+def test_the_mount_line_omits_a_missing_worker_key(folder: Path) -> None:
     (folder / "keys/worker_ed25519").unlink()
     assert "IdentityFile" not in mount_line(Settings())
 
@@ -391,7 +387,7 @@ def test_the_mount_line_is_for_the_first_user(folder: Path) -> None:
     assert "USER@localhost:/home/USER " in mount_line(Settings(users={}))
 
 
-def test_the_help_says_how_many_shares_there_are() -> None:
+def test_the_mount_help_has_the_number_of_shares() -> None:
     shares = {"a": ShareSettings(path=Path("a")), "b": ShareSettings(path=Path("b"))}
     assert mount_help(Settings(shares=shares), 1)[0] == (
         f"sftp-gateway {__version__} serves 2 shares. Mount them with:"
@@ -402,7 +398,7 @@ def test_the_help_says_how_many_shares_there_are() -> None:
 
 
 async def download(running: Running) -> bytes:
-    """Read a file of many packets by asyncssh's client."""
+    """Download a large file with asyncssh's client."""
     async with (
         await running.connect() as connection,
         connection.start_sftp_client() as sftp,
@@ -411,7 +407,7 @@ async def download(running: Running) -> bytes:
         return bytes(await file.read(-1))
 
 
-async def test_what_comes_is_acknowledged_at_once_until_the_login(
+async def test_received_data_is_acknowledged_at_once_before_login(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acknowledged = 0
@@ -433,7 +429,7 @@ async def test_what_comes_is_acknowledged_at_once_until_the_login(
 
 
 @pytest.mark.parametrize("unknown", [(), ("SSHConnection.send_packet",)])
-async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
+async def test_an_unverified_asyncssh_serves_the_same_bytes(
     start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, unknown: tuple[str, ...]
 ) -> None:
     content = os.urandom(3_000_000)
@@ -460,23 +456,21 @@ async def test_an_asyncssh_that_is_not_known_serves_the_same_in_its_own_way(
     assert own == (0 if unknown else 1)
 
 
-async def test_an_asyncssh_that_is_not_known_is_told(
+async def test_an_unverified_asyncssh_is_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configuration = ConfigSnapshot(Settings(), await found(Settings()))
+    configuration = ConfigSnapshot(Settings(), await findings_of(Settings()))
     assert configuration.record_layer == "own"
     before = list(configuration.warnings)
     monkeypatch.setattr(compatibility, "unverified", lambda: ("SSHConnection.send_packet",))
     assert configuration.record_layer == "asyncssh"
-    (told,) = [warning for warning in configuration.warnings if warning not in before]
-    assert "(SSHConnection.send_packet)" in told
+    (warning,) = [warning for warning in configuration.warnings if warning not in before]
+    assert "(SSHConnection.send_packet)" in warning
     chosen = ConfigSnapshot(Settings(record_layer="asyncssh"), configuration.findings)
     assert list(chosen.warnings) == before  # whoever chose it knows
 
 
-async def test_everything_is_served_where_clients_have_little_room(
-    start: Start, folder: Path
-) -> None:
+async def test_a_file_is_served_without_any_buffer_budget(start: Start, folder: Path) -> None:
     content = os.urandom(5_000_000)
     (folder / "shared/models/big.bin").write_bytes(content)
     running = await start()
@@ -487,7 +481,7 @@ async def test_everything_is_served_where_clients_have_little_room(
 # What is told of connections
 
 
-async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(start: Start) -> None:
+async def test_a_login_and_its_end_are_reported(start: Start) -> None:
     running = await start()
     async with await running.connect() as connection:
         assert running.users == ["gvpocr"]
@@ -497,7 +491,7 @@ async def test_a_login_and_the_end_are_told_to_who_passed_the_connection_on(star
     assert running.offences == [None]
 
 
-async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
+async def test_an_internal_error_is_reported_as_a_crash(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -511,7 +505,7 @@ async def test_a_connection_that_breaks_on_our_own_error_is_told_as_a_crash(
     assert running.offences == ["crash"]
 
 
-async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> None:
+async def test_a_connection_closed_by_a_stop_is_not_an_offence(start: Start) -> None:
     running = await start()
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     assert await reader.readexactly(8) == b"SSH-2.0-"
@@ -523,7 +517,7 @@ async def test_who_is_cut_off_by_a_stop_has_done_nothing_wrong(start: Start) -> 
 # Clients that send what they should not, or do not send what they should
 
 
-async def test_a_user_who_floods_is_told_as_a_protocol_error(start: Start) -> None:
+async def test_a_flood_of_messages_is_a_protocol_error(start: Start) -> None:
     running = await start()
     connection: Any = await running.connect()
     for _ in range(3000):
@@ -533,7 +527,7 @@ async def test_a_user_who_floods_is_told_as_a_protocol_error(start: Start) -> No
     assert running.offences == ["protocol_error"]
 
 
-async def test_a_key_exchange_that_is_not_finished_ends_the_connection(
+async def test_an_unfinished_key_exchange_ends_the_connection(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sftp_gateway.server.ssh.connection._KEY_EXCHANGE_TIMEOUT", 0.05)
@@ -548,7 +542,7 @@ async def test_a_key_exchange_that_is_not_finished_ends_the_connection(
     assert running.events()[-1]["reason"] == "key_exchange_timeout"
 
 
-async def test_messages_that_mean_a_line_wait_while_the_log_has_no_room(
+async def test_logged_messages_wait_for_room_in_the_log(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await start()
@@ -567,7 +561,7 @@ async def test_messages_that_mean_a_line_wait_while_the_log_has_no_room(
         assert await sftp.listdir("models")
 
 
-async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_closed(
+async def test_a_stop_does_not_wait_for_a_half_closed_channel(
     start: Start,
 ) -> None:
     running = await start(drain_timeout=60.0)
@@ -584,7 +578,7 @@ async def test_a_stop_does_not_wait_for_a_client_that_leaves_a_channel_half_clos
     connection.abort()
 
 
-async def test_thousands_of_open_files_are_released_in_time_slices_before_the_session_ends(
+async def test_thousands_of_open_files_are_released_in_time_slices(
     start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "shared/models/small").write_bytes(b"x")
@@ -612,7 +606,7 @@ async def test_thousands_of_open_files_are_released_in_time_slices_before_the_se
 
 
 @pytest.mark.parametrize("pause", [0.02, None])
-async def test_a_client_is_given_up_when_it_takes_nothing_and_not_when_it_takes_little(
+async def test_a_stalled_client_is_disconnected_but_a_slow_one_is_not(
     start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch, pause: float | None
 ) -> None:
     monkeypatch.setattr("sftp_gateway.server.ssh.channel._STALL_TIMEOUT", 0.2)
@@ -667,7 +661,7 @@ async def test_a_client_that_disconnects_with_files_open_is_not_interrupted(star
     assert running.interrupted == 0
 
 
-async def test_a_stop_interrupts_who_has_files_open(start: Start) -> None:
+async def test_a_stop_interrupts_clients_with_open_files(start: Start) -> None:
     running = await start()
     async with await running.connect() as connection, connection.start_sftp_client() as sftp:
         await sftp.open("models/README.txt")
@@ -675,10 +669,10 @@ async def test_a_stop_interrupts_who_has_files_open(start: Start) -> None:
     assert running.interrupted >= 1
 
 
-async def test_a_user_who_is_added_while_it_runs_has_a_bandwidth_limit(start: Start) -> None:
+async def test_a_user_added_at_run_time_has_a_bandwidth_limit(start: Start) -> None:
     running = await start()
     users = {"gvpocr": UserSettings(), "ana": UserSettings(bandwidth_limit=1 << 20)}
-    snapshot = ConfigSnapshot(Settings(users=users), await found(Settings(users=users)))
+    snapshot = ConfigSnapshot(Settings(users=users), await findings_of(Settings(users=users)))
     running.gateway.reload_credentials(snapshot.credentials)
     running.gateway.set_session_fraction("ana", 0.5)
     assert running.gateway._bandwidths.keys() == {"ana"}

@@ -11,7 +11,7 @@ Keygen = Callable[..., str]
 
 @pytest.fixture
 def keygen(tmp_path: Path) -> Keygen:
-    """Makes a key with the real ssh-keygen; returns its public line."""
+    """Makes a key with ssh-keygen and returns its public line."""
 
     def make(*arguments: str, comment: str = "worker@example") -> str:
         path = tmp_path / f"key{len(list(tmp_path.iterdir()))}"
@@ -24,7 +24,7 @@ def keygen(tmp_path: Path) -> Keygen:
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Callable[[str], list[str]]:
-    """The words that `ssh-keygen -l` prints for a public line: bits, fingerprint, comment, type."""
+    """The fields of `ssh-keygen -l` for a public line: bits, fingerprint, comment, type."""
 
     def run(line: str) -> list[str]:
         path = tmp_path / "listed.pub"

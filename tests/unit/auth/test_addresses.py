@@ -29,12 +29,12 @@ from sftp_gateway.auth.addresses import AddressPatterns
         ("fe80::/10", "fe80::1%eth0", True),
     ],
 )
-def test_an_entry_matches_as_it_does_in_sshd(text: str, address: str, expected: bool) -> None:
+def test_an_entry_matches_as_in_sshd(text: str, address: str, expected: bool) -> None:
     assert AddressPatterns.parse(text).matches(address) is expected
 
 
 @pytest.mark.parametrize("text", ["192.0.2.0/24,!192.0.2.7", "!192.0.2.7,192.0.2.0/24", "!*.7,*"])
-def test_a_refusing_entry_wins_wherever_it_stands(text: str) -> None:
+def test_a_negated_entry_wins_in_any_position(text: str) -> None:
     patterns = AddressPatterns.parse(text)
     assert patterns.matches("192.0.2.6")
     assert not patterns.matches("192.0.2.7")
@@ -45,12 +45,12 @@ def test_an_ipv4_peer_on_an_ipv6_socket_matches_as_ipv4(text: str) -> None:
     assert AddressPatterns.parse(text).matches("::ffff:192.0.2.7")
 
 
-def test_a_refused_ipv4_peer_cannot_come_in_as_ipv6() -> None:
+def test_a_refused_ipv4_peer_is_refused_as_ipv6() -> None:
     assert not AddressPatterns.parse("*,!192.0.2.0/24").matches("::ffff:192.0.2.7")
 
 
 @pytest.mark.parametrize("address", ["", "unknown", "worker.example", "192.0.2", "/run/x", "\x00"])
-def test_what_is_no_address_matches_nothing(address: str) -> None:
+def test_an_invalid_address_matches_nothing(address: str) -> None:
     assert not AddressPatterns.parse("*").matches(address)
 
 
@@ -78,13 +78,13 @@ def test_what_is_no_address_matches_nothing(address: str) -> None:
         "::ffff:192.0.2.*",
     ],
 )
-def test_what_can_never_match_is_a_mistake_that_says_what_is_right(text: str) -> None:
+def test_an_entry_that_never_matches_is_an_error_with_a_remedy(text: str) -> None:
     with pytest.raises(ValueError, match=r"192\.0\.2\.0/24|IPv4 address itself"):
         AddressPatterns.parse(text)
 
 
 @pytest.mark.parametrize("text", ["::ffff:192.0.2.1", "::ffff:192.0.2.0/120", "::FFFF:c000:*"])
-def test_ipv4_written_as_ipv6_is_a_mistake_because_peers_are_compared_as_ipv4(text: str) -> None:
+def test_an_ipv4_mapped_entry_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="write the IPv4 address itself"):
         AddressPatterns.parse(text)
 
@@ -93,24 +93,22 @@ def test_ipv4_written_as_ipv6_is_a_mistake_because_peers_are_compared_as_ipv4(te
     ("text", "right"),
     [("192.0.2.7/24", "write 192.0.2.0/24"), ("2001:db8::1/32", "write 2001:db8::/32")],
 )
-def test_bits_beyond_the_prefix_are_a_mistake_with_the_network_that_was_meant(
-    text: str, right: str
-) -> None:
+def test_host_bits_set_are_an_error_that_names_the_network(text: str, right: str) -> None:
     with pytest.raises(ValueError, match=right):
         AddressPatterns.parse(text)
 
 
-def test_a_list_that_only_refuses_is_a_mistake_because_it_matches_nothing() -> None:
+def test_a_list_of_negated_entries_only_is_an_error() -> None:
     with pytest.raises(ValueError, match=r'add ",\*"'):
         AddressPatterns.parse("!192.0.2.1,!192.0.2.2")
 
 
-def test_a_very_long_entry_is_not_repeated_whole() -> None:
+def test_a_very_long_entry_is_truncated_in_the_error() -> None:
     with pytest.raises(ValueError, match="host names are not looked up") as raised:
         AddressPatterns.parse("x" * 10_000)
     assert len(str(raised.value)) < 300
 
 
-def test_many_stars_are_matched_without_backtracking() -> None:
+def test_many_wildcards_are_matched_without_backtracking() -> None:
     patterns = AddressPatterns.parse("*1" * 500 + "*:")
     assert not patterns.matches("1111:1111:1111:1111:1111:1111:1111:1111")

@@ -40,7 +40,7 @@ def authenticator(*users: Credentials, now: datetime = NOW) -> Authenticator:
     return Authenticator(users, clock=lambda: now)
 
 
-def test_a_listed_key_is_accepted_and_named() -> None:
+def test_a_listed_key_is_accepted_with_its_name() -> None:
     decision = authenticator(credentials("restrict")).check_key("gvpocr", BLOB, HERE)
     assert decision.accepted
     assert decision == Decision(reason=Reason.ACCEPTED, fingerprint=fingerprint(BLOB))
@@ -58,7 +58,7 @@ def test_a_listed_key_is_accepted_and_named() -> None:
         ("gvpocr", WEAK, Reason.KEY_TOO_WEAK),
     ],
 )
-def test_a_refused_key_has_its_reason_and_its_name(user: str, blob: bytes, reason: Reason) -> None:
+def test_a_refused_key_has_a_reason_and_a_name(user: str, blob: bytes, reason: Reason) -> None:
     decision = authenticator(credentials("restrict")).check_key(user, blob, HERE)
     assert not decision.accepted
     assert decision == Decision(reason=reason, fingerprint=fingerprint(blob))
@@ -90,7 +90,7 @@ OLD = 'expiry-time="20300101Z"'
         ((OLD, OLD), HERE, Reason.KEY_EXPIRED),
     ],
 )
-def test_any_line_of_a_key_that_permits_wins_else_the_closest_gives_the_reason(
+def test_any_permitting_line_of_a_key_wins(
     options: tuple[str, ...], address: str, reason: Reason
 ) -> None:
     decision = authenticator(credentials(*options)).check_key("gvpocr", BLOB, address)
@@ -100,7 +100,7 @@ def test_any_line_of_a_key_that_permits_wins_else_the_closest_gives_the_reason(
 @pytest.mark.parametrize(
     ("late", "reason"), [(0, Reason.ACCEPTED), (1, Reason.KEY_EXPIRED), (-1, Reason.ACCEPTED)]
 )
-def test_a_key_is_accepted_up_to_the_second_of_its_expiry(late: int, reason: Reason) -> None:
+def test_a_key_is_accepted_until_its_expiry(late: int, reason: Reason) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=late)
     decision = authenticator(credentials(OLD), now=now).check_key("gvpocr", BLOB, HERE)
     assert decision.reason is reason
@@ -125,7 +125,7 @@ def test_time_is_read_at_each_login() -> None:
         ("", "\ud800", Reason.UNKNOWN_USER),
     ],
 )
-def test_a_password_is_accepted_or_refused_with_its_reason(
+def test_a_password_is_accepted_or_refused_with_a_reason(
     user: str, password: str, reason: Reason
 ) -> None:
     users = [credentials(password_hash=HASH), credentials("restrict", user="keys-only")]
@@ -134,7 +134,7 @@ def test_a_password_is_accepted_or_refused_with_its_reason(
     assert decision.accepted is (reason is Reason.ACCEPTED)
 
 
-def test_every_password_check_does_the_work_of_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_password_check_computes_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     costs: list[bytes] = []
     verify_secret = low_level.verify_secret
 
@@ -151,28 +151,28 @@ def test_every_password_check_does_the_work_of_one_hash(monkeypatch: pytest.Monk
     assert costs == [b"m=64,t=1,p=1"] * 9
 
 
-def test_passwords_are_offered_when_any_user_has_one() -> None:
+def test_passwords_are_offered_if_any_user_has_one() -> None:
     assert not authenticator().passwords_offered
     assert not authenticator(credentials("restrict")).passwords_offered
     mixed = authenticator(credentials(), credentials(user="b", password_hash=HASH))
     assert mixed.passwords_offered
 
 
-def test_a_user_given_twice_is_a_mistake() -> None:
+def test_a_duplicate_user_is_an_error() -> None:
     with pytest.raises(ValueError, match="'gvpocr' is given twice"):
         authenticator(credentials(), credentials("restrict"))
 
 
-def test_a_password_that_is_not_hashed_is_a_mistake() -> None:
+def test_an_unhashed_password_is_an_error() -> None:
     with pytest.raises(ValueError, match="sftp-gateway hash-password"):
         authenticator(credentials(password_hash="secret"))
 
 
-def test_a_password_hash_is_not_shown_by_accident() -> None:
+def test_repr_hides_the_password_hash() -> None:
     assert "argon2" not in repr(credentials(password_hash=HASH))
 
 
-def test_reasons_are_the_words_that_the_access_log_promises() -> None:
+def test_reasons_are_in_the_access_log_vocabulary() -> None:
     assert [str(reason) for reason in Reason] == [
         "accepted",
         "unknown_user",
@@ -192,7 +192,7 @@ def test_reasons_are_the_words_that_the_access_log_promises() -> None:
     ]
 
 
-# Addresses of the user
+# The user's addresses
 
 
 def allowed_from(*networks: str, password_hash: str | None = None) -> Authenticator:
@@ -202,7 +202,7 @@ def allowed_from(*networks: str, password_hash: str | None = None) -> Authentica
     )
 
 
-def test_a_right_key_from_an_address_that_the_user_may_not_use_is_refused() -> None:
+def test_a_valid_key_from_a_disallowed_address_is_refused() -> None:
     users = allowed_from("192.0.2.0/24", "2001:db8::/32")
     assert users.check_key("gvpocr", BLOB, HERE).accepted
     assert users.check_key("gvpocr", BLOB, f"::ffff:{HERE}").accepted
@@ -212,12 +212,12 @@ def test_a_right_key_from_an_address_that_the_user_may_not_use_is_refused() -> N
     assert users.check_key("gvpocr", BLOB, "nowhere").reason is Reason.USER_ADDRESS_NOT_ALLOWED
 
 
-def test_a_wrong_key_is_a_wrong_key_wherever_it_comes_from() -> None:
+def test_an_unknown_key_is_reported_as_such_from_any_address() -> None:
     refused = allowed_from("192.0.2.0/24").check_key("gvpocr", OTHER, ELSEWHERE)
     assert refused.reason is Reason.KEY_NOT_AUTHORIZED
 
 
-def test_a_right_password_from_elsewhere_is_refused() -> None:
+def test_a_valid_password_from_a_disallowed_address_is_refused() -> None:
     users = allowed_from("192.0.2.0/24", password_hash=HASH)
     assert users.check_password("gvpocr", "secret", HERE).accepted
     refused = users.check_password("gvpocr", "secret", ELSEWHERE)

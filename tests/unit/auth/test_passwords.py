@@ -28,7 +28,7 @@ def phc(parameters: str = "m=32768,t=2,p=1", *, salt: str = SALT, digest: str = 
 
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> list[HashCost]:
-    """The cost of each hash that argon2 is asked to compare; it still does the work."""
+    """The cost of each argon2 verification, which is still performed."""
     seen: list[HashCost] = []
     verify_secret = low_level.verify_secret
 
@@ -48,7 +48,7 @@ def test_a_password_matches_its_own_hash_only() -> None:
     assert check_hash(password_hash) == DEFAULT_COST
 
 
-def test_the_hash_is_one_that_other_argon2_programs_verify() -> None:
+def test_argon2_cffi_verifies_the_hash() -> None:
     assert PasswordHasher().verify(hash_password(PASSWORD), PASSWORD)
 
 
@@ -56,23 +56,23 @@ def test_two_hashes_of_one_password_differ() -> None:
     assert hash_password(PASSWORD) != hash_password(PASSWORD)
 
 
-def test_the_default_cost_is_one_for_a_server() -> None:
+def test_the_default_cost_suits_a_server() -> None:
     assert 19 * 1024 <= DEFAULT_COST.memory_kib <= 64 * 1024
 
 
 @pytest.mark.parametrize("password", ["", "x" * 1025, "\u20ac" * 342])
-def test_a_password_that_could_never_log_in_is_not_hashed(password: str) -> None:
+def test_an_unusable_password_is_not_hashed(password: str) -> None:
     with pytest.raises(ValueError, match="1 to 1024 bytes"):
         hash_password(password)
 
 
-def test_a_password_of_1024_bytes_logs_in_and_one_byte_more_does_not() -> None:
+def test_a_password_has_at_most_1024_bytes() -> None:
     longest = "x" * 1024
     assert PasswordVerifier().verify(cheap_hash(longest), longest)
     assert not PasswordVerifier().verify(cheap_hash(longest + "x"), longest + "x")
 
 
-def test_an_empty_password_never_matches_even_its_own_hash() -> None:
+def test_an_empty_password_never_matches() -> None:
     assert not PasswordVerifier().verify(cheap_hash(""), "")
 
 
@@ -92,19 +92,19 @@ def test_every_check_costs_the_same(costs: list[HashCost]) -> None:
     assert costs == [HashCost(memory_kib=256, passes=3, lanes=1)] * 7
 
 
-def test_without_any_hash_a_check_costs_what_a_new_hash_would(costs: list[HashCost]) -> None:
+def test_a_check_without_hashes_costs_as_much_as_a_new_hash(costs: list[HashCost]) -> None:
     assert not PasswordVerifier().verify(None, PASSWORD)
     assert costs == [DEFAULT_COST]
 
 
 @pytest.mark.parametrize("password", ["\ud800", "\x00", "a\x00b", "\U0010ffff" * 300, " "])
-def test_no_password_makes_a_check_raise(password: str) -> None:
+def test_a_check_never_raises(password: str) -> None:
     verifier = PasswordVerifier([cheap_hash(PASSWORD)])
     assert not verifier.verify(cheap_hash(PASSWORD), password)
     assert not verifier.verify(None, password)
 
 
-def test_all_of_a_password_counts_also_after_a_nul() -> None:
+def test_bytes_after_a_nul_are_significant() -> None:
     assert not PasswordVerifier().verify(cheap_hash("a\x00b"), "a\x00c")
     assert PasswordVerifier().verify(cheap_hash("a\x00b"), "a\x00b")
 
@@ -138,7 +138,7 @@ def test_all_of_a_password_counts_also_after_a_nul() -> None:
         phc("m=32768,t=2,p=17"),
     ],
 )
-def test_what_is_no_bearable_argon2id_hash_is_a_mistake(text: str) -> None:
+def test_an_invalid_or_excessive_argon2id_hash_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="sftp-gateway hash-password") as raised:
         check_hash(text)
     assert not text or text not in str(raised.value)
@@ -147,6 +147,6 @@ def test_what_is_no_bearable_argon2id_hash_is_a_mistake(text: str) -> None:
     assert not PasswordVerifier([cheap_hash("x")]).verify(text, PASSWORD)
 
 
-def test_a_hash_of_other_bearable_parameters_is_accepted() -> None:
+def test_a_hash_with_other_reasonable_parameters_is_accepted() -> None:
     expected = HashCost(memory_kib=1048576, passes=4, lanes=16)
     assert check_hash(phc("m=1048576,t=4,p=16")) == expected

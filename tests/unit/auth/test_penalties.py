@@ -1,4 +1,4 @@
-"""What sources are banned for, for how long, and who is not."""
+"""Penalties, bans and trusted sources."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_penalties_add_up_until_a_source_is_banned() -> None:
 
 
 @pytest.mark.parametrize("kind", list(Offence))
-def test_each_kind_costs_its_own(kind: Offence) -> None:
+def test_each_offence_has_its_own_penalty(kind: Offence) -> None:
     penalties = Penalties(rules())
     penalties.add_penalty(HERE, kind, 100.0)
     assert penalties.score(HERE, 100.0) == COSTS[kind]
 
 
-def test_a_second_goes_by_each_second_and_slow_failures_never_come_to_a_ban() -> None:
+def test_penalties_decay_and_slow_failures_are_never_banned() -> None:
     penalties = Penalties(rules())
     for now in range(0, 100_000, 5):
         penalties.add_penalty(HERE, Offence.FAILED_LOGIN, float(now))
@@ -73,7 +73,7 @@ def test_a_second_goes_by_each_second_and_slow_failures_never_come_to_a_ban() ->
     assert penalties.banned == 0
 
 
-def test_a_ban_ends_when_its_time_has_gone_by() -> None:
+def test_a_ban_expires() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     assert penalties.check(HERE, 19.9) is Verdict.BANNED
@@ -82,7 +82,7 @@ def test_a_ban_ends_when_its_time_has_gone_by() -> None:
     assert penalties.banned == 0
 
 
-def test_what_open_connections_do_meanwhile_makes_a_ban_longer() -> None:
+def test_offences_during_a_ban_extend_it() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     penalties.add_penalty(HERE, Offence.FAILED_LOGIN, 1.0)
@@ -91,7 +91,7 @@ def test_what_open_connections_do_meanwhile_makes_a_ban_longer() -> None:
     assert sum(isinstance(each, Banned) for each in penalties.drain_events()) == 1
 
 
-def test_no_score_is_more_than_the_maximum() -> None:
+def test_a_score_never_exceeds_the_maximum() -> None:
     penalties = Penalties(rules(maximum=100.0))
     for _ in range(50):
         ban(penalties)
@@ -99,7 +99,7 @@ def test_no_score_is_more_than_the_maximum() -> None:
     assert penalties.check(HERE, 100.0) is Verdict.ACCEPTED
 
 
-def test_each_ban_is_twice_as_long_as_the_one_before_up_to_the_maximum() -> None:
+def test_each_ban_is_twice_as_long_up_to_the_maximum() -> None:
     penalties = Penalties(rules(maximum=100.0))
     now, lengths = 0.0, []
     for _ in range(5):
@@ -110,7 +110,7 @@ def test_each_ban_is_twice_as_long_as_the_one_before_up_to_the_maximum() -> None
     assert lengths == [20.0, 40.0, 80.0, 100.0, 100.0]
 
 
-def test_growth_is_forgotten_after_as_long_as_the_maximum() -> None:
+def test_ban_growth_is_reset_after_the_maximum() -> None:
     penalties = Penalties(rules(maximum=100.0))
     ban(penalties)
     ban(penalties, now=119.0)  # 99 seconds after the end of the first
@@ -123,7 +123,7 @@ def test_growth_is_forgotten_after_as_long_as_the_maximum() -> None:
     assert penalties.score(HERE, 259.0) == 20.0
 
 
-def test_an_address_of_ipv6_is_its_whole_network_and_one_of_ipv4_itself() -> None:
+def test_ipv6_is_banned_by_network_and_ipv4_by_address() -> None:
     penalties = Penalties(rules())
     ban(penalties, "2001:db8:0:7::1")
     assert penalties.check("2001:db8:0:7:ffff::2", 0.0) is Verdict.BANNED
@@ -156,7 +156,7 @@ def test_without_penalties_nothing_is_banned() -> None:
     assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED
 
 
-def test_a_kind_that_costs_nothing_is_counted_only() -> None:
+def test_an_offence_without_penalty_is_only_counted() -> None:
     penalties = Penalties(rules(costs={**COSTS, Offence.NO_ATTEMPT: 0.0}))
     penalties.add_penalty(HERE, Offence.NO_ATTEMPT, 0.0)
     assert (len(penalties), penalties.penalty_counts) == (0, {"no_attempt": 1})
@@ -165,8 +165,8 @@ def test_a_kind_that_costs_nothing_is_counted_only() -> None:
 # Trust
 
 
-def test_one_worker_with_a_wrong_key_does_not_lock_out_the_others_of_its_address() -> None:
-    """499 sessions are open and idle; the 500th tries again all day, and workers come and go."""
+def test_a_worker_with_a_wrong_key_locks_out_no_other_on_its_address() -> None:
+    """499 workers have idle sessions, the 500th retries all day, and workers reconnect."""
     penalties = Penalties(rules(trusted_rate=5.0))
     for _ in range(499):
         penalties.logged_in(HERE, 0.0)
@@ -174,12 +174,12 @@ def test_one_worker_with_a_wrong_key_does_not_lock_out_the_others_of_its_address
     while now < 86_400:
         penalties.add_penalty(HERE, Offence.FAILED_LOGIN, now)
         assert penalties.check(HERE, now) is Verdict.ACCEPTED
-        now += 0.4  # systemd's RestartSec of 100 ms, and the time that a login takes
-    assert penalties.banned == 1  # which people see
+        now += 0.4  # systemd's RestartSec of 100 ms plus a login
+    assert penalties.banned == 1  # still reported
     assert [e.trusted for e in penalties.drain_events() if isinstance(e, Banned)] == [True]
 
 
-def test_a_trusted_source_that_fails_much_faster_is_throttled_to_the_rate() -> None:
+def test_a_trusted_source_that_fails_often_is_throttled() -> None:
     penalties = Penalties(rules(trusted_rate=2.0))
     penalties.logged_in(HERE, 0.0)
     accepted = 0
@@ -190,11 +190,11 @@ def test_a_trusted_source_that_fails_much_faster_is_throttled_to_the_rate() -> N
             penalties.add_penalty(HERE, Offence.FAILED_LOGIN, now)
         else:
             assert penalties.check(HERE, now) is Verdict.THROTTLED
-    assert accepted <= 2.0 * 100 + 2.0 * 20 + 3  # rate, burst, and those before the ban
+    assert accepted <= 2.0 * 100 + 2.0 * 20 + 3  # rate, burst, and the attempts before the ban
     assert accepted >= 200
 
 
-def test_logins_take_nothing_of_what_may_fail() -> None:
+def test_successful_logins_use_no_failure_allowance() -> None:
     penalties = Penalties(rules())
     penalties.logged_in(HERE, 0.0)
     ban(penalties)
@@ -203,7 +203,7 @@ def test_logins_take_nothing_of_what_may_fail() -> None:
         penalties.logged_in(HERE, 0.0)
 
 
-def test_a_login_of_a_source_that_was_not_trusted_ends_its_ban() -> None:
+def test_a_first_login_ends_a_ban() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     penalties.logged_in(HERE, 1.0)  # on a connection that was open before
@@ -211,7 +211,7 @@ def test_a_login_of_a_source_that_was_not_trusted_ends_its_ban() -> None:
     assert list(penalties.drain_events())[1:] == [Unbanned(source=HERE, reason="login")]
 
 
-def test_a_login_does_not_wipe_out_what_a_trusted_source_does() -> None:
+def test_a_login_does_not_reset_the_penalties_of_a_trusted_source() -> None:
     penalties = Penalties(rules())
     penalties.logged_in(HERE, 0.0)
     for _ in range(100):
@@ -220,7 +220,7 @@ def test_a_login_does_not_wipe_out_what_a_trusted_source_does() -> None:
     assert penalties.check(HERE, 0.0) is Verdict.THROTTLED
 
 
-def test_trust_ends_some_time_after_the_last_session() -> None:
+def test_trust_expires_after_the_last_session() -> None:
     penalties = Penalties(rules(maximum=10_000.0))
     for _ in range(2):
         penalties.logged_in(HERE, 0.0)
@@ -233,7 +233,7 @@ def test_trust_ends_some_time_after_the_last_session() -> None:
     assert penalties.check(HERE, 6000.0) is Verdict.BANNED
 
 
-def test_trust_is_the_sources_own() -> None:
+def test_trust_belongs_to_one_source() -> None:
     penalties = Penalties(rules())
     penalties.logged_in(HERE, 0.0)
     ban(penalties, THERE)
@@ -243,7 +243,7 @@ def test_trust_is_the_sources_own() -> None:
 # Bounds
 
 
-def test_trust_is_kept_for_so_many_sources_whose_sessions_have_ended() -> None:
+def test_trusted_sources_without_sessions_are_bounded() -> None:
     penalties = Penalties(rules(max_sources=2))
     hosts = [f"192.0.2.{host}" for host in range(10, 14)]
     penalties.logged_in(hosts[0], 0.0)  # stays open
@@ -257,7 +257,7 @@ def test_trust_is_kept_for_so_many_sources_whose_sessions_have_ended() -> None:
     assert answers == [Verdict.ACCEPTED, Verdict.BANNED, Verdict.ACCEPTED, Verdict.ACCEPTED]
 
 
-def test_a_full_table_forgets_whose_time_is_up_first() -> None:
+def test_a_full_table_evicts_the_ban_that_expires_first() -> None:
     penalties = Penalties(rules(max_sources=2))
     penalties.add_penalty("192.0.2.10", Offence.CRASH, 0.0)
     ban(penalties, "192.0.2.11")
@@ -270,7 +270,7 @@ def test_a_full_table_forgets_whose_time_is_up_first() -> None:
     assert penalties.banned == 2
 
 
-def test_a_full_table_can_refuse_all_who_are_not_known() -> None:
+def test_a_full_table_can_refuse_unknown_sources() -> None:
     penalties = Penalties(
         rules(max_sources=1, overflow="deny-all", exempt=Networks.parse(["198.51.100.0/24"]))
     )
@@ -284,10 +284,10 @@ def test_a_full_table_can_refuse_all_who_are_not_known() -> None:
     assert penalties.check(THERE, 1000.0) is Verdict.ACCEPTED
 
 
-# Other rules
+# New rules
 
 
-def test_bans_and_trust_outlive_a_change_of_rules() -> None:
+def test_bans_and_trust_survive_new_rules() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     penalties.logged_in(THERE, 0.0)
@@ -299,7 +299,7 @@ def test_bans_and_trust_outlive_a_change_of_rules() -> None:
     assert penalties.banned == 1
 
 
-def test_new_rules_count_for_what_is_there() -> None:
+def test_new_rules_apply_to_existing_bans() -> None:
     penalties = Penalties(rules())
     for host in range(10):
         penalties.add_penalty(f"192.0.2.{host}", Offence.CRASH, 0.0)
@@ -315,7 +315,7 @@ def test_new_rules_count_for_what_is_there() -> None:
     assert (penalties.banned, len(penalties)) == (0, 0)
 
 
-def test_blocks_of_another_size_begin_anew_with_the_sessions_that_are_open() -> None:
+def test_a_new_block_size_resets_all_but_open_sessions() -> None:
     penalties = Penalties(rules())
     ban(penalties)
     penalties.logged_in(THERE, 0.0)
@@ -325,17 +325,17 @@ def test_blocks_of_another_size_begin_anew_with_the_sessions_that_are_open() -> 
     ban(penalties)
     assert penalties.check(HERE, 0.0) is Verdict.ACCEPTED  # a neighbour has a session
     penalties.logged_out(THERE, 0.0)
-    assert penalties.check(HERE, 1000.0) is Verdict.ACCEPTED  # its time is up
+    assert penalties.check(HERE, 1000.0) is Verdict.ACCEPTED  # its trust has expired
     ban(penalties, now=1000.0)
     assert penalties.check(HERE, 1000.0) is Verdict.BANNED
 
 
-def test_log_and_metrics_know_the_words() -> None:
+def test_every_penalty_word_is_in_the_log_and_metrics_vocabulary() -> None:
     assert {kind.value for kind in Offence} == PENALTY_KINDS.keys()
     assert {each.value for each in Verdict} - {"accepted"} < CONNECTION_REFUSALS.keys()
 
 
-def test_a_ban_is_lifted_and_what_led_to_it_is_forgotten() -> None:
+def test_lifting_a_ban_resets_its_history() -> None:
     penalties = Penalties(rules())
     for _ in range(2):
         ban(penalties)
@@ -371,16 +371,16 @@ def test_bans_are_lifted_by_address_and_network(named: list[str] | None, lifted:
     assert penalties.banned == 3 - len(lifted)
 
 
-def test_bans_are_lifted_and_told_some_at_a_time() -> None:
+def test_bans_are_lifted_and_listed_in_batches() -> None:
     penalties = Penalties(rules())
     for number in range(10):
         ban(penalties, f"192.0.2.{number}")
-    told = [each.source for first in (0, 4, 8) for each, _ in penalties.bans(0, 4, first=first)]
-    assert told == [f"192.0.2.{number}" for number in range(10)]
+    listed = [each.source for first in (0, 4, 8) for each, _ in penalties.bans(0, 4, first=first)]
+    assert listed == [f"192.0.2.{number}" for number in range(10)]
     assert len(penalties.lift(None, 7)) == 7
     assert len(penalties.lift(None, 7)) == 3
 
 
-def test_what_is_no_address_lifts_nothing() -> None:
+def test_an_invalid_address_lifts_no_ban() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         Penalties(rules()).lift(["nonsense"], 10)

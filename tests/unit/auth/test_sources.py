@@ -1,4 +1,4 @@
-"""Addresses as sources, and in lists of networks."""
+"""Source blocks and lists of networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sftp_gateway.auth.sources import Networks, SourceBlocks
         ("nowhere", "nowhere"),
     ],
 )
-def test_an_address_has_its_block(address: str, block: str) -> None:
+def test_an_address_belongs_to_its_block(address: str, block: str) -> None:
     assert SourceBlocks().of(address) == block
 
 
@@ -28,7 +28,7 @@ def test_prefixes_may_be_of_any_length() -> None:
     assert SourceBlocks(ipv4_prefix=0, ipv6_prefix=128).of("2001:db8::7") == "2001:db8::7"
 
 
-def test_a_list_has_addresses_of_its_own_kind_only() -> None:
+def test_a_list_contains_addresses_of_its_own_family_only() -> None:
     networks = Networks.parse(["192.0.2.0/24", "2001:db8::/32"])
     assert networks.contains("192.0.2.255")
     assert networks.contains("::ffff:192.0.2.1")
@@ -40,7 +40,7 @@ def test_a_list_has_addresses_of_its_own_kind_only() -> None:
     assert not Networks.parse([]).contains("192.0.2.1")
 
 
-def test_a_list_covers_blocks_that_are_all_in_one_of_its_networks() -> None:
+def test_a_list_contains_blocks_within_one_of_its_networks() -> None:
     networks = Networks.parse(["192.0.2.0/24", "2001:db8::/32"])
     assert networks.contains_network("192.0.2.0/25")
     assert networks.contains_network("2001:db8:1::/64")

@@ -1,4 +1,4 @@
-"""What a server costs is counted for all its processes, whatever becomes of them."""
+"""The cost of a server includes all its processes, even ended ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 from benchmarks import processes
 
-#: A server whose worker works for 0.2 s of processor time and ends, and is replaced by one that
-#: does the same and stays.
+#: A server whose worker uses 0.2 s of CPU time and ends, and is replaced by one that does the same
+#: and stays.
 SERVER = """
 import os, sys, time
 
@@ -30,7 +30,7 @@ os.waitpid(worker, 0)
 """
 
 
-def test_workers_count_those_that_stay_and_those_that_were_replaced() -> None:
+def test_cpu_time_includes_replaced_workers() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
@@ -38,7 +38,7 @@ def test_workers_count_those_that_stay_and_those_that_were_replaced() -> None:
         assert server.stdout is not None
         server.stdout.readline()
         assert len(processes.family(server.pid)) == 2
-        # A clock tick, 10 ms, may be missing for each.
+        # Each may be short of one clock tick, 10 ms.
         assert processes.cpu_seconds(server.pid) >= 0.38
         both = processes.memory(server.pid)
         assert both.rss > both.pss > both.anonymous > 0

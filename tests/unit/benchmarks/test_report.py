@@ -1,4 +1,4 @@
-"""What a run's numbers are turned into; none of it measures anything."""
+"""Ratios, targets and charts computed from the results of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from benchmarks.workloads import WORKLOADS, Metric
 
 
 def rate(name: str, **peers: Rounds) -> Measurement:
-    """A metric of a workload of the same name; `_` in a peer's name stands for `-`."""
+    """A metric with the name of its workload; `_` in a peer's name stands for `-`."""
     metric = Metric(name=name, title=f"the {name}", unit="MB/s", higher_is_better=True)
     by_peer = {peer.replace("_", "-"): rounds for peer, rounds in peers.items()}
     return Measurement(workload=name, metric=metric, peers=by_peer)
 
 
-def a_run(*measurements: Measurement, failures: Sequence[Failure] = ()) -> Run:
+def make_run(*measurements: Measurement, failures: Sequence[Failure] = ()) -> Run:
     facts = {"setup": "as it comes", "cipher": "none"}
     return Run(
         date="2026-11-23T12:00+00:00",
@@ -44,20 +44,20 @@ def a_run(*measurements: Measurement, failures: Sequence[Failure] = ()) -> Run:
     )  # fmt: skip
 
 
-def test_a_ratio_is_that_of_the_medians_and_spreads_over_the_rounds_both_have() -> None:
+def test_a_ratio_compares_medians_of_common_rounds() -> None:
     measured = rate("get", sftp_gateway=[4.0, None, 9.0], openssh=[2.0, 1.0, 3.0])
     assert measured.ratio("sftp-gateway", "openssh") == Spread(median=3.25, min=2.0, max=3.0)
 
 
 @pytest.mark.parametrize("baseline", [[0.0, 1.0], [None, None], []])
-def test_without_a_baseline_there_is_no_ratio(baseline: Rounds) -> None:
+def test_a_ratio_requires_a_baseline(baseline: Rounds) -> None:
     measured = rate("get", sftp_gateway=[1.0, 2.0], openssh=baseline)
     assert measured.ratio("sftp-gateway", "openssh") is None
 
 
-def test_a_round_that_failed_is_told_and_the_others_numbers_stay() -> None:
+def test_a_failed_round_is_reported_and_others_kept() -> None:
     failures = [Failure("openssh", "walk", 2, "OSError: gone"), Failure("rclone", "get", 1, "no")]
-    run = a_run(
+    run = make_run(
         rate("walk", sftp_gateway=[4.0, 4.0, 4.0], openssh=[2.0, None, 2.0]),
         rate("get", sftp_gateway=[1.0, 1.0, 1.0], rclone=[None, None, None]),
         failures=failures,
@@ -69,8 +69,8 @@ def test_a_round_that_failed_is_told_and_the_others_numbers_stay() -> None:
     assert "- proftpd did not take part: not installed" in text
 
 
-def test_the_numbers_survive_being_written_and_read() -> None:
-    run = a_run(
+def test_results_round_trip_through_json() -> None:
+    run = make_run(
         rate("get", sftp_gateway=[1.0, None, 3.0], openssh=[1.0, 1.0, 1.0]),
         failures=[Failure("sftp-gateway", "get", 2, "RuntimeError")],
     )
@@ -83,29 +83,29 @@ def test_the_numbers_survive_being_written_and_read() -> None:
     ("median", "at_most", "reached"),
     [(2.0, False, True), (1.9, False, False), (2.0, True, True), (2.1, True, False)],
 )
-def test_a_target_is_reached_by_the_median(median: float, at_most: bool, reached: bool) -> None:
+def test_a_target_is_compared_with_the_median(median: float, at_most: bool, reached: bool) -> None:
     measured = Spread(median=median, min=0.0, max=9.0)
     assert Outcome(Target("get", 2.0, at_most=at_most), "", measured).reached is reached
 
 
-def test_only_what_was_measured_is_held_against_a_target() -> None:
-    run = a_run(rate("get", sftp_gateway=[2.0], openssh=[1.0]), rate("walk", openssh=[1.0]))
+def test_only_measured_metrics_have_outcomes() -> None:
+    run = make_run(rate("get", sftp_gateway=[2.0], openssh=[1.0]), rate("walk", openssh=[1.0]))
     assert [outcome.target.metric for outcome in outcomes(run)] == ["get"]
 
 
-def test_every_target_is_for_something_that_is_measured() -> None:
+def test_every_target_has_a_measured_metric() -> None:
     known = {metric.name for workload in WORKLOADS for metric in workload.metrics}
     assert {target.metric for target in TARGETS} <= known
 
 
-def test_the_picture_is_well_formed_and_cuts_off_long_bars() -> None:
-    run = a_run(
+def test_the_chart_is_well_formed_and_truncates_long_bars() -> None:
+    run = make_run(
         rate("get", sftp_gateway=[1.5], openssh=[1.0]),
         rate("logins", sftp_gateway=[80.0], openssh=[10.0]),
     )
-    picture = ElementTree.fromstring(as_svg(run))  # noqa: S314 - our own
-    bars = picture.findall("{http://www.w3.org/2000/svg}rect")
+    svg = ElementTree.fromstring(as_svg(run))  # noqa: S314
+    bars = svg.findall("{http://www.w3.org/2000/svg}rect")
     assert len(bars) == 2
-    width = float(picture.attrib["viewBox"].split()[2])
+    width = float(svg.attrib["viewBox"].split()[2])
     assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) < width for bar in bars)
-    assert "8.00" in "".join(picture.itertext())
+    assert "8.00" in "".join(svg.itertext())

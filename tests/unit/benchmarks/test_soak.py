@@ -1,4 +1,4 @@
-"""What a soak makes of what it sees: which errors a restart explains, slopes, and the picture."""
+"""The soak's report: errors explained by restarts, memory slopes and the chart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def attempt(ledger: Ledger, error: Exception | None = None) -> None:
             raise error
 
 
-def test_what_is_done_counts() -> None:
+def test_completed_attempts_are_counted() -> None:
     ledger = Ledger()
     attempt(ledger)
     attempt(ledger)
@@ -38,7 +38,7 @@ def test_what_is_done_counts() -> None:
 
 
 @pytest.mark.parametrize("error", [ClientError("no"), OSError("no"), RuntimeError("no")])
-def test_an_error_is_a_problem_unless_a_restart_explains_it(error: Exception) -> None:
+def test_an_error_without_a_restart_is_a_problem(error: Exception) -> None:
     ledger = Ledger(clock=(clock := Clock()))
     attempt(ledger, error)
     assert ledger.problems == ["reads: no"]
@@ -55,7 +55,7 @@ def test_an_error_is_a_problem_unless_a_restart_explains_it(error: Exception) ->
     assert ledger.done["reads"] == 0
 
 
-def test_what_ends_before_a_restart_is_not_explained_by_it() -> None:
+def test_an_error_before_a_restart_is_a_problem() -> None:
     ledger = Ledger(clock=(clock := Clock()))
     attempt(ledger, ClientError("early"))
     clock.now = 1.0
@@ -63,7 +63,7 @@ def test_what_ends_before_a_restart_is_not_explained_by_it() -> None:
     assert ledger.problems == ["reads: early"]
 
 
-def test_nothing_explains_a_wrong_byte_or_a_mistake_of_our_own() -> None:
+def test_a_wrong_byte_is_a_problem_even_during_a_restart() -> None:
     ledger = Ledger()
     ledger.restart_began()
     ledger.stopping.set()
@@ -75,14 +75,14 @@ def test_nothing_explains_a_wrong_byte_or_a_mistake_of_our_own() -> None:
     ]
 
 
-def test_what_ends_with_everything_is_no_problem() -> None:
+def test_an_error_at_the_end_of_the_run_is_not_a_problem() -> None:
     ledger = Ledger()
     ledger.stopping.set()
     attempt(ledger, OSError("gone"))
     assert (ledger.errors, ledger.done["reads"], ledger.interrupted["reads"]) == (0, 0, 0)
 
 
-def test_what_hangs_is_told_once() -> None:
+def test_a_hanging_attempt_is_reported_once() -> None:
     ledger = Ledger(clock=(clock := Clock()))
     with ledger.operation("reads"):
         clock.now = STALL
@@ -93,7 +93,7 @@ def test_what_hangs_is_told_once() -> None:
     assert ledger.errors == 1
 
 
-def test_workers_that_stay_are_overdue() -> None:
+def test_a_restart_that_does_not_end_is_overdue() -> None:
     ledger = Ledger(clock=(clock := Clock()))
     assert not ledger.overdue(10)
     ledger.restart_began()
@@ -103,7 +103,7 @@ def test_workers_that_stay_are_overdue() -> None:
     assert not ledger.overdue(10)
 
 
-def test_a_slope_compares_each_process_with_itself() -> None:
+def test_a_slope_is_computed_per_process() -> None:
     first = [(at, 100.0 + at) for at in range(10)]
     second = [(at, 10.0 + at) for at in range(20, 30)]
     assert slope([first]) == pytest.approx(3600)
@@ -126,7 +126,7 @@ def sample(at: float, *sized: tuple[str, int]) -> Sample:
 
 
 def samples() -> list[Sample]:
-    """The first worker grows by 1 KiB a second after 30 seconds in which it grows much faster."""
+    """The first worker grows by 1 KiB a second after 30 seconds of faster growth."""
     return [
         sample(
             at,
@@ -138,7 +138,7 @@ def samples() -> list[Sample]:
     ]
 
 
-def test_the_warm_up_of_a_process_says_nothing() -> None:
+def test_the_warm_up_of_a_process_is_ignored() -> None:
     supervisor, observer, worker = courses(samples(), warm_up=30)
     assert (supervisor.slope, observer.slope) == (0, 0)
     assert worker.slope == pytest.approx(3600)
@@ -154,8 +154,8 @@ def soak() -> Soak:
     return made
 
 
-def test_the_picture_is_one_and_says_what_it_shows() -> None:
-    root = ElementTree.fromstring(as_svg(soak()))  # noqa: S314 - our own
+def test_the_chart_is_valid_svg_with_every_series() -> None:
+    root = ElementTree.fromstring(as_svg(soak()))  # noqa: S314
     lines = [each for each in root.iter() if each.tag.endswith("polyline")]
     assert len(lines) == 7
     assert all(len(line.attrib["points"].split()) == 12 for line in lines)
@@ -163,7 +163,7 @@ def test_the_picture_is_one_and_says_what_it_shows() -> None:
     ElementTree.fromstring(as_svg(Soak(plan=Plan(seconds=1, restart_every=1))))  # noqa: S314
 
 
-def test_the_numbers_and_the_table_have_everything() -> None:
+def test_the_json_and_the_table_are_complete() -> None:
     numbers = json.loads(as_json(soak()))
     assert len(numbers["samples"]) == 12
     assert numbers["samples"][0]["processes"]["supervisor"] == [10_000, 5000, 5000, 20, 4]
@@ -173,7 +173,7 @@ def test_the_numbers_and_the_table_have_everything() -> None:
     assert "+3,600" in table
 
 
-def test_the_log_tells_workers_from_others_as_it_grows(tmp_path: Path) -> None:
+def test_worker_pids_are_read_from_the_growing_log(tmp_path: Path) -> None:
     path = tmp_path / "access.jsonl"
     log = Log(path)
     started = '{{"event":"worker_started","worker":0,"pid":{}}}\n'

@@ -1,4 +1,4 @@
-"""Tab completion, as the shells ask for it."""
+"""Tab completion, as requested by the shells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the running gateway is asked, and what is said of its answers."""
+"""Queries to the running gateway and the messages about its responses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SERVED = Grants(shares={"gvpocr": ("models",)}, keys={"gvpocr": {"SHA256:a": "wo
 NOTHING = Grants(shares={}, keys={})
 SESSIONS = [{"user": "gvpocr", "credential": "SHA256:a"}] * 2
 
-Answering = Callable[[int, bytes], Settings]
+ServeResponse = Callable[[int, bytes], Settings]
 
 
 @pytest.fixture
-def answering(unconfigured: object) -> Iterator[Answering]:
-    """The settings of a gateway that gives this answer to whoever shows the token."""
+def serve_response(unconfigured: object) -> Iterator[ServeResponse]:
+    """The settings of a gateway that sends this response to requests with the token."""
     servers: list[HTTPServer] = []
 
     def serve(status: int, body: bytes) -> Settings:
@@ -47,39 +47,43 @@ def answering(unconfigured: object) -> Iterator[Answering]:
         server.server_close()
 
 
-def told(**more: object) -> bytes:
+def status_json(**more: object) -> bytes:
     return json.dumps({"served": SERVED.as_json(), "sessions": SESSIONS, **more}).encode()
 
 
-def test_what_is_taken_away_is_asked_with_the_token(answering: Answering) -> None:
-    settings = answering(200, told())
+def test_removed_grants_are_requested_with_the_token(serve_response: ServeResponse) -> None:
+    settings = serve_response(200, status_json())
     assert gateway_client.differences(settings, NOTHING, "token") == [
         "Compared with the running gateway, users no longer served: gvpocr (1 key, 2 sessions)",
         "Compared with the running gateway, live sessions that lose their login: 2",
     ]
     (same,) = gateway_client.differences(settings, SERVED, "token")
     assert same.endswith("nothing would be taken away.")
-    (said,) = gateway_client.differences(settings, NOTHING, None)
-    assert said.endswith("does not tell what it serves: 401 for /status.json.")
+    (message,) = gateway_client.differences(settings, NOTHING, None)
+    assert message.endswith("does not tell what it serves: 401 for /status.json.")
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", told(served={}), told(sessions=[{}])])
-def test_an_answer_of_another_version_is_not_compared_with(
-    answering: Answering, body: bytes
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", status_json(served={}), status_json(sessions=[{}])]
+)
+def test_a_response_of_another_version_is_not_compared(
+    serve_response: ServeResponse, body: bytes
 ) -> None:
-    settings = answering(200, body)
-    (said,) = gateway_client.differences(settings, NOTHING, "token")
-    assert said.startswith("The running gateway has another version")
+    settings = serve_response(200, body)
+    (message,) = gateway_client.differences(settings, NOTHING, "token")
+    assert message.startswith("The running gateway has another version")
     assert gateway_client.refusal(settings) == []
 
 
-def test_a_refusal_is_asked_without_a_token(answering: Answering) -> None:
-    (said,) = gateway_client.refusal(answering(200, b'{"configuration": "refused since x: y"}'))
-    assert said == "The running gateway's newest configuration: refused since x: y"
-    assert gateway_client.refusal(answering(503, b'{"configuration": "ok"}')) == []
+def test_a_rejected_configuration_is_shown_without_a_token(serve_response: ServeResponse) -> None:
+    (message,) = gateway_client.refusal(
+        serve_response(200, b'{"configuration": "refused since x: y"}')
+    )
+    assert message == "The running gateway's newest configuration: refused since x: y"
+    assert gateway_client.refusal(serve_response(503, b'{"configuration": "ok"}')) == []
 
 
-def test_where_nothing_answers_that_is_said(unconfigured: object) -> None:
-    (said,) = gateway_client.differences(Settings(metrics_port=1), NOTHING, None)
-    assert said == "No running gateway to compare with."
+def test_an_unreachable_gateway_is_reported(unconfigured: object) -> None:
+    (message,) = gateway_client.differences(Settings(metrics_port=1), NOTHING, None)
+    assert message == "No running gateway to compare with."
     assert gateway_client.refusal(Settings(metrics_port=1)) == []

@@ -1,4 +1,4 @@
-"""`import-authorized-keys` and `import-host-key` take what they are given, or say why not."""
+"""`import-authorized-keys` and `import-host-key` import keys or report why not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def two_users() -> None:
     write("config/sftp-gateway.toml", "[users.gvpocr]\n[users.ana]\n")
 
 
-def taken(user: str = "gvpocr") -> list[str]:
+def authorized(user: str = "gvpocr") -> list[str]:
     text = Path(f"keys/authorized_keys/{user}").read_text()
     return [key.comment for key in parse_authorized_keys(text, source="x").keys]
 
@@ -53,7 +53,7 @@ def taken(user: str = "gvpocr") -> list[str]:
 # authorized_keys
 
 
-def test_a_file_is_taken_before_the_first_start_which_then_makes_no_workers_pair(
+def test_an_import_before_the_first_start_replaces_the_workers_key(
     keys: Run, tmp_path: Path
 ) -> None:
     ran = keys(write(tmp_path / "authorized_keys", f"{ONE}\n{TWO}\n"))
@@ -66,10 +66,10 @@ def test_a_file_is_taken_before_the_first_start_which_then_makes_no_workers_pair
     assert stat.S_IMODE(OURS.stat().st_mode) == 0o644
     set_up(Settings(), gateway=None, report=lambda line: None)
     assert not Path("keys/worker_ed25519").exists()
-    assert taken() == ["one", "two"]
+    assert authorized() == ["one", "two"]
 
 
-def test_twice_is_as_once(keys: Run, tmp_path: Path) -> None:
+def test_importing_is_idempotent(keys: Run, tmp_path: Path) -> None:
     old = write(tmp_path / "old", ONE)
     keys(old)
     before = OURS.stat()
@@ -78,7 +78,7 @@ def test_twice_is_as_once(keys: Run, tmp_path: Path) -> None:
     assert OURS.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(keys: Run, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_same_and_writes_nothing(keys: Run, tmp_path: Path) -> None:
     old = write(tmp_path / "old", f"{ONE}\nnonsense\n")
     dry = keys("--dry-run", old)
     assert not Path("keys").exists()
@@ -89,9 +89,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(keys: Run, tmp_path: Path) -
     )
 
 
-def test_refused_lines_are_told_with_what_to_do_and_the_others_are_taken(
-    keys: Run, tmp_path: Path
-) -> None:
+def test_refused_lines_are_reported_with_a_remedy(keys: Run, tmp_path: Path) -> None:
     rsa = public_line(make_key(tmp_path / "weak", "rsa", 1024))
     ran = keys(write(tmp_path / "old", f"{rsa}\n{ONE}\n"))
     assert ran.status == 1
@@ -99,11 +97,11 @@ def test_refused_lines_are_told_with_what_to_do_and_the_others_are_taken(
     assert "line 1: refused: the RSA key has 1024 bits and is too weak" in refused
     assert refused.endswith(">= 2048 bits are accepted, and ssh-ed25519 is better")
     assert ": added: SHA256:" in added
-    assert taken() == ["one"]
+    assert authorized() == ["one"]
 
 
 @pytest.mark.parametrize(("curves", "status"), [("false", 1), ("true", 0)])
-def test_a_key_on_a_nist_curve_is_taken_and_it_is_said_that_it_lets_nobody_in(
+def test_an_imported_nist_curve_key_gets_a_warning(
     keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curves: str, status: int
 ) -> None:
     monkeypatch.setenv("SFTP_GATEWAY_NIST_CURVES", curves)
@@ -111,39 +109,37 @@ def test_a_key_on_a_nist_curve_is_taken_and_it_is_said_that_it_lets_nobody_in(
     ran = keys(f"{key}.pub")
     assert ran.status == status
     assert ("not accepted unless nist_curves = true" in ran.out) == bool(status)
-    assert taken() == ["curve"]
+    assert authorized() == ["curve"]
 
 
-def test_a_key_that_is_over_is_taken_and_it_is_said(keys: Run, tmp_path: Path) -> None:
+def test_an_imported_expired_key_gets_a_warning(keys: Run, tmp_path: Path) -> None:
     ran = keys(write(tmp_path / "old", f'expiry-time="20200101Z" {ONE}'))
     assert ran.status == 1
     assert ran.out.endswith("its expiry-time= has passed\n")
 
 
-def test_standard_input_is_the_only_users(
+def test_standard_input_is_imported_for_the_only_user(
     keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ONE.encode() + b" \xff")))
     ran = keys("-")
     assert ran.status == 0
     assert ran.out.startswith("standard input, line 1: added: ")
-    assert taken() == ["one \ufffd"]
+    assert authorized() == ["one \ufffd"]
 
 
 @pytest.mark.parametrize("what", ["home/ana/.ssh/authorized_keys", "home/ana/.ssh", "home/ana"])
-def test_the_name_of_the_home_tells_whose_keys_they_are(
-    keys: Run, tmp_path: Path, what: str
-) -> None:
+def test_the_home_folders_name_is_the_user(keys: Run, tmp_path: Path, what: str) -> None:
     two_users()
     write(tmp_path / "home/ana/.ssh/authorized_keys", ONE)
-    write(tmp_path / "home/ana/.ssh/id_ed25519.pub", TWO)  # ana's own, to go elsewhere
+    write(
+        tmp_path / "home/ana/.ssh/id_ed25519.pub", TWO
+    )  # ana's own client key, which is not imported
     assert keys(tmp_path / what).status == 0
-    assert taken("ana") == ["one"]
+    assert authorized("ana") == ["one"]
 
 
-def test_a_folder_of_homes_is_taken_user_by_user_and_who_is_no_user_is_left_out(
-    keys: Run, tmp_path: Path
-) -> None:
+def test_a_folder_of_homes_is_imported_for_known_users(keys: Run, tmp_path: Path) -> None:
     two_users()
     write(tmp_path / "home/ana/.ssh/authorized_keys", ONE)
     write(tmp_path / "home/gvpocr/.ssh/authorized_keys2", TWO)
@@ -151,24 +147,22 @@ def test_a_folder_of_homes_is_taken_user_by_user_and_who_is_no_user_is_left_out(
     ran = keys(tmp_path / "home")
     assert ran.status == 1
     assert "home/ubuntu/.ssh/authorized_keys is skipped: there is no user ubuntu" in ran.err
-    assert (taken("ana"), taken("gvpocr")) == (["one"], ["two"])
+    assert (authorized("ana"), authorized("gvpocr")) == (["one"], ["two"])
 
 
-def test_a_folder_of_public_keys_or_of_files_for_each_user_is_taken(
-    keys: Run, tmp_path: Path
-) -> None:
+def test_a_folder_of_keys_or_per_user_files_is_imported(keys: Run, tmp_path: Path) -> None:
     two_users()
     write(tmp_path / "keys/b.pub", ONE)
     write(tmp_path / "keys/authorized_keys", TWO)
     write(tmp_path / "other/authorized_keys/ana", ONE)
     assert keys("--user", "gvpocr", tmp_path / "keys").status == 0
-    assert sorted(taken()) == ["one", "two"]
+    assert sorted(authorized()) == ["one", "two"]
     assert keys(tmp_path / "other").status == 0
-    assert taken("ana") == ["one"]
+    assert authorized("ana") == ["one"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("missing",), "missing: cannot be read: No such file or directory"),
         (("--user", "nobody", "old"), "there is no user nobody; the configuration has gvpocr, ana"),
@@ -177,8 +171,8 @@ def test_a_folder_of_public_keys_or_of_files_for_each_user_is_taken(
         (("--user", "ana", "private"), "private is a private key; give the public key"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_is_written(
-    keys: Run, arguments: tuple[str, ...], said: str
+def test_an_invalid_import_writes_nothing(
+    keys: Run, arguments: tuple[str, ...], message: str
 ) -> None:
     two_users()
     write("old", ONE)
@@ -186,7 +180,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
     write("private", generate_ed25519("x").private_pem.decode())
     ran = keys(*arguments)
     assert (ran.status, ran.out) == (2, "")
-    assert said in ran.err
+    assert message in ran.err
     assert not Path("keys").exists()
 
 
@@ -196,7 +190,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("kind", "name"), [("ed25519", "ssh_host_ed25519_key"), ("rsa", "ssh_host_rsa_key")]
 )
-def test_a_host_key_is_taken_as_it_is(host: Run, tmp_path: Path, kind: str, name: str) -> None:
+def test_a_host_key_is_imported_unchanged(host: Run, tmp_path: Path, kind: str, name: str) -> None:
     old = make_key(tmp_path / "old", kind)
     assert host(old).status == 0
     new = Path("keys") / name
@@ -209,7 +203,7 @@ def test_a_host_key_is_taken_as_it_is(host: Run, tmp_path: Path, kind: str, name
     assert new.read_bytes() == old.read_bytes()
 
 
-def test_the_folder_of_an_old_server_is_taken(
+def test_a_folder_of_host_keys_is_imported(
     host: Run, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("ed25519", "rsa", "ecdsa"):
@@ -217,7 +211,7 @@ def test_the_folder_of_an_old_server_is_taken(
     ran = host("--dry-run", tmp_path)
     assert not Path("keys").exists()
     ran = host(tmp_path)
-    assert ran.status == 1  # of which one is not used
+    assert ran.status == 1  # one of them is not used
     assert ran.out.count(" now") == 3
     assert "ecdsa_key now; is on a NIST curve: not used unless nist_curves = true" in ran.out
     monkeypatch.setenv("SFTP_GATEWAY_NIST_CURVES", "true")
@@ -227,16 +221,16 @@ def test_the_folder_of_an_old_server_is_taken(
 
 
 @pytest.mark.parametrize("old_format", ["PEM", "PKCS8"])
-def test_older_formats_are_taken(host: Run, run: Run, tmp_path: Path, old_format: str) -> None:
+def test_older_host_key_formats_are_imported(
+    host: Run, run: Run, tmp_path: Path, old_format: str
+) -> None:
     old = make_key(tmp_path / "old", "rsa", 2048, "-m", old_format)
     assert host(old).status == 0
     run("init")
     assert run("check").status == 0
 
 
-def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
-    host: Run, tmp_path: Path
-) -> None:
+def test_an_existing_host_key_is_replaced_only_on_request(host: Run, tmp_path: Path) -> None:
     set_up(Settings(), gateway=None, report=lambda line: None)
     place = Path("keys/ssh_host_ed25519_key")
     first = public_line(place)
@@ -257,20 +251,20 @@ def test_another_host_key_that_is_there_stays_unless_it_is_to_be_replaced(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("encrypted", "is encrypted with a passphrase"),
         ("public", "is the public key; give "),
         ("nonsense", "is not a readable private key"),
     ],
 )
-def test_what_is_no_host_key_is_refused_with_what_to_do(
-    host: Run, tmp_path: Path, content: str, said: str
+def test_an_invalid_host_key_is_refused_with_a_remedy(
+    host: Run, tmp_path: Path, content: str, message: str
 ) -> None:
     make_key(tmp_path / "key", "ed25519", None, *(["-N", "x"] if content == "encrypted" else []))
     write(tmp_path / "nonsense", "nonsense")
     file = {"encrypted": "key", "public": "key.pub", "nonsense": "nonsense"}[content]
     ran = host(tmp_path / file)
     assert ran.status == 2
-    assert f"refused: {said}" in ran.out
+    assert f"refused: {message}" in ran.out
     assert not Path("keys").exists()

@@ -1,4 +1,4 @@
-"""`sftp-gateway keys` changes files as asked, or says why not."""
+"""`sftp-gateway keys` edits files or reports why not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sftp_gateway.system.dirfd import Folder
 from tests.support.history import row
 
 FILE = Path("keys/authorized_keys/gvpocr")
-#: Of the key that the first start makes.
+#: The label of the initial worker key.
 LABEL = "sftp-gateway worker gvpocr"
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -35,7 +35,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def keys(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `keys` with arguments; gives what it prints, or raises what it says is wrong."""
+    """Runs `keys` and returns its output, or raises ValueError with its error message."""
     set_up(Settings(), gateway=None, report=lambda line: None)
 
     def run(*arguments: str) -> str:
@@ -68,18 +68,18 @@ def public(tmp_path: Path, comment: str) -> Path:
         ("2031-05-06T07:08:09Z", datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)),  # as `list` prints it
     ],
 )
-def test_a_moment_is_a_span_or_a_date(text: str, expected: datetime) -> None:
+def test_an_expiry_is_a_duration_or_a_date(text: str, expected: datetime) -> None:
     assert parse_expiry_time(text, NOW) == expected
     assert parse_expiry_time("2031-05-06", NOW) == parse_expiry_time("20310506", NOW)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "+7", "-7d", "+7y", "2031-13-01", "+99999999d"])
-def test_anything_else_is_no_moment(text: str) -> None:
+def test_an_invalid_expiry_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape("write now, +30m, +12h, +7d, 2031-05-06, ")):
         parse_expiry_time(text, NOW)
 
 
-def test_a_key_is_added_with_its_conditions(keys: Run, tmp_path: Path) -> None:
+def test_a_key_is_added_with_its_options(keys: Run, tmp_path: Path) -> None:
     file = public(tmp_path, "seven")
     keys("add", "gvpocr", str(file), "--from", "192.0.2.0/24", "--expires", "2031-05-06")
     _, key = parse_authorized_keys(FILE.read_text(), source="x").keys
@@ -97,7 +97,7 @@ def test_a_key_is_added_from_standard_input(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("add", "nobody", "FILE"), "there is no user nobody; the configuration has gvpocr"),
         (("add", "gvpocr", "missing"), "missing: cannot be read"),
@@ -128,8 +128,8 @@ def test_a_key_is_added_from_standard_input(
         (("rotate-host", "finish"), "nothing to finish"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_is_changed(
-    keys: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+def test_an_invalid_key_command_changes_nothing(
+    keys: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     def all_files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
@@ -141,12 +141,12 @@ def test_what_cannot_be_done_is_said_and_nothing_is_changed(
     Path("keys/text").write_text("ssh-ed25519 nonsense\n")
     file = str(public(tmp_path, "seven"))
     before = all_files()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         keys(*(file if word == "FILE" else word for word in arguments))
     assert all_files() == before
 
 
-def test_a_key_is_rotated_with_its_options_and_the_old_one_expires(keys: Run) -> None:
+def test_rotating_a_key_keeps_options_and_expires_the_old_one(keys: Run) -> None:
     FILE.write_text(f'from="192.0.2.0/24" {FILE.read_text()}')
     keys("rotate", "gvpocr", LABEL, "new", "--expires", "+2d")
     old, new = parse_authorized_keys(FILE.read_text(), source="x").keys
@@ -172,7 +172,7 @@ def test_a_key_is_rotated_with_its_options_and_the_old_one_expires(keys: Run) ->
     assert Path("other").exists()
 
 
-def test_a_rotated_key_without_a_label_gets_the_users_name_and_the_day(keys: Run) -> None:
+def test_a_rotated_key_is_labelled_with_user_and_date_by_default(keys: Run) -> None:
     FILE.write_text(" ".join(FILE.read_text().split()[:2]) + "\n")
     (key,) = parse_authorized_keys(FILE.read_text(), source="x").keys
     keys("rotate", "gvpocr", key.fingerprint, "new")
@@ -180,16 +180,14 @@ def test_a_rotated_key_without_a_label_gets_the_users_name_and_the_day(keys: Run
     assert new.comment == f"gvpocr {datetime.now(UTC):%Y-%m-%d}"
 
 
-def test_a_new_key_on_standard_output_is_written_nowhere_else(keys: Run) -> None:
+def test_a_new_key_on_standard_output_is_not_written_to_disk(keys: Run) -> None:
     before = sorted(Path().rglob("*"))
     private = keys("rotate", "gvpocr", LABEL, "-")
     assert sorted(Path().rglob("*")) == before
     assert public_line_of(private.encode()).split()[1] in FILE.read_text().splitlines()[1]
 
 
-def test_a_new_key_is_not_left_behind_where_it_cannot_be_let_in(
-    keys: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_rotation_leaves_no_new_key(keys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(FILE))
 
@@ -209,7 +207,7 @@ def test_the_list_marks_revoked_keys(keys: Run, tmp_path: Path) -> None:
     assert (two.fingerprint in second, "never (revoked)  " in second) == (True, True)
 
 
-def test_the_list_tells_who_until_when_and_last_used(
+def test_the_list_shows_user_expiry_and_last_use(
     keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys("add", "gvpocr", str(public(tmp_path, "seven\u202eneves")), "--from", "192.0.2.1")
@@ -234,7 +232,7 @@ def test_the_list_tells_who_until_when_and_last_used(
     assert authority.startswith("(authority)")
     assert current.startswith("(host, current)")
     assert following.startswith("(host, next)")
-    # Where there is neither log nor history, that is not "never".
+    # Without log and history, the last use is unknown, not "never".
     assert "  ?  " in keys("list").splitlines()[1]
     Path("state").mkdir()
     store = Store(Path("state/history.sqlite3"), max_age=1e9, max_size=1 << 30)
@@ -248,7 +246,7 @@ def test_the_list_tells_who_until_when_and_last_used(
     assert "1970-01-01T00:00:00Z" in keys("list")
 
 
-def test_the_list_has_the_keys_of_users_who_are_switched_off(
+def test_the_list_includes_keys_of_disabled_users(
     keys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFTP_GATEWAY_USERS__GVPOCR", "false")

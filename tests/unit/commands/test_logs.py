@@ -1,4 +1,4 @@
-"""`sftp-gateway logs`: what it shows, and what it says of what it cannot."""
+"""`sftp-gateway logs`: its output and its error messages."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def logs(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Logs:
 
     def run(*arguments: str) -> tuple[int, str, str]:
         status = cli.main(["logs", *arguments])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        message = capsys.readouterr()
+        return status, message.out, message.err
 
     return run
 
@@ -73,14 +73,14 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
      ("7d", timedelta(days=7)), ("2w", timedelta(weeks=2)),
      ("today", timedelta(hours=14, minutes=30)), ("yesterday", timedelta(hours=38, minutes=30))],
 )  # fmt: skip
-def test_times_are_understood_as_people_write_them(
+def test_common_time_formats_are_accepted(
     text: str, ago: timedelta, zone: Callable[[str], None]
 ) -> None:
     zone("UTC")
     assert parse_log_time(text, NOW) == NOW - ago
 
 
-def test_a_date_may_have_a_zone_and_has_this_machines_without() -> None:
+def test_a_date_without_a_zone_is_local() -> None:
     assert parse_log_time("2026-01-31T14:30:00Z", NOW) == NOW
     assert parse_log_time("2026-01-31", NOW) == datetime(2026, 1, 31).astimezone()
 
@@ -122,23 +122,23 @@ def test_days_begin_at_midnight_when_the_clocks_change(
 
 
 @pytest.mark.parametrize("text", ["", "soon", "5", "5y", "2026-13-01", "-1h"])
-def test_a_time_that_is_none_is_told_what_would_be(text: str, logs: Logs) -> None:
+def test_an_invalid_time_is_an_error_with_examples(text: str, logs: Logs) -> None:
     with pytest.raises(ValueError, match="90m, 24h, 7d, today, yesterday, 2026-01-31"):
         parse_log_time(text, NOW)
     if text:
-        status, _, said = logs(f"--since={text}")
+        status, _, message = logs(f"--since={text}")
         assert status == 2
-        assert f"--since: {text!r} is not a valid time" in said
+        assert f"--since: {text!r} is not a valid time" in message
 
 
-def test_times_that_have_nothing_between_them_are_told(logs: Logs) -> None:
+def test_an_empty_interval_is_an_error(logs: Logs) -> None:
     assert logs("--since", "1h", "--until", "2h")[::2] == (
         2, "error: --until must be later than --since\n",
     )  # fmt: skip
     assert logs("--since", "2h", "--until", "1h")[0] == 0
 
 
-def test_lines_are_shown_in_columns_the_oldest_first_and_harm_no_terminal(logs: Logs) -> None:
+def test_lines_are_shown_in_escaped_columns_oldest_first(logs: Logs) -> None:
     status, shown, _ = logs()
     assert status == 0
     rows = shown.splitlines()
@@ -149,7 +149,7 @@ def test_lines_are_shown_in_columns_the_oldest_first_and_harm_no_terminal(logs: 
     assert "\x1b" not in shown
 
 
-def test_filters_go_together(logs: Logs) -> None:
+def test_filters_combine(logs: Logs) -> None:
     assert len(logs("--user", "ben")[1].splitlines()) == 2
     assert len(logs("--user", "ben", "--result", "denied")[1].splitlines()) == 1
     assert len(logs("--path", "a.bin")[1].splitlines()) == 1
@@ -158,8 +158,8 @@ def test_filters_go_together(logs: Logs) -> None:
     assert "unknown_user" in logs("-n", "1")[1]
 
 
-def keep(unconfigured: Path, *lines: bytes) -> None:
-    """Add lines to the history, and to an access log beside it."""
+def record(unconfigured: Path, *lines: bytes) -> None:
+    """Add lines to the history and to an access log."""
     store = Store(unconfigured / "state/history.sqlite3", max_age=1e9, max_size=1 << 30)
     store.add([row(each) for each in lines], {})
     store.close()
@@ -171,12 +171,12 @@ OLD, NEW, AUTHORITY = "SHA256:old+", "SHA256:new/", "SHA256:authority"
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])
-def test_workers_that_log_in_as_one_user_are_told_apart_by_their_keys(
+def test_workers_sharing_a_user_are_distinguished_by_key(
     source: list[str], logs: Logs, unconfigured: Path
 ) -> None:
     (unconfigured / "state/history.sqlite3").unlink()
     one = {"user": "gvpocr", "auth": "publickey", "key": OLD, "key_label": "worker7"}
-    keep(
+    record(
         unconfigured,
         read("models/a.bin", **one),
         read("models/b.bin", **{**one, "key": NEW}, sent=2000),
@@ -215,12 +215,12 @@ def test_workers_that_log_in_as_one_user_are_told_apart_by_their_keys(
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])
-def test_a_file_has_the_errors_of_its_own_path_only(
+def test_errors_are_shown_with_their_own_file_only(
     source: list[str], logs: Logs, unconfigured: Path
 ) -> None:
     (unconfigured / "state/history.sqlite3").unlink()
     denied = {"operation": "open", "reason": "outside_shares"}
-    keep(
+    record(
         unconfigured,
         read("models/big", user="ana"),
         line("denied", user="ben", path="/home/ana/models/big", **denied),
@@ -239,21 +239,19 @@ def test_a_file_has_the_errors_of_its_own_path_only(
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])
-def test_part_of_a_path_is_found_in_upper_and_lower_case(
-    source: list[str], logs: Logs, unconfigured: Path
-) -> None:
-    keep(unconfigured, read("models/Übung-ΣΑΣ.BIN", user="eve"))
+def test_a_path_filter_ignores_case(source: list[str], logs: Logs, unconfigured: Path) -> None:
+    record(unconfigured, read("models/Übung-ΣΑΣ.BIN", user="eve"))
     for part in ("übung", "ÜBUNG", "σας.bin", "ςας.bin"):
         assert "eve" in logs(*source, "--path", part)[1]
     assert logs(*source, "--path", "ubung")[1] == ""
 
 
-def test_what_was_left_out_without_being_asked_is_said(logs: Logs, unconfigured: Path) -> None:
-    keep(unconfigured, *(read(f"models/{number}") for number in range(60)))
+def test_omitted_lines_are_reported(logs: Logs, unconfigured: Path) -> None:
+    record(unconfigured, *(read(f"models/{number}") for number in range(60)))
     for form in ([], ["--csv"], ["--json"]):
-        _, shown, said = logs(*form)
+        _, shown, message = logs(*form)
         assert len(shown.splitlines()) == 50 + (form == ["--csv"])
-        assert said == "showing the last 50 lines; use -n N or --since WHEN for more\n"
+        assert message == "showing the last 50 lines; use -n N or --since WHEN for more\n"
         assert logs("-n", "20", *form)[2] == ""
         assert logs("--since", "2026-01-01", *form)[2] == ""
         for source in ([], ["access.log"]):
@@ -262,14 +260,14 @@ def test_what_was_left_out_without_being_asked_is_said(logs: Logs, unconfigured:
     assert logs("--user", "ben")[2] == ""
 
 
-def test_a_ban_is_shown_with_its_reason_and_its_end(
+def test_a_ban_is_shown_with_reason_and_end(
     logs: Logs, unconfigured: Path, zone: Callable[[str], None]
 ) -> None:
     zone("Europe/Berlin")
     own = {"session": None, "client_ip": None}
     banned = {"source": "203.0.113.7", "reason": "failed_login", "score": 30.0, "times": 2,
               "until": "2026-01-31T12:01:00.000000Z", "effect": "refused", **own}  # fmt: skip
-    keep(
+    record(
         unconfigured,
         line("source_banned", at=NOON, **banned),
         line("source_unbanned", at=NOON + 5, source="203.0.113.7", reason="lifted", **own),
@@ -281,40 +279,38 @@ def test_a_ban_is_shown_with_its_reason_and_its_end(
     assert shown[1].endswith("source=203.0.113.7 reason=lifted")
 
 
-def test_a_compressed_log_that_was_cut_off_is_shown_as_far_as_it_goes(
-    logs: Logs, unconfigured: Path
-) -> None:
+def test_a_truncated_compressed_log_is_shown_up_to_its_end(logs: Logs, unconfigured: Path) -> None:
     whole = gzip.compress(b"".join(read(f"models/{os.urandom(20).hex()}") for _ in range(1000)))
     (unconfigured / "access.log.gz").write_bytes(whole[: len(whole) // 2])
-    status, shown, said = logs("access.log.gz")
+    status, shown, message = logs("access.log.gz")
     assert status == 0
     assert len(shown.splitlines()) > 100
-    assert said.startswith("warning: access.log.gz: is not whole, and was read up to there")
+    assert message.startswith("warning: access.log.gz: is not whole, and was read up to there")
     assert logs("access.log.gz", "--by", "user")[0] == 0
 
 
-def test_nothing_found_is_said(logs: Logs) -> None:
-    status, shown, said = logs("--user", "nobody")
+def test_an_empty_result_is_reported(logs: Logs) -> None:
+    status, shown, message = logs("--user", "nobody")
     assert (status, shown) == (0, "")
-    assert "no matching lines" in said
+    assert "no matching lines" in message
     assert "no matching lines" in logs("--by", "user", "--user", "nobody")[2]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(("--result", "denid"), "'denid' is not one of ok, denied, refused, aborted"),
      (("--event", "denid"), "'denid' is not one of command_answered, "),
      (("--event", "request", "--by", "user"), "the history does not keep 'request'")],
 )  # fmt: skip
-def test_a_word_that_no_line_has_is_not_taken_for_nothing_logged(
-    arguments: tuple[str, ...], said: str, logs: Logs
+def test_an_unknown_filter_value_is_an_error(
+    arguments: tuple[str, ...], message: str, logs: Logs
 ) -> None:
-    status, shown, told = logs(*arguments)
+    status, shown, stderr = logs(*arguments)
     assert (status, shown) == (2, "")
-    assert said in told
+    assert message in stderr
 
 
-def test_a_file_may_have_lines_that_the_history_has_not(logs: Logs, unconfigured: Path) -> None:
+def test_a_log_file_may_have_lines_missing_from_the_history(logs: Logs, unconfigured: Path) -> None:
     request = line("request", at=NOON, operation="read", result="failure")
     (unconfigured / "access.log").write_bytes(request)
     shown = logs("access.log", "--event", "request", "--result", "failure", "--json")[1]
@@ -322,18 +318,18 @@ def test_a_file_may_have_lines_that_the_history_has_not(logs: Logs, unconfigured
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])
-def test_a_number_of_lines_is_of_the_last(
+def test_a_line_count_selects_the_last_lines(
     source: list[str], logs: Logs, unconfigured: Path
 ) -> None:
     (unconfigured / "access.log").write_bytes(b"".join(LINES))
     assert logs(*source, "-n", "2", "--json")[1].encode() == b"".join(LINES[-2:])
 
 
-def test_json_is_the_very_line(logs: Logs) -> None:
+def test_json_prints_the_line_unchanged(logs: Logs) -> None:
     assert logs("--json")[1].encode() == b"".join(LINES)
 
 
-def test_csv_is_for_a_sheet_and_runs_nothing_in_it(logs: Logs) -> None:
+def test_csv_neutralizes_formulas(logs: Logs) -> None:
     rows = list(csv.DictReader(io.StringIO(logs("--csv")[1])))
     assert [each["event"] for each in rows][:2] == ["file_closed", "file_closed"]
     assert rows[0]["path"] == "/home/ana/models/a.bin"
@@ -341,10 +337,10 @@ def test_csv_is_for_a_sheet_and_runs_nothing_in_it(logs: Logs) -> None:
     assert [each["result"] for each in rows] == ["ok", "ok", "denied", "refused"]
 
 
-def test_csv_has_where_a_rename_would_lead(logs: Logs, unconfigured: Path) -> None:
+def test_csv_has_the_target_of_a_rename(logs: Logs, unconfigured: Path) -> None:
     moved = line("denied", user="ben", path="/home/ben/models/x", target="/home/ben/models/y",
                  operation="rename", reason="read_only")  # fmt: skip
-    keep(unconfigured, moved)
+    record(unconfigured, moved)
     rows = list(csv.DictReader(io.StringIO(logs("--csv", "-n", "1")[1])))
     assert rows[0]["target"] == "/home/ben/models/y"
     assert (
@@ -366,7 +362,7 @@ READERS: list[dict[str, Any]] = [
 @example(["a;=1+1;"])
 @example(['a;"=1+1;b', 'a;""=1+1'])
 @example(["a;", "=1+1"])
-def test_no_reader_of_csv_finds_a_formula(logs: Logs, unconfigured: Path, names: list[str]) -> None:
+def test_csv_readers_find_no_formula(logs: Logs, unconfigured: Path, names: list[str]) -> None:
     written = b"".join(
         read(f"models/{name}", user=name, key=[name], key_label=name) for name in names
     )
@@ -383,7 +379,7 @@ def test_no_reader_of_csv_finds_a_formula(logs: Logs, unconfigured: Path, names:
 
 
 @pytest.mark.parametrize("source", [[], ["access.log"]])
-def test_sums_are_of_the_history_or_of_a_file(
+def test_totals_come_from_the_history_or_a_file(
     source: list[str], logs: Logs, unconfigured: Path
 ) -> None:
     (unconfigured / "access.log").write_bytes(b"".join(LINES))
@@ -401,7 +397,7 @@ def test_sums_are_of_the_history_or_of_a_file(
     assert rows[0][:5] == ["models", "5001000", "2", "2", "1"]
 
 
-def test_standard_input_is_read_as_docker_gives_it(unconfigured: Path) -> None:
+def test_standard_input_may_have_docker_prefixes(unconfigured: Path) -> None:
     given = b"".join(b"sftp-gateway_1  | " + each for each in LINES)
     done = subprocess.run(
         [sys.executable, "-m", "sftp_gateway", "logs", "-", "--user", "ana", "--json"],
@@ -410,7 +406,7 @@ def test_standard_input_is_read_as_docker_gives_it(unconfigured: Path) -> None:
     assert done.stdout == LINES[0]
 
 
-def test_a_reader_that_has_enough_is_no_error(unconfigured: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(unconfigured: Path) -> None:
     (unconfigured / "access.log").write_bytes(b"".join(LINES) * 5000)
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$0" -m sftp_gateway logs access.log | head -1',
@@ -421,32 +417,32 @@ def test_a_reader_that_has_enough_is_no_error(unconfigured: Path) -> None:
     assert done.stdout.count(b"\n") == 1
 
 
-def test_without_a_history_it_is_said_what_there_is(
+def test_a_missing_history_is_reported_with_alternatives(
     unconfigured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["logs"]) == 2
-    said = capsys.readouterr().err
-    assert "there is no history state/history.sqlite3" in said
-    assert "sftp-gateway logs FILE" in said
+    message = capsys.readouterr().err
+    assert "there is no history state/history.sqlite3" in message
+    assert "sftp-gateway logs FILE" in message
 
 
-def test_a_file_that_is_not_there_is_said(logs: Logs) -> None:
-    status, _, said = logs("nowhere.log")
+def test_a_missing_log_file_is_reported(logs: Logs) -> None:
+    status, _, message = logs("nowhere.log")
     assert status == 2
-    assert "nowhere.log: cannot be read: No such file" in said
+    assert "nowhere.log: cannot be read: No such file" in message
 
 
-def test_a_history_that_is_broken_is_said(logs: Logs, unconfigured: Path) -> None:
+def test_a_corrupt_history_is_reported(logs: Logs, unconfigured: Path) -> None:
     (unconfigured / "state/history.sqlite3").write_bytes(b"broken" * 1000)
-    status, _, said = logs()
+    status, _, message = logs()
     assert status == 2
-    assert "cannot be read: file is not a database" in said
+    assert "cannot be read: file is not a database" in message
 
 
-def test_what_cannot_be_followed_is_told_how_it_can(logs: Logs) -> None:
-    status, _, said = logs("access.log", "--follow")
+def test_an_unfollowable_source_is_an_error_with_a_remedy(logs: Logs) -> None:
+    status, _, message = logs("access.log", "--follow")
     assert status == 2
-    assert "tail -F FILE | sftp-gateway logs -" in said
+    assert "tail -F FILE | sftp-gateway logs -" in message
 
 
 @pytest.mark.parametrize(
@@ -457,7 +453,7 @@ def test_what_cannot_be_followed_is_told_how_it_can(logs: Logs) -> None:
         (("--since", "2026-01-01"), LINES * 5),
     ],
 )
-def test_following_begins_with_what_is_there(
+def test_follow_starts_with_existing_lines(
     arguments: tuple[str, ...],
     shown: list[bytes],
     logs: Logs,
@@ -477,6 +473,6 @@ def test_following_begins_with_what_is_there(
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "many"])
-def test_a_number_of_lines_is_one(logs: Logs, count: str) -> None:
+def test_an_invalid_line_count_is_rejected(logs: Logs, count: str) -> None:
     with pytest.raises(SystemExit):
         logs("-n", count)

@@ -1,4 +1,4 @@
-"""The commands: their exit statuses, what they print where, and nothing that should be secret."""
+"""The commands: exit statuses, output, and no secrets in it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.keys import make_key, public_line
 
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
-    """The working directory, with nothing in it and nothing configured."""
+    """An empty working directory without configuration."""
     return unconfigured
 
 
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process; no gateway runs that it could ask."""
+    """Runs a command in this process, without a running gateway."""
 
     def nobody(settings: Settings, path: str, token: str | None = None) -> tuple[int, str]:
         raise ConnectionRefusedError
@@ -58,18 +58,18 @@ COMMANDS = (
 # Help and usage
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_version_prints_the_version(run: Run) -> None:
     assert run("--version") == Ran(0, f"sftp-gateway {__version__}\n", "")
 
 
-def test_the_help_names_every_command(run: Run) -> None:
+def test_help_lists_every_command(run: Run) -> None:
     ran = run("--help")
     assert (ran.status, ran.err) == (0, "")
     assert all(command in ran.out for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_its_help(run: Run, command: str) -> None:
+def test_every_command_has_help(run: Run, command: str) -> None:
     ran = run(command, "--help")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith(f"usage: sftp-gateway {command} ")
@@ -89,7 +89,7 @@ def test_every_command_has_its_help(run: Run, command: str) -> None:
         ("init", "--owner", "1:2:3"),
     ],
 )
-def test_what_is_no_command_is_a_usage_error(
+def test_an_unknown_command_is_a_usage_error(
     run: Run, folder: Path, arguments: tuple[str, ...]
 ) -> None:
     ran = run(*arguments)
@@ -109,7 +109,7 @@ def program(*arguments: str, cwd: Path, **variables: str) -> subprocess.Complete
     )
 
 
-def test_the_module_is_the_program(folder: Path) -> None:
+def test_the_module_runs_as_a_program(folder: Path) -> None:
     ran = program("--version", cwd=folder)
     assert (ran.returncode, ran.stdout) == (0, f"sftp-gateway {__version__}\n")
 
@@ -118,19 +118,19 @@ def test_the_module_is_the_program(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "init"])
-def test_mistakes_are_told_and_nothing_is_done(
+def test_errors_are_printed_and_nothing_is_done(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     (folder / "bad.toml").write_text('port = "x"\nprot = 1\n')
     ran = run(command, "--config", "bad.toml")
     assert (ran.status, ran.out) == (2, "")
-    said = ran.err.splitlines()
-    assert len(said) == 2
-    assert all(line.startswith("error: ") for line in said)
+    message = ran.err.splitlines()
+    assert len(message) == 2
+    assert all(line.startswith("error: ") for line in message)
     assert os.listdir(folder) == ["bad.toml"]
 
 
-def test_init_makes_what_is_missing_and_is_told_once(run: Run, folder: Path) -> None:
+def test_init_creates_and_reports_missing_files_once(run: Run, folder: Path) -> None:
     first = run("init")
     assert (first.status, first.out) == (0, "")
     assert "keys/ssh_host_ed25519_key" in first.err
@@ -138,7 +138,7 @@ def test_init_makes_what_is_missing_and_is_told_once(run: Run, folder: Path) -> 
     assert run("init") == Ran(0, "", "")
 
 
-def test_init_that_cannot_make_something_says_what(run: Run, folder: Path) -> None:
+def test_init_names_what_it_cannot_create(run: Run, folder: Path) -> None:
     (folder / "keys").touch()
     ran = run("init")
     assert ran.status == 2
@@ -152,7 +152,7 @@ def test_init_gives_the_host_key_to_its_owner(run: Run, folder: Path) -> None:
     assert (status.st_uid, status.st_gid) == (54321, 54322)
 
 
-def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
+def test_check_prints_the_effective_settings_and_succeeds(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("init")
@@ -164,16 +164,16 @@ def test_check_prints_what_counts_in_json_and_says_that_it_is_good(
         "Landlock: version 7 confines the workers.\nThe configuration is valid.\n"
     )
     assert json.loads(ran.out) == {"port": 2022}
-    told = json.loads(run("check", "--all").out)
-    assert told["port"] == 2022
-    assert told["shares"]["models"] == {
+    result = json.loads(run("check", "--all").out)
+    assert result["port"] == 2022
+    assert result["shares"]["models"] == {
         "path": "shared/models",
         "links": "auto",
         "read_errors": "disconnect",
     }
 
 
-def test_check_shows_the_options_that_are_set_and_no_default(run: Run, folder: Path) -> None:
+def test_check_shows_only_options_that_are_set(run: Run, folder: Path) -> None:
     (folder / "some.toml").write_text(
         'port = 2222\nhost = "::1"\n[penalties]\nmaximum = 5.0\nminimum = 5\ntrust = 86400\n'
         '[shares.letters]\npath = "l"\nlinks = "auto"\n[users.ana]\nshares = ["letters"]\n'
@@ -186,14 +186,14 @@ def test_check_shows_the_options_that_are_set_and_no_default(run: Run, folder: P
     }
 
 
-def test_check_of_defaults_says_that_they_are(run: Run) -> None:
+def test_check_reports_that_only_defaults_apply(run: Run) -> None:
     run("init")
     ran = run("check")
     assert json.loads(ran.out) == {}
     assert "All options have their defaults; `check --all` prints them.\n" in ran.err
 
 
-def test_check_says_which_settings_of_the_file_have_no_effect(
+def test_check_reports_settings_without_effect(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("init")
@@ -206,7 +206,7 @@ def test_check_says_which_settings_of_the_file_have_no_effect(
     )
 
 
-def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, folder: Path) -> None:
+def test_check_accepts_a_linked_share_as_serve_does(run: Run, folder: Path) -> None:
     run("init")
     (folder / "shared/models").rename(folder / "elsewhere")
     (folder / "shared/models").symlink_to("../elsewhere")
@@ -214,7 +214,7 @@ def test_check_takes_a_share_that_a_link_leads_to_as_the_start_does(run: Run, fo
     assert (ran.status, ran.err.splitlines()[-1]) == (0, "The configuration is valid.")
 
 
-def test_check_says_warnings_and_every_mistake(run: Run, folder: Path) -> None:
+def test_check_prints_warnings_and_every_error(run: Run, folder: Path) -> None:
     (folder / "good.toml").write_text('defaults = false\n[users.ana]\n[shares.a]\npath = "none"\n')
     ran = run("check", "--config", "good.toml")
     assert ran.status == 2
@@ -238,7 +238,7 @@ def test_check_prints_no_secret(run: Run, folder: Path, monkeypatch: pytest.Monk
     assert '"password_hash": "**********"' in ran.out
 
 
-def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
+def test_serve_reports_why_it_does_not_start(run: Run, folder: Path) -> None:
     (folder / "config.toml").write_text(
         'auto_setup = false\ndefaults = false\n[shares.a]\npath = "none"\n'
     )
@@ -250,7 +250,7 @@ def test_serve_says_why_it_does_not_start(run: Run, folder: Path) -> None:
     ]
 
 
-def test_serve_says_what_it_cannot_set_up(run: Run, folder: Path) -> None:
+def test_serve_reports_what_it_cannot_set_up(run: Run, folder: Path) -> None:
     (folder / "keys").touch()
     ran = run("serve")
     assert ran.status == 2
@@ -262,7 +262,7 @@ def test_serve_says_what_it_cannot_set_up(run: Run, folder: Path) -> None:
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets what comes from standard input: a pipe's text, or what is typed at a terminal."""
+    """Sets standard input: text from a pipe, or lines typed at a terminal."""
 
     def give(*lines: str, terminal: bool = False) -> None:
         class Input(io.StringIO):
@@ -277,7 +277,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("lines", [("hunter22\n",), ("hunter22",), ("hunter22\n", "more\n")])
-def test_the_password_of_a_pipe_is_hashed(
+def test_a_password_from_a_pipe_is_hashed(
     run: Run, typed: Callable[..., None], lines: tuple[str, ...]
 ) -> None:
     typed(*lines)
@@ -289,13 +289,13 @@ def test_the_password_of_a_pipe_is_hashed(
     assert "hunter22" not in ran.out
 
 
-def test_spaces_belong_to_a_password(run: Run, typed: Callable[..., None]) -> None:
+def test_spaces_are_part_of_a_password(run: Run, typed: Callable[..., None]) -> None:
     typed(" a b c d \n")
     text = run("hash-password").out.strip()
     assert PasswordVerifier([text]).verify(text, " a b c d ")
 
 
-def test_a_password_that_is_typed_twice_is_hashed(run: Run, typed: Callable[..., None]) -> None:
+def test_a_confirmed_password_is_hashed(run: Run, typed: Callable[..., None]) -> None:
     typed("hunter22", "hunter22", terminal=True)
     text = run("hash-password").out.strip()
     assert PasswordVerifier([text]).verify(text, "hunter22")
@@ -308,7 +308,7 @@ SHORT = (
 
 
 @pytest.mark.parametrize(
-    ("lines", "terminal", "said"),
+    ("lines", "terminal", "message"),
     [
         (("hunter22", "hunter33"), True, "error: the passwords do not match\n"),
         (("", ""), True, "error: the password is empty\n"),
@@ -319,17 +319,17 @@ SHORT = (
         (("x" * 1025 + "\n",), False, "error: a password has 1 to 1024 bytes\n"),
     ],
 )
-def test_what_is_no_password_is_refused(
-    run: Run, typed: Callable[..., None], lines: tuple[str, ...], terminal: bool, said: str
+def test_an_invalid_password_is_rejected(
+    run: Run, typed: Callable[..., None], lines: tuple[str, ...], terminal: bool, message: str
 ) -> None:
     typed(*lines, terminal=terminal)
-    assert run("hash-password") == Ran(1, "", said)
+    assert run("hash-password") == Ran(1, "", message)
 
 
-# What is set
+# Environment
 
 
-def test_every_command_has_the_options_of_the_folders_env_file(folder: Path) -> None:
+def test_every_command_reads_the_env_file(folder: Path) -> None:
     (folder / ".env").write_text(
         "# docker-compose's\nSFTP_PORT=2200\n#SFTP_GATEWAY_PORT=1\n"
         "export SFTP_GATEWAY_PORT=2201 # the port\nSFTP_GATEWAY_PUBLIC_HOST='main.example'\n"
@@ -339,23 +339,23 @@ def test_every_command_has_the_options_of_the_folders_env_file(folder: Path) -> 
     effective = json.loads(checked.stdout)
     assert effective["port"] == 2201
     assert effective["public_host"] == "main.example"
-    assert effective["metrics_port"] == 9223  # what is set already goes before
+    assert effective["metrics_port"] == 9223  # the environment overrides the file
     assert effective["access_log"]["file"] is None
 
 
-def test_a_mistake_in_the_env_file_is_told(folder: Path) -> None:
+def test_an_error_in_the_env_file_is_reported(folder: Path) -> None:
     (folder / ".env").write_text("SFTP_GATEWAY_PROT=2201\n")
     refused = program("healthcheck", cwd=folder)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: .env:1: SFTP_GATEWAY_PROT: unknown option")
 
 
-def test_an_env_file_that_cannot_be_read_is_told(run: Run, folder: Path) -> None:
+def test_an_unreadable_env_file_is_reported(run: Run, folder: Path) -> None:
     (folder / ".env").mkdir()
     assert run("check") == Ran(2, "", "error: .env: cannot be read: Is a directory\n")
 
 
-def test_a_reader_of_check_that_has_enough_is_no_error(folder: Path) -> None:
+def test_a_closed_pipe_after_check_is_not_an_error(folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", '"$0" -m sftp_gateway check | :; echo "${PIPESTATUS[0]}"', sys.executable],
         cwd=folder,
@@ -364,11 +364,11 @@ def test_a_reader_of_check_that_has_enough_is_no_error(folder: Path) -> None:
         text=True,
     )
     assert "Traceback" not in done.stderr
-    assert "error: " in done.stderr  # there are no keys: the mistakes are told all the same
+    assert "error: " in done.stderr  # there are no keys: the errors are reported all the same
     assert done.stdout == "2\n"
 
 
-def test_no_name_in_a_message_does_more_than_show(run: Run, folder: Path) -> None:
+def test_names_in_messages_are_escaped(run: Run, folder: Path) -> None:
     name = "a\u202eb\n\tc\x1b[2J.log"
     shown = "a\\u202eb\\u000a\\u0009c\\u001b[2J.log"
     ran = run("logs", name)
@@ -390,7 +390,7 @@ def test_no_name_in_a_message_does_more_than_show(run: Run, folder: Path) -> Non
 # healthcheck and doctor
 
 
-def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_healthcheck_fails_without_a_gateway(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(port))
     ran = run("healthcheck")
@@ -398,7 +398,7 @@ def test_a_healthcheck_of_nothing_fails(run: Run, monkeypatch: pytest.MonkeyPatc
     assert ran.err.startswith(f"error: 127.0.0.1 port {port}: connection refused: ")
 
 
-def test_a_doctor_says_that_nothing_runs(
+def test_doctor_reports_that_no_gateway_runs(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("init").status == 0
@@ -406,17 +406,17 @@ def test_a_doctor_says_that_nothing_runs(
         monkeypatch.setenv(f"SFTP_GATEWAY_{option}", str(free_port()))
     ran = run("doctor")
     assert (ran.status, ran.out) == (1, "")
-    said = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert len(said) == 2
-    assert all("the gateway does not run" in line for line in said)
+    message = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert len(message) == 2
+    assert all("the gateway does not run" in line for line in message)
 
 
 def test_check_prints_its_result_as_json(run: Run, folder: Path) -> None:
     run("init")
     good = run("check", "--json")
     assert good.status == 0
-    told = json.loads(good.out)
-    assert (told["ok"], told["options"], told["errors"]) == (True, {}, [])
+    result = json.loads(good.out)
+    assert (result["ok"], result["options"], result["errors"]) == (True, {}, [])
     (folder / "bad.toml").write_text("prot = 1\n")
     bad = run("check", "--json", "--config", "bad.toml")
     assert (bad.status, bad.err) == (2, "")
@@ -430,9 +430,9 @@ def test_doctor_prints_its_result_as_json(
     run("init")
     monkeypatch.setenv("SFTP_GATEWAY_PORT", str(free_port()))
     ran = run("doctor", "--json")
-    told = json.loads(ran.out)
-    assert (ran.status, ran.err, told["ok"]) == (1, "", False)
-    assert "connection refused" in told["handshake"]
+    result = json.loads(ran.out)
+    assert (ran.status, ran.err, result["ok"]) == (1, "", False)
+    assert "connection refused" in result["handshake"]
 
 
 def test_keys_are_listed_as_json(run: Run) -> None:
@@ -443,7 +443,7 @@ def test_keys_are_listed_as_json(run: Run) -> None:
     assert (host["user"], host["role"]) == (None, "host, current")
 
 
-def test_a_key_of_a_switched_off_user_is_removed(run: Run, folder: Path) -> None:
+def test_a_key_of_a_disabled_user_can_be_removed(run: Run, folder: Path) -> None:
     run("init")
     (folder / "keys/authorized_keys/gvpocr").rename(folder / "keys/authorized_keys/ana")
     assert run("keys", "remove", "ana", "sftp-gateway worker gvpocr").status == 0
@@ -451,7 +451,7 @@ def test_a_key_of_a_switched_off_user_is_removed(run: Run, folder: Path) -> None
     assert run("keys", "remove", "../ana", "x").status == 2
 
 
-def test_an_interrupt_ends_a_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_the_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(load: object, **collaborators: object) -> None:
         raise KeyboardInterrupt
 

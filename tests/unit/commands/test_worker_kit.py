@@ -1,4 +1,4 @@
-"""`sftp-gateway worker-kit`: what it writes, and what it says when it cannot."""
+"""`sftp-gateway worker-kit`: the files it writes and its error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq0000000000000000000000000000000
 
 @pytest.fixture
 def installation(unconfigured: Path) -> Path:
-    """A folder in which the gateway was set up once."""
+    """A folder after `sftp-gateway init`."""
     assert cli.main(["init"]) == 0
     return unconfigured
 
@@ -31,7 +31,7 @@ def errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_the_folder_has_every_file_of_the_kit(installation: Path) -> None:
+def test_the_kit_folder_has_every_file(installation: Path) -> None:
     assert cli.main(["worker-kit", "--server", "main.example.org"]) == 0
     names = {path.name for path in (installation / "worker-kit").iterdir()}
     assert names >= {
@@ -45,7 +45,7 @@ def test_the_folder_has_every_file_of_the_kit(installation: Path) -> None:
         assert left == [], path.name
 
 
-def test_the_doctor_in_it_is_a_program_that_works_alone(installation: Path) -> None:
+def test_the_kits_doctor_runs_standalone(installation: Path) -> None:
     assert cli.main(["worker-kit", "--server", "main.example.org"]) == 0
     doctor = installation / "worker-kit/sshfs-doctor"
     assert doctor.stat().st_mode & 0o777 == 0o755
@@ -54,7 +54,7 @@ def test_the_doctor_in_it_is_a_program_that_works_alone(installation: Path) -> N
     assert ran.stderr.endswith("sshfs-doctor: error: --port: 'x' is not a valid port\n")
 
 
-def test_the_gateways_keys_are_pinned_whether_they_have_a_public_file_or_not(
+def test_host_keys_are_pinned_with_or_without_public_files(
     installation: Path,
 ) -> None:
     kind, blob, _ = (installation / "keys/ssh_host_ed25519_key.pub").read_text().split(maxsplit=2)
@@ -65,13 +65,13 @@ def test_the_gateways_keys_are_pinned_whether_they_have_a_public_file_or_not(
         (installation / "keys/ssh_host_ed25519_key.pub").unlink(missing_ok=True)
 
 
-def test_a_key_that_is_announced_is_pinned_too(installation: Path) -> None:
+def test_an_announced_host_key_is_pinned(installation: Path) -> None:
     assert cli.main(["keys", "rotate-host", "prepare"]) == 0
     assert cli.main(["worker-kit", "--server", "main.example.org"]) == 0
     assert (installation / "worker-kit/known_hosts").read_text().count("sftp-gateway ") == 2
 
 
-def test_the_configuration_is_what_is_asked_for_and_what_the_settings_say(
+def test_the_kits_configuration_follows_arguments_and_settings(
     installation: Path,
 ) -> None:
     arguments = ["--server", "2001:db8::1", "--port", "22022", "--remote", "/home/gvpocr/models"]
@@ -93,7 +93,7 @@ def test_the_configuration_is_what_is_asked_for_and_what_the_settings_say(
         ("docker", "sftp-gateway", "docker-compose run --rm --no-deps -T init keys add"),
     ],
 )
-def test_the_kit_names_the_command_that_lets_its_key_in(
+def test_the_kit_names_the_command_that_authorizes_its_key(
     installation: Path,
     monkeypatch: pytest.MonkeyPatch,
     container: str,
@@ -126,7 +126,7 @@ def test_the_kit_names_the_command_that_lets_its_key_in(
         (("--server", "a", "--out", "README"), "error: README: cannot be written: File exists"),
     ],
 )
-def test_a_mistake_is_said_and_nothing_is_written(
+def test_an_invalid_argument_writes_nothing(
     installation: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
@@ -142,23 +142,23 @@ def test_a_mistake_is_said_and_nothing_is_written(
     assert not (installation / "worker-kit").exists()
 
 
-def test_without_a_host_key_there_is_nothing_to_pin(
+def test_a_missing_host_key_is_an_error(
     unconfigured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = errors(capsys, "--server", "main.example.org")
-    assert "to pin on workers; run this where the gateway runs" in said
+    message = errors(capsys, "--server", "main.example.org")
+    assert "to pin on workers; run this where the gateway runs" in message
 
 
-def test_a_program_that_is_missing_is_named(
+def test_a_missing_program_is_named(
     installation: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(installation))
     (installation / "hosts").write_text("worker1\n")
-    said = errors(capsys, "--server", "main.example.org", "--hosts", "hosts")
-    assert "error: --hosts needs ssh, which is not installed here" in said
+    message = errors(capsys, "--server", "main.example.org", "--hosts", "hosts")
+    assert "error: --hosts needs ssh, which is not installed here" in message
 
 
-def test_the_same_kit_is_the_same_script_and_its_arguments_are_quoted() -> None:
+def test_the_kits_script_is_reproducible_and_quoted() -> None:
     kit = Kit(
         server="a", port=1, user="u", remote="/r", mount="/m/x", host_keys=[PUBLIC], key=b"secret"
     )
@@ -174,7 +174,7 @@ _STARTING = re.compile(
 )
 
 
-def test_only_the_fleet_and_the_doctor_start_programs() -> None:
+def test_only_fleet_and_doctor_start_programs() -> None:
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -185,7 +185,7 @@ def test_only_the_fleet_and_the_doctor_start_programs() -> None:
     assert found == {"worker_kit/doctor.py", "worker_kit/fleet.py"}
 
 
-def test_what_serves_does_not_even_load_what_can_start_programs() -> None:
+def test_serving_imports_no_module_that_starts_programs() -> None:
     program = (
         "import sys, sftp_gateway.commands.main\n"
         "starting = {f'sftp_gateway.worker_kit.{name}' for name in ('fleet', 'doctor')}\n"

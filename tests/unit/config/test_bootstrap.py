@@ -1,4 +1,4 @@
-"""The first start makes what is missing, touches nothing else, and gives it to the right user."""
+"""The first start creates missing files with the right owner and touches nothing else."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from sftp_gateway.system.dirfd import Owner
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
-#: Numbers that nobody has here.
+#: Ids without users.
 GATEWAY = Owner(54321, 54322)
 HOST = Owner(54331, 54332)
 
-#: What a first start with nothing configured makes, with its modes.
+#: The files that an unconfigured first start creates, with their modes.
 MADE = {
     "keys": 0o755,
     "keys/ssh_host_ed25519_key": 0o600,
@@ -56,18 +56,18 @@ SetUp = Callable[..., list[str]]
 
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
-    """The working directory of a gateway that was never started."""
+    """The working directory of a gateway before its first start."""
     return unconfigured
 
 
 @pytest.fixture
 def start(folder: Path) -> SetUp:
-    """Sets up, as often as it is called; returns what was said."""
+    """Runs the setup and returns its output."""
 
     def run(*, gateway: Owner | None = None, **options: Any) -> list[str]:
-        said: list[str] = []
-        set_up(Settings(**options), gateway=gateway, report=said.append)
-        return said
+        output: list[str] = []
+        set_up(Settings(**options), gateway=gateway, report=output.append)
+        return output
 
     return run
 
@@ -87,7 +87,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Of each file its bytes, its inode and the time of its last change."""
+    """The bytes, inode and ctime of each file."""
     return {
         str(path.relative_to(folder)): (
             path.read_bytes() if path.is_file() else b"",
@@ -104,23 +104,23 @@ def owner(path: Path) -> Owner:
 
 
 def public_of(private: Path) -> list[str]:
-    """The type and blob of a private key's public half, as ssh-keygen tells."""
+    """The type and blob of a private key's public key, from ssh-keygen."""
     ran = subprocess.run(["ssh-keygen", "-y", "-f", str(private)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.split()[:2]
 
 
-# What is made
+# Created files
 
 
 @pytest.mark.usefixtures("umask")
-def test_everything_is_made_with_its_mode_whatever_the_umask(start: SetUp, folder: Path) -> None:
+def test_everything_is_created_with_its_mode_under_any_umask(start: SetUp, folder: Path) -> None:
     start()
     assert modes(folder) == MADE
 
 
-def test_the_pairs_are_real_and_the_workers_may_log_in(start: SetUp, folder: Path) -> None:
-    said = start()
+def test_the_created_key_pairs_are_valid(start: SetUp, folder: Path) -> None:
+    output = start()
     keys = folder / "keys"
     for name in ("ssh_host_ed25519_key", "worker_ed25519"):
         line = (keys / f"{name}.pub").read_text()
@@ -130,18 +130,18 @@ def test_the_pairs_are_real_and_the_workers_may_log_in(start: SetUp, folder: Pat
     assert listed == (keys / "worker_ed25519.pub").read_text()
     parsed = parse_authorized_keys(listed, source="file")
     assert (len(parsed.keys), parsed.errors) == (1, ())
-    for told in ("ssh_host_ed25519_key", "worker_ed25519", "gvpocr", "Bhushanji", "models"):
-        assert any(told in line for line in said)
+    for name in ("ssh_host_ed25519_key", "worker_ed25519", "gvpocr", "Bhushanji", "models"):
+        assert any(name in line for line in output)
     private = (keys / "worker_ed25519").read_text()
-    assert not any(line in private for line in said if line)
+    assert not any(line in private for line in output if line)
 
 
-def test_the_text_in_a_share_has_its_name(start: SetUp, folder: Path) -> None:
+def test_the_readme_names_its_share(start: SetUp, folder: Path) -> None:
     start()
     assert '"newsletters"' in (folder / "shared/newsletters/README.txt").read_text()
 
 
-def test_the_hugging_face_cache_stays_empty(start: SetUp, folder: Path) -> None:
+def test_the_hugging_face_cache_gets_no_readme(start: SetUp, folder: Path) -> None:
     start()
     assert list((folder / "shared/huggingface/hub").iterdir()) == []
 
@@ -151,25 +151,23 @@ def test_the_first_user_gets_the_workers_key(start: SetUp, folder: Path) -> None
     assert [path.name for path in (folder / "keys/authorized_keys").iterdir()] == ["ana"]
 
 
-def test_a_folder_of_keys_elsewhere_is_made_with_those_on_the_way(
-    start: SetUp, folder: Path
-) -> None:
+def test_a_keys_folder_elsewhere_is_created_with_its_parents(start: SetUp, folder: Path) -> None:
     start(keys_dir=folder / "a/b/keys")
     assert (folder / "a/b/keys/ssh_host_ed25519_key").exists()
     assert not (folder / "keys").exists()
 
 
-# What is left alone
+# Untouched files
 
 
-def test_a_second_start_changes_nothing_and_says_nothing(start: SetUp, folder: Path) -> None:
+def test_a_second_start_changes_and_prints_nothing(start: SetUp, folder: Path) -> None:
     start()
     before = contents(folder)
     assert start() == []
     assert contents(folder) == before
 
 
-def test_what_is_there_is_never_written_over(start: SetUp, folder: Path) -> None:
+def test_existing_files_are_never_overwritten(start: SetUp, folder: Path) -> None:
     for path in ("keys/authorized_keys", "shared/models"):
         (folder / path).mkdir(parents=True)
     there = {
@@ -196,7 +194,7 @@ def test_what_is_there_is_never_written_over(start: SetUp, folder: Path) -> None
     ],
     ids=["hash", "file"],
 )
-def test_where_somebody_can_log_in_already_no_key_is_made(
+def test_no_key_is_created_if_a_user_can_log_in(
     start: SetUp, folder: Path, user: UserSettings
 ) -> None:
     start(users={"ana": user, "ben": UserSettings()})
@@ -204,19 +202,19 @@ def test_where_somebody_can_log_in_already_no_key_is_made(
     assert not (folder / "keys/authorized_keys").exists()
 
 
-def test_the_key_file_of_any_user_counts_as_a_login(start: SetUp, folder: Path) -> None:
+def test_no_key_is_created_beside_any_users_key_file(start: SetUp, folder: Path) -> None:
     (folder / "keys/authorized_keys").mkdir(parents=True)
     (folder / "keys/authorized_keys/ben").touch()
     start(users={"ana": UserSettings(), "ben": UserSettings()})
     assert not (folder / "keys/worker_ed25519").exists()
 
 
-def test_without_a_user_no_key_is_made(start: SetUp, folder: Path) -> None:
+def test_no_key_is_created_without_a_user(start: SetUp, folder: Path) -> None:
     start(users={})
     assert not (folder / "keys/worker_ed25519").exists()
 
 
-def test_shares_of_the_configuration_are_not_made(start: SetUp, folder: Path) -> None:
+def test_configured_shares_are_not_created(start: SetUp, folder: Path) -> None:
     start(
         shares={
             "data": ShareSettings(path=folder / "data"),
@@ -228,14 +226,12 @@ def test_shares_of_the_configuration_are_not_made(start: SetUp, folder: Path) ->
     assert not (folder / "shared").exists()
 
 
-def test_a_default_share_that_is_configured_again_is_made(start: SetUp, folder: Path) -> None:
+def test_an_explicitly_configured_default_share_is_created(start: SetUp, folder: Path) -> None:
     start(shares={"models": ShareSettings(path=Path("shared/models"))})
     assert os.listdir(folder / "shared") == ["models"]
 
 
-def test_a_share_that_is_empty_at_the_first_start_gets_its_text_and_later_does_not(
-    start: SetUp, folder: Path
-) -> None:
+def test_an_empty_share_gets_a_readme_at_the_first_start_only(start: SetUp, folder: Path) -> None:
     (folder / "shared/models").mkdir(parents=True)
     start()
     text = folder / "shared/models/README.txt"
@@ -245,27 +241,27 @@ def test_a_share_that_is_empty_at_the_first_start_gets_its_text_and_later_does_n
     assert not text.exists()
 
 
-def test_a_share_that_has_something_gets_no_text(start: SetUp, folder: Path) -> None:
+def test_a_non_empty_share_gets_no_readme(start: SetUp, folder: Path) -> None:
     (folder / "shared/models").mkdir(parents=True)
     (folder / "shared/models/.hidden").touch()
     start()
     assert os.listdir(folder / "shared/models") == [".hidden"]
 
 
-def test_a_share_that_was_taken_away_is_made_again(start: SetUp, folder: Path) -> None:
+def test_a_deleted_default_share_is_recreated(start: SetUp, folder: Path) -> None:
     start()
     (folder / "shared/models/README.txt").unlink()
     (folder / "shared/models").rmdir()
-    (said,) = start()
-    assert "shared/models" in said
+    (output,) = start()
+    assert "shared/models" in output
     assert (folder / "shared/models/README.txt").exists()
 
 
-# Half of a pair, and links
+# Incomplete pairs and links
 
 
 @pytest.mark.parametrize("name", ["ssh_host_ed25519_key", "worker_ed25519"])
-def test_a_public_half_without_a_private_one_is_replaced_by_a_pair(
+def test_a_public_key_without_its_private_key_is_replaced(
     start: SetUp, folder: Path, name: str
 ) -> None:
     (folder / "keys").mkdir()
@@ -286,7 +282,7 @@ def test_a_public_half_without_a_private_one_is_replaced_by_a_pair(
     ],
 )
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "dangling"])
-def test_a_link_in_the_place_of_a_key_is_never_written_through(
+def test_a_link_in_place_of_a_key_is_never_written_through(
     start: SetUp, folder: Path, tmp_path: Path, name: str, there: bool
 ) -> None:
     target = tmp_path / "target"
@@ -301,7 +297,7 @@ def test_a_link_in_the_place_of_a_key_is_never_written_through(
     assert (target.read_bytes() == b"precious") if there else (not target.exists())
 
 
-def test_what_cannot_be_made_is_an_error_with_the_paths_name(start: SetUp, folder: Path) -> None:
+def test_a_failure_to_create_a_file_names_its_path(start: SetUp, folder: Path) -> None:
     (folder / "keys").write_bytes(b"a file")
     with pytest.raises(OSError, match="keys"):
         start()
@@ -311,9 +307,7 @@ def test_what_cannot_be_made_is_an_error_with_the_paths_name(start: SetUp, folde
 
 
 @as_root
-def test_for_a_gateway_of_another_user_the_host_key_is_its_and_the_rest_the_folders(
-    start: SetUp, folder: Path
-) -> None:
+def test_another_users_gateway_owns_only_the_host_key(start: SetUp, folder: Path) -> None:
     os.chown(folder, HOST.uid, HOST.gid)
     start(gateway=GATEWAY)
     owners = {name: owner(folder / name) for name in MADE}
@@ -322,7 +316,7 @@ def test_for_a_gateway_of_another_user_the_host_key_is_its_and_the_rest_the_fold
 
 
 @as_root
-def test_for_a_gateway_of_this_user_the_host_key_is_its_own(start: SetUp, folder: Path) -> None:
+def test_the_same_users_gateway_owns_the_host_key(start: SetUp, folder: Path) -> None:
     os.chown(folder, HOST.uid, HOST.gid)
     start()
     assert owner(folder / "keys/ssh_host_ed25519_key") == Owner(os.geteuid(), os.getegid())
@@ -330,7 +324,7 @@ def test_for_a_gateway_of_this_user_the_host_key_is_its_own(start: SetUp, folder
 
 
 @as_root
-def test_a_text_belongs_to_whoever_has_the_share(start: SetUp, folder: Path) -> None:
+def test_a_readme_belongs_to_the_shares_owner(start: SetUp, folder: Path) -> None:
     (folder / "shared/models").mkdir(parents=True)
     os.chown(folder / "shared/models", HOST.uid, HOST.gid)
     start(gateway=GATEWAY)
@@ -338,14 +332,14 @@ def test_a_text_belongs_to_whoever_has_the_share(start: SetUp, folder: Path) -> 
 
 
 @as_root
-def test_a_second_start_for_the_same_gateway_changes_nothing(start: SetUp, folder: Path) -> None:
+def test_a_second_start_for_the_same_user_changes_nothing(start: SetUp, folder: Path) -> None:
     start(gateway=GATEWAY)
     before = contents(folder)
     assert start(gateway=GATEWAY) == []
     assert contents(folder) == before
 
 
-def as_gateway(path: Path, owner: Owner) -> bool:
+def can_read(path: Path, owner: Owner) -> bool:
     """Whether a process of this user can read the file."""
     ran = subprocess.run(
         ["cat", str(path)],
@@ -358,7 +352,7 @@ def as_gateway(path: Path, owner: Owner) -> bool:
 
 
 @as_root
-def test_the_gateways_user_can_read_what_a_strict_umask_has_closed(
+def test_the_gateways_user_can_read_files_made_under_a_strict_umask(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(reachable)
@@ -381,18 +375,18 @@ def test_the_gateways_user_can_read_what_a_strict_umask_has_closed(
         "keys/ssh_host_ed25519_key", "keys/ssh_host_rsa_key", "keys/authorized_keys/gvpocr",
         "config/sftp-gateway.toml", "config/hash",
     ):  # fmt: skip
-        assert as_gateway(reachable / name, GATEWAY), name
-        assert not as_gateway(reachable / name, Owner(54399, 54399)), name
-    assert not as_gateway(reachable / "config/other", GATEWAY)
+        assert can_read(reachable / name, GATEWAY), name
+        assert not can_read(reachable / name, Owner(54399, 54399)), name
+    assert not can_read(reachable / "config/other", GATEWAY)
     assert modes(reachable)["keys/ssh_host_rsa_key"] == 0o600
 
 
-# What others put in the place of what is changed
+# Links in place of files
 
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file of somebody else's, in a folder of its own."""
+    """A file of another user, in its own folder."""
     file = tmp_path / "victim/gvpocr"
     file.parent.mkdir()
     file.write_bytes(b"precious")
@@ -410,7 +404,7 @@ def assert_untouched(victim: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("name", ["keys", "keys/authorized_keys", "config"])
-def test_a_linked_folder_is_refused_and_nothing_behind_it_changes(
+def test_a_linked_folder_is_refused_and_its_target_unchanged(
     start: SetUp, folder: Path, victim: Path, name: str
 ) -> None:
     if name != "keys":
@@ -426,7 +420,7 @@ def test_a_linked_folder_is_refused_and_nothing_behind_it_changes(
 @pytest.mark.parametrize(
     "name", ["authorized_keys/ben", "ssh_host_rsa_key", "user_ca_keys", "hash"]
 )
-def test_a_linked_file_is_refused_and_what_it_leads_to_stays(
+def test_a_linked_file_is_refused_and_its_target_unchanged(
     start: SetUp, folder: Path, victim: Path, name: str
 ) -> None:
     (folder / "keys/authorized_keys").mkdir(parents=True)
@@ -440,9 +434,7 @@ def test_a_linked_file_is_refused_and_what_it_leads_to_stays(
 
 @as_root
 @pytest.mark.parametrize("name", ["authorized_keys/ben", "ssh_host_rsa_key"])
-def test_a_hard_link_that_would_be_changed_is_refused(
-    start: SetUp, folder: Path, victim: Path, name: str
-) -> None:
+def test_a_hard_linked_file_is_refused(start: SetUp, folder: Path, victim: Path, name: str) -> None:
     (folder / "keys/authorized_keys").mkdir(parents=True)
     os.link(victim, folder / "keys" / name)
     with pytest.raises(OSError, match="has 2 names") as raised:
@@ -452,7 +444,7 @@ def test_a_hard_link_that_would_be_changed_is_refused(
 
 
 @as_root
-def test_a_public_half_is_not_written_through_a_hard_link(
+def test_a_public_key_is_not_written_through_a_hard_link(
     start: SetUp, folder: Path, victim: Path
 ) -> None:
     (folder / "keys").mkdir()
@@ -463,7 +455,7 @@ def test_a_public_half_is_not_written_through_a_hard_link(
 
 @as_root
 @pytest.mark.parametrize("name", ["gvpocr", "."], ids=["file", "folder"])
-def test_what_is_swapped_for_a_link_once_it_was_looked_at_changes_nothing_behind_it(
+def test_a_path_swapped_for_a_link_leaves_its_target_unchanged(
     start: SetUp, folder: Path, victim: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     authorized = folder / "keys/authorized_keys"
@@ -492,7 +484,7 @@ def test_what_is_swapped_for_a_link_once_it_was_looked_at_changes_nothing_behind
 
 
 @as_root
-def test_a_link_of_another_user_is_not_followed_on_the_way(
+def test_an_intermediate_link_of_another_user_is_not_followed(
     start: SetUp, folder: Path, victim: Path
 ) -> None:
     (folder / "way").symlink_to(victim.parent)
@@ -503,14 +495,16 @@ def test_a_link_of_another_user_is_not_followed_on_the_way(
 
 
 @as_root
-def test_a_link_of_roots_is_followed_on_the_way(start: SetUp, folder: Path, tmp_path: Path) -> None:
+def test_an_intermediate_link_of_root_is_followed(
+    start: SetUp, folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (folder / "way").symlink_to(tmp_path / "elsewhere")
     start(keys_dir=Path("way/keys"), gateway=GATEWAY)
     assert owner(tmp_path / "elsewhere/keys/ssh_host_ed25519_key") == GATEWAY
 
 
-def test_a_share_that_is_a_link_gets_no_text(start: SetUp, folder: Path, tmp_path: Path) -> None:
+def test_a_linked_share_gets_no_readme(start: SetUp, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (folder / "shared").mkdir()
     (folder / "shared/models").symlink_to(tmp_path / "elsewhere")
@@ -519,9 +513,7 @@ def test_a_share_that_is_a_link_gets_no_text(start: SetUp, folder: Path, tmp_pat
 
 
 @as_root
-def test_a_secret_that_its_group_may_use_is_not_opened_to_others(
-    start: SetUp, folder: Path
-) -> None:
+def test_a_group_readable_secret_is_not_opened_to_others(start: SetUp, folder: Path) -> None:
     secret = folder / "hash"
     secret.write_bytes(b"secret")
     secret.chmod(0o640)
@@ -533,13 +525,13 @@ def test_a_secret_that_its_group_may_use_is_not_opened_to_others(
 # The status page's token
 
 
-def test_a_token_is_made_where_others_can_reach_the_status_page(folder: Path, start: SetUp) -> None:
-    said = start(metrics_host="0.0.0.0")
+def test_a_token_is_created_for_a_reachable_status_page(folder: Path, start: SetUp) -> None:
+    output = start(metrics_host="0.0.0.0")
     file = folder / "keys/status_token"
     token = file.read_text().strip()
-    assert "made a token for the status page, keys/status_token" in said
+    assert "made a token for the status page, keys/status_token" in output
     assert len(token) >= 32
-    assert token not in "".join(said)
+    assert token not in "".join(output)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     start(metrics_host="0.0.0.0")
     assert file.read_text().strip() == token
@@ -556,7 +548,7 @@ def test_a_token_is_made_where_others_can_reach_the_status_page(folder: Path, st
         {"metrics_host": "0.0.0.0", "status": StatusSettings(token_file=Path("secret"))},
     ],
 )
-def test_no_token_is_made_where_none_is_wanted(
+def test_no_token_is_created_for_an_unreachable_status_page(
     folder: Path, start: SetUp, options: dict[str, Any]
 ) -> None:
     start(**options)
@@ -564,7 +556,9 @@ def test_no_token_is_made_where_none_is_wanted(
 
 
 @as_root
-def test_the_gateway_and_who_owns_the_keys_can_read_the_token(folder: Path, start: SetUp) -> None:
+def test_the_token_is_readable_by_the_gateway_and_the_keys_owner(
+    folder: Path, start: SetUp
+) -> None:
     (folder / "keys").mkdir()
     os.chown(folder / "keys", HOST.uid, HOST.gid)
     start(gateway=GATEWAY, metrics_host="0.0.0.0")
@@ -573,14 +567,14 @@ def test_the_gateway_and_who_owns_the_keys_can_read_the_token(folder: Path, star
     assert stat.S_IMODE(status.st_mode) == 0o640
 
 
-# Another user for the gateway
+# A new gateway user
 
 OTHER = Owner(54341, 54342)
 
 
 @pytest.fixture
 def deployed(reachable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of HOST's with all that a gateway reads and writes, most of it private."""
+    """A folder owned by HOST with all files of a gateway, most of them private."""
     monkeypatch.chdir(reachable)
     for name in ("config", "logs", "state", "keys"):
         (reachable / name).mkdir()
@@ -604,8 +598,8 @@ WRITTEN = (
 
 
 def serve_as(gateway: Owner) -> list[str]:
-    """What a container's init does, and then its gateway; what is said."""
-    said: list[str] = []
+    """Run the setup as a container's init and then as its gateway; returns the output."""
+    output: list[str] = []
     settings = Settings(
         metrics_host="0.0.0.0",
         access_log=AccessLogSettings(file=Path("logs/access.log")),
@@ -614,16 +608,16 @@ def serve_as(gateway: Owner) -> list[str]:
     Path("keys/authorized_keys").mkdir(exist_ok=True)
     for name in ("authorized_keys/gvpocr", "revoked_keys", "ssh_host_ed25519_key.next"):
         (Path("keys") / name).touch(0o640)
-    set_up(settings, gateway=gateway, report=said.append)
+    set_up(settings, gateway=gateway, report=output.append)
     for name in WRITTEN:
         if not Path(name).exists():
             Path(name).touch(0o640)
             os.chown(name, gateway.uid, gateway.gid)
-    return said
+    return output
 
 
-def as_writer(path: Path, owner: Owner) -> bool:
-    """Whether a process of this user can append to the file, and make another beside it."""
+def can_append(path: Path, owner: Owner) -> bool:
+    """Whether a process of this user can append to the file and create another beside it."""
     ran = subprocess.run(
         ["sh", "-c", 'echo >>"$1" && mv "$1" "$1.old" && mv "$1.old" "$1"', "sh", str(path)],
         user=owner.uid, group=owner.gid, extra_groups=[], capture_output=True,
@@ -632,44 +626,44 @@ def as_writer(path: Path, owner: Owner) -> bool:
 
 
 @as_root
-def test_another_user_of_the_gateway_is_handed_all_that_it_reads_and_writes(deployed: Path) -> None:
+def test_a_new_gateway_user_is_given_all_files_it_uses(deployed: Path) -> None:
     for gateway, former in ((GATEWAY, OTHER), (OTHER, GATEWAY), (GATEWAY, OTHER)):
-        said = serve_as(gateway)
-        assert not [line for line in said if line.startswith("warning")]
+        output = serve_as(gateway)
+        assert not [line for line in output if line.startswith("warning")]
         for name in (*READ, *WRITTEN):
-            assert as_gateway(deployed / name, gateway), name
-            assert not as_gateway(deployed / name, former), name
-            assert not as_gateway(deployed / name, Owner(54399, 54399)), name
+            assert can_read(deployed / name, gateway), name
+            assert not can_read(deployed / name, former), name
+            assert not can_read(deployed / name, Owner(54399, 54399)), name
         for name in WRITTEN:
-            assert as_writer(deployed / name, gateway), name
+            assert can_append(deployed / name, gateway), name
         assert owner(deployed / "config/sftp-gateway.toml").uid == HOST.uid
         assert serve_as(gateway) == []
 
 
 @as_root
-def test_the_gateway_is_handed_files_in_a_folder_that_all_may_write_to(deployed: Path) -> None:
+def test_a_new_gateway_user_is_given_files_in_a_world_writable_folder(deployed: Path) -> None:
     (deployed / "logs").chmod(0o1777)
     os.chown(deployed / "logs", 0, 0)
     serve_as(GATEWAY)
     serve_as(OTHER)
     assert owner(deployed / "logs") == Owner(0, 0)
-    assert as_writer(deployed / "logs/access.log.1", OTHER)
+    assert can_append(deployed / "logs/access.log.1", OTHER)
 
 
 @as_root
-def test_a_folder_that_has_other_files_too_is_not_given_away(deployed: Path) -> None:
+def test_a_folder_with_foreign_files_is_not_given_away(deployed: Path) -> None:
     (deployed / "logs/syslog").touch(0o600)
     os.chown(deployed / "logs/syslog", HOST.uid, HOST.gid)
-    said = serve_as(GATEWAY)
+    output = serve_as(GATEWAY)
     assert owner(deployed / "logs") == owner(deployed / "logs/syslog") == HOST
-    (warning,) = [line for line in said if line.startswith("warning")]
+    (warning,) = [line for line in output if line.startswith("warning")]
     assert "cannot write to logs, which has other files in it" in warning
 
 
 @as_root
 @pytest.mark.parametrize("name", ["logs/access.log", "state/history.sqlite3", "keys/status_token"])
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
-def test_a_link_among_what_is_written_is_left_alone_and_stops_no_start(
+def test_a_link_among_written_files_is_left_alone(
     deployed: Path, name: str, link: Callable[[Path, Path], None]
 ) -> None:
     serve_as(GATEWAY)
@@ -678,15 +672,15 @@ def test_a_link_among_what_is_written_is_left_alone_and_stops_no_start(
     precious.chmod(0o600)
     (deployed / name).unlink()
     link(precious, deployed / name)
-    said = serve_as(OTHER)
-    assert any(line.startswith(f"warning: {name}: ") for line in said)
+    output = serve_as(OTHER)
+    assert any(line.startswith(f"warning: {name}: ") for line in output)
     assert owner(precious) == Owner(0, 0)
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
-    assert as_gateway(deployed / "keys/ssh_host_ed25519_key", OTHER)
+    assert can_read(deployed / "keys/ssh_host_ed25519_key", OTHER)
 
 
 @as_root
-def test_a_socket_of_the_former_gateway_is_removed(deployed: Path) -> None:
+def test_a_former_gateways_socket_is_removed(deployed: Path) -> None:
     serve_as(GATEWAY)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(deployed / "state/control"))
@@ -702,7 +696,7 @@ def test_a_socket_of_the_former_gateway_is_removed(deployed: Path) -> None:
 
 
 @as_root
-def test_folders_that_the_gateway_writes_to_are_made_for_it(deployed: Path) -> None:
+def test_folders_written_by_the_gateway_are_created_for_it(deployed: Path) -> None:
     (deployed / "state").rmdir()
     set_up(Settings(), gateway=GATEWAY, report=lambda line: None)
     assert owner(deployed / "state") == GATEWAY

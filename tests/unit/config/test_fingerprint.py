@@ -1,4 +1,4 @@
-"""A change is told once it has come to rest, and once only."""
+"""A change is reported once, after it settles."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_nothing_is_told_while_nothing_changes(file: Path) -> None:
+def test_unchanged_files_are_not_reported(file: Path) -> None:
     watcher = FileWatcher(fingerprint([file, "/missing"]))
     assert [watcher.poll() for _ in range(3)] == [False] * 3
 
 
 @pytest.mark.parametrize("change", ["content", "replaced", "same time", "mode", "gone", "link"])
-def test_a_change_is_told_when_it_rests(file: Path, change: str) -> None:
+def test_a_change_is_reported_once_it_settles(file: Path, change: str) -> None:
     before = file.stat()
     watcher = FileWatcher(fingerprint([file]))
     if change == "content":
@@ -43,14 +43,14 @@ def test_a_change_is_told_when_it_rests(file: Path, change: str) -> None:
     assert [watcher.poll() for _ in range(4)] == [False, True, False, False]
 
 
-def test_a_file_that_comes_to_be_is_a_change(file: Path) -> None:
+def test_a_new_file_is_a_change(file: Path) -> None:
     file.unlink()
     watcher = FileWatcher(fingerprint([file]))
     file.write_text("new")
     assert [watcher.poll() for _ in range(3)] == [False, True, False]
 
 
-def test_a_file_that_is_being_written_is_waited_for(file: Path) -> None:
+def test_a_file_being_written_is_not_yet_reported(file: Path) -> None:
     watcher = FileWatcher(fingerprint([file]))
     seen = []
     for length in range(1, 5):
@@ -60,7 +60,7 @@ def test_a_file_that_is_being_written_is_waited_for(file: Path) -> None:
     assert watcher.poll()
 
 
-def test_a_change_that_is_taken_back_is_none(tmp_path: Path) -> None:
+def test_a_reverted_change_is_not_reported(tmp_path: Path) -> None:
     watcher = FileWatcher(fingerprint([tmp_path / "other"]))
     (tmp_path / "other").write_text("x")
     assert not watcher.poll()
@@ -68,14 +68,14 @@ def test_a_change_that_is_taken_back_is_none(tmp_path: Path) -> None:
     assert [watcher.poll() for _ in range(3)] == [False] * 3
 
 
-def test_what_changed_before_the_watch_began_is_told(file: Path) -> None:
+def test_a_change_before_the_watch_is_reported(file: Path) -> None:
     known = fingerprint([file])
     file.write_text("changed between reading and watching")
     watcher = FileWatcher(known)
     assert [watcher.poll() for _ in range(2)] == [False, True]
 
 
-def test_what_is_sealed_can_be_read_by_many_and_changed_by_nobody() -> None:
+def test_a_sealed_file_is_readable_and_immutable() -> None:
     content = os.urandom(1_000_000)
     descriptor = sealed_memfd(content)
     try:

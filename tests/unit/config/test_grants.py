@@ -1,4 +1,4 @@
-"""What a configuration takes away is told by name and number."""
+"""Removed grants are listed by name and number."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def without(**changed: object) -> Grants:
     )
 
 
-def test_the_same_takes_nothing_away() -> None:
+def test_unchanged_grants_remove_nothing() -> None:
     assert removed_grants(BEFORE, BEFORE, {("gvpocr", "SHA256:a"): 3}).sentences() == []
 
 
-def test_a_user_is_told_with_its_keys_and_sessions() -> None:
+def test_a_removed_user_is_listed_with_keys_and_sessions() -> None:
     after = without(shares={"ana": ("models", "letters")}, keys={"ana": {PASSWORD: ""}})
     sessions = {("gvpocr", "SHA256:a"): 2, ("gvpocr", "SHA256:b"): 1, ("ana", PASSWORD): 4}
     found = removed_grants(BEFORE, after, sessions)
@@ -36,20 +36,20 @@ def test_a_user_is_told_with_its_keys_and_sessions() -> None:
     ]
 
 
-def test_a_key_and_a_password_are_told_with_their_sessions() -> None:
+def test_removed_credentials_are_listed_with_their_sessions() -> None:
     after = without(keys={"gvpocr": {"SHA256:b": ""}, "ana": {}})
     found = removed_grants(BEFORE, after, {("gvpocr", "SHA256:a"): 1, ("gvpocr", "SHA256:b"): 5})
     assert found.keys == "gvpocr SHA256:a worker7 (1 session), ana password (0 sessions)"
     assert found.sessions == 1
 
 
-def test_an_authority_for_all_takes_the_sessions_of_everybody() -> None:
+def test_removing_a_global_authority_ends_all_its_sessions() -> None:
     before = without(keys={**BEFORE.keys, EVERYBODY: {"SHA256:ca": "ours"}})
     found = removed_grants(before, BEFORE, {("gvpocr", "SHA256:ca"): 1, ("ana", "SHA256:ca"): 2})
     assert (found.keys, found.sessions) == ("* SHA256:ca ours (3 sessions)", 3)
 
 
-def test_a_share_is_told_with_those_who_lose_it_if_others_keep_it() -> None:
+def test_a_partly_removed_share_is_listed_with_its_losers() -> None:
     after = without(shares={"gvpocr": ("models",), "ana": ("letters",)})
     found = removed_grants(BEFORE, after, {})
     assert found.shares == "letters (for gvpocr), models (for ana)"
@@ -59,16 +59,16 @@ def test_a_share_is_told_with_those_who_lose_it_if_others_keep_it() -> None:
 
 def test_many_names_are_counted() -> None:
     many = Grants(shares={f"u{n}": () for n in range(23)}, keys={})
-    told = removed_grants(many, Grants(shares={}, keys={}), {}).users
-    assert told.startswith("u0 (0 keys, 0 sessions), u1 ")
-    assert told.endswith("u19 (0 keys, 0 sessions), and 3 more")
+    value = removed_grants(many, Grants(shares={}, keys={}), {}).users
+    assert value.startswith("u0 (0 keys, 0 sessions), u1 ")
+    assert value.endswith("u19 (0 keys, 0 sessions), and 3 more")
 
 
-def test_it_goes_through_json() -> None:
+def test_grants_round_trip_through_json() -> None:
     assert Grants.from_json(json.loads(json.dumps(BEFORE.as_json()))) == BEFORE
 
 
-@pytest.mark.parametrize("told", [None, {}, {"shares": 1, "keys": 2}, {"shares": {}, "keys": []}])
-def test_what_is_something_else_is_refused(told: object) -> None:
+@pytest.mark.parametrize("value", [None, {}, {"shares": 1, "keys": 2}, {"shares": {}, "keys": []}])
+def test_json_that_is_not_grants_is_rejected(value: object) -> None:
     with pytest.raises(ValueError, match="not grants"):
-        Grants.from_json(told)
+        Grants.from_json(value)

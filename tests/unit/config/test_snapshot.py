@@ -1,4 +1,4 @@
-"""What running workers can take over of a new configuration, and what takes new ones."""
+"""Which changes of the configuration running workers apply, and which need new workers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def running(unconfigured: Path) -> ConfigSnapshot:
     return read_config(Settings, CONFIG)
 
 
-def again(running: ConfigSnapshot, settings: Settings | None = None) -> ConfigSnapshot:
+def reread(running: ConfigSnapshot, settings: Settings | None = None) -> ConfigSnapshot:
     return reread_config(lambda: settings or Settings(), CONFIG, running)
 
 
-def test_the_same_again_is_nothing_new(running: ConfigSnapshot) -> None:
-    found = again(running)
+def test_an_unchanged_configuration_needs_nothing(running: ConfigSnapshot) -> None:
+    found = reread(running)
     assert not found.needs_new_workers(running)
     assert found.credentials == running.credentials
     assert found.fingerprints == running.fingerprints
@@ -56,17 +56,17 @@ def next_host_key() -> None:
 
 
 @pytest.mark.parametrize("change", [add_key, trust_authority, revoke, next_host_key])
-def test_keys_are_taken_over_and_their_files_are_watched(
+def test_new_keys_are_applied_and_their_files_watched(
     running: ConfigSnapshot, change: Callable[[], None]
 ) -> None:
     change()
-    found = again(running)
+    found = reread(running)
     assert not found.needs_new_workers(running)
     assert found.credentials != running.credentials
     assert found.fingerprints.keys() == running.fingerprints.keys()
     assert found.fingerprints != running.fingerprints
-    # As the supervisor hands it over.
-    assert pickle.loads(pickle.dumps(found.credentials)) == found.credentials  # noqa: S301 - our own
+    # As the supervisor sends it.
+    assert pickle.loads(pickle.dumps(found.credentials)) == found.credentials  # noqa: S301
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_keys_are_taken_over_and_their_files_are_watched(
     ],
     ids=["added", "another", "password"],
 )
-def test_users_and_passwords_are_taken_over(
+def test_new_users_and_passwords_are_applied(
     running: ConfigSnapshot, users: dict[str, UserSettings]
 ) -> None:
-    found = again(running, Settings(users=users))
+    found = reread(running, Settings(users=users))
     assert not found.needs_new_workers(running)
     assert found.credentials != running.credentials
 
@@ -95,99 +95,101 @@ def test_users_and_passwords_are_taken_over(
         lambda: Settings(shares={"models": ShareSettings(path=Path("shared/models"))}),
     ],
 )
-def test_anything_else_takes_new_workers(
+def test_any_other_change_needs_new_workers(
     running: ConfigSnapshot, settings: Callable[[], Settings]
 ) -> None:
-    assert again(running, settings()).needs_new_workers(running)
+    assert reread(running, settings()).needs_new_workers(running)
 
 
-def test_a_share_whose_folder_is_another_one_takes_new_workers(running: ConfigSnapshot) -> None:
+def test_a_share_with_another_folder_needs_new_workers(running: ConfigSnapshot) -> None:
     shutil.move("shared/models", "shared/moved")
     Path("shared/models").mkdir()
-    assert again(running).needs_new_workers(running)
+    assert reread(running).needs_new_workers(running)
 
 
-def test_a_share_that_is_away_is_a_warning_and_takes_no_new_workers(
+def test_an_unavailable_share_is_a_warning_without_new_workers(
     running: ConfigSnapshot,
 ) -> None:
     shutil.move("shared/models", "shared/moved")
     add_key()
-    found = again(running)
+    found = reread(running)
     assert not found.needs_new_workers(running)
     assert found.credentials != running.credentials
     (warning,) = found.warnings
     models = Path("shared/models").absolute()
-    assert again(found).findings.roots == found.findings.roots
+    assert reread(found).findings.roots == found.findings.roots
     assert warning.startswith(f"shares.models.path: there is no folder {models}; ")
 
 
-def test_a_new_share_that_is_away_is_a_warning(running: ConfigSnapshot) -> None:
+def test_an_unavailable_new_share_is_a_warning(running: ConfigSnapshot) -> None:
     shares = {**running.settings.shares, "new": ShareSettings(path=Path("missing"))}
-    found = again(running, Settings(shares=shares))
+    found = reread(running, Settings(shares=shares))
     assert found.needs_new_workers(running)
     (warning,) = found.warnings
     assert warning.startswith("shares.new.path: there is no folder missing; ")
 
 
-def test_a_share_that_hangs_is_not_looked_at(running: ConfigSnapshot) -> None:
+def test_an_unresponsive_share_is_not_accessed(running: ConfigSnapshot) -> None:
     shutil.move("shared/models", "shared/moved")
     found = reread_config(Settings, CONFIG, running, unresponsive=["models"])
     (warning,) = found.warnings
     assert "does not answer" in warning
 
 
-def test_a_new_share_with_the_keys_is_refused(running: ConfigSnapshot) -> None:
+def test_a_new_share_containing_the_keys_is_rejected(running: ConfigSnapshot) -> None:
     with pytest.raises(ConfigurationError, match="contains keys_dir"):
-        again(running, Settings(shares={"models": ShareSettings(path=Path())}))
+        reread(running, Settings(shares={"models": ShareSettings(path=Path())}))
 
 
-def test_a_share_that_is_mounted_over_the_keys_does_not_stop_changes_of_these(
+def test_a_share_mounted_over_the_keys_does_not_block_key_changes(
     running: ConfigSnapshot,
 ) -> None:
     shutil.move("shared/models", "shared/moved")
     shutil.copytree("keys", "shared/models/keys")
     shutil.move("keys", "old-keys")
     Path("keys").symlink_to("shared/models/keys")
-    (warning,) = again(running).warnings
+    (warning,) = reread(running).warnings
     assert "contains keys_dir" in warning
 
 
-def test_whether_sessions_end_is_taken_over(running: ConfigSnapshot) -> None:
-    found = again(running, Settings(end_sessions_of_removed_keys=False))
+def test_end_sessions_is_applied_without_new_workers(running: ConfigSnapshot) -> None:
+    found = reread(running, Settings(end_sessions_of_removed_keys=False))
     assert not found.needs_new_workers(running)
     assert found.credentials.end_sessions is False
 
 
-def test_a_list_of_what_is_revoked_must_not_go_away(running: ConfigSnapshot) -> None:
+def test_a_vanished_revocation_list_is_an_error(running: ConfigSnapshot) -> None:
     revoke()
-    revoked = again(running)
+    revoked = reread(running)
     Path("keys/revoked_keys").unlink()
     with pytest.raises(ConfigurationError, match="is gone"):
-        again(revoked)
+        reread(revoked)
     Path("keys/revoked_keys").write_text("")
-    assert again(revoked).credentials == running.credentials
+    assert reread(revoked).credentials == running.credentials
 
 
 @pytest.mark.parametrize("text", ["cert-authority ", 'cert-authority,principals="gvpocr,ana" '])
-def test_authorities_for_all_do_not_say_for_whom(running: ConfigSnapshot, text: str) -> None:
+def test_a_global_authority_with_options_is_an_error(running: ConfigSnapshot, text: str) -> None:
     Path("keys/user_ca_keys").write_text(text + generate_ed25519("ca").public_line + "\n")
     with pytest.raises(ConfigurationError, match="belong into a user's authorized_keys"):
-        again(running)
+        reread(running)
 
 
 @pytest.mark.parametrize("name", ["user_ca_keys", "revoked_keys"])
-def test_what_others_can_write_is_not_trusted(running: ConfigSnapshot, name: str) -> None:
+def test_a_credential_file_writable_by_others_is_an_error(
+    running: ConfigSnapshot, name: str
+) -> None:
     path = Path("keys") / name
     path.write_text("")
     path.chmod(0o666)
     with pytest.raises(ConfigurationError, match="is writable by others"):
-        again(running)
+        reread(running)
 
 
-def test_a_revocation_that_is_not_understood_stops_everything(running: ConfigSnapshot) -> None:
+def test_an_invalid_revocation_list_is_an_error(running: ConfigSnapshot) -> None:
     Path("keys/revoked_keys").write_text("serial: 7\nnonsense\n")
     with pytest.raises(ConfigurationError, match="revoked_keys, line 2"):
-        again(running)
+        reread(running)
 
 
 def serve_some(text: str) -> ConfigSnapshot:
@@ -201,47 +203,47 @@ def serve_some(text: str) -> ConfigSnapshot:
     [(CONFIG.unlink, "is gone"), (lambda: CONFIG.write_text(""), "is empty"),
      (lambda: CONFIG.write_text(" \n"), "is empty")],
 )  # fmt: skip
-def test_a_configuration_file_that_had_something_must_not_go_away(
+def test_a_vanished_configuration_file_is_an_error(
     running: ConfigSnapshot, lose: Callable[[], object], why: str
 ) -> None:
     some = serve_some("workers = 1\n")
     lose()
     with pytest.raises(ConfigurationError, match=f"config/sftp-gateway.toml {why}"):
-        again(some)
+        reread(some)
     CONFIG.write_text("# the defaults\n")
-    assert again(some).settings == running.settings
+    assert reread(some).settings == running.settings
 
 
-def test_a_configuration_file_that_had_nothing_may_go_away(running: ConfigSnapshot) -> None:
+def test_a_vanished_empty_configuration_file_is_accepted(running: ConfigSnapshot) -> None:
     some = serve_some("")
     CONFIG.unlink()
-    assert again(some).settings == some.settings
-    assert again(running).settings == some.settings
+    assert reread(some).settings == some.settings
+    assert reread(running).settings == some.settings
 
 
 def test_a_missing_status_token_does_not_open_the_page(running: ConfigSnapshot) -> None:
     token = Path("keys/status_token")
     token.write_text("a-token-that-is-long-enough\n")
-    asking = again(running)
+    asking = reread(running)
     token.unlink()
     with pytest.raises(ConfigurationError, match="status_token is gone"):
-        again(asking)
-    # Where there is no page, there is nothing to refuse.
-    assert again(asking, Settings(status=StatusSettings(enabled=False))).status_token is None
+        reread(asking)
+    # Without a status page there is nothing to reject.
+    assert reread(asking, Settings(status=StatusSettings(enabled=False))).status_token is None
 
 
-def test_who_is_served_by_which_keys_is_known_without_what_is_revoked(
+def test_grants_exclude_revoked_keys(
     running: ConfigSnapshot,
 ) -> None:
     add_key()
     trust_authority()
-    found = again(running, Settings(users={"gvpocr": UserSettings(shares=("models",))}))
+    found = reread(running, Settings(users={"gvpocr": UserSettings(shares=("models",))}))
     assert found.grants.shares == {"gvpocr": ("models",)}
     made, new = found.grants.keys["gvpocr"].items()
     assert (made[1], new[1]) == ("sftp-gateway worker gvpocr", "new")
     assert list(found.grants.keys["*"].values()) == ["ca"]
     Path("keys/revoked_keys").write_text(f"{new[0]}\n")
-    assert dict([made]) == again(running).grants.keys["gvpocr"]
+    assert dict([made]) == reread(running).grants.keys["gvpocr"]
     hashed = SecretStr(hash_password("secret"))
-    withs = again(running, Settings(users={"gvpocr": UserSettings(password_hash=hashed)}))
+    withs = reread(running, Settings(users={"gvpocr": UserSettings(password_hash=hashed)}))
     assert "password" in withs.grants.keys["gvpocr"]

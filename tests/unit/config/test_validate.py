@@ -1,4 +1,4 @@
-"""Everything that the settings point to is looked at, and each mistake is said in one sentence."""
+"""All files named in the settings are validated, and each error is one sentence."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Inspect = Callable[..., Findings]
 
 @pytest.fixture
 def folder(unconfigured: Path) -> Path:
-    """The working directory of a gateway that has been set up."""
+    """The working directory of a gateway after setup."""
     set_up(Settings(), gateway=None, report=lambda line: None)
     return unconfigured
 
 
 @pytest.fixture
-def found(folder: Path) -> Inspect:
-    """What is found with some options."""
+def inspect(folder: Path) -> Inspect:
+    """Runs the validation with some options."""
 
     def run(**options: Any) -> Findings:
         return inspect_config(Settings(**options), DEFAULT_CONFIG_FILE).findings
@@ -55,8 +55,8 @@ def found(folder: Path) -> Inspect:
     return run
 
 
-def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
-    findings = found()
+def test_the_initial_configuration_is_valid(inspect: Inspect) -> None:
+    findings = inspect()
     assert (findings.errors, findings.warnings) == ([], [])
     assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
     (credentials,) = findings.credentials
@@ -64,127 +64,119 @@ def test_what_the_first_start_makes_is_good(found: Inspect) -> None:
     assert [key.comment for key in credentials.keys.keys] == ["sftp-gateway worker gvpocr"]
 
 
-def test_all_mistakes_are_said_at_once(found: Inspect, folder: Path) -> None:
+def test_all_errors_are_returned_at_once(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").chmod(0o644)
     (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
-    findings = found(
+    findings = inspect(
         users={"gvpocr": UserSettings(password_hash=SecretStr("hunter2"))},
         shares={"a": ShareSettings(path=folder / "missing")},
         access_log=AccessLogSettings(stdout=False, file=folder / "nowhere/access.log"),
     )
     said_of_all = [*findings.errors, *findings.away]
     assert len(said_of_all) == 5
-    for said in said_of_all:
-        assert "hunter2" not in said
-        assert "\n" not in said
+    for message in said_of_all:
+        assert "hunter2" not in message
+        assert "\n" not in message
 
 
 # Host keys
 
 
-def test_without_a_host_key_nothing_starts(found: Inspect, folder: Path) -> None:
+def test_a_host_key_is_required(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").unlink()
-    (said,) = found().errors
-    assert said.startswith("keys_dir: there is no host key keys/ssh_host_ed25519_key; ")
-    assert "sftp-gateway init" in said
+    (message,) = inspect().errors
+    assert message.startswith("keys_dir: there is no host key keys/ssh_host_ed25519_key; ")
+    assert "sftp-gateway init" in message
 
 
 @pytest.mark.parametrize("name", ["ssh_host_rsa_key", "ssh_host_ecdsa_key"])
-def test_the_host_keys_of_an_old_server_are_used_too(
-    found: Inspect, folder: Path, name: str
-) -> None:
+def test_rsa_and_ecdsa_host_keys_are_used(inspect: Inspect, folder: Path, name: str) -> None:
     (folder / "keys" / name).write_bytes(generate_ed25519("old").private_pem)
     (folder / "keys" / name).chmod(0o600)
     both = [Path("keys/ssh_host_ed25519_key"), Path("keys") / name]
-    assert [key.path for key in found(nist_curves=True).host_keys] == both
+    assert [key.path for key in inspect(nist_curves=True).host_keys] == both
     (folder / "keys/ssh_host_ed25519_key").unlink()
-    findings = found(nist_curves=True)
+    findings = inspect(nist_curves=True)
     assert findings.errors == []
     assert [key.path for key in findings.host_keys] == [Path("keys") / name]
 
 
-def test_a_host_key_on_a_nist_curve_is_left_out_by_default(found: Inspect, folder: Path) -> None:
+def test_a_nist_curve_host_key_is_ignored_by_default(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ecdsa_key").write_bytes(generate_ed25519("old").private_pem)
     (folder / "keys/ssh_host_ecdsa_key").chmod(0o600)
-    findings = found()
+    findings = inspect()
     assert [key.path for key in findings.host_keys] == [Path("keys/ssh_host_ed25519_key")]
-    (said,) = findings.warnings
-    assert said.startswith("keys/ssh_host_ecdsa_key: is on a NIST curve and not used; ")
+    (message,) = findings.warnings
+    assert message.startswith("keys/ssh_host_ecdsa_key: is on a NIST curve and not used; ")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o777])
-def test_a_host_key_that_others_can_read_is_refused(
-    found: Inspect, folder: Path, mode: int
-) -> None:
+def test_a_world_readable_host_key_is_refused(inspect: Inspect, folder: Path, mode: int) -> None:
     (folder / "keys/ssh_host_ed25519_key").chmod(mode)
-    (said,) = found().errors
-    assert f"mode {mode:04o}" in said
-    assert "chmod 600" in said
+    (message,) = inspect().errors
+    assert f"mode {mode:04o}" in message
+    assert "chmod 600" in message
 
 
-def test_a_host_key_that_is_a_folder_is_refused(found: Inspect, folder: Path) -> None:
+def test_a_folder_in_place_of_a_host_key_is_refused(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/ssh_host_ed25519_key").unlink()
     (folder / "keys/ssh_host_ed25519_key").mkdir()
-    (said,) = found().errors
-    assert "is not a regular file" in said
+    (message,) = inspect().errors
+    assert "is not a regular file" in message
 
 
 @pytest.mark.parametrize("name", ["rot13", "aes128-cbc", ""])
-def test_a_cipher_that_is_not_offered_is_a_mistake_that_names_those_that_are(
-    found: Inspect, name: str
-) -> None:
-    (said,) = found(ciphers=("aes256-ctr", name)).errors
-    assert said.startswith(f"ciphers: {name} cannot be offered; choose from ")
-    assert "aes128-gcm@openssh.com" in said
+def test_an_unknown_cipher_is_an_error_that_lists_the_known(inspect: Inspect, name: str) -> None:
+    (message,) = inspect(ciphers=("aes256-ctr", name)).errors
+    assert message.startswith(f"ciphers: {name} cannot be offered; choose from ")
+    assert "aes128-gcm@openssh.com" in message
 
 
 # Users
 
 
-def test_a_user_whom_nothing_lets_in_is_a_warning(found: Inspect) -> None:
-    findings = found(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
+def test_a_user_without_credentials_is_a_warning(inspect: Inspect) -> None:
+    findings = inspect(users={"gvpocr": UserSettings(shares="*"), "ana": UserSettings()})
     assert findings.errors == []
-    (said,) = findings.warnings
-    assert said.startswith("users.ana: nothing lets this user log in; ")
-    assert "keys/authorized_keys/ana" in said
-    assert "password_hash" in said
+    (message,) = findings.warnings
+    assert message.startswith("users.ana: nothing lets this user log in; ")
+    assert "keys/authorized_keys/ana" in message
+    assert "password_hash" in message
     assert [each.user for each in findings.credentials] == ["gvpocr", "ana"]
 
 
-def test_a_password_is_enough(found: Inspect) -> None:
-    findings = found(users={"ana": UserSettings(password_hash=SecretStr(f" {HASH}\n"))})
+def test_a_password_is_a_sufficient_credential(inspect: Inspect) -> None:
+    findings = inspect(users={"ana": UserSettings(password_hash=SecretStr(f" {HASH}\n"))})
     assert (findings.errors, findings.warnings) == ([], [])
     assert findings.credentials[0].password_hash == HASH
 
 
-def test_a_password_may_be_in_a_file(found: Inspect, folder: Path) -> None:
+def test_a_password_hash_may_be_in_a_file(inspect: Inspect, folder: Path) -> None:
     (folder / "secret").write_text(f"{HASH}\n")
-    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    findings = inspect(users={"ana": UserSettings(password_hash_file=folder / "secret")})
     assert (findings.errors, findings.warnings) == ([], [])
     assert findings.credentials[0].password_hash == HASH
 
 
 @pytest.mark.parametrize("text", ["hunter2", "", "$argon2i$v=19$m=8,t=1,p=1$x$y", HASH + "x" * 90])
-def test_what_is_no_argon2id_hash_is_a_mistake_that_does_not_repeat_it(
-    found: Inspect, text: str
-) -> None:
-    findings = found(users={"ana": UserSettings(password_hash=SecretStr(text))})
-    (said,) = findings.errors
-    assert said.startswith("users.ana.password_hash: ")
-    assert "sftp-gateway hash-password" in said
-    assert not text or text not in said
+def test_an_invalid_argon2id_hash_is_an_error_without_the_hash(inspect: Inspect, text: str) -> None:
+    findings = inspect(users={"ana": UserSettings(password_hash=SecretStr(text))})
+    (message,) = findings.errors
+    assert message.startswith("users.ana.password_hash: ")
+    assert "sftp-gateway hash-password" in message
+    assert not text or text not in message
     assert findings.credentials[0].password_hash is None
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "not text"])
-def test_a_file_of_a_password_that_cannot_be_read_is_a_mistake(
-    found: Inspect, folder: Path, content: bytes | None
+def test_an_unreadable_password_file_is_an_error(
+    inspect: Inspect, folder: Path, content: bytes | None
 ) -> None:
     if content is not None:
         (folder / "secret").write_bytes(content)
-    findings = found(users={"ana": UserSettings(password_hash_file=folder / "secret")})
-    (said,) = findings.errors
-    assert said.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
+    findings = inspect(users={"ana": UserSettings(password_hash_file=folder / "secret")})
+    (message,) = findings.errors
+    assert message.startswith(f"users.ana.password_hash_file: {folder / 'secret'} cannot be read: ")
 
 
 def user_with_hash(where: str) -> UserSettings:
@@ -195,98 +187,94 @@ def user_with_hash(where: str) -> UserSettings:
 
 @pytest.mark.parametrize("where", ["secret", "config/sftp-gateway.toml"])
 @pytest.mark.parametrize("mode", [0o666, 0o660, 0o644])
-def test_others_must_not_write_the_file_of_a_password(
-    found: Inspect, folder: Path, where: str, mode: int
+def test_a_password_file_writable_by_others_is_an_error(
+    inspect: Inspect, folder: Path, where: str, mode: int
 ) -> None:
     (folder / "config").mkdir()
     (folder / where).write_text(HASH)
     (folder / where).chmod(mode)
-    findings = found(users={"ana": user_with_hash(where)})
+    findings = inspect(users={"ana": user_with_hash(where)})
     who = "everybody" if mode == 0o666 else "its group"
-    told = [
+    expected = [
         f"{where}: can be written by {who} (mode {mode:04o}), who could let themselves in; "
         f"run: chmod go-w {where}"
     ]
-    assert findings.errors == (told if mode == 0o666 else [])
-    assert findings.warnings == (told if mode == 0o660 else [])
+    assert findings.errors == (expected if mode == 0o666 else [])
+    assert findings.warnings == (expected if mode == 0o660 else [])
 
 
-def test_a_configuration_that_everybody_can_write_is_refused(found: Inspect, folder: Path) -> None:
+def test_a_world_writable_configuration_is_refused(inspect: Inspect, folder: Path) -> None:
     (folder / "config").mkdir()
     (folder / "config/sftp-gateway.toml").touch()
     (folder / "config/sftp-gateway.toml").chmod(0o664)
-    assert (found().errors, found().warnings) == ([], [])
+    assert (inspect().errors, inspect().warnings) == ([], [])
     (folder / "config/sftp-gateway.toml").chmod(0o666)
-    assert len(found().errors) == 1
+    assert len(inspect().errors) == 1
 
 
 @pytest.mark.parametrize(
     ("cost", "cheap"), [("m=4096,t=3", True), ("m=19456,t=2", False), ("m=65536,t=1", False)]
 )
-def test_a_hash_that_is_cheap_to_guess_from_is_a_warning(
-    found: Inspect, cost: str, cheap: bool
-) -> None:
+def test_a_weak_password_hash_is_a_warning(inspect: Inspect, cost: str, cheap: bool) -> None:
     made = HASH.replace("m=32768,t=2", cost)
-    findings = found(users={"ana": UserSettings(password_hash=SecretStr(made))})
+    findings = inspect(users={"ana": UserSettings(password_hash=SecretStr(made))})
     assert findings.errors == []
-    assert [said.partition(":")[0] for said in findings.warnings] == (
+    assert [message.partition(":")[0] for message in findings.warnings] == (
         ["users.ana.password_hash"] if cheap else []
     )
 
 
-def test_a_user_whose_only_login_is_wrong_is_one_mistake(found: Inspect, folder: Path) -> None:
-    assert found(users={"ana": UserSettings(password_hash=SecretStr("x"))}).warnings == []
+def test_an_invalid_only_credential_is_one_error(inspect: Inspect, folder: Path) -> None:
+    assert inspect(users={"ana": UserSettings(password_hash=SecretStr("x"))}).warnings == []
     (folder / "keys/authorized_keys/gvpocr").chmod(0o666)
-    findings = found()
+    findings = inspect()
     assert (len(findings.errors), findings.warnings) == (1, [])
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
-def test_a_file_of_keys_that_others_can_write_is_refused_and_lets_nobody_in(
-    found: Inspect, folder: Path, mode: int
+def test_a_key_file_writable_by_others_is_refused(
+    inspect: Inspect, folder: Path, mode: int
 ) -> None:
     (folder / "keys/authorized_keys/gvpocr").chmod(mode)
-    findings = found()
-    (said,) = findings.errors
-    assert "chmod go-w" in said
+    findings = inspect()
+    (message,) = findings.errors
+    assert "chmod go-w" in message
     assert findings.credentials[0].keys.keys == ()
 
 
-def test_a_line_that_is_no_key_is_a_warning_and_the_others_count(
-    found: Inspect, folder: Path
-) -> None:
+def test_an_invalid_key_line_is_a_warning(inspect: Inspect, folder: Path) -> None:
     path = folder / "keys/authorized_keys/gvpocr"
     path.write_bytes(path.read_bytes() + b"nonsense \xff\n" + path.read_bytes())
-    findings = found()
+    findings = inspect()
     assert findings.errors == []
-    (said,) = findings.warnings
-    assert "keys/authorized_keys/gvpocr" in said
-    assert "2" in said
+    (message,) = findings.warnings
+    assert "keys/authorized_keys/gvpocr" in message
+    assert "2" in message
     assert len(findings.credentials[0].keys.keys) == 2
 
 
-def test_a_file_of_keys_that_is_a_folder_is_a_mistake(found: Inspect, folder: Path) -> None:
+def test_a_folder_in_place_of_a_key_file_is_an_error(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/authorized_keys/gvpocr").unlink()
     (folder / "keys/authorized_keys/gvpocr").mkdir()
-    (said,) = found().errors
-    assert "is not a regular file" in said
+    (message,) = inspect().errors
+    assert "is not a regular file" in message
 
 
-def test_a_default_user_whom_nobody_named_is_warned_of_beside_others(found: Inspect) -> None:
+def test_an_implicit_default_user_beside_others_is_a_warning(inspect: Inspect) -> None:
     ana = {"ana": UserSettings(shares=())}
-    assert found().warnings == []
-    (said, _) = sorted(found(users={"gvpocr": UserSettings(), **ana}).warnings, reverse=True)
-    assert said.startswith("users.gvpocr: this default user may log in beside the others; ")
-    (about_ana,) = found(users={"gvpocr": UserSettings(shares="*"), **ana}).warnings
+    assert inspect().warnings == []
+    (message, _) = sorted(inspect(users={"gvpocr": UserSettings(), **ana}).warnings, reverse=True)
+    assert message.startswith("users.gvpocr: this default user may log in beside the others; ")
+    (about_ana,) = inspect(users={"gvpocr": UserSettings(shares="*"), **ana}).warnings
     assert about_ana.startswith("users.ana: nothing lets this user log in")
 
 
 # Shares and the log
 
 
-def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
+def test_a_share_without_a_folder_is_unavailable(inspect: Inspect, folder: Path) -> None:
     (folder / "file").touch()
-    findings = found(
+    findings = inspect(
         shares={
             "a/b": ShareSettings(path=folder / "missing"),
             "c": ShareSettings(path=folder / "file"),
@@ -295,7 +283,7 @@ def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
         }
     )
     assert findings.errors == []
-    assert [said.split(";")[0] for said in findings.away] == [
+    assert [message.split(";")[0] for message in findings.away] == [
         f"shares.a/b.path: there is no folder {folder}/missing",
         f"shares.c.path: there is no folder {folder}/file",
         f"shares.d.path: there is no folder {folder}/file/below",
@@ -303,7 +291,7 @@ def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "message"),
     [
         (
             ".",
@@ -319,8 +307,8 @@ def test_a_share_without_a_folder_is_away(found: Inspect, folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("way", ["path", "link", pytest.param("bind mount", marks=as_root)])
-def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
-    found: Inspect, folder: Path, share: str, said: str, way: str
+def test_a_share_overlapping_the_gateways_files_is_an_error(
+    inspect: Inspect, folder: Path, share: str, message: str, way: str
 ) -> None:
     for name in ("config", "state/old", "logs/old", "secrets"):
         (folder / name).mkdir(parents=True)
@@ -336,7 +324,7 @@ def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
             named.mkdir()
             subprocess.run(["mount", "--bind", folder / share, named], check=True)
             stack.callback(subprocess.run, ["umount", named], check=True)
-        findings = found(
+        findings = inspect(
             shares={
                 "models": ShareSettings(path=named),
                 "other": ShareSettings(path=folder / "ok"),
@@ -347,27 +335,29 @@ def test_a_share_that_is_mixed_up_with_the_gateways_own_files_is_a_mistake(
         )
     mixed, missing = findings.errors[-1], findings.away[0]
     assert mixed.startswith("shares.models.path: ")
-    assert said in mixed
+    assert message in mixed
     assert "shares.other.path" in missing
 
 
-def test_a_share_may_not_have_the_environments_file(found: Inspect, folder: Path) -> None:
+def test_a_share_containing_the_env_file_is_an_error(inspect: Inspect, folder: Path) -> None:
     (folder / "shared/.env").touch()
     os.chdir(folder / "shared")
-    (said,) = found(
+    (message,) = inspect(
         shares={"all": ShareSettings(path=folder / "shared")},
         keys_dir=folder / "keys",
         history=HistorySettings(enabled=False),
     ).errors
-    assert said.startswith(f"shares.all.path: {folder}/shared contains the configuration's folder")
-    assert "the environment's file (.env)" in said
+    assert message.startswith(
+        f"shares.all.path: {folder}/shared contains the configuration's folder"
+    )
+    assert "the environment's file (.env)" in message
 
 
 @as_root
-def test_a_share_that_is_mounted_apart_from_the_keys_that_it_contains_is_a_mistake(
-    found: Inspect, folder: Path, tmp_path: Path
+def test_a_share_containing_the_keys_through_another_mount_is_an_error(
+    inspect: Inspect, folder: Path, tmp_path: Path
 ) -> None:
-    """As volumes of a container are, where no folder above the keys is the share's."""
+    """As with volumes of a container: no parent of the keys belongs to the share."""
     share, keys = tmp_path / "share", tmp_path / "keys"
     with contextlib.ExitStack() as stack:
         for at, source in ((share, folder), (keys, folder / "keys")):
@@ -375,14 +365,14 @@ def test_a_share_that_is_mounted_apart_from_the_keys_that_it_contains_is_a_mista
             subprocess.run(["mount", "--bind", source, at], check=True)
             stack.callback(subprocess.run, ["umount", at], check=True)
         os.chdir(tmp_path)
-        said = found(keys_dir=keys, shares={"all": ShareSettings(path=share)}).errors
-    assert any(f"{share} contains keys_dir ({keys})" in each for each in said)
+        message = inspect(keys_dir=keys, shares={"all": ShareSettings(path=share)}).errors
+    assert any(f"{share} contains keys_dir ({keys})" in each for each in message)
 
 
-def test_folders_beside_the_gateways_own_are_shares(found: Inspect, folder: Path) -> None:
+def test_siblings_of_the_gateways_folders_can_be_shared(inspect: Inspect, folder: Path) -> None:
     (folder / "config").mkdir()
     (folder / "keys-of-a-house").mkdir()
-    findings = found(
+    findings = inspect(
         shares={"models": ShareSettings(path=folder / "keys-of-a-house")},
         access_log=AccessLogSettings(file=folder / "shared/log"),
     )
@@ -400,13 +390,13 @@ def test_folders_beside_the_gateways_own_are_shares(found: Inspect, folder: Path
     ],
 )
 @pytest.mark.parametrize("same", [False, True])
-def test_a_share_in_another_is_warned_of_if_other_users_have_it(
-    found: Inspect, folder: Path, users: dict[str, Any], warned: bool, same: bool
+def test_a_share_nested_in_another_users_share_is_a_warning(
+    inspect: Inspect, folder: Path, users: dict[str, Any], warned: bool, same: bool
 ) -> None:
     for name in ("outer/inner", "apart"):
         (folder / name).mkdir(parents=True)
     (folder / "link").symlink_to("outer" if same else "outer/inner")
-    findings = found(
+    findings = inspect(
         shares={
             "inner": ShareSettings(path=folder / "link"),
             "apart": ShareSettings(path=folder / "apart"),
@@ -420,74 +410,76 @@ def test_a_share_in_another_is_warned_of_if_other_users_have_it(
     assert findings.errors == []
     assert bool(findings.warnings) == (warned or same)
     if warned:
-        (said,) = findings.warnings
-        assert ("the same folder as" in said) == same
+        (message,) = findings.warnings
+        assert ("the same folder as" in message) == same
         for name, shares in users.items():
-            assert (name in said) == (shares != ("apart",))
+            assert (name in message) == (shares != ("apart",))
 
 
-def test_one_folder_under_two_names_is_warned_of(found: Inspect, folder: Path) -> None:
+def test_a_folder_shared_under_two_names_is_a_warning(inspect: Inspect, folder: Path) -> None:
     (folder / "link").symlink_to("shared/models")
     paths = {"a": "shared/models", "b": "shared/newsletters", "c": "link"}
-    findings = found(shares={name: ShareSettings(path=Path(path)) for name, path in paths.items()})
-    (said,) = findings.warnings
-    assert said == (
+    findings = inspect(
+        shares={name: ShareSettings(path=Path(path)) for name, path in paths.items()}
+    )
+    (message,) = findings.warnings
+    assert message == (
         f"shares.c.path: is the same folder as shares.a.path, {folder}/shared/models; "
         "choose another, or remove one of them"
     )
     assert findings.errors == []
 
 
-def test_the_old_name_of_a_way_to_serve_links_is_a_warning(found: Inspect, folder: Path) -> None:
+def test_a_deprecated_value_of_links_is_a_warning(inspect: Inspect, folder: Path) -> None:
     (folder / "share").mkdir()
     shares = {"a": ShareSettings(path=folder / "share", links="inside")}
-    (said,) = found(shares=shares).warnings
-    assert said.startswith('shares.a.links: "inside" is deprecated; write "keep"')
+    (message,) = inspect(shares=shares).warnings
+    assert message.startswith('shares.a.links: "inside" is deprecated; write "keep"')
     shares = {"a": ShareSettings(path=folder / "share", links="keep")}
-    assert found(shares=shares).warnings == []
+    assert inspect(shares=shares).warnings == []
 
 
-def test_a_log_file_needs_its_folder(found: Inspect, folder: Path) -> None:
-    assert found(access_log=AccessLogSettings(file=folder / "log")).errors == []
+def test_a_log_file_needs_its_folder(inspect: Inspect, folder: Path) -> None:
+    assert inspect(access_log=AccessLogSettings(file=folder / "log")).errors == []
     missing = folder / "no/log"
-    (said,) = found(access_log=AccessLogSettings(file=missing, stdout=False)).errors
-    assert said.startswith(f"access_log.file: there is no folder {folder}/no; ")
-    beside_stdout = found(access_log=AccessLogSettings(file=missing))
+    (message,) = inspect(access_log=AccessLogSettings(file=missing, stdout=False)).errors
+    assert message.startswith(f"access_log.file: there is no folder {folder}/no; ")
+    beside_stdout = inspect(access_log=AccessLogSettings(file=missing))
     assert beside_stdout.errors == []
     assert "the log goes to standard output only" in beside_stdout.warnings[0]
 
 
-def test_a_log_that_goes_nowhere_is_a_warning(found: Inspect, folder: Path) -> None:
+def test_a_log_without_outputs_is_a_warning(inspect: Inspect, folder: Path) -> None:
     (folder / "logs").mkdir()
     log = AccessLogSettings(stdout=False, file=folder / "logs/log")
-    assert found(access_log=log).warnings == []
-    (said,) = found(access_log=AccessLogSettings(stdout=False)).warnings
-    assert "no access will be logged" in said
+    assert inspect(access_log=log).warnings == []
+    (message,) = inspect(access_log=AccessLogSettings(stdout=False)).warnings
+    assert "no access will be logged" in message
 
 
-def test_what_the_kernel_cannot_confine_is_a_warning(
-    found: Inspect, monkeypatch: pytest.MonkeyPatch
+def test_missing_kernel_confinement_is_a_warning(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landlock, "abi", lambda: 3)
-    assert [said.partition("forbid ")[2] for said in found().warnings] == [
+    assert [message.partition("forbid ")[2] for message in inspect().warnings] == [
         "TCP connections (Linux 6.7)",
         "signals (Linux 6.12)",
     ]
-    assert found(landlock="require").errors == []
-    assert found(landlock="off").warnings == []
+    assert inspect(landlock="require").errors == []
+    assert inspect(landlock="off").warnings == []
 
 
-def test_a_kernel_without_landlock_is_a_mistake_where_it_is_required(
-    found: Inspect, monkeypatch: pytest.MonkeyPatch
+def test_missing_landlock_is_an_error_if_required(
+    inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landlock, "abi", lambda: 0)
-    assert [said[:9] for said in found().warnings] == ["landlock:"]
-    required = found(landlock="require")
-    assert [said[:9] for said in required.errors] == ["landlock:"]
+    assert [message[:9] for message in inspect().warnings] == ["landlock:"]
+    required = inspect(landlock="require")
+    assert [message[:9] for message in required.errors] == ["landlock:"]
     assert required.warnings == []
 
 
-# As a user whom permission bits stop
+# As an unprivileged user
 
 PROGRAM = """
 import json, os
@@ -500,7 +492,7 @@ settings = Settings(
     shares={"a": ShareSettings(path=Path("closed")), "b": ShareSettings(path=Path("closed/below"))},
     access_log=AccessLogSettings(stdout=False, file=Path("closed/below/log")),
 )
-inspect_config(settings, config)  # imports the last of what it needs
+inspect_config(settings, config)  # imports all modules
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -509,20 +501,20 @@ print(json.dumps(findings.errors + findings.away))
 """
 
 
-def mistakes_of_nobody(folder: Path) -> list[str]:
-    told = subprocess.run(
+def errors_as_nobody(folder: Path) -> list[str]:
+    completed = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         check=True,
     )
-    errors: list[str] = json.loads(told.stdout)
+    errors: list[str] = json.loads(completed.stdout)
     return errors
 
 
 @as_root
-def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
+def test_an_inaccessible_path_is_not_reported_as_missing(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(reachable)
@@ -532,20 +524,20 @@ def test_what_the_gateways_user_may_not_see_is_said_and_not_taken_for_missing(
     (reachable / "closed").chmod(0o700)
     (reachable / "secret").write_text(HASH)
     (reachable / "secret").chmod(0o600)
-    said = "\n".join(mistakes_of_nobody(reachable))
-    assert "keys/ssh_host_ed25519_key cannot be read by user 65534" in said
-    assert "keys/authorized_keys/gvpocr cannot be accessed (Permission denied)" in said
-    assert "keys/authorized_keys/ana cannot be accessed (Permission denied)" in said
-    assert "users.ana.password_hash_file: secret cannot be read" in said
+    message = "\n".join(errors_as_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be read by user 65534" in message
+    assert "keys/authorized_keys/gvpocr cannot be accessed (Permission denied)" in message
+    assert "keys/authorized_keys/ana cannot be accessed (Permission denied)" in message
+    assert "users.ana.password_hash_file: secret cannot be read" in message
     closed = f"{reachable}/closed"
     why = "cannot be read by the gateway, which runs as 65534:65534: it belongs to 0:0, mode 0700"
-    assert f"shares.a.path: {closed} {why}: chmod o+rx {closed}\n" in f"{said}\n"
-    assert f"shares.b.path: {closed} {why}: chmod o+x {closed}\n" in f"{said}\n"
-    assert "access_log.file: there is no folder closed/below" in said
+    assert f"shares.a.path: {closed} {why}: chmod o+rx {closed}\n" in f"{message}\n"
+    assert f"shares.b.path: {closed} {why}: chmod o+x {closed}\n" in f"{message}\n"
+    assert "access_log.file: there is no folder closed/below" in message
     (reachable / "keys").chmod(0o700)
-    said = "\n".join(mistakes_of_nobody(reachable))
-    assert "keys/ssh_host_ed25519_key cannot be accessed (Permission denied)" in said
-    assert "there is no host key" not in said
+    message = "\n".join(errors_as_nobody(reachable))
+    assert "keys/ssh_host_ed25519_key cannot be accessed (Permission denied)" in message
+    assert "there is no host key" not in message
 
 
 UNREADABLE = """
@@ -583,7 +575,7 @@ print(share_folders.probe_share(Path(sys.argv[1])).problem)
         ("host", "0:0", 0o750, "chmod o+rx {models}"),
     ],
 )
-def test_who_may_read_a_closed_share_and_what_helps_is_said(
+def test_an_unreadable_share_is_reported_with_remedies(
     reachable: Path, place: str, owner: str, mode: int, remedies: str
 ) -> None:
     models = reachable / "shared/models"
@@ -607,7 +599,7 @@ def test_who_may_read_a_closed_share_and_what_helps_is_said(
 # The status page and its history
 
 
-def test_the_token_comes_from_the_options_or_from_a_file(found: Inspect, folder: Path) -> None:
+def test_the_token_comes_from_an_option_or_a_file(inspect: Inspect, folder: Path) -> None:
     (folder / "keys/status_token").write_text("from-the-keys-folder\n")
     (folder / "secret").write_text("from-a-file-of-its-own\n")
     options = {
@@ -617,40 +609,40 @@ def test_the_token_comes_from_the_options_or_from_a_file(found: Inspect, folder:
         None: StatusSettings(enabled=False),
     }
     for token, status in options.items():
-        assert found(status=status).status_token == token
+        assert inspect(status=status).status_token == token
 
 
-def test_a_page_that_others_reach_without_a_token_is_warned_of(found: Inspect) -> None:
-    (warning,) = found(metrics_host="0.0.0.0").warnings
+def test_a_reachable_page_without_a_token_is_a_warning(inspect: Inspect) -> None:
+    (warning,) = inspect(metrics_host="0.0.0.0").warnings
     assert "shown to nobody" in warning
     assert "sftp-gateway init" in warning
-    assert found(metrics_host="0.0.0.0", status=StatusSettings(enabled=False)).warnings == []
+    assert inspect(metrics_host="0.0.0.0", status=StatusSettings(enabled=False)).warnings == []
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "there is no secret"), ("short\n", "fewer than 16 characters")],
     ids=["missing", "too short"],
 )
-def test_a_token_that_cannot_be_used_closes_the_page_and_stops_no_start(
-    found: Inspect, folder: Path, content: str | None, said: str
+def test_an_unusable_token_closes_the_page_without_preventing_the_start(
+    inspect: Inspect, folder: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
         (folder / "secret").write_text(content)
     status = StatusSettings(token_file=Path("secret"))
-    findings = found(status=status)
+    findings = inspect(status=status)
     assert findings.errors == []
     (warning,) = findings.warnings
-    assert said in warning
+    assert message in warning
     assert "shown to nobody" in warning
     token = findings.status_token
-    assert token is not None  # or the page would ask this machine's users for nothing
+    assert token is not None  # otherwise local users would need no token
     assert len(token) >= 32
     assert token != (content or "").strip()
-    assert found(status=status).status_token == token  # so that no reload finds a change
+    assert inspect(status=status).status_token == token  # a reload finds no change
 
 
-def test_a_history_that_cannot_be_written_is_warned_of(found: Inspect) -> None:
+def test_an_unwritable_history_is_a_warning(inspect: Inspect) -> None:
     below_a_file = Path("keys/ssh_host_ed25519_key/history")
-    (warning,) = found(history=HistorySettings(file=below_a_file)).warnings
+    (warning,) = inspect(history=HistorySettings(file=below_a_file)).warnings
     assert "ssh_host_ed25519_key cannot be written" in warning

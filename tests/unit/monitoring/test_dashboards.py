@@ -1,4 +1,4 @@
-"""The dashboards: what is committed is what the code makes, and asks for what there is."""
+"""Committed dashboards match the code and use existing metrics."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ each = pytest.mark.parametrize("name", generate.DASHBOARDS)
 
 
 @each
-def test_what_is_committed_is_what_the_code_makes(name: str) -> None:
+def test_committed_dashboards_are_up_to_date(name: str) -> None:
     committed = (generate.FOLDER / f"{name}.json").read_text()
     assert committed == generate.as_json(name), "run python -m monitoring.generate"
 
 
-def test_no_other_dashboard_lies_there() -> None:
+def test_no_stale_dashboard_is_committed() -> None:
     assert {path.stem for path in generate.FOLDER.iterdir()} == generate.DASHBOARDS.keys()
 
 
 @each
-def test_panels_have_numbers_and_places_of_their_own(name: str) -> None:
+def test_panels_have_unique_ids_and_positions(name: str) -> None:
     panels = dashboard(name)["panels"]
     assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
     for one, other in itertools.combinations(panels, 2):
@@ -40,7 +40,7 @@ def test_panels_have_numbers_and_places_of_their_own(name: str) -> None:
 
 
 @each
-def test_every_panel_asks_a_source_that_the_dashboard_lists(name: str) -> None:
+def test_every_panel_uses_a_listed_data_source(name: str) -> None:
     made = dashboard(name)
     listed = {
         f"${{{variable['name']}}}": variable["query"]
@@ -59,7 +59,7 @@ def test_every_panel_asks_a_source_that_the_dashboard_lists(name: str) -> None:
 
 
 @each
-def test_every_variable_that_is_used_is_there_and_the_other_way_round(name: str) -> None:
+def test_every_dashboard_variable_is_defined_and_used(name: str) -> None:
     made = dashboard(name)
     there = {f"${variable['name']}" for variable in made["templating"]["list"]}
     text = json.dumps(made["panels"]) + json.dumps(made["templating"])
@@ -67,7 +67,7 @@ def test_every_variable_that_is_used_is_there_and_the_other_way_round(name: str)
     assert used == there
 
 
-def test_a_chosen_share_hides_no_refused_login() -> None:
+def test_selecting_a_share_hides_no_refused_login() -> None:
     asked = [
         target["expr"]
         for panel in dashboard("access")["panels"]
@@ -75,10 +75,10 @@ def test_a_chosen_share_hides_no_refused_login() -> None:
         if 'event="login_refused"' in target["expr"]
     ]
     assert len(asked) == 3
-    assert not any("$share" in expr for expr in asked)  # their lines have none
+    assert not any("$share" in expr for expr in asked)  # those lines have no share
 
 
-def test_every_metric_is_one_that_the_gateway_has() -> None:
+def test_every_metric_in_a_dashboard_exists() -> None:
     asked = [question.expr for question in questions("prometheus")]
     asked += [rule["expr"] for rule in rules()]
     names = {name for expr in asked for name in re.findall(r"\b(?:sftp_gateway|process)_\w+", expr)}
@@ -86,13 +86,13 @@ def test_every_metric_is_one_that_the_gateway_has() -> None:
         assert f"`{name.removesuffix('_bucket')}`" in METRICS, name
 
 
-def test_every_alert_is_explained_and_tested() -> None:
+def test_every_alert_is_documented_and_tested() -> None:
     explained = (REPOSITORY / "monitoring/README.md").read_text()
     tested = (REPOSITORY / "monitoring/prometheus/rules-test.yml").read_text()
     for rule in rules():
         name = rule["alert"]
         assert f"| `{name}` |" in explained
-        # Once where it does not fire, once where it does.
+        # Once without firing, once firing.
         cases = re.split(r"- alertname: ", tested)
         own = [case.split("- name:")[0] for case in cases if case.startswith(f"{name}\n")]
         assert {"exp_alerts" in case for case in own} == {True, False}, name

@@ -1,4 +1,4 @@
-"""Grafana's start in its container: there never is a password that everybody knows."""
+"""Grafana starts without a well-known password."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.gateway import REPOSITORY
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Stands for the image's own start: says with which password it would."""
+    """Replaces the image's entrypoint and prints the password it gets."""
     script = tmp_path / "run.sh"
     script.write_text('#!/bin/sh\necho "password=$GF_SECURITY_ADMIN_PASSWORD arguments=$*"\n')
     script.chmod(0o755)
@@ -35,25 +35,25 @@ def _start(run: Path, password: str = "", *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_password_is_made_once_kept_to_grafana_and_not_said(run: Path) -> None:
-    said, again = _start(run), _start(run)
+def test_a_password_is_generated_once_and_not_printed(run: Path) -> None:
+    output, again = _start(run), _start(run)
     file = run.parent / "admin-password"
     password = file.read_text().strip()
     assert len(password) >= 24
     assert file.stat().st_mode & 0o777 == 0o600
-    for output in (said, again):
-        hint, started = output.splitlines()
+    for printed in (output, again):
+        hint, started = printed.splitlines()
         assert f"exec grafana cat {file}" in hint
         assert password not in hint
         assert started == f"password={password} arguments="
 
 
-def test_two_installations_have_two_passwords(run: Path) -> None:
+def test_every_installation_has_its_own_password(run: Path) -> None:
     first = _start(run)
     (run.parent / "admin-password").unlink()
     assert _start(run) != first
 
 
-def test_a_password_that_is_given_is_taken_and_arguments_are_passed_on(run: Path) -> None:
+def test_a_given_password_and_arguments_are_used(run: Path) -> None:
     assert _start(run, "given", "--a", "b") == "password=given arguments=--a b\n"
     assert not (run.parent / "admin-password").exists()

@@ -1,4 +1,4 @@
-"""The two reference pages say what the code does: neither more nor less."""
+"""The two reference pages match the code exactly."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ METRICS = (DOCS / "metrics.md").read_text()
 
 
 def section(text, heading):
-    """What stands below a heading, up to the next of its level or above."""
+    """The text below a heading, up to the next of the same or a higher level."""
     level = heading.split()[0]
     pattern = rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)"
     found = re.search(pattern, text, re.MULTILINE | re.DOTALL)
@@ -50,12 +50,12 @@ def first_column(text):
     return [row[0].strip("`") for row in rows(text)]
 
 
-def test_there_is_an_example_of_every_event():
+def test_every_event_has_an_example():
     assert {type(event) for event in EXAMPLES} == set(EVENTS)
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: event.name)
-def test_a_line_has_the_types_that_are_documented(event):
+def test_a_line_has_the_documented_types(event):
     documented = {
         **described_fields(Session),
         **described_fields(type(event)),
@@ -78,14 +78,14 @@ def test_every_event_and_field_is_described(kind):
         assert described_fields(kind)[name][1], name
 
 
-def test_the_page_tells_the_caps():
+def test_the_page_documents_the_length_limits():
     assert f"{json_lines.MAX_TEXT_LENGTH:,} bytes" in ACCESS_LOG
     assert f"{json_lines.MAX_PATH_LENGTH:,} bytes" in ACCESS_LOG
     assert f"{json_lines.MAX_LINE_LENGTH:,} bytes" in ACCESS_LOG
 
 
 def metrics_in_full():
-    """A page of metrics in which every series has come into being."""
+    """A metrics page on which every series exists."""
     measured = Measured()
     metrics = measured.metrics
     log = AccessLog(sinks=[])
@@ -110,7 +110,7 @@ def metrics_in_full():
 
 
 def described():
-    """Name -> type and labels, of everything that the real output has."""
+    """Name -> type and labels of every metric in the real output."""
     page = metrics_in_full()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
     labels = {name: set() for name in types}
@@ -120,7 +120,7 @@ def described():
     return {name: (types[name], labels[name]) for name in types}
 
 
-def test_the_metrics_page_names_every_metric_with_its_type_and_labels_and_no_other():
+def test_the_metrics_page_lists_exactly_the_existing_metrics():
     on_page = {}
     for heading in ("## The gateway", "## The processes"):
         for name, kind, labels, *_meaning in rows(section(METRICS, heading)):
@@ -140,13 +140,13 @@ def test_the_metrics_page_names_every_metric_with_its_type_and_labels_and_no_oth
         ("`kind` of commands", vocabulary.COMMAND_KINDS),
     ],
 )
-def test_the_metrics_page_names_every_word_of_a_label(label, words):
+def test_the_metrics_page_lists_every_label_value(label, words):
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
     expected = {*words, OTHER}
     assert set(re.findall(r"`([\w-]+)`", on_page[label])) == expected
 
 
-def test_the_metrics_page_names_why_connections_are_refused():
+def test_the_metrics_page_lists_every_connection_refusal():
     on_page = {row[0]: row[1] for row in rows(section(METRICS, "## Values of labels"))}
     assert (
         set(re.findall(r"`(\w+)`", on_page["`reason` of connections"]))
@@ -155,7 +155,7 @@ def test_the_metrics_page_names_why_connections_are_refused():
     assert set(re.findall(r"`(\w+)`", on_page["`kind` of penalties"])) == PENALTY_KINDS.keys()
 
 
-def test_every_metric_that_a_query_on_the_page_uses_is_there():
+def test_queries_on_the_page_use_existing_metrics():
     used = set(re.findall(r"\b(?:sftp_gateway|process)_\w+", METRICS))
     real = set(described()) | {
         f"sftp_gateway_request_duration_seconds_{s}" for s in ("bucket", "count", "sum")
@@ -163,6 +163,6 @@ def test_every_metric_that_a_query_on_the_page_uses_is_there():
     assert used <= real
 
 
-def test_the_metrics_page_tells_the_buckets():
+def test_the_metrics_page_lists_the_buckets():
     line = next(line for line in METRICS.splitlines() if line.startswith("Buckets"))
     assert [float(number) for number in re.findall(r"[\d.]+(?=[,;])", line)] == list(BUCKETS)

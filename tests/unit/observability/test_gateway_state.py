@@ -1,4 +1,4 @@
-"""What the state of all processes says of the gateway's health."""
+"""The gateway's health, computed from the state of its processes."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def of(*workers: WorkerState, **changed: Any) -> GatewayState:
     return gateway_state(**{"time": NOW, "workers": workers, "shares": ("a", "b"), **changed})
 
 
-def test_workers_that_serve_are_alive_and_ready() -> None:
+def test_serving_workers_are_alive_and_ready() -> None:
     found = health(of(worker(), worker()), NOW)
     assert (found.alive, found.ready) == (True, True)
     assert found.details == {"a": "ok", "b": "ok"}
 
 
-def test_a_problem_of_one_worker_makes_the_gateway_unready() -> None:
+def test_a_problem_in_one_worker_makes_the_gateway_unready() -> None:
     found = health(of(worker(), worker(problems={"b": "its disk does not answer"})), NOW)
     assert (found.alive, found.ready) == (True, False)
     assert found.details == {"a": "ok", "b": "its disk does not answer"}
 
 
-def test_a_gateway_that_stops_is_alive_but_not_ready() -> None:
+def test_a_stopping_gateway_is_alive_but_not_ready() -> None:
     found = health(of(worker(), stopping=True), NOW)
     assert (found.alive, found.ready) == (True, False)
 
 
-def test_a_worker_that_starts_does_not_count_yet() -> None:
+def test_a_starting_worker_is_not_ready() -> None:
     assert not health(of(worker(ready=False)), NOW).alive
     found = health(of(worker(), worker(ready=False, seen=NOW - 60)), NOW)
     assert (found.alive, found.ready) == (True, True)
 
 
-def test_without_workers_nobody_serves() -> None:
+def test_a_gateway_without_workers_is_not_alive() -> None:
     found = health(of(), NOW)
     assert (found.alive, found.ready) == (False, False)
 
 
-def test_a_process_that_does_not_speak_is_no_answer() -> None:
+def test_a_silent_process_is_unresponsive() -> None:
     late = NOW - HEARTBEAT_TIMEOUT - 0.1
     for silent in (None, of(worker(), time=late), of(worker(), worker(seen=late))):
         with pytest.raises(TimeoutError):

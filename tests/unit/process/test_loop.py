@@ -1,4 +1,4 @@
-"""The supervisor's loop: what is readable, what is due, and which signals came."""
+"""The supervisor's event loop: readers, timers and signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         end.close()
 
 
-def test_timers_are_called_in_the_order_of_their_times(loop: Loop) -> None:
+def test_timers_are_called_in_order(loop: Loop) -> None:
     called: list[int] = []
     for number in (3, 1, 2):
         loop.call_later(number / 1000, lambda number=number: called.append(number))  # type: ignore[misc]
@@ -47,7 +47,7 @@ def test_a_cancelled_timer_is_not_called(loop: Loop) -> None:
     assert called == []
 
 
-def test_what_is_readable_is_told_until_it_is_unwatched(
+def test_a_reader_is_called_until_it_is_removed(
     loop: Loop, socket_pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = socket_pair
@@ -66,12 +66,12 @@ def test_what_is_readable_is_told_until_it_is_unwatched(
     assert receive == [b"a", b"b"]
 
 
-def test_what_an_earlier_callback_of_the_turn_let_go_of_is_not_told(loop: Loop) -> None:
+def test_a_reader_removed_in_the_same_turn_is_not_called(loop: Loop) -> None:
     pairs = [socket.socketpair() for _ in range(2)]
-    told: list[socket.socket] = []
+    called: list[socket.socket] = []
 
     def readable(own: socket.socket, other: socket.socket) -> None:
-        told.append(own)
+        called.append(own)
         loop.remove_reader(own)
         loop.remove_reader(other)
         other.close()
@@ -83,21 +83,21 @@ def test_what_an_earlier_callback_of_the_turn_let_go_of_is_not_told(loop: Loop) 
     to_one.send(b"x")
     to_two.send(b"x")
     loop.run()
-    assert len(told) == 1
+    assert len(called) == 1
     for end in (one, two, to_one, to_two):
         end.close()
 
 
-def test_signals_are_told_from_the_loop_once_for_each_kind(loop: Loop) -> None:
-    came: list[signal.Signals] = []
+def test_signals_are_handled_in_the_loop_once_per_kind(loop: Loop) -> None:
+    received: list[signal.Signals] = []
 
-    def told(number: signal.Signals) -> None:
-        came.append(number)
-        if len(came) == 2:
+    def on_signal(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) == 2:
             loop.stop()
 
-    loop.on_signals((signal.SIGUSR1, signal.SIGUSR2), told)
+    loop.on_signals((signal.SIGUSR1, signal.SIGUSR2), on_signal)
     for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(os.getpid(), number)
     loop.run()
-    assert came == [signal.SIGUSR1, signal.SIGUSR2]
+    assert received == [signal.SIGUSR1, signal.SIGUSR2]

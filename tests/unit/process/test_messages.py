@@ -1,4 +1,4 @@
-"""Messages between the supervisor and a worker: descriptors that nobody expects are not kept."""
+"""Messages between supervisor and workers: unexpected descriptors are closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def send(end: socket.socket, data: bytes, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5, 253])
-def test_a_message_with_descriptors_is_refused_where_none_are_expected(
+def test_unexpected_descriptors_are_rejected(
     ends: tuple[socket.socket, socket.socket], count: int
 ) -> None:
     before = open_descriptors()
@@ -37,7 +37,7 @@ def test_a_message_with_descriptors_is_refused_where_none_are_expected(
     assert open_descriptors() == before
 
 
-def test_of_several_descriptors_one_is_received(
+def test_only_one_of_several_descriptors_is_received(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     before = open_descriptors()
@@ -50,7 +50,7 @@ def test_of_several_descriptors_one_is_received(
 
 
 @pytest.mark.parametrize("data", [b"not JSON", b"[" * 100_000, b""])
-def test_the_descriptor_of_what_is_no_message_is_closed(
+def test_the_descriptor_of_an_invalid_message_is_closed(
     ends: tuple[socket.socket, socket.socket], data: bytes
 ) -> None:
     before = open_descriptors()

@@ -1,4 +1,4 @@
-"""The supervisor's events reach the observer, or the next one, and it never waits for them."""
+"""The supervisor's events reach the current or next observer without blocking."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def unpickled(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 - this test's own
 
 
-def taken(end: socket.socket) -> list[Any]:
-    """Everything that was sent to this end so far."""
+def received_by(end: socket.socket) -> list[Any]:
+    """All messages sent to this end so far."""
     end.setblocking(False)
     found = []
     while True:
@@ -42,32 +42,32 @@ def test_events_and_states_are_sent_at_once() -> None:
         observer.emit(event(1))
         state = gateway_state()
         observer.send_state(state)
-        assert taken(end) == [event(1), state]
+        assert received_by(end) == [event(1), state]
     observer.close()
 
 
-def test_what_is_told_while_there_is_no_observer_goes_to_the_next() -> None:
+def test_events_without_an_observer_go_to_the_next() -> None:
     observer = ObserverHandle()
     observer.emit(event(1))
-    observer.connect().close()  # one that ends at once
+    observer.connect().close()  # an observer that ends at once
     observer.emit(event(2))
     with observer.connect() as end:
         observer.send_state(gateway_state())
-        assert taken(end)[:2] == [event(1), event(2)]
+        assert received_by(end)[:2] == [event(1), event(2)]
     observer.close()
 
 
-def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_told() -> None:
+def test_a_stalled_observer_delays_nobody_and_losses_are_reported() -> None:
     observer = ObserverHandle()
     with observer.connect() as end:
         for number in range(3000):
             observer.emit(event(number))
-        heard: list[Any] = []
-        while not any(isinstance(each, LogDropped) for each in heard):
-            heard += taken(end)
+        received: list[Any] = []
+        while not any(isinstance(each, LogDropped) for each in received):
+            received += received_by(end)
             observer.send_state(gateway_state())
-        events = [each for each in heard if isinstance(each, WorkerStarted)]
-        lost = [each for each in heard if isinstance(each, LogDropped)]
+        events = [each for each in received if isinstance(each, WorkerStarted)]
+        lost = [each for each in received if isinstance(each, LogDropped)]
         assert [each.worker for each in events] == list(range(len(events)))
         assert [each.count for each in lost] == [3000 - len(events)]
         assert len(events) > 1000
@@ -75,7 +75,7 @@ def test_an_observer_that_does_not_listen_holds_up_nobody_and_what_is_lost_is_to
 
 
 def receive(end: socket.socket) -> list[tuple[str, list[int]]]:
-    """The writers that an observer was told of so far, and the descriptors that came with them."""
+    """The writers announced to an observer so far, with their descriptors."""
     end.setblocking(False)
     found = []
     while True:
@@ -110,7 +110,7 @@ def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
     sender.send(b"line")
     sender.close()
     observer.prune_logs()
-    assert receiver in observer.logs  # there is something left in it
+    assert receiver in observer.logs  # it is not drained yet
     receiver.recv(10)
     observer.prune_logs()
     assert observer.logs == []
@@ -118,7 +118,7 @@ def test_a_worker_is_announced_once_and_the_next_observer_inherits_it() -> None:
     memory.close()
 
 
-def test_the_observer_sees_the_end_when_the_supervisor_lets_go() -> None:
+def test_closing_the_channel_ends_the_observer() -> None:
     observer = ObserverHandle()
     with observer.connect() as end:
         observer.emit(event(1))

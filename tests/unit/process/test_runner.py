@@ -1,4 +1,4 @@
-"""A serving process runs its event loop to the end of its work, and ends whatever hangs."""
+"""A serving process runs its event loop to completion despite hanging threads."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ run(main)
 """
 
 
-def ran(*body: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """What a program came to whose `main` is this."""
+def run_main(*body: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """The completed process of a program with this `main`."""
     return subprocess.run(
         [*options, sys.executable, "-c", PROGRAM.format(body="\n    ".join(body))],
         cwd=REPOSITORY,
@@ -32,35 +32,35 @@ def ran(*body: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProces
     )
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
-    process = ran(
+def test_a_hanging_thread_does_not_keep_the_process_alive() -> None:
+    process = run_main(
         "asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)",
         "print('stopped')",
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "stopped\n", "")
 
 
-def test_an_error_of_the_program_is_raised() -> None:
-    process = ran("raise RuntimeError('broken')")
+def test_an_error_in_main_is_raised() -> None:
+    process = run_main("raise RuntimeError('broken')")
     assert process.returncode == 1
     assert "RuntimeError: broken" in process.stderr
 
 
-def test_the_event_loop_is_uvloops() -> None:
-    assert ran("print(isinstance(asyncio.get_running_loop(), uvloop.Loop))").stdout == "True\n"
+def test_the_event_loop_is_uvloop() -> None:
+    assert run_main("print(isinstance(asyncio.get_running_loop(), uvloop.Loop))").stdout == "True\n"
 
 
-def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+def test_the_limit_of_open_files_is_raised_to_its_maximum() -> None:
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1000)
-    process = ran(
+    process = run_main(
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))",
         options=("prlimit", f"--nofile=200:{hard}"),
     )
     assert process.stdout == f"{hard} {hard}\n"
 
 
-def test_thousands_of_new_objects_bring_about_no_full_garbage_collection() -> None:
-    process = ran(
+def test_many_new_objects_cause_no_full_garbage_collection() -> None:
+    process = run_main(
         "import gc",
         "gc.collect()",
         "full = gc.get_stats()[2]['collections']",

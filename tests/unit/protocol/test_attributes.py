@@ -23,7 +23,7 @@ HALF_A_YEAR = 365 * 24 * 3600 // 2
 
 
 def attributes(**changed: int) -> Attributes:
-    """Those of the draft's example, with numbers for its names."""
+    """The draft's example, with numeric ids for its names."""
     fields = {
         "size": 348911,
         "uid": 1000,
@@ -72,7 +72,7 @@ def test_times_that_the_field_cannot_hold_are_clamped(seconds, sent):
     assert encode_attributes(attributes(mtime=seconds))[-4:] == bytes.fromhex(sent)
 
 
-def test_the_owner_minus_one_that_python_gives_for_the_greatest_is_sent_as_the_greatest():
+def test_the_owner_minus_one_is_sent_as_the_largest_id():
     assert encode_attributes(attributes(uid=-1, gid=-1))[12:20] == b"\xff" * 8
     assert line_of(uid=-1, gid=-1).split()[2:4] == ["4294967295", "4294967295"]
 
@@ -88,7 +88,7 @@ SUBSETS = list(chain.from_iterable(combinations(FIELDS, size) for size in range(
 
 
 @pytest.mark.parametrize("present", SUBSETS, ids=lambda present: "+".join(present) or "nothing")
-def test_a_clients_attributes_are_skipped_whichever_are_present(present):
+def test_any_attributes_from_a_client_are_skipped(present):
     fields = {name: value for part in present for name, value in FIELDS[part].items()}
     encoded = encode_attrs(Attrs(**fields))
     cursor = Cursor(encoded + b"\x2a")
@@ -99,7 +99,7 @@ def test_a_clients_attributes_are_skipped_whichever_are_present(present):
             skip_attributes(Cursor(encoded[:length]))
 
 
-def test_flags_that_the_draft_does_not_know_have_no_field():
+def test_unknown_attribute_flags_have_no_field():
     cursor = Cursor(bytes.fromhex("7ffffff0 2a"))
     skip_attributes(cursor)
     assert cursor.byte() == 42
@@ -108,13 +108,13 @@ def test_flags_that_the_draft_does_not_know_have_no_field():
 # The line of `ls -l`
 
 
-def test_the_line_has_the_columns_that_the_draft_recommends():
+def test_the_longname_has_the_columns_of_the_draft():
     # draft-ietf-secsh-filexfer-02 §7: the second line "indicates widths of the various fields".
     assert line_of() == "-rwxr-xr-x   1 1000     50         348911 Mar 25 14:29 t-filexfer"
     #                    "1234567890 123 12345678 12345678 12345678 123456789012"
 
 
-def test_each_column_has_its_place_and_its_alignment():
+def test_columns_are_aligned():
     line = line_of(b"x" * 255)
     widths = (10, 3, 8, 8, 8, 12)
     columns = []
@@ -126,12 +126,12 @@ def test_each_column_has_its_place_and_its_alignment():
     assert line == "x" * 255
 
 
-def test_a_column_grows_where_its_value_does_not_fit():
+def test_a_column_widens_for_a_long_value():
     line = line_of(size=2**63 - 1, uid=2**32 - 1, gid=123456789)
     assert line.split()[2:5] == ["4294967295", "123456789", "9223372036854775807"]
 
 
-def test_the_day_of_the_month_takes_two_places():
+def test_the_day_of_the_month_has_two_columns():
     first = int(datetime(2001, 4, 1, 9, 5, tzinfo=UTC).timestamp())
     assert line_of(mtime=first).endswith(" Apr  1 09:05 t-filexfer")
 
@@ -146,14 +146,14 @@ def test_the_day_of_the_month_takes_two_places():
         (-1, "Mar 25  2001"),  # in the future
     ],
 )
-def test_what_is_not_of_the_last_half_year_shows_the_year(age, stamp):
+def test_times_older_than_half_a_year_show_the_year(age, stamp):
     assert line_of(age=age).endswith(f" {stamp} t-filexfer")
 
 
 @pytest.mark.parametrize(
     ("mtime", "stamp"), [(-(10**12), "Jan  1  1970"), (10**15, "Feb  7  2106")]
 )
-def test_a_time_that_cannot_be_sent_shows_what_is_sent_instead(mtime, stamp):
+def test_an_unencodable_time_shows_the_clamped_one(mtime, stamp):
     assert longname(attributes(mtime=mtime), b"f", now=10**9).endswith(b" %s f" % stamp.encode())
 
 
@@ -172,14 +172,14 @@ def test_a_time_that_cannot_be_sent_shows_what_is_sent_instead(mtime, stamp):
         (0, "?---------"),
     ],
 )
-def test_type_and_permissions_take_ten_places(permissions, shown):
+def test_type_and_permissions_have_ten_columns(permissions, shown):
     assert line_of(mode=permissions).split(" ")[0] == shown
 
 
 @pytest.mark.parametrize("filename", [b"two  words", b" ", b"\xff\xfe", "का".encode(), b"%d\n'"])
-def test_the_name_is_the_rest_of_the_line_byte_for_byte(filename):
+def test_the_longname_ends_with_the_exact_name(filename):
     line = longname(attributes(), filename, now=0)
-    # What `ls -l` output is commonly read with.
+    # A common parser of `ls -l` output.
     parsed = re.fullmatch(
         rb"(?P<mode>\S{10}) +(?P<links>\d+) (?P<owner>\S+) +(?P<group>\S+) +(?P<size>\d+)"
         rb" (?P<when>\S{3} [ \d]\d [ \d]\d[:\d]\d\d) (?P<name>.*)",
@@ -191,7 +191,7 @@ def test_the_name_is_the_rest_of_the_line_byte_for_byte(filename):
     assert (parsed["owner"], parsed["group"], parsed["size"]) == (b"1000", b"50", b"348911")
 
 
-#: With daylight saving time of an hour and of half of one, and without.
+#: Daylight saving time of an hour, of half an hour, and none.
 ZONES = ["UTC0", "IST-5:30", "EST5EDT,M3.2.0,M11.1.0", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"]
 
 
@@ -210,7 +210,7 @@ def zone(request, monkeypatch):
         cache.cache_clear()
 
 
-def test_times_are_of_the_servers_zone_whenever_its_clocks_are_changed(zone):
+def test_times_follow_the_servers_time_zone(zone):
     now = int(datetime(2026, 11, 26, tzinfo=UTC).timestamp())
     for mtime in range(now - 3 * 365 * 86400, now + 40 * 86400, 2 * 3600 + 60):
         shape = "%b %e %H:%M" if 0 <= now - mtime < HALF_A_YEAR else "%b %e  %Y"
@@ -220,7 +220,7 @@ def test_times_are_of_the_servers_zone_whenever_its_clocks_are_changed(zone):
 
 
 @pytest.mark.parametrize("days", [1, 1000, -10], ids=["recent", "old", "future"])
-def test_the_line_reads_as_what_ls_prints(tmp_path, days):
+def test_the_longname_parses_like_ls_output(tmp_path, days):
     now = time.time()
     path = tmp_path / "t-filexfer"
     path.write_bytes(bytes(12345))

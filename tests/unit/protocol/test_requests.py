@@ -1,4 +1,4 @@
-"""Every request, written out by hand and decoded four ways; the client's own codec agrees."""
+"""Every request as reference bytes, decoded four ways; the test codec encodes the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support import sftp_wire as wire
 
 MODE = wire.Attrs(permissions=0o644)
 
-#: name: (the packet by hand, what the client's codec makes, what the package decodes).
+#: name: (reference bytes, the test codec's encoding, the decoded request).
 #: Each line of bytes starts with length, type and request id; strings follow their length.
 GOLDEN: dict[str, tuple[str, bytes, AnyRequest]] = {
     "INIT": (
@@ -265,7 +265,7 @@ GOLDEN: dict[str, tuple[str, bytes, AnyRequest]] = {
     ),
 }
 
-#: Requests of which only the id and the name are read.
+#: Requests of which only id and name are decoded.
 UNKNOWN: dict[str, tuple[str, bytes, AnyRequest]] = {
     "an extension whose name is not ASCII": (
         "0000000b c8 0000001e 00000002 ff0a",
@@ -293,7 +293,7 @@ every_request = pytest.mark.parametrize(
 
 
 @every_request
-def test_the_clients_codec_gives_the_bytes_written_by_hand(packet, encoded, expected):
+def test_a_request_encodes_to_the_reference_bytes(packet, encoded, expected):
     assert encoded.hex(" ") == packet.hex(" ")
 
 
@@ -310,20 +310,20 @@ def test_a_packet_that_arrives_byte_by_byte_decodes(packet, encoded, expected):
 
 
 @every_request
-def test_bytes_behind_the_last_field_are_ignored(packet, encoded, expected):
+def test_trailing_bytes_are_ignored(packet, encoded, expected):
     assert decode_request(packet[4:] + b"\xff\0junk") == expected
 
 
 @every_request
-def test_the_next_packets_start_is_left_alone(packet, encoded, expected):
+def test_decoding_ends_with_the_packet(packet, encoded, expected):
     (frame,) = FrameReader().feed(packet + b"\0\0\0\x09\x07")
     assert decode_request(frame) == expected
 
 
 @pytest.mark.parametrize("packet", [case[0] for case in GOLDEN.values()], ids=GOLDEN.keys())
-def test_a_packet_cut_short_anywhere_is_a_protocol_error(packet):
+def test_a_truncated_packet_is_a_protocol_error(packet):
     frame = bytes.fromhex(packet)[4:]
-    # §4: what follows INIT's version is optional, and is not looked at.
+    # §4: the extensions after INIT's version are optional, and ignored.
     end = 5 if frame[0] == wire.PacketType.INIT else len(frame)
     for length in range(end):
         with pytest.raises(ProtocolError):
@@ -356,29 +356,29 @@ def test_a_string_longer_than_its_packet_is_a_protocol_error():
         decode_request(bytes.fromhex("11 00000001 ffffffff 2f"))
 
 
-def test_extended_attributes_that_are_counted_but_not_there_are_a_protocol_error():
+def test_missing_extended_attributes_are_a_protocol_error():
     with pytest.raises(ProtocolError, match="short"):
         decode_request(bytes.fromhex("0e 00000001 00000001 64 80000000 ffffffff"))
 
 
 @pytest.mark.parametrize("flag", wire.Open)
-def test_every_flag_of_open_has_the_drafts_number(flag):
+def test_every_open_flag_has_the_value_of_the_draft(flag):
     request = decode_request(wire.encode_open(1, b"f", flag)[4:])
     assert request == OpenRequest(1, b"f", OpenFlags[flag.name])
     asks_for_more_than_reading = bool(request.pflags & WRITING_FLAGS)
     assert asks_for_more_than_reading == (flag is not wire.Open.READ)
 
 
-def test_flags_of_open_that_the_draft_does_not_know_are_dropped():
+def test_unknown_open_flags_are_dropped():
     request = decode_request(wire.encode_open(1, b"f", 0xFFFFFFC1)[4:])
     assert request == OpenRequest(1, b"f", OpenFlags.READ)
 
 
-def test_the_name_of_an_unknown_extension_is_kept_short():
+def test_the_name_of_an_unknown_extension_is_truncated():
     request = decode_request(wire.encode_extended(1, b"x" * 100_000)[4:])
     assert request == UnknownRequest(1, "x" * 64)
 
 
-def test_no_more_of_a_list_of_algorithms_is_kept_than_is_ever_needed():
+def test_a_list_of_algorithms_is_truncated():
     packet = wire.encode_check_file(1, b"check-file-name", b"p", b"md5," * 10_000)
     assert decode_request(packet[4:]).algorithms == b"md5," * 256

@@ -1,4 +1,4 @@
-"""Every response, written out by hand and encoded; the client's own codec reads it four ways."""
+"""Every response as reference bytes; the test codec decodes it four ways."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ FILE_HEX = "0000000f 0000000100000005 000003e8 000003e9 000081a4 5f5e1000 5f5e10
 
 
 def data_packet(request_id: int, data: bytes) -> SimpleNamespace:
-    """A DATA packet as the session makes it: the header, then the bytes of the file."""
+    """A DATA packet as the session sends it: the header, then the data."""
     return SimpleNamespace(
         encode=lambda: DATA_HEADER.pack(len(data) + 9, 103, request_id, len(data)) + data
     )
 
 
-#: name: (the packet by hand, what the package encodes, what the client's codec decodes).
+#: name: (reference bytes, the package's encoding, the test codec's decoding).
 #: Each line of bytes starts with length, type and request id; strings follow their length.
 GOLDEN = {
     "VERSION without extensions": (
@@ -177,7 +177,7 @@ every_response = pytest.mark.parametrize(
 
 
 @every_response
-def test_a_response_encodes_to_the_bytes_written_by_hand(packet, response, reply):
+def test_a_response_encodes_to_the_reference_bytes(packet, response, reply):
     assert response.encode().hex(" ") == packet.hex(" ")
 
 
@@ -200,9 +200,9 @@ def test_the_client_finds_where_the_next_response_starts(packet, response, reply
     assert client.receive(packet[3:] + packet) == [reply, reply]
 
 
-# What an EXTENDED_REPLY holds is known only to who asked: its fields have tests of their own.
+# The content of EXTENDED_REPLY depends on the request, and is tested separately.
 @pytest.mark.parametrize("name", [name for name in GOLDEN if not name.startswith("EXTENDED")])
-def test_the_client_takes_no_response_with_a_byte_too_few_or_too_many(name):
+def test_the_client_rejects_a_response_with_a_byte_too_few_or_too_many(name):
     frame = bytes.fromhex(GOLDEN[name][0])[4:]
     for wrong in (frame[:-1], frame + b"\x00"):
         with pytest.raises(wire.WireError):
@@ -228,19 +228,19 @@ def test_the_fields_of_statvfs_are_in_the_order_of_the_struct():
         wire.decode_statvfs(wire.ExtendedReply(8, reply.payload[:-1]))
 
 
-def test_the_flags_of_statvfs_have_the_numbers_that_openssh_gives_them():
+def test_the_flags_of_statvfs_have_the_values_of_openssh():
     # PROTOCOL §4.4: SSH_FXE_STATVFS_ST_RDONLY and SSH_FXE_STATVFS_ST_NOSUID.
     assert (STATVFS_RDONLY, STATVFS_NOSUID) == (0x1, 0x2)
 
 
-def test_the_limits_are_those_that_the_server_keeps():
+def test_the_announced_limits_match_the_server():
     reply = wire.decode_reply(LimitsResponse(9, 1024).encode()[4:])
     limits = wire.decode_limits(reply)
     assert limits == wire.Limits(MAX_PACKET_LENGTH, ANNOUNCED_READ_LENGTH, 0, 1024)
     # PROTOCOL §4.8: "Servers SHOULD set this at least to" 34,000 and 32,768.
     assert limits.max_packet_length >= 34000
     assert limits.max_read_length >= 32768
-    # What is announced fits a packet and is served whole.
+    # A READ of the announced length fits into a packet.
     assert limits.max_read_length + DATA_HEADER_LENGTH <= limits.max_packet_length
     assert limits.max_read_length <= MAX_READ_LENGTH
     with pytest.raises(wire.WireError):
@@ -248,16 +248,16 @@ def test_the_limits_are_those_that_the_server_keeps():
 
 
 @pytest.mark.parametrize("code", StatusCode)
-def test_every_status_code_has_the_drafts_number(code):
+def test_every_status_code_has_the_value_of_the_draft(code):
     reply = wire.decode_reply(StatusResponse(1, code, code.name).encode()[4:])
     assert reply == wire.StatusReply(1, wire.Status[code.name], code.name, b"")
 
 
-def test_a_data_header_has_the_length_that_places_are_reserved_for():
+def test_a_data_header_has_the_reserved_length():
     assert DATA_HEADER.size == DATA_HEADER_LENGTH
 
 
-def test_a_response_of_no_names_is_well_formed():
+def test_an_empty_name_response_is_well_formed():
     packet = NameResponse(1, []).encode()
     assert packet == bytes.fromhex("00000009 68 00000001 00000000")
 
@@ -272,7 +272,7 @@ def test_a_response_of_no_names_is_well_formed():
         "",
     ],
 )
-def test_the_client_refuses_what_version_3_does_not_have(frame):
+def test_the_client_rejects_responses_outside_version_3(frame):
     with pytest.raises(wire.WireError):
         wire.decode_reply(bytes.fromhex(frame))
 

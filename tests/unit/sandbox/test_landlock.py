@@ -1,4 +1,4 @@
-"""Rulesets as the kernel takes them; each is tried in a process of its own."""
+"""Landlock rulesets, each tested in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(landlock.abi() == 0, reason="the kernel has no L
 
 
 def in_a_child(work: Callable[[], object]) -> int:
-    """What `work` fails with in a process of its own: an errno, or 0."""
+    """The errno with which `work` fails in a child process, or 0."""
     pid = os.fork()
     if pid == 0:
         code = 255
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("version", range(1, landlock.NEWEST_ABI + 1))
-def test_what_no_rule_allows_is_denied_with_every_version(folder: Path, version: int) -> None:
+def test_access_without_a_rule_is_denied_with_every_version(folder: Path, version: int) -> None:
     if version > landlock.abi():
         pytest.skip(f"the kernel has version {landlock.abi()}")
 
@@ -63,7 +63,7 @@ def test_what_no_rule_allows_is_denied_with_every_version(folder: Path, version:
     assert in_a_child(read("outside")) == errno.EACCES
 
 
-def test_a_rule_for_a_file_lets_only_this_file_be_read(folder: Path) -> None:
+def test_a_rule_for_a_file_permits_reading_that_file_only(folder: Path) -> None:
     def work() -> None:
         restricted(Rule(folder / "inside/file", READ))
         (folder / "inside/file").read_bytes()
@@ -73,12 +73,12 @@ def test_a_rule_for_a_file_lets_only_this_file_be_read(folder: Path) -> None:
     assert in_a_child(lambda: restricted(Rule(folder / "inside/file", READ))) == 0
 
 
-def test_a_rule_for_what_does_not_exist_is_left_out(folder: Path) -> None:
+def test_a_rule_for_a_missing_path_is_ignored(folder: Path) -> None:
     assert in_a_child(lambda: restricted(Rule(folder / "none/at all", READ))) == 0
 
 
-def test_a_pinned_file_is_opened_only_where_a_rule_allows_it(folder: Path) -> None:
-    """The gateway opens through /proc/self/fd: its own rule is not needed, the file's is."""
+def test_a_pinned_file_is_opened_only_if_a_rule_permits_it(folder: Path) -> None:
+    """Opening through /proc/self/fd requires a rule for the file, not for /proc."""
 
     def reopen(name: str) -> Callable[[], object]:
         def work() -> None:
@@ -92,7 +92,7 @@ def test_a_pinned_file_is_opened_only_where_a_rule_allows_it(folder: Path) -> No
     assert in_a_child(reopen("outside")) == errno.EACCES
 
 
-def test_threads_that_come_later_are_confined_too(folder: Path) -> None:
+def test_later_threads_are_confined(folder: Path) -> None:
     def work() -> None:
         restricted(Rule(folder / "inside", READ))
         failed: list[OSError] = []
@@ -111,7 +111,7 @@ def test_threads_that_come_later_are_confined_too(folder: Path) -> None:
     assert in_a_child(work) == errno.EACCES
 
 
-def test_a_kernel_without_it_has_version_0() -> None:
+def test_a_kernel_without_landlock_has_version_0() -> None:
     def work() -> None:
         refuse([LANDLOCK_CREATE_RULESET])
         assert landlock.abi() == 0
@@ -119,7 +119,7 @@ def test_a_kernel_without_it_has_version_0() -> None:
     assert in_a_child(work) == 0
 
 
-# What a worker may reach
+# Access of workers
 
 
 def settings(folder: Path) -> Settings:
@@ -134,13 +134,13 @@ def test_a_worker_may_only_read() -> None:
     assert not [rule for rule in policy.worker_rules({}) if rule.access & ~READ]
 
 
-def test_a_worker_is_let_into_no_folder_that_keys_lie_in(folder: Path) -> None:
+def test_a_worker_has_no_access_to_folders_of_keys(folder: Path) -> None:
     rules = policy.worker_rules({})
     secrets = folder / "keys/worker_ed25519", folder / "keys/ssh_host_ed25519_key"
     assert not [r for r in rules if any(secret.is_relative_to(r.path) for secret in secrets)]
 
 
-def test_a_failure_is_said_or_where_it_is_required_raised(
+def test_a_failure_is_logged_or_if_required_raised(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object, **__: object) -> None:

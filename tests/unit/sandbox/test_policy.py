@@ -1,4 +1,4 @@
-"""The thread that writes the history, confined by the kernel of this machine."""
+"""Confinement of the history thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(landlock.abi() == 0, reason="this kernel has no 
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    """Let a thread do it, whose confinement ends with it; raise what it raised."""
+    """Run the function on a thread that is confined, and raise its error."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -32,7 +32,7 @@ def in_a_thread(work: Callable[[], None]) -> None:
         raise raised[0]
 
 
-def test_the_thread_that_writes_the_history_reaches_its_folder_only(tmp_path: Path) -> None:
+def test_the_history_thread_has_access_to_its_folder_only(tmp_path: Path) -> None:
     history, secret = (tmp_path / name for name in ("state", "secret"))
     for folder in (history, secret):
         folder.mkdir()

@@ -18,7 +18,7 @@ MakeShare = Callable[[str], GatedShare]
 
 @pytest.fixture
 def make_share(tmp_path: Path) -> Iterator[MakeShare]:
-    """Makes a share of a new folder, which has the share's name."""
+    """Makes a share of a new folder with the share's name."""
     made: list[GatedShare] = []
 
     def make(name: str) -> GatedShare:
@@ -45,7 +45,7 @@ def root(share: GatedShare, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def at(share: GatedShare, root: Path) -> Iterator[Served]:
-    """A session that has begun, on `share` with the file `file` of CONTENT."""
+    """A started session on `share` with the file `file` of CONTENT."""
     (root / "file").write_bytes(CONTENT)
     with served(share) as session:
         yield session
@@ -53,7 +53,7 @@ def at(share: GatedShare, root: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def descriptors(tmp_path: Path) -> Callable[[], int]:
-    """Counts the descriptors that this process has of files and folders of the test."""
+    """Counts the descriptors of files and folders of the test."""
 
     def count() -> int:
         return sum(target.startswith(str(tmp_path)) for target in all_descriptors().values())

@@ -1,4 +1,4 @@
-"""What a session has open: handles of its own, so many at once, and how much was served of each."""
+"""Handles of a session: their number, limit and served bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KB = 1024
 
 @pytest.fixture
 def opened(share: GatedShare, root: Path) -> Iterator[Open]:
-    """Opens a file of so many bytes."""
+    """Opens a file of `size` bytes."""
     files: list[OpenFile] = []
 
     def make(size: int) -> FileHandle:
@@ -67,7 +67,7 @@ def note(handle: FileHandle, pieces: Sequence[tuple[int, int]]) -> FileHandle:
         [(0, 100), (0, 100)],
     ],
 )
-def test_a_file_is_whole_when_every_byte_was_served(
+def test_a_file_is_complete_when_every_byte_was_served(
     opened: Open, pieces: list[tuple[int, int]]
 ) -> None:
     handle = note(opened(100), pieces)
@@ -88,24 +88,24 @@ def test_a_file_is_whole_when_every_byte_was_served(
         [(50, 50), (25, 50)],
     ],
 )
-def test_a_file_with_a_byte_missing_is_not_whole(
+def test_a_file_with_a_missing_byte_is_incomplete(
     opened: Open, pieces: list[tuple[int, int]]
 ) -> None:
     assert not note(opened(100), pieces).whole
 
 
-def test_an_empty_file_is_whole_without_a_read(opened: Open) -> None:
+def test_an_empty_file_is_complete_without_a_read(opened: Open) -> None:
     assert opened(0).whole
 
 
-def test_a_file_that_grew_is_whole_with_the_bytes_that_it_had(opened: Open) -> None:
+def test_a_grown_file_is_complete_with_its_original_bytes(opened: Open) -> None:
     handle = note(opened(100), [(0, 100)])
     assert handle.whole
     assert note(handle, [(100, 1000)]).whole
     assert note(opened(100), [(50, 1000), (0, 50)]).whole
 
 
-def test_a_file_that_shrank_is_not_whole(opened: Open, root: Path) -> None:
+def test_a_truncated_file_is_incomplete(opened: Open, root: Path) -> None:
     handle = opened(100)
     os.truncate(root / "file", 40)
     assert not note(handle, [(0, 40)]).whole
@@ -125,14 +125,14 @@ BLOCKS = 20 * MAX_RANGES  # of a file, far more than pieces are remembered
     ],
     ids=["by two threads", "the second half first", "backwards", "eight requests at a time"],
 )  # fmt: skip
-def test_a_file_is_whole_in_whatever_order_it_was_read(opened: Open, order: list[int]) -> None:
+def test_a_file_read_in_any_order_is_complete(opened: Open, order: list[int]) -> None:
     *most, last = order
     handle = note(opened(BLOCKS), [(block, 1) for block in most])
     assert not handle.whole
     assert note(handle, [(last, 1)]).whole
 
 
-def test_pieces_with_gaps_are_remembered_up_to_a_bound(opened: Open) -> None:
+def test_ranges_with_gaps_are_stored_up_to_a_bound(opened: Open) -> None:
     apart = [(2 * piece, 1) for piece in range(1, MAX_RANGES + 1)]
     gaps = [(2 * piece + 1, 1) for piece in range(1, MAX_RANGES + 1)]
     handle = note(opened(2 * MAX_RANGES + 2), [*reversed(apart), *gaps])
@@ -160,7 +160,7 @@ def test_a_client_that_reads_every_second_block_costs_no_more_memory(
     st.lists(st.tuples(st.integers(0, 70), st.integers(1, 30)), max_size=60),
 )
 @example(10, [(5, 5), (0, 7)])
-def test_whole_is_whether_the_pieces_cover_the_file(
+def test_a_file_is_complete_if_its_ranges_cover_it(
     opened: Open, size: int, pieces: list[tuple[int, int]]
 ) -> None:
     covered = {byte for offset, length in pieces for byte in range(offset, offset + length)}
@@ -192,7 +192,7 @@ def test_an_invalid_handle_is_refused(handle: bytes) -> None:
             ask(handle)
 
 
-def test_a_handle_that_was_closed_is_not_used_again() -> None:
+def test_a_closed_handle_is_not_reused() -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     seen = set()
     for _ in range(1000):
@@ -214,7 +214,7 @@ def test_handle_numbers_wrap_and_skip_open_ones() -> None:
     assert len(table) == 3
 
 
-def test_pop_takes_out_one_after_the_other() -> None:
+def test_pop_removes_handles_one_by_one() -> None:
     table = HandleTable(quotas=make_quotas(10), owner=OWNER)
     entered = [folder() for _ in range(5)]
     for each in entered:

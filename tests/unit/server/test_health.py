@@ -1,4 +1,4 @@
-"""The monitor says which shares can be read, and sums up the disks that they are on."""
+"""The monitor reports unreadable shares and sums up their file systems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.gateway import TIMEOUT
 from tests.support.session import WatchedPools
 
 
-class Watched(Share):
+class WatchedShare(Share):
     """A real share; a look at it waits for `gate`, and finds `figures` where they are set."""
 
     def __init__(self, root: Path, name: str) -> None:
@@ -52,11 +52,11 @@ class Watched(Share):
         return found if self.figures is None else os.statvfs_result(self.figures)
 
 
-Make = Callable[[str, Path], Watched]
+Make = Callable[[str, Path], WatchedShare]
 
 
-class Told:
-    """What the monitor told of shares, in order."""
+class Reports:
+    """Reports of the monitor, in order."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
@@ -69,18 +69,18 @@ class Told:
             return await self._queue.get()
 
     def of(self, name: str) -> list[bool]:
-        """All that is known of a share; may be asked once."""
-        told = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-        return [up for share, up in told if share == name]
+        """The state of a share; may be called once."""
+        reports = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return [up for share, up in reports if share == name]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    shares: list[Watched] = []
+    shares: list[WatchedShare] = []
 
-    def watched(name: str, parent: Path) -> Watched:
+    def watched(name: str, parent: Path) -> WatchedShare:
         (parent / name).mkdir()
-        shares.append(Watched(parent / name, name))
+        shares.append(WatchedShare(parent / name, name))
         return shares[-1]
 
     yield watched
@@ -90,30 +90,30 @@ def make() -> Iterator[Make]:
 
 
 @pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder on another file system than tmp_path's."""
+def tmpfs() -> Iterator[Path]:
+    """A folder on a different file system from tmp_path's."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def reports() -> Reports:
+    return Reports()
 
 
 @pytest.fixture
-def monitor(told: Told) -> Iterator[Callable[..., ShareMonitor]]:
+def monitor(reports: Reports) -> Iterator[Callable[..., ShareMonitor]]:
     all_pools: list[WatchedPools] = []
-    all_shares: list[Watched] = []
+    all_shares: list[WatchedShare] = []
 
-    def watch(*shares: Watched) -> ShareMonitor:
+    def watch(*shares: WatchedShare) -> ShareMonitor:
         all_pools.append(WatchedPools([share.name for share in shares]))
         all_shares.extend(shares)
         return ShareMonitor(
             shares=shares,
             pools=all_pools[-1],
             errors=DiskErrors(count=lambda *_: None),
-            probed=told.add,
+            probed=reports.add,
             unreadable=lambda path: f"{path} is closed",
         )
 
@@ -132,26 +132,26 @@ def tree(*shares: Share) -> Tree:
 
 
 async def test_no_share_is_healthy_before_the_first_probe(
-    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, reports: Reports
 ) -> None:
     share = make("a", tmp_path)
     watching = monitor(share)
     assert all(watching.problems.values())
     assert watching.statvfs_of(tree(share)) is None
-    assert told.of("a") == []
+    assert reports.of("a") == []
 
 
 async def test_a_share_that_can_be_read_has_no_problem(
-    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, reports: Reports
 ) -> None:
     watching = monitor(make("a", tmp_path), make("b", tmp_path))
     await watching.probe()
     assert watching.problems == {"a": "", "b": ""}
-    assert {await told.next(), await told.next()} == {("a", True), ("b", True)}
+    assert {await reports.next(), await reports.next()} == {("a", True), ("b", True)}
 
 
 async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
-    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, told: Told
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, reports: Reports
 ) -> None:
     watching = monitor(make("a", tmp_path), make("b", tmp_path))
     await watching.probe()
@@ -161,10 +161,10 @@ async def test_a_share_whose_folder_is_gone_is_reported_until_it_is_back(
     (tmp_path / "away").rename(tmp_path / "a")
     await watching.probe()
     assert watching.problems == {"a": "", "b": ""}
-    assert told.of("a") == [True, False, True]
+    assert reports.of("a") == [True, False, True]
 
 
-async def test_an_unreadable_share_is_explained(
+async def test_the_problem_of_an_unreadable_share_is_explained(
     make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path
 ) -> None:
     share = make("a", tmp_path)
@@ -243,13 +243,13 @@ async def test_a_hanging_share_does_not_delay_other_probes(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
-    told: Told,
+    reports: Reports,
 ) -> None:
     hanging, good = make("a", tmp_path), make("b", tmp_path)
     hanging.gate.clear()
     watching = monitor(hanging, good)
     looking = asyncio.create_task(watching.probe())
-    assert await told.next() == ("b", True)
+    assert await reports.next() == ("b", True)
     assert not looking.done()
     hanging.gate.set()
     await looking
@@ -260,13 +260,13 @@ async def test_the_monitor_probes_until_it_is_cancelled(
     make: Make,
     monitor: Callable[..., ShareMonitor],
     tmp_path: Path,
-    told: Told,
+    reports: Reports,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(health, "PROBE_INTERVAL", 0.0)
     running = asyncio.create_task(monitor(make("a", tmp_path)).run())
     for _ in range(3):
-        assert await told.next() == ("a", True)
+        assert await reports.next() == ("a", True)
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -288,37 +288,37 @@ async def test_one_file_system_is_counted_once(
     watching = monitor(*shares)
     shares[0].figures = shares[1].figures = shares[2].figures = SMALL
     await watching.probe()
-    told = watching.statvfs_of(tree(*shares))
-    assert told is not None
-    assert (told.f_blocks, told.f_bfree, told.f_bavail) == (100, 50, 40)
-    assert (told.f_files, told.f_ffree, told.f_favail) == (10, 5, 4)
+    reports = watching.statvfs_of(tree(*shares))
+    assert reports is not None
+    assert (reports.f_blocks, reports.f_bfree, reports.f_bavail) == (100, 50, 40)
+    assert (reports.f_files, reports.f_ffree, reports.f_favail) == (10, 5, 4)
 
 
-async def test_two_file_systems_are_summed_up_in_blocks_of_one_size(
-    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, memory: Path
+async def test_two_file_systems_are_summed_in_blocks_of_one_size(
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, tmpfs: Path
 ) -> None:
-    small, large = make("a", tmp_path), make("b", memory)
+    small, large = make("a", tmp_path), make("b", tmpfs)
     watching = monitor(small, large)
     small.figures, large.figures = SMALL, LARGE
     await watching.probe()
-    told = watching.statvfs_of(tree(small, large))
-    assert told is not None
-    assert told == os.statvfs_result((4096, 4096, 16_100, 8_050, 6_440, 110, 55, 44, 0, 143, 0))
-    assert told.f_fsid == 0
+    reports = watching.statvfs_of(tree(small, large))
+    assert reports is not None
+    assert reports == os.statvfs_result((4096, 4096, 16_100, 8_050, 6_440, 110, 55, 44, 0, 143, 0))
+    assert reports.f_fsid == 0
     alone = watching.statvfs_of(tree(large))
     assert alone is not None
     assert alone.f_blocks == 16_000
 
 
 async def test_the_sum_covers_the_users_shares(
-    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, memory: Path
+    make: Make, monitor: Callable[..., ShareMonitor], tmp_path: Path, tmpfs: Path
 ) -> None:
-    mine, other = make("a", tmp_path), make("b", memory)
+    mine, other = make("a", tmp_path), make("b", tmpfs)
     watching = monitor(mine, other)
     await watching.probe()
-    told, real = watching.statvfs_of(tree(mine)), os.statvfs(tmp_path)
-    assert told is not None
-    assert told.f_blocks * told.f_frsize == real.f_blocks * real.f_frsize
+    reports, real = watching.statvfs_of(tree(mine)), os.statvfs(tmp_path)
+    assert reports is not None
+    assert reports.f_blocks * reports.f_frsize == real.f_blocks * real.f_frsize
     assert watching.statvfs_of(tree()) is None
 
 
@@ -409,8 +409,8 @@ def test_errors_of_requests_are_not_problems(
     assert (errors.problem("a"), counted) == ("", [])
 
 
-async def test_reads_that_hang_are_a_problem_until_they_are_answered(
-    make: Make, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_hanging_reads_are_a_problem_until_they_are_answered(
+    make: Make, reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(io_pools_module, "HANG_SECONDS", 0.0)
     share = make("a", tmp_path)
@@ -419,7 +419,7 @@ async def test_reads_that_hang_are_a_problem_until_they_are_answered(
         shares=[share],
         pools=pools,
         errors=DiskErrors(count=lambda *_: None),
-        probed=told.add,
+        probed=reports.add,
         unreadable=str,
     )
     await watching.probe()

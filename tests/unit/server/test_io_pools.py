@@ -1,4 +1,4 @@
-"""Work that waits for one share's disk holds up no other share, and no other kind of work."""
+"""Work waiting for one share's disk delays neither other shares nor other kinds of work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pools(gate: threading.Event) -> Iterator[IoPools]:
 
 @pytest.fixture
 def occupy(pools: IoPools, gate: threading.Event) -> Occupy:
-    """Submits work that waits for the gate."""
+    """Submits work that blocks until the gate opens."""
 
     def submit(share: str, pool: Pool, count: int) -> None:
         for _ in range(count):
@@ -41,7 +41,7 @@ def occupy(pools: IoPools, gate: threading.Event) -> Occupy:
     return submit
 
 
-async def ran(pools: IoPools, share: str, pool: Pool, work: Callable[[], object]) -> object:
+async def run_in_pool(pools: IoPools, share: str, pool: Pool, work: Callable[[], object]) -> object:
     """Submit work; return its result or raise its error, as `done` is given them."""
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -66,7 +66,7 @@ async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(pools: Io
         lambda future: reported.set_result(threading.current_thread()),
     )
     assert await reported is threading.current_thread()
-    worker = await ran(pools, "a", Pool.READ, threading.current_thread)
+    worker = await run_in_pool(pools, "a", Pool.READ, threading.current_thread)
     assert worker is not threading.current_thread()
     assert isinstance(worker, threading.Thread)
     assert worker.name.startswith("a read")
@@ -77,7 +77,7 @@ async def test_an_error_is_reported_as_one(pools: IoPools) -> None:
         raise OSError("broken")
 
     with pytest.raises(OSError, match="broken"):
-        await ran(pools, "a", Pool.READ, broken)
+        await run_in_pool(pools, "a", Pool.READ, broken)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ async def test_a_full_pool_does_not_block_others(
     pools: IoPools, occupy: Occupy, share: str, pool: Pool
 ) -> None:
     occupy("a", Pool.READ, 100)
-    assert await ran(pools, share, pool, lambda: "served") == "served"
+    assert await run_in_pool(pools, share, pool, lambda: "served") == "served"
 
 
 async def test_queued_work_runs_when_a_thread_is_free(
     pools: IoPools, occupy: Occupy, gate: threading.Event
 ) -> None:
     occupy("a", Pool.METADATA, 100)
-    behind = asyncio.create_task(ran(pools, "a", Pool.METADATA, lambda: "served"))
-    await ran(pools, "a", Pool.READ, lambda: None)
+    behind = asyncio.create_task(run_in_pool(pools, "a", Pool.METADATA, lambda: "served"))
+    await run_in_pool(pools, "a", Pool.READ, lambda: None)
     assert not behind.done()
     gate.set()
     assert await behind == "served"
@@ -113,7 +113,9 @@ async def test_depths_count_running_and_queued_work(
     # Work that needs all threads of a pool at once is behind everything that was there before.
     for share, pool, threads in [("a", Pool.READ, 16), ("b", Pool.METADATA, 8)]:
         together = threading.Barrier(threads, timeout=TIMEOUT)
-        await asyncio.gather(*(ran(pools, share, pool, together.wait) for _ in range(threads)))
+        await asyncio.gather(
+            *(run_in_pool(pools, share, pool, together.wait) for _ in range(threads))
+        )
     assert pools.depths() == nothing
 
 
@@ -134,8 +136,8 @@ async def test_close_cancels_queued_work_without_waiting(pools: IoPools, occupy:
 
 
 @pytest.fixture
-def hurried(gate: threading.Event) -> Iterator[IoPools]:
-    """IoPools that give work up soon."""
+def with_timeout(gate: threading.Event) -> Iterator[IoPools]:
+    """IoPools with a short timeout."""
     made = IoPools(["a", "b"], timeout=SOON)
     yield made
     gate.set()
@@ -143,7 +145,7 @@ def hurried(gate: threading.Event) -> Iterator[IoPools]:
 
 
 async def test_slow_work_is_abandoned_and_its_result_comes_late(
-    hurried: IoPools, gate: threading.Event
+    with_timeout: IoPools, gate: threading.Event
 ) -> None:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[BaseException | None] = loop.create_future()
@@ -153,7 +155,7 @@ async def test_slow_work_is_abandoned_and_its_result_comes_late(
         assert gate.wait(TIMEOUT)
         return "too late"
 
-    hurried.submit(
+    with_timeout.submit(
         "a",
         Pool.READ,
         work,
@@ -163,49 +165,51 @@ async def test_slow_work_is_abandoned_and_its_result_comes_late(
     async with asyncio.timeout(TIMEOUT):
         assert isinstance(await told, TimeoutError)
         assert not late.done()
-        assert hurried.depths()["a", "read"] == 1
+        assert with_timeout.depths()["a", "read"] == 1
         gate.set()
         assert await late == "too late"
-    assert hurried.depths()["a", "read"] == 0
+    assert with_timeout.depths()["a", "read"] == 0
 
 
 async def test_work_queued_in_a_hanging_pool_is_abandoned(
-    hurried: IoPools, gate: threading.Event
+    with_timeout: IoPools, gate: threading.Event
 ) -> None:
     ran_after_all = []
     waiting = [
-        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT)) for _ in range(_METADATA)
+        run_in_pool(with_timeout, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
+        for _ in range(_METADATA)
     ]
-    behind = ran(hurried, "a", Pool.METADATA, lambda: ran_after_all.append(1))
+    behind = run_in_pool(with_timeout, "a", Pool.METADATA, lambda: ran_after_all.append(1))
     ended = await asyncio.gather(*waiting, behind, return_exceptions=True)
     assert all(isinstance(each, TimeoutError) for each in ended)
     gate.set()
-    await _recovered(hurried)
+    await _wait_until_recovered(with_timeout)
     assert not ran_after_all
 
 
 async def test_new_work_is_abandoned_at_once_while_all_threads_hang(
-    hurried: IoPools, gate: threading.Event
+    with_timeout: IoPools, gate: threading.Event
 ) -> None:
     hanging = [
-        ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT)) for _ in range(_METADATA)
+        run_in_pool(with_timeout, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
+        for _ in range(_METADATA)
     ]
     await asyncio.gather(*hanging, return_exceptions=True)
     for _ in range(1000):
         with pytest.raises(TimeoutError):
-            await ran(hurried, "a", Pool.METADATA, lambda: None)
-        assert hurried.depths()["a", "metadata"] == _METADATA, "it waits behind them"
-    assert await ran(hurried, "a", Pool.READ, lambda: "served") == "served"
-    assert await ran(hurried, "b", Pool.METADATA, lambda: "served") == "served"
+            await run_in_pool(with_timeout, "a", Pool.METADATA, lambda: None)
+        assert with_timeout.depths()["a", "metadata"] == _METADATA, "it waits behind them"
+    assert await run_in_pool(with_timeout, "a", Pool.READ, lambda: "served") == "served"
+    assert await run_in_pool(with_timeout, "b", Pool.METADATA, lambda: "served") == "served"
     gate.set()
-    await _recovered(hurried)
+    await _wait_until_recovered(with_timeout)
 
 
 async def test_work_without_timeout_is_never_abandoned(
-    hurried: IoPools, gate: threading.Event
+    with_timeout: IoPools, gate: threading.Event
 ) -> None:
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    hurried.submit(
+    with_timeout.submit(
         "a",
         Pool.METADATA,
         lambda: gate.wait(TIMEOUT),
@@ -214,24 +218,26 @@ async def test_work_without_timeout_is_never_abandoned(
     )
     # Everything that came behind it has been given up, and so it would have been too.
     with pytest.raises(TimeoutError):
-        await ran(hurried, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
+        await run_in_pool(with_timeout, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
     assert not told.done()
     gate.set()
     async with asyncio.timeout(TIMEOUT):
         assert await told is True
 
 
-async def test_finished_work_is_not_abandoned(hurried: IoPools) -> None:
+async def test_finished_work_is_not_abandoned(with_timeout: IoPools) -> None:
     for number in range(50):
-        assert await ran(hurried, "a", Pool.READ, lambda number=number: number) == number
+        assert (
+            await run_in_pool(with_timeout, "a", Pool.READ, lambda number=number: number) == number
+        )
 
 
 _METADATA = 8
 
 
-async def _recovered(pools: IoPools) -> None:
-    """Wait until the pool's threads have come back; then it serves again."""
+async def _wait_until_recovered(pools: IoPools) -> None:
+    """Wait until the pool's threads have returned."""
     async with asyncio.timeout(TIMEOUT):
         while pools.depths()["a", "metadata"]:
             await asyncio.sleep(0)
-    assert await ran(pools, "a", Pool.METADATA, lambda: "served") == "served"
+    assert await run_in_pool(pools, "a", Pool.METADATA, lambda: "served") == "served"

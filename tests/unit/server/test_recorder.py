@@ -1,4 +1,4 @@
-"""One connection's lines and numbers: each thing once, and the totals right."""
+"""Log lines and metrics of one connection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recorded:
         )
 
     def lines(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The lines, of one kind if a name is given; ends the log."""
+        """Close the log and return its lines, of one event if a name is given."""
         self._log.close(TIMEOUT)
         return [line for line in self._lines.events if name in (None, line["event"])]
 
@@ -45,7 +45,7 @@ class Recorded:
         self._measured.close()
 
     def metric(self, sample: str) -> float:
-        """The value of the sample that begins so; 0 where there is none."""
+        """The value of the sample with this prefix, or 0."""
         lines = self._measured.render()[1].decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample))
 
@@ -187,7 +187,7 @@ def test_a_closed_file_is_logged_with_the_bytes_served(
     assert told == [100, 2, True, "aborted", "/home/u/share/file"]
 
 
-def test_a_virtual_directory_is_told_without_a_share(recorded: Recorded) -> None:
+def test_a_virtual_directory_is_logged_without_a_share(recorded: Recorded) -> None:
     listed = folder(None)
     recorded.recorder.opened(listed)
     assert recorded.metric('sftp_gateway_open_handles{kind="folder"}') == 1

@@ -1,4 +1,4 @@
-"""What a worker tells of its sessions is what they have, in datagrams that fit."""
+"""Reports of sessions are accurate and fit into datagrams."""
 
 from __future__ import annotations
 

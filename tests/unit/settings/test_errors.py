@@ -1,6 +1,6 @@
-"""Every mistake is told by name and place, and what may be a secret is never repeated.
+"""Every error names its option and location, and never repeats a possible secret.
 
-How messages read, word for word, is in test_golden.py.
+The exact wording is tested in test_golden.py.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ from tests.unit.conftest import Errors, Load
         ("drain_timeout", "-0.1"),
     ],
 )
-def test_a_mistake_names_its_variable_once(errors: Errors, option: str, text: str) -> None:
-    (said,) = errors(**{variable(option): text})
-    assert said.startswith(f"{variable(option)}: must be ")
+def test_an_error_names_its_variable_once(errors: Errors, option: str, text: str) -> None:
+    (message,) = errors(**{variable(option): text})
+    assert message.startswith(f"{variable(option)}: must be ")
 
 
-def test_a_mistake_says_what_would_be_right_and_what_is_there(errors: Errors) -> None:
-    (said,) = errors('[access_log]\nlevel = "everything"\n')
-    assert said.endswith(
+def test_an_error_shows_the_expected_and_the_given_value(errors: Errors) -> None:
+    (message,) = errors('[access_log]\nlevel = "everything"\n')
+    assert message.endswith(
         'given.toml:2:1: access_log.level: must be "files" or "requests", not "everything"'
     )
-    (said,) = errors("max_handles = 1000000\n")
-    assert said.endswith("must be a whole number from 16 to 65536, not 1000000")
+    (message,) = errors("max_handles = 1000000\n")
+    assert message.endswith("must be a whole number from 16 to 65536, not 1000000")
 
 
-def test_all_mistakes_are_told_at_once(errors: Errors) -> None:
-    said = errors(
+def test_every_error_is_reported_at_once(errors: Errors) -> None:
+    messages = errors(
         'port = "x"\nunknown = 1\n[shares.a]\nlinks = "no"\n[users."a b"]\n',
         SFTP_GATEWAY_MAX_HANDLES="1",
         SFTP_GATEWAY_NONSENSE="1",
     )
-    assert [re.sub(r".*toml:", "", each).split(": ")[:2] for each in said] == [
+    assert [re.sub(r".*toml:", "", each).split(": ")[:2] for each in messages] == [
         ["SFTP_GATEWAY_MAX_HANDLES", 'must be a whole number from 16 to 65536, not "1"'],
         ["SFTP_GATEWAY_NONSENSE", "unknown option; see docs/configuration.md"],
         ["1:1", "port"],
@@ -94,9 +94,9 @@ def test_all_mistakes_are_told_at_once(errors: Errors) -> None:
         ("[metrics]\nport = 1\n", "metrics"),
     ],
 )
-def test_an_unknown_option_of_the_file_is_told(errors: Errors, text: str, option: str) -> None:
-    (said,) = errors(text)
-    assert f": {option}: unknown option" in said
+def test_an_unknown_option_in_the_file_is_an_error(errors: Errors, text: str, option: str) -> None:
+    (message,) = errors(text)
+    assert f": {option}: unknown option" in message
 
 
 @pytest.mark.parametrize(
@@ -111,20 +111,20 @@ def test_an_unknown_option_of_the_file_is_told(errors: Errors, text: str, option
         "SFTP_GATEWAY___PORT",
     ],
 )
-def test_an_unknown_variable_is_told(errors: Errors, name: str) -> None:
-    (said,) = errors(**{name: "1"})
-    assert said.startswith(f"{name}: unknown option; ")
+def test_an_unknown_variable_is_an_error(errors: Errors, name: str) -> None:
+    (message,) = errors(**{name: "1"})
+    assert message.startswith(f"{name}: unknown option; ")
 
 
-def test_an_unknown_part_of_a_variable_is_told(errors: Errors) -> None:
-    (said,) = errors(SFTP_GATEWAY_ACCESS_LOG__LEVL="requests")
-    assert said == (
+def test_an_unknown_part_of_a_variable_is_an_error(errors: Errors) -> None:
+    (message,) = errors(SFTP_GATEWAY_ACCESS_LOG__LEVL="requests")
+    assert message == (
         "SFTP_GATEWAY_ACCESS_LOG__LEVL: unknown option; "
         "did you mean SFTP_GATEWAY_ACCESS_LOG__LEVEL?"
     )
 
 
-def test_other_variables_are_nobodys_business(load: Load) -> None:
+def test_variables_without_the_prefix_are_ignored(load: Load) -> None:
     load(SFTP_GATEWAYPORT="x", SFTP="y", MY_SFTP_GATEWAY_PROT="z")
 
 
@@ -132,12 +132,12 @@ def test_other_variables_are_nobodys_business(load: Load) -> None:
     ("name", "why"),
     [("missing.toml", "there is no such file"), (".", "cannot be read: it is not a regular file")],
 )
-def test_a_file_that_was_named_has_to_be_there(errors: Errors, name: str, why: str) -> None:
-    said = errors(SFTP_GATEWAY_CONFIG=name)
-    assert said == (f"SFTP_GATEWAY_CONFIG: {Path(name)}: {why}",)
+def test_a_file_named_by_a_variable_must_exist(errors: Errors, name: str, why: str) -> None:
+    message = errors(SFTP_GATEWAY_CONFIG=name)
+    assert message == (f"SFTP_GATEWAY_CONFIG: {Path(name)}: {why}",)
 
 
-def test_a_file_that_was_named_on_the_command_line_has_to_be_there(unconfigured: Path) -> None:
+def test_a_file_named_on_the_command_line_must_exist(unconfigured: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"^--config: missing\.toml: there is no"):
         load_settings(Path("missing.toml"), os.environ)
 
@@ -149,41 +149,43 @@ def test_a_file_that_was_named_on_the_command_line_has_to_be_there(unconfigured:
         ("shares.bhushanji = false\n", "shares.bhushanji", "Bhushanji"),
     ],
 )
-def test_a_misspelt_name_switches_nothing_off(
+def test_disabling_a_misspelt_name_is_an_error(
     errors: Errors, text: str, option: str, meant: str
 ) -> None:
-    (said,) = errors(text)
-    assert f":1:7: {option}: has nothing to switch off: " in said or ":1:8: " in said
-    assert said.endswith(f"did you mean {meant}?")
+    (message,) = errors(text)
+    assert f":1:7: {option}: has nothing to switch off: " in message or ":1:8: " in message
+    assert message.endswith(f"did you mean {meant}?")
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [(b"port = \n", "1:8"), (b"#\n[users\n", "2:7"), (b"\n\nhost = '\xff'\n", "3")],
 )
-def test_a_file_that_is_not_toml_is_told(unconfigured: Path, content: bytes, line: str) -> None:
+def test_a_file_with_invalid_toml_is_an_error(
+    unconfigured: Path, content: bytes, line: str
+) -> None:
     (unconfigured / "bad.toml").write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"^bad\.toml:{line}: "):
         load_settings(Path("bad.toml"), os.environ)
 
 
-def test_a_variable_that_should_hold_json_and_does_not_is_told(errors: Errors) -> None:
-    said = errors(SFTP_GATEWAY_SHARES="a=/srv/a", SFTP_GATEWAY_ALLOW_FROM="x", prot="1")
-    assert [*said] == [
+def test_a_variable_with_invalid_json_is_an_error(errors: Errors) -> None:
+    messages = errors(SFTP_GATEWAY_SHARES="a=/srv/a", SFTP_GATEWAY_ALLOW_FROM="x", prot="1")
+    assert [*messages] == [
         'SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON, such as ["x"]',
         'SFTP_GATEWAY_SHARES: must be an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}',
     ]
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 5000, 'keys_dir = "a\\u0000b"\n'])
-def test_what_the_libraries_cannot_take_is_a_mistake(errors: Errors, text: str) -> None:
-    (said,) = errors(text)
-    assert "nested too deeply" in said or ":1:1: keys_dir: has a null character" in said
+def test_values_beyond_the_libraries_limits_are_errors(errors: Errors, text: str) -> None:
+    (message,) = errors(text)
+    assert "nested too deeply" in message or ":1:1: keys_dir: has a null character" in message
 
 
-def test_json_that_is_nested_too_deeply_is_a_mistake(errors: Errors) -> None:
-    (said,) = errors(SFTP_GATEWAY_ALLOW_FROM="[" * 100_000)
-    assert said.startswith("SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON")
+def test_too_deeply_nested_json_is_an_error(errors: Errors) -> None:
+    (message,) = errors(SFTP_GATEWAY_ALLOW_FROM="[" * 100_000)
+    assert message.startswith("SFTP_GATEWAY_ALLOW_FROM: must be a list in JSON")
 
 
 # Follow-ups
@@ -203,25 +205,25 @@ def test_json_that_is_nested_too_deeply_is_a_mistake(errors: Errors) -> None:
         '[users.ana]\nshares = ["modles", "x"]\n',
     ],
 )
-def test_one_mistake_is_one_message(errors: Errors, text: str) -> None:
-    (said,) = errors(text)
-    assert re.search(r"given\.toml:\d+:\d+: ", said)
+def test_one_error_is_one_message(errors: Errors, text: str) -> None:
+    (message,) = errors(text)
+    assert re.search(r"given\.toml:\d+:\d+: ", message)
 
 
-def test_each_wrong_item_of_a_list_is_told(errors: Errors) -> None:
-    said = errors('allow_from = [\n"x",\n"192.0.2.7",\n"y"\n]\n')
-    assert [each.partition("given.toml:")[2][:3] for each in said] == ["2:1", "4:1"]
+def test_each_invalid_item_of_a_list_is_reported(errors: Errors) -> None:
+    messages = errors('allow_from = [\n"x",\n"192.0.2.7",\n"y"\n]\n')
+    assert [each.partition("given.toml:")[2][:3] for each in messages] == ["2:1", "4:1"]
 
 
-# What the environment overrides
+# Overridden by the environment
 
 
-def test_a_mistake_that_a_variable_overrides_is_told_all_the_same(errors: Errors) -> None:
-    (said,) = errors("port = -3\n", SFTP_GATEWAY_PORT="2222")
-    assert said.endswith(":1:1: port: must be a whole number from 0 to 65535, not -3")
+def test_an_overridden_error_is_still_reported(errors: Errors) -> None:
+    (message,) = errors("port = -3\n", SFTP_GATEWAY_PORT="2222")
+    assert message.endswith(":1:1: port: must be a whole number from 0 to 65535, not -3")
 
 
-def test_what_the_environment_completes_is_no_mistake(load: Load) -> None:
+def test_values_completed_by_the_environment_are_valid(load: Load) -> None:
     settings = load(
         '[shares.data]\nlinks = "keep"\n[users.ana]\nshares = ["more"]\n'
         "[penalties]\nminimum = 700\n",
@@ -232,7 +234,7 @@ def test_what_the_environment_completes_is_no_mistake(load: Load) -> None:
     assert settings.shares["data"].path == Path("/srv/data")
 
 
-def test_an_option_of_the_file_without_effect_is_told(load: Load) -> None:
+def test_an_overridden_option_of_the_file_is_reported(load: Load) -> None:
     settings = load(
         'port = 2022\nhost = "same"\n[users.ana]\npassword_hash = "a secret"\n',
         SFTP_GATEWAY_PORT="2222",
@@ -249,7 +251,7 @@ def test_an_option_of_the_file_without_effect_is_told(load: Load) -> None:
     )
 
 
-def test_what_the_compose_file_sets_itself_is_told(load: Load) -> None:
+def test_settings_overridden_by_the_compose_file_are_reported(load: Load) -> None:
     settings = load(
         "port = 2022\n",
         SFTP_GATEWAY_PORT="2222",
@@ -268,9 +270,9 @@ def test_what_the_compose_file_sets_itself_is_told(load: Load) -> None:
     )
 
 
-def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
+def test_an_option_is_described_with_where_it_was_set(load: Load) -> None:
     settings = load('[shares."a.b"]\npath = "x"\n[users.ana]\n', SFTP_GATEWAY_KEYS_DIR="k")
-    said = settings.origins.located(
+    messages = settings.origins.located(
         [
             "shares.a.b.path: there is no folder x",
             "users.ana.shares names none",
@@ -280,7 +282,7 @@ def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
             "k/revoked_keys, line 2: is wrong",
         ]
     )
-    assert [each.partition("given.toml:")[2] or each for each in said] == [
+    assert [each.partition("given.toml:")[2] or each for each in messages] == [
         "2:1: shares.a.b.path: there is no folder x",
         "3:8: users.ana.shares names none",
         "3:8: users.ana: nothing lets this user log in",
@@ -291,11 +293,9 @@ def test_a_sentence_about_an_option_says_where_it_was_set(load: Load) -> None:
 
 
 @pytest.mark.parametrize("name", ["_env_file", "_cli_parse_args", "model_config", "__init__"])
-def test_a_name_that_means_something_to_the_library_is_an_unknown_option(
-    errors: Errors, name: str
-) -> None:
-    (said,) = errors(f"{name} = true\n")
-    assert f": {name}: unknown option" in said
+def test_a_name_reserved_by_the_library_is_an_unknown_option(errors: Errors, name: str) -> None:
+    (message,) = errors(f"{name} = true\n")
+    assert f": {name}: unknown option" in message
 
 
 # Secrets
@@ -326,13 +326,15 @@ HASH = hash_password("correct horse")
     ],
 )
 @pytest.mark.parametrize("secret", ["hunter2", HASH], ids=["password", "hash"])
-def test_what_may_be_a_secret_is_in_no_message(errors: Errors, text: str, secret: str) -> None:
+def test_a_possible_secret_in_the_file_is_not_repeated(
+    errors: Errors, text: str, secret: str
+) -> None:
     assert secret not in "\n".join(errors(text.replace("SECRET", secret)))
 
 
-def test_a_token_that_is_too_short_is_in_no_message(errors: Errors) -> None:
-    (said,) = errors('[status]\ntoken = "hunter2"\n')
-    assert said.endswith(": status.token: must be text of 16 to 200 characters")
+def test_a_token_that_is_too_short_is_not_repeated(errors: Errors) -> None:
+    (message,) = errors('[status]\ntoken = "hunter2"\n')
+    assert message.endswith(": status.token: must be text of 16 to 200 characters")
 
 
 @pytest.mark.parametrize(
@@ -345,13 +347,13 @@ def test_a_token_that_is_too_short_is_in_no_message(errors: Errors) -> None:
     ],
 )
 @pytest.mark.parametrize("text", ["hunter2", '"hunter2"', '{"ana": {"password_hash": "hunter2"'])
-def test_what_may_be_a_secret_in_the_environment_is_in_no_message(
+def test_a_possible_secret_in_the_environment_is_not_repeated(
     errors: Errors, name: str, text: str
 ) -> None:
     assert "hunter2" not in "\n".join(errors(**{name: text}))
 
 
-def test_a_secret_is_masked_wherever_settings_are_shown(load: Load) -> None:
+def test_secrets_are_masked_in_shown_settings(load: Load) -> None:
     settings = load(f'[users.ana]\npassword_hash = "{HASH}"\n')
     assert settings.users["ana"].password_hash is not None
     assert settings.users["ana"].password_hash.get_secret_value() == HASH

@@ -1,4 +1,4 @@
-"""Messages about mistakes, word for word: each says where it is, what is wrong, what is right."""
+"""The exact wording of errors: where, what is wrong, what would be right."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ def run(unconfigured: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return runs(capsys)
 
 
-def check(name: str, said: str) -> None:
-    """Compare with the golden file, which `GOLDEN=1` writes."""
+def check(name: str, message: str) -> None:
+    """Compare with the golden file, which `GOLDEN=1` rewrites."""
     file = GOLDEN / name
     if os.environ.get("GOLDEN"):
-        file.write_text(said)
-    assert said == file.read_text()
+        file.write_text(message)
+    assert message == file.read_text()
 
 
-@pytest.mark.parametrize("name", ["ten_mistakes", "forms", "tables", "secrets"])
-def test_mistakes_in_a_file_are_told_as_in_the_golden_file(
-    run: Run, unconfigured: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["ten_errors", "forms", "tables", "secrets"])
+def test_errors_in_a_file_match_the_golden_file(run: Run, unconfigured: Path, name: str) -> None:
     shutil.copy(GOLDEN / f"{name}.toml", unconfigured / "sftp-gateway.toml")
     ran = run("check", "--config", "sftp-gateway.toml")
     assert (ran.status, ran.out) == (2, "")
@@ -38,7 +36,7 @@ def test_mistakes_in_a_file_are_told_as_in_the_golden_file(
     check(f"{name}.txt", ran.err)
 
 
-def test_mistakes_in_the_environment_are_told_as_in_the_golden_file(
+def test_errors_in_the_environment_match_the_golden_file(
     run: Run, unconfigured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(GOLDEN / "environment.env", unconfigured / ".env")
@@ -46,8 +44,8 @@ def test_mistakes_in_the_environment_are_told_as_in_the_golden_file(
     check("environment.txt", run("check").err)
 
 
-def test_ten_mistakes_are_ten_messages() -> None:
-    assert len((GOLDEN / "ten_mistakes.txt").read_text().splitlines()) == 10
+def test_ten_errors_are_ten_messages() -> None:
+    assert len((GOLDEN / "ten_errors.txt").read_text().splitlines()) == 10
 
 
 SYNTAX = {
@@ -73,10 +71,10 @@ SYNTAX = {
 }
 
 
-def test_syntax_errors_are_told_as_in_the_golden_file(run: Run, unconfigured: Path) -> None:
-    said = ""
+def test_syntax_errors_match_the_golden_file(run: Run, unconfigured: Path) -> None:
+    message = ""
     for kind, text in SYNTAX.items():
         (unconfigured / "a.toml").write_text(text)
-        said += f"{kind}:\n{run('check', '--config', 'a.toml').err}"
-    assert "hunter22" not in said
-    check("syntax.txt", said)
+        message += f"{kind}:\n{run('check', '--config', 'a.toml').err}"
+    assert "hunter22" not in message
+    check("syntax.txt", message)

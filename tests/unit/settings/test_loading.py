@@ -23,7 +23,7 @@ from sftp_gateway.settings import (
 )
 from tests.unit.conftest import Errors, Load
 
-#: Of each option another value than the default: its text in the environment, and what it means.
+#: A non-default value per option: its text in the environment, and the parsed value.
 OPTIONS: dict[str, tuple[str, Any]] = {
     "host": ("192.0.2.1", "192.0.2.1"),
     "port": ("2022", 2022),
@@ -123,19 +123,19 @@ def value_of(settings: BaseModel, option: str) -> Any:
 
 
 def as_toml(value: Any) -> str:
-    """The value in TOML; our JSON is TOML too, but for its objects."""
+    """The value in TOML; JSON is valid TOML except for objects."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value)
 
 
 def plain(option: str) -> Any:
-    """The option's other value as a plain value of TOML."""
+    """The option's non-default value as a plain TOML value."""
     text, value = OPTIONS[option]
     return text if isinstance(value, str | Path | SecretStr) else json.loads(text)
 
 
-def test_every_option_is_tried() -> None:
+def test_every_option_is_covered() -> None:
     names = set(Settings.model_fields)
     names |= {f"access_log.{name}" for name in AccessLogSettings.model_fields}
     names |= {f"history.{name}" for name in HistorySettings.model_fields}
@@ -168,21 +168,21 @@ def test_every_option_can_be_set_in_the_file(load: Load, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_variables_may_be_written_in_any_case(load: Load, option: str) -> None:
+def test_variable_names_ignore_case(load: Load, option: str) -> None:
     text, value = OPTIONS[option]
     if option in ("users", "shares"):  # the default ones stay
         value = {**value_of(Settings(), option), **value}
     assert value_of(load(**{variable(option).lower(): text}), option) == value
 
 
-def test_the_environment_goes_before_the_file(load: Load) -> None:
+def test_the_environment_overrides_the_file(load: Load) -> None:
     text = 'port = 1\nhost = "file"\n[access_log]\nlevel = "requests"\ncapacity = 300\n'
     settings = load(text, SFTP_GATEWAY_PORT="2", SFTP_GATEWAY_ACCESS_LOG__CAPACITY="400")
     assert (settings.port, settings.host) == (2, "file")
     assert (settings.access_log.level, settings.access_log.capacity) == ("requests", 400)
 
 
-def test_settings_can_be_handed_to_another_process(load: Load) -> None:
+def test_settings_can_be_pickled(load: Load) -> None:
     settings = load('[users.ana]\npassword_hash = "secret"\n', SFTP_GATEWAY_WORKERS="2")
     copy = pickle.loads(pickle.dumps(settings))  # noqa: S301 - this test's own
     assert copy == settings
@@ -190,7 +190,7 @@ def test_settings_can_be_handed_to_another_process(load: Load) -> None:
     assert copy.users["ana"].password_hash.get_secret_value() == "secret"
 
 
-def test_a_password_of_the_environment_joins_a_user_of_the_file(load: Load) -> None:
+def test_a_password_from_the_environment_is_added_to_a_user_of_the_file(load: Load) -> None:
     settings = load(
         '[users.ana]\nshares = ["models"]\n', SFTP_GATEWAY_USERS__ANA__PASSWORD_HASH="$argon2id$x"
     )
@@ -201,12 +201,12 @@ def test_a_password_of_the_environment_joins_a_user_of_the_file(load: Load) -> N
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_empty_variable_is_as_if_it_were_not_there(load: Load, option: str) -> None:
+def test_an_empty_variable_is_ignored(load: Load, option: str) -> None:
     text = f"max_auth_tries = {Settings().max_auth_tries}\n"
     assert load(text, **{variable(option): ""}).model_dump() == Settings().model_dump()
 
 
-def test_without_a_file_there_are_the_defaults(load: Load) -> None:
+def test_without_a_file_the_defaults_apply(load: Load) -> None:
     assert load().model_dump() == Settings().model_dump()
     assert list(Settings().users) == ["gvpocr"]
     assert Settings().users["gvpocr"].shares == "*"
@@ -215,15 +215,13 @@ def test_without_a_file_there_are_the_defaults(load: Load) -> None:
     assert [share.links for share in shares.values()] == [*["auto"] * 3, "dereference"]
 
 
-def test_the_file_of_the_default_name_is_read_where_there_is_one(
-    load: Load, unconfigured: Path
-) -> None:
+def test_the_default_file_is_read_if_it_exists(load: Load, unconfigured: Path) -> None:
     (unconfigured / "config").mkdir()
     (unconfigured / "config/sftp-gateway.toml").write_text("port = 5\n")
     assert load().port == 5
 
 
-def test_a_variable_names_another_file_and_an_argument_goes_before_it(
+def test_a_variable_names_the_file_and_an_argument_overrides_it(
     load: Load, unconfigured: Path
 ) -> None:
     (unconfigured / "other.toml").write_text("port = 6\n")
@@ -231,41 +229,41 @@ def test_a_variable_names_another_file_and_an_argument_goes_before_it(
     assert load("port = 7\n").port == 7
 
 
-def test_the_default_user_and_shares_stay_when_others_are_named(load: Load) -> None:
+def test_the_default_user_and_shares_stay_beside_others(load: Load) -> None:
     settings = load('[users.ana]\n[shares.data]\npath = "d"\n')
     assert list(settings.users) == [*Settings().users, "ana"]
     assert list(settings.shares) == [*Settings().shares, "data"]
 
 
-def test_the_default_user_and_shares_are_switched_off_by_name(load: Load) -> None:
+def test_the_default_user_and_shares_can_be_disabled_by_name(load: Load) -> None:
     settings = load("users.gvpocr = false\n[users.ana]\n[shares]\nmodels = false\n")
     assert list(settings.users) == ["ana"]
     assert list(settings.shares) == [name for name in Settings().shares if name != "models"]
 
 
-def test_the_environment_switches_off_by_name_too(load: Load) -> None:
+def test_the_environment_can_disable_defaults_by_name(load: Load) -> None:
     settings = load("[users.ana]\n", SFTP_GATEWAY_USERS__GVPOCR="false")
     assert list(settings.users) == ["ana"]
 
 
-def test_a_user_of_the_file_can_be_switched_off(load: Load) -> None:
+def test_a_user_of_the_file_can_be_disabled(load: Load) -> None:
     assert list(load("users.ana = false\n").users) == ["gvpocr"]
 
 
-def test_a_table_changes_a_default_share_and_keeps_the_rest_of_it(load: Load) -> None:
+def test_a_table_overrides_single_options_of_a_default_share(load: Load) -> None:
     hub = ".cache/huggingface/hub"
     share = load(f'[shares."{hub}"]\npath = "/data/hub"\n').shares[hub]
     assert share == ShareSettings(path=Path("/data/hub"), links="dereference")
 
 
-def test_without_defaults_there_is_only_what_is_named(load: Load) -> None:
+def test_disabled_defaults_leave_only_named_users_and_shares(load: Load) -> None:
     settings = load('defaults = false\n[users.ana]\n[shares.models]\npath = "d"\n')
     assert list(settings.users) == ["ana"]
     assert settings.shares == {"models": ShareSettings(path=Path("d"))}
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "dangling link"])
-def test_a_default_file_that_cannot_be_one_is_not_passed_over(
+def test_an_irregular_default_file_is_an_error(
     errors: Errors, unconfigured: Path, kind: str
 ) -> None:
     path = unconfigured / "config/sftp-gateway.toml"
@@ -277,12 +275,12 @@ def test_a_default_file_that_cannot_be_one_is_not_passed_over(
             os.mkfifo(path)
         case _:
             path.symlink_to("nowhere")
-    (said,) = errors()
-    assert said.startswith("config/sftp-gateway.toml: ")
-    assert said.endswith(("it is not a regular file", "there is no such file"))
+    (message,) = errors()
+    assert message.startswith("config/sftp-gateway.toml: ")
+    assert message.endswith(("it is not a regular file", "there is no such file"))
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
     with pytest.raises(ValueError, match="frozen"):

@@ -1,4 +1,4 @@
-"""Children begin where the parent stands, obey nobody but it, and end with it."""
+"""Forked children: exit status, signals, descriptors and the death of the parent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(child: str, parent: str = AND_WAIT) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("child", "code", "said"),
+    ("child", "code", "message"),
     [
         ("pass", 0, ""),
         ("raise RuntimeError('broken')", 1, "RuntimeError: broken"),
@@ -49,13 +49,13 @@ def run(child: str, parent: str = AND_WAIT) -> subprocess.Popen[str]:
         ("os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
     ],
 )
-def test_how_a_child_ended_is_told(child: str, code: int, said: str) -> None:
+def test_the_exit_status_of_a_child_is_returned(child: str, code: int, message: str) -> None:
     out, errors = run(child).communicate(timeout=TIMEOUT)
     assert out == f"True {code}\n"
-    assert said in errors
+    assert message in errors
 
 
-def test_a_configuration_that_is_wrong_is_told_without_a_traceback() -> None:
+def test_a_configuration_error_is_printed_without_a_traceback() -> None:
     child = (
         "from sftp_gateway.errors import ConfigurationError; raise ConfigurationError(['so wrong'])"
     )
@@ -64,7 +64,7 @@ def test_a_configuration_that_is_wrong_is_told_without_a_traceback() -> None:
     assert "Traceback" not in errors
 
 
-def test_a_child_does_not_obey_the_signals_that_are_its_parents() -> None:
+def test_a_child_ignores_signals_meant_for_its_parent() -> None:
     child = """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(os.getpid(), number)
@@ -74,7 +74,7 @@ def test_a_child_does_not_obey_the_signals_that_are_its_parents() -> None:
     assert out == "lives\nTrue 0\n"
 
 
-def test_a_child_has_only_the_descriptors_that_it_keeps() -> None:
+def test_a_child_keeps_only_the_given_descriptors() -> None:
     program = """
 import os
 from sftp_gateway.system.children import *
@@ -96,7 +96,7 @@ while not reap_children(): pass
     assert ran.stdout == "True\n"
 
 
-def test_what_was_printed_before_is_printed_once() -> None:
+def test_buffered_output_is_printed_once() -> None:
     program = "import sys\nfrom sftp_gateway.system.children import *\nprint('once', end='')\n"
     ran = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""How many processors there are to use: the CPU set, and the limits of both kinds of cgroup."""
+"""The number of usable CPUs: the CPU set and the limits of cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.support.gateway import fill
 
 @pytest.fixture(autouse=True)
 def _many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process may use 16 processors."""
+    """Pretend that this process may use 16 CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
 
 
-def test_without_a_limit_the_cpu_set_counts(tmp_path: Path) -> None:
+def test_without_a_limit_the_cpu_set_applies(tmp_path: Path) -> None:
     assert cpus.available(tmp_path) == 16
 
 
@@ -25,7 +25,7 @@ def test_without_a_limit_the_cpu_set_counts(tmp_path: Path) -> None:
     ("limit", "available"),
     [("max 100000", 16), ("200000 100000", 2), ("150000 100000", 2), ("20000 100000", 1)],
 )
-def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, available: int) -> None:
+def test_the_limit_of_a_container_applies(tmp_path: Path, limit: str, available: int) -> None:
     fill(
         tmp_path,
         {
@@ -36,7 +36,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, limit: str, available: 
     assert cpus.available(tmp_path) == available
 
 
-def test_the_least_limit_above_a_group_counts(tmp_path: Path) -> None:
+def test_the_lowest_limit_of_the_parent_groups_applies(tmp_path: Path) -> None:
     fill(
         tmp_path,
         {
@@ -49,7 +49,7 @@ def test_the_least_limit_above_a_group_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("quota", "available"), [("-1", 16), ("400000", 4)])
-def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, available: int) -> None:
+def test_the_limit_of_cgroup_v1_applies(tmp_path: Path, quota: str, available: int) -> None:
     fill(
         tmp_path,
         {
@@ -62,12 +62,12 @@ def test_the_limit_of_version_1_counts(tmp_path: Path, quota: str, available: in
 
 
 @pytest.mark.parametrize("limit", [b"", b"nonsense", b"1 0\n"])
-def test_what_cannot_be_read_is_no_limit(tmp_path: Path, limit: bytes) -> None:
+def test_an_unreadable_limit_is_ignored(tmp_path: Path, limit: bytes) -> None:
     fill(tmp_path, {"proc/self/cgroup": b"0::/\n", "sys/fs/cgroup/cpu.max": limit})
     assert cpus.available(tmp_path) == 16
 
 
-def test_auto_has_a_bound_and_a_number_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bounded_and_a_number_is_used_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpus, "available", lambda: 16)
     assert cpus.worker_count("auto") == cpus.MAX_AUTO_WORKERS == 8
     monkeypatch.setattr(cpus, "available", lambda: 2)

@@ -1,4 +1,4 @@
-"""What is held by descriptor is what is judged and changed, and links lead nowhere unseen."""
+"""Files are checked and changed through the same descriptor, without following links."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from sftp_gateway.system.dirfd import Folder
 
 
-def test_a_folder_is_made_with_those_before_it(tmp_path: Path) -> None:
+def test_a_folder_is_created_with_its_parents(tmp_path: Path) -> None:
     with Folder.open(tmp_path / "a/b", make=True) as folder:
         folder.write_new("file", b"content", mode=0o640, owner=None)
     assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o755
@@ -19,7 +19,7 @@ def test_a_folder_is_made_with_those_before_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a/b/file").stat().st_mode) == 0o640
 
 
-def test_links_of_our_own_are_followed_relative_and_absolute(tmp_path: Path) -> None:
+def test_own_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "relative").symlink_to("a")
     (tmp_path / "a/absolute").symlink_to(tmp_path / "a/b")
@@ -33,7 +33,7 @@ def test_links_of_our_own_are_followed_relative_and_absolute(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["loop", "loop/x"])
-def test_links_in_a_circle_are_an_error(tmp_path: Path, name: str) -> None:
+def test_a_loop_of_links_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
         Folder.open(tmp_path / name)
@@ -41,7 +41,7 @@ def test_links_in_a_circle_are_an_error(tmp_path: Path, name: str) -> None:
         Folder.above(tmp_path / name)
 
 
-def test_errors_have_the_whole_path(tmp_path: Path) -> None:
+def test_errors_have_the_full_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised:
         Folder.open(tmp_path / "missing")
     assert raised.value.filename == str(tmp_path / "missing")
@@ -66,7 +66,7 @@ def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder_owner", "link_owner", "mode"), [(0, 7, 0o755), (7, 0, 0o755), (0, 0, 0o777)]
 )
-def test_a_link_that_others_could_change_is_not_followed(
+def test_a_link_that_others_can_change_is_not_followed(
     tmp_path: Path, folder_owner: int, link_owner: int, mode: int
 ) -> None:
     above = tmp_path / "above"

@@ -1,4 +1,4 @@
-"""The sockets that the gateway listens on, or one sentence that says why there are none."""
+"""The listening sockets, or an error of one sentence."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sftp_gateway.system.sockets import listen
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port that somebody listens on, on every address."""
+def used_port() -> Iterator[int]:
+    """A port in use on every address."""
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
         yield other.getsockname()[1]
 
@@ -35,7 +35,7 @@ def test_without_a_host_one_socket_serves_ipv4_and_ipv6() -> None:
             socket.create_connection((address, port)).close()
 
 
-def test_on_a_machine_without_ipv6_it_is_a_socket_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ipv6_the_socket_is_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     listener = listen("", 0)
     with listener:
@@ -46,7 +46,7 @@ def test_on_a_machine_without_ipv6_it_is_a_socket_of_ipv4(monkeypatch: pytest.Mo
     ("host", "address"),
     [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("::", "::")],
 )
-def test_a_host_is_listened_to_alone(host: str, address: str) -> None:
+def test_a_host_restricts_the_listening_address(host: str, address: str) -> None:
     listener = listen(host, 0)
     with listener:
         assert listener.getsockname()[0] == address
@@ -55,13 +55,13 @@ def test_a_host_is_listened_to_alone(host: str, address: str) -> None:
             assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
-def test_a_name_is_looked_up() -> None:
+def test_a_host_name_is_resolved() -> None:
     listener = listen("localhost", 0)
     with listener:
         assert listener.getsockname()[0] in ("127.0.0.1", "::1")
 
 
-def test_a_port_can_be_had_again_right_after_its_last_connection() -> None:
+def test_a_port_can_be_reused_right_after_its_last_connection() -> None:
     listener = listen("127.0.0.1", 0)
     with listener:
         port = listener.getsockname()[1]
@@ -73,26 +73,26 @@ def test_a_port_can_be_had_again_right_after_its_last_connection() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "0.0.0.0"])
-def test_a_port_that_is_taken_is_told_with_the_options_name(taken: int, host: str) -> None:
-    said = listen_error(host, taken)
+def test_a_used_port_is_an_error_that_names_the_option(used_port: int, host: str) -> None:
+    said = listen_error(host, used_port)
     assert said.startswith("port: cannot listen on port ")
-    assert str(taken) in said
+    assert str(used_port) in said
     assert (host or "all addresses") in said
     assert "Address already in use" in said
 
 
-def test_a_port_that_is_taken_for_ipv6_alone_is_not_served_by_halves() -> None:
+def test_a_port_used_on_ipv6_only_is_an_error() -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6) as other:
         assert "Address already in use" in listen_error("", other.getsockname()[1])
 
 
-def test_an_address_of_another_machine_is_a_mistake_of_the_host() -> None:
+def test_a_foreign_address_is_an_error_of_the_host_option() -> None:
     # RFC 5737: nobody has it.
     said = listen_error("192.0.2.1", 0)
     assert said == "host: 192.0.2.1 is not an address of this machine"
 
 
-def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_an_error_of_the_host_option(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*arguments: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -102,7 +102,7 @@ def test_what_is_no_address_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyP
     assert "Name or service not known" in said
 
 
-def test_what_is_accepted_is_sent_again_soon_where_the_kernel_can_do_that() -> None:
+def test_accepted_sockets_retransmit_soon_if_the_kernel_supports_it() -> None:
     with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         listener.setblocking(True)
         accepted, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""systemd is told how far the gateway is, by a datagram to the socket that it names."""
+"""Notifications to systemd through NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sftp_gateway.system import systemd
 
 
 @pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
-def test_the_state_goes_to_the_socket_that_systemd_names(
+def test_the_state_is_sent_to_notify_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
 ) -> None:
     path = str(tmp_path / "notify")
@@ -24,7 +24,7 @@ def test_the_state_goes_to_the_socket_that_systemd_names(
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1", "/nowhere/at/all"])
-def test_without_a_socket_nothing_is_sent_and_nothing_raised(
+def test_without_notify_socket_nothing_is_sent(
     monkeypatch: pytest.MonkeyPatch, address: str | None
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)

@@ -1,8 +1,8 @@
-"""A program that uses a share as uid 65534, whom permission bits do stop, unlike root.
+"""A program that uses a share as uid 65534, which permission bits restrict, unlike root.
 
-Its arguments are the share's folder, how its links are served, the resolver's class, and then
-pairs of an operation and a path. It prints one JSON list: for each pair what was returned, or
-the class of the error and its text.
+Its arguments are the share's folder, the `links` mode, the resolver's class, and pairs of an
+operation and a path. It prints a JSON list with the result of each pair, or the class and text
+of its error.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ OPERATIONS: dict[str, Callable[[Share, bytes], Any]] = {
 
 
 def use_as_nobody(share: Share, resolver: PathResolver, *pairs: tuple[str, str]) -> list[Any]:
-    """Run this program on the folder of `share`; returns what it prints."""
+    """Run this program on the folder of `share` and return the list it prints."""
     arguments = [str(share.path), share.links.value, type(resolver).__name__]
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", __name__, *arguments, *(word for pair in pairs for word in pair)],
         stdout=subprocess.PIPE,
         check=True,
         cwd=Path(__file__).parents[3],
     )
-    results: list[Any] = json.loads(told.stdout)
+    results: list[Any] = json.loads(completed.stdout)
     return results
 
 
 def main(root: str, links: str, resolver: str, *words: str) -> None:
-    """Open the share with the rights that we came with, then drop them and try."""
+    """Open the share with the caller's privileges, then drop them and run the operations."""
     share = Share(
         name="share",
         root=Path(root),
@@ -66,7 +66,7 @@ def main(root: str, links: str, resolver: str, *words: str) -> None:
     for operation, path in zip(words[::2], words[1::2], strict=True):
         try:
             results.append(OPERATIONS[operation](share, path.encode()))
-        except Exception as error:  # told to the test
+        except Exception as error:  # reported to the test
             results.append([type(error).__name__, str(error)])
     assert descriptors() == before
     print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""A share with a secret beside it, on a real file system, once for each way to find a path."""
+"""A share with a secret beside it, on a real file system, once per path resolver."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def make_share(root: Path, resolver: PathResolver) -> Iterator[MakeShare]:
 
 @pytest.fixture
 def share(make_share: MakeShare) -> Share:
-    """`root`, its links served as links."""
+    """A share of `root` with `links = "keep"`."""
     return make_share()
 
 
 @pytest.fixture
-def either(make_share: MakeShare, links: Links) -> Share:
-    """`root`, once with each way to serve links."""
+def any_share(make_share: MakeShare, links: Links) -> Share:
+    """A share of `root`, once per `links` mode."""
     return make_share(links=links)
 
 
 @pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder on tmpfs, whose look-ups never wait."""
+def tmpfs() -> Iterator[Path]:
+    """A folder on tmpfs, where lookups never block."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""What the tests of the file tree share: short ways to read, to list and to count."""
+"""Helpers for the tests of the file tree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 RESOLVERS: tuple[type[PathResolver], ...] = (Openat2Resolver, ManualResolver)
 SECRET = b"nobody may read this"
 
-#: For what must not wait at all: reached only by a test that fails.
+#: Seconds; only a failing test waits this long.
 DEADLINE = 30.0
 
 
@@ -42,14 +42,14 @@ def read(share: Share, path: bytes, *, wait: bool = True) -> bytes:
 
 
 def entries(folder: OpenDirectory) -> list[Entry]:
-    """All that is left of an open folder, which is then closed."""
+    """The remaining entries of an open folder, which is then closed."""
     try:
-        return taken(folder)
+        return take_entries(folder)
     finally:
         folder.close()
 
 
-def taken(folder: OpenDirectory, limit: int = 1 << 62) -> list[Entry]:
+def take_entries(folder: OpenDirectory, limit: int = 1 << 62) -> list[Entry]:
     """The next entries of an open folder, at most `limit`."""
     found: list[Entry] = []
 
@@ -70,39 +70,39 @@ def listing(share: Share, path: bytes = b"") -> dict[bytes, Entry]:
     return found
 
 
-def unread(attributes: Attributes) -> Attributes:
-    """`attributes` without the time of the last read, which a listing changes."""
+def without_atime(attributes: Attributes) -> Attributes:
+    """`attributes` without the access time, which a listing changes."""
     return attributes._replace(atime=0)
 
 
-def followed_lately(link: Path) -> None:
-    """Have the kernel follow `link` without setting the time of its last access, which may wait.
+def mark_recently_followed(link: Path) -> None:
+    """Make the kernel follow `link` without updating its access time, which may block.
 
-    open(2), "relatime": that is set once a day, and whenever the link was changed since.
+    mount(8), "relatime": the time is updated once a day, and after each change of the link.
     """
     os.utime(link, (time.time() + 1000, 0), follow_symlinks=False)
 
 
 def descriptors() -> dict[str, str]:
-    """This process' descriptors and what they are of."""
+    """The descriptors of this process and their targets."""
     found = {}
     for number in os.listdir("/proc/self/fd"):
         try:
             found[number] = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:
-            continue  # the one that listed the folder
+            continue  # the descriptor of the listing itself
     return found
 
 
 def without_blocking(function: Callable[[], Result]) -> Result:
-    """Run `function` on a thread, and fail if it waits for something that never comes."""
+    """Run `function` on a thread, and fail if it blocks."""
     results: list[Result] = []
     errors: list[Exception] = []
 
     def run() -> None:
         try:
             results.append(function())
-        except Exception as error:  # handed to the caller
+        except Exception as error:  # raised in the caller
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -114,7 +114,7 @@ def without_blocking(function: Callable[[], Result]) -> Result:
     return results[0]
 
 
-#: All that a client can ask of a path and that follows links.
+#: Every operation on a path that follows links.
 FOLLOWING: tuple[Callable[[Share, bytes], object], ...] = (
     lambda share, path: share.stat(path, wait=True),
     read,

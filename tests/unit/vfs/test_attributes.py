@@ -1,4 +1,4 @@
-"""What is shown of a file, from what stat(2) says of it."""
+"""Attributes shown to clients, computed from stat(2)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def status(mode: int, *, size: int = 10, uid: int = 1001, gid: int = 1002) -> os
 
 
 @pytest.fixture(params=[False, True], ids=["user", "root"])
-def reads_everything(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the gateway has the capabilities that root has; uid 1001 and group 1002 if not."""
+def privileged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the gateway has root's capabilities; otherwise it is uid 1001, gid 1002."""
     monkeypatch.setattr(module, "_reads_everything", lambda: request.param)
     monkeypatch.setattr(os, "geteuid", lambda: 1001)
     monkeypatch.setattr(os, "getegid", lambda: 7)
@@ -46,10 +46,8 @@ def mode(kind: int, real: int, *, uid: int = 1001, gid: int = 1002, **options: M
         (0o6751, 0o755),
     ],
 )
-@pytest.mark.usefixtures("reads_everything")
-def test_a_file_that_can_be_read_has_its_own_bits_and_is_readable_by_all(
-    real: int, expected: int
-) -> None:
+@pytest.mark.usefixtures("privileged")
+def test_a_readable_file_has_its_own_bits_and_is_readable_by_all(real: int, expected: int) -> None:
     assert mode(stat.S_IFREG, real) == expected
     assert mode(stat.S_IFREG, real, modes=Modes.READ_ONLY) == expected & 0o555
 
@@ -57,8 +55,8 @@ def test_a_file_that_can_be_read_has_its_own_bits_and_is_readable_by_all(
 @pytest.mark.parametrize(
     ("real", "expected"), [(0o700, 0o755), (0o755, 0o755), (0o1777, 0o777), (0o2775, 0o775)]
 )
-@pytest.mark.usefixtures("reads_everything")
-def test_a_folder_that_can_be_listed_has_its_own_bits_and_can_be_by_all(
+@pytest.mark.usefixtures("privileged")
+def test_a_listable_folder_has_its_own_bits_and_is_listable_by_all(
     real: int, expected: int
 ) -> None:
     assert mode(stat.S_IFDIR, real) == expected
@@ -76,27 +74,27 @@ def test_a_folder_that_can_be_listed_has_its_own_bits_and_can_be_by_all(
         (stat.S_IFDIR, 0o773, 1, 1),
     ],
 )
-def test_what_the_gateway_cannot_read_is_not_readable_by_others(
-    reads_everything: bool, kind: int, real: int, uid: int, gid: int
+def test_a_file_unreadable_to_the_gateway_is_unreadable_to_all(
+    privileged: bool, kind: int, real: int, uid: int, gid: int
 ) -> None:
     shown = mode(kind, real, uid=uid, gid=gid)
-    assert bool(shown & OTHERS_READ) == reads_everything
-    if not reads_everything:
+    assert bool(shown & OTHERS_READ) == privileged
+    if not privileged:
         assert shown == real & ~OTHERS_READ
 
 
-def test_a_link_has_all_bits_as_every_link_on_linux() -> None:
+def test_a_link_has_all_permission_bits() -> None:
     attributes = AttributePolicy().show(status(stat.S_IFLNK | 0o777))
     assert attributes is not None
     assert attributes.mode == stat.S_IFLNK | 0o777
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, 0])
-def test_whatever_is_no_file_folder_or_link_is_hidden(kind: int) -> None:
+def test_other_file_types_are_hidden(kind: int) -> None:
     assert AttributePolicy().show(status(kind | 0o666)) is None
 
 
-def test_owner_group_size_and_times_are_the_real_ones() -> None:
+def test_owner_group_size_and_times_are_real() -> None:
     shown = AttributePolicy().show(status(stat.S_IFREG | 0o644, size=5 << 40))
     assert shown == Attributes(5 << 40, 1001, 1002, stat.S_IFREG | 0o644, 111, 222)
 
@@ -121,11 +119,11 @@ def test_times_are_whole_seconds() -> None:
 
 
 @pytest.mark.parametrize(("modes", "bits"), [(Modes.REAL, 0o755), (Modes.READ_ONLY, 0o555)])
-def test_a_virtual_directory_has_the_given_time(modes: Modes, bits: int) -> None:
+def test_a_virtual_directory_has_the_configured_time(modes: Modes, bits: int) -> None:
     shown = AttributePolicy(uid=5, gid=6, modes=modes).virtual_directory(1234)
     assert shown == Attributes(4096, 5, 6, stat.S_IFDIR | bits, 1234, 1234)
 
 
-def test_a_virtual_directory_belongs_to_the_gateway_itself_by_default() -> None:
+def test_a_virtual_directory_belongs_to_the_gateway_by_default() -> None:
     shown = AttributePolicy().virtual_directory(0)
     assert (shown.uid, shown.gid) == (os.getuid(), os.getgid())

@@ -1,4 +1,4 @@
-"""An open file gives whole reads, and keeps its descriptor as long as one is under way."""
+"""Open files return complete reads and keep their descriptor until the last read ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(file: OpenFile, offset: int, length: int, *, wait: bool = True) -> bytes:
-    """Read into two places, as into two packets."""
+    """Read into two buffers, as for two packets."""
     buffer = memoryview(bytearray(length))
     places = [buffer[: length // 3], buffer[length // 3 :]]
     count = file.read(places, offset) if wait else file.read_cached(places, offset)
@@ -59,7 +59,7 @@ def is_open(descriptor: int) -> bool:
 
 @pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 1_000_001, SIZE - 262_144])
 @pytest.mark.parametrize("length", [1, 4096, 32_768, 262_144])
-def test_a_read_inside_the_file_is_whole(
+def test_a_read_inside_the_file_is_complete(
     opened: Open, path: Path, offset: int, length: int
 ) -> None:
     assert read(opened(path), offset, length) == CONTENT[offset : offset + length]
@@ -70,22 +70,22 @@ def test_a_read_is_short_only_at_the_end(opened: Open, path: Path, left: int) ->
     assert read(opened(path), SIZE - left, 32_768) == CONTENT[SIZE - left :]
 
 
-def test_a_read_may_be_larger_than_the_file(opened: Open, path: Path) -> None:
+def test_a_read_may_exceed_the_file(opened: Open, path: Path) -> None:
     assert read(opened(path), 0, SIZE + 1) == CONTENT
 
 
-def test_a_read_of_nothing_is_nothing(opened: Open, path: Path) -> None:
+def test_a_read_of_zero_bytes_is_empty(opened: Open, path: Path) -> None:
     assert read(opened(path), 5, 0) == b""
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_read_is_whole_even_where_the_disk_answers_in_pieces(
+def test_a_read_is_complete_if_the_kernel_returns_short_reads(
     opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch, wait: bool
 ) -> None:
     whole = os.preadv
 
     def in_pieces(descriptor: int, buffers: list[memoryview], offset: int, flags: int) -> int:
-        del flags  # every piece is there
+        del flags  # everything is cached
         return whole(descriptor, [buffers[0][:1000]], offset)
 
     monkeypatch.setattr(os, "preadv", in_pieces)
@@ -96,27 +96,29 @@ def test_a_read_is_whole_even_where_the_disk_answers_in_pieces(
 @pytest.mark.parametrize(
     "offset", [SIZE, SIZE + 1, 1 << 32, 1 << 62, (1 << 63) - 32_769, (1 << 63) - 32_768]
 )
-def test_behind_the_end_there_is_nothing(opened: Open, path: Path, offset: int) -> None:
+def test_a_read_past_the_end_is_empty(opened: Open, path: Path, offset: int) -> None:
     assert read(opened(path), offset, 32_768) == b""
 
 
 @pytest.mark.parametrize("offset", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize("wait", [True, False])
-def test_an_offset_that_no_file_can_have_is_behind_the_end(
+def test_an_impossible_offset_is_past_the_end(
     opened: Open, path: Path, offset: int, wait: bool
 ) -> None:
     assert read(opened(path), offset, 32_768, wait=wait) == b""
 
 
-def test_the_last_bytes_of_the_largest_possible_file_are_read(opened: Open, memory: Path) -> None:
-    sparse = memory / "sparse"
+def test_the_last_bytes_of_the_largest_possible_file_are_readable(
+    opened: Open, tmpfs: Path
+) -> None:
+    sparse = tmpfs / "sparse"
     with open(sparse, "wb") as file:
         file.truncate((1 << 63) - 1)
     for left in (1, 9, 4096):
         assert read(opened(sparse), (1 << 63) - 1 - left, 8192) == bytes(left)
 
 
-def test_a_file_that_was_truncated_ends_where_it_ends_now(opened: Open, path: Path) -> None:
+def test_a_truncated_file_ends_at_its_new_end(opened: Open, path: Path) -> None:
     file = opened(path)
     assert len(read(file, 0, 100_000)) == 100_000
     os.truncate(path, 50_000)
@@ -125,7 +127,7 @@ def test_a_file_that_was_truncated_ends_where_it_ends_now(opened: Open, path: Pa
     assert file.stat().st_size == 50_000
 
 
-def test_a_file_that_has_grown_is_read_to_its_new_end(opened: Open, path: Path) -> None:
+def test_a_grown_file_is_read_to_its_new_end(opened: Open, path: Path) -> None:
     file = opened(path)
     assert read(file, SIZE, 100) == b""
     with open(path, "ab") as more:
@@ -135,21 +137,21 @@ def test_a_file_that_has_grown_is_read_to_its_new_end(opened: Open, path: Path) 
     assert file.size == SIZE
 
 
-def test_a_file_that_was_deleted_can_still_be_read(opened: Open, path: Path) -> None:
+def test_a_deleted_open_file_stays_readable(opened: Open, path: Path) -> None:
     file = opened(path)
     path.unlink()
     assert read(file, SIZE - 7, 100) == CONTENT[-7:]
 
 
-# Reads that may not wait
+# Non-waiting reads
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 262_144), (SIZE - 10, 100), (SIZE, 100)])
-def test_a_read_that_may_not_wait_is_whole_or_refused(
-    opened: Open, memory: Path, offset: int, length: int
+def test_a_non_waiting_read_is_complete_or_refused(
+    opened: Open, tmpfs: Path, offset: int, length: int
 ) -> None:
-    (memory / "file").write_bytes(CONTENT)
-    file = opened(memory / "file")
+    (tmpfs / "file").write_bytes(CONTENT)
+    file = opened(tmpfs / "file")
     for _ in range(100):
         try:
             found = read(file, offset, length, wait=False)
@@ -158,7 +160,7 @@ def test_a_read_that_may_not_wait_is_whole_or_refused(
         assert found == CONTENT[offset : offset + length]
 
 
-def test_no_read_that_may_not_wait_is_ever_short_while_the_cache_is_dropped(
+def test_a_non_waiting_read_is_never_short_while_the_cache_is_dropped(
     opened: Open, path: Path
 ) -> None:
     file = opened(path)
@@ -173,7 +175,7 @@ def test_no_read_that_may_not_wait_is_ever_short_while_the_cache_is_dropped(
             assert found == CONTENT[:2_500_000]
 
 
-def test_nothing_instead_of_would_block_is_not_taken_for_the_end(
+def test_an_empty_read_instead_of_eagain_is_not_the_end(
     opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = opened(path)
@@ -183,7 +185,7 @@ def test_nothing_instead_of_would_block_is_not_taken_for_the_end(
     assert read(file, SIZE, 100, wait=False) == b""
 
 
-def test_a_file_system_that_cannot_tell_is_asked_once(
+def test_a_file_system_without_nowait_is_tried_once(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/proc has no RWF_NOWAIT, as NFS and FUSE have none."""
@@ -205,7 +207,7 @@ def test_a_file_system_that_cannot_tell_is_asked_once(
     assert asked == [0]
 
 
-def test_what_the_disk_reports_is_passed_on(
+def test_disk_errors_are_passed_on(
     opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> int:
@@ -218,25 +220,25 @@ def test_what_the_disk_reports_is_passed_on(
             read(file, 0, 10, wait=wait)
 
 
-# Reading ahead
+# Readahead
 
 
 @pytest.fixture
 def advised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the kernel is told of open files, which it is then told."""
-    told: list[int] = []
+    """Records the readahead advice given to the kernel, and gives it."""
+    given: list[int] = []
     real = os.posix_fadvise
 
     def tell(descriptor: int, offset: int, length: int, advice: int) -> None:
-        told.append(advice)
+        given.append(advice)
         real(descriptor, offset, length, advice)
 
     monkeypatch.setattr(os, "posix_fadvise", tell)
-    return told
+    return given
 
 
 def miss(file: OpenFile, monkeypatch: pytest.MonkeyPatch, offsets: Iterable[int]) -> None:
-    """Read where nothing is in the page cache."""
+    """Read as if nothing were in the page cache."""
 
     def nothing(*_: object) -> int:
         raise BlockingIOError(errno.EAGAIN, "not in the page cache")
@@ -248,17 +250,17 @@ def miss(file: OpenFile, monkeypatch: pytest.MonkeyPatch, offsets: Iterable[int]
                 read(file, offset, 32_768, wait=False)
 
 
-def test_a_file_that_is_read_from_end_to_end_is_read_further_ahead(
+def test_a_sequential_reader_gets_more_readahead(
     opened: Open, path: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Four are under way at once, and overtake each other.
+    # Four reads run concurrently and overtake each other.
     offsets = [at * 32_768 for at in (0, 2, 1, 3, 6, 5, 4, 7, 16, 17, 40, 64)]
     miss(opened(path), monkeypatch, offsets)
     assert advised == [os.POSIX_FADV_SEQUENTIAL]
 
 
 @pytest.mark.parametrize("steps", [(0, 9 << 20), (5 << 20, 1 << 30, 3 << 20), (7 << 20,) * 20])
-def test_a_file_that_is_read_here_and_there_is_not(
+def test_a_random_reader_gets_no_more_readahead(
     opened: Open, path: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
     offsets = accumulate(steps)
@@ -266,11 +268,11 @@ def test_a_file_that_is_read_here_and_there_is_not(
     assert advised == []
 
 
-def test_what_the_page_cache_holds_is_read_without_a_word(
-    opened: Open, memory: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch
+def test_cached_reads_give_no_readahead_advice(
+    opened: Open, tmpfs: Path, advised: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (memory / "file").write_bytes(CONTENT)
-    file = opened(memory / "file")
+    (tmpfs / "file").write_bytes(CONTENT)
+    file = opened(tmpfs / "file")
     real = os.preadv
     monkeypatch.setattr(os, "preadv", lambda *arguments: real(*arguments[:3]))
     for offset in range(0, SIZE, 32_768):
@@ -281,8 +283,8 @@ def test_what_the_page_cache_holds_is_read_without_a_word(
 # Closing a file
 
 
-class HeldFile(OpenFile):
-    """Stops in the middle of a read until it is told to go on."""
+class BlockingFile(OpenFile):
+    """Blocks in the middle of a read until released."""
 
     __slots__ = ("go_on", "reading")
 
@@ -299,8 +301,8 @@ class HeldFile(OpenFile):
         return OpenFile._fill(descriptor, view, offset, flags)
 
 
-def test_closing_while_reads_run_keeps_the_descriptor_until_the_last_ends(path: Path) -> None:
-    file = HeldFile(path)
+def test_closing_keeps_the_descriptor_until_the_last_read_ends(path: Path) -> None:
+    file = BlockingFile(path)
     descriptor = file._descriptor
     found: list[bytes] = []
     threads = [
@@ -321,8 +323,8 @@ def test_closing_while_reads_run_keeps_the_descriptor_until_the_last_ends(path: 
     assert not is_open(descriptor)
 
 
-def test_many_threads_read_right_bytes_or_learn_that_the_file_is_closed(path: Path) -> None:
-    """A number that came to mean another file would give other bytes."""
+def test_concurrent_reads_get_right_bytes_or_a_closed_file(path: Path) -> None:
+    """A reused descriptor would return the bytes of another file."""
     wrong: list[bytes] = []
 
     def use(file: OpenFile, started: threading.Barrier) -> None:
@@ -364,7 +366,7 @@ def test_a_closed_file_is_an_invalid_handle(opened: Open, path: Path, wait: bool
         file.statvfs()
 
 
-def test_closing_twice_does_not_close_what_got_the_number_since(opened: Open, path: Path) -> None:
+def test_closing_twice_does_not_close_a_reused_descriptor(opened: Open, path: Path) -> None:
     file = opened(path)
     number = file._descriptor
     file.close()
@@ -374,7 +376,7 @@ def test_closing_twice_does_not_close_what_got_the_number_since(opened: Open, pa
         assert other.read(5) == CONTENT[:5]
 
 
-def test_closing_is_reported_once_and_behind_the_last_read(path: Path) -> None:
+def test_closing_is_reported_once_after_the_last_read(path: Path) -> None:
     reported = []
     file = OpenFile(
         descriptor=os.open(path, os.O_RDONLY),
@@ -390,9 +392,7 @@ def test_closing_is_reported_once_and_behind_the_last_read(path: Path) -> None:
     assert reported == [False]
 
 
-def test_closing_is_reported_where_the_disk_fails_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_is_reported_if_close_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[None] = []
     descriptor = os.open(path, os.O_RDONLY)
     file = OpenFile(
@@ -417,5 +417,5 @@ def test_a_failed_read_does_not_keep_the_descriptor(
     assert not is_open(file._descriptor)
 
 
-def test_an_open_file_knows_its_file_system(opened: Open, path: Path) -> None:
+def test_an_open_file_has_its_file_systems_statistics(opened: Open, path: Path) -> None:
     assert opened(path).statvfs().f_blocks == os.statvfs(path).f_blocks

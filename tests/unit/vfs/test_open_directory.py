@@ -1,4 +1,4 @@
-"""An open folder gives its names once each, in order, and closes without waiting."""
+"""An open folder returns each name once, in order, and closes without waiting."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
-from tests.unit.vfs.helpers import DEADLINE, MakeShare, entries, taken
+from tests.unit.vfs.helpers import DEADLINE, MakeShare, entries, take_entries
 
 SHOWN = Attributes(1, 2, 3, 4, 5, 6)
 
 
-class Folder:
-    """An OpenDirectory of `path` and what it was asked to do."""
+class TrackedFolder:
+    """An OpenDirectory of `path` that counts how often it was closed."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ def names(folder: OpenDirectory) -> list[bytes]:
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Path:
+def three_files(tmp_path: Path) -> Path:
     folder = tmp_path / "three"
     folder.mkdir()
     for name in ("a", "b", "c"):
@@ -54,23 +54,25 @@ def three(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_first_entries_come_first(three: Path) -> None:
+def test_the_first_entries_come_first(three_files: Path) -> None:
     first = (Entry(b".", SHOWN), Entry(b"..", SHOWN))
-    found = names(Folder(three, first=first).folder)
+    found = names(TrackedFolder(three_files, first=first).folder)
     assert found[:2] == [b".", b".."]
     assert sorted(found[2:]) == [b"a", b"b", b"c"]
 
 
-def test_hidden_names_are_left_out_of_the_disks_but_not_of_the_first(three: Path) -> None:
+def test_hidden_names_apply_to_disk_entries_only(three_files: Path) -> None:
     first = (Entry(b"a", SHOWN),)
-    assert sorted(names(Folder(three, first=first, hidden=frozenset({b"a", b"b"})).folder)) == [
+    assert sorted(
+        names(TrackedFolder(three_files, first=first, hidden=frozenset({b"a", b"b"})).folder)
+    ) == [
         b"a",
         b"c",
     ]
 
 
-def test_an_entry_that_was_refused_is_the_next_one(three: Path) -> None:
-    folder = Folder(three).folder
+def test_a_refused_entry_comes_next(three_files: Path) -> None:
+    folder = TrackedFolder(three_files).folder
     refused: list[Entry] = []
     folder.take_while(lambda entry: bool(refused.append(entry)))
     folder.take_while(lambda entry: bool(refused.append(entry)))
@@ -79,31 +81,33 @@ def test_an_entry_that_was_refused_is_the_next_one(three: Path) -> None:
     assert sorted(entry.name for entry in rest) == [b"a", b"b", b"c"]
 
 
-def test_the_last_entry_can_be_refused_and_the_end_stays_the_end(three: Path) -> None:
-    folder = Folder(three).folder
-    first = taken(folder, 2)
-    last = taken(folder)
+def test_reading_past_the_last_entry_gives_nothing(three_files: Path) -> None:
+    folder = TrackedFolder(three_files).folder
+    first = take_entries(folder, 2)
+    last = take_entries(folder)
     assert sorted(entry.name for entry in first + last) == [b"a", b"b", b"c"]
-    assert [taken(folder) for _ in range(3)] == [[], [], []]
+    assert [take_entries(folder) for _ in range(3)] == [[], [], []]
     folder.close()
 
 
-def test_what_is_left_is_at_hand_once_the_disk_has_told_its_last_name(three: Path) -> None:
-    folder = Folder(three, first=(Entry(b".", SHOWN),)).folder
+def test_a_folder_is_buffered_after_its_last_name_was_read(three_files: Path) -> None:
+    folder = TrackedFolder(three_files, first=(Entry(b".", SHOWN),)).folder
     assert not folder.buffered
-    taken(folder, 3)
+    take_entries(folder, 3)
     assert not folder.buffered
-    taken(folder)
+    take_entries(folder)
     assert folder.buffered
     folder.close()
 
 
-def test_what_is_not_shown_is_left_out(three: Path) -> None:
-    folder = Folder(three, show=lambda entry: None if entry.name == "b" else SHOWN).folder
+def test_entries_without_attributes_are_omitted(three_files: Path) -> None:
+    folder = TrackedFolder(
+        three_files, show=lambda entry: None if entry.name == "b" else SHOWN
+    ).folder
     assert sorted(names(folder)) == [b"a", b"c"]
 
 
-def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
+def test_a_listing_can_continue_after_an_error(three_files: Path) -> None:
     failed: list[str] = []
 
     def show(entry: os.DirEntry[str]) -> Attributes:
@@ -112,9 +116,9 @@ def test_an_error_is_passed_on_and_the_listing_can_go_on(three: Path) -> None:
             raise OSError(errno.EIO, "broken disk")
         return SHOWN
 
-    folder = Folder(three, show=show).folder
+    folder = TrackedFolder(three_files, show=show).folder
     with pytest.raises(OSError, match="broken disk"):
-        taken(folder)
+        take_entries(folder)
     assert sorted([*names(folder), os.fsencode(failed[0])]) == [b"a", b"b", b"c"]
 
 
@@ -124,29 +128,29 @@ def test_a_virtual_directory_has_only_its_first_entries() -> None:
     assert names(folder) == [b".", b"x"]
 
 
-def test_closing_a_folder_twice_lets_go_once(three: Path) -> None:
-    made = Folder(three)
-    made.folder.close()
-    made.folder.close()
-    assert made.closed == 1
+def test_closing_a_folder_twice_releases_it_once(three_files: Path) -> None:
+    tracked = TrackedFolder(three_files)
+    tracked.folder.close()
+    tracked.folder.close()
+    assert tracked.closed == 1
 
 
-def test_a_closed_folder_is_an_invalid_handle_whatever_was_left_to_show(three: Path) -> None:
-    made = Folder(three, first=(Entry(b".", SHOWN),))
-    made.folder.close()
+def test_a_closed_folder_with_entries_left_is_an_invalid_handle(three_files: Path) -> None:
+    tracked = TrackedFolder(three_files, first=(Entry(b".", SHOWN),))
+    tracked.folder.close()
     with pytest.raises(InvalidHandle):
-        taken(made.folder)
+        take_entries(tracked.folder)
 
 
-def test_a_folder_at_its_end_is_let_go_only_by_closing_it(three: Path) -> None:
-    made = Folder(three)
-    assert len(taken(made.folder)) == 3
-    assert made.closed == 0
-    made.folder.close()
-    assert made.closed == 1
+def test_an_exhausted_folder_stays_open_until_closed(three_files: Path) -> None:
+    tracked = TrackedFolder(three_files)
+    assert len(take_entries(tracked.folder)) == 3
+    assert tracked.closed == 0
+    tracked.folder.close()
+    assert tracked.closed == 1
 
 
-def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> None:
+def test_closing_a_folder_does_not_wait_for_a_running_listing(three_files: Path) -> None:
     looking, go_on = threading.Event(), threading.Event()
 
     def show(_: os.DirEntry[str]) -> Attributes:
@@ -154,28 +158,28 @@ def test_closing_a_folder_never_waits_for_a_listing_that_runs(three: Path) -> No
         assert go_on.wait(DEADLINE)
         return SHOWN
 
-    made = Folder(three, show=show)
+    tracked = TrackedFolder(three_files, show=show)
     found: list[Entry] = []
-    lister = threading.Thread(target=lambda: found.extend(taken(made.folder, 1)))
+    lister = threading.Thread(target=lambda: found.extend(take_entries(tracked.folder, 1)))
     lister.start()
     assert looking.wait(DEADLINE)
-    closer = threading.Thread(target=made.folder.close)
+    closer = threading.Thread(target=tracked.folder.close)
     closer.start()
     closer.join(DEADLINE / 6)
     waited = closer.is_alive()
-    closed_under_it = made.closed
+    closed_under_it = tracked.closed
     go_on.set()
     for thread in (lister, closer):
         thread.join(DEADLINE)
     assert not waited
     assert closed_under_it == 0
-    assert made.closed == 1
+    assert tracked.closed == 1
     assert len(found) == 1
     with pytest.raises(InvalidHandle):
-        taken(made.folder)
+        take_entries(tracked.folder)
 
 
-def test_a_folder_that_is_open_has_few_objects_to_collect(make_share: MakeShare) -> None:
+def test_an_open_folder_has_few_objects_for_the_garbage_collector(make_share: MakeShare) -> None:
     share = make_share()
     gc.collect()
     before = len(gc.get_objects())

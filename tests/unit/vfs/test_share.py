@@ -1,4 +1,4 @@
-"""One share: what each operation gives, without waiting too, and what it leaves behind."""
+"""Operations on one share, waiting and non-waiting, and the descriptors they use."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from tests.unit.vfs.helpers import (
     MakeShare,
     descriptors,
     entries,
-    followed_lately,
     listing,
+    mark_recently_followed,
     read,
-    taken,
-    unread,
+    take_entries,
+    without_atime,
 )
 
 # Attributes
 
 
-def test_attributes_are_those_of_the_file(either: Share, root: Path) -> None:
+def test_attributes_are_those_of_the_file(any_share: Share, root: Path) -> None:
     os.utime(root / "file", (1000, 2000))
     (root / "file").chmod(0o750)
     real = (root / "file").stat()
     shown = Attributes(7, real.st_uid, real.st_gid, stat.S_IFREG | 0o754, 1000, 2000)
-    assert either.lstat(b"file", wait=True) == shown
-    assert either.stat(b"file", wait=True) == shown
+    assert any_share.lstat(b"file", wait=True) == shown
+    assert any_share.stat(b"file", wait=True) == shown
 
 
-def test_the_empty_path_is_the_share_itself(either: Share, root: Path) -> None:
-    shown = either.lstat(b"", wait=True)
+def test_the_empty_path_is_the_share_itself(any_share: Share, root: Path) -> None:
+    shown = any_share.lstat(b"", wait=True)
     assert shown.mode == stat.S_IFDIR | 0o755
     assert shown.mtime == int(root.stat().st_mtime)
-    assert shown == either.stat(b"", wait=True)
+    assert shown == any_share.stat(b"", wait=True)
 
 
 def test_owner_and_group_are_shown_as_configured(root: Path, resolver: PathResolver) -> None:
@@ -64,93 +64,100 @@ def test_owner_and_group_are_shown_as_configured(root: Path, resolver: PathResol
 
 
 @pytest.mark.parametrize("path", [b"missing", b"missing/x", b"file/x", b"file/", b"folder/x/y"])
-def test_what_is_not_there_is_not_found(either: Share, path: bytes) -> None:
-    for operation in (either.lstat, either.stat, either.open_file, either.open_directory):
+def test_a_missing_path_is_not_found(any_share: Share, path: bytes) -> None:
+    for operation in (
+        any_share.lstat,
+        any_share.stat,
+        any_share.open_file,
+        any_share.open_directory,
+    ):
         with pytest.raises(NotFound):
             operation(path, wait=True)
     with pytest.raises(NotFound):
-        either.readlink(path, wait=True)
+        any_share.readlink(path, wait=True)
     with pytest.raises(NotFound):
-        either.statvfs(path, wait=True)
+        any_share.statvfs(path, wait=True)
 
 
 # Files
 
 
-def test_a_file_is_read_and_knows_its_size_at_opening(either: Share) -> None:
-    file = either.open_file(b"folder/inner", wait=True)
+def test_an_open_file_can_be_read_and_has_its_size(any_share: Share) -> None:
+    file = any_share.open_file(b"folder/inner", wait=True)
     assert file.size == len(b"inner content")
     file.close()
-    assert read(either, b"folder/inner") == b"inner content"
+    assert read(any_share, b"folder/inner") == b"inner content"
 
 
-def test_a_folder_is_no_file(either: Share) -> None:
+def test_a_folder_cannot_be_opened_as_a_file(any_share: Share) -> None:
     for path in (b"", b"folder", b"folder/"):
         with pytest.raises(IsADirectory):
-            either.open_file(path, wait=True)
+            any_share.open_file(path, wait=True)
 
 
-def test_an_empty_file_is_served(either: Share, root: Path) -> None:
+def test_an_empty_file_is_served(any_share: Share, root: Path) -> None:
     (root / "empty").touch()
-    assert read(either, b"empty") == b""
+    assert read(any_share, b"empty") == b""
 
 
-def test_a_file_of_a_local_share_is_read_inline(make_share: MakeShare, memory: Path) -> None:
-    (memory / "file").touch()
-    file = make_share(memory).open_file(b"file", wait=True)
+def test_a_file_on_a_local_share_is_read_inline(make_share: MakeShare, tmpfs: Path) -> None:
+    (tmpfs / "file").touch()
+    file = make_share(tmpfs).open_file(b"file", wait=True)
     assert file.local
     file.close()
 
 
-def test_a_file_on_another_mount_below_is_not_read_inline(make_share: MakeShare) -> None:
+def test_a_file_on_a_nested_mount_is_not_read_inline(make_share: MakeShare) -> None:
     file = make_share(Path("/")).open_file(b"proc/version", wait=True)
     assert not file.local
     file.close()
 
 
-def test_a_name_that_is_not_utf_8_is_served(either: Share, root: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_served(any_share: Share, root: Path) -> None:
     folder, name = b"\xff\xfe", b"caf\xe9\x01"
     os.mkdir(os.path.join(os.fsencode(root), folder))
     with open(os.path.join(os.fsencode(root), folder, name), "wb") as file:
         file.write(b"old encoding")
     os.symlink(folder + b"/" + name, os.path.join(os.fsencode(root), b"\x80"))
-    assert {b"\x80", folder} <= set(listing(either))
-    assert list(listing(either, folder)) == [name]
-    assert listing(either, folder)[name].attributes == either.lstat(folder + b"/" + name, wait=True)
-    assert read(either, b"\x80") == b"old encoding"
+    assert {b"\x80", folder} <= set(listing(any_share))
+    assert list(listing(any_share, folder)) == [name]
+    assert listing(any_share, folder)[name].attributes == any_share.lstat(
+        folder + b"/" + name, wait=True
+    )
+    assert read(any_share, b"\x80") == b"old encoding"
 
 
 # Folders
 
 
-def test_a_folder_is_listed_with_its_dots_and_full_attributes(either: Share, root: Path) -> None:
+def test_a_listing_has_dot_entries_and_full_attributes(any_share: Share, root: Path) -> None:
     (root / "sub").mkdir()
-    found = entries(either.open_directory(b"", wait=True))
+    found = entries(any_share.open_directory(b"", wait=True))
     assert [entry.name for entry in found[:2]] == [b".", b".."]
-    assert [unread(entry.attributes) for entry in found[:2]] == [
-        unread(either.lstat(b"", wait=True))
+    assert [without_atime(entry.attributes) for entry in found[:2]] == [
+        without_atime(any_share.lstat(b"", wait=True))
     ] * 2
     assert {entry.name: entry.attributes for entry in found[2:]} == {
-        name: either.lstat(name, wait=True) for name in (b"file", b"folder", b"sub")
+        name: any_share.lstat(name, wait=True) for name in (b"file", b"folder", b"sub")
     }
 
 
-def test_dot_dot_of_a_folder_shows_the_folder_and_nothing_above_it(share: Share) -> None:
+def test_dot_dot_in_a_listing_has_the_folders_own_attributes(share: Share) -> None:
     dots = entries(share.open_directory(b"folder", wait=True))[:2]
-    shown = unread(share.lstat(b"folder", wait=True))
-    assert [unread(entry.attributes) for entry in dots] == [shown] * 2
+    shown = without_atime(share.lstat(b"folder", wait=True))
+    assert [without_atime(entry.attributes) for entry in dots] == [shown] * 2
 
 
-def test_a_folder_of_5_000_entries_is_listed_whole(either: Share, root: Path) -> None:
+def test_a_folder_of_5_000_entries_is_listed_in_full(any_share: Share, root: Path) -> None:
     names = {b"%04d" % number for number in range(5_000)}
     for name in names:
         (root / "folder" / name.decode()).touch()
-    found = [entry.name for entry in entries(either.open_directory(b"folder", wait=True))]
+    found = [entry.name for entry in entries(any_share.open_directory(b"folder", wait=True))]
     assert len(found) == 5_003
     assert set(found) == names | {b".", b"..", b"inner"}
 
 
-def test_what_the_home_folder_shows_of_a_share_is_what_lstat_shows(
+def test_the_home_folder_and_lstat_show_the_same_attributes_of_a_share(
     share: Share, root: Path
 ) -> None:
     os.utime(root, (1000, 2000))
@@ -159,10 +166,10 @@ def test_what_the_home_folder_shows_of_a_share_is_what_lstat_shows(
     assert share.root_attributes() == share.lstat(b"", wait=True)
 
 
-def test_what_the_home_folder_shows_of_a_network_share_asks_no_disk(
+def test_the_home_folder_shows_a_network_share_without_disk_access(
     share: Share, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is what the last check saw, which may hang by now."""
+    """The attributes come from the last check: the file system may hang by now."""
     share._local = False
     os.utime(root, (1000, 2000))
     share.check()
@@ -172,40 +179,40 @@ def test_what_the_home_folder_shows_of_a_network_share_asks_no_disk(
         assert share.root_attributes() == seen
 
 
-def test_extra_entries_come_first_and_hide_what_has_their_name(share: Share) -> None:
+def test_extra_entries_come_first_and_hide_files_of_the_same_name(share: Share) -> None:
     shown = Attributes(4096, 0, 0, stat.S_IFDIR | 0o555, 1, 1)
-    extra = [Entry(b"file", shown), Entry(b"made up", shown)]
+    extra = [Entry(b"file", shown), Entry(b"virtual", shown)]
     found = entries(share.open_directory(b"", extra=iter(extra), wait=True))
     assert found[2:4] == extra
     assert [entry.name for entry in found[4:]] == [b"folder"]
 
 
-def test_a_file_is_no_folder(either: Share) -> None:
+def test_a_file_is_not_a_folder(any_share: Share) -> None:
     with pytest.raises(NotADirectory):
-        either.open_directory(b"file", wait=True)
+        any_share.open_directory(b"file", wait=True)
 
 
-def test_a_name_that_is_deleted_while_listing_is_left_out(either: Share, root: Path) -> None:
+def test_a_file_deleted_during_listing_is_omitted(any_share: Share, root: Path) -> None:
     for name in ("a", "b", "c"):
         (root / "folder" / name).touch()
-    folder = either.open_directory(b"folder", wait=True)
-    assert len(taken(folder, 2)) == 2  # `.`, `..`, and one is looked at that comes next
+    folder = any_share.open_directory(b"folder", wait=True)
+    assert len(take_entries(folder, 2)) == 2  # `.` and `..`; the next entry is already read
     for name in ("a", "b", "c", "inner"):
         (root / "folder" / name).unlink()
     assert len(entries(folder)) == 1
 
 
-def test_an_open_folder_is_listed_even_when_it_was_moved(either: Share, root: Path) -> None:
-    folder = either.open_directory(b"folder", wait=True)
+def test_an_open_folder_can_be_listed_after_it_was_moved(any_share: Share, root: Path) -> None:
+    folder = any_share.open_directory(b"folder", wait=True)
     (root / "folder").rename(root / "moved")
     assert b"inner" in {entry.name for entry in entries(folder)}
 
 
-# Operations that may not wait
+# Non-waiting operations
 
 
-def local(folder: Path) -> Share:
-    """A share of which the caches can be asked: only openat2 can."""
+def local_share(folder: Path) -> Share:
+    """A share that can answer from the caches, which requires openat2."""
     return Share(
         name="share",
         root=folder,
@@ -215,12 +222,12 @@ def local(folder: Path) -> Share:
     )
 
 
-def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> None:
-    (memory / "folder").mkdir()
-    (memory / "folder" / "file").write_bytes(b"cached")
-    (memory / "link").symlink_to("folder/file")
-    followed_lately(memory / "link")
-    share = local(memory)
+def test_a_non_waiting_call_on_a_local_share_is_answered_from_the_caches(tmpfs: Path) -> None:
+    (tmpfs / "folder").mkdir()
+    (tmpfs / "folder" / "file").write_bytes(b"cached")
+    (tmpfs / "link").symlink_to("folder/file")
+    mark_recently_followed(tmpfs / "link")
+    share = local_share(tmpfs)
     try:
         assert share.lstat(b"folder/file", wait=False) == share.lstat(b"folder/file", wait=True)
         assert share.stat(b"link", wait=False).size == 6
@@ -232,7 +239,7 @@ def test_without_waiting_a_local_share_answers_from_the_caches(memory: Path) -> 
         share.close()
 
 
-def test_without_waiting_a_share_that_is_not_local_is_never_asked(make_share: MakeShare) -> None:
+def test_a_non_waiting_call_never_accesses_a_network_share(make_share: MakeShare) -> None:
     share = make_share(Path("/proc"))
     for operation in (share.lstat, share.stat, share.open_file, share.open_directory):
         with pytest.raises(BlockingIOError):
@@ -243,16 +250,18 @@ def test_without_waiting_a_share_that_is_not_local_is_never_asked(make_share: Ma
         share.statvfs(b"", wait=False)
 
 
-def test_without_waiting_an_escape_is_not_told_from_a_mount(either: Share, root: Path) -> None:
+def test_a_non_waiting_call_does_not_distinguish_escapes_from_mounts(
+    any_share: Share, root: Path
+) -> None:
     (root / "out").symlink_to("../outside")
     for path in (b"out/secret", b".."):
         with pytest.raises(BlockingIOError):
-            either.stat(path, wait=False)
+            any_share.stat(path, wait=False)
 
 
-def test_a_file_opened_without_waiting_waits_for_its_reads(memory: Path) -> None:
-    (memory / "file").touch()
-    share = local(memory)
+def test_a_file_opened_without_waiting_has_blocking_reads(tmpfs: Path) -> None:
+    (tmpfs / "file").touch()
+    share = local_share(tmpfs)
     file = share.open_file(b"file", wait=False)
     assert os.get_blocking(file._descriptor)
     file.close()
@@ -270,14 +279,12 @@ with open(sys.argv[1], "r+") as file:
 """
 
 
-def test_without_waiting_a_file_that_another_program_has_a_lease_on_is_not_waited_for(
-    make_share: MakeShare, memory: Path
-) -> None:
-    """Such an open waits until the lease is given back, 45 seconds by default."""
-    (memory / "file").write_bytes(b"leased")
-    share = make_share(memory)
+def test_a_non_waiting_open_does_not_wait_for_a_lease(make_share: MakeShare, tmpfs: Path) -> None:
+    """Opening the file blocks until the lease is released, by default up to 45 seconds."""
+    (tmpfs / "file").write_bytes(b"leased")
+    share = make_share(tmpfs)
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLD_LEASE, str(memory / "file")],
+        [sys.executable, "-c", _HOLD_LEASE, str(tmpfs / "file")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as holder:
@@ -291,9 +298,7 @@ def test_without_waiting_a_file_that_another_program_has_a_lease_on_is_not_waite
 # Descriptors
 
 
-def test_no_failing_operation_leaves_a_descriptor_behind(
-    either: Share, root: Path, outside: Path
-) -> None:
+def test_failed_operations_leak_no_descriptors(any_share: Share, root: Path, outside: Path) -> None:
     os.mkfifo(root / "fifo")
     (root / "out").symlink_to(outside)
     (root / "loop").symlink_to("loop")
@@ -304,12 +309,12 @@ def test_no_failing_operation_leaves_a_descriptor_behind(
     for path in (*paths, b"missing", b"..", b"folder/../..", b"n" * 300, b"./" * 4000):
         for wait in (True, False):
             for operation in (
-                either.lstat,
-                either.stat,
-                either.readlink,
-                either.statvfs,
-                lambda path, wait: either.open_file(path, wait=wait).close(),
-                lambda path, wait: either.open_directory(path, wait=wait).close(),
+                any_share.lstat,
+                any_share.stat,
+                any_share.readlink,
+                any_share.statvfs,
+                lambda path, wait: any_share.open_file(path, wait=wait).close(),
+                lambda path, wait: any_share.open_directory(path, wait=wait).close(),
             ):
                 try:
                     operation(path, wait=wait)
@@ -319,28 +324,28 @@ def test_no_failing_operation_leaves_a_descriptor_behind(
     assert failures > 100
 
 
-def test_running_out_of_descriptors_is_an_error_and_leaves_none_behind(either: Share) -> None:
+def test_running_out_of_descriptors_is_an_error_and_leaks_none(any_share: Share) -> None:
     before = descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(number) for number in before)
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
-    taken: list[int] = []
+    occupied: list[int] = []
     codes: list[int | None] = []
     try:
         with contextlib.suppress(OSError):
             while True:
-                taken.append(os.dup(either._root))
+                occupied.append(os.dup(any_share._root))
         for _ in range(6):  # with room for none, for one more, ...
             for operation in (open_and_close_file, open_and_close_folder):
                 try:
-                    operation(either)
+                    operation(any_share)
                     codes.append(None)
                 except OSError as error:
                     codes.append(error.errno)
-            os.close(taken.pop())
+            os.close(occupied.pop())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
+        for descriptor in occupied:
             os.close(descriptor)
     assert codes[:2] == [errno.EMFILE] * 2
     assert codes[-2:] == [None] * 2
@@ -356,15 +361,13 @@ def open_and_close_folder(share: Share) -> None:
     share.open_directory(b"folder", wait=True).close()
 
 
-def test_names_that_are_gone_when_they_are_looked_at_are_left_out(
-    either: Share, root: Path
-) -> None:
+def test_names_gone_before_lstat_are_omitted(any_share: Share, root: Path) -> None:
     gone = root / "crowd"
     gone.mkdir()
     for number in range(50):
         (gone / str(number)).touch()
-    folder = either.open_directory(b"crowd", wait=True)
-    assert len(taken(folder, 2)) == 2  # `.`, `..`, and one is looked at that comes next
+    folder = any_share.open_directory(b"crowd", wait=True)
+    assert len(take_entries(folder, 2)) == 2  # `.` and `..`; the next entry is already read
     for path in gone.iterdir():
         path.unlink()
     assert len(entries(folder)) == 1

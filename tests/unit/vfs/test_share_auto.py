@@ -1,4 +1,4 @@
-"""Links of the default kind: plain ones are links, those with `..` are what they lead to."""
+"""`links = "auto"`: links with `..` are shown as their target, others as links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from sftp_gateway.errors import Denied, NotALink, NotFound
 from sftp_gateway.vfs.attributes import LINK_MODE, AttributePolicy
 from sftp_gateway.vfs.path_resolution import Openat2Resolver
 from sftp_gateway.vfs.share import Links, Share
-from tests.unit.vfs.helpers import MakeShare, entries, followed_lately, listing, read, unread
+from tests.unit.vfs.helpers import (
+    MakeShare,
+    entries,
+    listing,
+    mark_recently_followed,
+    read,
+    without_atime,
+)
 
 
 @pytest.fixture
@@ -21,19 +28,21 @@ def auto(make_share: MakeShare) -> Share:
 
 
 def walk(share: Share, path: bytes = b"") -> list[bytes]:
-    """All names that a program finds that enters every folder and follows no link."""
+    """All names found by a recursive walk that follows no links."""
     found = []
     for name, entry in listing(share, path).items():
         below = path + b"/" + name if path else name
         found.append(below)
-        assert unread(entry.attributes) == unread(share.lstat(below, wait=True)), below
+        assert without_atime(entry.attributes) == without_atime(share.lstat(below, wait=True)), (
+            below
+        )
         if stat.S_ISDIR(entry.attributes.mode):
             found += walk(share, below)
     return found
 
 
 @pytest.mark.parametrize("target", ["inner", "./inner", "missing", "inner/", "..a", "a..b"])
-def test_a_relative_link_without_dot_dot_is_a_link(auto: Share, root: Path, target: str) -> None:
+def test_a_link_without_dot_dot_stays_a_link(auto: Share, root: Path, target: str) -> None:
     (root / "folder/link").symlink_to(target)
     assert auto.lstat(b"folder/link", wait=True).mode == LINK_MODE
     assert listing(auto, b"folder")[b"link"].attributes.mode == LINK_MODE
@@ -47,8 +56,8 @@ def test_a_link_with_dot_dot_to_a_file_is_shown_as_the_file(
     (root / "plain").symlink_to("file")
     (root / "folder/link").symlink_to(target)
     shown = auto.lstat(b"folder/link", wait=True)
-    assert unread(shown) == unread(auto.stat(b"file", wait=True))
-    assert unread(listing(auto, b"folder")[b"link"].attributes) == unread(shown)
+    assert without_atime(shown) == without_atime(auto.stat(b"file", wait=True))
+    assert without_atime(listing(auto, b"folder")[b"link"].attributes) == without_atime(shown)
     assert read(auto, b"folder/link") == b"content"
     with pytest.raises(NotALink):
         auto.readlink(b"folder/link", wait=True)
@@ -61,7 +70,7 @@ def test_a_link_with_dot_dot_to_a_folder_is_shown_as_the_folder(auto: Share, roo
     assert walk(auto, b"other") == [b"other/latest", b"other/latest/inner"]
 
 
-def test_a_link_to_a_folder_that_it_is_in_stays_a_link(auto: Share, root: Path) -> None:
+def test_a_link_to_an_ancestor_folder_stays_a_link(auto: Share, root: Path) -> None:
     (root / "folder/up").symlink_to("..")
     (root / "folder/self").symlink_to("../folder")
     for name in (b"folder/up", b"folder/self"):
@@ -69,7 +78,7 @@ def test_a_link_to_a_folder_that_it_is_in_stays_a_link(auto: Share, root: Path) 
     assert auto.readlink(b"folder/up", wait=True) == b".."
 
 
-def test_folders_that_lead_to_each_other_are_walked_once(auto: Share, root: Path) -> None:
+def test_folders_linked_to_each_other_are_walked_once(auto: Share, root: Path) -> None:
     for name, target in (("a", "../b"), ("b", "../c"), ("c", "../a")):
         (root / name).mkdir()
         (root / name / "next").symlink_to(target)
@@ -77,7 +86,7 @@ def test_folders_that_lead_to_each_other_are_walked_once(auto: Share, root: Path
     assert auto.lstat(b"a/next/next/next", wait=True).mode == LINK_MODE
 
 
-def test_a_link_very_far_down_to_a_folder_stays_a_link(auto: Share, root: Path) -> None:
+def test_a_deeply_nested_link_to_a_folder_stays_a_link(auto: Share, root: Path) -> None:
     far = root.joinpath(*["d"] * 40)
     far.mkdir(parents=True)
     (far / "e").mkdir()
@@ -89,7 +98,7 @@ def test_a_link_very_far_down_to_a_folder_stays_a_link(auto: Share, root: Path) 
 
 
 @pytest.mark.parametrize("target", ["../outside/secret", "/etc/passwd", "folder/../../outside"])
-def test_a_link_that_leads_out_is_a_link_and_is_not_told(
+def test_an_escaping_link_is_listed_without_its_target(
     auto: Share, root: Path, target: str
 ) -> None:
     (root / "link").symlink_to(target)
@@ -99,7 +108,7 @@ def test_a_link_that_leads_out_is_a_link_and_is_not_told(
         auto.readlink(b"link", wait=True)
 
 
-def test_a_link_with_dot_dot_that_leads_nowhere_is_not_there(auto: Share, root: Path) -> None:
+def test_a_dangling_link_with_dot_dot_is_missing(auto: Share, root: Path) -> None:
     os.mkfifo(root / "fifo")
     for name, target in (("dead", "../missing"), ("loop", "../folder/loop"), ("to", "../fifo")):
         (root / "folder" / name).symlink_to(target)
@@ -109,17 +118,17 @@ def test_a_link_with_dot_dot_that_leads_nowhere_is_not_there(auto: Share, root: 
     assert set(listing(auto, b"folder")) == {b"inner"}
 
 
-def test_a_link_whose_text_is_not_in_memory_waits_for_a_thread(
-    memory: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_link_with_an_uncached_target_needs_a_thread(
+    tmpfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (memory / "folder").mkdir()
-    (memory / "file").touch()
-    (memory / "folder/link").symlink_to("../file")
-    followed_lately(memory / "folder/link")
+    (tmpfs / "folder").mkdir()
+    (tmpfs / "file").touch()
+    (tmpfs / "folder/link").symlink_to("../file")
+    mark_recently_followed(tmpfs / "folder/link")
     resolver = Openat2Resolver()
     share = Share(
         name="share",
-        root=memory,
+        root=tmpfs,
         links=Links.AUTO,
         attribute_policy=AttributePolicy(),
         resolver=resolver,
@@ -145,7 +154,7 @@ def test_a_link_whose_text_is_not_in_memory_waits_for_a_thread(
 
 @pytest.mark.parametrize("links", [Links.AUTO, Links.DEREFERENCE])
 @pytest.mark.parametrize("name", ["models--a--b", "datasets--a", "spaces--a--b--c"])
-def test_blobs_of_a_hugging_face_cache_are_not_listed_and_can_be_read(
+def test_blobs_of_a_hugging_face_cache_are_unlisted_but_readable(
     make_share: MakeShare, root: Path, links: Links, name: str
 ) -> None:
     for folder in ("blobs", "snapshots/rev"):
@@ -163,7 +172,7 @@ def test_blobs_of_a_hugging_face_cache_are_not_listed_and_can_be_read(
     assert set(listing(share, path + b"/blobs")) == {b"hash"}
 
 
-def test_blobs_are_listed_elsewhere(make_share: MakeShare, root: Path) -> None:
+def test_other_blobs_folders_are_listed(make_share: MakeShare, root: Path) -> None:
     for folder in ("folder", "models--a", "models--b/deeper"):
         (root / folder / "blobs").mkdir(parents=True)
     (root / "folder/snapshots").mkdir()
@@ -202,7 +211,7 @@ def test_blobs_are_listed_elsewhere(make_share: MakeShare, root: Path) -> None:
     ],
 )
 def test_a_path_is_resolved_inside_the_share(
-    either: Share, root: Path, path: bytes, resolved: bytes | None
+    any_share: Share, root: Path, path: bytes, resolved: bytes | None
 ) -> None:
     links = {
         "latest": "folder",
@@ -214,18 +223,16 @@ def test_a_path_is_resolved_inside_the_share(
     }
     for name, target in links.items():
         (root / name).symlink_to(target)
-    assert either.realpath(path, wait=True) == resolved
+    assert any_share.realpath(path, wait=True) == resolved
 
 
-def test_a_name_that_ends_as_that_of_a_deleted_file_is_resolved(share: Share, root: Path) -> None:
+def test_a_name_with_the_suffix_deleted_is_resolved(share: Share, root: Path) -> None:
     (root / "a (deleted)").touch()
     (root / "link").symlink_to("a (deleted)")
     assert share.realpath(b"link", wait=True) == b"a (deleted)"
 
 
-def test_a_share_whose_folder_is_moved_resolves_below_its_new_place(
-    share: Share, root: Path
-) -> None:
+def test_a_moved_share_resolves_paths_below_its_new_location(share: Share, root: Path) -> None:
     (root / "link").symlink_to("folder")
     root.rename(root.parent / "moved")
     try:
@@ -234,10 +241,10 @@ def test_a_share_whose_folder_is_moved_resolves_below_its_new_place(
         (root.parent / "moved").rename(root)
 
 
-def test_a_file_that_is_found_and_then_moved_is_not_resolved_to_another(
+def test_a_file_moved_during_realpath_is_not_resolved_to_another(
     share: Share, root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the kernel names is looked up again, and has to be the same file."""
+    """The path from /proc is resolved again and must name the same file."""
     real = os.readlink
 
     def elsewhere(path: bytes, **more: int) -> bytes:
@@ -254,19 +261,19 @@ def test_a_file_that_is_found_and_then_moved_is_not_resolved_to_another(
     assert share._realpath(b"file", wait=True) is None
 
 
-def test_a_share_that_is_away_resolves_nothing(either: Share, root: Path) -> None:
+def test_an_unavailable_share_resolves_nothing(any_share: Share, root: Path) -> None:
     gone = Share(
         name="gone",
         root=root / "missing",
-        links=either.links,
-        attribute_policy=either._attribute_policy,
-        resolver=either._resolver,
+        links=any_share.links,
+        attribute_policy=any_share._attribute_policy,
+        resolver=any_share._resolver,
     )
     assert gone.realpath(b"file", wait=True) is None
     assert gone.root_attributes() is None
 
 
-def test_nothing_is_left_open(auto: Share, root: Path) -> None:
+def test_links_leave_no_descriptor_open(auto: Share, root: Path) -> None:
     (root / "folder/link").symlink_to("../file")
     before = os.listdir("/proc/self/fd")
     auto.lstat(b"folder/link", wait=True)

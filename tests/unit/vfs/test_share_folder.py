@@ -1,4 +1,4 @@
-"""The share's own folder: checked, replaced, gone and back again."""
+"""The check of a share's own folder: replaced, missing and restored."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from sftp_gateway.vfs.share import Share
 from tests.unit.vfs.helpers import MakeShare, descriptors, entries, listing, read
 
 
-def test_a_healthy_share_tells_its_file_system(either: Share, root: Path) -> None:
-    assert either.check().f_blocks == os.statvfs(root).f_blocks
-    assert either.statvfs(b"folder/inner", wait=True).f_blocks == os.statvfs(root).f_blocks
-    assert read(either, b"file") == b"content"
+def test_a_healthy_share_reports_its_file_system(any_share: Share, root: Path) -> None:
+    assert any_share.check().f_blocks == os.statvfs(root).f_blocks
+    assert any_share.statvfs(b"folder/inner", wait=True).f_blocks == os.statvfs(root).f_blocks
+    assert read(any_share, b"file") == b"content"
 
 
-def test_a_folder_that_was_replaced_is_taken_over_by_the_check(either: Share, root: Path) -> None:
+def test_the_check_switches_to_a_replaced_folder(any_share: Share, root: Path) -> None:
     root.rename(root.parent / "old")
     root.mkdir()
     (root / "new").write_bytes(b"new content")
-    assert read(either, b"file") == b"content"
+    assert read(any_share, b"file") == b"content"
     before = descriptors().keys()
-    either.check()
+    any_share.check()
     assert descriptors().keys() == before
-    assert set(listing(either)) == {b"new"}
-    assert read(either, b"new") == b"new content"
+    assert set(listing(any_share)) == {b"new"}
+    assert read(any_share, b"new") == b"new content"
     with pytest.raises(NotFound):
-        either.lstat(b"file", wait=True)
+        any_share.lstat(b"file", wait=True)
 
 
-def test_what_is_open_stays_open_when_the_folder_is_replaced(either: Share, root: Path) -> None:
-    file = either.open_file(b"file", wait=True)
-    folder = either.open_directory(b"folder", wait=True)
+def test_open_handles_survive_the_replacement_of_the_folder(any_share: Share, root: Path) -> None:
+    file = any_share.open_file(b"file", wait=True)
+    folder = any_share.open_directory(b"folder", wait=True)
     root.rename(root.parent / "old")
     root.mkdir()
-    either.check()
+    any_share.check()
     buffer = bytearray(7)
     assert file.read([memoryview(buffer)], 0) == 7
     assert buffer == b"content"
@@ -46,21 +46,21 @@ def test_what_is_open_stays_open_when_the_folder_is_replaced(either: Share, root
     file.close()
 
 
-def test_a_folder_taken_over_is_confined_like_the_first(either: Share, root: Path) -> None:
+def test_a_replaced_folder_is_confined_too(any_share: Share, root: Path) -> None:
     root.rename(root.parent / "old")
     root.mkdir()
     (root / "out").symlink_to("../outside")
-    either.check()
+    any_share.check()
     for path in (b"..", b"out/secret"):
         with pytest.raises(Denied):
-            either.stat(path, wait=True)
+            any_share.stat(path, wait=True)
 
 
-def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
-    make_share: MakeShare, memory: Path
+def test_the_check_detects_whether_a_replaced_folder_is_local(
+    make_share: MakeShare, tmpfs: Path
 ) -> None:
-    (memory / "version").touch()
-    share = make_share(memory)
+    (tmpfs / "version").touch()
+    share = make_share(tmpfs)
     assert share._local
     share.path = Path("/proc")  # as if that were mounted there now
     share.check()
@@ -69,30 +69,28 @@ def test_whether_it_is_local_is_seen_again_when_the_folder_is_replaced(
         share.lstat(b"version", wait=False)
 
 
-def test_files_are_read_inline_from_the_file_system_that_was_taken_over(
-    either: Share, memory: Path
-) -> None:
-    (memory / "file").touch()
-    either.path = memory  # as if it were mounted there now
-    either.check()
-    file = either.open_file(b"file", wait=True)
+def test_a_replaced_local_folder_is_read_inline(any_share: Share, tmpfs: Path) -> None:
+    (tmpfs / "file").touch()
+    any_share.path = tmpfs  # as if it were mounted there now
+    any_share.check()
+    file = any_share.open_file(b"file", wait=True)
     assert file.local
     file.close()
 
 
-def test_a_folder_that_is_gone_fails_the_check(either: Share, root: Path) -> None:
+def test_a_missing_folder_fails_the_check(any_share: Share, root: Path) -> None:
     root.rename(root.parent / "old")
     before = descriptors()
     with pytest.raises(FileNotFoundError):
-        either.check()
+        any_share.check()
     root.write_bytes(b"a file instead")
     with pytest.raises(NotADirectoryError):
-        either.check()
+        any_share.check()
     assert descriptors() == before
 
 
 @pytest.mark.parametrize("above", [False, True], ids=["the folder", "one above"])
-def test_a_link_in_the_folders_place_is_never_followed(
+def test_a_folder_replaced_by_a_link_is_never_followed(
     make_share: MakeShare, tmp_path: Path, above: bool
 ) -> None:
     for name in ("way", "other"):
@@ -112,16 +110,16 @@ def test_a_link_in_the_folders_place_is_never_followed(
     share.check()
 
 
-def test_a_folder_that_comes_back_passes_the_check_again(either: Share, root: Path) -> None:
+def test_a_restored_folder_passes_the_check(any_share: Share, root: Path) -> None:
     root.rename(root.parent / "old")
     with pytest.raises(FileNotFoundError):
-        either.check()
+        any_share.check()
     (root.parent / "old").rename(root)
-    either.check()
-    assert read(either, b"file") == b"content"
+    any_share.check()
+    assert read(any_share, b"file") == b"content"
 
 
-def test_a_share_without_a_folder_fails_until_there_is_one(
+def test_a_share_without_a_folder_fails_until_it_exists(
     make_share: MakeShare, tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"
@@ -142,7 +140,7 @@ def test_a_share_without_a_folder_fails_until_there_is_one(
     assert share.stat(b"file", wait=True).size == 0
 
 
-def test_the_number_of_a_mount_is_told_without_its_file_system(tmp_path: Path) -> None:
+def test_a_mount_id_is_read_without_accessing_the_file_system(tmp_path: Path) -> None:
     numbers = []
     for folder in (tmp_path, tmp_path, Path("/dev/shm")):
         descriptor = open_no_symlinks(folder)

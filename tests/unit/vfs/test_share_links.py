@@ -1,4 +1,4 @@
-"""Links served as links: told as long as they stay inside, whether they lead anywhere or not."""
+"""`links = "keep"`: the targets of links inside the share are shown, even dangling ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.vfs.share import Share
 from tests.unit.vfs.helpers import listing, read
 
 
-def test_a_link_is_shown_as_a_link_and_followed_when_asked(share: Share, root: Path) -> None:
+def test_a_link_is_shown_as_a_link_and_followed_on_request(share: Share, root: Path) -> None:
     (root / "link").symlink_to("folder/inner")
     assert share.lstat(b"link", wait=True).mode == stat.S_IFLNK | 0o777
     assert share.lstat(b"link", wait=True).size == len("folder/inner")
@@ -38,7 +38,7 @@ def test_a_link_is_shown_as_a_link_and_followed_when_asked(share: Share, root: P
         ("link", "...//..a"),
     ],
 )
-def test_a_link_that_stays_inside_is_told_even_where_it_leads_nowhere(
+def test_a_dangling_link_inside_the_share_shows_its_target(
     share: Share, root: Path, path: str, target: str
 ) -> None:
     (root / path).symlink_to(target)
@@ -64,7 +64,7 @@ def test_a_link_that_stays_inside_is_told_even_where_it_leads_nowhere(
         ("link", "climb/../file"),
     ],
 )
-def test_a_link_that_leads_out_is_not_told(
+def test_the_target_of_an_escaping_link_is_not_shown(
     share: Share, root: Path, outside: Path, path: str, target: str
 ) -> None:
     (root / "out").symlink_to(outside)
@@ -81,7 +81,7 @@ def test_only_a_link_has_a_target(share: Share) -> None:
             share.readlink(path, wait=True)
 
 
-def test_a_link_that_leads_out_or_nowhere_is_still_listed_as_a_link(
+def test_escaping_and_dangling_links_are_listed_as_links(
     share: Share, root: Path, outside: Path
 ) -> None:
     (root / "dead").symlink_to("missing")

@@ -1,4 +1,4 @@
-"""What a gateway that is not root may not read is denied, and does not spoil the rest."""
+"""Files unreadable to an unprivileged gateway are denied without affecting others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINK_MODE = stat.S_IFLNK | 0o777
 
 @pytest.fixture
 def guarded(root: Path) -> Iterator[Path]:
-    """A folder each that is closed, that can only be listed, and that can only be passed."""
+    """Three folders: without permissions, with read only, and with search only."""
     for name in ("closed", "listed", "passed"):
         folder = root / name
         folder.mkdir()
@@ -43,20 +43,20 @@ def guarded(root: Path) -> Iterator[Path]:
 pytestmark = pytest.mark.usefixtures("guarded")
 
 
-def test_an_unreadable_file_is_shown_and_cannot_be_opened(
-    either: Share, resolver: PathResolver
+def test_an_unreadable_file_is_listed_but_cannot_be_opened(
+    any_share: Share, resolver: PathResolver
 ) -> None:
-    assert use_as_nobody(either, resolver, ("lstat", "private"), ("read", "private")) == [
+    assert use_as_nobody(any_share, resolver, ("lstat", "private"), ("read", "private")) == [
         stat.S_IFREG,
         DENIED,
     ]
 
 
-def test_an_unreadable_folder_is_shown_and_cannot_be_listed_or_passed(
-    either: Share, resolver: PathResolver
+def test_an_unreadable_folder_is_listed_but_cannot_be_opened(
+    any_share: Share, resolver: PathResolver
 ) -> None:
     assert use_as_nobody(
-        either,
+        any_share,
         resolver,
         ("lstat", "closed"),
         ("list", "closed"),
@@ -67,10 +67,8 @@ def test_an_unreadable_folder_is_shown_and_cannot_be_listed_or_passed(
     ) == [CLOSED, DENIED, DENIED, DENIED, DENIED, DENIED]
 
 
-def test_what_cannot_be_read_is_still_listed_in_the_folder_above(
-    either: Share, resolver: PathResolver
-) -> None:
-    (shown,) = use_as_nobody(either, resolver, ("list", ""))
+def test_unreadable_entries_are_listed(any_share: Share, resolver: PathResolver) -> None:
+    (shown,) = use_as_nobody(any_share, resolver, ("list", ""))
     assert shown == {
         "closed": CLOSED,
         "file": FILE,
@@ -81,11 +79,11 @@ def test_what_cannot_be_read_is_still_listed_in_the_folder_above(
     }
 
 
-def test_a_folder_that_can_be_passed_but_not_listed_serves_its_files(
-    either: Share, resolver: PathResolver
+def test_a_folder_with_search_permission_only_serves_its_files(
+    any_share: Share, resolver: PathResolver
 ) -> None:
     assert use_as_nobody(
-        either,
+        any_share,
         resolver,
         ("list", "passed"),
         ("read", "passed/file"),
@@ -94,16 +92,16 @@ def test_a_folder_that_can_be_passed_but_not_listed_serves_its_files(
     ) == [DENIED, "guarded", "guarded", FOLDER]
 
 
-def test_a_folder_that_can_be_listed_but_not_passed_shows_its_names_and_their_kinds(
+def test_a_folder_with_read_permission_only_lists_names_and_types(
     make_share: MakeShare, resolver: PathResolver
 ) -> None:
-    """Nothing but the kind is known; what is hidden elsewhere is hidden here too."""
+    """Only the file types are known; hidden types stay hidden."""
     shown, file = use_as_nobody(make_share(), resolver, ("list", "listed"), ("read", "listed/file"))
     assert shown == {"file": stat.S_IFREG, "sub": stat.S_IFDIR, "link": stat.S_IFLNK}
     assert file == DENIED
 
 
-def test_served_dereferenced_it_leaves_out_the_links_that_it_cannot_follow(
+def test_a_dereferenced_listing_omits_links_that_cannot_be_followed(
     make_share: MakeShare, resolver: PathResolver
 ) -> None:
     share = make_share(links=Links.DEREFERENCE)
@@ -123,12 +121,12 @@ def test_a_link_into_an_unreadable_folder_is_denied(
     assert ("link" in shown) == (links is not Links.DEREFERENCE)
 
 
-def test_a_share_whose_folder_cannot_be_read_fails_its_check(
-    either: Share, resolver: PathResolver, root: Path
+def test_an_unreadable_share_fails_its_check(
+    any_share: Share, resolver: PathResolver, root: Path
 ) -> None:
     root.chmod(0o311)
     checked, listed, file = use_as_nobody(
-        either, resolver, ("check", ""), ("list", ""), ("read", "file")
+        any_share, resolver, ("check", ""), ("list", ""), ("read", "file")
     )
     assert checked[0] == "PermissionError"
     assert listed == DENIED

@@ -1,4 +1,4 @@
-"""What is swapped for a trap while look-ups run never gives a byte from outside of the share."""
+"""Paths swapped for links or fifos during lookups never leak a byte from outside the share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.vfs.helpers import (
 
 @contextmanager
 def keeps_swapping(swap: Callable[[], None]) -> Iterator[None]:
-    """Call `swap` again and again on a thread meanwhile."""
+    """Call `swap` repeatedly on a thread."""
     stop = threading.Event()
 
     def run() -> None:
@@ -45,8 +45,8 @@ ATTEMPTS = 1_500
 
 
 @pytest.mark.parametrize("target", ["../outside", "absolute"])
-def test_a_folder_that_turns_into_a_link_meanwhile_never_gives_a_secret(
-    either: Share, root: Path, outside: Path, target: str
+def test_a_folder_swapped_for_a_link_leaks_no_byte(
+    any_share: Share, root: Path, outside: Path, target: str
 ) -> None:
     (root / "swapped").mkdir()
     (root / "swapped" / "secret").write_bytes(b"public")
@@ -63,16 +63,16 @@ def test_a_folder_that_turns_into_a_link_meanwhile_never_gives_a_secret(
     with keeps_swapping(swap):
         for _ in range(ATTEMPTS):
             try:
-                assert read(either, b"swapped/secret") == b"public"
-                assert set(listing(either, b"swapped")) <= {b"secret"}
-                assert either.lstat(b"swapped/secret", wait=True).size == len(b"public")
+                assert read(any_share, b"swapped/secret") == b"public"
+                assert set(listing(any_share, b"swapped")) <= {b"secret"}
+                assert any_share.lstat(b"swapped/secret", wait=True).size == len(b"public")
             except (NotFound, Denied):
                 continue
     assert descriptors() == before
 
 
-def test_a_file_that_turns_into_a_link_meanwhile_never_gives_a_secret(
-    either: Share, root: Path, outside: Path
+def test_a_file_swapped_for_a_link_leaks_no_byte(
+    any_share: Share, root: Path, outside: Path
 ) -> None:
     (root / "public").write_bytes(b"public")
 
@@ -87,16 +87,14 @@ def test_a_file_that_turns_into_a_link_meanwhile_never_gives_a_secret(
     with keeps_swapping(swap):
         for _ in range(ATTEMPTS):
             try:
-                assert read(either, b"swapped") == b"public"
-                assert either.stat(b"swapped", wait=True).size == len(b"public")
+                assert read(any_share, b"swapped") == b"public"
+                assert any_share.stat(b"swapped", wait=True).size == len(b"public")
             except (NotFound, Denied):
                 continue
 
 
-def test_a_file_that_turns_into_a_fifo_meanwhile_is_never_opened_as_one(
-    either: Share, root: Path
-) -> None:
-    """An open of the fifo would wait for a writer that never comes."""
+def test_a_file_swapped_for_a_fifo_is_not_opened(any_share: Share, root: Path) -> None:
+    """Opening the fifo would block, since it has no writer."""
 
     def swap() -> None:
         os.mkfifo(root / "new")
@@ -110,7 +108,7 @@ def test_a_file_that_turns_into_a_fifo_meanwhile_is_never_opened_as_one(
     def look() -> None:
         for _ in range(ATTEMPTS):
             try:
-                contents.add(read(either, b"swapped"))
+                contents.add(read(any_share, b"swapped"))
             except Denied as error:
                 reasons.add(error.reason)
 
@@ -121,10 +119,10 @@ def test_a_file_that_turns_into_a_fifo_meanwhile_is_never_opened_as_one(
     assert reasons <= {"special_file"}
 
 
-def test_dot_dot_while_folders_move_never_leads_out(
-    either: Share, root: Path, outside: Path
+def test_dot_dot_while_folders_move_never_escapes(
+    any_share: Share, root: Path, outside: Path
 ) -> None:
-    """Where `c` moves up after it was entered, its three `..` end above the share."""
+    """If `c` moves up after it was entered, its three `..` end above the share."""
     (root / "a" / "b" / "c").mkdir(parents=True)
     (root / "outside").mkdir()
     (root / "outside" / "secret").write_bytes(b"public")
@@ -138,7 +136,7 @@ def test_dot_dot_while_folders_move_never_leads_out(
         for path in (b"a/b/c/link", b"a/c/link"):
             for _ in range(ATTEMPTS):
                 try:
-                    assert read(either, path) == b"public"
+                    assert read(any_share, path) == b"public"
                 except (NotFound, Denied):
                     continue
     assert (outside / "secret").read_bytes() == SECRET

@@ -17,7 +17,7 @@ from tests.unit.vfs.helpers import FOLLOWING, MakeShare, listing, without_blocki
 
 @pytest.fixture
 def special(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """Special files of all kinds that we may make, and links to them."""
+    """Special files of every kind that can be created, and links to them."""
     os.mkfifo(root / "fifo")
     monkeypatch.chdir(root)  # a socket's path is short
     made = {"fifo": b"fifo", "socket": b"socket"}
@@ -32,44 +32,49 @@ def special(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, b
         yield made
 
 
-def test_a_special_file_is_never_opened(either: Share, special: dict[str, bytes]) -> None:
+def test_a_special_file_is_never_opened(any_share: Share, special: dict[str, bytes]) -> None:
     for name in special.values():
         for path in (name, b"to_" + name):
             with pytest.raises(Denied) as raised:
-                without_blocking(lambda path=path: either.open_file(path, wait=True))  # type: ignore[misc]
+                without_blocking(lambda path=path: any_share.open_file(path, wait=True))  # type: ignore[misc]
             assert raised.value.reason == "special_file"
             assert raised.value.hidden
 
 
-def test_a_look_at_a_fifo_does_not_open_it(
-    either: Share, root: Path, special: dict[str, bytes]
+def test_attributes_of_a_fifo_are_read_without_opening_it(
+    any_share: Share, root: Path, special: dict[str, bytes]
 ) -> None:
     for operation in FOLLOWING[:3]:
         with pytest.raises(FileSystemError):
-            without_blocking(lambda operation=operation: operation(either, special["fifo"]))  # type: ignore[misc]
+            without_blocking(lambda operation=operation: operation(any_share, special["fifo"]))  # type: ignore[misc]
     with pytest.raises(OSError, match="No such device or address"):  # it has no reader
         os.open(root / "fifo", os.O_WRONLY | os.O_NONBLOCK)
 
 
-def test_a_special_file_is_hidden(either: Share, special: dict[str, bytes]) -> None:
+def test_a_special_file_is_hidden(any_share: Share, special: dict[str, bytes]) -> None:
     for name in special.values():
-        for operation in (either.lstat, either.stat, either.open_directory, either.readlink):
+        for operation in (
+            any_share.lstat,
+            any_share.stat,
+            any_share.open_directory,
+            any_share.readlink,
+        ):
             with pytest.raises(NotFound):
                 operation(name, wait=True)
         with pytest.raises(NotFound):
-            either.stat(b"to_" + name, wait=True)
+            any_share.stat(b"to_" + name, wait=True)
         with pytest.raises(NotFound):
-            either.stat(name + b"/x", wait=True)
+            any_share.stat(name + b"/x", wait=True)
 
 
-def test_a_special_file_is_left_out_of_listings(either: Share, special: dict[str, bytes]) -> None:
-    shown = set(listing(either))
+def test_a_special_file_is_not_listed(any_share: Share, special: dict[str, bytes]) -> None:
+    shown = set(listing(any_share))
     assert shown.isdisjoint(special.values())
     linked = {b"to_" + name for name in special.values()}
-    assert shown & linked == (set() if either.links is Links.DEREFERENCE else linked)
+    assert shown & linked == (set() if any_share.links is Links.DEREFERENCE else linked)
 
 
-def test_the_devices_of_a_dev_that_is_served_are_hidden(make_share: MakeShare) -> None:
+def test_devices_in_a_shared_dev_are_hidden(make_share: MakeShare) -> None:
     share = make_share(Path("/dev"))
     assert not {b"null", b"zero", b"full", b"tty"} & set(listing(share))
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""The tree of one user: what is made up, what is a share, and how misses are told apart."""
+"""The tree of one user: virtual directories, shares, and the errors of missing paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sftp_gateway.errors import Denied, NotFound
 from sftp_gateway.vfs.attributes import AttributePolicy
 from sftp_gateway.vfs.tree import ResolvedPath, Tree
-from tests.unit.vfs.helpers import MakeShare, entries, read, unread
+from tests.unit.vfs.helpers import MakeShare, entries, read, without_atime
 
 HUB = ".cache/huggingface/hub"
 
@@ -21,7 +21,7 @@ MakeTree = Callable[..., Tree]
 
 @pytest.fixture
 def make_tree(make_share: MakeShare, tmp_path: Path) -> MakeTree:
-    """Makes a tree of shares with these names; each has its name in a file `name`."""
+    """Makes a tree of shares with these names, each with its name in a file `name`."""
 
     def make(*names: str, ungranted: Iterable[str] = (), user: str = "gvpocr") -> Tree:
         shares = []
@@ -52,7 +52,7 @@ def nested(make_tree: MakeTree) -> Tree:
 
 
 def names(tree: Tree, path: bytes) -> list[bytes]:
-    """The made-up names in the folder `path` of the tree."""
+    """The names in the virtual directory `path`."""
     resolved = tree.locate(path)
     assert resolved.node is not None
     return [entry.name for entry in tree.children_of(resolved.node)]
@@ -96,7 +96,7 @@ def where(resolved: ResolvedPath) -> tuple[str | None, bytes]:
         (b" ", b"/home/gvpocr/ "),
     ],
 )
-def test_a_path_is_made_canonical_by_its_text(tree: Tree, path: bytes, canonical: bytes) -> None:
+def test_a_path_is_normalized_lexically(tree: Tree, path: bytes, canonical: bytes) -> None:
     assert tree.canonical(path) == canonical
     assert tree.canonical(canonical) == canonical
 
@@ -109,7 +109,7 @@ def test_a_path_with_a_nul_byte_is_not_found(tree: Tree, path: bytes) -> None:
         tree.locate(path)
 
 
-def test_a_path_as_long_as_the_kernel_takes_is_only_text(tree: Tree) -> None:
+def test_a_path_of_path_max_bytes_is_normalized(tree: Tree) -> None:
     assert tree.canonical(b"/" * 4095) == b"/"
     assert tree.canonical(b"../" * 1365) == b"/"
     assert tree.canonical(b"models/../" * 409) == b"/home/gvpocr"
@@ -117,16 +117,16 @@ def test_a_path_as_long_as_the_kernel_takes_is_only_text(tree: Tree) -> None:
     assert where(resolved) == ("models", b"n/" * 2000)
 
 
-def test_a_longer_path_is_not_looked_at(tree: Tree) -> None:
+def test_an_overlong_path_is_rejected(tree: Tree) -> None:
     with pytest.raises(NotFound):
         tree.canonical(b"/" * 4096)
 
 
-# Places
+# Locations
 
 
 @pytest.mark.parametrize("path", [b"/", b"/home", b"/home/gvpocr", b"", b".cache", b"/home/."])
-def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> None:
+def test_ancestors_of_a_share_are_virtual(tree: Tree, path: bytes) -> None:
     resolved = tree.locate(path)
     assert where(resolved) == (None, b"")
     assert resolved.node is not None
@@ -155,7 +155,7 @@ def test_folders_on_the_way_to_a_share_are_made_up(tree: Tree, path: bytes) -> N
         (b"models/\xff", "models", b"\xff"),
     ],
 )
-def test_a_path_in_a_share_is_split_into_share_and_rest(
+def test_a_path_is_split_into_its_share_and_the_rest(
     tree: Tree, path: bytes, share: str, relative: bytes
 ) -> None:
     resolved = tree.locate(path)
@@ -165,7 +165,7 @@ def test_a_path_in_a_share_is_split_into_share_and_rest(
     assert resolved.path == b"/home/gvpocr/" + share.encode() + behind
 
 
-def test_names_of_shares_are_told_apart_by_case_and_in_whole(tree: Tree) -> None:
+def test_share_names_are_matched_whole_and_case_sensitively(tree: Tree) -> None:
     for path in (b"bhushanji", b"Models", b"model", b"models2", b"models ", b"models\n"):
         with pytest.raises(NotFound):
             tree.locate(path)
@@ -184,7 +184,7 @@ def test_a_user_without_shares_has_an_empty_home(make_tree: MakeTree) -> None:
         tree.locate(b"models")
 
 
-def test_a_name_in_devanagari_is_found_by_its_utf_8_bytes(make_tree: MakeTree) -> None:
+def test_a_devanagari_name_is_found_by_its_utf_8_bytes(make_tree: MakeTree) -> None:
     name = "भूषणजी"
     tree = make_tree(name, user="उपयोगकर्ता")
     assert where(tree.locate(name.encode() + b"/x")) == (name, b"x")
@@ -194,7 +194,7 @@ def test_a_name_in_devanagari_is_found_by_its_utf_8_bytes(make_tree: MakeTree) -
 # Listings
 
 
-def test_a_virtual_directory_lists_what_is_directly_in_it(tree: Tree) -> None:
+def test_a_virtual_directory_lists_its_direct_children(tree: Tree) -> None:
     assert names(tree, b"/") == [b"home"]
     assert names(tree, b"/home") == [b"gvpocr"]
     assert names(tree, b"") == [b".cache", b"Bhushanji", b"models"]
@@ -203,7 +203,7 @@ def test_a_virtual_directory_lists_what_is_directly_in_it(tree: Tree) -> None:
     assert names(tree, b"models") == []
 
 
-def test_a_virtual_directory_is_opened_with_its_dots(tree: Tree) -> None:
+def test_a_virtual_directory_lists_dot_entries(tree: Tree) -> None:
     node = tree.locate(b".cache").node
     assert node is not None
     found = entries(tree.open_virtual(tree.children_of(node)))
@@ -211,14 +211,14 @@ def test_a_virtual_directory_is_opened_with_its_dots(tree: Tree) -> None:
     assert {entry.attributes for entry in found} == {tree.attributes()}
 
 
-def test_a_virtual_directory_has_the_given_owner_and_time(tree: Tree) -> None:
+def test_a_virtual_directory_has_the_configured_owner_and_time(tree: Tree) -> None:
     shown = tree.attributes()
     assert shown.mode == stat.S_IFDIR | 0o755
     assert (shown.uid, shown.gid) == (1, 2)
     assert shown.atime == shown.mtime == 1234
 
 
-# Shares in shares
+# Nested shares
 
 
 @pytest.mark.parametrize(
@@ -240,13 +240,13 @@ def test_a_virtual_directory_has_the_given_owner_and_time(tree: Tree) -> None:
         (b"data/z/x/y", "data", b"z/x/y"),
     ],
 )
-def test_the_deepest_share_on_a_path_has_it(
+def test_a_path_belongs_to_the_deepest_share(
     nested: Tree, path: bytes, share: str | None, relative: bytes
 ) -> None:
     assert where(nested.locate(path)) == (share, relative)
 
 
-def test_a_folder_on_the_way_to_a_share_hides_the_folder_of_the_share_around_it(
+def test_an_ancestor_of_a_nested_share_hides_the_outer_shares_folder(
     nested: Tree,
 ) -> None:
     with pytest.raises(NotFound):
@@ -255,7 +255,7 @@ def test_a_folder_on_the_way_to_a_share_hides_the_folder_of_the_share_around_it(
         nested.locate(b"data/x/deep/er")
 
 
-def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path: Path) -> None:
+def test_a_listing_starts_with_nested_shares(nested: Tree, tmp_path: Path) -> None:
     data = tmp_path / "shares" / "0"
     (data / "sub").mkdir()
     (data / "sub" / "hidden").touch()
@@ -266,25 +266,25 @@ def test_a_share_is_listed_with_the_shares_in_it_in_front(nested: Tree, tmp_path
     found = entries(resolved.share.open_directory(b"", extra=extra, wait=True))
     assert [entry.name for entry in found] == [b".", b"..", b"sub", b"x", b"name"]
     [sub, x] = found[2:4]
-    assert unread(sub.attributes) == unread(nested.shares[1].lstat(b"", wait=True))
+    assert without_atime(sub.attributes) == without_atime(nested.shares[1].lstat(b"", wait=True))
     assert x.attributes == nested.attributes()
 
 
-def test_each_share_gives_its_own_files(nested: Tree) -> None:
+def test_each_share_serves_its_own_files(nested: Tree) -> None:
     for path in (b"data", b"data/sub", b"data/x/y"):
         resolved = nested.locate(path + b"/name")
         assert resolved.share is not None
         assert read(resolved.share, resolved.relative) == path
 
 
-def test_the_order_of_the_shares_changes_nothing(make_tree: MakeTree) -> None:
+def test_the_order_of_shares_does_not_matter(make_tree: MakeTree) -> None:
     tree = make_tree("data/x/y", "data/sub", "data")
     assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
     assert where(tree.locate(b"data/a")) == ("data", b"a")
     assert where(tree.locate(b"data/x/y")) == ("data/x/y", b"")
 
 
-def test_a_share_in_a_folder_that_is_no_share_is_found(make_tree: MakeTree) -> None:
+def test_a_share_below_a_virtual_directory_is_found(make_tree: MakeTree) -> None:
     tree = make_tree("data/sub")
     assert where(tree.locate(b"data")) == (None, b"")
     assert where(tree.locate(b"data/sub/a")) == ("data/sub", b"a")
@@ -297,7 +297,7 @@ def test_a_share_in_a_folder_that_is_no_share_is_found(make_tree: MakeTree) -> N
     "path",
     [b".Trash", b"autorun.inf", b"/home/.Trash", b"/.Trash", b"/etc", b"/home/root", b".cache/x"],
 )
-def test_a_name_that_is_not_in_a_virtual_directory_is_a_plain_miss(tree: Tree, path: bytes) -> None:
+def test_a_missing_name_in_a_virtual_directory_is_not_found(tree: Tree, path: bytes) -> None:
     with pytest.raises(NotFound):
         tree.locate(path)
 
@@ -317,9 +317,7 @@ def test_a_name_that_is_not_in_a_virtual_directory_is_a_plain_miss(tree: Tree, p
         b"/home/../etc",
     ],
 )
-def test_a_deeper_path_or_one_with_dot_dot_was_asked_for_on_purpose(
-    tree: Tree, path: bytes
-) -> None:
+def test_a_missing_deep_or_dot_dot_path_is_denied(tree: Tree, path: bytes) -> None:
     with pytest.raises(Denied) as raised:
         tree.locate(path)
     assert raised.value.reason == "outside_shares"
@@ -337,9 +335,7 @@ def test_a_deeper_path_or_one_with_dot_dot_was_asked_for_on_purpose(
         b"a/b",
     ],
 )
-def test_a_share_that_only_others_have_is_denied_and_looks_missing(
-    make_tree: MakeTree, path: bytes
-) -> None:
+def test_an_ungranted_share_is_denied_and_looks_missing(make_tree: MakeTree, path: bytes) -> None:
     tree = make_tree("models", ungranted=["private", "a/b"])
     with pytest.raises(Denied) as raised:
         tree.locate(path)
@@ -347,20 +343,20 @@ def test_a_share_that_only_others_have_is_denied_and_looks_missing(
     assert raised.value.hidden
 
 
-def test_a_withheld_share_is_not_listed(make_tree: MakeTree) -> None:
+def test_an_ungranted_share_is_not_listed(make_tree: MakeTree) -> None:
     tree = make_tree("models", ungranted=["private", "a/b"])
     assert names(tree, b"") == [b"models"]
 
 
 @pytest.mark.parametrize("path", [b"privat", b"private2", b"Private", b"a", b"/private"])
-def test_a_name_that_is_only_like_that_of_a_withheld_share_is_a_plain_miss(
+def test_a_name_similar_to_an_ungranted_share_is_not_found(
     make_tree: MakeTree, path: bytes
 ) -> None:
     with pytest.raises(NotFound):
         make_tree("models", ungranted=["private", "a/b"]).locate(path)
 
 
-def test_a_share_in_a_withheld_one_is_found_and_the_rest_is_not_granted(
+def test_a_granted_share_inside_an_ungranted_one_is_found(
     make_tree: MakeTree,
 ) -> None:
     tree = make_tree("data/sub", ungranted=["data"])
@@ -370,14 +366,14 @@ def test_a_share_in_a_withheld_one_is_found_and_the_rest_is_not_granted(
         tree.locate(b"data/other")
 
 
-def test_a_withheld_share_in_a_granted_one_does_not_hide_the_real_folder(
+def test_an_ungranted_share_inside_a_granted_one_hides_no_folder(
     make_tree: MakeTree,
 ) -> None:
     tree = make_tree("data", ungranted=["data/sub"])
     assert where(tree.locate(b"data/sub/a")) == ("data", b"sub/a")
 
 
-def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) -> None:
+def test_two_users_have_separate_trees(make_share: MakeShare, root: Path) -> None:
     share = make_share(root, name="models")
     trees = [
         Tree(user=user, shares=[share], attribute_policy=AttributePolicy(), time=os.getpid())
@@ -388,7 +384,7 @@ def test_two_users_have_trees_of_their_own(make_share: MakeShare, root: Path) ->
         trees[0].locate(b"/home/two/models")
 
 
-def test_a_path_in_a_share_is_told_from_the_root(nested: Tree) -> None:
+def test_path_of_is_absolute(nested: Tree) -> None:
     data, sub, _ = nested.shares
     assert nested.path_of(data, b"") == b"/home/gvpocr/data"
     assert nested.path_of(data, b"a/b") == b"/home/gvpocr/data/a/b"
@@ -396,5 +392,7 @@ def test_a_path_in_a_share_is_told_from_the_root(nested: Tree) -> None:
 
 
 @pytest.mark.parametrize("relative", [b"sub", b"sub/name", b"x", b"x/y", b"x/z", b"x/y/name"])
-def test_a_path_that_another_share_hides_is_not_told(nested: Tree, relative: bytes) -> None:
+def test_path_of_does_not_name_a_path_hidden_by_another_share(
+    nested: Tree, relative: bytes
+) -> None:
     assert nested.path_of(nested.shares[0], relative) is None

@@ -1,4 +1,4 @@
-"""Keys that workers made are let in."""
+"""Authorizing keys that workers generated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def public(name: str) -> str:
     return generate_ed25519(name).public_line.strip()
 
 
-def test_a_key_is_added_once_whoever_adds_it_meanwhile(tmp_path: Path) -> None:
+def test_a_key_added_concurrently_is_added_once(tmp_path: Path) -> None:
     file = tmp_path / "gvpocr"
     shared = public("shared")
     file.write_text(f"# ours\n{shared}\n")
@@ -29,7 +29,7 @@ def test_a_key_is_added_once_whoever_adds_it_meanwhile(tmp_path: Path) -> None:
     assert sorted(added) == sorted(lines)
 
 
-def test_another_key_of_the_same_name_stays_and_is_reported(
+def test_another_key_of_the_same_name_is_kept_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "gvpocr"
@@ -45,7 +45,7 @@ def test_another_key_of_the_same_name_stays_and_is_reported(
     )
 
 
-def test_what_is_no_key_is_a_mistake(tmp_path: Path) -> None:
+def test_an_invalid_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="key"):
         authorize_key(tmp_path / "gvpocr", "ssh-ed25519 AAAA worker7")
     assert not (tmp_path / "gvpocr").exists()

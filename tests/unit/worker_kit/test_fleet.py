@@ -1,4 +1,4 @@
-"""What a worker's set-up says, as `worker-kit --hosts` hears it."""
+"""The output of a worker's setup, as parsed by `worker-kit --hosts`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sftp_gateway.worker_kit.hosts import Host, Outcome
 KEY = f"ssh-ed25519 {'A' * 68}"
 
 
-async def heard(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *said: str, refuses: Exception | None = None
+async def run_setup(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *output: str, refuses: Exception | None = None
 ) -> tuple[list[str], Outcome]:
-    """The keys that are let in, and the outcome, where ssh says this and ends well."""
-    (folder / "ssh").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {folder}/said\n")
+    """The authorized keys and the outcome if ssh prints this and succeeds."""
+    (folder / "ssh").write_text(f"#!/bin/sh\ncat >/dev/null\ncat {folder}/output\n")
     (folder / "ssh").chmod(0o755)
-    (folder / "said").write_text("".join(f"{line}\n" for line in said))
+    (folder / "output").write_text("".join(f"{line}\n" for line in output))
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     kit = Kit(server="s", port=1, user="u", remote="/r", mount="/m/x", host_keys=[])
     keys: list[str] = []
@@ -36,11 +36,11 @@ async def heard(
     return keys, outcome
 
 
-async def test_only_one_plain_key_of_a_worker_is_let_in(
+async def test_only_one_plain_key_per_worker_is_authorized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = "==> the key of this worker: "
-    keys, outcome = await heard(
+    keys, outcome = await run_setup(
         tmp_path,
         monkeypatch,
         f"{step}cert-authority {KEY} w",
@@ -58,8 +58,8 @@ async def test_only_one_plain_key_of_a_worker_is_let_in(
 async def test_a_key_that_cannot_be_added_fails_its_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = f"==> the key of this worker: {KEY} worker7"
+    output = f"==> the key of this worker: {KEY} worker7"
     refused = PermissionError(13, "Permission denied", "keys/authorized_keys")
-    _, outcome = await heard(tmp_path, monkeypatch, said, refuses=refused)
+    _, outcome = await run_setup(tmp_path, monkeypatch, output, refuses=refused)
     assert not outcome.ok
     assert outcome.message.startswith("its key cannot be authorized: [Errno 13] Permission denied")

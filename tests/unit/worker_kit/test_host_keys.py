@@ -1,4 +1,4 @@
-"""The host keys that workers are given, and that the health check accepts."""
+"""The host keys that workers pin and the health check accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.keys import make_key, public_line
 
 @pytest.fixture
 def keys(unconfigured: Path) -> Path:
-    """The folder of keys."""
+    """The keys folder."""
     (unconfigured / "keys").mkdir()
     return unconfigured / "keys"
 
@@ -24,7 +24,7 @@ def known(private: Path) -> str:
     return " ".join(public_line(private).split()[:2])
 
 
-def test_all_keys_that_are_used_or_announced_are_own(keys: Path) -> None:
+def test_used_and_announced_host_keys_are_found(keys: Path) -> None:
     made = [
         make_key(keys / f"ssh_host_{name}", name.partition("_")[0])
         for name in ("ed25519_key", "rsa_key", "ed25519_key.next", "ed25519_key.previous")
@@ -34,14 +34,14 @@ def test_all_keys_that_are_used_or_announced_are_own(keys: Path) -> None:
     assert len(find_host_keys(Settings(nist_curves=True))) == 5
 
 
-def test_the_private_key_decides_where_the_file_beside_it_has_another(keys: Path) -> None:
+def test_the_private_key_overrides_a_differing_public_file(keys: Path) -> None:
     private = make_key(keys / "ssh_host_rsa_key", "rsa")
     real = known(private)
     Path(f"{private}.pub").write_text(generate_ed25519("another").public_line)
     assert find_host_keys(Settings()) == [real]
 
 
-def test_a_private_key_that_cannot_be_read_is_known_by_its_public_half(
+def test_an_unreadable_private_key_is_known_by_its_public_file(
     keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private = make_key(keys / "ssh_host_ed25519_key", "ed25519")
@@ -54,7 +54,7 @@ def test_a_private_key_that_cannot_be_read_is_known_by_its_public_half(
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_kit_without_a_host_key_is_refused() -> None:
+def test_a_kit_requires_a_host_key() -> None:
     assert find_host_keys(Settings()) == []
     with pytest.raises(ConfigurationError, match="no host key keys/ssh_host_ed25519_key"):
         require_host_keys(Settings())

@@ -1,4 +1,4 @@
-"""The file of workers."""
+"""Parsing the file of workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sftp_gateway.errors import ConfigurationError
 from sftp_gateway.worker_kit.hosts import Host, parse_hosts
 
 
-def test_a_line_names_a_worker_and_the_options_of_its_set_up() -> None:
+def test_a_line_names_a_worker_and_its_setup_options() -> None:
     text = (
         "# the fleet\n\n"
         "worker1\n"
@@ -44,7 +44,7 @@ def test_a_line_names_a_worker_and_the_options_of_its_set_up() -> None:
         ("good", "good is in line 1 already"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(line: str, message: str) -> None:
+def test_an_error_has_its_line_number(line: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse_hosts(f"good\n{line}\n", source="hosts")
     (error,) = raised.value.errors
@@ -52,12 +52,12 @@ def test_a_mistake_is_told_with_its_line(line: str, message: str) -> None:
     assert message in error
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as raised:
         parse_hosts("a:0\nb c\n", source="hosts")
     assert [message[:13] for message in raised.value.errors] == ["hosts, line 1", "hosts, line 2"]
 
 
-def test_a_file_without_workers_is_a_mistake() -> None:
+def test_a_file_without_workers_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="names no worker"):
         parse_hosts("# nobody\n", source="hosts")

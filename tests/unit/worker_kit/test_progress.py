@@ -1,4 +1,4 @@
-"""How far the workers are, on a terminal and elsewhere."""
+"""Progress of the workers, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOSTS = [Host(name=name, address=name) for name in ("a", "b")]
 
 
 class Terminal(io.StringIO):
-    """A text file that says it is a terminal."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

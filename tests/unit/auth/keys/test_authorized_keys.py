@@ -62,7 +62,7 @@ def test_a_pub_file_of_ssh_keygen_is_accepted(
     assert key.expires is None
 
 
-def test_an_rsa_key_below_2048_bits_is_a_mistake(keygen: Callable[..., str]) -> None:
+def test_an_rsa_key_below_2048_bits_is_an_error(keygen: Callable[..., str]) -> None:
     message = only_error(keygen("-t", "rsa", "-b", "1024"))
     assert "1024 bits and is too weak; >= 2048 bits" in message
 
@@ -90,7 +90,7 @@ def test_an_option_may_hold_blanks_and_a_key_type_in_its_value() -> None:
         f"{KEY}\t me  \n{OTHER}\t",
     ],
 )
-def test_line_ends_blank_lines_and_comments_of_any_system_are_fine(text: str) -> None:
+def test_crlf_blank_lines_and_comments_are_accepted(text: str) -> None:
     parsed = parse(text)
     assert [key.comment for key in parsed.keys] == ["me", ""]
     assert parsed.errors == ()
@@ -102,7 +102,7 @@ def test_only_a_line_feed_ends_a_line() -> None:
     assert key.blob == BLOB
 
 
-def test_bad_lines_are_mistakes_with_their_place_and_the_good_ones_are_loaded() -> None:
+def test_invalid_lines_are_reported_and_the_others_loaded() -> None:
     parsed = parse(f"{KEY}\nnonsense\n\n{OTHER}\nno-ptty {OTHER}\n")
     assert [key.blob for key in parsed.keys] == [BLOB, ed25519(2)]
     assert [message.partition(": ")[0] for message in parsed.errors] == [
@@ -111,7 +111,7 @@ def test_bad_lines_are_mistakes_with_their_place_and_the_good_ones_are_loaded() 
     ]
 
 
-def test_a_key_that_is_listed_twice_is_kept_twice() -> None:
+def test_a_key_listed_twice_is_kept_twice() -> None:
     assert [key.comment for key in parse(f"{KEY} a\n{KEY} b").keys] == ["a", "b"]
 
 
@@ -144,14 +144,14 @@ def test_a_key_that_is_listed_twice_is_kept_twice() -> None:
         (f'from="10.0.0.0/8",from="10.1.0.0/16" {KEY}', "write one with the whole list"),
     ],
 )
-def test_a_mistake_says_what_is_right_without_key_material(line: str, right: str) -> None:
+def test_an_error_names_the_remedy_without_key_material(line: str, right: str) -> None:
     message = only_error(line)
     assert message.startswith("keys/authorized_keys/gvpocr, line 1: ")
     assert right in message
     assert encoded(BLOB)[:24] not in message
 
 
-def test_base64_with_stray_bits_is_a_mistake_because_keys_are_compared_as_bytes() -> None:
+def test_non_canonical_base64_is_an_error() -> None:
     text = encoded(wire(b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:ab"))
     assert text.endswith("=")
     stray = text.rstrip("=")[:-1] + chr(ord(text.rstrip("=")[-1]) + 1)
@@ -160,12 +160,12 @@ def test_base64_with_stray_bits_is_a_mistake_because_keys_are_compared_as_bytes(
     assert "not whole base64" in only_error(f"sk-ssh-ed25519@openssh.com {stray}")
 
 
-def test_keys_of_security_tokens_are_accepted() -> None:
+def test_security_keys_are_accepted() -> None:
     blob = wire(b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:")
     (key,) = parse(f"sk-ssh-ed25519@openssh.com {encoded(blob)} token").keys
     assert key.fingerprint == fingerprint(blob)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\ufeff", "# nothing here\n"])
-def test_an_empty_file_has_no_keys_and_no_mistakes(text: str) -> None:
+def test_an_empty_file_has_no_keys_and_no_errors(text: str) -> None:
     assert parse(text) == AuthorizedKeys((), ())

@@ -42,7 +42,7 @@ ECDSA = wire(b"ecdsa-sha2-nistp256", b"nistp256", point())
         (("-t", "rsa", "-b", "2048"), "ssh-rsa"),
     ],
 )
-def test_keys_of_ssh_keygen_are_read_and_named_as_it_names_them(
+def test_keys_of_ssh_keygen_have_its_fingerprints(
     keygen: Callable[..., str],
     listed: Callable[[str], list[str]],
     arguments: tuple[str, ...],
@@ -58,7 +58,7 @@ def test_keys_of_ssh_keygen_are_read_and_named_as_it_names_them(
 
 
 @pytest.mark.parametrize("blob", [SK_ED25519, SK_ECDSA])
-def test_keys_of_security_tokens_are_read_as_ssh_keygen_reads_them(
+def test_security_keys_are_parsed_as_by_ssh_keygen(
     listed: Callable[[str], list[str]], blob: bytes
 ) -> None:
     key_type = parse_blob(blob).key_type
@@ -67,7 +67,7 @@ def test_keys_of_security_tokens_are_read_as_ssh_keygen_reads_them(
 
 
 @pytest.mark.parametrize("blob", [ED25519, ECDSA, SK_ED25519, SK_ECDSA, rsa(2048)])
-def test_a_key_cut_short_anywhere_or_with_a_byte_more_is_refused(blob: bytes) -> None:
+def test_a_truncated_or_overlong_key_is_rejected(blob: bytes) -> None:
     for size in range(len(blob)):
         with pytest.raises(ValueError, match="copy"):
             parse_blob(blob[:size])
@@ -97,7 +97,7 @@ def test_a_key_cut_short_anywhere_or_with_a_byte_more_is_refused(blob: bytes) ->
         rsa(16385),
     ],
 )
-def test_what_is_not_one_whole_supported_key_is_refused(blob: bytes) -> None:
+def test_a_malformed_or_unsupported_key_is_rejected(blob: bytes) -> None:
     with pytest.raises(ValueError, match="key"):
         parse_blob(blob)
     assert not too_weak(blob)

@@ -1,4 +1,4 @@
-"""Certificates: those of the real ssh-keygen are read, and nothing else is."""
+"""OpenSSH certificates are parsed as ssh-keygen writes them; all else is rejected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CA = wire(b"ssh-ed25519", bytes([9]) * 32)
 KEY = wire(b"ssh-ed25519", bytes([1]) * 32)
 
 
-def made(
+def make_certificate(
     *,
     kind: int = 1,
     key_id: bytes = b"worker",
@@ -41,7 +41,7 @@ def made(
     algorithm: bytes = b"ssh-ed25519",
     end: bytes = b"",
 ) -> bytes:
-    """A certificate whose signature is nonsense: it is not looked at here."""
+    """A certificate with an invalid signature, which is not verified here."""
     return (
         wire(b"ssh-ed25519-cert-v01@openssh.com", b"nonce", bytes([1]) * 32)
         + serial.to_bytes(8, "big")
@@ -60,7 +60,7 @@ def sources(text: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 @pytest.mark.parametrize("authority_kind", ["ed25519", "ecdsa", "rsa"])
-def test_a_certificate_of_ssh_keygen_is_read_whole(
+def test_a_certificate_of_ssh_keygen_is_parsed(
     tmp_path: Path, kind: str, authority_kind: str
 ) -> None:
     authority = make_key(tmp_path / "ca", authority_kind)
@@ -82,15 +82,15 @@ def test_a_certificate_of_ssh_keygen_is_read_whole(
     assert blob == found.signed + wire(found.signature)
 
 
-def test_a_certificate_of_a_host_is_refused(tmp_path: Path) -> None:
+def test_a_host_certificate_is_rejected(tmp_path: Path) -> None:
     authority, key = (make_key(tmp_path / name, "ed25519") for name in ("ca", "key"))
     blob = base64.b64decode(certify(authority, key, "-h").read_text().split()[1])
     with pytest.raises(ValueError, match="not a user certificate"):
         read_certificate(blob)
 
 
-def test_what_is_cut_short_anywhere_is_refused() -> None:
-    whole = made(options=sources(b"192.0.2.0/24"))
+def test_a_truncated_certificate_is_rejected() -> None:
+    whole = make_certificate(options=sources(b"192.0.2.0/24"))
     read_certificate(whole)
     for length in range(len(whole)):
         with pytest.raises(ValueError):  # noqa: PT011 - which one depends on where
@@ -98,36 +98,39 @@ def test_what_is_cut_short_anywhere_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blob", "said"),
+    ("blob", "message"),
     [
-        (made(end=b"x"), "bytes too many"),
-        (made(kind=2), "not a user certificate"),
-        (made(kind=0), "not a user certificate"),
-        (made(algorithm=b"ssh-rsa"), "an algorithm that is not accepted"),
-        (made(algorithm=b"ssh-dss"), "an algorithm that is not accepted"),
-        (made(authority=made()), "no supported key type"),
-        (made(options=wire(b"force-command", wire(b"internal-sftp"))), "'force-command'"),
-        (made(options=wire(b"verify-required", b"")), "'verify-required'"),
-        (made(options=wire(b"unheard-of@example", b"")), "'unheard-of@example'"),
-        (made(options=wire(b"source-address")), "has no data"),
-        (made(options=sources(b"192.0.2.1") * 2), "out of order"),
-        (made(options=sources(b"!192.0.2.1,*")), "not a list of addresses"),
-        (made(options=sources(b"")), "not an IP address"),
-        (made(options=sources(b"worker.example")), "not an IP address"),
-        (made(options=wire(b"source-address", b"")), "cut short"),
-        (made(principals=(b"a\0b",)), "has a NUL"),
-        (made(principals=(b"\xff",)), "utf-8"),
-        (made(key_id=b"x" * 20_000), "longer than"),
+        (make_certificate(end=b"x"), "bytes too many"),
+        (make_certificate(kind=2), "not a user certificate"),
+        (make_certificate(kind=0), "not a user certificate"),
+        (make_certificate(algorithm=b"ssh-rsa"), "an algorithm that is not accepted"),
+        (make_certificate(algorithm=b"ssh-dss"), "an algorithm that is not accepted"),
+        (make_certificate(authority=make_certificate()), "no supported key type"),
+        (
+            make_certificate(options=wire(b"force-command", wire(b"internal-sftp"))),
+            "'force-command'",
+        ),
+        (make_certificate(options=wire(b"verify-required", b"")), "'verify-required'"),
+        (make_certificate(options=wire(b"unheard-of@example", b"")), "'unheard-of@example'"),
+        (make_certificate(options=wire(b"source-address")), "has no data"),
+        (make_certificate(options=sources(b"192.0.2.1") * 2), "out of order"),
+        (make_certificate(options=sources(b"!192.0.2.1,*")), "not a list of addresses"),
+        (make_certificate(options=sources(b"")), "not an IP address"),
+        (make_certificate(options=sources(b"worker.example")), "not an IP address"),
+        (make_certificate(options=wire(b"source-address", b"")), "cut short"),
+        (make_certificate(principals=(b"a\0b",)), "has a NUL"),
+        (make_certificate(principals=(b"\xff",)), "utf-8"),
+        (make_certificate(key_id=b"x" * 20_000), "longer than"),
         (KEY, "not a certificate"),
         (b"", "cut short"),
     ],
 )
-def test_what_cannot_be_kept_or_is_malformed_is_refused(blob: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_unsupported_or_malformed_certificate_is_rejected(blob: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_certificate(blob)
 
 
-def test_a_plain_key_is_no_certificate() -> None:
+def test_a_plain_key_is_not_a_certificate() -> None:
     assert not is_certificate(KEY)
     assert not is_certificate(b"")
     assert not is_certificate(wire(b"x509v3-ssh-rsa"))
@@ -170,18 +173,18 @@ CA_TEXT = base64.b64encode(CA).decode()
 AUTHORITY = line(CA, "cert-authority")
 
 
-def test_an_authority_of_the_user_or_of_all_is_trusted_and_a_plain_line_is_none() -> None:
-    assert decide(made(), AUTHORITY) is Reason.ACCEPTED
-    assert decide(made(), for_all=(line(CA),)) is Reason.ACCEPTED
-    assert decide(made()) is Reason.AUTHORITY_NOT_TRUSTED
-    assert decide(made(), AUTHORITY, user="nobody") is Reason.UNKNOWN_USER
+def test_only_a_cert_authority_is_trusted() -> None:
+    assert decide(make_certificate(), AUTHORITY) is Reason.ACCEPTED
+    assert decide(make_certificate(), for_all=(line(CA),)) is Reason.ACCEPTED
+    assert decide(make_certificate()) is Reason.AUTHORITY_NOT_TRUSTED
+    assert decide(make_certificate(), AUTHORITY, user="nobody") is Reason.UNKNOWN_USER
 
 
-def test_a_plain_line_of_the_authority_trusts_no_certificates_and_the_other_way_round() -> None:
+def test_a_plain_key_line_and_a_cert_authority_are_separate() -> None:
     plain = Authenticator(
         [Credentials(user="gvpocr", keys=keys(line(CA)), password_hash=None)], clock=lambda: NOW
     )
-    decision = plain.check_certificate("gvpocr", read_certificate(made()), HERE)
+    decision = plain.check_certificate("gvpocr", read_certificate(make_certificate()), HERE)
     assert (decision.reason, decision.certificate) == (Reason.AUTHORITY_NOT_TRUSTED, None)
     authority = Authenticator(
         [Credentials(user="gvpocr", keys=keys(AUTHORITY), password_hash=None)], clock=lambda: NOW
@@ -203,10 +206,10 @@ def test_a_plain_line_of_the_authority_trusts_no_certificates_and_the_other_way_
         ((), ',principals="fleet"', Reason.PRINCIPAL_NOT_LISTED),
     ],
 )
-def test_the_user_or_one_of_the_lines_principals_has_to_be_named(
+def test_a_certificate_must_name_the_user_or_a_listed_principal(
     principals: tuple[bytes, ...], options: str, reason: Reason
 ) -> None:
-    blob = made(principals=principals)
+    blob = make_certificate(principals=principals)
     assert decide(blob, line(CA, f"cert-authority{options}")) is reason
 
 
@@ -223,10 +226,10 @@ SECOND = int(NOW.timestamp())
         (2**64 - 1, 0, Reason.CERTIFICATE_EXPIRED),
     ],
 )
-def test_a_certificate_is_good_from_one_second_to_another(
+def test_a_certificate_is_valid_within_its_interval(
     after: int, before: int, reason: Reason
 ) -> None:
-    assert decide(made(after=after, before=before), AUTHORITY) is reason
+    assert decide(make_certificate(after=after, before=before), AUTHORITY) is reason
 
 
 @pytest.mark.parametrize(
@@ -238,10 +241,13 @@ def test_a_certificate_is_good_from_one_second_to_another(
         (',expiry-time="20300101Z"', b"192.0.2.0/24", Reason.KEY_EXPIRED),
     ],
 )
-def test_the_conditions_of_the_line_and_of_the_certificate_both_count(
+def test_conditions_of_line_and_certificate_both_apply(
     options: str, text: bytes, reason: Reason
 ) -> None:
-    assert decide(made(options=sources(text)), line(CA, f"cert-authority{options}")) is reason
+    assert (
+        decide(make_certificate(options=sources(text)), line(CA, f"cert-authority{options}"))
+        is reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,19 +258,19 @@ def test_the_conditions_of_the_line_and_of_the_certificate_both_count(
         f"key: {line(CA)}",
     ],
 )  # fmt: skip
-def test_what_is_revoked_is_refused(text: str) -> None:
+def test_a_revoked_key_or_certificate_is_refused(text: str) -> None:
     revoked, errors = parse_revocations(f"# a comment\n\n{text}\n", source="test")
     assert errors == ()
-    assert decide(made(), AUTHORITY, revoked=revoked) is Reason.REVOKED
+    assert decide(make_certificate(), AUTHORITY, revoked=revoked) is Reason.REVOKED
 
 
 @pytest.mark.parametrize(
     "text", ["", "serial: 8", "serial: 1-6", "id: Worker", "id: worker2", line(KEY[:-1] + b"x")]
 )
-def test_what_is_not_revoked_is_let_in(text: str) -> None:
+def test_an_unrevoked_key_or_certificate_is_accepted(text: str) -> None:
     revoked, errors = parse_revocations(text, source="test")
     assert errors == ()
-    assert decide(made(), AUTHORITY, revoked=revoked) is Reason.ACCEPTED
+    assert decide(make_certificate(), AUTHORITY, revoked=revoked) is Reason.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -274,13 +280,13 @@ def test_what_is_not_revoked_is_let_in(text: str) -> None:
         "SHA256:short", "hash: MD5:00", "nonsense", "key: nonsense", "SSHKRL\n\0binary",
     ],
 )  # fmt: skip
-def test_a_line_that_is_not_understood_is_a_mistake(text: str) -> None:
+def test_an_unknown_revocation_line_is_an_error(text: str) -> None:
     _, errors = parse_revocations(text, source="keys/revoked_keys")
     assert errors
     assert all(message.startswith("keys/revoked_keys") for message in errors)
 
 
-def test_a_list_is_what_ssh_keygen_makes_its_own_of(tmp_path: Path) -> None:
+def test_the_revocation_list_has_the_syntax_of_ssh_keygen(tmp_path: Path) -> None:
     key = make_key(tmp_path / "key", "ed25519")
     text = f"serial: 7\nserial: 0x10-0x20\nid: worker\nkey: {public_line(key)}\n"
     text += f"sha256: {public_line(key)}\n"
@@ -292,17 +298,17 @@ def test_a_list_is_what_ssh_keygen_makes_its_own_of(tmp_path: Path) -> None:
     revoked, errors = parse_revocations(text, source="test")
     assert errors == ()
     assert revoked.serials == ((7, 7), (16, 32))
-    (said,) = parse_revocations(
+    (message,) = parse_revocations(
         (tmp_path / "krl").read_text("utf-8", errors="replace"), source="krl"
     )[1]
-    assert "binary" in said
+    assert "binary" in message
 
 
-# Looking at logins again
+# Rechecking logins
 
 
-def test_a_login_is_judged_again_as_of_its_own_time() -> None:
-    certificate = read_certificate(made(after=SECOND, before=SECOND + 60))
+def test_a_login_is_rechecked_as_of_its_own_time() -> None:
+    certificate = read_certificate(make_certificate(after=SECOND, before=SECOND + 60))
 
     def with_(*lines: str, revoked: str = "", now: datetime = NOW) -> Authenticator:
         return Authenticator(
@@ -321,7 +327,7 @@ def test_a_login_is_judged_again_as_of_its_own_time() -> None:
     assert with_(moved, now=later).review(login) is Reason.ADDRESS_NOT_ALLOWED
 
 
-def test_a_login_by_key_is_ended_by_what_takes_the_key_away_and_not_by_its_expiry() -> None:
+def test_a_login_by_key_ends_with_the_key_but_not_at_its_expiry() -> None:
     def with_(*lines: str, revoked: str = "", user: str = "gvpocr") -> Authenticator:
         return Authenticator(
             [Credentials(user=user, keys=keys(*lines), password_hash=None)],
@@ -340,7 +346,7 @@ def test_a_login_by_key_is_ended_by_what_takes_the_key_away_and_not_by_its_expir
     assert with_(line(KEY), user="ana").review(login) is Reason.UNKNOWN_USER
 
 
-def test_a_login_by_password_is_ended_by_another_password() -> None:
+def test_a_login_by_password_ends_with_a_new_password() -> None:
     from argon2 import low_level
 
     def hashed(password: bytes) -> str:
@@ -362,15 +368,15 @@ def test_a_login_by_password_is_ended_by_another_password() -> None:
 
 
 def test_certificates_can_be_compared() -> None:
-    assert read_certificate(made()) == read_certificate(made())
-    assert isinstance(read_certificate(made()), Certificate)
+    assert read_certificate(make_certificate()) == read_certificate(make_certificate())
+    assert isinstance(read_certificate(make_certificate()), Certificate)
 
 
 def test_a_weak_key_stays_weak_in_a_certificate() -> None:
     key = wire(b"ssh-rsa", b"\x01\x00\x01", b"\x00\x80" + bytes(126) + b"\x01")
     head = wire(b"ssh-rsa-cert-v01@openssh.com", b"nonce", b"\x01\x00\x01")
     modulus = wire(b"\x00\x80" + bytes(126) + b"\x01")
-    rest = made()[len(wire(b"ssh-ed25519-cert-v01@openssh.com", b"nonce", bytes(32))) :]
+    rest = make_certificate()[len(wire(b"ssh-ed25519-cert-v01@openssh.com", b"nonce", bytes(32))) :]
     certificate = read_certificate(head + modulus + rest)
     assert certificate.key == key
     authenticator = Authenticator(

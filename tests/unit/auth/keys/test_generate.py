@@ -29,9 +29,7 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_new_pair_is_one_that_ssh_keygen_reads(
-    key_file: Path, listed: Callable[[str], list[str]]
-) -> None:
+def test_ssh_keygen_reads_a_new_pair(key_file: Path, listed: Callable[[str], list[str]]) -> None:
     pair = generate_ed25519("worker@gateway")
     key_file.write_bytes(pair.private_pem)
     command = ["ssh-keygen", "-y", "-f", str(key_file)]
@@ -54,20 +52,18 @@ def test_a_comment_cannot_add_a_line() -> None:
         generate_ed25519("me\nssh-ed25519 AAAA")
 
 
-def test_a_private_key_is_not_shown_by_accident() -> None:
+def test_repr_hides_the_private_key() -> None:
     assert "PRIVATE" not in repr(generate_ed25519("a"))
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_a_private_key_of_ours_alone_is_fine(key_file: Path, mode: int) -> None:
+def test_a_private_key_readable_by_its_owner_only_is_accepted(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     assert private_key_errors(key_file) == []
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o777, 0o601])
-def test_a_private_key_open_to_others_is_a_mistake_with_the_command_to_run(
-    key_file: Path, mode: int
-) -> None:
+def test_a_private_key_open_to_others_is_an_error_with_a_command(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     (message,) = private_key_errors(key_file)
     assert f"{mode:04o}" in message
@@ -75,7 +71,7 @@ def test_a_private_key_open_to_others_is_a_mistake_with_the_command_to_run(
     assert private_key_errors(key_file) == []
 
 
-def test_a_file_whose_name_begins_with_a_dash_gets_a_command_that_works(
+def test_a_file_name_with_a_leading_dash_gets_a_working_command(
     key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,7 +82,7 @@ def test_a_file_whose_name_begins_with_a_dash_gets_a_command_that_works(
     assert private_key_errors(path) == []
 
 
-def test_a_private_key_of_another_user_is_a_mistake(
+def test_a_private_key_of_another_user_is_an_error(
     key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() == 0:
@@ -97,11 +93,11 @@ def test_a_private_key_of_another_user_is_a_mistake(
     assert f"run as root: sftp-gateway init --owner {os.geteuid()}:" in message
 
 
-def test_a_private_key_that_we_cannot_read_is_a_mistake(
+def test_an_unreadable_private_key_is_an_error(
     key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_file.chmod(0o000)
-    # Root reads everything: what the kernel would say to anybody else is put in its place.
+    # Root can read everything, so the error of an unprivileged user is simulated.
     if os.geteuid() == 0:
         monkeypatch.setattr(os, "access", lambda *_, **__: False)
     (message,) = private_key_errors(key_file)
@@ -109,14 +105,14 @@ def test_a_private_key_that_we_cannot_read_is_a_mistake(
     assert "chmod 600" in message
 
 
-def test_a_link_to_a_good_private_key_is_fine(key_file: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_valid_private_key_is_accepted(key_file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(key_file)
     assert private_key_errors(link) == []
 
 
 @pytest.mark.parametrize("check", [private_key_errors, public_file_errors])
-def test_what_is_no_regular_file_is_a_mistake(
+def test_a_file_other_than_a_regular_one_is_an_error(
     tmp_path: Path, check: Callable[[Path], list[str]]
 ) -> None:
     fifo = tmp_path / "fifo"
@@ -130,13 +126,13 @@ def test_what_is_no_regular_file_is_a_mistake(
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600, 0o444])
-def test_a_public_file_may_be_read_by_all(key_file: Path, mode: int) -> None:
+def test_a_public_key_file_may_be_world_readable(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     assert public_file_errors(key_file) == []
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_public_file_that_others_may_write_is_a_mistake_with_the_command_to_run(
+def test_a_public_key_file_writable_by_others_is_an_error_with_a_command(
     key_file: Path, mode: int
 ) -> None:
     key_file.chmod(mode)

@@ -1,4 +1,4 @@
-"""Lines of authorized_keys are changed one at a time, and everything else stays as it is."""
+"""Editing one line of authorized_keys leaves all others unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ nonsense that stays
 WHEN = datetime(2030, 5, 6, 7, 8, 9, tzinfo=UTC)
 
 
-def test_a_key_is_added_at_the_end_also_of_a_file_that_does_not_end_with_a_line() -> None:
+def test_a_key_is_appended_even_without_a_final_newline() -> None:
     text, key = keyring.add_line(TEXT.rstrip("\n"), f"  {line(4, comment='four')} \n")
     assert text == TEXT + line(4, comment="four") + "\n"
     assert key.comment == "four"
@@ -40,7 +40,7 @@ def test_a_key_is_added_at_the_end_also_of_a_file_that_does_not_end_with_a_line(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (line(1, 'from="192.0.2.1"'), "is already there"),
         ("", "give one public key"),
@@ -50,12 +50,12 @@ def test_a_key_is_added_at_the_end_also_of_a_file_that_does_not_end_with_a_line(
         (line(4, "unheard-of"), "not known"),
     ],
 )
-def test_what_is_no_key_or_is_there_is_not_added(given: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_or_duplicate_key_is_not_added(given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         keyring.add_line(TEXT, given)
 
 
-def test_a_key_is_removed_with_all_its_lines_and_nothing_else() -> None:
+def test_removing_a_key_removes_all_its_lines_only() -> None:
     twice = TEXT + line(1, 'from="192.0.2.9"') + "\n"
     text, key = keyring.remove_key(twice, "one")
     assert text == TEXT.replace(line(1, comment="one") + "\n", "")
@@ -63,29 +63,27 @@ def test_a_key_is_removed_with_all_its_lines_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [("one", 1), ("two words", 2)])
-def test_an_expiry_is_put_in_front_or_in_place_of_the_old_and_other_options_stay(
-    name: str, number: int
-) -> None:
+def test_setting_an_expiry_keeps_other_options(name: str, number: int) -> None:
     text, _ = keyring.expire_key(TEXT, name, WHEN)
     before, after = (parse_authorized_keys(each, source="x").keys for each in (TEXT, text))
     for old, new in zip(before, after, strict=True):
         assert (new.blob, new.comment, new.sources) == (old.blob, old.comment, old.sources)
         changed = old.blob == before[number - 1].blob
         assert new.expires == (WHEN if changed else old.expires)
-    # Line by line, all but one are the same.
+    # All lines but one are unchanged.
     assert sum(a != b for a, b in zip(TEXT.split("\n"), text.split("\n"), strict=True)) == 1
 
 
-def test_keys_are_named_by_comment_or_fingerprint_and_only_if_that_is_one_key() -> None:
+def test_a_label_must_name_exactly_one_key() -> None:
     (_, one), *_ = keyring.key_lines(TEXT)
     for name in (one.fingerprint, one.fingerprint[:14], one.fingerprint[7:14], "one"):
         assert keyring.find(TEXT, name) == one
-    for name, said in (("SHA256:", "more than one key"), ("three", "there is no"), ("", "give")):
-        with pytest.raises(ValueError, match=said):
+    for name, message in (("SHA256:", "more than one key"), ("three", "there is no"), ("", "give")):
+        with pytest.raises(ValueError, match=message):
             keyring.find(TEXT, name)
 
 
-def test_options_are_told_as_they_are_written_but_for_the_expiry() -> None:
+def test_options_are_shown_verbatim_without_the_expiry() -> None:
     assert keyring.options_of(TEXT, keyring.find(TEXT, "one")) == ""
     two = keyring.options_of(TEXT, keyring.find(TEXT, "two words"))
     assert two == 'restrict,from="192.0.2.0/24"'
@@ -103,7 +101,7 @@ def _appends(path: Path) -> None:
         atomic.change(path, append)
 
 
-def test_edits_at_the_same_time_are_all_made(tmp_path: Path) -> None:
+def test_concurrent_edits_are_all_applied(tmp_path: Path) -> None:
     path = tmp_path / "file"
     writers = [
         multiprocessing.get_context("fork").Process(target=_appends, args=(path,)) for _ in range(4)
@@ -116,7 +114,7 @@ def test_edits_at_the_same_time_are_all_made(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_an_editor_saves_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_an_edit_keeps_a_concurrent_save_of_an_editor(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old\n")
     edits = []
@@ -132,7 +130,7 @@ def test_what_an_editor_saves_meanwhile_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "saved meanwhile\nnew\n"
 
 
-def test_mode_owner_and_link_stay(tmp_path: Path) -> None:
+def test_an_edit_preserves_mode_owner_and_link(tmp_path: Path) -> None:
     path, link = tmp_path / "file", tmp_path / "link"
     path.write_text("old\n")
     path.chmod(0o640)
@@ -165,7 +163,7 @@ def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("at", ["file", "folder"])
-def test_a_link_that_another_user_has_made_is_not_followed(tmp_path: Path, at: str) -> None:
+def test_a_link_owned_by_another_user_is_not_followed(tmp_path: Path, at: str) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim/file").write_text("old\n")
     theirs = tmp_path / "theirs"

@@ -1,4 +1,4 @@
-"""Lines of another server's authorized_keys: which are taken, and how they look then."""
+"""Merging lines of another server's authorized_keys."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ ONE = generate_ed25519("one").public_line
 TWO = generate_ed25519("two").public_line
 
 
-def become(text: str, *files: str) -> tuple[str, list[str]]:
+def merged(text: str, *files: str) -> tuple[str, list[str]]:
     changed, results = merge_keys(
         text, [SourceFile(f"file{n}", each) for n, each in enumerate(files)]
     )
     return changed, [result.outcome for result in results]
 
 
-def test_lines_are_taken_with_options_comments_and_the_comment_lines_above_them() -> None:
+def test_lines_are_merged_with_options_and_comments() -> None:
     old = f'# rack 3\n# node 7\nfrom="192.0.2.0/24",no-pty {ONE} of rack 3\n\n{TWO}\n# the end\n'
-    changed, results = become("", old)
+    changed, results = merged("", old)
     assert changed == (f'# rack 3\n# node 7\nfrom="192.0.2.0/24",no-pty {ONE} of rack 3\n{TWO}\n')
     assert results == ["added", "added"]
     assert parse_authorized_keys(changed, source="x").errors == ()
@@ -31,18 +31,18 @@ def test_lines_are_taken_with_options_comments_and_the_comment_lines_above_them(
     ["", f"{TWO}\n", TWO, "# mine\n"],
     ids=["empty", "a line", "a line without an end", "a comment"],
 )
-def test_what_is_there_stays_as_it_is_and_the_second_time_changes_nothing(there: str) -> None:
+def test_merging_keeps_existing_lines_and_is_idempotent(there: str) -> None:
     old = f'{ONE}\nfrom="192.0.2.1" {ONE}\n{ONE} again\nssh-dss AAAA {ONE}\n'
-    changed, results = become(there, old)
+    changed, results = merged(there, old)
     assert changed == f'{there.rstrip()}\n{ONE}\nfrom="192.0.2.1" {ONE}\n'.lstrip()
     assert results == ["added", "added", "there already", "refused"]
-    assert become(changed, old) == (
+    assert merged(changed, old) == (
         changed,
         ["there already", "there already", "there already", "refused"],
     )
 
 
-def test_a_key_that_was_made_stricter_here_does_not_become_looser() -> None:
+def test_merging_does_not_loosen_options() -> None:
     there = f'expiry-time="20200101Z" {ONE}\n'
     changed, (result,) = merge_keys(there, [SourceFile("old", ONE)])
     assert changed == there
@@ -50,7 +50,7 @@ def test_a_key_that_was_made_stricter_here_does_not_become_looser() -> None:
     assert result.said == "with other options, which are left as they are"
 
 
-def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> None:
+def test_a_key_in_two_files_is_merged_once() -> None:
     changed, results = merge_keys(
         "", [SourceFile("a", f"\n{ONE}"), SourceFile("b", f"{ONE} other comment")]
     )
@@ -62,7 +62,7 @@ def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> Non
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("ssh-dss AAAAB3NzaC1kc3M= old", "keys of type ssh-dss are not accepted"),
         ('command="/usr/bin/rrsync /data" KEY', "commands are not run here"),
@@ -72,16 +72,16 @@ def test_the_same_key_in_two_files_is_taken_once_and_the_other_names_it() -> Non
         ("nonsense", "there is no key"),
     ],
 )
-def test_what_is_refused_says_why_and_its_comment_lines_go_with_it(line: str, said: str) -> None:
+def test_a_refused_line_has_a_reason_and_loses_its_comments(line: str, message: str) -> None:
     line = line.replace("KEY", ONE.rpartition(" ")[0])
     changed, (refused, added) = merge_keys("", [SourceFile("old", f"# about it\n{line}\n{TWO}\n")])
     assert (refused.line, refused.outcome, refused.key) == (2, "refused", None)
-    assert refused.said.startswith(said)
+    assert refused.said.startswith(message)
     assert added.outcome == "added"
     assert changed == f"{TWO}\n"
 
 
-def test_a_file_of_windows_is_taken() -> None:
+def test_a_file_with_bom_and_crlf_is_merged() -> None:
     changed, results = merge_keys("", [SourceFile("old", f"\ufeff# one\r\n{ONE}\r\n{TWO}\r\n")])
     assert changed == f"# one\n{ONE}\n{TWO}\n"
     assert [result.outcome for result in results] == ["added", "added"]

@@ -34,7 +34,7 @@ def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "",
     ],
 )
-def test_options_about_what_is_never_given_have_no_effect(field: str) -> None:
+def test_options_about_unsupported_features_have_no_effect(field: str) -> None:
     assert parse_options(field) == KeyOptions()
 
 
@@ -72,14 +72,12 @@ def test_options_about_what_is_never_given_have_no_effect(field: str) -> None:
         ('expiry-time="tomorrow"', "write YYYYMMDD"),
     ],
 )
-def test_an_option_that_cannot_be_honoured_is_a_mistake_that_says_what_is_right(
-    field: str, right: str
-) -> None:
+def test_an_unsupported_option_is_an_error_with_a_remedy(field: str, right: str) -> None:
     with pytest.raises(ValueError, match=right):
         parse_options(field)
 
 
-def test_an_unknown_option_that_could_be_a_piece_of_a_key_is_not_repeated() -> None:
+def test_an_unknown_option_that_resembles_a_key_is_not_repeated() -> None:
     with pytest.raises(ValueError, match="the option is not known"):
         parse_options("AAAAC3NzaC1lZDI1NTE5AAAAI")
 
@@ -92,7 +90,7 @@ def test_from_limits_the_addresses() -> None:
     assert not sources.matches("192.0.2.7")
 
 
-def test_the_earliest_of_several_expiry_times_counts_as_in_sshd() -> None:
+def test_the_earliest_of_several_expiry_times_applies_as_in_sshd() -> None:
     options = parse_options('expiry-time="20990101Z",expiry-time="20300101Z"')
     assert options.expires == datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -114,7 +112,7 @@ def test_a_time_with_z_is_utc(text: str, expected: datetime) -> None:
 @pytest.mark.parametrize(
     ("text", "hour"), [("203001021200", 11), ("203007021200", 10), ("20300702120000Z", 12)]
 )
-def test_a_time_without_z_is_the_wall_clock_of_the_system(text: str, hour: int) -> None:
+def test_a_time_without_z_is_local_time(text: str, hour: int) -> None:
     moment = parse_expiry(text)
     assert moment.tzinfo is UTC
     assert moment.hour == hour
@@ -142,7 +140,7 @@ def test_a_time_without_z_is_the_wall_clock_of_the_system(text: str, hour: int) 
         "\u0662\u0660\u0663\u0660\u0660\u0661\u0660\u0661",
     ],
 )
-def test_what_is_no_time_after_1970_is_a_mistake(text: str) -> None:
+def test_an_invalid_or_pre_1970_time_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="write YYYYMMDD"):
         parse_expiry(text)
 
@@ -164,7 +162,7 @@ def test_blanks_end_a_field_unless_they_are_quoted(line: str, field: str, rest: 
 
 
 @pytest.mark.parametrize("line", ['x="a b', r'x="a\"', '"', r'x="a""b', r'from="a\" ssh-rsa'])
-def test_a_quote_that_is_never_closed_is_a_mistake(line: str) -> None:
+def test_an_unterminated_quote_is_an_error(line: str) -> None:
     with pytest.raises(ValueError, match="quote is not closed"):
         split_field(line)
 

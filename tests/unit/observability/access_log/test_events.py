@@ -17,14 +17,14 @@ def subclasses(cls: type) -> set[type]:
 
 
 def test_every_kind_of_event_is_listed_once():
-    # By name: a dataclass with slots is made twice, and the first lives until it is collected.
+    # By name: a dataclass with slots is created twice, and the first lives until collected.
     ours = {kind for kind in subclasses(Event) if kind.__module__ == Event.__module__}
     made = {kind.__name__ for kind in ours} - {"Event", "SessionEvent"}
     assert {kind.__name__ for kind in EVENTS} == made
     assert len(EVENTS) == len(made)
 
 
-def test_the_names_in_the_log_are_these():
+def test_event_names_are_stable():
     assert [kind.name for kind in EVENTS] == [
         "connection",
         "login_accepted",
@@ -56,14 +56,14 @@ def test_the_names_in_the_log_are_these():
     ]
 
 
-def test_an_event_takes_the_time_of_its_making_unless_it_is_given_one():
+def test_an_event_has_its_creation_time_by_default():
     session = Session(session="0" * 16, client_ip="192.0.2.1", client_port=1)
     before = time.time()
     assert before <= Connection(session=session).time <= time.time()
     assert Connection(session=session, time=12.5).time == 12.5
 
 
-def test_a_session_is_replaced_as_more_becomes_known_and_old_events_keep_the_old_one():
+def test_replacing_a_session_keeps_earlier_events_unchanged():
     session = Session(session="0" * 16, client_ip="192.0.2.1", client_port=1)
     connection = Connection(session=session)
     session = dataclasses.replace(session, user="gvpocr", auth="password")
@@ -72,7 +72,7 @@ def test_a_session_is_replaced_as_more_becomes_known_and_old_events_keep_the_old
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.name)
-def test_events_are_frozen_have_slots_and_are_made_by_keyword(kind):
+def test_events_are_frozen_slotted_and_keyword_only(kind):
     parameters = kind.__dataclass_params__
     assert parameters.frozen
     assert "__dict__" not in dir(kind)

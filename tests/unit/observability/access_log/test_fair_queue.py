@@ -1,4 +1,4 @@
-"""No owner's items push out another's."""
+"""One owner's items never displace another's."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sftp_gateway.observability.access_log.fair_queue import FairQueue
 
 
-def test_items_leave_in_the_order_in_which_they_came() -> None:
+def test_items_are_taken_in_order() -> None:
     queue = FairQueue[int](10)
     for number in range(6):
         assert queue.put(number, owner="ab"[number % 2], minor=number % 3 == 0) == []
@@ -14,7 +14,7 @@ def test_items_leave_in_the_order_in_which_they_came() -> None:
     assert queue.size == 0
 
 
-def test_the_owner_with_the_most_loses_its_newest() -> None:
+def test_a_full_queue_drops_the_newest_item_of_the_largest_owner() -> None:
     queue = FairQueue[str](4)
     for name in ("a1", "a2", "a3", "b1"):
         queue.put(name, owner=name[0])
@@ -23,7 +23,7 @@ def test_the_owner_with_the_most_loses_its_newest() -> None:
     assert queue.take(9) == ["a1", "a2", "b1", "b2"]
 
 
-def test_minor_items_go_first() -> None:
+def test_minor_items_are_dropped_first() -> None:
     queue = FairQueue[str](3)
     queue.put("minor1", owner="a", minor=True)
     queue.put("minor2", owner="a", minor=True)
@@ -34,7 +34,7 @@ def test_minor_items_go_first() -> None:
     assert queue.take(9) == ["major1", "major2", "b"]
 
 
-def test_sizes_count_and_an_item_larger_than_the_queue_is_dropped() -> None:
+def test_the_bound_is_a_total_size() -> None:
     queue = FairQueue[str](10)
     queue.put("small", owner="a", size=4)
     queue.put("large", owner="b", size=6)
@@ -42,7 +42,7 @@ def test_sizes_count_and_an_item_larger_than_the_queue_is_dropped() -> None:
     assert (queue.size, queue.size_of("a")) == (0, 0)
 
 
-def test_what_is_always_added_drops_nothing() -> None:
+def test_an_item_added_always_drops_nothing() -> None:
     queue = FairQueue[int](1)
     for number in range(3):
         assert queue.put(number, owner="a", always=True) == []
@@ -50,7 +50,7 @@ def test_what_is_always_added_drops_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=200))
-def test_the_bound_is_kept_and_no_owner_within_its_share_loses_anything(
+def test_no_owner_within_its_share_loses_an_item(
     steps: list[tuple[str, bool, bool]],
 ) -> None:
     queue = FairQueue[tuple[str, int]](9)

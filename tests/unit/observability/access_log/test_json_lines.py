@@ -40,7 +40,7 @@ UNSAFE = [
 ]
 
 
-def test_a_line_has_the_time_the_event_the_session_and_the_events_own_keys_in_this_order():
+def test_a_line_has_time_event_session_and_event_keys_in_order():
     event = FileClosed(
         time=1700000000.25,
         session=KNOWN,
@@ -63,7 +63,7 @@ def test_a_line_has_the_time_the_event_the_session_and_the_events_own_keys_in_th
     )
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_fields_are_omitted():
     assert encode(Connection(time=0.0, session=NEW, pid=8)) == (
         b'{"time":"1970-01-01T00:00:00.000000Z","event":"connection",'
         b'"session":"00112233445566aa","client_ip":"192.0.2.7","client_port":50122,"pid":8}\n'
@@ -74,14 +74,14 @@ def test_what_is_not_known_is_left_out():
     assert {"share", "path", "offset", "length"}.isdisjoint(line)
 
 
-def test_zero_and_false_are_values_and_stay():
+def test_zero_and_false_are_kept():
     line = json.loads(
         encode(FolderListed(session=NEW, path=b"/", entries=0, complete=False, duration=0.0))
     )
     assert (line["entries"], line["complete"], line["duration"]) == (0, False, 0.0)
 
 
-def test_an_event_without_a_session_has_no_context_and_may_have_no_key_of_its_own():
+def test_an_event_without_a_session_has_no_session_keys():
     started = ServerStarted(
         time=1.0, version="0.1.0", address="0.0.0.0", port=2222, record_layer="own", landlock=7
     )
@@ -108,7 +108,7 @@ def test_times_are_rfc_3339_in_utc_with_six_digits(seconds, text):
     assert json.loads(encode(ServerStopped(time=seconds)))["time"] == text
 
 
-def test_since_is_a_time_too():
+def test_since_is_formatted_as_a_time():
     line = json.loads(encode(LogDropped(count=3, since=1.5, reason="queue_full")))
     assert line["since"] == "1970-01-01T00:00:01.500000Z"
 
@@ -120,7 +120,7 @@ def test_durations_are_rounded_to_microseconds():
     assert line["duration"] == 0.123457
 
 
-def test_the_key_that_was_tried_takes_the_place_of_the_sessions_key():
+def test_the_tried_key_replaces_the_sessions_key():
     event = LoginRefused(
         session=KNOWN, user_tried="x", method="publickey", key="SHA256:tried", reason="key_expired"
     )
@@ -136,19 +136,19 @@ def test_the_key_that_was_tried_takes_the_place_of_the_sessions_key():
         (b"/\xff\xfe", "/\\xff\\xfe"),
         (b"/back\\slash", "/back\\\\slash"),
         (b"/\\xff", "/\\\\xff"),
-        (b"/\xe0\xa4", "/\\xe0\\xa4"),  # the beginning of a letter
+        (b"/\xe0\xa4", "/\\xe0\\xa4"),  # an incomplete character
         (b"/\xed\xa0\x80", "/\\xed\\xa0\\x80"),  # UTF-8's form of a surrogate is not UTF-8
         (b"/a\nb", "/a\nb"),  # JSON escapes it
         (b"", ""),
     ],
 )
-def test_paths_become_text_and_bytes_again(path, text):
+def test_paths_round_trip_through_text(path, text):
     assert escape_path(path) == text
     assert unescape_path(text) == path
 
 
 @pytest.mark.parametrize("text", ["\\", "a\\b", "\\x", "\\x0", "\\xFF", "\\n", "\\\\\\"])
-def test_text_that_escape_path_never_makes_is_refused(text):
+def test_unescape_path_rejects_text_that_escape_path_never_produces(text):
     with pytest.raises(ValueError, match="begins no escape"):
         unescape_path(text)
 
@@ -159,7 +159,7 @@ def test_devanagari_stays_readable_with_its_joiners():
 
 
 @pytest.mark.parametrize("character", UNSAFE, ids=lambda c: f"U+{ord(c):04X}")
-def test_characters_that_disturb_a_line_never_reach_it(character):
+def test_control_and_format_characters_are_escaped(character):
     line = encode(
         Denied(
             session=replace(NEW, client_version=f"v{character}v"),
@@ -177,7 +177,7 @@ def test_characters_that_disturb_a_line_never_reach_it(character):
     assert read["client_version"] == f"v{character}v"
 
 
-def test_no_other_control_or_format_character_of_the_bidi_kind_is_forgotten():
+def test_every_bidi_control_character_is_escaped():
     embedding = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     bidi = [c for c in map(chr, range(0x110000)) if unicodedata.bidirectional(c) in embedding]
     controls = [
@@ -205,7 +205,7 @@ def test_lone_surrogates_never_reach_the_log():
     assert b"\\ud" not in line
 
 
-def test_a_command_has_one_form_whether_it_comes_as_text_or_as_bytes():
+def test_a_command_has_the_same_form_from_text_and_bytes():
     for command in ("echo \\ é", "echo \\ é".encode()):
         line = json.loads(encode(CommandRefused(session=NEW, kind="exec", command=command)))
         assert line["command"] == "echo \\\\ é"
@@ -215,7 +215,7 @@ def test_a_command_has_one_form_whether_it_comes_as_text_or_as_bytes():
     )
 
 
-def test_text_of_clients_is_cut_and_the_line_names_what_was_cut():
+def test_long_client_text_is_truncated_and_marked():
     event = LoginRefused(
         session=replace(NEW, client_version="v" * 1025),
         user_tried="क" * 1000,
@@ -229,13 +229,13 @@ def test_text_of_clients_is_cut_and_the_line_names_what_was_cut():
     assert list(line)[-1] == "truncated"
 
 
-def test_text_of_exactly_the_cap_is_whole():
+def test_text_of_the_maximum_length_is_kept():
     event = LoginRefused(session=NEW, user_tried="u" * 1024, method="password", reason="x")
     assert "truncated" not in json.loads(encode(event))
 
 
-def test_paths_and_commands_are_cut_at_4096_bytes():
-    path = "क".encode() * 2000  # 6,000 bytes; the cut is inside a letter
+def test_paths_and_commands_are_truncated_at_4096_bytes():
+    path = "क".encode() * 2000  # 6,000 bytes; the limit is inside a character
     line = json.loads(encode(Denied(session=NEW, operation="open", path=path, reason="x")))
     assert unescape_path(line["path"]) == path[:4095]
     assert line["truncated"] == ["path"]
@@ -248,7 +248,7 @@ def test_paths_and_commands_are_cut_at_4096_bytes():
     ("character", "length"),
     [(b"\x1b", 6), (b"\n", 2), (b"\\", 4), (b"\xff", 5), ("\u2028".encode(), 6), (b"a", 1)],
 )
-def test_a_path_is_cut_by_its_length_in_the_line_and_between_two_characters(character, length):
+def test_a_path_is_truncated_by_encoded_length_between_characters(character, length):
     kept = 4096 // length
     for count, cut in ((kept, False), (kept + 1, True)):
         path = character * count
@@ -258,7 +258,7 @@ def test_a_path_is_cut_by_its_length_in_the_line_and_between_two_characters(char
         assert ("truncated" in fields) == cut
 
 
-def test_a_line_of_the_most_that_a_client_can_send_is_not_longer_than_the_bound():
+def test_the_longest_possible_line_is_within_the_bound():
     session = replace(
         KNOWN,
         client_version="\x1b" * 9999,
@@ -274,7 +274,7 @@ def test_a_line_of_the_most_that_a_client_can_send_is_not_longer_than_the_bound(
     assert 8192 < len(encode(event)) <= MAX_LINE_LENGTH
 
 
-def test_the_largest_numbers_of_the_protocol_are_written_whole():
+def test_the_largest_protocol_numbers_are_written_exactly():
     event = Request(
         session=NEW,
         operation="read",

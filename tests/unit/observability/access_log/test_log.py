@@ -32,7 +32,7 @@ FOREVER = 60.0
 
 
 class MemorySink:
-    """Keeps lines; lets the writer through only while the gate is open."""
+    """Stores lines, and blocks the writer while the gate is closed."""
 
     def __init__(self, *, gate_open=True):
         self.gate = threading.Event()
@@ -54,7 +54,7 @@ class MemorySink:
             self.written.notify_all()
 
     def wait_for(self, name, count=1):
-        """Wait until `count` events of this name were written."""
+        """Wait until `count` events of this name have been written."""
         with self.written:
             assert self.written.wait_for(lambda: self.events.count(name) >= count, FOREVER)
 
@@ -116,8 +116,8 @@ VICTIM = replace(SESSION, session="b" * 16, user="ana")
 
 
 @pytest.fixture
-def held():
-    """Make a log whose writer holds one event and waits before a closed gate."""
+def blocked_log():
+    """Makes a log whose writer is blocked with one event."""
     made = []
 
     def make(**options):
@@ -134,7 +134,7 @@ def held():
         log.close(FOREVER)
 
 
-def test_events_are_written_in_order_without_anyone_asking():
+def test_events_are_written_in_order_without_a_flush():
     sink = MemorySink()
     log = AccessLog(sinks=[sink])
     log.emit(Connection(session=SESSION))
@@ -143,7 +143,7 @@ def test_events_are_written_in_order_without_anyone_asking():
     log.close(FOREVER)
 
 
-def test_a_writer_that_rested_is_woken_again():
+def test_an_idle_writer_is_woken():
     sink = MemorySink()
     log = AccessLog(sinks=[sink])
     for number in range(5):
@@ -153,7 +153,7 @@ def test_a_writer_that_rested_is_woken_again():
     log.close(FOREVER)
 
 
-def test_close_writes_what_waits_and_closes_the_sinks():
+def test_close_writes_pending_events_and_closes_the_sinks():
     sinks = [MemorySink(), MemorySink()]
     log = AccessLog(sinks=sinks)
     for number in range(1000):
@@ -165,7 +165,7 @@ def test_close_writes_what_waits_and_closes_the_sinks():
     assert (log.emitted, log.dropped, log.depth) == (1000, 0, 0)
 
 
-def test_events_of_many_threads_all_arrive():
+def test_events_of_many_threads_are_all_written():
     sink = MemorySink()
     log = AccessLog(sinks=[sink], capacity=100_000)
     barrier = threading.Barrier(8)
@@ -184,7 +184,7 @@ def test_events_of_many_threads_all_arrive():
     assert sorted(line["port"] for line in sink.lines) == list(range(4000))
 
 
-def test_at_level_files_requests_are_not_wanted_and_not_written():
+def test_level_files_omits_requests():
     sink = MemorySink()
     log = AccessLog(sinks=[sink], level="files")
     assert not log.wants_requests
@@ -194,7 +194,7 @@ def test_at_level_files_requests_are_not_wanted_and_not_written():
     assert sink.events == ["connection"]
 
 
-def test_at_level_requests_they_are():
+def test_level_requests_writes_requests():
     sink = MemorySink()
     log = AccessLog(sinks=[sink], level="requests")
     assert log.wants_requests
@@ -203,8 +203,8 @@ def test_at_level_requests_they_are():
     assert sink.events == ["request"]
 
 
-def test_drop_counts_what_has_no_room_and_says_so_in_the_log(held):
-    log, sink = held(overflow="drop", capacity=3)
+def test_drop_reports_the_number_of_dropped_events(blocked_log):
+    log, sink = blocked_log(overflow="drop", capacity=3)
     for number in range(1, 4):
         log.emit(numbered(number))
     log.emit(ServerStopping(time=1.5, signal="SIGTERM"))
@@ -220,8 +220,8 @@ def test_drop_counts_what_has_no_room_and_says_so_in_the_log(held):
     assert dropped["since"] == "1970-01-01T00:00:01.500000Z"
 
 
-def test_each_gap_is_told_once_and_at_its_place(held):
-    log, sink = held(overflow="drop", capacity=1)
+def test_each_gap_is_reported_once_in_position(blocked_log):
+    log, sink = blocked_log(overflow="drop", capacity=1)
     for gaps in range(1, 4):
         log.emit(numbered(1))
         log.emit(numbered(2))
@@ -238,16 +238,16 @@ def test_each_gap_is_told_once_and_at_its_place(held):
     assert [line["count"] for line in sink.lines if line["event"] == "log_dropped"] == [1, 1, 1]
 
 
-def test_a_gap_is_told_although_nothing_is_emitted_after_it(held):
-    log, sink = held(overflow="drop", capacity=1)
+def test_a_gap_is_reported_without_a_later_event(blocked_log):
+    log, sink = blocked_log(overflow="drop", capacity=1)
     log.emit(numbered(1))
     log.emit(numbered(2))
     sink.gate.set()
     sink.wait_for("log_dropped")
 
 
-def test_block_is_congested_from_capacity_until_under_half_of_it(held):
-    log, sink = held(overflow="block", capacity=100)
+def test_block_is_congested_from_capacity_down_to_half(blocked_log):
+    log, sink = blocked_log(overflow="block", capacity=100)
     for number in range(1, 100):
         log.emit(numbered(number))
     assert not log.congested()
@@ -270,17 +270,17 @@ def test_block_is_congested_from_capacity_until_under_half_of_it(held):
     assert [line["port"] for line in sink.lines] == list(range(101))
 
 
-def test_room_is_told_each_time_and_to_everyone(held):
-    log, sink = held(overflow="block", capacity=2)
-    told = [threading.Semaphore(0), threading.Semaphore(0)]
-    for semaphore in told:
+def test_every_room_callback_is_called_each_time(blocked_log):
+    log, sink = blocked_log(overflow="block", capacity=2)
+    called = [threading.Semaphore(0), threading.Semaphore(0)]
+    for semaphore in called:
         log.add_room_callback(semaphore.release)
     for _ in range(3):
         log.emit(numbered(1))
         log.emit(numbered(2))
         assert log.congested()
         sink.gate.set()
-        assert all(semaphore.acquire(timeout=FOREVER) for semaphore in told)
+        assert all(semaphore.acquire(timeout=FOREVER) for semaphore in called)
         assert not log.congested()
         sink.gate.clear()
         sink.arrived.clear()
@@ -288,8 +288,8 @@ def test_room_is_told_each_time_and_to_everyone(held):
         assert sink.arrived.wait(FOREVER)
 
 
-def test_a_callback_that_fails_stops_neither_the_others_nor_the_log(held, caplog):
-    log, sink = held(overflow="block", capacity=1)
+def test_a_failing_callback_stops_neither_others_nor_the_log(blocked_log, caplog):
+    log, sink = blocked_log(overflow="block", capacity=1)
     room = threading.Event()
 
     def fail():
@@ -308,8 +308,8 @@ def test_a_callback_that_fails_stops_neither_the_others_nor_the_log(held, caplog
     assert "callback" in caplog.text
 
 
-def test_block_takes_more_than_capacity_but_not_more_than_four_times_it(held):
-    log, sink = held(overflow="block", capacity=10)
+def test_block_accepts_up_to_four_times_the_capacity(blocked_log):
+    log, sink = blocked_log(overflow="block", capacity=10)
     for number in range(1, 46):
         log.emit(numbered(number))
     assert (log.depth, log.dropped) == (40, 5)
@@ -319,20 +319,20 @@ def test_block_takes_more_than_capacity_but_not_more_than_four_times_it(held):
     assert sink.lines[41]["count"] == 5
 
 
-def test_close_gives_up_after_its_timeout_and_says_how_many_were_lost(held):
-    log, _sink = held()
+def test_close_returns_the_number_of_lost_events_after_its_timeout(blocked_log):
+    log, _sink = blocked_log()
     log.emit(numbered(1))
     log.emit(numbered(2))
     assert log.close(0.01) == 3
 
 
-def test_a_pipe_that_nobody_reads_blocks_neither_emit_nor_close():
+def test_an_unread_pipe_blocks_neither_emit_nor_close():
     reader, writer = os.pipe()
     log = AccessLog(sinks=[StreamSink(writer)], overflow="drop", capacity=100_000)
     for number in range(5_000):
         log.emit(numbered(number))
     assert log.close(0.5) > 0
-    # Now somebody reads, and the writer ends.
+    # Reading the pipe lets the writer end.
     os.set_blocking(reader, True)
     received = b""
     while received.count(b"\n") < 5_000:
@@ -342,7 +342,7 @@ def test_a_pipe_that_nobody_reads_blocks_neither_emit_nor_close():
     os.close(writer)
 
 
-def test_what_is_emitted_after_close_is_dropped():
+def test_events_after_close_are_dropped():
     log = AccessLog(sinks=[])
     log.close(FOREVER)
     log.emit(ServerStopped())
@@ -372,7 +372,7 @@ def test_the_writer_sleeps_after_each_of_many_batches():
 
 
 @pytest.mark.parametrize("failure", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left")])
-def test_a_sink_that_fails_loses_its_batch_and_costs_the_other_sink_nothing(caplog, failure):
+def test_a_failing_sink_loses_its_own_batch_only(caplog, failure):
     broken, good = MemorySink(gate_open=False), MemorySink()
     broken.failure = failure
     log = AccessLog(sinks=[broken, good])
@@ -387,7 +387,7 @@ def test_a_sink_that_fails_loses_its_batch_and_costs_the_other_sink_nothing(capl
     assert len(caplog.records) == 1
 
 
-def test_a_sink_that_works_again_says_what_it_lost():
+def test_a_recovered_sink_reports_what_it_lost():
     sink = MemorySink()
     sink.failure = OSError(errno.ENOSPC, "No space left on device")
     log = AccessLog(sinks=[sink, after := MemorySink()])
@@ -402,7 +402,7 @@ def test_a_sink_that_works_again_says_what_it_lost():
     assert (log.write_errors, log.lines_lost) == (1, 1)
 
 
-def test_an_event_that_cannot_be_encoded_costs_only_itself(caplog):
+def test_an_unencodable_event_is_dropped_alone(caplog):
     class Stranger(Event):
         name = "stranger"
 
@@ -438,8 +438,8 @@ def test_standard_output_and_a_file_get_the_same_lines(tmp_path):
         lambda: Connection(session=replace(ATTACKER, user=None)),
     ],
 )
-def test_the_flood_of_one_user_drops_no_line_of_another(held, overflow, flood_event):
-    log, sink = held(overflow=overflow, capacity=100)
+def test_a_flood_from_one_user_drops_no_line_of_another(blocked_log, overflow, flood_event):
+    log, sink = blocked_log(overflow=overflow, capacity=100)
     for _ in range(1000):
         log.emit(flood_event())
     lines = [LoginAccepted(session=VICTIM), opened(VICTIM), closed(VICTIM), ended(VICTIM)]
@@ -454,9 +454,9 @@ def test_the_flood_of_one_user_drops_no_line_of_another(held, overflow, flood_ev
     assert names == [event.name for event in lines]
 
 
-def test_a_flood_is_written_as_one_sum_and_keeps_nobody_waiting(held, monkeypatch):
+def test_a_flood_is_summarized_and_delays_nobody(blocked_log, monkeypatch):
     monkeypatch.setattr(rate_limit, "SESSION_RATE", 0.0)
-    log, sink = held(overflow="block", capacity=1000)
+    log, sink = blocked_log(overflow="block", capacity=1000)
     for _ in range(80_000):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
     assert (log.depth, log.dropped, log.congested()) == (rate_limit.SESSION_BURST, 0, False)
@@ -469,17 +469,17 @@ def test_a_flood_is_written_as_one_sum_and_keeps_nobody_waiting(held, monkeypatc
     assert log.suppressed == sink.lines[-2]["count"] == 80_000 - counts["command_refused"]
 
 
-def test_a_sum_is_written_although_its_session_goes_on(held, monkeypatch):
+def test_a_summary_is_written_during_its_session(blocked_log, monkeypatch):
     monkeypatch.setattr(rate_limit, "INTERVAL", 0.0)
-    log, sink = held()
+    log, sink = blocked_log()
     for _ in range(rate_limit.SESSION_BURST + 1):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
     sink.gate.set()
     sink.wait_for("events_suppressed")
 
 
-def test_what_is_summed_up_is_told_at_the_end(held):
-    log, sink = held()
+def test_close_writes_pending_summaries(blocked_log):
+    log, sink = blocked_log()
     for _ in range(rate_limit.SESSION_BURST + 1):
         log.emit(CommandRefused(session=ATTACKER, kind="forwarding"))
     sink.gate.set()
@@ -487,8 +487,8 @@ def test_what_is_summed_up_is_told_at_the_end(held):
     assert sink.events[-1] == "events_suppressed"
 
 
-def test_with_block_thousands_of_files_that_are_closed_at_once_are_all_told(held):
-    log, sink = held(overflow="block", capacity=10)
+def test_block_writes_thousands_of_simultaneous_closes(blocked_log):
+    log, sink = blocked_log(overflow="block", capacity=10)
     for _ in range(50):
         log.emit(listed(ATTACKER))
     for _ in range(5000):
@@ -500,8 +500,8 @@ def test_with_block_thousands_of_files_that_are_closed_at_once_are_all_told(held
     assert sink.events.count("session_end") == 1
 
 
-def test_a_user_with_half_of_the_queue_waits_and_others_do_not(held):
-    log, sink = held(overflow="block", capacity=100)
+def test_a_user_with_half_of_the_queue_waits_alone(blocked_log):
+    log, sink = blocked_log(overflow="block", capacity=100)
     for _ in range(49):
         log.emit(opened(ATTACKER))
     assert not log.congested("mallory")
@@ -516,15 +516,15 @@ def test_a_user_with_half_of_the_queue_waits_and_others_do_not(held):
     assert not log.congested("mallory")
 
 
-def test_with_drop_nobody_waits(held):
-    log, _sink = held(overflow="drop", capacity=100)
+def test_drop_never_waits(blocked_log):
+    log, _sink = blocked_log(overflow="drop", capacity=100)
     for _ in range(1000):
         log.emit(opened(ATTACKER))
     assert not log.congested("mallory")
     assert not log.congested()
 
 
-def test_a_user_whose_lines_have_too_many_bytes_waits_and_others_do_not(monkeypatch):
+def test_a_user_over_the_byte_limit_waits_alone(monkeypatch):
     monkeypatch.setattr(rate_limit, "BYTE_BURST", 2000)
     monkeypatch.setattr(rate_limit, "BYTE_RATE", 1)
     sink = MemorySink()
@@ -539,7 +539,7 @@ def test_a_user_whose_lines_have_too_many_bytes_waits_and_others_do_not(monkeypa
     assert len(sink.events) == 101
 
 
-def test_such_a_user_waits_no_longer_than_the_rate_says(monkeypatch):
+def test_a_user_over_the_byte_limit_waits_as_long_as_the_rate_demands(monkeypatch):
     monkeypatch.setattr(rate_limit, "BYTE_BURST", 20_000)
     monkeypatch.setattr(rate_limit, "BYTE_RATE", 100_000)
     log = AccessLog(sinks=[MemorySink()])
@@ -552,7 +552,7 @@ def test_such_a_user_waits_no_longer_than_the_rate_says(monkeypatch):
     log.close(FOREVER)
 
 
-def test_with_drop_such_a_user_does_not_wait(monkeypatch):
+def test_drop_does_not_make_a_user_over_the_byte_limit_wait(monkeypatch):
     monkeypatch.setattr(rate_limit, "BYTE_BURST", 2000)
     monkeypatch.setattr(rate_limit, "BYTE_RATE", 1)
     log = AccessLog(sinks=[MemorySink()], overflow="drop")

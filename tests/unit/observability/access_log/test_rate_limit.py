@@ -1,4 +1,4 @@
-"""Events that a client causes at no cost have a rate; what is beyond it is counted."""
+"""Events that clients cause at no cost are rate-limited, and the excess is counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def denied(session: Session = SESSION, at: float = 0.0) -> Denied:
 
 
 def admitted(limiter: EventLimiter, count: int, session: Session = SESSION, now: float = 0) -> int:
-    """Of so many events, those that may be written."""
+    """How many of `count` events are admitted."""
     return sum(limiter.admits(denied(session), session.user, now) for _ in range(count))
 
 
@@ -47,14 +47,14 @@ def test_a_session_has_a_burst_and_then_a_rate() -> None:
     assert limiter.suppressed == 10_000 - SESSION_BURST - 2 * SESSION_RATE
 
 
-def test_a_user_has_one_over_all_sessions() -> None:
+def test_a_user_has_a_rate_over_all_sessions() -> None:
     limiter = EventLimiter()
     sessions = [replace(SESSION, session=f"{number:016}") for number in range(100)]
     assert sum(admitted(limiter, SESSION_BURST, each) for each in sessions) == OWNER_BURST
     assert sum(admitted(limiter, 100, each, now=1) for each in sessions) == OWNER_RATE
 
 
-def test_a_session_that_floods_leaves_room_to_others_of_its_user() -> None:
+def test_a_flooding_session_leaves_room_for_its_users_others() -> None:
     limiter = EventLimiter()
     admitted(limiter, 100_000)
     assert admitted(limiter, 50, replace(SESSION, session="1" * 16)) == 50
@@ -68,7 +68,7 @@ def test_another_user_is_not_limited() -> None:
     assert admitted(limiter, SESSION_BURST, other) == SESSION_BURST
 
 
-def test_what_was_suppressed_is_summed_up_by_kind_after_a_while() -> None:
+def test_suppressed_events_are_summarized_by_kind() -> None:
     limiter = EventLimiter()
     admitted(limiter, SESSION_BURST)
     for time, event in (
@@ -89,7 +89,7 @@ def test_what_was_suppressed_is_summed_up_by_kind_after_a_while() -> None:
     assert limiter.summaries(math.inf) == []
 
 
-def test_each_interval_has_its_own_sum() -> None:
+def test_each_interval_has_its_own_summary() -> None:
     limiter = EventLimiter()
     admitted(limiter, SESSION_BURST + 7)
     assert [each.count for each in limiter.summaries(INTERVAL)] == [7]
@@ -98,7 +98,7 @@ def test_each_interval_has_its_own_sum() -> None:
     assert [each.count for each in limiter.summaries(2 * INTERVAL)] == [2]
 
 
-def test_the_end_of_a_session_has_the_rest() -> None:
+def test_a_session_end_summarizes_the_rest() -> None:
     limiter = EventLimiter()
     admitted(limiter, SESSION_BURST + 3)
     [summary] = limiter.ended(SESSION)
@@ -107,7 +107,7 @@ def test_the_end_of_a_session_has_the_rest() -> None:
     assert not limiter.pending
 
 
-def test_nothing_is_kept_of_sessions_that_have_ended_and_little_of_addresses() -> None:
+def test_ended_sessions_use_no_memory_and_addresses_are_bounded() -> None:
     limiter = EventLimiter()
     for number in range(10_000):
         session = Session(session=f"{number:016}", client_ip=f"2001:db8::{number:x}", client_port=1)
@@ -118,7 +118,7 @@ def test_nothing_is_kept_of_sessions_that_have_ended_and_little_of_addresses() -
     assert len(limiter._owners) <= 4096
 
 
-def test_events_of_files_are_neither_limited_nor_minor() -> None:
+def test_file_events_are_neither_limited_nor_minor() -> None:
     opened = FileOpened(session=SESSION, share="models", path=b"/", size=0)
     assert type(opened) not in RATE_LIMITED
     assert not is_minor(opened)

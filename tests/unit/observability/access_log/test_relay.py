@@ -1,4 +1,4 @@
-"""Lines come to the one process that writes them: whole, none lost with an observer that ends."""
+"""Lines reach the writing process whole, and none is lost if an observer ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 
 class Memory:
-    """An output that keeps what is written, or fails."""
+    """An output that stores lines, or fails."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -39,7 +39,7 @@ Connect = Callable[..., socket.socket]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes channels to these writers, as each inherits them, and gives the sending end."""
+    """Makes a channel inherited by these writers and returns its sending end."""
     with ExitStack() as stack:
 
         def connect(*writers: LogWriter) -> socket.socket:
@@ -68,18 +68,18 @@ def test_lines_of_several_processes_are_written_whole(connect: Connect) -> None:
     assert output.closed
 
 
-def test_what_one_observer_does_not_write_the_next_does(connect: Connect) -> None:
+def test_the_next_observer_writes_remaining_lines(connect: Connect) -> None:
     first, second = LogWriter([Memory()]), LogWriter([output := Memory()])
     sender = connect(first, second)
     RelaySink(sender).write(read("models/a"))
-    second.start()  # the first never did
+    second.start()  # the first never started
     second.close(TIMEOUT)
     assert output.written == read("models/a")
     first.start()
     first.close(TIMEOUT)
 
 
-def test_a_sender_waits_for_room_and_loses_nothing(connect: Connect) -> None:
+def test_a_sender_waits_for_room_and_loses_no_line(connect: Connect) -> None:
     output = Memory()
     writer = LogWriter([output])
     sink = RelaySink(connect(writer))
@@ -96,7 +96,7 @@ def test_a_sender_waits_for_room_and_loses_nothing(connect: Connect) -> None:
     [b"\n", b"nonsense\n", b'{"time":"', read("a")[:-1], b"\n" + read("a"), read("a") + b"x",
      read("a") + b"\n", b'{"live":{}}\n'],
 )  # fmt: skip
-def test_what_is_no_line_is_not_written(connect: Connect, sent: bytes) -> None:
+def test_an_invalid_line_is_not_relayed(connect: Connect, sent: bytes) -> None:
     output = Memory()
     writer = LogWriter([output])
     hostile, other = connect(writer), connect(writer)
@@ -110,7 +110,7 @@ def test_what_is_no_line_is_not_written(connect: Connect, sent: bytes) -> None:
     )
 
 
-def test_one_that_floods_does_not_keep_the_lines_of_others_back(connect: Connect) -> None:
+def test_a_flooding_process_does_not_delay_lines_of_others(connect: Connect) -> None:
     output = Memory()
     writer = LogWriter([output])
     flooding, other = connect(writer), connect(writer)
@@ -126,7 +126,7 @@ def test_one_that_floods_does_not_keep_the_lines_of_others_back(connect: Connect
     assert output.batches == sent + 1
 
 
-def test_an_output_that_fails_is_told_of_and_does_not_stop_the_others(connect: Connect) -> None:
+def test_a_failing_output_is_reported_and_does_not_stop_others(connect: Connect) -> None:
     broken, good = Memory(), Memory()
     broken.fails = True
     writer = LogWriter([broken, good])
@@ -142,7 +142,7 @@ def test_an_output_that_fails_is_told_of_and_does_not_stop_the_others(connect: C
     assert broken.written.endswith(read("models/b"))
 
 
-def test_a_channel_is_over_when_it_is_read_empty_and_its_sender_is_gone() -> None:
+def test_a_channel_is_drained_when_empty_and_closed() -> None:
     sender, receiver = relay.socket_pair()
     with receiver:
         assert not relay.is_drained(receiver)

@@ -1,4 +1,4 @@
-"""The access log's file is renamed when it is too large, and begun anew by the sinks."""
+"""An oversized access log is renamed, and sinks open a new file."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from sftp_gateway.observability.access_log.rotation import delete_older, rotate
 from sftp_gateway.observability.access_log.sinks import FileSink
 
 
-def test_a_file_that_is_not_too_large_stays(tmp_path: Path) -> None:
+def test_a_file_below_the_limit_is_not_rotated(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.write_bytes(b"x" * 100)
     assert not rotate(log, 100, keep=3)
     assert log.stat().st_size == 100
 
 
-def test_a_file_that_is_too_large_becomes_the_newest_of_the_old_ones(tmp_path: Path) -> None:
+def test_an_oversized_file_becomes_the_newest_old_file(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     contents = [b"x" * 101, b"y" * 101, b"z" * 101]
     for content in contents:
@@ -27,7 +27,7 @@ def test_a_file_that_is_too_large_becomes_the_newest_of_the_old_ones(tmp_path: P
     assert [file.read_bytes() for file in old] == contents[::-1]
 
 
-def test_as_many_old_files_stay_as_are_to_be_kept(tmp_path: Path) -> None:
+def test_the_configured_number_of_old_files_is_kept(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     others = ["access.log-20260101.gz", "access.log.2.gz", "access.log.old", "access.log.", "x.1"]
     for name in others:
@@ -41,7 +41,7 @@ def test_as_many_old_files_stay_as_are_to_be_kept(tmp_path: Path) -> None:
     assert (tmp_path / "access.log.11").read_text() == "old 10"
 
 
-def test_old_files_go_by_their_age_too(tmp_path: Path) -> None:
+def test_old_files_are_deleted_by_age(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     for number, written in ((1, 300), (2, 200), (3, 100)):
         old = tmp_path / f"access.log.{number}"
@@ -55,7 +55,7 @@ def test_old_files_go_by_their_age_too(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_sink_goes_on_in_a_new_file_and_loses_no_line(tmp_path: Path) -> None:
+def test_rotation_loses_no_line(tmp_path: Path) -> None:
     log, before = tmp_path / "access.log", tmp_path / "access.log.1"
     sink = FileSink(log)
     sink.write(b"first\n")
@@ -65,11 +65,11 @@ def test_a_sink_goes_on_in_a_new_file_and_loses_no_line(tmp_path: Path) -> None:
     assert (before.read_bytes(), log.read_bytes()) == (b"first\n", b"second\n")
 
 
-def test_a_file_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_rotating_a_missing_file_is_not_an_error(tmp_path: Path) -> None:
     assert not rotate(tmp_path / "access.log", 1, keep=1)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "access.log.1").mkdir()
     (tmp_path / "access.log").write_bytes(b"xx")
     with pytest.raises(OSError, match="directory"):

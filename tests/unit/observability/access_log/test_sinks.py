@@ -29,7 +29,7 @@ def read_all(descriptor):
 
 @contextmanager
 def largest_file(size):
-    """Files may grow to `size` bytes, as on a disk that is nearly full."""
+    """Limit files to `size` bytes, as on a nearly full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -41,7 +41,7 @@ def largest_file(size):
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_batch_larger_than_the_pipe_is_written_whole(pipe, blocking):
+def test_a_batch_larger_than_the_pipe_is_written_completely(pipe, blocking):
     reader, writer = pipe
     os.set_blocking(writer, blocking)
     lines = b"".join(b"%d\n" % number for number in range(100_000))
@@ -54,14 +54,14 @@ def test_a_batch_larger_than_the_pipe_is_written_whole(pipe, blocking):
     assert received == [lines]
 
 
-def test_a_pipe_whose_reader_is_gone_is_an_error_and_not_a_signal(pipe):
+def test_a_broken_pipe_is_an_error_and_not_a_signal(pipe):
     reader, writer = pipe
     os.close(reader)
     with pytest.raises(BrokenPipeError):
         StreamSink(writer).write(b"line\n")
 
 
-def test_a_non_blocking_pipe_whose_reader_goes_while_it_is_full_is_an_error(pipe):
+def test_a_full_non_blocking_pipe_that_breaks_is_an_error(pipe):
     reader, writer = pipe
     os.set_blocking(writer, False)
     errors = []
@@ -92,7 +92,7 @@ def test_closing_leaves_the_stream_open(pipe):
     assert os.read(reader, 100) == b"still open"
 
 
-def test_long_lines_of_several_processes_never_mix(pipe):
+def test_long_lines_of_several_processes_are_not_interleaved(pipe):
     reader, writer = pipe
     program = (
         "import sys; from sftp_gateway.observability.access_log.sinks import StreamSink\n"
@@ -109,7 +109,7 @@ def test_long_lines_of_several_processes_never_mix(pipe):
     assert sorted(lines) == sorted(letter * 30_000 for letter in (b"a", b"b", b"c", b"d") * 40)
 
 
-def test_a_file_is_made_without_any_right_for_others(tmp_path):
+def test_a_new_file_is_inaccessible_to_others(tmp_path):
     before = os.umask(0)
     try:
         FileSink(tmp_path / "access.log").close()
@@ -118,7 +118,7 @@ def test_a_file_is_made_without_any_right_for_others(tmp_path):
     assert (tmp_path / "access.log").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_file_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):
+def test_an_existing_file_is_appended_to_and_keeps_its_mode(tmp_path):
     path = tmp_path / "access.log"
     path.write_bytes(b"old\n")
     path.chmod(0o600)
@@ -129,7 +129,7 @@ def test_a_file_that_is_there_is_appended_to_and_keeps_its_mode(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_missing_folder_is_a_mistake_that_names_the_option(tmp_path):
+def test_a_missing_folder_is_an_error_that_names_the_option(tmp_path):
     with pytest.raises(ConfigurationError) as raised:
         check_file(tmp_path / "logs" / "access.log")
     assert raised.value.errors == (
@@ -140,7 +140,7 @@ def test_a_missing_folder_is_a_mistake_that_names_the_option(tmp_path):
 
 @pytest.fixture(params=["folder", "fifo", "read fifo", "socket", "device"])
 def special(request, tmp_path):
-    """A path at which there is no regular file."""
+    """A path that is not a regular file."""
     path = tmp_path / "special"
     if request.param == "folder":
         path.mkdir()
@@ -159,12 +159,12 @@ def special(request, tmp_path):
         yield path
 
 
-def test_what_is_not_a_regular_file_is_a_mistake(special):
+def test_a_log_other_than_a_regular_file_is_an_error(special):
     with pytest.raises(ConfigurationError, match="it is not a regular file"):
         check_file(special)
 
 
-def test_a_file_whose_place_something_else_takes_is_written_on_and_that_is_said(
+def test_a_file_replaced_by_a_special_file_is_still_written_with_a_warning(
     special, tmp_path, caplog
 ):
     path = tmp_path / "access.log"
@@ -182,7 +182,7 @@ def test_a_file_whose_place_something_else_takes_is_written_on_and_that_is_said(
     assert path.read_bytes() == b"three\n"
 
 
-def test_a_sink_without_a_folder_fails_until_there_is_one(tmp_path):
+def test_a_sink_without_a_folder_fails_until_it_exists(tmp_path):
     sink = FileSink(tmp_path / "logs/access.log")
     with pytest.raises(FileNotFoundError):
         sink.write(b"one\n")
@@ -192,7 +192,7 @@ def test_a_sink_without_a_folder_fails_until_there_is_one(tmp_path):
     assert (tmp_path / "logs/access.log").read_bytes() == b"two\n"
 
 
-def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
+def test_a_moved_file_is_recreated(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     sink.write(b"one\n")
@@ -203,7 +203,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path):
     assert path.read_bytes() == b"two\n"
 
 
-def test_a_file_that_was_moved_and_made_again_by_logrotate_is_followed(tmp_path):
+def test_a_file_rotated_by_logrotate_is_followed(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     path.rename(tmp_path / "access.log.1")
@@ -214,7 +214,7 @@ def test_a_file_that_was_moved_and_made_again_by_logrotate_is_followed(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_was_deleted_is_made_anew(tmp_path):
+def test_a_deleted_file_is_recreated(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     path.unlink()
@@ -223,7 +223,7 @@ def test_a_file_that_was_deleted_is_made_anew(tmp_path):
     assert path.read_bytes() == b"two\n"
 
 
-def test_a_file_that_was_copied_and_truncated_is_written_from_its_beginning(tmp_path):
+def test_a_truncated_file_is_written_from_its_start(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     sink.write(b"one\n")
@@ -233,7 +233,7 @@ def test_a_file_that_was_copied_and_truncated_is_written_from_its_beginning(tmp_
     assert path.read_bytes() == b"two\n"
 
 
-def test_no_descriptor_is_left_open_by_rotations(tmp_path):
+def test_rotations_leak_no_descriptors(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     before = len(os.listdir("/proc/self/fd"))
@@ -244,7 +244,7 @@ def test_no_descriptor_is_left_open_by_rotations(tmp_path):
     sink.close()
 
 
-def test_lines_go_to_the_moved_file_while_no_new_one_can_be_made(tmp_path):
+def test_lines_go_to_the_moved_file_until_a_new_one_can_be_created(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     sink = FileSink(folder / "access.log")
@@ -260,7 +260,7 @@ def test_lines_go_to_the_moved_file_while_no_new_one_can_be_made(tmp_path):
     assert (folder / "access.log").read_bytes() == b"three\n"
 
 
-def test_a_line_that_a_full_disk_cut_does_not_spoil_the_next(tmp_path):
+def test_a_line_truncated_by_a_full_disk_leaves_the_next_intact(tmp_path):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     with largest_file(6):

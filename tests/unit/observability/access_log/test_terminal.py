@@ -1,4 +1,4 @@
-"""What people are shown on a terminal; programs are given JSON."""
+"""Columns on a terminal; JSON elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.history import line, read
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TextIO, int]]:
-    """A terminal to write to, and its other end."""
+    """A terminal, and the descriptor of its other end."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(containers, "_MARKS", ())
@@ -32,7 +32,7 @@ LINES = read("models/a\u202e", key_label="worker7") + line(
 )
 
 
-def test_a_terminal_is_shown_columns_and_refusals_in_red(terminal: tuple[TextIO, int]) -> None:
+def test_a_terminal_gets_columns_and_red_refusals(terminal: tuple[TextIO, int]) -> None:
     stream, shown = terminal
     assert is_for_people(stream)
     TerminalSink(stream).write(LINES + b"no line \x1b[2J\n")
@@ -55,17 +55,15 @@ def test_a_terminal_is_shown_columns_and_refusals_in_red(terminal: tuple[TextIO,
         b'{"time":' + b"[" * 1_000,
     ],
 )
-def test_what_is_no_line_of_the_log_is_shown_escaped(
-    terminal: tuple[TextIO, int], bad: bytes
-) -> None:
+def test_an_invalid_line_is_shown_escaped(terminal: tuple[TextIO, int], bad: bytes) -> None:
     stream, shown = terminal
     TerminalSink(stream).write(bad + b"\n")
-    said = os.read(shown, 4096)
-    assert said.startswith(bad[:8])
-    assert b"\x1b" not in said
+    message = os.read(shown, 4096)
+    assert message.startswith(bad[:8])
+    assert b"\x1b" not in message
 
 
-def test_who_wants_no_colours_gets_none(
+def test_no_color_is_respected(
     terminal: tuple[TextIO, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream, shown = terminal

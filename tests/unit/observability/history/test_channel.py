@@ -1,4 +1,4 @@
-"""Lines go to the observer whole, and nobody waits for it."""
+"""Lines reach the observer whole without blocking their sender."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def received(channel: HistoryChannel) -> list[bytes]:
     return found
 
 
-def test_lines_arrive_as_they_are(channel: HistoryChannel) -> None:
+def test_lines_arrive_unchanged(channel: HistoryChannel) -> None:
     batch = read("models/a") + read("models/भूषण")
     HistorySink(channel).write(batch)
     assert received(channel) == [batch]
 
 
-def test_what_says_nothing_new_is_left_out(channel: HistoryChannel) -> None:
+def test_excluded_events_are_not_sent(channel: HistoryChannel) -> None:
     kept = read("models/a"), line("denied"), line("session_end")
     left_out = line("file_opened"), line("request"), line("connection")
     HistorySink(channel).write(
@@ -43,7 +43,7 @@ def test_what_says_nothing_new_is_left_out(channel: HistoryChannel) -> None:
     assert received(channel) == []
 
 
-def test_a_long_batch_is_cut_between_lines(channel: HistoryChannel) -> None:
+def test_a_long_batch_is_split_between_lines(channel: HistoryChannel) -> None:
     batch = [read(f"models/{number}{'x' * 3000}") for number in range(40)]
     HistorySink(channel).write(b"".join(batch))
     datagrams = received(channel)
@@ -52,13 +52,13 @@ def test_a_long_batch_is_cut_between_lines(channel: HistoryChannel) -> None:
     assert all(datagram.endswith(b"\n") for datagram in datagrams)
 
 
-def test_a_line_longer_than_a_piece_goes_alone(channel: HistoryChannel) -> None:
+def test_a_line_longer_than_a_message_is_sent_alone(channel: HistoryChannel) -> None:
     long, short = read("models/" + "x" * 60_000), read("models/a")
     HistorySink(channel).write(long + short)
     assert received(channel) == [long, short]
 
 
-def test_a_slow_observer_is_waited_for(channel: HistoryChannel) -> None:
+def test_a_slow_observer_delays_the_sender(channel: HistoryChannel) -> None:
     sink = HistorySink(channel)
     batch = b"".join(read(f"models/{number}") for number in range(64))
     found = []
@@ -79,7 +79,7 @@ def test_a_slow_observer_is_waited_for(channel: HistoryChannel) -> None:
     assert b"".join(found + received(channel)).count(b"\n") == 500 * 64
 
 
-def test_without_room_lines_are_dropped_and_counted_and_nobody_waits_twice(
+def test_without_room_lines_are_dropped_and_counted_after_one_wait(
     channel: HistoryChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0

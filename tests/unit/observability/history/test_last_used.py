@@ -1,4 +1,4 @@
-"""The last login of each key is found in access logs, old ones too."""
+"""The last login of each key is found in current and rotated access logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def accepted(time: float, key: str | None, user: str = "gvpocr") -> bytes:
     return encode(LoginAccepted(time=time, session=session))
 
 
-def test_the_last_login_of_each_user_and_key_is_found() -> None:
+def test_the_last_login_per_user_and_key_is_found() -> None:
     session = Session(session="0", client_ip="192.0.2.7", client_port=1)
     lines = [
         accepted(20, "SHA256:a"),
@@ -33,7 +33,7 @@ def test_the_last_login_of_each_user_and_key_is_found() -> None:
         ),
         b'sftp-gateway  | ' + accepted(5, "SHA256:b"),
         b'{"event":"login_accepted","user":["x"],"key":1,"time":2}\n',
-        accepted(99, "SHA256:b")[:-20],  # cut by a full disk
+        accepted(99, "SHA256:b")[:-20],  # truncated by a full disk
     ]  # fmt: skip
     assert last_used(lines) == {
         ("gvpocr", "SHA256:a"): "1970-01-01T00:00:20.000000Z",
@@ -42,24 +42,22 @@ def test_the_last_login_of_each_user_and_key_is_found() -> None:
     }
 
 
-def test_logs_that_were_rotated_are_read_too(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_rotated_logs_are_read(tmp_path: Path) -> None:
+    message: list[str] = []
     log = tmp_path / "access.log"
     log.write_bytes(accepted(3, "SHA256:a"))
     (tmp_path / "access.log-20260101").write_bytes(accepted(2, "SHA256:b"))
     with gzip.open(tmp_path / "access.log.2.gz", "wb") as file:
         file.write(accepted(1, "SHA256:c"))
     (tmp_path / "other.log").write_bytes(accepted(4, "SHA256:d"))
-    found = last_used(read_lines(with_rotated_files(log), report=said.append))
-    assert said == []
+    found = last_used(read_lines(with_rotated_files(log), report=message.append))
+    assert message == []
     assert {key for _, key in found} == {"SHA256:a", "SHA256:b", "SHA256:c"}
     assert with_rotated_files(tmp_path / "missing.log") == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "not compressed"])
-def test_a_compressed_log_that_is_damaged_is_read_as_far_as_it_goes(
-    tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_compressed_log_is_read_up_to_the_damage(tmp_path: Path, damage: str) -> None:
     lines = [accepted(time, secrets.token_hex(20)) for time in range(2000)]
     whole = gzip.compress(b"".join(lines))
     half = len(whole) // 2
@@ -71,10 +69,10 @@ def test_a_compressed_log_that_is_damaged_is_read_as_far_as_it_goes(
     cut, good = tmp_path / "access.log.1.gz", tmp_path / "access.log.2"
     cut.write_bytes(written)
     good.write_bytes(lines[-1])
-    said: list[str] = []
-    found = list(read_lines([cut, good], report=said.append))
+    message: list[str] = []
+    found = list(read_lines([cut, good], report=message.append))
     assert found[-1] == lines[-1]
     if damage != "not compressed":
         assert found[:500] == lines[:500]
-    assert len(said) == 1
-    assert str(cut) in said[0]
+    assert len(message) == 1
+    assert str(cut) in message[0]

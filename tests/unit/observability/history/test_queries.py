@@ -1,4 +1,4 @@
-"""Questions to the history, and the same to an access log, have the same answers."""
+"""The same queries give the same results on the history and on an access log."""
 
 from __future__ import annotations
 
@@ -57,25 +57,27 @@ def history(tmp_path: Path) -> History:
         (Filter(since=NOON + 1, until=NOON + 3, user="ben"), [1, 2]),
     ],
 )
-def test_a_filter_finds_the_same_in_both(history: History, which: Filter, found: list[int]) -> None:
+def test_a_filter_finds_the_same_in_history_and_log(
+    history: History, which: Filter, found: list[int]
+) -> None:
     expected = [LINES[each].decode().rstrip("\n") for each in found]
     assert [entry.line for entry in history.lines(which)] == expected
     assert [entry.line for entry in history.entries(which, 100)] == expected[::-1]
     assert list(LogFile(LINES).lines(which)) == expected
 
 
-def test_a_history_that_was_just_created_is_empty(tmp_path: Path) -> None:
+def test_a_new_history_is_empty(tmp_path: Path) -> None:
     (tmp_path / "history.sqlite3").touch()
     history = History(tmp_path / "history.sqlite3")
     assert history.entries(Filter(), 10) == []
     assert history.totals(Filter(), "user", 10) == []
 
 
-def test_accesses_are_what_clients_did(history: History) -> None:
+def test_accesses_include_client_events_only(history: History) -> None:
     assert len(history.entries(Filter(accesses=True), 100)) == 6
 
 
-def test_pages_go_back_and_forth_without_a_gap(history: History) -> None:
+def test_paging_in_both_directions_skips_nothing(history: History) -> None:
     first = history.entries(Filter(), 3)
     second = history.entries(Filter(before=first[-1].id), 3)
     assert [each.id for each in first + second] == [7, 6, 5, 4, 3, 2]
@@ -97,18 +99,20 @@ def expected(name: str, *numbers: int, share: str = "", last: float) -> Total:
                   expected("root", 0, 0, 0, 1, last=5)]),
         ("share", [expected("models", 1500, 2, 2, 1, last=4), expected("scans", 300, 1, 1, 1,
                                                                        last=3)]),
-        # A folder that was listed is no file.
+        # A listed folder is not a file.
         ("file", [expected("models/a.bin", 1500, 2, 2, 1, share="models", last=4),
                   expected("scans/100%_ü.tif", 300, 1, 1, 1, share="scans", last=2)]),
     ],
 )  # fmt: skip
-def test_sums_are_the_same_in_both(history: History, by: str, found: list[Total]) -> None:
+def test_totals_are_the_same_in_history_and_log(
+    history: History, by: str, found: list[Total]
+) -> None:
     assert history.totals(Filter(), by, 10) == found  # type: ignore[arg-type]
     assert LogFile(LINES).totals(Filter(), by, 10) == found  # type: ignore[arg-type]
     assert history.totals(Filter(), by, 1) == found[:1]  # type: ignore[arg-type]
 
 
-def test_a_file_is_one_whoever_reads_it(history: History) -> None:
+def test_totals_per_file_add_up_all_readers(history: History) -> None:
     only = Filter(event="file_closed")
     found = history.totals(only, "file", 10)
     assert [(each.name, each.share, each.bytes, each.accesses) for each in found] == [
@@ -121,23 +125,23 @@ def test_a_file_is_one_whoever_reads_it(history: History) -> None:
     ]
 
 
-def test_the_words_of_a_column_are_told_once(history: History) -> None:
+def test_names_lists_the_distinct_values_of_a_column(history: History) -> None:
     assert history.names("owner") == ["", "ana", "ben"]
     assert history.names("share") == ["models", "scans"]
 
 
-def test_the_last_day_is_summed_up(history: History) -> None:
+def test_the_last_day_is_summarized(history: History) -> None:
     assert history.day(NOON + 10) == {"bytes": 0, "files": 3, "refused": 2}
     assert history.day(NOON + 86_405) == {"bytes": 0, "files": 0, "refused": 1}
 
 
-def test_what_docker_puts_before_a_line_is_no_hindrance() -> None:
+def test_the_prefix_of_docker_compose_is_ignored() -> None:
     given = b"sftp-gateway_1  | " + LINES[0]
     found = LogFile([given, b"no line\n", b"\n"]).lines(Filter())
     assert list(found) == [LINES[0].decode().rstrip("\n")]
 
 
-def test_files_without_an_end_are_those_of_killed_workers() -> None:
+def test_unclosed_files_are_those_of_killed_workers() -> None:
     def opened(path: str, session: str, event: str = "file_opened") -> bytes:
         return line(event, session=session, user="ana", share="models", path=path)
 

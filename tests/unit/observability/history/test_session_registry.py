@@ -1,4 +1,4 @@
-"""Rates and bytes by the minute come of what workers tell, and of nothing twice."""
+"""Rates and bytes per minute, computed from the snapshots of workers without double counting."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sftp_gateway.observability.history.session_registry import STALE, SessionRe
 from tests.support.history import NOON, line
 
 
-class Told:
-    """A registry whose clocks stand still until they are moved."""
+class Harness:
+    """A registry with a manual clock, and a way to report sessions to it."""
 
     def __init__(self) -> None:
         self.time = 100.0
         self.registry = SessionRegistry(clock=lambda: self.time, now=lambda: NOON + self.time)
 
-    def tell(self, *sessions: dict[str, Any], worker: int = 7, **fields: Any) -> None:
-        told = {"worker": worker, "more": False, "started": NOON + 100, "total": len(sessions),
+    def report(self, *sessions: dict[str, Any], worker: int = 7, **fields: Any) -> None:
+        snapshot = {"worker": worker, "more": False, "started": NOON + 100, "total": len(sessions),
                 "sent": {}, "sessions": sessions, **fields}  # fmt: skip
-        self.registry.update(json.dumps({"live": told}).encode())
+        self.registry.update(json.dumps({"live": snapshot}).encode())
 
     @property
     def sent(self) -> dict[tuple[str, str], int]:
@@ -39,84 +39,84 @@ def session(name: str = "a", *, sent: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def harness() -> Harness:
+    return Harness()
 
 
-def test_a_rate_is_the_difference_of_two_pictures(told: Told) -> None:
-    told.tell(session(sent=1000), sent={"models": 1000})
-    told.time += 2
-    told.tell(session(sent=9000), sent={"models": 9000})
-    live = told.registry.live([7])
+def test_a_rate_is_the_difference_of_two_snapshots(harness: Harness) -> None:
+    harness.report(session(sent=1000), sent={"models": 1000})
+    harness.time += 2
+    harness.report(session(sent=9000), sent={"models": 9000})
+    live = harness.registry.live([7])
     assert live.sessions[0].rate == 4000
     assert live.rate == 4000
-    assert told.sent == {("user", "ana"): 9000, ("share", "models"): 9000}
+    assert harness.sent == {("user", "ana"): 9000, ("share", "models"): 9000}
 
 
-def test_the_last_bytes_of_a_session_come_with_its_end(told: Told) -> None:
-    told.tell(session(sent=1000))
-    told.registry.ended(json.loads(line("session_end", at=NOON + 110, user="ana", session="a",
+def test_a_session_end_adds_its_last_bytes(harness: Harness) -> None:
+    harness.report(session(sent=1000))
+    harness.registry.ended(json.loads(line("session_end", at=NOON + 110, user="ana", session="a",
                                      bytes=1500, duration=9.0)))  # fmt: skip
-    assert told.sent == {("user", "ana"): 1500}
+    assert harness.sent == {("user", "ana"): 1500}
 
 
-def test_a_session_that_no_picture_showed_counts_with_its_end(told: Told) -> None:
+def test_a_session_end_adds_a_session_missing_from_all_snapshots(harness: Harness) -> None:
     ended = line("session_end", at=NOON + 110, user="ana", session="b", bytes=70, duration=1.0)
-    told.registry.ended(json.loads(ended))
-    assert told.sent == {("user", "ana"): 70}
+    harness.registry.ended(json.loads(ended))
+    assert harness.sent == {("user", "ana"): 70}
 
 
-def test_what_was_sent_before_the_observer_was_there_is_not_counted(told: Told) -> None:
-    told.tell(session(sent=5000, started=NOON), sent={"models": 5000}, started=NOON)
-    assert told.sent == {}
-    told.time += 2
-    told.tell(session(sent=5100, started=NOON), sent={"models": 5100}, started=NOON)
-    assert told.sent == {("user", "ana"): 100, ("share", "models"): 100}
+def test_bytes_sent_before_the_observer_started_are_not_counted(harness: Harness) -> None:
+    harness.report(session(sent=5000, started=NOON), sent={"models": 5000}, started=NOON)
+    assert harness.sent == {}
+    harness.time += 2
+    harness.report(session(sent=5100, started=NOON), sent={"models": 5100}, started=NOON)
+    assert harness.sent == {("user", "ana"): 100, ("share", "models"): 100}
     ended = line("session_end", at=NOON + 110, user="ana", session="c", bytes=70, duration=100.0)
-    told.registry.ended(json.loads(ended))
-    assert told.sent == {}
+    harness.registry.ended(json.loads(ended))
+    assert harness.sent == {}
 
 
-def test_a_file_moves_while_it_is_read(told: Told) -> None:
-    told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 10)]))
-    told.time += 2
-    told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
-    assert told.registry.live([7]).sessions[0].files[0].moving
-    told.time += 2
-    told.tell(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
-    assert not told.registry.live([7]).sessions[0].files[0].moving
+def test_an_open_file_shows_its_progress(harness: Harness) -> None:
+    harness.report(session(open=1, files=[("models", "/home/ana/models/a", 100, 10)]))
+    harness.time += 2
+    harness.report(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
+    assert harness.registry.live([7]).sessions[0].files[0].moving
+    harness.time += 2
+    harness.report(session(open=1, files=[("models", "/home/ana/models/a", 100, 60)]))
+    assert not harness.registry.live([7]).sessions[0].files[0].moving
 
 
-def test_a_picture_may_come_in_pieces(told: Told) -> None:
-    told.tell(session("a"), more=True, total=2)
-    assert told.registry.live([7]).sessions == ()
-    told.tell(session("b"), total=2)
-    assert {each.session for each in told.registry.live([7]).sessions} == {"a", "b"}
-    told.time += 2
-    told.tell(session("b"), total=1)
-    assert {each.session for each in told.registry.live([7]).sessions} == {"b"}
+def test_a_snapshot_may_arrive_in_parts(harness: Harness) -> None:
+    harness.report(session("a"), more=True, total=2)
+    assert harness.registry.live([7]).sessions == ()
+    harness.report(session("b"), total=2)
+    assert {each.session for each in harness.registry.live([7]).sessions} == {"a", "b"}
+    harness.time += 2
+    harness.report(session("b"), total=1)
+    assert {each.session for each in harness.registry.live([7]).sessions} == {"b"}
 
 
-def test_a_worker_that_is_gone_or_silent_is_not_shown(told: Told) -> None:
-    told.tell(session("a"), worker=7)
-    told.tell(session("b"), worker=8)
-    assert told.registry.live([8]).total == 1
-    assert told.registry.live([7, 8]).by_worker == {7: 1, 8: 1}
-    told.time += STALE
-    assert told.registry.live([7, 8]).total == 0
+def test_a_dead_or_silent_worker_is_not_shown(harness: Harness) -> None:
+    harness.report(session("a"), worker=7)
+    harness.report(session("b"), worker=8)
+    assert harness.registry.live([8]).total == 1
+    assert harness.registry.live([7, 8]).by_worker == {7: 1, 8: 1}
+    harness.time += STALE
+    assert harness.registry.live([7, 8]).total == 0
 
 
-def test_the_busiest_come_first(told: Told) -> None:
-    told.tell(session("idle"), session("busy"))
-    told.time += 1
-    told.tell(session("idle"), session("busy", sent=10))
-    assert [each.session for each in told.registry.live([7]).sessions] == ["busy", "idle"]
+def test_sessions_are_sorted_by_rate(harness: Harness) -> None:
+    harness.report(session("idle"), session("busy"))
+    harness.time += 1
+    harness.report(session("idle"), session("busy", sent=10))
+    assert [each.session for each in harness.registry.live([7]).sessions] == ["busy", "idle"]
 
 
-def test_what_could_not_be_written_is_taken_again(told: Told) -> None:
-    told.tell(session(sent=10))
-    told.registry.give_back(told.registry.take_throughput())
-    assert told.sent == {("user", "ana"): 10}
+def test_throughput_given_back_is_taken_again(harness: Harness) -> None:
+    harness.report(session(sent=10))
+    harness.registry.give_back(harness.registry.take_throughput())
+    assert harness.sent == {("user", "ana"): 10}
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_what_could_not_be_written_is_taken_again(told: Told) -> None:
     [b"", b"{}", b'{"live":', b'{"live":[]}', b'{"live":{"worker":"x"}}', b'{"live":{"worker":7}}',
      b'{"live":' + b"[" * 100_000, b'{"live":{"worker":1,"sessions":[1],"more":false}}'],
 )  # fmt: skip
-def test_what_is_no_picture_changes_nothing(told: Told, sent: bytes) -> None:
-    told.tell(session())
-    told.registry.update(sent)
-    assert told.registry.live([7]).total == 1
+def test_an_invalid_snapshot_is_ignored(harness: Harness, sent: bytes) -> None:
+    harness.report(session())
+    harness.registry.update(sent)
+    assert harness.registry.live([7]).total == 1
 
 
-def test_numbers_that_cannot_be_are_bounded(told: Told) -> None:
+def test_impossible_numbers_are_clamped(harness: Harness) -> None:
     for number in range(300):
-        told.tell(session(f"s{number}", sent=-5), worker=number, sent={"models": -7})
-    assert told.sent == {}
-    assert len(told.registry.live(range(300)).by_worker) <= 256
+        harness.report(session(f"s{number}", sent=-5), worker=number, sent={"models": -7})
+    assert harness.sent == {}
+    assert len(harness.registry.live(range(300)).by_worker) <= 256

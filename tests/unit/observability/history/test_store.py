@@ -1,4 +1,4 @@
-"""The database keeps what it is given, and its bounds."""
+"""The database stores rows within its bounds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lines(path: Path) -> list[str]:
     return [entry.line for entry in History(path).lines(Filter())]
 
 
-def test_what_is_added_is_there_for_others_and_after_it_was_closed(path: Path) -> None:
+def test_added_rows_are_visible_to_others_and_after_close(path: Path) -> None:
     store = Store(path, max_age=DAY, max_size=MIN_SIZE)
     written = read("models/पत्र.bin")
     store.add([row(written)], {})
@@ -44,14 +44,14 @@ def test_what_is_added_is_there_for_others_and_after_it_was_closed(path: Path) -
     assert len(lines(path)) == 2
 
 
-def test_only_its_owner_and_group_may_read_it(path: Path, store: Store) -> None:
+def test_the_database_is_readable_by_owner_and_group_only(path: Path, store: Store) -> None:
     store.add([row(read("models/a"))], {})
     files = list(path.parent.glob("history*"))
     assert len(files) == 3
     assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
 
 
-def test_rows_that_are_too_old_are_forgotten(path: Path, store: Store) -> None:
+def test_old_rows_are_deleted(path: Path, store: Store) -> None:
     old, new = read("models/old", at=NOON - DAY - 1), read("models/new", at=NOON - DAY + 1)
     store.add([row(old), row(new)], {(int(NOON // 60) - 3000, "share", "models"): 1})
     store.delete_older(NOON)
@@ -59,11 +59,9 @@ def test_rows_that_are_too_old_are_forgotten(path: Path, store: Store) -> None:
     assert History(path).throughput("share", 0) == {}
 
 
-def test_it_never_grows_far_over_its_bound_and_the_oldest_make_room(
-    path: Path, store: Store
-) -> None:
+def test_the_size_is_bounded_by_deleting_the_oldest_rows(path: Path, store: Store) -> None:
     rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
-    for _ in range(20):  # some times as much as there is room for
+    for _ in range(20):  # several times the capacity
         store.add(rows, {})
         assert store.size <= 1.5 * MIN_SIZE
     assert 500 < len(lines(path)) < 3000
@@ -71,7 +69,7 @@ def test_it_never_grows_far_over_its_bound_and_the_oldest_make_room(
 
 
 def flooded(path: Path, flood: Callable[[int], bytes]) -> list[str]:
-    """What is left of ana's lines, and of ben's, once there were far more of ben's than fit."""
+    """The remaining lines of ana and ben after a flood of ben's."""
     made = Store(path, max_age=DAY, max_size=MIN_SIZE)
     mine = [read(f"models/{number}") for number in range(200)]
     mine += [line("login_accepted", user="ana"), line("session_end", user="ana")]
@@ -89,21 +87,21 @@ def flooded(path: Path, flood: Callable[[int], bytes]) -> list[str]:
     return [each for each in kept if '"user":"ana"' not in each]
 
 
-def test_a_flood_of_one_user_takes_no_line_of_another(path: Path) -> None:
+def test_a_flood_from_one_user_evicts_no_line_of_another(path: Path) -> None:
     kept = flooded(path, lambda number: read(f"models/{'x' * 200}{number}", user="ben"))
     assert "x9999" in kept[-1]
 
 
-def test_a_flood_of_refusals_takes_no_line_of_another(path: Path) -> None:
+def test_a_flood_of_refusals_evicts_no_line_of_another_user(path: Path) -> None:
     kept = flooded(path, lambda number: line("denied", user="ben", path=f"{'x' * 200}{number}"))
     assert "x9999" in kept[-1]
 
 
-def test_a_flood_without_a_login_takes_no_line_of_a_user(path: Path) -> None:
+def test_a_flood_without_logins_evicts_no_line_of_a_user(path: Path) -> None:
     flooded(path, lambda n: line("login_refused", user_tried=f"{n % 97}", method="x" * 200))
 
 
-def test_refusals_make_room_before_files_that_were_read(path: Path, store: Store) -> None:
+def test_refusals_are_evicted_before_file_accesses(path: Path, store: Store) -> None:
     files = [row(read(f"models/{number}", user="ben")) for number in range(300)]
     store.add(files, {})
     for number in range(20):
@@ -112,9 +110,7 @@ def test_refusals_make_room_before_files_that_were_read(path: Path, store: Store
     assert sum('"file_closed"' in each for each in lines(path)) == 300
 
 
-def test_a_flood_of_refusals_takes_no_file_of_the_user_who_has_most(
-    path: Path, store: Store
-) -> None:
+def test_a_flood_of_refusals_evicts_no_file_of_the_busiest_user(path: Path, store: Store) -> None:
     store.add([row(read(f"models/{'x' * 200}{number}")) for number in range(650)], {})
     for number in range(20):
         text = f"{'x' * 200}{number}"
@@ -122,7 +118,7 @@ def test_a_flood_of_refusals_takes_no_file_of_the_user_who_has_most(
     assert sum('"file_closed"' in each for each in lines(path)) == 650
 
 
-def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
+def test_rows_from_before_a_restart_are_subject_to_the_bound(path: Path) -> None:
     made = Store(path, max_age=DAY, max_size=8 * MIN_SIZE)
     made.add([row(read(f"models/{'x' * 200}{n}", user="ben")) for n in range(4000)], {})
     made.add([row(read("models/a"))], {})
@@ -135,7 +131,7 @@ def test_what_was_written_before_counts_after_a_start(path: Path) -> None:
     assert '"user":"ana"' in kept[-1]
 
 
-def test_a_bound_that_is_lowered_makes_the_file_smaller(path: Path) -> None:
+def test_a_lower_bound_shrinks_the_file(path: Path) -> None:
     store = Store(path, max_age=DAY, max_size=8 * MIN_SIZE)
     rows = [row(read(f"models/{'x' * 200}{number}")) for number in range(500)]
     for _ in range(12):
@@ -149,7 +145,7 @@ def test_a_bound_that_is_lowered_makes_the_file_smaller(path: Path) -> None:
     assert path.stat().st_size <= MIN_SIZE
 
 
-def test_a_batch_is_added_as_a_whole_or_not_at_all(path: Path, store: Store) -> None:
+def test_a_batch_is_added_atomically(path: Path, store: Store) -> None:
     good = row(read("models/a"))
     with pytest.raises(sqlite3.Error):
         store.add([good, (*good[:-1], None)], {})
@@ -158,7 +154,7 @@ def test_a_batch_is_added_as_a_whole_or_not_at_all(path: Path, store: Store) -> 
     assert len(lines(path)) == 1
 
 
-def test_bytes_by_the_minute_add_up(path: Path, store: Store) -> None:
+def test_bytes_per_minute_add_up(path: Path, store: Store) -> None:
     minute = int(NOON // 60)
     for sent in (5, 7):
         store.add([], {(minute, "share", "models"): sent, (minute, "user", "ana"): 1})
@@ -167,7 +163,7 @@ def test_bytes_by_the_minute_add_up(path: Path, store: Store) -> None:
     assert History(path).throughput("share", minute + 1) == {}
 
 
-def test_a_file_that_was_taken_away_is_noticed(path: Path, store: Store) -> None:
+def test_a_removed_database_is_noticed(path: Path, store: Store) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
         store.delete_older(NOON)
@@ -186,11 +182,11 @@ def test_tables_of_another_version_are_not_used(path: Path, store: Store) -> Non
     [b"", b"not JSON", b"[]", b"{}", b"null", b'{"time":1,"event":"x"}', b'{"time":"x","event":1}',
      b"[" * 100_000, b'{"time":"2026-01-01T00:00:00Z"}'],
 )  # fmt: skip
-def test_what_is_no_line_of_the_log_is_no_row(sent: bytes) -> None:
+def test_an_invalid_line_gives_no_row(sent: bytes) -> None:
     assert row_of(sent) is None
 
 
-def test_a_field_of_another_type_than_it_should_be_is_no_field_of_the_row() -> None:
+def test_a_field_of_a_wrong_type_is_omitted() -> None:
     strange = row(line(user=["ana"], share=7, path=None, bytes="many", result={}))
     assert strange[4:9] == (None, None, None, None, None)
 
@@ -207,7 +203,5 @@ def test_a_field_of_another_type_than_it_should_be_is_no_field_of_the_row() -> N
         ("server_started", {}, None),
     ],
 )
-def test_each_row_has_one_word_for_how_it_went(
-    event: str, fields: dict[str, str], result: str | None
-) -> None:
+def test_each_row_has_a_result(event: str, fields: dict[str, str], result: str | None) -> None:
     assert row(line(event, **fields))[7] == result

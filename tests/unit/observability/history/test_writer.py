@@ -1,4 +1,4 @@
-"""Whatever becomes of the database, the writer goes on, and tells what is missing."""
+"""The writer survives failures of the database and counts the lines lost."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.history import line, read
 from tests.support.measured import Measured
 
 
-class Kept:
-    """A writer at work, and what it has written."""
+class RunningWriter:
+    """A history writer with its channel and database."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class Kept:
             values=self.measured.values,
         )
 
-    def start(self) -> Kept:
+    def start(self) -> RunningWriter:
         self.writer.start()
         return self
 
@@ -58,12 +58,14 @@ class Kept:
 
 
 @pytest.fixture
-def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Kept]]:
+def make_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], RunningWriter]]:
     monkeypatch.setattr(module, "_RETRY_INTERVAL", 0.05)
-    made: list[Kept] = []
+    made: list[RunningWriter] = []
 
-    def make() -> Kept:
-        made.append(Kept(tmp_path / "history.sqlite3"))
+    def make() -> RunningWriter:
+        made.append(RunningWriter(tmp_path / "history.sqlite3"))
         return made[-1]
 
     yield make
@@ -71,163 +73,166 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         each.close()
 
 
-def test_lines_are_written_soon(keep: Callable[[], Kept]) -> None:
-    kept = keep().start()
-    kept.sink.write(read("models/a") + read("models/b"))
-    wait_for(lambda: kept.count() == 2, "two rows")
-    wait_for(lambda: kept.metric("size_bytes") > 0, "the metrics, which follow the rows")
-    assert kept.metric("rows_total") == 2
-    assert kept.metric("dropped_total") == 0
+def test_lines_are_written_promptly(make_writer: Callable[[], RunningWriter]) -> None:
+    running = make_writer().start()
+    running.sink.write(read("models/a") + read("models/b"))
+    wait_for(lambda: running.count() == 2, "two rows")
+    wait_for(lambda: running.metric("size_bytes") > 0, "the metrics, which follow the rows")
+    assert running.metric("rows_total") == 2
+    assert running.metric("dropped_total") == 0
 
 
-def test_bytes_of_a_file_that_is_still_read_are_written_soon(
-    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+def test_bytes_of_an_open_file_are_written_promptly(
+    make_writer: Callable[[], RunningWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HOUSEKEEPING", 1e6)  # nothing else wakes the writer
-    kept = keep().start()
-    kept.sink.write(read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
-    told = {"worker": 7, "more": False, "started": time.time(), "total": 0, "sessions": []}
-    kept.channel.send(json.dumps({"live": {**told, "sent": {"models": 1000}}}).encode())
-    history = History(kept.path)
+    monkeypatch.setattr(module, "_HOUSEKEEPING", 1e6)  # housekeeping does not wake the writer
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
+    snapshot = {"worker": 7, "more": False, "started": time.time(), "total": 0, "sessions": []}
+    running.channel.send(json.dumps({"live": {**snapshot, "sent": {"models": 1000}}}).encode())
+    history = History(running.path)
     wait_for(lambda: sum(history.throughput("share", 0).values()) == 1000, "the bytes")
 
 
-def test_at_its_end_everything_is_written_that_was_sent(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "history.sqlite3").start()
+def test_everything_sent_is_written_before_the_writer_ends(tmp_path: Path) -> None:
+    running = RunningWriter(tmp_path / "history.sqlite3").start()
     for number in range(500):
-        kept.sink.write(read(f"models/{number}"))
-    kept.writer.close(TIMEOUT)
-    assert kept.count() + kept.sink.dropped == 500
+        running.sink.write(read(f"models/{number}"))
+    running.writer.close(TIMEOUT)
+    assert running.count() + running.sink.dropped == 500
     assert not list(tmp_path.glob("*-wal"))
-    kept.channel.close()
-    kept.measured.close()
+    running.channel.close()
+    running.measured.close()
 
 
-def test_a_line_that_is_none_is_counted_and_the_others_are_written(
-    keep: Callable[[], Kept],
+def test_an_invalid_line_is_counted_and_skipped(
+    make_writer: Callable[[], RunningWriter],
 ) -> None:
-    kept = keep().start()
-    kept.channel.send(b"not a line\n" + read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
-    assert kept.metric("dropped_total") == 1
+    running = make_writer().start()
+    running.channel.send(b"not a line\n" + read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
+    assert running.metric("dropped_total") == 1
 
 
-def test_a_file_that_is_no_database_is_moved_aside(
-    keep: Callable[[], Kept], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_an_invalid_database_is_moved_aside(
+    make_writer: Callable[[], RunningWriter], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "history.sqlite3").write_bytes(b"not a database, but long enough" * 100)
-    kept = keep().start()
-    kept.sink.write(read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
     assert (tmp_path / "history.sqlite3.broken").read_bytes().startswith(b"not a database")
     assert "is corrupt" in caplog.text
     assert "history.sqlite3.broken" in caplog.text
 
 
-def test_a_database_that_breaks_while_it_is_written_is_moved_aside(
-    keep: Callable[[], Kept], tmp_path: Path
+def test_a_database_corrupted_meanwhile_is_moved_aside(
+    make_writer: Callable[[], RunningWriter], tmp_path: Path
 ) -> None:
-    kept = keep().start()
-    kept.sink.write(read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
-    with sqlite3.connect(kept.path) as database:
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
+    with sqlite3.connect(running.path) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    with kept.path.open("r+b") as file:  # its head, and the roots of its tables
+    with running.path.open("r+b") as file:  # its header and table roots
         file.write(b"\xff" * 16_384)
     (tmp_path / "history.sqlite3-shm").unlink()
 
     def written() -> int:
-        kept.sink.write(read("models/b"))
-        return kept.count()
+        running.sink.write(read("models/b"))
+        return running.count()
 
     wait_for(written, "rows in a new file")
     assert (tmp_path / "history.sqlite3.broken").exists()
 
 
-def test_a_locked_database_loses_nothing(
-    keep: Callable[[], Kept], caplog: pytest.LogCaptureFixture
+def test_a_locked_database_loses_no_line(
+    make_writer: Callable[[], RunningWriter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = keep().start()
-    kept.sink.write(read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
-    other = sqlite3.connect(kept.path, isolation_level=None)
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
+    other = sqlite3.connect(running.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    kept.sink.write(read("models/b"))
-    wait_for(lambda: kept.metric("errors_total") >= 1, "an error")
+    running.sink.write(read("models/b"))
+    wait_for(lambda: running.metric("errors_total") >= 1, "an error")
     other.execute("COMMIT")
     other.close()
-    wait_for(lambda: kept.count() == 2, "both rows")
-    assert kept.metric("dropped_total") == 0
+    wait_for(lambda: running.count() == 2, "both rows")
+    assert running.metric("dropped_total") == 0
     assert caplog.text.count("retrying") == 1
     wait_for(lambda: "can be written again" in caplog.text, "that it is well again")
 
 
-def test_a_full_disk_is_told_and_what_waits_is_bounded(
-    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_reported_and_the_queue_is_bounded(
+    make_writer: Callable[[], RunningWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING", 20_000)
-    kept = keep()
-    kept.path.mkdir()  # nothing can be written there
-    kept.start()
+    running = make_writer()
+    running.path.mkdir()  # makes the path unwritable
+    running.start()
     for _ in range(200):
-        kept.writer.take(read("models/a"))
-    wait_for(lambda: kept.metric("errors_total") >= 1, "an error")
-    dropped = kept.metric("dropped_total")
+        running.writer.take(read("models/a"))
+    wait_for(lambda: running.metric("errors_total") >= 1, "an error")
+    dropped = running.metric("dropped_total")
     assert 0 < dropped < 200
-    kept.path.rmdir()
-    wait_for(lambda: kept.count() == 200 - dropped, "what had waited")
+    running.path.rmdir()
+    wait_for(lambda: running.count() == 200 - dropped, "the queued rows")
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_that_is_deleted_or_replaced_is_made_anew(
-    replaced: bool, tmp_path: Path, keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+def test_a_deleted_or_replaced_database_is_recreated(
+    replaced: bool,
+    tmp_path: Path,
+    make_writer: Callable[[], RunningWriter],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_HOUSEKEEPING", 0.0)
-    kept = keep().start()
-    kept.sink.write(read("models/a"))
-    wait_for(lambda: kept.count() == 1, "a row")
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
     if replaced:
         other = tmp_path / "other"
         other.touch()
-        other.replace(kept.path)
+        other.replace(running.path)
     else:
-        for file in kept.path.parent.glob("history*"):
+        for file in running.path.parent.glob("history*"):
             file.unlink()
 
     def again() -> int:
-        kept.sink.write(read("models/b"))
-        return kept.count()
+        running.sink.write(read("models/b"))
+        return running.count()
 
     wait_for(again, "a row in a new file")
 
 
-def test_the_end_of_a_session_and_pictures_of_workers_reach_the_board(
-    keep: Callable[[], Kept],
+def test_session_ends_and_snapshots_reach_the_registry(
+    make_writer: Callable[[], RunningWriter],
 ) -> None:
-    kept = keep().start()
-    told = {"worker": 7, "more": False, "started": 0.0, "total": 3, "sent": {}, "sessions": []}
-    kept.channel.send(json.dumps({"live": told}).encode().replace(b'"live": ', b'"live":'))
-    wait_for(lambda: kept.registry.live([7]).total == 3, "the picture")
-    kept.sink.write(line("session_end", at=4e9, user="ana", bytes=500, duration=1.0))
-    wait_for(lambda: kept.count() and History(kept.path).throughput("user", 0), "its bytes")
-    assert sum(History(kept.path).throughput("user", 0).values()) == 500
+    running = make_writer().start()
+    snapshot = {"worker": 7, "more": False, "started": 0.0, "total": 3, "sent": {}, "sessions": []}
+    running.channel.send(json.dumps({"live": snapshot}).encode().replace(b'"live": ', b'"live":'))
+    wait_for(lambda: running.registry.live([7]).total == 3, "the snapshot")
+    running.sink.write(line("session_end", at=4e9, user="ana", bytes=500, duration=1.0))
+    wait_for(lambda: running.count() and History(running.path).throughput("user", 0), "its bytes")
+    assert sum(History(running.path).throughput("user", 0).values()) == 500
 
 
-def test_more_than_can_be_written_is_dropped_of_the_user_with_most_lines(
-    keep: Callable[[], Kept], monkeypatch: pytest.MonkeyPatch
+def test_overload_drops_lines_of_the_busiest_user(
+    make_writer: Callable[[], RunningWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING", 20_000)
-    kept = keep()
+    running = make_writer()
     forged = line("denied", client_version='","user":"ana"', user="ben", path="x" * 300)
     for _ in range(50):
-        kept.writer.take(forged * 5)
-        if kept.metric("dropped_total") == 0:
-            kept.writer.take(read("models/a", user="ana"))
-    kept.writer.take(read("models/b", user="ana") + line("session_end", user="ana"))
-    kept.start()
-    wait_for(lambda: kept.count() > 2, "rows")
-    found = [entry.line for entry in History(kept.path).lines(Filter(user="ana"))]
+        running.writer.take(forged * 5)
+        if running.metric("dropped_total") == 0:
+            running.writer.take(read("models/a", user="ana"))
+    running.writer.take(read("models/b", user="ana") + line("session_end", user="ana"))
+    running.start()
+    wait_for(lambda: running.count() > 2, "rows")
+    found = [entry.line for entry in History(running.path).lines(Filter(user="ana"))]
     assert '"session_end"' in found[-1]
     assert "models/b" in found[-2]
     assert found[:-2]

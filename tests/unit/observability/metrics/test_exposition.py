@@ -1,4 +1,4 @@
-"""What the page says of the processes themselves."""
+"""Metrics of the processes themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Page = Callable[..., str]
 
 @pytest.fixture
 def show() -> Page:
-    """The page for a gateway_state; one exposition for all of a test."""
+    """Renders the page for a gateway state with one exposition per test."""
     shown: list[GatewayState | None] = []
     exposition = Exposition(
         lambda: shown[-1], memories=tuple, version="1.2.3", build={"asyncssh": "2.24.1"}
@@ -35,12 +35,12 @@ def worker(pid: int, *, ready: bool = True) -> WorkerState:
     return WorkerState(number=0, pid=pid, ready=ready, seen=0.0, problems={})
 
 
-def test_build_info_tells_the_versions(show: Page) -> None:
+def test_build_info_has_the_versions(show: Page) -> None:
     labels = {"version": "1.2.3", "python": platform.python_version(), "asyncssh": "2.24.1"}
     assert metric_in(show(None), "sftp_gateway_build_info", **labels) == 1
 
 
-def test_workers_and_refusals_are_told(show: Page) -> None:
+def test_workers_and_refusals_are_exported(show: Page) -> None:
     own = os.getpid()
     page = show(
         gateway_state(
@@ -58,7 +58,7 @@ def test_workers_and_refusals_are_told(show: Page) -> None:
     assert f'{refused}{{reason="max_startups"}} 0.0' in page
 
 
-def test_processes_are_measured_together(show: Page) -> None:
+def test_process_metrics_are_summed(show: Page) -> None:
     pid = os.fork()
     if pid == 0:
         signal.pause()
@@ -73,7 +73,7 @@ def test_processes_are_measured_together(show: Page) -> None:
         os.waitpid(pid, 0)
 
 
-def test_a_process_that_is_gone_is_left_out_and_cpu_time_never_falls(show: Page) -> None:
+def test_a_dead_process_is_omitted_and_cpu_time_never_falls(show: Page) -> None:
     own = os.getpid()
     before = metric_in(show(gateway_state(workers=(worker(own),) * 3)), "process_cpu_seconds_total")
     page = show(gateway_state(workers=(worker(2**22 + 1),)))
@@ -81,7 +81,7 @@ def test_a_process_that_is_gone_is_left_out_and_cpu_time_never_falls(show: Page)
     assert metric_in(page, "process_start_time_seconds") > 0
 
 
-def test_before_the_supervisor_has_spoken_there_are_no_processes(show: Page) -> None:
+def test_without_a_supervisor_message_there_are_no_processes(show: Page) -> None:
     page = show(None)
     assert "process_" not in page
     assert "sftp_gateway_workers" not in page

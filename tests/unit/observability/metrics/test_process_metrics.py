@@ -57,7 +57,7 @@ def test_logins_are_counted_by_outcome(metrics, measured):
     assert value(measured, "logins_total", **other) == 2
 
 
-def test_words_of_clients_never_become_labels(metrics, measured):
+def test_strings_from_clients_never_become_labels(metrics, measured):
     for number in range(50):
         word = f'evil{number}"}} 1\n'
         metrics.login(word, word, word)
@@ -84,7 +84,7 @@ def test_requests_bytes_and_slow_reads_are_counted_by_share(metrics, measured):
     assert value(measured, "slow_reads_total", share="Bhushanji") == 1
 
 
-def test_handles_are_counted_by_kind_and_are_there_from_the_start(metrics, measured):
+def test_handles_are_counted_by_kind_from_the_start(metrics, measured):
     assert value(measured, "open_handles", kind="folder") == 0
     metrics.handle_opened("file")
     metrics.handle_opened("file")
@@ -106,12 +106,12 @@ def test_a_share_is_up_or_down(metrics, measured):
     assert value(measured, "share_up", share="models") == 0
 
 
-def test_build_info_tells_the_versions(metrics, measured):
+def test_build_info_has_the_versions(metrics, measured):
     labels = {"version": "1.2.3", "python": platform.python_version(), "asyncssh": "2.24.1"}
     assert value(measured, "build_info", **labels) == 1
 
 
-def test_the_access_logs_counts_are_published(metrics, measured):
+def test_the_counters_of_the_access_log_are_published(metrics, measured):
     log = AccessLog(sinks=[])
     metrics.watch_access_log(log)
     assert value(measured, "access_log_dropped_total") == 0
@@ -123,7 +123,7 @@ def test_the_access_logs_counts_are_published(metrics, measured):
     assert value(measured, "access_log_lines_lost_total") == 0
 
 
-def test_the_depths_of_lanes_are_published(metrics, measured):
+def test_the_depths_of_io_pools_are_published(metrics, measured):
     depths = {}
     metrics.watch_pools(lambda: depths)
     depths["models", "read"] = 3
@@ -132,7 +132,7 @@ def test_the_depths_of_lanes_are_published(metrics, measured):
     assert value(measured, "slow_lane_depth", share="models", lane="read") == 0
 
 
-def test_nothing_is_in_the_global_registry_and_two_gateways_do_not_meet(metrics, measured):
+def test_metrics_of_two_gateways_are_separate(metrics, measured):
     other = Measured()
     metrics.session_opened()
     assert value(measured, "sessions") == 1
@@ -141,13 +141,13 @@ def test_nothing_is_in_the_global_registry_and_two_gateways_do_not_meet(metrics,
     assert not [m for m in REGISTRY.collect() if m.name.startswith("sftp_gateway")]
 
 
-def test_the_format_is_prometheus_text_without_created_series(metrics, measured):
+def test_the_format_is_prometheus_text_without_created_samples(metrics, measured):
     metrics.login("accepted", "publickey", "accepted")
     content_type, body = measured.render()
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert b"_created" not in body
 
 
-def test_names_of_shares_are_escaped(metrics, measured):
+def test_share_names_are_escaped(metrics, measured):
     metrics.share_up('a"b\\c', True)
     assert value(measured, "share_up", share='a"b\\c') == 1

@@ -30,7 +30,7 @@ def values(memory):
 
 @pytest.fixture
 def value(memory, tally):
-    """Gives the value of a series, of all that was counted so far."""
+    """Returns the value of a published series."""
 
     def published(name, **labels):
         tally.publish()
@@ -61,7 +61,7 @@ def test_bytes_are_summed_by_share(tally, value):
     assert value("bytes_sent_total", share="b") == 7
 
 
-def test_durations_fall_into_the_bucket_that_they_do_not_exceed(tally, value):
+def test_a_duration_falls_into_the_bucket_it_does_not_exceed(tally, value):
     for seconds in (0.0, 0.00005, 0.0000501, 10.0, 11.0):
         tally.add("a", "read", "ok", seconds, 0)
 
@@ -85,7 +85,7 @@ def test_buckets_go_from_50_microseconds_to_10_seconds():
     assert list(BUCKETS) == sorted(BUCKETS)
 
 
-def test_words_that_are_not_known_are_counted_as_other_in_one_series(tally, value):
+def test_unknown_words_are_counted_in_one_series_other(tally, value):
     for number in range(100):
         tally.add("a", f"x{number}@client.example", f"y{number}", 0.001, 1)
     assert value("requests_total", share="a", operation="other", result="other") == 100
@@ -93,7 +93,7 @@ def test_words_that_are_not_known_are_counted_as_other_in_one_series(tally, valu
     assert value("requests_total", share="a", operation="x1@client.example", result="ok") is None
 
 
-def test_nothing_is_lost_between_threads(tally, value):
+def test_concurrent_additions_are_all_counted(tally, value):
     def add():
         for _ in range(2000):
             tally.add("a", "read", "ok", 0.001, 1)

@@ -1,4 +1,4 @@
-"""Numbers of several processes in shared memory, and what they come to on the page."""
+"""Metrics of several processes in shared memory, aggregated in the exposition."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_counters_are_summed(writer: Writer, memories: Memories) -> None:
     assert value(memories, "reads_total", share="b") == 4
 
 
-def test_a_successor_counts_on(writer: Writer, memories: Memories) -> None:
+def test_a_successor_continues_the_counters(writer: Writer, memories: Memories) -> None:
     for _ in range(3):
         values = writer("worker0")
         values.counter("reads", "Reads.").inc()
@@ -66,9 +66,7 @@ def test_a_successor_counts_on(writer: Writer, memories: Memories) -> None:
     assert value(memories, "reads_total") == 3
 
 
-def test_gauges_are_summed_or_the_least_counts_and_they_end_with_their_process(
-    writer: Writer, memories: Memories
-) -> None:
+def test_gauges_are_aggregated_over_live_processes(writer: Writer, memories: Memories) -> None:
     for name, number in (("worker0", 1), ("worker1", 0)):
         values = writer(name)
         values.gauge("open", "Open.").inc(by=number + 1)
@@ -82,7 +80,7 @@ def test_gauges_are_summed_or_the_least_counts_and_they_end_with_their_process(
     assert value(memories, "reads_total") == 2
 
 
-def test_histograms_are_cumulated_and_counted(writer: Writer, memories: Memories) -> None:
+def test_histograms_are_cumulative(writer: Writer, memories: Memories) -> None:
     for name in ("worker0", "worker1"):
         histogram = writer(name).histogram("seconds", "Seconds.", "share", bounds=(0.5, 2.0))
         histogram.add("a", counts=(3, 2, 1), total=12.5)
@@ -92,7 +90,7 @@ def test_histograms_are_cumulated_and_counted(writer: Writer, memories: Memories
     assert value(memories, "seconds_sum", share="a") == 25
 
 
-def test_the_page_has_types_and_help(writer: Writer, memories: Memories) -> None:
+def test_the_exposition_has_types_and_help(writer: Writer, memories: Memories) -> None:
     values = writer("worker0")
     values.counter("reads", "How many reads.").inc()
     values.gauge("open", "How many open.").set(0)
@@ -108,7 +106,7 @@ def test_the_page_has_types_and_help(writer: Writer, memories: Memories) -> None
         assert line in page.splitlines()
 
 
-def test_more_series_than_a_segment_holds_at_first(writer: Writer, memories: Memories) -> None:
+def test_a_segment_grows_for_more_series(writer: Writer, memories: Memories) -> None:
     counter = writer("worker0").counter("reads", "Reads.", "share")
     for number in range(2000):
         counter.inc(f"a share with the number {number}")
@@ -116,7 +114,7 @@ def test_more_series_than_a_segment_holds_at_first(writer: Writer, memories: Mem
     assert os.fstat(memories["worker0"].counts).st_size > 1 << 16
 
 
-def test_nothing_is_lost_with_a_process_that_is_killed(memories: Memories) -> None:
+def test_a_killed_process_keeps_its_counts(memories: Memories) -> None:
     pid = os.fork()
     if pid == 0:
         SharedValues(memories["worker0"]).counter("reads", "Reads.").inc(by=5)
@@ -125,7 +123,7 @@ def test_nothing_is_lost_with_a_process_that_is_killed(memories: Memories) -> No
     assert value(memories, "reads_total") == 5
 
 
-def test_a_number_after_the_close_still_counts(writer: Writer, memories: Memories) -> None:
+def test_a_value_added_after_close_is_counted(writer: Writer, memories: Memories) -> None:
     values = writer("worker0")
     counter = values.counter("reads", "Reads.")
     counter.inc()
@@ -134,7 +132,7 @@ def test_a_number_after_the_close_still_counts(writer: Writer, memories: Memorie
     assert value(memories, "reads_total") == 2
 
 
-def test_labels_may_hold_anything(writer: Writer, memories: Memories) -> None:
+def test_labels_may_hold_any_text(writer: Writer, memories: Memories) -> None:
     share = 'a"b\\c\nभूषण'
     writer("worker0").counter("reads", "Reads.", "share").inc(share)
     assert value(memories, "reads_total", share=share) == 1
@@ -149,7 +147,7 @@ def test_memory_is_allocated_before_it_is_written(memories: Memories, writer: Wr
             assert status.st_blocks * 512 >= status.st_size > 0
 
 
-def test_a_series_without_memory_is_not_counted_and_the_others_are(
+def test_a_series_without_memory_does_not_affect_others(
     memories: Memories,
     writer: Writer,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +175,7 @@ def test_a_series_without_memory_is_not_counted_and_the_others_are(
     ],
     ids=["length", "entry", "text", "fields", "names"],
 )  # fmt: skip
-def test_what_a_writer_spoils_is_its_own(
+def test_a_writer_can_corrupt_its_own_values_only(
     memories: Memories, writer: Writer, spoiled: bytes
 ) -> None:
     for name in memories:

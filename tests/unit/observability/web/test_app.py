@@ -1,4 +1,4 @@
-"""Who is let in, and a page that no name can break."""
+"""Access to the status page, its content, and the escaping of names."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def text_of(page: Response) -> str:
     return page.body.decode()
 
 
-# Who is let in
+# Access
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9222", "[::1]:8080", "localhost:1"])
-def test_who_is_on_the_machine_needs_no_token(make: Make, host: str) -> None:
+def test_local_clients_need_no_token(make: Make, host: str) -> None:
     assert get(make(), host=host).status == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:9222", "localhost.evil.example", "", "[", "192.0.2.1"]
 )
-def test_a_name_that_only_leads_to_the_machine_is_refused(make: Make, host: str) -> None:
+def test_a_foreign_host_name_is_refused(make: Make, host: str) -> None:
     page = get(make(), host=host)
     assert page.status == 403
     assert "SFTP_GATEWAY_STATUS__TOKEN" in text_of(page)
@@ -88,7 +88,7 @@ def test_a_name_that_only_leads_to_the_machine_is_refused(make: Make, host: str)
 
 
 @pytest.mark.parametrize("path", ["/", "/status.json", "/?user=ana"])
-def test_without_a_token_others_see_nothing_and_are_told_what_to_set(make: Make, path: str) -> None:
+def test_without_a_configured_token_remote_clients_see_a_hint_only(make: Make, path: str) -> None:
     page = get(make(local=False), path)
     assert page.status == 403
     assert "sftp-gateway init" in text_of(page)
@@ -96,7 +96,7 @@ def test_without_a_token_others_see_nothing_and_are_told_what_to_set(make: Make,
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_a_token_that_is_set_is_asked_for(make: Make, local: bool) -> None:
+def test_a_configured_token_is_required(make: Make, local: bool) -> None:
     status_app = make(token=TOKEN, local=local)
     for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": f"{COOKIE}=x"},
                     {"cookie": f"{COOKIE}={TOKEN}"}, {"authorization": f"Basic {TOKEN}"},
@@ -109,7 +109,7 @@ def test_a_token_that_is_set_is_asked_for(make: Make, local: bool) -> None:
     assert get(status_app, authorization=f"Bearer {TOKEN}").status == 200
 
 
-def test_a_token_that_is_posted_becomes_a_cookie(make: Make) -> None:
+def test_a_posted_token_sets_a_cookie(make: Make) -> None:
     status_app = make(token=TOKEN, local=False)
     page = post(status_app, b"token=correct+horse+battery+staple", "/?hours=1")
     headers = dict(page.headers)
@@ -130,14 +130,14 @@ def test_a_wrong_token_is_refused(make: Make, form: bytes) -> None:
     assert "Set-Cookie" not in dict(page.headers)
 
 
-def test_a_token_in_the_address_is_not_looked_at(make: Make) -> None:
+def test_a_token_in_the_url_is_ignored(make: Make) -> None:
     page = get(make(token=TOKEN), "/?token=correct+horse+battery+staple")
     assert page.status == 401
     assert '<form method="post">' in text_of(page)
     assert "Set-Cookie" not in dict(page.headers)
 
 
-def test_the_page_lets_nothing_in_from_outside_and_into_no_frame(make: Make) -> None:
+def test_the_page_forbids_external_content_and_framing(make: Make) -> None:
     for status_app in (make(), make(token=TOKEN)):
         headers = dict(get(status_app).headers)
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
@@ -149,22 +149,22 @@ def test_the_page_lets_nothing_in_from_outside_and_into_no_frame(make: Make) -> 
     ("path", "kind"),
     [("/status.css", "text/css"), ("/status.js", "text/javascript"), ("/status.svg", "image/svg")],
 )
-def test_what_the_page_is_made_with_is_there_for_all(make: Make, path: str, kind: str) -> None:
+def test_static_files_need_no_token(make: Make, path: str, kind: str) -> None:
     page = get(make(token=TOKEN), path)
     assert page.status == 200
     assert page.content_type.startswith(kind)
 
 
-def test_there_is_nothing_else(make: Make) -> None:
+def test_unknown_paths_are_not_found(make: Make) -> None:
     assert get(make(), "/status/../../etc/passwd").status == 404
     assert get(make(), "/status.py").status == 404
 
 
-# What is on the page
+# Content
 
 
 class Tags(HTMLParser):
-    """The tags and attributes of a page; holds that each is closed where it should be."""
+    """The tags and attributes of a page; asserts that each tag is closed in order."""
 
     VOID = frozenset({"meta", "link", "input", "rect", "line", "option"})
 
@@ -191,14 +191,14 @@ def serving(**changed: Any) -> GatewayState:
     return gateway_state(**{"workers": (worker,), "shares": ("models",), **changed})
 
 
-def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
+def test_strings_from_clients_are_escaped_in_html(make: Make) -> None:
     registry = SessionRegistry()
     session = {"session": HOSTILE, "user": HOSTILE, "client_ip": HOSTILE, "requests": 1,
                "credential": HOSTILE, "key_label": HOSTILE, "client_version": HOSTILE,
                "started": 0, "bytes": 1, "open": 1,
                "files": [(HOSTILE, HOSTILE, 10, 5)]}  # fmt: skip
-    told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
-    registry.update(json.dumps({"live": {**told, "sessions": [session]}}).encode())
+    snapshot = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {HOSTILE: 1}}
+    registry.update(json.dumps({"live": {**snapshot, "sessions": [session]}}).encode())
     ban = Ban(source=HOSTILE, reason=HOSTILE, times=2, effect=HOSTILE, seconds=9)
     now = time.time()
     status_app = make(
@@ -235,7 +235,7 @@ def test_no_name_that_a_client_chooses_is_taken_for_html(make: Make) -> None:
     assert "\\u202egpj.exe" in text_of(get(status_app))
 
 
-def test_a_line_that_no_worker_of_ours_would_write_breaks_nothing(make: Make) -> None:
+def test_a_forged_line_does_not_break_the_page(make: Make) -> None:
     status_app = make(
         line("file_closed", path=["x"], bytes="many", duration={}, user=7),
         line("login_refused", user_tried={}, reason=[], method=None),
@@ -246,7 +246,7 @@ def test_a_line_that_no_worker_of_ours_would_write_breaks_nothing(make: Make) ->
     assert "good.bin" in text_of(page)
 
 
-def test_the_state_is_told_first(make: Make) -> None:
+def test_the_page_shows_the_gateways_state(make: Make) -> None:
     assert ">Serving<" in text_of(get(make(state=serving())))
     assert "No worker is serving" in text_of(get(make(state=gateway_state())))
     assert "Process not responding" in text_of(get(make(state=None)))
@@ -258,7 +258,7 @@ def test_the_state_is_told_first(make: Make) -> None:
     assert "it is gone" in page
 
 
-def test_accesses_are_filtered_and_paged_by_the_address(make: Make) -> None:
+def test_accesses_are_filtered_and_paged_by_the_query(make: Make) -> None:
     written = [read(f"models/file-{n:03}.bin", user="ana" if n % 2 else "ben") for n in range(90)]
     status_app = make(*written)
 
@@ -288,13 +288,20 @@ def section(page: Response, name: str) -> str:
     return text_of(page).partition(f'id="{name}"')[2].partition("</section")[0]
 
 
-def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
+def test_readers_are_distinguished_by_key(make: Make) -> None:
     registry = SessionRegistry()
     session = {"session": "a", "user": "gvpocr", "credential": "SHA256:1", "key_label": "worker7",
                "client_ip": "192.0.2.17", "client_version": "SSH-2.0-OpenSSH_9.2p1 Debian",
                "started": 0, "bytes": 1, "requests": 1, "open": 0, "files": []}  # fmt: skip
-    told = {"worker": 7, "more": False, "started": 0, "total": 1, "sent": {}, "sessions": [session]}
-    registry.update(json.dumps({"live": told}).encode())
+    snapshot = {
+        "worker": 7,
+        "more": False,
+        "started": 0,
+        "total": 1,
+        "sent": {},
+        "sessions": [session],
+    }
+    registry.update(json.dumps({"live": snapshot}).encode())
     status_app = make(
         read("models/one", user="gvpocr", key="SHA256:1", key_label="worker7"),
         read("models/two", user="gvpocr", key="SHA256:2", key_label="worker8"),
@@ -309,14 +316,14 @@ def test_who_read_is_told_apart_by_the_key(make: Make) -> None:
         assert "one</bdi>" not in shown
 
 
-def test_names_that_strangers_try_are_not_offered_to_filter_by(make: Make) -> None:
+def test_refused_user_names_are_not_offered_as_filters(make: Make) -> None:
     stranger = line("login_refused", user_tried="root", reason="unknown_user", method="publickey")
     form = section(get(make(read("models/a", user="ana"), stranger)), "accesses")
     assert '<option value="ana">' in form
     assert '<option value="root">' not in form
 
 
-def test_refused_logins_that_are_alike_are_one_row(make: Make) -> None:
+def test_similar_refused_logins_are_grouped(make: Make) -> None:
     tried = [
         line("login_refused", user_tried=user, method="publickey", key="SHA256:1", reason="revoked")
         for user in [*["gvpocr"] * 40, "ana"]
@@ -327,7 +334,7 @@ def test_refused_logins_that_are_alike_are_one_row(make: Make) -> None:
     assert shown.count("SHA256:1") == 2
 
 
-def test_what_was_denied_is_told_in_order(make: Make) -> None:
+def test_denials_are_listed_in_order(make: Make) -> None:
     own = {"operation": "open", "reason": "read_only"}
     status_app = make(
         line("denied", user="ana", path="/home/ana/models/x", **own),
@@ -336,10 +343,10 @@ def test_what_was_denied_is_told_in_order(make: Make) -> None:
     shown = section(get(status_app), "accesses")
     assert "open denied: read only" in shown
     assert '<bdi class="under">models</bdi>' in shown
-    assert '<bdi class="under">/home/ben/models</bdi>' in shown  # not taken for one's own
+    assert '<bdi class="under">/home/ben/models</bdi>' in shown  # not shortened like one's own
 
 
-def test_a_worker_that_was_killed_is_told_with_what_broke(make: Make) -> None:
+def test_a_killed_worker_is_shown_with_its_broken_transfers(make: Make) -> None:
     own = {"session": None, "client_ip": None, "signal": "SIGKILL", "connections": 3}
     status_app = make(
         line("worker_exited", worker=0, pid=8, expected=False, **own),
@@ -352,11 +359,11 @@ def test_a_worker_that_was_killed_is_told_with_what_broke(make: Make) -> None:
 @pytest.mark.parametrize(
     "query", ["hours=7&by=x", "before=abc", "before=" + "9" * 30, "after=-1", "user=%ff", "hours"]
 )
-def test_an_address_that_makes_no_sense_shows_the_page_all_the_same(make: Make, query: str) -> None:
+def test_an_invalid_query_still_shows_the_page(make: Make, query: str) -> None:
     assert get(make(read("models/a")), f"/?{query}").status == 200
 
 
-def test_a_history_that_cannot_be_read_leaves_the_present(make: Make, tmp_path: Path) -> None:
+def test_an_unreadable_history_still_shows_the_state(make: Make, tmp_path: Path) -> None:
     status_app = make(state=serving())
     (tmp_path / "history.sqlite3").write_bytes(b"broken" * 1000)
     page = text_of(get(status_app))
@@ -364,7 +371,7 @@ def test_a_history_that_cannot_be_read_leaves_the_present(make: Make, tmp_path: 
     assert ">Serving<" in page
 
 
-def test_programs_get_json(make: Make) -> None:
+def test_status_json_has_the_state(make: Make) -> None:
     page = get(make(state=serving()), "/status.json")
     assert page.content_type == "application/json"
     assert json.loads(page.body)["total_sessions"] == 0

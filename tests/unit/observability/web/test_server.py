@@ -23,7 +23,7 @@ HEALTHY = Health(alive=True, ready=True, details={"Bhushanji": "ok"})
 
 
 class Gateway:
-    """What the probe finds."""
+    """The result of the probe."""
 
     def __init__(self):
         self.health = HEALTHY
@@ -45,7 +45,7 @@ def render():
 
 
 class Server(ObservabilityServer):
-    """One that knows its port, and listens to begin with."""
+    """A server that listens on construction and has its port."""
 
     def __init__(self, *, probe, host="127.0.0.1", port=0, render=render, **more):
         self.listener = listen(host, port)
@@ -72,37 +72,37 @@ def get(server, path, method="GET", **headers):
 
 
 def raw(server, request):
-    """Everything that the server answers to these bytes."""
+    """The whole response to these bytes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             return stream.read()
 
 
-def test_metrics_are_served_in_the_format_of_prometheus(server):
+def test_metrics_are_served_in_prometheus_format(server):
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert b"\nsftp_gateway_sessions 0.0\n" in response.read()
 
 
-def test_healthz_is_ok_while_every_process_speaks(server):
+def test_healthz_succeeds_while_every_process_responds(server):
     status, headers, body = get(server, "/healthz")
     assert (status, body) == (200, b"ok\n")
     assert headers["Cache-Control"] == "no-store"
 
 
-def test_healthz_fails_when_a_process_does_not_answer(server, gateway):
+def test_healthz_fails_if_a_process_does_not_respond(server, gateway):
     gateway.error = TimeoutError()
     status, _headers, body = get(server, "/healthz")
     assert (status, body) == (503, b"a process does not answer\n")
 
 
-def test_healthz_fails_when_nobody_serves(server, gateway):
+def test_healthz_fails_without_a_serving_worker(server, gateway):
     gateway.health = Health(alive=False, ready=True)
     assert get(server, "/healthz")[0] == 503
 
 
-def test_a_gateway_that_is_alive_but_not_ready_is_healthy(server, gateway):
+def test_healthz_succeeds_for_a_live_but_unready_gateway(server, gateway):
     gateway.health = Health(alive=True, ready=False, details={"models": "not a folder"})
     assert get(server, "/healthz")[0] == 200
     status, headers, body = get(server, "/readyz")
@@ -114,21 +114,21 @@ def test_a_gateway_that_is_alive_but_not_ready_is_healthy(server, gateway):
     }
 
 
-def test_readyz_tells_each_share(server):
+def test_readyz_lists_each_share(server):
     status, _headers, body = get(server, "/readyz")
     assert status == 200
-    told = {"ready": True, "shares": {"Bhushanji": "ok"}, "configuration": "ok"}
-    assert json.loads(body) == told
+    expected = {"ready": True, "shares": {"Bhushanji": "ok"}, "configuration": "ok"}
+    assert json.loads(body) == expected
 
 
-def test_a_configuration_that_is_refused_is_told_by_readyz_and_is_no_failure(server, gateway):
+def test_readyz_reports_a_rejected_configuration_without_failing(server, gateway):
     gateway.health = Health(alive=True, ready=True, configuration="refused since x: y")
     assert get(server, "/healthz")[0] == 200
     status, _headers, body = get(server, "/readyz")
     assert (status, json.loads(body)["configuration"]) == (200, "refused since x: y")
 
 
-def test_readyz_fails_when_a_process_does_not_answer_or_is_not_alive(server, gateway):
+def test_readyz_fails_if_a_process_is_unresponsive_or_dead(server, gateway):
     gateway.health = Health(alive=False, ready=True)
     assert get(server, "/readyz")[0] == 503
     gateway.error = TimeoutError()
@@ -141,7 +141,7 @@ def test_readyz_fails_when_a_process_does_not_answer_or_is_not_alive(server, gat
     }
 
 
-def test_a_probe_that_fails_is_a_finding_whose_details_go_to_our_log_only(server, gateway, caplog):
+def test_details_of_a_failed_probe_are_only_logged(server, gateway, caplog):
     gateway.error = ValueError("secret detail")
     with caplog.at_level(logging.ERROR):
         status, _headers, body = get(server, "/healthz")
@@ -149,7 +149,7 @@ def test_a_probe_that_fails_is_a_finding_whose_details_go_to_our_log_only(server
     assert "secret detail" in caplog.text
 
 
-def test_metrics_that_cannot_be_rendered_are_an_internal_error(gateway, caplog):
+def test_a_failure_to_render_metrics_is_an_internal_error(gateway, caplog):
     server = Server(render=lambda: {}["missing"], probe=gateway.probe)
     server.start()
     with caplog.at_level(logging.ERROR):
@@ -165,7 +165,7 @@ def test_the_index_links_to_the_other_pages(server):
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/../etc/passwd"])
-def test_any_other_path_is_not_found(server, path):
+def test_an_unknown_path_is_not_found(server, path):
     with pytest.raises(HTTPError, match="404"):
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}")
 
@@ -180,7 +180,7 @@ def test_head_gets_the_headers_without_the_body(server):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "<script>"])
-def test_other_methods_are_not_allowed_and_not_repeated_to_the_client(server, method):
+def test_an_unknown_method_is_rejected_and_not_echoed(server, method):
     answer = raw(server, f"{method} /metrics HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.0 405 ")
     assert b"\r\nAllow: GET, HEAD\r\n" in answer
@@ -197,19 +197,19 @@ def test_other_methods_are_not_allowed_and_not_repeated_to_the_client(server, me
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b"404"),
     ],
 )
-def test_malformed_requests_get_one_plain_line(server, request_bytes, status):
+def test_a_malformed_request_gets_one_plain_line(server, request_bytes, status):
     answer = raw(server, request_bytes)
     assert answer.startswith(b"HTTP/1.0 " + status)
     assert b"<" not in answer
 
 
-def test_no_answer_tells_what_serves_it(server):
+def test_no_response_names_the_server_software(server):
     for path in ("/", "/metrics", "/nothing"):
         assert "Server" not in get(server, path)[1]
     assert b"Server:" not in raw(server, b"BREW / HTTP/1.1\r\n\r\n")
 
 
-def test_a_client_that_hangs_up_before_asking_is_no_news(server, capfd):
+def test_a_client_that_sends_no_request_is_not_logged(server, capfd):
     assert raw_without_answer(server) == b""
     assert get(server, "/healthz")[0] == 200
     assert capfd.readouterr().err == ""
@@ -221,14 +221,14 @@ def raw_without_answer(server):
         return connection.recv(100)
 
 
-def test_a_request_may_arrive_in_pieces(server):
+def test_a_request_may_arrive_in_parts(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         for piece in (b"GET /hea", b"lthz HTTP/1.1\r\n", b"Host: x\r\n", b"\r\n"):
             connection.sendall(piece)
         assert b" 200 OK\r\n" in connection.recv(65536)
 
 
-def test_a_request_that_does_not_arrive_in_time_is_ended(server, monkeypatch):
+def test_a_slow_request_times_out(server, monkeypatch):
     monkeypatch.setattr("sftp_gateway.observability.web.server.REQUEST_TIMEOUT", 0.05)
     assert raw(server, b"GET /healthz HTTP/1.1\r\nHost") == b""
 
@@ -249,14 +249,14 @@ def connect(server):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: ", b"POST / HTTP/1.1\r\n"])
-def test_connections_that_never_finish_a_request_keep_nobody_out(server, connect, sent):
+def test_unfinished_requests_do_not_block_other_clients(server, connect, sent):
     for _ in range(3 * MAX_CONNECTIONS):
         connect(sent)
         assert get(server, "/healthz")[0] == 200
     assert get(server, "/metrics")[0] == 200
 
 
-def test_clients_that_do_not_take_their_answers_keep_nobody_out(gateway):
+def test_unread_responses_do_not_block_other_clients(gateway):
     server = Server(probe=gateway.probe, render=lambda: ("text/plain", b"x" * (64 << 20)))
     server.start()
     with ExitStack() as stack:
@@ -270,7 +270,7 @@ def test_clients_that_do_not_take_their_answers_keep_nobody_out(gateway):
     server.close()
 
 
-def test_the_source_with_most_connections_makes_room(server, connect):
+def test_the_source_with_most_connections_loses_one(server, connect):
     other = connect(b"GET /metrics HTTP/1.0\r\n", "127.0.0.2")
     for _ in range(2 * MAX_CONNECTIONS):
         connect(b"GET")
@@ -279,7 +279,7 @@ def test_the_source_with_most_connections_makes_room(server, connect):
         assert stream.readline() == b"HTTP/1.0 200 OK\r\n"
 
 
-def test_health_is_told_while_all_threads_make_answers(gateway):
+def test_health_is_served_while_all_threads_are_busy(gateway):
     entered, leave = threading.Semaphore(0), threading.Event()
 
     def slow():
@@ -311,7 +311,7 @@ def test_health_is_told_while_all_threads_make_answers(gateway):
     ["127.0.0.1:9222", "192.0.2.1", "[::1]:9222", "[2001:db8::1]", "[::ffff:192.0.2.1]",
      "localhost", "sftp-gateway:9222", "Gateway.Example.org:9222", "gateway.example.org."],
 )  # fmt: skip
-def test_metrics_are_given_under_addresses_and_names_of_ones_own(gateway, host):
+def test_metrics_are_served_under_local_names_and_addresses(gateway, host):
     server = Server(probe=gateway.probe, names={"gateway.example.org"})
     server.start()
     assert get(server, "/metrics", Host=host)[0] == 200
@@ -324,7 +324,7 @@ def test_metrics_are_given_under_addresses_and_names_of_ones_own(gateway, host):
     ["evil.example", "evil.example:9222", "127.0.0.1.evil.example", "localhost.evil.example",
      "x.gateway.example.org", "", "[", "evil.example@", ".."],
 )  # fmt: skip
-def test_metrics_are_not_given_under_a_strangers_name(gateway, host):
+def test_metrics_are_refused_under_a_foreign_host_name(gateway, host):
     server = Server(probe=gateway.probe, names={"gateway.example.org"})
     server.start()
     status, _headers, body = get(server, "/metrics", Host=host)
@@ -336,14 +336,14 @@ def test_metrics_are_not_given_under_a_strangers_name(gateway, host):
     server.close()
 
 
-def test_any_name_is_taken_where_that_is_configured(gateway):
+def test_any_host_name_is_accepted_if_configured(gateway):
     server = Server(probe=gateway.probe, names={"*"})
     server.start()
     assert get(server, "/metrics", Host="evil.example")[0] == 200
     server.close()
 
 
-def test_a_form_arrives_whole_and_no_longer_than_it_may_be(gateway):
+def test_a_form_is_read_whole_up_to_its_maximum_length(gateway):
     seen = []
 
     def status_app(request):
@@ -363,7 +363,7 @@ def test_a_form_arrives_whole_and_no_longer_than_it_may_be(gateway):
     server.close()
 
 
-def test_a_port_in_use_is_a_mistake_that_names_the_option(server):
+def test_a_port_in_use_is_an_error_that_names_the_option(server):
     with pytest.raises(ConfigurationError) as raised:
         listen("127.0.0.1", server.port)
     (message,) = raised.value.errors
@@ -372,13 +372,13 @@ def test_a_port_in_use_is_a_mistake_that_names_the_option(server):
     )
 
 
-def test_an_address_of_another_machine_is_a_mistake_too():
+def test_a_foreign_address_is_an_error_that_names_the_option():
     with pytest.raises(ConfigurationError, match="metrics_host"):
         listen("192.0.2.1", 0)
 
 
 @pytest.mark.parametrize("host", ["::1", "localhost", "0.0.0.0"])
-def test_it_listens_on_either_family_and_by_name(gateway, host):
+def test_the_server_listens_on_ipv4_ipv6_and_by_name(gateway, host):
     server = Server(host=host, probe=gateway.probe)
     server.start()
     to = "127.0.0.1" if host == "0.0.0.0" else host
@@ -389,7 +389,7 @@ def test_it_listens_on_either_family_and_by_name(gateway, host):
     server.close()
 
 
-def test_after_close_nobody_listens_and_the_port_is_free(gateway):
+def test_close_frees_the_port(gateway):
     first = Server(probe=gateway.probe)
     first.start()
     assert get(first, "/healthz")[0] == 200
@@ -402,7 +402,7 @@ def test_after_close_nobody_listens_and_the_port_is_free(gateway):
     again.close()
 
 
-def test_a_request_waits_for_who_serves_the_socket_next(gateway):
+def test_a_request_waits_for_the_next_server_of_the_socket(gateway):
     listener = listen("127.0.0.1", 0)
     with socket.create_connection(listener.getsockname(), timeout=60) as connection:
         connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
@@ -413,6 +413,6 @@ def test_a_request_waits_for_who_serves_the_socket_next(gateway):
     server.close()
 
 
-def test_close_twice_does_nothing(server):
+def test_close_is_idempotent(server):
     server.close()
     server.close()

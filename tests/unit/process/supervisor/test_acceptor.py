@@ -1,4 +1,4 @@
-"""Whose connections wait before they are passed on."""
+"""Which connections wait before they are dispatched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sftp_gateway.settings import Settings
 
 
 class ManualLoop:
-    """Makes its calls when the test says so."""
+    """An event loop whose timers fire on demand."""
 
     def __init__(self) -> None:
         self.readable: Callable[[], None] = lambda: None
@@ -35,7 +35,7 @@ class ManualLoop:
 
 
 class OneWorker:
-    """Takes whatever it is passed."""
+    """Accepts every connection."""
 
     def __init__(self) -> None:
         self.passed: list[int] = []
@@ -48,8 +48,8 @@ class OneWorker:
         return True
 
 
-class House:
-    """A door, a gate and a worker; `connect` is a client that connects."""
+class Harness:
+    """An acceptor with its admission policy and a worker; `connect` connects a client."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -81,62 +81,62 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    made = House()
+def harness() -> Iterator[Harness]:
+    made = Harness()
     yield made
     made.acceptor.close()
     for client in made.clients:
         client.close()
 
 
-def test_a_client_whose_connection_was_interrupted_waits(house: House) -> None:
-    house.interrupted()
-    house.now += HOLD / 2
-    house.connect()
-    assert not house.worker.passed
-    assert [seconds for seconds, _ in house.loop.timers] == [pytest.approx(HOLD / 2)]
-    house.loop.fire()
-    assert len(house.worker.passed) == 1
+def test_a_client_with_an_interrupted_connection_waits(harness: Harness) -> None:
+    harness.interrupted()
+    harness.now += HOLD / 2
+    harness.connect()
+    assert not harness.worker.passed
+    assert [seconds for seconds, _ in harness.loop.timers] == [pytest.approx(HOLD / 2)]
+    harness.loop.fire()
+    assert len(harness.worker.passed) == 1
 
 
-def test_a_client_whose_worker_was_killed_waits(house: House) -> None:
-    number = house.policy.connections.add(0, "127.0.0.1")
-    house.policy.logged_in(number, 0, "gvpocr")
-    house.policy.worker_ended(0)
-    house.connect()
-    assert not house.worker.passed
+def test_a_client_of_a_killed_worker_waits(harness: Harness) -> None:
+    number = harness.policy.connections.add(0, "127.0.0.1")
+    harness.policy.logged_in(number, 0, "gvpocr")
+    harness.policy.worker_ended(0)
+    harness.connect()
+    assert not harness.worker.passed
 
 
-def test_others_do_not_wait(house: House) -> None:
-    house.connect()
-    house.interrupted(user="")
-    house.connect()
-    house.interrupted()
-    house.now += HOLD
-    house.connect()
-    assert len(house.worker.passed) == 3
+def test_other_clients_do_not_wait(harness: Harness) -> None:
+    harness.connect()
+    harness.interrupted(user="")
+    harness.connect()
+    harness.interrupted()
+    harness.now += HOLD
+    harness.connect()
+    assert len(harness.worker.passed) == 3
 
 
-def test_only_so_many_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_clients_are_bounded(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sftp_gateway.process.supervisor.acceptor._MAX_HELD", 2)
     assert _MAX_HELD >= 2
-    house.interrupted()
+    harness.interrupted()
     for _ in range(3):
-        house.connect()
-    assert len(house.worker.passed) == 1
+        harness.connect()
+    assert len(harness.worker.passed) == 1
 
 
-def test_who_waits_is_let_go_of_when_the_door_closes(house: House) -> None:
-    house.interrupted()
-    client = house.connect()
-    house.acceptor.close()
-    house.loop.fire()
+def test_waiting_clients_are_closed_with_the_acceptor(harness: Harness) -> None:
+    harness.interrupted()
+    client = harness.connect()
+    harness.acceptor.close()
+    harness.loop.fire()
     assert client.recv(1) == b""
-    assert not house.worker.passed
+    assert not harness.worker.passed
 
 
-def test_sources_are_forgotten_when_their_time_is_over(house: House) -> None:
-    house.interrupted()
-    house.now += HOLD
-    house.policy.tick()
-    assert not house.policy._held_until
+def test_expired_sources_are_removed(harness: Harness) -> None:
+    harness.interrupted()
+    harness.now += HOLD
+    harness.policy.tick()
+    assert not harness.policy._held_until

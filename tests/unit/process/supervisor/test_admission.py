@@ -1,4 +1,4 @@
-"""Who is let in, with the settings of a gateway, and what is told of it."""
+"""Which connections are admitted under which settings, and the events about it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sftp_gateway.settings import PenaltySettings, Settings, UserSettings
 HERE, THERE = "192.0.2.1", "198.51.100.1"
 
 
-class Tried:
-    """A gate with a clock of its own, and what it has said."""
+class PolicyHarness:
+    """An admission policy with a manual clock and its events."""
 
     def __init__(self, **options: Any) -> None:
         self.now = 0.0
@@ -43,15 +43,15 @@ class Tried:
 
 
 @pytest.fixture
-def tried(unconfigured: object) -> Callable[..., Tried]:
-    return Tried
+def make_policy(unconfigured: object) -> Callable[..., PolicyHarness]:
+    return PolicyHarness
 
 
-def test_by_default_a_fleet_of_500_workers_behind_one_address_is_let_in_at_once(
-    tried: Callable[..., Tried],
+def test_by_default_500_workers_behind_one_address_are_admitted(
+    make_policy: Callable[..., PolicyHarness],
 ) -> None:
-    """And the one with a wrong key does not keep the others from coming back."""
-    fleet = tried()
+    """A worker with a wrong key does not prevent the others from reconnecting."""
+    fleet = make_policy()
     unauthenticated = [fleet.add() for _ in range(500)]
     for number in unauthenticated[1:]:
         assert fleet.policy.logged_in(number, 0, "gvpocr")
@@ -65,8 +65,10 @@ def test_by_default_a_fleet_of_500_workers_behind_one_address_is_let_in_at_once(
     assert fleet.policy.refused == {}
 
 
-def test_six_wrong_logins_ban_a_stranger_for_half_a_minute(tried: Callable[..., Tried]) -> None:
-    one = tried()
+def test_six_failed_logins_ban_an_unknown_source_for_30_seconds(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy()
     one.misbehave(Offence.FAILED_LOGIN, times=6)
     assert one.policy.rejection_reason(HERE) == "source_banned"
     assert one.policy.rejection_reason(THERE) is None
@@ -85,8 +87,10 @@ def test_six_wrong_logins_ban_a_stranger_for_half_a_minute(tried: Callable[..., 
     assert one.policy.penalties == {"failed_login": 6}
 
 
-def test_what_a_worker_cannot_say_penalises_nobody(tried: Callable[..., Tried]) -> None:
-    one = tried(penalties=PenaltySettings(minimum=1.0))
+def test_reports_about_foreign_connections_penalize_nobody(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy(penalties=PenaltySettings(minimum=1.0))
     number = one.add(worker=1)
     one.policy.left(number, 0, Offence.CRASH)  # another worker's
     one.policy.left(number + 1, 1, Offence.CRASH)  # nobody's
@@ -96,10 +100,10 @@ def test_what_a_worker_cannot_say_penalises_nobody(tried: Callable[..., Tried]) 
     assert one.policy.penalties == {"crash": 1}
 
 
-def test_a_worker_that_ends_takes_the_sessions_along_but_no_ban_and_no_trust(
-    tried: Callable[..., Tried],
+def test_bans_and_trust_outlive_a_worker_but_its_sessions_do_not(
+    make_policy: Callable[..., PolicyHarness],
 ) -> None:
-    one = tried(penalties=PenaltySettings(trust=100.0))
+    one = make_policy(penalties=PenaltySettings(trust=100.0))
     one.misbehave(Offence.CRASH)
     one.log_in(THERE, worker=1)
     assert one.policy.worker_ended(1) == 1
@@ -111,8 +115,8 @@ def test_a_worker_that_ends_takes_the_sessions_along_but_no_ban_and_no_trust(
     assert one.policy.rejection_reason(THERE) == "source_banned"
 
 
-def test_only_those_that_are_allowed_may_connect(tried: Callable[..., Tried]) -> None:
-    one = tried(allow_from=("192.0.2.0/24", "2001:db8::/32"))
+def test_only_allowed_addresses_may_connect(make_policy: Callable[..., PolicyHarness]) -> None:
+    one = make_policy(allow_from=("192.0.2.0/24", "2001:db8::/32"))
     assert one.policy.rejection_reason(HERE) is None
     assert one.policy.rejection_reason("2001:db8::1") is None
     assert one.policy.rejection_reason(THERE) == "address_not_allowed"
@@ -121,8 +125,8 @@ def test_only_those_that_are_allowed_may_connect(tried: Callable[..., Tried]) ->
     assert one.policy.rejection_reason(THERE) is None
 
 
-def test_a_source_has_so_many_connections(tried: Callable[..., Tried]) -> None:
-    one = tried(max_connections_per_source=2)
+def test_connections_per_source_are_limited(make_policy: Callable[..., PolicyHarness]) -> None:
+    one = make_policy(max_connections_per_source=2)
     number, _ = one.log_in("2001:db8::1")
     one.log_in("2001:db8::2")
     assert one.policy.rejection_reason("2001:db8::3") == "max_connections_per_source"
@@ -131,8 +135,10 @@ def test_a_source_has_so_many_connections(tried: Callable[..., Tried]) -> None:
     assert one.policy.rejection_reason("2001:db8::3") is None
 
 
-def test_a_source_has_so_many_that_are_not_logged_in(tried: Callable[..., Tried]) -> None:
-    one = tried(max_startups_per_source=2)
+def test_unauthenticated_connections_per_source_are_limited(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy(max_startups_per_source=2)
     numbers = [one.add() for _ in range(2)]
     assert one.policy.rejection_reason(HERE) == "max_startups_per_source"
     assert one.policy.rejection_reason(THERE) is None
@@ -140,8 +146,10 @@ def test_a_source_has_so_many_that_are_not_logged_in(tried: Callable[..., Tried]
     assert one.policy.rejection_reason(HERE) is None
 
 
-def test_those_that_are_not_logged_in_are_dropped_at_random(tried: Callable[..., Tried]) -> None:
-    one = tried(max_startups="2:40:4")
+def test_unauthenticated_connections_are_dropped_at_random(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy(max_startups="2:40:4")
     numbers = [one.add() for _ in range(2)]
     one.rng = 0.39
     assert one.policy.rejection_reason(HERE) == "max_startups"
@@ -156,8 +164,8 @@ def test_those_that_are_not_logged_in_are_dropped_at_random(tried: Callable[...,
     assert one.policy.rejection_reason(HERE) is None
 
 
-def test_a_user_has_so_many_sessions(tried: Callable[..., Tried]) -> None:
-    one = tried(
+def test_sessions_per_user_are_limited(make_policy: Callable[..., PolicyHarness]) -> None:
+    one = make_policy(
         max_sessions_per_user=2,
         users={"gvpocr": UserSettings(), "ana": UserSettings(max_sessions=1)},
     )
@@ -167,7 +175,7 @@ def test_a_user_has_so_many_sessions(tried: Callable[..., Tried]) -> None:
     assert not accepted
     assert one.log_in(user="ana")[1]
     assert not one.log_in(user="ana")[1]
-    # The one that was refused does not take a place, even before it is closed.
+    # A refused connection uses no session, even before it is closed.
     one.policy.left(first, 0, None)
     assert one.log_in()[1]
     one.policy.left(too_many, 1, None)
@@ -175,9 +183,11 @@ def test_a_user_has_so_many_sessions(tried: Callable[..., Tried]) -> None:
     assert one.policy.refused == {"max_sessions_per_user": 3}
 
 
-def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) -> None:
+def test_a_limited_users_bandwidth_is_divided_by_sessions(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
     limited = UserSettings(bandwidth_limit=1_000_000)
-    one = tried(users={"gvpocr": limited, "ana": UserSettings()})
+    one = make_policy(users={"gvpocr": limited, "ana": UserSettings()})
     numbers = [one.log_in(worker=worker)[0] for worker in (0, 0, 0, 1)]
     one.log_in(worker=2, user="ana")
     assert one.policy.session_fractions() == {0: {"gvpocr": 0.75}, 1: {"gvpocr": 0.25}}
@@ -185,8 +195,10 @@ def test_a_limited_users_sessions_are_shared_out(tried: Callable[..., Tried]) ->
     assert one.policy.session_fractions() == {0: {"gvpocr": 1.0}}
 
 
-def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]) -> None:
-    one = tried()
+def test_a_new_configuration_keeps_bans_and_counts(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy()
     one.misbehave(Offence.CRASH)
     for host in range(3):
         one.add(f"203.0.113.{host}")
@@ -194,12 +206,14 @@ def test_another_configuration_keeps_bans_and_counts(tried: Callable[..., Tried]
     assert one.policy.rejection_reason(HERE) == "source_banned"
     one.policy.configure(Settings(max_connections_per_source=3, source_ipv4_prefix=24))
     assert one.policy.rejection_reason("203.0.113.9") == "max_connections_per_source"
-    assert one.policy.rejection_reason(HERE) is None  # blocks have other names now
+    assert one.policy.rejection_reason(HERE) is None  # the blocks have changed
     assert [type(event) for event in one.events] == [SourceBanned, SourceUnbanned]
 
 
-def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., Tried]) -> None:
-    one = tried()
+def test_bans_are_listed_with_their_remaining_time(
+    make_policy: Callable[..., PolicyHarness],
+) -> None:
+    one = make_policy()
     one.misbehave(Offence.FAILED_LOGIN, times=6)
     one.log_in(THERE)
     one.misbehave(Offence.UNKNOWN_USER, THERE, times=6)
@@ -214,8 +228,8 @@ def test_bans_are_told_with_the_time_that_they_still_last(tried: Callable[..., T
     assert one.policy.bans() == ()
 
 
-def test_of_many_bans_the_first_are_told(tried: Callable[..., Tried]) -> None:
-    one = tried()
+def test_listed_bans_are_bounded(make_policy: Callable[..., PolicyHarness]) -> None:
+    one = make_policy()
     for number in range(MAX_LISTED_BANS + 5):
         one.misbehave(Offence.CRASH, f"192.0.2.{number}")
     assert len(one.policy.bans()) == MAX_LISTED_BANS

@@ -1,9 +1,9 @@
-"""Workers that end soon are replaced later and later; others at once."""
+"""Short-lived workers are replaced with growing delays, others at once."""
 
 from sftp_gateway.process.supervisor.backoff import MAX_DELAY, MIN_UPTIME, RestartBackoff
 
 
-def test_the_first_is_replaced_at_once_and_those_that_end_soon_later_and_later() -> None:
+def test_short_lived_workers_are_replaced_with_growing_delays() -> None:
     restarts = RestartBackoff()
     delays = [restarts.delay_after(0.1) for _ in range(12)]
     assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
@@ -11,7 +11,7 @@ def test_the_first_is_replaced_at_once_and_those_that_end_soon_later_and_later()
     assert delays == sorted(delays)
 
 
-def test_one_that_lived_is_replaced_at_once_and_all_is_forgotten() -> None:
+def test_a_long_lived_worker_resets_the_delay() -> None:
     restarts = RestartBackoff()
     for _ in range(12):
         restarts.delay_after(0.1)

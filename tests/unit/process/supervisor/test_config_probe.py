@@ -1,4 +1,4 @@
-"""A configuration is read in a child, and whatever happens there is an answer."""
+"""The configuration is read in a child process, and every outcome is a result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sftp_gateway.process.supervisor.config_probe import ConfigProbe
 
 
 def probed(load: Callable[[], Any]) -> object:
-    """The result of a probe by `load`, whose child has ended."""
+    """The result of a probe that calls `load`."""
     loop = Loop()
     found: list[object] = []
 
@@ -32,7 +32,7 @@ def probed(load: Callable[[], Any]) -> object:
     return result
 
 
-def test_a_good_configuration_is_the_result() -> None:
+def test_a_valid_configuration_is_the_result() -> None:
     assert probed(lambda: {"shares": "x" * 1_000_000}) == {"shares": "x" * 1_000_000}
 
 
@@ -44,13 +44,13 @@ def test_errors_are_the_result() -> None:
 
 
 @pytest.mark.parametrize("load", [lambda: 1 / 0, lambda: os._exit(0)], ids=["error", "end"])
-def test_a_child_without_an_answer_is_an_error(load: Callable[[], object]) -> None:
+def test_a_child_without_a_result_is_an_error(load: Callable[[], object]) -> None:
     found = probed(load)
     assert isinstance(found, list)
     assert "could not be read" in found[0]
 
 
-def test_a_child_that_hangs_is_an_error_after_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_child_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_probe, "TIMEOUT", 0.05)
     found = probed(lambda: threading.Event().wait())
     assert isinstance(found, list)

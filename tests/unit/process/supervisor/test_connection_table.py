@@ -1,4 +1,4 @@
-"""Who is connected, and to whom the next connection goes."""
+"""Open connections, and which worker gets the next one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def connections() -> ConnectionTable:
 def let_in(
     connections: ConnectionTable, workers: list[int], source: str = "192.0.2.1"
 ) -> tuple[int, int]:
-    """The worker that gets the next connection, and its number."""
+    """Add the next connection; returns its worker and number."""
     worker = connections.least_loaded_first(workers)[0]
     return worker, connections.add(worker, source)
 
@@ -33,7 +33,7 @@ def test_connections_are_spread_evenly(
     assert max(spread) - min(spread) <= 1
 
 
-def test_the_worker_with_the_fewest_is_next(connections: ConnectionTable) -> None:
+def test_the_worker_with_fewest_connections_is_next(connections: ConnectionTable) -> None:
     taken = [let_in(connections, [0, 1]) for _ in range(4)]
     for worker, number in taken:
         if worker == 1:
@@ -41,7 +41,7 @@ def test_the_worker_with_the_fewest_is_next(connections: ConnectionTable) -> Non
     assert [let_in(connections, [0, 1])[0] for _ in range(2)] == [1, 1]
 
 
-def test_short_connections_go_round(connections: ConnectionTable) -> None:
+def test_short_connections_rotate_among_workers(connections: ConnectionTable) -> None:
     served = []
     for _ in range(6):
         worker, number = let_in(connections, [0, 1, 2])
@@ -50,7 +50,7 @@ def test_short_connections_go_round(connections: ConnectionTable) -> None:
     assert served == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_worker_that_ends_takes_its_connections_with_it(connections: ConnectionTable) -> None:
+def test_an_ended_workers_connections_are_removed(connections: ConnectionTable) -> None:
     taken = [let_in(connections, [0, 1]) for _ in range(5)]
     assert len(connections.worker_ended(0)) == 3
     assert connections.total == 2
@@ -60,7 +60,7 @@ def test_a_worker_that_ends_takes_its_connections_with_it(connections: Connectio
     assert connections.busiest() == (None, 0)
 
 
-def test_a_worker_cannot_end_what_is_not_its_own(connections: ConnectionTable) -> None:
+def test_a_worker_can_end_its_own_connections_only(connections: ConnectionTable) -> None:
     number = connections.add(0, "192.0.2.1")
     connections.remove(number, 1)
     connections.remove(number + 1, 0)
@@ -74,7 +74,7 @@ def test_the_busiest_source_is_known(connections: ConnectionTable) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "b"]), st.booleans())))
-def test_totals_are_those_of_what_is_open(steps: list[tuple[int, str, bool]]) -> None:
+def test_totals_count_open_connections(steps: list[tuple[int, str, bool]]) -> None:
     connections = ConnectionTable()
     model: dict[int, tuple[int, str]] = {}
     for worker, source, ends in steps:

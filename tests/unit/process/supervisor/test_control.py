@@ -1,4 +1,4 @@
-"""The control socket: who is answered, with what, and that nobody holds the supervisor up by it."""
+"""The control socket: authorization, responses, and slow clients that do not block it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sftp_gateway.settings import Settings
 
 T = TypeVar("T")
 
-#: More than are told at once.
+#: More than fit into one page.
 SOURCES = [f"198.51.{number >> 8}.{number & 255}" for number in range(PAGE * 2 + 50)]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_subreaper() -> Iterator[None]:
-    """Let other tests' orphans be the init process's children again."""
+    """Restore the init process as the parent of other tests' orphans."""
     yield
     ctypes.CDLL(None).prctl(control._PR_SET_CHILD_SUBREAPER, 0)
 
 
 class ControlledGateway:
-    """A control socket with a gate behind it, served while a command of the test runs."""
+    """A control socket with an admission policy, served while a test command runs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -72,7 +72,7 @@ class ControlledGateway:
 
 @pytest.fixture
 def served(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlledGateway]:
-    # Whoever asks here is this process, or has been made by it.
+    # The client is this process or a descendant.
     monkeypatch.setattr(control, "_descends_from_us", lambda pid: False)
     made = ControlledGateway(Settings())
     made.loop.add_reader(made.loop._woken, lambda: made.loop._woken.recv(1) and None)
@@ -82,7 +82,7 @@ def served(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cont
     made.loop.close()
 
 
-def test_all_bans_are_listed_and_lifted_however_many(served: ControlledGateway) -> None:
+def test_any_number_of_bans_can_be_listed_and_lifted(served: ControlledGateway) -> None:
     for source in SOURCES:
         served.ban(source)
 
@@ -102,9 +102,7 @@ def test_all_bans_are_listed_and_lifted_however_many(served: ControlledGateway) 
 @pytest.mark.parametrize(
     "request_", [b"{", b"[]", b"0", b"[" * 9999, b'{"bans":-1}', b'{"lift":["x"]}', b"\xff"]
 )
-def test_what_is_no_request_is_answered_with_an_error(
-    served: ControlledGateway, request_: bytes
-) -> None:
+def test_an_invalid_request_gets_an_error(served: ControlledGateway, request_: bytes) -> None:
     def ask() -> bytes:
         with Client(served.settings) as client:
             client._socket.send(request_)
@@ -113,7 +111,7 @@ def test_what_is_no_request_is_answered_with_an_error(
     assert list(json.loads(served.while_it_runs(ask))) == ["error"]
 
 
-def test_commands_that_say_nothing_keep_nobody_out_for_long(
+def test_silent_clients_time_out(
     served: ControlledGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_CLIENT_TIMEOUT", 0.1)
@@ -131,7 +129,7 @@ def test_commands_that_say_nothing_keep_nobody_out_for_long(
     assert served.while_it_runs(ask) == (b"", [])
 
 
-def test_only_root_and_the_gateways_user_are_answered(served: ControlledGateway) -> None:
+def test_only_root_and_the_gateways_user_are_served(served: ControlledGateway) -> None:
     path = control.path_of(served.settings).absolute()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     if os.geteuid():
@@ -157,7 +155,7 @@ def test_only_root_and_the_gateways_user_are_answered(served: ControlledGateway)
     assert served.while_it_runs(ask) == 0
 
 
-def test_a_process_that_the_gateway_has_made_is_known_by_its_parents() -> None:
+def test_descendants_of_the_gateway_are_recognized() -> None:
     assert control._descends_from_us(os.getpid())
     assert not control._descends_from_us(os.getppid())
     assert not control._descends_from_us(1)
@@ -171,7 +169,7 @@ def test_a_process_that_the_gateway_has_made_is_known_by_its_parents() -> None:
     assert control._descends_from_us(child)  # gone: nobody can tell
 
 
-def test_a_socket_that_a_killed_gateway_left_is_replaced(unconfigured: Path) -> None:
+def test_a_stale_socket_is_replaced(unconfigured: Path) -> None:
     settings = Settings()
     control.listen(settings).close()
     control.listen(settings).close()

@@ -1,4 +1,4 @@
-"""Which connections are dropped before they have logged in."""
+"""Random early drop of unauthenticated connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sftp_gateway.process.supervisor.early_drop import RandomEarlyDrop
     # unauthenticated connections reaches full (60)."
     [(0, 0), (9, 0), (10, 30), (35, 65), (59, 98.6), (60, 100), (1000, 100)],
 )
-def test_the_part_that_is_refused_grows_evenly(unauthenticated: int, part: float) -> None:
+def test_the_drop_probability_grows_linearly(unauthenticated: int, part: float) -> None:
     early_drop = RandomEarlyDrop.parse("10:30:60")
     refused = sum(early_drop.drops(unauthenticated, lambda n=n: n / 1000) for n in range(1000))
     assert refused == part * 10
@@ -27,5 +27,5 @@ def test_a_single_number_is_a_hard_limit() -> None:
     assert early_drop.drops(5, lambda: 0.999)
 
 
-def test_start_and_full_may_be_the_same() -> None:
+def test_start_and_full_may_be_equal() -> None:
     assert RandomEarlyDrop.parse("5:30:5").drops(5, lambda: 0.999)

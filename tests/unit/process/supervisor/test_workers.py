@@ -1,4 +1,4 @@
-"""What a worker says is heeded if it has one of the known forms; anything else ends the worker."""
+"""Valid messages from workers are handled; an invalid one kills the worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.gateway import TIMEOUT
 
 
 class Fleet:
-    """Workers whose processes do nothing; a test speaks in their place."""
+    """Workers whose idle processes are impersonated by the test."""
 
     def __init__(self, **options: object) -> None:
         self.loop = Loop()
@@ -60,20 +60,20 @@ class Fleet:
         self.ends[worker].send(message)
 
     def until(self, look: Callable[[], object]) -> None:
-        """Let the loop run until there is something true to see; once, as it cannot run again."""
+        """Run the loop until `look` is true; once only, as it cannot run again."""
         given_up = []
 
-        def again() -> None:
+        def poll() -> None:
             if look():
                 self.loop.stop()
             else:
-                self.loop.call_later(0.01, again)
+                self.loop.call_later(0.01, poll)
 
         def give_up() -> None:
             given_up.append(True)
             self.loop.stop()
 
-        self.loop.call_later(0, again)
+        self.loop.call_later(0, poll)
         self.loop.call_later(TIMEOUT, give_up)
         self.loop.run()
         assert not given_up
@@ -107,7 +107,7 @@ def make(unconfigured: object) -> Iterator[Callable[..., Fleet]]:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         b"not JSON",
         b"{}",
@@ -128,18 +128,18 @@ def make(unconfigured: object) -> Iterator[Callable[..., Fleet]]:
         messages.encode("ended", 1, "crash", "192.0.2.1"),
     ],
 )
-def test_a_worker_that_does_not_speak_as_workers_do_is_ended(
-    make: Callable[..., Fleet], said: bytes
+def test_a_worker_that_sends_an_invalid_message_is_killed(
+    make: Callable[..., Fleet], message: bytes
 ) -> None:
     fleet = make()
     fleet.connect()
-    fleet.say(0, said)
+    fleet.say(0, message)
     fleet.until(lambda: fleet.processes[0].poll() == -signal.SIGKILL)
     assert fleet.policy.penalties == {}
     assert fleet.policy.connections.unauthenticated == 1
 
 
-def test_a_worker_that_sends_descriptors_is_ended_and_none_is_kept(
+def test_a_worker_that_sends_descriptors_is_killed(
     make: Callable[..., Fleet],
 ) -> None:
     fleet = make()
@@ -151,7 +151,7 @@ def test_a_worker_that_sends_descriptors_is_ended_and_none_is_kept(
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) -> None:
+def test_a_worker_can_report_its_own_connections_only(make: Callable[..., Fleet]) -> None:
     fleet = make(2)
     first, second = fleet.connect(0), fleet.connect(1)
     for number in (first, second):
@@ -161,16 +161,16 @@ def test_a_worker_tells_of_its_own_connections_only(make: Callable[..., Fleet]) 
     assert [process.poll() for process in fleet.processes] == [None, None]
 
 
-def test_a_session_too_many_is_dismissed(make: Callable[..., Fleet]) -> None:
+def test_a_session_over_the_limit_is_dismissed(make: Callable[..., Fleet]) -> None:
     fleet = make(max_sessions_per_user=1)
     for number in (fleet.connect(), fleet.connect()):
         fleet.say(0, messages.encode("login", number, "gvpocr", "SHA256:key"))
     fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
-    (said,) = messages.receive(fleet.ends[0])
-    assert said == ["dismiss", 2]
+    (message,) = messages.receive(fleet.ends[0])
+    assert message == ["dismiss", 2]
 
 
-def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
+def test_session_fractions_are_sent_to_workers_once(
     make: Callable[..., Fleet],
 ) -> None:
     fleet = make(2, users={"gvpocr": UserSettings(bandwidth_limit=1_000_000)})
@@ -180,9 +180,9 @@ def test_workers_are_told_their_part_of_a_limited_users_sessions_once(
     fleet.until(lambda: fleet.policy.connections.unauthenticated == 0)
     for _ in range(2):
         fleet.workers.send_session_fractions()
-    heard = [list(messages.receive(end)) for end in fleet.ends]
-    assert heard == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
+    received = [list(messages.receive(end)) for end in fleet.ends]
+    assert received == [[["sessions", "gvpocr", 0.75]], [["sessions", "gvpocr", 0.25]]]
     fleet.policy.left(numbers[3], 1, None)
     fleet.workers.send_session_fractions()
-    heard = [list(messages.receive(end)) for end in fleet.ends]
-    assert heard == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]
+    received = [list(messages.receive(end)) for end in fleet.ends]
+    assert received == [[["sessions", "gvpocr", 1.0]], [["sessions", "gvpocr", 0.0]]]

@@ -1,4 +1,4 @@
-"""A command is answered exactly as a shell would have it, or not at all."""
+"""Commands are answered exactly as by a shell, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command waits for what an SFTP session waits for, and lets go of all when its client leaves."""
+"""Commands wait like SFTP sessions, and release everything when the client leaves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Channel(MemoryChannel):
 
 
 class Run:
-    """A command, with the client's side of it."""
+    """A running command and its client."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Run:
         return b"".join(self.channel.writes)
 
     async def wait(self, length: int | None = None) -> None:
-        """Until so much was sent, or the command has ended."""
+        """Wait until this much was sent or the command has ended."""
         async with asyncio.timeout(TIMEOUT):
             while not (self.channel.closed or len(self.sent) >= (length or 1 << 60)):
                 self.channel.changed.clear()

@@ -1,4 +1,4 @@
-"""A user's sessions are served as fast as they may be, and not faster."""
+"""A user's sessions are served at the bandwidth limit."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_session_can_end_while_it_is_throttled(slow: Served) -> None:
     assert not slow.session.busy
 
 
-async def test_bytes_read_by_threads_count(
+async def test_bytes_read_by_threads_use_bandwidth(
     tmp_path: Path, bandwidth: BandwidthLimiter, slow: Served
 ) -> None:
     share = GatedShare(tmp_path)

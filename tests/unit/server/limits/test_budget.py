@@ -1,4 +1,4 @@
-"""What all sessions hold back is counted, and counted again before anybody suffers from it."""
+"""The memory buffered by all sessions is counted, and recounted before any is throttled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection or user may take of a worker's descriptors and memory."""
+"""Quotas of connections and users for a worker's descriptors and memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def owner(connection: str, user: str = "worker") -> HandleOwner:
 
 
 def fill(quotas: Quotas, who: HandleOwner, cost: Cost = ONE) -> list[Callable[[], None]]:
-    """Take until it is refused; what gives each back."""
+    """Acquire until refused; returns the releases."""
     taken = []
     while True:
         try:
@@ -114,7 +114,7 @@ def test_long_paths_cost_memory() -> None:
     assert len(fill(quotas, owner("a"), cost_of_file(b"x" * 4000))) <= 10**7 // 4000
 
 
-def test_unclosed_files_of_lost_connections_count() -> None:
+def test_unclosed_files_of_lost_connections_use_quota() -> None:
     quotas = make(300, 10)
     opened = sum(len(fill(quotas, owner(f"{number}"))) for number in range(100))
     assert opened <= 300

@@ -1,4 +1,4 @@
-"""Time slices: who has to wait for whom, with a clock and a loop that the test holds in hand."""
+"""Time slices of connections, with a manual clock and loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.server.limits.scheduler import SLICE, TURN, Scheduler, TimeSli
 
 
 class Loop:
-    """A loop whose turns the test takes, and the clock that work moves on."""
+    """A loop that is turned manually, with a clock advanced by work."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -41,7 +41,7 @@ class Busy:
         self.done = 0
 
     def receive(self) -> None:
-        """What the loop calls when the socket has something."""
+        """Called by the loop when the socket is readable."""
         if self.time_slice.begin():
             self.work()
             self.time_slice.end()

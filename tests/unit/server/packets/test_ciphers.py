@@ -1,4 +1,4 @@
-"""Our ciphers and asyncssh's make the same packets, and either goes on where the other stopped."""
+"""The ciphers and asyncssh's encrypt alike, and each can continue the other's stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def theirs(name: bytes, iv: bytes = IV) -> Encryption:
 
 
 def packet(length: int) -> tuple[bytes, bytes]:
-    """`packet_length`, and a packet of that length."""
+    """A packet with its `packet_length`."""
     return length.to_bytes(LENGTH, "big"), os.urandom(length)
 
 
@@ -73,7 +73,7 @@ def test_packets_of_asyncssh_are_decrypted(name: bytes) -> None:
 
 @every_cipher
 def test_asyncssh_can_use_the_cipher(name: bytes) -> None:
-    """Sealing by its methods and by ours in turn, and opening so on the other side."""
+    """Encrypt and decrypt alternately with both implementations."""
     sender, receiver, other = CIPHERS[name](IV), CIPHERS[name](IV), theirs(name)
     for seq in range(6):
         header, body = packet(32)

@@ -1,4 +1,4 @@
-"""The installed asyncssh is the one whose inside was read; another one is not guessed at."""
+"""The installed asyncssh is verified by digests of its internals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def looked_at_anew() -> Iterator[None]:
 
 
 def test_the_installed_asyncssh_is_verified() -> None:
-    """When this fails after an update: read what changed, then renew the digests."""
+    """If this fails after an update, review the changes and renew the digests."""
     assert compatibility.unverified() == ()
 
 

@@ -1,4 +1,4 @@
-"""What is laid out as packets is the bytes that were put there, wherever packets end."""
+"""Data laid out as packets is unchanged, wherever packets end."""
 
 from __future__ import annotations
 

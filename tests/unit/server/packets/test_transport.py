@@ -1,4 +1,4 @@
-"""Writes of one turn of the event loop go out together, and none is lost."""
+"""Writes of one event loop turn are sent together, and none is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.server.packets.transport import GatheringTransport
 
 
 class Recording(asyncio.Transport):
-    """Keeps what it is told to write."""
+    """Records what is written."""
 
     def __init__(self) -> None:
         nothing = SimpleNamespace(fileno=lambda: -1)
@@ -95,7 +95,7 @@ async def test_a_real_socket_gets_every_byte_in_order() -> None:
 
 
 async def test_received_data_is_acknowledged_at_once() -> None:
-    """Linux holds an acknowledgement back, to send it with the answer, once it has seen one."""
+    """Linux delays acknowledgements to combine them with responses."""
     listener = socket.create_server(("127.0.0.1", 0))
     theirs = socket.create_connection(listener.getsockname())
     ours, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""Checksums are those of the bytes, shared out fairly, and remembered while a file is unchanged."""
+"""Checksums are correct, scheduled fairly, and cached while a file is unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def pools() -> AsyncIterator[WatchedPools]:
 
 @pytest.fixture
 def opened() -> list[OpenFile]:
-    """Every file that was opened."""
+    """The paths of opened files, in order."""
     return []
 
 
@@ -60,18 +60,18 @@ def operation(share: GatedShare, opened: list[OpenFile]) -> Callable[[str], Oper
 
 
 async def computed(checksums: Checksums, operation: Operation, **options: Any) -> bytes:
-    told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def done(digest: ChecksumResult | Exception) -> None:
         if isinstance(digest, Exception):
-            told.set_exception(digest)
+            result.set_exception(digest)
         else:
-            told.set_result(digest.value)
+            result.set_result(digest.value)
 
     options = {"algorithm": "sha256", "user": "one", **options}
     checksums.start(ChecksumJob(operation=operation, done=done, **options))
     async with asyncio.timeout(TIMEOUT):
-        return await told
+        return await result
 
 
 def closed(files: Sequence[OpenFile]) -> bool:
@@ -89,14 +89,14 @@ async def test_a_checksum_is_that_of_the_bytes(
     assert closed(opened)
 
 
-async def test_an_unchanged_file_is_not_read_again(
+async def test_the_checksum_of_an_unchanged_file_is_cached(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     checksums = Checksums(pools, clock=lambda: time.time() + 10)
     first = await computed(checksums, operation())
     share.failure = OSError("read")
     assert await computed(checksums, operation()) == first
-    # Another algorithm, a part, and another content are not known.
+    # Another algorithm, range or content is not cached.
     for options in ({"algorithm": "md5"}, {"offset": 1}, {"block_size": MIB}):
         with pytest.raises(OSError, match="read"):
             await computed(checksums, operation(), **options)
@@ -105,7 +105,7 @@ async def test_an_unchanged_file_is_not_read_again(
         await computed(checksums, operation())
 
 
-async def test_a_file_that_has_just_changed_is_read_again(
+async def test_the_checksum_of_a_recently_changed_file_is_not_cached(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     checksums = Checksums(pools)
@@ -115,7 +115,7 @@ async def test_a_file_that_has_just_changed_is_read_again(
         await computed(checksums, operation())
 
 
-async def test_a_file_that_changes_while_it_is_read_is_not_cached(
+async def test_the_checksum_of_a_file_changed_meanwhile_is_not_cached(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     checksums = Checksums(pools, clock=lambda: time.time() + 10)
@@ -128,7 +128,7 @@ async def test_a_file_that_changes_while_it_is_read_is_not_cached(
     assert await computed(checksums, operation()) == hashlib.sha256(b"x" + BYTES[1:]).digest()
 
 
-async def test_a_file_that_becomes_shorter_has_no_checksum(
+async def test_a_file_truncated_meanwhile_has_no_checksum(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation], tmp_path: Path
 ) -> None:
     share.cold.add("read")
@@ -161,7 +161,7 @@ async def test_users_take_turns(
     await asyncio.gather(*many)
 
 
-async def test_the_threads_of_a_share_are_bounded(
+async def test_checksum_threads_per_share_are_bounded(
     pools: WatchedPools, share: GatedShare, operation: Callable[..., Operation]
 ) -> None:
     checksums = Checksums(pools)
@@ -174,7 +174,7 @@ async def test_the_threads_of_a_share_are_bounded(
     await asyncio.gather(*checks)
 
 
-async def test_a_lost_clients_checksum_stops_after_the_piece(
+async def test_a_lost_connection_stops_its_checksum(
     pools: WatchedPools,
     share: GatedShare,
     operation: Callable[..., Operation],
@@ -203,7 +203,7 @@ def _never(digest: ChecksumResult | Exception) -> None:
     raise AssertionError("nobody is there")
 
 
-async def test_a_hanging_disk_times_out_and_its_file_is_closed_later(
+async def test_a_checksum_on_a_hanging_disk_times_out_and_closes_its_file(
     share: GatedShare, operation: Callable[..., Operation], opened: list[OpenFile]
 ) -> None:
     pools = WatchedPools(["share"], timeout=0.05)
@@ -221,11 +221,11 @@ async def test_a_hanging_disk_times_out_and_its_file_is_closed_later(
 
 
 async def test_checksum_threads_have_a_lower_priority(pools: WatchedPools) -> None:
-    told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     pools.submit(
         "share",
         Pool.CHECKSUM,
         lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
-        lambda future: told.set_result(future.result()),
+        lambda future: result.set_result(future.result()),
     )
-    assert await told > os.getpriority(os.PRIO_PROCESS, os.getpid())
+    assert await result > os.getpriority(os.PRIO_PROCESS, os.getpid())

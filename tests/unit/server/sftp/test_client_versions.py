@@ -1,4 +1,4 @@
-"""What clients are known to do."""
+"""Which clients report read errors, by version string."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sftp_gateway.server.sftp.client_versions import reports_read_errors
         "SSH-2.0-JSCH-0.1.54",
     ],
 )
-def test_a_library_whose_clients_report_a_failed_read(version: str) -> None:
+def test_known_libraries_report_failed_reads(version: str) -> None:
     assert reports_read_errors(version)
 
 
@@ -38,5 +38,5 @@ def test_a_library_whose_clients_report_a_failed_read(version: str) -> None:
         "",
     ],
 )
-def test_a_client_that_may_be_sshfs(version: str) -> None:
+def test_unknown_clients_may_be_sshfs(version: str) -> None:
     assert not reports_read_errors(version)

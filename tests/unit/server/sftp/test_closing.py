@@ -1,4 +1,4 @@
-"""However a file, a folder or a session ends: what is owed is answered, nothing stays open."""
+"""When handles or sessions close, pending requests are answered and nothing stays open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
 
-async def test_a_close_behind_reads_that_are_under_way_answers_them_and_then_closes_the_file(
+async def test_a_close_waits_for_pending_reads(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -34,7 +34,7 @@ async def test_a_close_behind_reads_that_are_under_way_answers_them_and_then_clo
     assert (closed["bytes"], closed["reads"], closed["result"]) == (2000, 20, "ok")
 
 
-async def test_a_handle_is_closed_once(at: Served) -> None:
+async def test_a_handle_can_be_closed_once(at: Served) -> None:
     handle = await at.open(b"share/file")
     assert (await at.ask(wire.encode_close, handle)).code == wire.Status.OK
     again = await at.ask(wire.encode_close, handle)
@@ -42,14 +42,14 @@ async def test_a_handle_is_closed_once(at: Served) -> None:
     assert len(at.events("file_closed")) == 1
 
 
-async def test_a_handle_of_a_file_is_none_of_a_folder(at: Served) -> None:
+async def test_a_file_handle_is_not_a_folder_handle(at: Served) -> None:
     file, folder = await at.open(b"share/file"), await at.opendir(b"share")
     for encode, values in [(wire.encode_readdir, (file,)), (wire.encode_read, (folder, 0, 10))]:
         reply = await at.ask(encode, *values)
         assert (reply.code, reply.message) == (wire.Status.FAILURE, "Invalid handle")
 
 
-async def test_a_lost_connection_closes_all_that_is_open(
+async def test_a_lost_connection_closes_all_handles(
     at: Served, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -57,7 +57,7 @@ async def test_a_lost_connection_closes_all_that_is_open(
     await at.open(b"share/file")
     await at.opendir(b"share")
     await at.opendir(b"")
-    assert descriptors() == before + 4  # scandir has one of its own
+    assert descriptors() == before + 4  # scandir has its own descriptor
     assert at.metric("sftp_gateway_open_handles") == 4
     at.session.connection_lost()
     assert descriptors() == before
@@ -66,7 +66,7 @@ async def test_a_lost_connection_closes_all_that_is_open(
     assert len(at.events("folder_listed")) == 2
 
 
-async def test_a_connection_that_is_lost_while_reads_are_under_way_leaves_nothing_open(
+async def test_a_connection_lost_during_reads_leaves_nothing_open(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -77,7 +77,7 @@ async def test_a_connection_that_is_lost_while_reads_are_under_way_leaves_nothin
     await share.arrivals(8)
     written = at.channel.written
     at.session.connection_lost()
-    assert descriptors() == before + 1  # the reads on threads still have it
+    assert descriptors() == before + 1  # the pending reads still hold it
     share.gate.set()
     await at.pools.idle()
     assert descriptors() == before
@@ -86,7 +86,7 @@ async def test_a_connection_that_is_lost_while_reads_are_under_way_leaves_nothin
 
 
 @pytest.mark.parametrize("count", [1, 8, 30])
-async def test_a_connection_that_is_lost_behind_a_close_behind_reads_leaves_nothing_open(
+async def test_a_connection_lost_during_a_close_after_reads_leaves_nothing_open(
     at: Served, share: GatedShare, descriptors: Callable[[], int], count: int
 ) -> None:
     before = descriptors()
@@ -106,7 +106,7 @@ async def test_a_connection_that_is_lost_behind_a_close_behind_reads_leaves_noth
 @pytest.mark.parametrize(
     ("encode", "path"), [(wire.encode_open, b"share/file"), (wire.encode_opendir, b"share")]
 )
-async def test_what_is_opened_after_the_connection_was_lost_is_closed_again(
+async def test_a_handle_opened_after_the_connection_was_lost_is_closed(
     at: Served,
     share: GatedShare,
     descriptors: Callable[[], int],
@@ -125,7 +125,7 @@ async def test_what_is_opened_after_the_connection_was_lost_is_closed_again(
     assert at.events("file_opened") == at.events("file_closed") == []
 
 
-async def test_a_folder_that_is_being_listed_while_the_connection_is_lost_is_closed(
+async def test_a_connection_lost_during_a_listing_closes_the_folder(
     at: Served, share: GatedShare, root: Path, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -137,7 +137,7 @@ async def test_a_folder_that_is_being_listed_while_the_connection_is_lost_is_clo
     assert descriptors() == before
 
 
-async def test_after_a_protocol_error_late_results_are_dropped_and_nothing_stays_open(
+async def test_a_protocol_error_drops_late_results_and_closes_all_handles(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -149,7 +149,7 @@ async def test_after_a_protocol_error_late_results_are_dropped_and_nothing_stays
     at.feed(wire.encode_init())
     assert at.channel.closed
     share.gate.set()
-    at.session.resume_writing()  # the channel sends what it has
+    at.session.resume_writing()  # the channel has drained
     await at.pools.idle()
     at.session.connection_lost()
     assert descriptors() == before
@@ -174,9 +174,7 @@ async def test_handles_are_released_before_the_client_confirms_the_close(
     assert [line["result"] for line in at.events("file_closed")] == ["aborted"]
 
 
-async def test_an_open_that_fails_or_is_never_answered_takes_no_room(
-    share: GatedShare, root: Path
-) -> None:
+async def test_a_failed_or_unanswered_open_uses_no_handle(share: GatedShare, root: Path) -> None:
     (root / "file").write_bytes(b"")
     with served(share, capacity=20) as at:
         missing = [at.send(wire.encode_open, HOME + b"share/missing") for _ in range(50)]
@@ -195,7 +193,9 @@ async def test_an_open_that_fails_or_is_never_answered_takes_no_room(
         assert not at.room_taken
 
 
-async def test_a_refused_open_is_logged_with_the_limit(share: GatedShare, root: Path) -> None:
+async def test_an_open_over_the_limit_is_logged_with_the_limit(
+    share: GatedShare, root: Path
+) -> None:
     (root / "file").write_bytes(b"")
     with served(share, capacity=20) as at:
         for _ in range(20):
@@ -211,7 +211,7 @@ async def test_a_refused_open_is_logged_with_the_limit(share: GatedShare, root: 
         assert at.metric("sftp_gateway_denied_total", reason="too_many_handles") == 2
 
 
-async def test_a_full_table_of_handles_is_told_and_never_exceeded(
+async def test_a_full_handle_table_is_reported_and_never_exceeded(
     share: GatedShare, root: Path, descriptors: Callable[[], int]
 ) -> None:
     (root / "file").write_bytes(b"")
@@ -232,7 +232,7 @@ async def test_a_full_table_of_handles_is_told_and_never_exceeded(
         assert await at.open(b"share/file")
 
 
-async def test_a_connection_that_is_lost_behind_a_close_behind_readdirs_leaves_nothing_open(
+async def test_a_connection_lost_during_a_close_after_readdirs_leaves_nothing_open(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -255,7 +255,7 @@ async def test_a_connection_that_is_lost_behind_a_close_behind_readdirs_leaves_n
 # Stopping
 
 
-async def test_a_drained_session_closes_when_nothing_is_open(at: Served, share: GatedShare) -> None:
+async def test_a_drained_session_closes_with_its_last_handle(at: Served, share: GatedShare) -> None:
     file, folder = await at.open(b"share/file"), await at.opendir(b"share")
     share.cold = {"read"}
     at.session.drain()
@@ -269,12 +269,12 @@ async def test_a_drained_session_closes_when_nothing_is_open(at: Served, share: 
     assert at.channel.closed
 
 
-async def test_a_drained_session_that_has_nothing_open_closes_at_once(at: Served) -> None:
+async def test_a_drained_session_without_handles_closes_at_once(at: Served) -> None:
     at.session.drain()
     assert at.channel.closed
 
 
-async def test_a_drained_session_answers_what_waits_before_it_closes(at: Served) -> None:
+async def test_a_drained_session_answers_pending_requests_before_it_closes(at: Served) -> None:
     at.session.pause_writing()
     asked = [at.send(wire.encode_stat, b"/") for _ in range(10)]
     at.session.drain()
@@ -284,7 +284,7 @@ async def test_a_drained_session_answers_what_waits_before_it_closes(at: Served)
     assert at.channel.closed
 
 
-async def test_a_finished_session_answers_what_was_asked_and_takes_no_more(
+async def test_a_finished_session_answers_pending_requests_only(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -307,7 +307,7 @@ async def test_a_finished_session_answers_what_was_asked_and_takes_no_more(
     assert descriptors() == before
 
 
-async def test_a_finished_session_with_nothing_to_answer_closes_at_once(at: Served) -> None:
+async def test_a_finished_session_without_requests_closes_at_once(at: Served) -> None:
     await at.open(b"share/file")
     at.session.finish()
     at.session.finish()

@@ -1,4 +1,4 @@
-"""Every request has a plan, a name, and an answer of the kind that the protocol has for it."""
+"""Every request has a plan, a name and a response of the right type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sftp_gateway
 from sftp_gateway.auth import Reason
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.observability import vocabulary
-from sftp_gateway.protocol import requests as rq
+from sftp_gateway.protocol import requests
 from sftp_gateway.protocol.constants import MessageType
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from tests.support import sftp_wire as wire
@@ -23,7 +23,7 @@ from tests.support.session import HOME, GatedShare, Served
 
 PACKAGE = Path(sftp_gateway.__file__).parent
 
-#: A value for each field that a request may have.
+#: A value for each field of the requests.
 VALUES: dict[str, Any] = {
     "request_id": 7,
     "path": b"/",
@@ -43,7 +43,7 @@ VALUES: dict[str, Any] = {
 }
 
 ATTRS = wire.Attrs()
-#: Each request that would write, as a client sends it.
+#: Every writing request, encoded.
 WRITING = [
     wire.encode_write(1, b"h", 0, b"data"),
     wire.encode_setstat(1, b"/x", ATTRS),
@@ -62,21 +62,23 @@ WRITING = [
 
 
 KINDS = {
-    each for each in vars(rq).values() if isinstance(each, type) and issubclass(each, rq.Request)
+    each
+    for each in vars(requests).values()
+    if isinstance(each, type) and issubclass(each, requests.Request)
 }
-#: The classes that packets are decoded to: those that are no base of others.
+#: The classes that packets are decoded to: those without subclasses.
 REQUESTS = sorted(
     (kind for kind in KINDS if not any(issubclass(each, kind) for each in KINDS - {kind})),
     key=lambda kind: kind.__name__,
 )
 
 
-def made(kind: type[rq.Request]) -> rq.Request:
+def make_request(kind: type[requests.Request]) -> requests.Request:
     return kind(**{field.name: VALUES[field.name] for field in fields(kind)})
 
 
 def words_of(call: str) -> set[str]:
-    """The texts that are the first argument of `call` anywhere in the package."""
+    """The string literals passed to `call` as first argument in the package."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -93,68 +95,73 @@ def dispatcher(at: Served) -> Dispatcher:
     return Dispatcher(at.session._context)
 
 
-# Everything has its word
+# Vocabulary
 
 
-def test_all_requests_are_looked_at() -> None:
+def test_every_request_type_is_covered() -> None:
     assert len(REQUESTS) == 19
-    assert {rq.OpenRequest, rq.ReadRequest, rq.WritingRequest, rq.UnknownRequest} < set(REQUESTS)
+    assert {
+        requests.OpenRequest,
+        requests.ReadRequest,
+        requests.WritingRequest,
+        requests.UnknownRequest,
+    } < set(REQUESTS)
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
-def test_every_request_has_a_name_that_metrics_know(kind: type[rq.Request]) -> None:
-    assert made(kind).operation in vocabulary.OPERATIONS
+def test_every_request_name_is_in_the_metrics_vocabulary(kind: type[requests.Request]) -> None:
+    assert make_request(kind).operation in vocabulary.OPERATIONS
 
 
 @pytest.mark.parametrize(
     "kind",
-    [kind for kind in REQUESTS if kind not in (rq.ReadRequest, rq.ReaddirRequest)],
+    [kind for kind in REQUESTS if kind not in (requests.ReadRequest, requests.ReaddirRequest)],
     ids=lambda kind: kind.__name__,
 )
-def test_every_request_has_a_plan(dispatcher: Dispatcher, kind: type[rq.Request]) -> None:
-    with suppress(FileSystemError):  # a refusal is a plan too
-        assert dispatcher.plan(made(kind)).share is None
+def test_every_request_has_a_plan(dispatcher: Dispatcher, kind: type[requests.Request]) -> None:
+    with suppress(FileSystemError):  # a refusal is a valid outcome
+        assert dispatcher.plan(make_request(kind)).share is None
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
-def test_every_request_has_a_place_for_the_log(
-    dispatcher: Dispatcher, kind: type[rq.Request]
+def test_every_request_has_a_log_entry(
+    dispatcher: Dispatcher, kind: type[requests.Request]
 ) -> None:
-    share, path = dispatcher.locate(made(kind))
+    share, path = dispatcher.locate(make_request(kind))
     assert share is None
     assert path in (None, b"/")
 
 
-def test_every_operation_that_metrics_know_is_the_name_of_a_request() -> None:
-    decoded = [rq.decode_request(packet[4:]) for packet in WRITING]
-    assert {type(request) for request in decoded} == {rq.WritingRequest}
-    names = {made(kind).operation for kind in REQUESTS}
-    names |= {request.operation for request in decoded if isinstance(request, rq.Request)}
+def test_every_operation_in_the_metrics_vocabulary_is_a_request() -> None:
+    decoded = [requests.decode_request(packet[4:]) for packet in WRITING]
+    assert {type(request) for request in decoded} == {requests.WritingRequest}
+    names = {make_request(kind).operation for kind in REQUESTS}
+    names |= {request.operation for request in decoded if isinstance(request, requests.Request)}
     assert names == vocabulary.OPERATIONS
 
 
-def test_every_reason_for_a_denial_is_one_that_metrics_know() -> None:
-    told = words_of("Denied") | words_of("TooManyHandles") | words_of("Quota")
-    assert told == vocabulary.DENIAL_REASONS.keys()
+def test_every_denial_reason_is_in_the_metrics_vocabulary() -> None:
+    words = words_of("Denied") | words_of("TooManyHandles") | words_of("Quota")
+    assert words == vocabulary.DENIAL_REASONS.keys()
 
 
-def test_every_reason_for_a_refused_login_is_one_that_metrics_know() -> None:
+def test_every_login_refusal_is_in_the_metrics_vocabulary() -> None:
     assert {reason.value for reason in Reason} <= vocabulary.LOGIN_REASONS
 
 
-def test_every_kind_of_refused_command_is_one_that_metrics_know() -> None:
-    told = words_of("command_refused")
-    assert {"forwarding", "subsystem"} <= told <= vocabulary.COMMAND_KINDS.keys()
+def test_every_refused_command_kind_is_in_the_metrics_vocabulary() -> None:
+    words = words_of("command_refused")
+    assert {"forwarding", "subsystem"} <= words <= vocabulary.COMMAND_KINDS.keys()
 
 
-# Everything is answered
+# Responses
 
 
 @pytest.mark.parametrize("number", range(256))
 async def test_a_message_of_any_type_is_answered_or_ends_the_session(
     at: Served, number: int
 ) -> None:
-    # Enough for the fields of every request: empty strings, and no attributes.
+    # Enough zeros for the fields of any request: empty strings, no attributes.
     at.feed(wire.packet(number, wire.uint32(77), bytes(64)))
     if number == MessageType.INIT:
         assert at.channel.closed
@@ -164,9 +171,7 @@ async def test_a_message_of_any_type_is_answered_or_ends_the_session(
     assert at.failures == []
 
 
-async def test_each_request_is_answered_with_what_the_protocol_has_for_it(
-    at: Served, root: Path
-) -> None:
+async def test_every_request_gets_a_response_of_the_right_type(at: Served, root: Path) -> None:
     os.symlink("file", root / "link")
     file, folder = await at.open(b"share/file"), await at.opendir(b"share")
     path, link = HOME + b"share/file", HOME + b"share/link"
@@ -209,13 +214,13 @@ async def test_each_request_is_answered_with_what_the_protocol_has_for_it(
         (b"~/../../..", b"/"),
     ],
 )
-async def test_paths_are_expanded_for_this_user(at: Served, path: bytes, expanded: bytes) -> None:
+async def test_expand_path_uses_this_users_home(at: Served, path: bytes, expanded: bytes) -> None:
     reply = await at.ask(wire.encode_expand_path, path)
     assert [name.filename for name in reply.names] == [expanded]
 
 
 @pytest.mark.parametrize("user", [b"root", b"work", b"worker2", b"\xff", b"worker/.."])
-async def test_the_home_of_another_user_does_not_exist(at: Served, user: bytes) -> None:
+async def test_another_users_home_is_not_found(at: Served, user: bytes) -> None:
     for encode, value in [
         (wire.encode_home_directory, user),
         (wire.encode_expand_path, b"~" + user.partition(b"/")[0] + b"x/y"),
@@ -232,13 +237,13 @@ async def test_the_home_of_another_user_does_not_exist(at: Served, user: bytes) 
         (b"/no/such", b"/no/such"),
     ],
 )
-async def test_realpath_looks_at_the_text_alone(at: Served, path: bytes, found: bytes) -> None:
+async def test_realpath_is_lexical(at: Served, path: bytes, found: bytes) -> None:
     (name,) = (await at.ask(wire.encode_realpath, path)).names
     assert name.filename == found
     assert name.attrs == wire.Attrs()
 
 
-async def test_a_nul_byte_is_in_no_path(at: Served) -> None:
+async def test_a_path_with_a_nul_byte_is_rejected(at: Served) -> None:
     for encode in (wire.encode_realpath, wire.encode_lstat, wire.encode_open, wire.encode_statvfs):
         reply = await at.ask(encode, HOME + b"share/file\0")
         assert reply.code == wire.Status.NO_SUCH_FILE
@@ -247,24 +252,24 @@ async def test_a_nul_byte_is_in_no_path(at: Served) -> None:
 # File systems
 
 
-async def test_statvfs_says_that_nothing_can_be_written(at: Served, root: Path) -> None:
-    told = wire.decode_statvfs(await at.ask(wire.encode_statvfs, HOME + b"share/file"))
+async def test_statvfs_reports_a_read_only_file_system(at: Served, root: Path) -> None:
+    statvfs = wire.decode_statvfs(await at.ask(wire.encode_statvfs, HOME + b"share/file"))
     real = os.statvfs(root)
-    assert told.f_flag == 0x1 | 0x2
-    assert (told.f_bsize, told.f_frsize, told.f_blocks) == (
+    assert statvfs.f_flag == 0x1 | 0x2
+    assert (statvfs.f_bsize, statvfs.f_frsize, statvfs.f_blocks) == (
         real.f_bsize,
         real.f_frsize,
         real.f_blocks,
     )
-    assert told.f_namemax == real.f_namemax
+    assert statvfs.f_namemax == real.f_namemax
 
 
-async def test_statvfs_of_the_root_is_answered_before_any_share_was_looked_at(at: Served) -> None:
-    told = wire.decode_statvfs(await at.ask(wire.encode_statvfs, b"/"))
-    assert (told.f_blocks, told.f_namemax, told.f_flag) == (0, 255, 3)
+async def test_statvfs_of_the_root_works_before_any_share_was_checked(at: Served) -> None:
+    statvfs = wire.decode_statvfs(await at.ask(wire.encode_statvfs, b"/"))
+    assert (statvfs.f_blocks, statvfs.f_namemax, statvfs.f_flag) == (0, 255, 3)
 
 
-async def test_limits_tell_how_many_handles_there_are(at: Served) -> None:
+async def test_limits_report_the_number_of_handles(at: Served) -> None:
     limits = wire.decode_limits(await at.ask(wire.encode_limits))
     assert limits.max_open_handles == 1024
 
@@ -272,7 +277,7 @@ async def test_limits_tell_how_many_handles_there_are(at: Served) -> None:
 # Folders
 
 
-async def test_a_page_of_names_stays_below_what_sshfs_takes(at: Served, root: Path) -> None:
+async def test_a_page_of_names_fits_into_an_sshfs_packet(at: Served, root: Path) -> None:
     names = {b"%03d" % number + b"n" * 250 for number in range(300)}
     for name in names:
         (root / os.fsdecode(name)).touch()
@@ -287,7 +292,7 @@ async def test_a_page_of_names_stays_below_what_sshfs_takes(at: Served, root: Pa
     assert sorted(listed) == sorted(names | {b".", b"..", b"file"})
 
 
-async def test_a_virtual_directory_cannot_be_opened_as_a_file_nor_read_as_a_link(
+async def test_a_virtual_directory_is_neither_a_file_nor_a_link(
     at: Served,
 ) -> None:
     opened = await at.ask(wire.encode_open, b"/home")
@@ -307,7 +312,7 @@ async def test_a_virtual_directory_cannot_be_opened_as_a_file_nor_read_as_a_link
         wire.Open.READ | wire.Open.EXCL,
     ],
 )
-async def test_an_open_for_more_than_reading_is_denied(at: Served, flags: wire.Open) -> None:
+async def test_an_open_for_writing_is_denied(at: Served, flags: wire.Open) -> None:
     reply = await at.ask(wire.encode_open, HOME + b"share/file", flags)
     assert reply.code == wire.Status.PERMISSION_DENIED
     (line,) = at.events("denied")
@@ -315,11 +320,11 @@ async def test_an_open_for_more_than_reading_is_denied(at: Served, flags: wire.O
 
 
 @pytest.mark.parametrize("flags", [0, 0x40, 0xFFFFFFC0, 0xFFFFFFC1])
-async def test_flags_that_the_draft_does_not_know_are_ignored(at: Served, flags: int) -> None:
+async def test_unknown_open_flags_are_ignored(at: Served, flags: int) -> None:
     assert isinstance(await at.ask(wire.encode_open, HOME + b"share/file", flags), wire.HandleReply)
 
 
-async def test_fstat_of_a_file_on_a_network_is_asked_on_a_thread(
+async def test_fstat_of_a_network_file_runs_on_a_thread(
     at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(share, "_local", False)

@@ -1,4 +1,4 @@
-"""A READ that fails never passes for the end of the file."""
+"""A failed READ is never mistaken for the end of the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def reporting(share: GatedShare, root: Path) -> Iterator[Served]:
-    """The session of a client that gets a status."""
+    """The session of a client that reports read errors."""
     (root / "file").write_bytes(CONTENT)
     with served(share, status_shares=["share"]) as session:
         yield session
@@ -41,12 +41,10 @@ async def ended(at: Served) -> None:
 
 
 @pytest.mark.parametrize("cold", [False, True])
-async def test_the_session_ends_over_a_read_that_fails(
-    at: Served, share: GatedShare, cold: bool
-) -> None:
+async def test_a_failed_read_ends_the_session(at: Served, share: GatedShare, cold: bool) -> None:
     handle = await at.open(b"share/file")
     share.cold = {"read"} if cold else set()
-    share.failure = OSError(errno.EIO, "a secret of ours")
+    share.failure = OSError(errno.EIO, "an internal detail")
     share.gate.set()
     asked = [at.send(wire.encode_read, handle, offset, 10) for offset in (20, 0)]
     await ended(at)
@@ -63,7 +61,7 @@ async def test_the_session_ends_over_a_read_that_fails(
     )
 
 
-async def test_other_requests_are_answered_until_the_session_ends(
+async def test_other_requests_are_answered_before_the_session_ends(
     at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reads, "END_DELAY", 1000.0)
@@ -78,7 +76,7 @@ async def test_other_requests_are_answered_until_the_session_ends(
     assert not at.channel.closed
 
 
-async def test_a_client_that_reports_errors_gets_the_status(
+async def test_a_client_that_reports_read_errors_gets_the_status(
     reporting: Served, share: GatedShare
 ) -> None:
     handle = await reporting.open(b"share/file")
@@ -91,19 +89,19 @@ async def test_a_client_that_reports_errors_gets_the_status(
     assert (line["error"], line["effect"]) == ("ESTALE", "status")
 
 
-async def test_a_wrong_handle_is_refused(at: Served) -> None:
+async def test_an_unknown_handle_is_rejected(at: Served) -> None:
     reply = await at.ask(wire.encode_read, b"none", 0, 10)
     assert (reply.code, reply.message) == (wire.Status.FAILURE, "Invalid handle")
     assert not at.channel.closed
     assert at.events("read_failed") == []
 
 
-# Files that become shorter
+# Truncated files
 
 
 @pytest.mark.parametrize("cold", [False, True])
 @pytest.mark.parametrize("offset", [SIZE // 2 - 5, SIZE // 2, SIZE - 10])
-async def test_an_end_before_the_size_that_the_client_knows_is_a_failure(
+async def test_eof_before_the_announced_size_is_a_failure(
     reporting: Served, share: GatedShare, root: Path, offset: int, cold: bool
 ) -> None:
     handle = await reporting.open(b"share/file")
@@ -119,7 +117,9 @@ async def test_an_end_before_the_size_that_the_client_knows_is_a_failure(
     assert line["error"] == "truncated"
 
 
-async def test_such_an_end_ends_the_session_of_other_clients(at: Served, root: Path) -> None:
+async def test_eof_before_the_announced_size_ends_the_session_of_other_clients(
+    at: Served, root: Path
+) -> None:
     handle = await at.open(b"share/file")
     os.truncate(root / "file", 0)
     at.send(wire.encode_read, handle, 0, 10)
@@ -127,9 +127,7 @@ async def test_such_an_end_ends_the_session_of_other_clients(at: Served, root: P
     assert at.channel.read_failed == "File became shorter while it was read"
 
 
-async def test_a_file_that_was_shortened_before_it_was_opened_ends_there(
-    at: Served, root: Path
-) -> None:
+async def test_a_file_truncated_before_open_has_its_new_end(at: Served, root: Path) -> None:
     os.truncate(root / "file", 100)
     handle = await at.open(b"share/file")
     assert len((await at.ask(wire.encode_read, handle, 90, 100)).data) == 10
@@ -137,19 +135,15 @@ async def test_a_file_that_was_shortened_before_it_was_opened_ends_there(
     assert (await at.ask(wire.encode_read, handle, SIZE, 100)).code == wire.Status.EOF
 
 
-async def test_a_client_that_asks_for_the_size_again_knows_the_new_one(
-    at: Served, root: Path
-) -> None:
+async def test_fstat_announces_the_new_size(at: Served, root: Path) -> None:
     handle = await at.open(b"share/file")
     os.truncate(root / "file", 100)
     assert (await at.ask(wire.encode_fstat, handle)).attrs.size == 100
     assert (await at.ask(wire.encode_read, handle, 100, 100)).code == wire.Status.EOF
 
 
-async def test_a_file_that_is_emptied_and_read_from_its_start_ends_where_it_ends(
-    at: Served, root: Path
-) -> None:
-    """`tail -f` of a log that logrotate has copied and emptied; sshfs asks for its size by path."""
+async def test_an_emptied_file_read_from_its_start_gives_eof(at: Served, root: Path) -> None:
+    """As `tail -f` reads a log after logrotate's copytruncate; sshfs gets the size by path."""
     handle = await at.open(b"share/file")
     assert len((await at.ask(wire.encode_read, handle, SIZE - 100, 1000)).data) == 100
     os.truncate(root / "file", 0)
@@ -160,7 +154,7 @@ async def test_a_file_that_is_emptied_and_read_from_its_start_ends_where_it_ends
     assert (await at.ask(wire.encode_read, handle, 4, 1000)).code == wire.Status.EOF
 
 
-async def test_a_file_that_grows_is_read_to_its_new_end(at: Served, root: Path) -> None:
+async def test_a_growing_file_is_read_to_its_new_end(at: Served, root: Path) -> None:
     handle = await at.open(b"share/file")
     with open(root / "file", "ab") as log:
         log.write(b"more")
@@ -171,10 +165,10 @@ async def test_a_file_that_grows_is_read_to_its_new_end(at: Served, root: Path) 
 # Folders
 
 
-async def test_a_folder_whose_listing_failed_is_not_listed_further(
+async def test_a_failed_listing_does_not_continue(
     at: Served, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error, Python's scandir says that the folder ends there."""
+    """After an error, Python's scandir pretends to be exhausted."""
     handle = await at.opendir(b"share")
     monkeypatch.setattr(OpenDirectory, "take_while", _fail)
     asked = [at.send(wire.encode_readdir, handle) for _ in range(3)]
@@ -188,10 +182,10 @@ async def test_a_folder_whose_listing_failed_is_not_listed_further(
     assert not line["complete"]
 
 
-async def test_an_entry_that_cannot_be_looked_at_is_listed_without_a_kind(
+async def test_an_entry_whose_lstat_fails_is_listed_without_a_type(
     at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To sshfs, that means to ask for its attributes; else the file would be empty."""
+    """sshfs then requests the attributes; otherwise it would show an empty file."""
     handle = await at.opendir(b"share")
     monkeypatch.setattr(type(share._attribute_policy), "show", _fail)
     reply = await at.ask(wire.encode_readdir, handle)

@@ -1,4 +1,4 @@
-"""What a disk does not answer in time is answered with a failure; what it says later is let go."""
+"""Requests on a hanging disk fail after a timeout, and late results are released."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reads, "END_DELAY", 0.0)
 
 
-#: Seconds; what is to be given up here waits for a gate that opens later.
-SOON = 0.05
+#: Seconds; the gate of the share opens later.
+SHORT_TIMEOUT = 0.05
 
 
 @pytest.fixture
-def hurried(share: GatedShare, root: Path) -> Iterator[Served]:
-    """A session whose requests wait for a disk for a moment only."""
+def with_timeout(share: GatedShare, root: Path) -> Iterator[Served]:
+    """A session with a short timeout."""
     (root / "file").write_bytes(CONTENT)
-    with served(share, timeout=SOON) as session:
+    with served(share, timeout=SHORT_TIMEOUT) as session:
         yield session
 
 
@@ -39,44 +39,44 @@ def failure(reply: object) -> str:
     return reply.message
 
 
-async def test_a_read_that_hangs_ends_the_session_where_a_failure_would_be_the_files_end(
-    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+async def test_a_hanging_read_ends_the_session_of_a_client_that_hides_errors(
+    with_timeout: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
-    handle = await hurried.open(b"share/file")
+    handle = await with_timeout.open(b"share/file")
     share.cold = {"read"}
-    asked = [hurried.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
+    asked = [with_timeout.send(wire.encode_read, handle, 0, 10) for _ in range(50)]
     async with asyncio.timeout(TIMEOUT):
-        while not hurried.channel.closed:
-            hurried.channel.changed.clear()
-            await hurried.channel.changed.wait()
-    hurried.session.connection_lost()
+        while not with_timeout.channel.closed:
+            with_timeout.channel.changed.clear()
+            await with_timeout.channel.changed.wait()
+    with_timeout.session.connection_lost()
     assert descriptors() == before + 1, "its number could mean another file to the read"
     share.gate.set()
-    await hurried.pools.idle()
+    await with_timeout.pools.idle()
     assert descriptors() == before
-    assert not any(hurried.answer(request_id) for request_id in asked)
-    assert [type(failure) for failure in hurried.failures] == [TimeoutError]
+    assert not any(with_timeout.answer(request_id) for request_id in asked)
+    assert [type(failure) for failure in with_timeout.failures] == [TimeoutError]
 
 
-async def test_a_file_that_is_opened_too_late_is_closed(
-    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+async def test_a_file_opened_after_its_timeout_is_closed(
+    with_timeout: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
     share.cold = {"open_file", "open_directory"}
-    failure(await hurried.ask(wire.encode_open, HOME + b"share/file"))
-    failure(await hurried.ask(wire.encode_opendir, HOME + b"share"))
+    failure(await with_timeout.ask(wire.encode_open, HOME + b"share/file"))
+    failure(await with_timeout.ask(wire.encode_opendir, HOME + b"share"))
     share.gate.set()
-    await hurried.pools.idle()
+    await with_timeout.pools.idle()
     assert descriptors() == before
-    assert len(hurried.handles) == 0
-    assert not hurried.room_taken
+    assert len(with_timeout.handles) == 0
+    assert not with_timeout.room_taken
 
 
-async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
-    hurried: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
+async def test_a_listing_that_timed_out_does_not_continue(
+    with_timeout: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handle = await hurried.opendir(b"share")
+    handle = await with_timeout.opendir(b"share")
     take = OpenDirectory.take_while
 
     def slow(directory: OpenDirectory, accept: Callable[..., bool]) -> None:
@@ -84,31 +84,31 @@ async def test_a_folder_that_lost_names_is_not_listed_on_as_if_it_had_not(
         take(directory, accept)
 
     monkeypatch.setattr(OpenDirectory, "take_while", slow)
-    asked = [hurried.send(wire.encode_readdir, handle) for _ in range(3)]
-    for reply in await hurried.all_answered(asked):
+    asked = [with_timeout.send(wire.encode_readdir, handle) for _ in range(3)]
+    for reply in await with_timeout.all_answered(asked):
         failure(reply)
     share.gate.set()
-    await hurried.pools.idle()
-    failure(await hurried.ask(wire.encode_readdir, handle))
-    assert (await hurried.ask(wire.encode_close, handle)).code is wire.Status.OK
-    again = await hurried.opendir(b"share")
-    names = (await hurried.ask(wire.encode_readdir, again)).names
+    await with_timeout.pools.idle()
+    failure(await with_timeout.ask(wire.encode_readdir, handle))
+    assert (await with_timeout.ask(wire.encode_close, handle)).code is wire.Status.OK
+    again = await with_timeout.opendir(b"share")
+    names = (await with_timeout.ask(wire.encode_readdir, again)).names
     assert {name.filename for name in names} == {b".", b"..", b"file"}
 
 
-async def test_a_session_that_ends_while_its_requests_hang_leaves_nothing_open(
-    hurried: Served, share: GatedShare, descriptors: Callable[[], int]
+async def test_a_session_that_ends_during_hanging_requests_leaves_nothing_open(
+    with_timeout: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
-    handle = await hurried.open(b"share/file")
+    handle = await with_timeout.open(b"share/file")
     share.cold = {"read", "open_file"}
     asked = [
-        hurried.send(wire.encode_read, handle, 0, 10),
-        hurried.send(wire.encode_open, HOME + b"share/file"),
+        with_timeout.send(wire.encode_read, handle, 0, 10),
+        with_timeout.send(wire.encode_open, HOME + b"share/file"),
     ]
     await share.arrivals(2)
-    hurried.session.connection_lost()
-    assert not any(hurried.answer(request_id) for request_id in asked)
+    with_timeout.session.connection_lost()
+    assert not any(with_timeout.answer(request_id) for request_id in asked)
     share.gate.set()
-    await hurried.pools.idle()
+    await with_timeout.pools.idle()
     assert descriptors() == before

@@ -1,4 +1,4 @@
-"""Names of owners are told for those that were shown, and for nobody else."""
+"""Only owners whose ids were shown can be resolved to names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from sftp_gateway.server.sftp.owners import OwnerNames, Owners, read
 
 
-def test_only_those_that_were_shown_have_names() -> None:
+def test_only_ids_that_were_shown_have_names() -> None:
     owners = Owners(OwnerNames(users={0: b"root", 5: b"ada"}, groups={0: b"wheel", 5: b"staff"}))
     assert owners.names([0, 5], [0, 5]) == ([b"", b""], [b"", b""])
     owners.show(5, 0)
@@ -25,5 +25,5 @@ def test_names_are_read_from_passwd_and_group(tmp_path: Path) -> None:
     assert read(tmp_path) == OwnerNames({0: b"root", 5: b"ada", 8: b"\xff"}, {5: b"staff"})
 
 
-def test_without_the_files_there_are_no_names(tmp_path: Path) -> None:
+def test_without_passwd_and_group_there_are_no_names(tmp_path: Path) -> None:
     assert read(tmp_path) == OwnerNames()

@@ -1,4 +1,4 @@
-"""What cannot be done is refused in plain words, and the session lives."""
+"""Refused and failed requests get plain messages and do not end the session."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.unit.server.conftest import CONTENT
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (RuntimeError("a secret of ours"), "Failure"),
-        (OSError(errno.EIO, "a secret of ours"), "Input/output error"),
-        (OSError(errno.ENOMEM, "a secret of ours"), "Failure"),
-        (MemoryError("a secret of ours"), "Failure"),
+        (RuntimeError("an internal detail"), "Failure"),
+        (OSError(errno.EIO, "an internal detail"), "Input/output error"),
+        (OSError(errno.ENOMEM, "an internal detail"), "Failure"),
+        (MemoryError("an internal detail"), "Failure"),
     ],
 )
-async def test_an_error_inside_an_operation_is_a_failure_and_the_session_lives(
+async def test_an_unexpected_error_in_an_operation_is_a_failure(
     share: GatedShare, root: Path, failure: Exception, message: str, cold: bool
 ) -> None:
     (root / "file").write_bytes(CONTENT)
@@ -46,7 +46,7 @@ async def test_an_error_inside_an_operation_is_a_failure_and_the_session_lives(
         assert results[-3:] == ["failure", "failure", "ok"]
 
 
-async def test_an_error_while_a_request_is_planned_is_a_failure_and_the_session_lives(
+async def test_an_unexpected_error_in_dispatch_is_a_failure(
     at: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(at.tree, "home", None)
@@ -57,7 +57,7 @@ async def test_an_error_while_a_request_is_planned_is_a_failure_and_the_session_
     assert isinstance(await at.ask(wire.encode_home_directory, b""), wire.NameReply)
 
 
-async def test_an_error_while_an_answer_is_made_is_a_failure_and_the_session_lives(
+async def test_an_unexpected_error_in_encoding_is_a_failure(
     at: Served, share: GatedShare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(share, "readlink", lambda path, wait: "text, not bytes")
@@ -67,13 +67,13 @@ async def test_an_error_while_an_answer_is_made_is_a_failure_and_the_session_liv
     assert isinstance(await at.ask(wire.encode_stat, b"/"), wire.AttrsReply)
 
 
-async def test_what_was_opened_is_closed_again_when_its_answer_cannot_be_made(
+async def test_a_handle_is_closed_if_its_response_cannot_be_encoded(
     at: Served, descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = descriptors()
 
     def broken(opened: object) -> bytes:
-        raise RuntimeError("a secret of ours")
+        raise RuntimeError("an internal detail")
 
     monkeypatch.setattr(at.handles, "add", broken)
     for encode, path in [(wire.encode_open, b"share/file"), (wire.encode_opendir, b"share")]:
@@ -82,7 +82,7 @@ async def test_what_was_opened_is_closed_again_when_its_answer_cannot_be_made(
     assert descriptors() == before
 
 
-# What is denied
+# Denied requests
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_what_was_opened_is_closed_again_when_its_answer_cannot_be_made(
         (wire.encode_fsync, (b"no such handle",)),
     ],
 )
-async def test_whatever_would_write_is_denied_and_logged(
+async def test_every_writing_request_is_denied_and_logged(
     at: Served, root: Path, encode: Callable[..., bytes], values: tuple[Any, ...]
 ) -> None:
     reply = await at.ask(encode, *values)
@@ -108,20 +108,20 @@ async def test_whatever_would_write_is_denied_and_logged(
     assert at.failures == []
 
 
-async def test_a_denied_write_says_which_open_file_it_was_for(at: Served) -> None:
+async def test_a_denied_write_names_its_open_file(at: Served) -> None:
     handle = await at.open(b"share/file")
     await at.ask(wire.encode_write, handle, 0, b"data")
     (line,) = at.events("denied")
     assert (line["share"], line["path"]) == ("share", "/home/worker/share/file")
 
 
-async def test_both_paths_of_a_rename_are_in_the_log(at: Served) -> None:
+async def test_a_denied_rename_logs_both_paths(at: Served) -> None:
     await at.ask(wire.encode_rename, HOME + b"share/file", b"/etc/\xff")
     (line,) = at.events("denied")
     assert (line["path"], line["target"]) == ("/home/worker/share/file", "/etc/\\xff")
 
 
-async def test_an_unknown_request_is_unsupported_and_not_denied(at: Served) -> None:
+async def test_an_unknown_request_is_unsupported(at: Served) -> None:
     for encode, values in [
         (wire.encode_extended, (b"unknown@example.org",)),
         (lambda request_id: wire.packet(99, wire.uint32(request_id)), ()),

@@ -1,4 +1,4 @@
-"""A session answers what it is asked, and holds a bounded amount for who does not read."""
+"""A session answers its requests and buffers a bounded amount for a slow client."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support import sftp_wire as wire
 from tests.support.session import HOME, GatedShare, Served, served
 from tests.unit.server.conftest import CONTENT
 
-#: A READ of the longest kind with its answer's header.
+#: The longest READ, with the header of its response.
 REPLY = MAX_READ_LENGTH + 13
 
 
 def sparse(root: Path, pieces: int) -> None:
-    """Make the file `sparse`, of so many of the longest READs."""
+    """Create the file `sparse`, as long as `pieces` of the longest READs."""
     with open(root / "sparse", "wb") as file:
         file.truncate(pieces * MAX_READ_LENGTH)
 
 
 async def reads(at: Served, count: int) -> list[int]:
-    """Ask for all of the file `sparse` at once."""
+    """Request all of the file `sparse` at once."""
     handle = await at.open(b"share/sparse")
     requests = [
         at.prepare(wire.encode_read, handle, piece * MAX_READ_LENGTH, MAX_READ_LENGTH)
@@ -42,7 +42,7 @@ def all_data(replies: list[Any]) -> bool:
     return all(isinstance(r, wire.DataReply) and len(r.data) == MAX_READ_LENGTH for r in replies)
 
 
-async def test_init_is_answered_with_version_3_whatever_the_client_offers(at: Served) -> None:
+async def test_init_of_any_version_is_answered_with_version_3(at: Served) -> None:
     (version,) = at.receive()
     assert isinstance(version, wire.VersionReply)
     assert version.version == 3
@@ -50,7 +50,9 @@ async def test_init_is_answered_with_version_3_whatever_the_client_offers(at: Se
 
 
 @pytest.mark.parametrize("version", [0, 2, 4, 6, 2**32 - 1])
-async def test_another_version_is_answered_with_version_3(share: GatedShare, version: int) -> None:
+async def test_init_with_an_extension_is_answered_with_version_3(
+    share: GatedShare, version: int
+) -> None:
     at = Served([share])
     at.feed(wire.encode_init(version, ((b"some@extension", b"1"),)))
     assert [reply.version for reply in at.receive() if isinstance(reply, wire.VersionReply)] == [3]
@@ -78,7 +80,7 @@ async def test_a_request_before_init_ends_the_session_unanswered(share: GatedSha
         wire.packet(wire.PacketType.STAT, b"\0\0"),
     ],
 )
-async def test_bytes_that_are_no_request_end_the_session_behind_the_answers_before(
+async def test_malformed_bytes_end_the_session_after_earlier_responses(
     at: Served, bad: bytes
 ) -> None:
     before = at.send(wire.encode_stat, b"/")
@@ -91,7 +93,7 @@ async def test_bytes_that_are_no_request_end_the_session_behind_the_answers_befo
     assert at.channel.written == written
 
 
-async def test_requests_that_come_byte_by_byte_are_answered(at: Served) -> None:
+async def test_requests_may_arrive_byte_by_byte(at: Served) -> None:
     requests = [at.prepare(wire.encode_stat, HOME + b"share/file") for _ in range(3)]
     for byte in b"".join(packet for _, packet in requests):
         at.feed(bytes([byte]))
@@ -100,7 +102,7 @@ async def test_requests_that_come_byte_by_byte_are_answered(at: Served) -> None:
         assert reply.attrs.size == len(CONTENT)
 
 
-async def test_answers_that_are_made_together_are_written_as_one_piece(at: Served) -> None:
+async def test_responses_made_together_are_written_at_once(at: Served) -> None:
     before = len(at.channel.writes)
     requests = [at.prepare(wire.encode_lstat, HOME + b"share/file") for _ in range(50)]
     at.feed(*(packet for _, packet in requests))
@@ -108,7 +110,7 @@ async def test_answers_that_are_made_together_are_written_as_one_piece(at: Serve
     assert all(at.answer(request_id) for request_id, _ in requests)
 
 
-async def test_a_file_is_read_in_any_pieces_and_ends_with_eof(at: Served) -> None:
+async def test_reads_of_any_size_return_the_file_and_then_eof(at: Served) -> None:
     handle = await at.open(b"share/file")
     for offset, length in [(0, 1), (50_000, 32_768), (99_000, 32_768), (0, 2**32 - 1)]:
         reply = await at.ask(wire.encode_read, handle, offset, length)
@@ -118,17 +120,17 @@ async def test_a_file_is_read_in_any_pieces_and_ends_with_eof(at: Served) -> Non
     assert (await at.ask(wire.encode_close, handle)).code == wire.Status.OK
 
 
-async def test_a_read_of_nothing_is_answered_with_nothing_and_not_with_eof(at: Served) -> None:
+async def test_a_read_of_zero_bytes_returns_no_data_and_no_eof(at: Served) -> None:
     handle = await at.open(b"share/file")
     assert (await at.ask(wire.encode_read, handle, 5, 0)).data == b""
     at.session.connection_lost()
     assert at.events("request")[-1]["result"] == "ok"
 
 
-# A client that asks and does not read
+# A client that does not read
 
 
-async def test_a_full_channel_stops_serving_until_it_has_room(
+async def test_a_full_channel_pauses_serving_until_it_has_room(
     at: Served, root: Path, share: GatedShare
 ) -> None:
     sparse(root, 100)
@@ -147,9 +149,7 @@ async def test_a_full_channel_stops_serving_until_it_has_room(
     await at.answered(late)
 
 
-async def test_a_channel_that_fills_again_and_again_gets_everything_once(
-    at: Served, root: Path
-) -> None:
+async def test_a_repeatedly_full_channel_gets_every_response_once(at: Served, root: Path) -> None:
     sparse(root, 30)
     at.channel.room = 0
     asked = await reads_of_a_full_channel(at, 30)
@@ -164,9 +164,7 @@ async def test_a_channel_that_fills_again_and_again_gets_everything_once(
     assert all_data(await at.all_answered(asked))
 
 
-async def test_packets_that_come_one_by_one_are_served_no_further_than_all_at_once(
-    at: Served, root: Path
-) -> None:
+async def test_single_packets_are_served_no_further_than_a_batch(at: Served, root: Path) -> None:
     sparse(root, 30)
     handle = await at.open(b"share/sparse")
     await asyncio.sleep(0)
@@ -191,7 +189,7 @@ async def reads_of_a_full_channel(at: Served, count: int) -> list[int]:
     return [request_id for request_id, _ in requests]
 
 
-async def test_a_full_channel_starts_no_more_slow_reads(
+async def test_a_full_channel_starts_no_slow_reads(
     at: Served, root: Path, share: GatedShare
 ) -> None:
     sparse(root, 100)
@@ -207,7 +205,7 @@ async def test_a_full_channel_starts_no_more_slow_reads(
     assert all_data(await at.all_answered(asked))
 
 
-async def test_a_long_answer_lets_others_have_their_turn(
+async def test_a_long_response_yields_to_other_sessions(
     at: Served, root: Path, share: GatedShare
 ) -> None:
     sparse(root, 40)
@@ -215,7 +213,7 @@ async def test_a_long_answer_lets_others_have_their_turn(
     turns = [at.channel.written]
     assert turns[0] <= MAX_TURN_BYTES + 2 * REPLY
     with served(share) as other:
-        assert other.receive()  # served while the first has more to do
+        assert other.receive()  # served before the first is done
     while at.answer(asked[-1]) is None:
         await asyncio.sleep(0)
         turns.append(at.channel.written)
@@ -224,7 +222,7 @@ async def test_a_long_answer_lets_others_have_their_turn(
     assert all_data(await at.all_answered(asked))
 
 
-async def test_a_long_backlog_stops_reading_until_it_is_short(at: Served) -> None:
+async def test_a_long_backlog_pauses_reading_until_it_is_short(at: Served) -> None:
     at.session.pause_writing()
     asked = [at.send(wire.encode_stat, b"/") for _ in range(256)]
     assert at.channel.reading
@@ -235,7 +233,7 @@ async def test_a_long_backlog_stops_reading_until_it_is_short(at: Served) -> Non
     await at.all_answered(asked)
 
 
-async def test_requests_of_one_piece_that_are_not_cut_yet_stop_reading_and_are_answered(
+async def test_unparsed_requests_pause_reading_and_are_answered(
     at: Served,
 ) -> None:
     requests = [at.prepare(wire.encode_stat, b"/") for _ in range(3 * MAX_FRAMES)]
@@ -247,7 +245,7 @@ async def test_requests_of_one_piece_that_are_not_cut_yet_stop_reading_and_are_a
     assert at.channel.reading
 
 
-async def test_a_log_that_is_congested_stops_serving_until_it_has_room(at: Served) -> None:
+async def test_a_congested_log_pauses_serving_until_it_has_room(at: Served) -> None:
     at.congested = True
     asked = at.send(wire.encode_stat, b"/")
     at.session.pump()

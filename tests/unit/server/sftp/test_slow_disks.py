@@ -1,4 +1,4 @@
-"""What waits for a disk delays no other request, and folders are listed in their order."""
+"""Requests waiting for a disk delay no others, and READDIRs are answered in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.session import HOME, GatedShare, Served
 from tests.unit.server.conftest import CONTENT
 
 
-async def test_a_slow_request_delays_none_of_the_others(at: Served, share: GatedShare) -> None:
+async def test_a_slow_request_does_not_delay_others(at: Served, share: GatedShare) -> None:
     share.cold = {"lstat", "read"}
     handle = await at.open(b"share/file")
     slow = [
@@ -42,9 +42,7 @@ async def test_a_session_has_at_most_eight_reads_on_threads(at: Served, share: G
     assert at.metric("sftp_gateway_slow_reads_total", share="share") == 50
 
 
-async def test_a_session_has_at_most_so_many_requests_pending(
-    at: Served, share: GatedShare
-) -> None:
+async def test_pending_requests_per_session_are_bounded(at: Served, share: GatedShare) -> None:
     share.cold = {"lstat"}
     asked = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(MAX_PENDING + 50)]
     asked.append(at.send(wire.encode_limits))
@@ -54,8 +52,8 @@ async def test_a_session_has_at_most_so_many_requests_pending(
     await at.all_answered(asked)
 
 
-async def _overtaken(at: Served, share: GatedShare) -> tuple[list[int], list[int]]:
-    """Ids of READs, of which only the first is not in the page cache, and of their answers."""
+async def _response_order(at: Served, share: GatedShare) -> tuple[list[int], list[int]]:
+    """The ids of READs, of which only the first is uncached, and the ids in response order."""
     handle = await at.open(b"share/file")
     share.cold = {"read"}
     asked = [at.send(wire.encode_read, handle, 0, 10)]
@@ -71,23 +69,21 @@ async def _overtaken(at: Served, share: GatedShare) -> tuple[list[int], list[int
     return asked, [reply.request_id for reply in replies]
 
 
-async def test_a_read_in_the_page_cache_overtakes_one_that_is_not(
-    at: Served, share: GatedShare
-) -> None:
-    asked, answered = await _overtaken(at, share)
+async def test_a_cached_read_overtakes_an_uncached_one(at: Served, share: GatedShare) -> None:
+    asked, answered = await _response_order(at, share)
     assert answered == [*asked[1:], asked[0]]
 
 
-async def test_a_client_that_has_asked_for_limits_gets_the_reads_of_a_file_in_order(
+async def test_a_client_that_requested_limits_gets_reads_in_order(
     at: Served, share: GatedShare
 ) -> None:
-    """OpenSSH's `scp` 9.1 to 9.3 cuts a copy at the first answer that overtook another."""
+    """OpenSSH's `scp` 9.1 to 9.3 truncates a copy if a response overtakes another."""
     await at.ask(wire.encode_limits)
-    asked, answered = await _overtaken(at, share)
+    asked, answered = await _response_order(at, share)
     assert answered == asked
 
 
-async def test_reads_that_wait_count_as_pending(at: Served, share: GatedShare) -> None:
+async def test_waiting_reads_are_pending(at: Served, share: GatedShare) -> None:
     share.cold = {"read"}
     handle = await at.open(b"share/file")
     asked = [at.send(wire.encode_read, handle, 0, 10) for _ in range(MAX_PENDING)]
@@ -100,9 +96,7 @@ async def test_reads_that_wait_count_as_pending(at: Served, share: GatedShare) -
 # Folders
 
 
-async def test_many_outstanding_readdirs_are_answered_in_their_order(
-    at: Served, root: Path
-) -> None:
+async def test_outstanding_readdirs_are_answered_in_order(at: Served, root: Path) -> None:
     names = {b"%04d" % number + b"n" * 200 for number in range(1500)}
     for name in names:
         (root / os.fsdecode(name)).touch()
@@ -127,14 +121,14 @@ async def test_many_outstanding_readdirs_are_answered_in_their_order(
     assert (line["entries"], line["complete"]) == (1501, True)
 
 
-async def test_a_close_behind_waiting_readdirs_answers_them_and_then_closes_the_folder(
+async def test_a_close_waits_for_pending_readdirs(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
     handle = await at.opendir(b"share")
     share.cold = {"lstat"}
     holding = [at.send(wire.encode_lstat, HOME + b"share/file") for _ in range(8)]
-    await share.arrivals(8)  # no thread is left for the folder
+    await share.arrivals(8)  # all threads are busy
     asked = [at.send(wire.encode_readdir, handle) for _ in range(5)]
     assert (await at.ask(wire.encode_close, handle)).code == wire.Status.OK
     late = await at.ask(wire.encode_readdir, handle)
@@ -147,7 +141,7 @@ async def test_a_close_behind_waiting_readdirs_answers_them_and_then_closes_the_
     await at.all_answered(holding)
     await at.pools.idle()
     assert descriptors() == before
-    # Nothing counts as pending any more.
+    # Nothing is pending any more.
     at.session.finish()
     assert at.channel.closed
     (line,) = at.events("folder_listed")
@@ -166,8 +160,8 @@ async def test_virtual_directories_are_listed_without_a_thread(at: Served) -> No
     assert [line["result"] for line in at.events("request")] == ["ok", "ok", "eof"]
 
 
-async def test_readdirs_behind_the_end_of_a_folder_are_answered_at_once(at: Served) -> None:
-    """sshfs has several under way, and all but the first are for the end."""
+async def test_readdirs_past_the_end_are_answered_at_once(at: Served) -> None:
+    """sshfs sends several ahead; all but the first are past the end."""
     handle = await at.opendir(b"share")
     assert isinstance(await at.ask(wire.encode_readdir, handle), wire.NameReply)
     ends = [at.send(wire.encode_readdir, handle) for _ in range(4)]
@@ -178,7 +172,7 @@ async def test_readdirs_behind_the_end_of_a_folder_are_answered_at_once(at: Serv
     assert (line["entries"], line["complete"]) == (1, True)
 
 
-async def test_readdirs_that_came_together_take_one_turn_on_a_thread(at: Served) -> None:
+async def test_readdirs_that_arrive_together_use_one_thread_job(at: Served) -> None:
     handle = await at.opendir(b"share")
     asked = [at.send(wire.encode_readdir, handle) for _ in range(5)]
     closing = at.send(wire.encode_close, handle)

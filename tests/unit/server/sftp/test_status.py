@@ -1,4 +1,4 @@
-"""Each error becomes one status, in words that tell nothing of our own."""
+"""Each error becomes one status whose message reveals no internals."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_each_error_has_its_status(error: Exception, code: StatusCode, message: 
     assert (response.request_id, response.code, response.message) == (77, code, message)
 
 
-def test_every_error_of_the_file_tree_has_a_place_in_the_table() -> None:
-    told = {type(error) for error, _, _ in CASES}
-    assert set(FileSystemError.__subclasses__()) <= told
+def test_every_file_tree_error_is_in_the_table() -> None:
+    covered = {type(error) for error, _, _ in CASES}
+    assert set(FileSystemError.__subclasses__()) <= covered
 
 
 #: sftp-server.c, errno_to_portable(); all others are FAILURE.
@@ -73,7 +73,7 @@ OPENSSH = {
     **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), StatusCode.BAD_MESSAGE),
     errno.ENOSYS: StatusCode.OP_UNSUPPORTED,
 }
-#: Where the gateway answers otherwise, and why.
+#: Deliberate differences, with their reasons.
 OTHERWISE = {
     errno.ENAMETOOLONG: (StatusCode.NO_SUCH_FILE, "no file can have that name"),
     errno.ENXIO: (StatusCode.NO_SUCH_FILE, "a special file is not shown"),
@@ -81,13 +81,13 @@ OTHERWISE = {
     errno.EXDEV: (StatusCode.PERMISSION_DENIED, "a link leads out of the share"),
     errno.EBADF: (StatusCode.FAILURE, "a share that is away is not an empty one"),
     errno.EINVAL: (StatusCode.FAILURE, "the packet was well formed"),
-    errno.EFAULT: (StatusCode.FAILURE, "a fault of ours is not a matter of permissions"),
+    errno.EFAULT: (StatusCode.FAILURE, "an internal fault is not a permission problem"),
     errno.ENOSYS: (StatusCode.FAILURE, "the operation is known"),
 }
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode), ids=errno.errorcode.get)
-def test_what_a_look_up_fails_with_has_openssh_s_status(number: int, tmp_path: Path) -> None:
+def test_lookup_errors_have_openssh_statuses(number: int, tmp_path: Path) -> None:
     class Failing:
         descriptors = 1
 
@@ -114,12 +114,12 @@ WORDS = {message for _, _, message in CASES}
 
 
 @given(st.sampled_from(sorted(errno.errorcode)), st.text())
-def test_whatever_a_disk_reports_the_client_gets_known_words(number: int, text: str) -> None:
+def test_any_errno_becomes_a_known_message(number: int, text: str) -> None:
     code, message = status_of(OSError(number, text, f"/{text}"))
     assert message in WORDS
     assert code in (StatusCode.FAILURE, StatusCode.PERMISSION_DENIED)
 
 
-def test_every_status_is_a_result_that_metrics_and_log_know() -> None:
+def test_every_status_is_in_the_metrics_and_log_vocabulary() -> None:
     assert {code.name.lower() for _, code, _ in CASES} <= RESULTS
     assert {"ok", "eof"} <= RESULTS

@@ -1,4 +1,4 @@
-"""What is offered is fast where it can be, never weak, and known to the SSH library."""
+"""Offered algorithms are fast if possible, never weak, and supported by asyncssh."""
 
 from __future__ import annotations
 

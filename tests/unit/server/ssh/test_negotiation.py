@@ -1,4 +1,4 @@
-"""Each client is offered the best it knows; a failed negotiation says what would have helped."""
+"""Each client is offered the best it supports; a failed negotiation names a remedy."""
 
 from __future__ import annotations
 

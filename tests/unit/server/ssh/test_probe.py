@@ -1,4 +1,4 @@
-"""The health check's handshake: a host key, or the reason why there is none."""
+"""The health check's handshake returns a host key or an error."""
 
 from __future__ import annotations
 
