@@ -27,7 +27,14 @@ from asyncssh.constants import (
 from asyncssh.packet import Boolean, String, UInt32
 
 from tests.hostile.conftest import Target, in_thread
-from tests.hostile.test_hostile_ssh import SHARE, _BufferedTransport, _client, _ends, _live, _Taken
+from tests.hostile.test_hostile_ssh import (
+    SHARE,
+    _BufferedTransport,
+    _client,
+    _live,
+    _RecordingChannel,
+    _wait_closed,
+)
 from tests.support.gateway import TIMEOUT, wait_for
 from tests.support.live import live
 from tests.support.sftp_wire import (
@@ -79,7 +86,7 @@ async def test_host_key_signatures_per_client_are_limited(attacked: Target) -> N
             connection.send_packet(
                 MSG_GLOBAL_REQUEST, String(_PROVE), Boolean(False), String(_host_key(attacked))
             )
-        await _ends(connection)
+        await _wait_closed(connection)
 
 
 # Other SSH messages
@@ -90,7 +97,7 @@ async def test_too_many_messages_end_the_connection_with_a_penalty(attacked: Tar
     async with _client(attacked) as connection:
         for _ in range(3000):
             connection.send_packet(MSG_IGNORE, String(b""))
-        await _ends(connection)
+        await _wait_closed(connection)
     wait_for(
         lambda: attacked.events("session_end", reason="protocol_error")[ended:], "the end's line"
     )
@@ -140,7 +147,7 @@ async def test_requests_during_a_client_key_exchange_end_the_connection(
         connection._kex_complete = True  # so that the rest is sent and not kept
         connection.send_packet(MSG_CHANNEL_OPEN, String("x"), UInt32(1), UInt32(1), UInt32(1000))
         sent.release()
-        await _ends(connection)
+        await _wait_closed(connection)
     wait_for(
         lambda: attacked.events("session_end", reason="protocol_error")[ended:], "the end's line"
     )
@@ -153,7 +160,7 @@ async def test_packets_of_one_byte_cost_bounded_memory(attacked: Target) -> None
     before = attacked.memory()
     async with _client(attacked) as connection:
         for number in range(4):
-            taken = _Taken()
+            taken = _RecordingChannel()
             connection._channels[100 + number] = taken
             connection.send_packet(
                 MSG_CHANNEL_OPEN, String("session"), UInt32(100 + number), UInt32(2**31), UInt32(1)
@@ -304,7 +311,7 @@ async def test_attempts_with_unoffered_methods_are_counted(attacked: Target) -> 
                 MSG_USERAUTH_REQUEST, String("gvpocr"), String("ssh-connection"),
                 String("none" if not number else "hostbased"),
             )  # fmt: skip
-        await _ends(connection)
+        await _wait_closed(connection)
     wait_for(
         lambda: attacked.events("login_refused", reason="method_not_offered")[refused + 99 :],
         "a line of each that max_auth_tries allows",

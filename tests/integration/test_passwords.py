@@ -13,7 +13,7 @@ import pytest
 from asyncssh.constants import MSG_USERAUTH_FAILURE, MSG_USERAUTH_REQUEST
 from asyncssh.packet import Boolean, String
 
-from tests.hostile.test_hostile_ssh import _client, _ends
+from tests.hostile.test_hostile_ssh import _client, _wait_closed
 from tests.integration.test_workers import workers
 from tests.support.gateway import TIMEOUT, Gateway, wait_for
 
@@ -171,7 +171,7 @@ async def test_pipelined_password_attempts_are_all_counted(gateway: Gateway) -> 
     async with _client(gateway, log_in=False) as connection:
         for _ in range(50):
             connection.send_packet(*_WRONG)
-        await _ends(connection)
+        await _wait_closed(connection)
     first = wait_for(
         lambda: gateway.events("login_refused", reason="wrong_password")[before:], "a line"
     )[0]
