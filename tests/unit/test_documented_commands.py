@@ -19,7 +19,7 @@ PAGES = (
     *(REPOSITORY / name for name in ("README.md", "keys/README.md", "config/README.md")),
 )
 
-#: What stands for the program: by itself, or a service of the compose file that runs it.
+#: The program itself, or a service of the compose file that runs it.
 PROGRAM = re.compile(
     r"(?:^|[\s/`])(?:sftp-gateway|docker-compose run (?:-\S+ (?:\"[^\"]*\" )?)*init"
     r"|docker run (?:-\S+ )*sftp-gateway)[ ]+(?=[a-z-])"
@@ -27,10 +27,10 @@ PROGRAM = re.compile(
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
-#: Where a command ends, and another program or a file begins.
+#: The end of a command: another program or a file follows.
 END = re.compile(r" [|<>#]|&&|;|\$\(|[|]")
 
-#: Words of the pages that stand for something of the reader's.
+#: Placeholders in the documentation.
 MEANT = {"N": "1", "WHEN": "now", "STEP": "prepare"}
 
 

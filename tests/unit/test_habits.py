@@ -16,11 +16,11 @@ from tests.support.promises import REPOSITORY
 GITHUB = REPOSITORY / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 
-#: An action at a commit, with its version beside it for people and for dependabot.
+#: An action pinned to a commit, with its version in a comment for dependabot.
 PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v[\d.]+$")
 
 
-#: A file of the product or of the repository, as pages name them.
+#: A file named in the documentation.
 NAMED_FILE = re.compile(r"`((?:[\w-]+/)+[\w-]+\.(?:py|toml|yml|md))`")
 
 

@@ -241,7 +241,7 @@ async def test_the_end_of_every_connection_is_reported_once(start: Start) -> Non
     running = await start()
     for _ in range(3):
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        writer.transport.abort()  # with a reset, maybe before it is served
+        writer.transport.abort()  # a reset, possibly before it is served
     async with await running.connect():
         pass
     async with asyncio.timeout(TIMEOUT):
@@ -269,7 +269,7 @@ async def test_healthcheck_recognizes_its_own_gateway(
     private.unlink()  # and none is known
     assert await asyncio.to_thread(main, ["healthcheck"]) == 0
     await running.stop()
-    # A healthcheck is worth no line.
+    # A health check is not logged.
     assert running.events() == []
 
 
@@ -350,7 +350,7 @@ async def test_an_invalid_host_key_is_an_error(folder: Path) -> None:
     assert said.startswith("keys_dir: a host key cannot be read: keys/ssh_host_ed25519_key: ")
 
 
-# The line that mounts
+# The mount line
 
 
 def mount_line(settings: Settings, port: int = 2222) -> str:
@@ -422,7 +422,7 @@ async def test_received_data_is_acknowledged_at_once_before_login(
     running = await start()
     async with await running.connect() as connection:
         until_login = acknowledged
-        assert until_login >= 4  # the client's version, its keys and its request, at least
+        assert until_login >= 4  # at least version, key exchange and authentication
         async with connection.start_sftp_client() as sftp:
             await sftp.listdir("models")
     assert acknowledged == until_login
@@ -478,7 +478,7 @@ async def test_a_file_is_served_without_any_buffer_budget(start: Start, folder: 
     assert await download(running) == content
 
 
-# What is told of connections
+# Reports about connections
 
 
 async def test_a_login_and_its_end_are_reported(start: Start) -> None:
@@ -514,7 +514,7 @@ async def test_a_connection_closed_by_a_stop_is_not_an_offence(start: Start) -> 
     writer.close()
 
 
-# Clients that send what they should not, or do not send what they should
+# Misbehaving clients
 
 
 async def test_a_flood_of_messages_is_a_protocol_error(start: Start) -> None:
@@ -571,7 +571,7 @@ async def test_a_stop_does_not_wait_for_a_half_closed_channel(
     channel._packet_handlers = {
         **channel._packet_handlers, MSG_CHANNEL_CLOSE: lambda *_: closed.set(),
     }  # fmt: skip
-    writer.write(b"\0\0\0\0")  # no packet: the channel is closed for it
+    writer.write(b"\0\0\0\0")  # an invalid packet, which closes the channel
     await closed.wait()
     async with asyncio.timeout(TIMEOUT):
         await running.stop()
@@ -632,7 +632,7 @@ async def test_a_stalled_client_is_disconnected_but_a_slow_one_is_not(
             await asyncio.sleep(pause)
 
 
-# Connections that are interrupted
+# Interrupted connections
 
 
 @pytest.mark.parametrize("opened", [False, True])

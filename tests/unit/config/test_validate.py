@@ -354,7 +354,7 @@ def test_a_share_containing_the_env_file_is_an_error(inspect: Inspect, folder: P
 
 
 @as_root
-def test_a_share_containing_the_keys_through_another_mount_is_an_error(
+def test_a_share_containing_the_keys_by_another_mount_is_an_error(
     inspect: Inspect, folder: Path, tmp_path: Path
 ) -> None:
     """As with volumes of a container: no parent of the keys belongs to the share."""
@@ -624,7 +624,7 @@ def test_a_reachable_page_without_a_token_is_a_warning(inspect: Inspect) -> None
     [(None, "there is no secret"), ("short\n", "fewer than 16 characters")],
     ids=["missing", "too short"],
 )
-def test_an_unusable_token_closes_the_page_without_preventing_the_start(
+def test_an_unusable_token_closes_the_page_but_allows_the_start(
     inspect: Inspect, folder: Path, content: str | None, message: str
 ) -> None:
     if content is not None:

@@ -202,7 +202,7 @@ def test_the_client_finds_where_the_next_response_starts(packet, response, reply
 
 # The content of EXTENDED_REPLY depends on the request, and is tested separately.
 @pytest.mark.parametrize("name", [name for name in GOLDEN if not name.startswith("EXTENDED")])
-def test_the_client_rejects_a_response_with_a_byte_too_few_or_too_many(name):
+def test_the_client_rejects_truncated_and_overlong_responses(name):
     frame = bytes.fromhex(GOLDEN[name][0])[4:]
     for wrong in (frame[:-1], frame + b"\x00"):
         with pytest.raises(wire.WireError):

@@ -56,7 +56,7 @@ def test_the_history_thread_has_access_to_its_folder_only(tmp_path: Path) -> Non
 
     in_a_thread(work)
     assert (history / "history.sqlite3.broken").exists()
-    assert (secret / "key").read_text() == "secret"  # the others are as free as before
+    assert (secret / "key").read_text() == "secret"  # other threads are not confined
 
 
 def test_without_landlock_the_thread_is_not_confined(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def note(handle: FileHandle, pieces: Sequence[tuple[int, int]]) -> FileHandle:
     return handle
 
 
-# How much was served
+# Served bytes
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_truncated_file_is_incomplete(opened: Open, root: Path) -> None:
     assert not note(handle, [(0, 40)]).whole
 
 
-BLOCKS = 20 * MAX_RANGES  # of a file, far more than pieces are remembered
+BLOCKS = 20 * MAX_RANGES  # far more blocks of a file than ranges are stored
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_client_that_reads_every_second_block_costs_no_more_memory(
     handle = note(opened(BLOCKS), [(block, 1) for block in range(1, BLOCKS, 2)[::step]])
     assert handle._ahead is not None
     assert len(handle._ahead._starts) == len(handle._ahead._ends) == MAX_RANGES
-    # What there was no room for is not claimed to have been read.
+    # Ranges that did not fit are not counted as read.
     note(handle, [(block, 1) for block in range(0, BLOCKS, 2)])
     assert handle.served == BLOCKS
     assert not handle.whole

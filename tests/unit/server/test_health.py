@@ -172,7 +172,7 @@ async def test_the_problem_of_an_unreadable_share_is_explained(
     share.refused = True
     await watching.probe()
     assert watching.problems == {"a": f"{tmp_path}/a is closed"}
-    # One that Landlock keeps from this worker alone is not its owner's business.
+    # A share denied to this worker by Landlock only is not the owner's problem.
     share.moved = True
     await watching.probe()
     assert watching.problems == {"a": os.strerror(errno.EACCES)}
@@ -273,10 +273,10 @@ async def test_the_monitor_probes_until_it_is_cancelled(
     assert running.cancelled()
 
 
-# Sums
+# Totals
 
 #: f_bsize, f_frsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail, f_flag, f_namemax;
-#: without an f_fsid, as FUSE and NFS tell none.
+#: without an f_fsid, as on FUSE and NFS.
 SMALL = (4096, 4096, 100, 50, 40, 10, 5, 4, 0, 255)
 LARGE = (65536, 65536, 1000, 500, 400, 100, 50, 40, 0, 143)
 
@@ -339,7 +339,7 @@ async def test_a_hanging_share_keeps_its_last_figures(
     assert watching.statvfs_of(tree(share)) == before
 
 
-# What clients' requests show
+# Problems found by requests
 
 
 class Clock:

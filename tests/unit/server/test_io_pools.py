@@ -13,7 +13,7 @@ from tests.support.gateway import TIMEOUT
 
 Occupy = Callable[[str, Pool, int], None]
 
-#: Seconds; what is to be given up here waits for a gate that opens later.
+#: Seconds; the gate opens later.
 SOON = 0.05
 
 
@@ -110,7 +110,7 @@ async def test_depths_count_running_and_queued_work(
     occupy("b", Pool.METADATA, 3)
     assert pools.depths() == {**nothing, ("a", "read"): 20, ("b", "metadata"): 3}
     gate.set()
-    # Work that needs all threads of a pool at once is behind everything that was there before.
+    # Work that needs all threads of a pool runs after all earlier work.
     for share, pool, threads in [("a", Pool.READ, 16), ("b", Pool.METADATA, 8)]:
         together = threading.Barrier(threads, timeout=TIMEOUT)
         await asyncio.gather(
@@ -132,7 +132,7 @@ async def test_close_cancels_queued_work_without_waiting(pools: IoPools, occupy:
     assert await cancelled
 
 
-# A disk that does not answer
+# A hanging disk
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_work_without_timeout_is_never_abandoned(
         lambda future: told.set_result(future.result()),
         no_timeout=True,
     )
-    # Everything that came behind it has been given up, and so it would have been too.
+    # All later work was abandoned, as this work would have been.
     with pytest.raises(TimeoutError):
         await run_in_pool(with_timeout, "a", Pool.METADATA, lambda: gate.wait(TIMEOUT))
     assert not told.done()

@@ -190,7 +190,7 @@ def test_settings_can_be_pickled(load: Load) -> None:
     assert copy.users["ana"].password_hash.get_secret_value() == "secret"
 
 
-def test_a_password_from_the_environment_is_added_to_a_user_of_the_file(load: Load) -> None:
+def test_a_password_from_the_environment_joins_a_user_of_the_file(load: Load) -> None:
     settings = load(
         '[users.ana]\nshares = ["models"]\n', SFTP_GATEWAY_USERS__ANA__PASSWORD_HASH="$argon2id$x"
     )

@@ -20,7 +20,7 @@ pid = fork(child, keep=())
 {parent}
 """
 
-#: Waits for the child, and prints how it ended.
+#: Waits for the child and prints its exit status.
 AND_WAIT = """
 while not (ended := reap_children()):
     time.sleep(0.01)

@@ -67,7 +67,7 @@ def test_a_port_can_be_reused_right_after_its_last_connection() -> None:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             listener.setblocking(True)
-            listener.accept()[0].close()  # the server's side waits for the last of it
+            listener.accept()[0].close()  # leaves the server's side in TIME_WAIT
     again = listen("127.0.0.1", port)
     again.close()
 
@@ -87,7 +87,7 @@ def test_a_port_used_on_ipv6_only_is_an_error() -> None:
 
 
 def test_a_foreign_address_is_an_error_of_the_host_option() -> None:
-    # RFC 5737: nobody has it.
+    # RFC 5737: a documentation address.
     said = listen_error("192.0.2.1", 0)
     assert said == "host: 192.0.2.1 is not an address of this machine"
 

@@ -157,9 +157,7 @@ def test_a_folder_of_5_000_entries_is_listed_in_full(any_share: Share, root: Pat
     assert set(found) == names | {b".", b"..", b"inner"}
 
 
-def test_the_home_folder_and_lstat_show_the_same_attributes_of_a_share(
-    share: Share, root: Path
-) -> None:
+def test_the_home_folder_and_lstat_agree_about_a_share(share: Share, root: Path) -> None:
     os.utime(root, (1000, 2000))
     assert share.root_attributes() == share.lstat(b"", wait=True)
     os.utime(root, (3000, 4000))
@@ -222,7 +220,7 @@ def local_share(folder: Path) -> Share:
     )
 
 
-def test_a_non_waiting_call_on_a_local_share_is_answered_from_the_caches(tmpfs: Path) -> None:
+def test_a_non_waiting_call_on_a_local_share_uses_the_caches(tmpfs: Path) -> None:
     (tmpfs / "folder").mkdir()
     (tmpfs / "folder" / "file").write_bytes(b"cached")
     (tmpfs / "link").symlink_to("folder/file")

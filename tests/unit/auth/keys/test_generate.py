@@ -132,7 +132,7 @@ def test_a_public_key_file_may_be_world_readable(key_file: Path, mode: int) -> N
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-def test_a_public_key_file_writable_by_others_is_an_error_with_a_command(
+def test_a_public_key_writable_by_others_is_an_error_with_a_command(
     key_file: Path, mode: int
 ) -> None:
     key_file.chmod(mode)

@@ -164,9 +164,7 @@ def test_a_log_other_than_a_regular_file_is_an_error(special):
         check_file(special)
 
 
-def test_a_file_replaced_by_a_special_file_is_still_written_with_a_warning(
-    special, tmp_path, caplog
-):
+def test_a_file_replaced_by_a_special_file_is_written_with_a_warning(special, tmp_path, caplog):
     path = tmp_path / "access.log"
     sink = FileSink(path)
     sink.write(b"one\n")

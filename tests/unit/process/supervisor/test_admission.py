@@ -111,7 +111,7 @@ def test_bans_and_trust_outlive_a_worker_but_its_sessions_do_not(
     one.now = 50.0
     one.misbehave(Offence.CRASH, THERE)
     assert one.policy.rejection_reason(THERE) is None
-    one.now = 120.0  # no session of it has been open for longer than `trust`
+    one.now = 120.0  # `trust` seconds after its last session
     assert one.policy.rejection_reason(THERE) == "source_banned"
 
 

@@ -54,7 +54,7 @@ def test_an_ended_workers_connections_are_removed(connections: ConnectionTable) 
     taken = [let_in(connections, [0, 1]) for _ in range(5)]
     assert len(connections.worker_ended(0)) == 3
     assert connections.total == 2
-    for worker, number in taken:  # those of the ended worker are known no more
+    for worker, number in taken:  # those of the ended worker are unknown
         connections.remove(number, worker)
     assert connections.total == connections.worker_count(0) == connections.worker_count(1) == 0
     assert connections.busiest() == (None, 0)

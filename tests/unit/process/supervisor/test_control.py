@@ -135,7 +135,7 @@ def test_only_root_and_the_gateways_user_are_served(served: ControlledGateway) -
     if os.geteuid():
         pytest.skip("only root can become another user")
     path.parent.chmod(0o755)
-    path.chmod(0o666)  # as if somebody had opened it to all
+    path.chmod(0o666)  # as if made world-writable
 
     def ask() -> int:
         child = os.fork()
@@ -166,7 +166,7 @@ def test_descendants_of_the_gateway_are_recognized() -> None:
     assert control._descends_from_us(child)
     os.kill(child, 9)
     os.waitpid(child, 0)
-    assert control._descends_from_us(child)  # gone: nobody can tell
+    assert control._descends_from_us(child)  # exited: unknown
 
 
 def test_a_stale_socket_is_replaced(unconfigured: Path) -> None:

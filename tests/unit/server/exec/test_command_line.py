@@ -20,7 +20,7 @@ from sftp_gateway.server.exec.command_line import (
     split,
 )
 
-#: Those that this machine has; every machine has the first.
+#: The shells on this machine; every machine has the first.
 SHELLS = [shell for shell in ("sh", "bash", "dash") if shutil.which(shell)]
 
 
@@ -120,7 +120,7 @@ def test_the_refusal_is_one_line() -> None:
     assert REFUSAL.startswith("sftp-gateway: ")
 
 
-#: Words, quotes and all that means something to a shell, in any order.
+#: Words, quotes and shell metacharacters in any order.
 PARTS = st.sampled_from(
     [*"abc01 \"'$`\\;|&<>(){}[]*?~#!-=%^+@:,./_é\u0939", "  ", "''", '""', " -", "'a b'", '"c d"']
 )

@@ -14,7 +14,7 @@ from tests.support import sftp_wire as wire
 from tests.support.session import GatedShare, Served, served
 
 LIMIT = 2 * MAX_READ_LENGTH
-#: A READ of the longest kind with its answer's header.
+#: The longest READ, with the header of its response.
 REPLY = MAX_READ_LENGTH + 13
 COUNT = 12
 
@@ -70,11 +70,11 @@ async def test_a_session_pauses_at_its_limit(slow: Served, clock: Clock) -> None
         for piece in range(COUNT)
     ]
     slow.feed(*(packet for _, packet in requests))
-    # One second's worth, and the answer that went beyond it.
+    # The data of one second, and the response that exceeded it.
     assert LIMIT < slow.channel.written - before <= LIMIT + REPLY
     assert slow.session.busy
     held = slow.channel.written
-    slow.feed(slow.prepare(wire.encode_stat, b"/")[1])  # does not get around it either
+    slow.feed(slow.prepare(wire.encode_stat, b"/")[1])  # is throttled too
     for _ in range(10):  # turns of the event loop
         await asyncio.sleep(0)
     assert slow.channel.written == held

@@ -47,7 +47,7 @@ def test_drained_buffers_are_noticed() -> None:
     sessions = [Session(10) for _ in range(10)]
     for session in sessions:
         budget.update(session)
-        session.buffered = 0  # the network has taken it
+        session.buffered = 0  # it was sent
     assert not budget.exhausted
 
 
@@ -59,6 +59,6 @@ def test_recounts_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     budget.update(session)
     assert budget.exhausted
     session.buffered = 0
-    assert budget.exhausted  # it was looked at just now
+    assert budget.exhausted  # it was recounted just now
     now += 0.2
     assert not budget.exhausted

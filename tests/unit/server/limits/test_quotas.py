@@ -38,7 +38,7 @@ def make(handles: int, connections: int, **options: int) -> Quotas:
     return Quotas(DescriptorAllotment(connections, handles), **{"max_handles": 10**9, **options})
 
 
-# How descriptors are divided
+# Division of descriptors
 
 
 @pytest.mark.parametrize("limit", [8, 64, 256, 1024, 4096, 20_000, 524_288, 1 << 30])
@@ -55,7 +55,7 @@ def test_all_connections_fit_if_descriptors_suffice() -> None:
     assert divide(1000, connections=2000, temporary=100).connections == 286
 
 
-# How they are shared
+# Sharing
 
 
 def test_a_connection_has_at_most_max_handles_on_all_its_channels() -> None:

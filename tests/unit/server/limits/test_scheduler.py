@@ -113,7 +113,7 @@ def test_busy_connections_get_equal_time() -> None:
     for _ in range(300):
         loop.turn()
     times = [each.done * each.cost for each in busy]
-    assert max(times) <= 1.3 * min(times)  # a slice may be too long by one packet
+    assert max(times) <= 1.3 * min(times)  # a slice may exceed its time by one packet
 
 
 def test_an_error_of_one_does_not_stop_the_others() -> None:

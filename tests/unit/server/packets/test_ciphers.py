@@ -68,7 +68,7 @@ def test_packets_of_asyncssh_are_decrypted(name: bytes) -> None:
         assert ours.length(seq, sealed) == len(body)
         assert ours.open(seq, memoryview(sealed)) == body
         ours.unread()
-        assert ours.open(seq, memoryview(sealed)) == body  # as asyncssh may have to
+        assert ours.open(seq, memoryview(sealed)) == body  # asyncssh may decrypt again
 
 
 @every_cipher

@@ -36,7 +36,7 @@ def test_iovecs_are_where_the_data_lies(payload: int, data: bytes, before: int) 
         place[:] = data[done : done + len(place)]
         done += len(place)
     assert done == len(data)
-    assert outgoing.length == before  # it counts when it is said to
+    assert outgoing.length == before  # not yet committed
     outgoing.length += done
     assert outgoing.tail(before) == data
     outgoing.clear()

@@ -86,7 +86,7 @@ async def test_a_connection_lost_during_reads_leaves_nothing_open(
 
 
 @pytest.mark.parametrize("count", [1, 8, 30])
-async def test_a_connection_lost_during_a_close_after_reads_leaves_nothing_open(
+async def test_a_connection_lost_while_a_close_waits_for_reads_closes_all(
     at: Served, share: GatedShare, descriptors: Callable[[], int], count: int
 ) -> None:
     before = descriptors()
@@ -232,7 +232,7 @@ async def test_a_full_handle_table_is_reported_and_never_exceeded(
         assert await at.open(b"share/file")
 
 
-async def test_a_connection_lost_during_a_close_after_readdirs_leaves_nothing_open(
+async def test_a_connection_lost_while_a_close_waits_for_readdirs_closes_all(
     at: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()

@@ -101,7 +101,7 @@ async def test_an_unknown_handle_is_rejected(at: Served) -> None:
 
 @pytest.mark.parametrize("cold", [False, True])
 @pytest.mark.parametrize("offset", [SIZE // 2 - 5, SIZE // 2, SIZE - 10])
-async def test_eof_before_the_announced_size_is_a_failure(
+async def test_early_eof_is_a_failure(
     reporting: Served, share: GatedShare, root: Path, offset: int, cold: bool
 ) -> None:
     handle = await reporting.open(b"share/file")
@@ -117,9 +117,7 @@ async def test_eof_before_the_announced_size_is_a_failure(
     assert line["error"] == "truncated"
 
 
-async def test_eof_before_the_announced_size_ends_the_session_of_other_clients(
-    at: Served, root: Path
-) -> None:
+async def test_early_eof_ends_the_session_of_other_clients(at: Served, root: Path) -> None:
     handle = await at.open(b"share/file")
     os.truncate(root / "file", 0)
     at.send(wire.encode_read, handle, 0, 10)

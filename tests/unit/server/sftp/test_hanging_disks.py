@@ -39,7 +39,7 @@ def failure(reply: object) -> str:
     return reply.message
 
 
-async def test_a_hanging_read_ends_the_session_of_a_client_that_hides_errors(
+async def test_a_hanging_read_ends_the_session_if_the_client_hides_errors(
     with_timeout: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()
@@ -96,7 +96,7 @@ async def test_a_listing_that_timed_out_does_not_continue(
     assert {name.filename for name in names} == {b".", b"..", b"file"}
 
 
-async def test_a_session_that_ends_during_hanging_requests_leaves_nothing_open(
+async def test_a_session_ending_during_hanging_requests_leaves_nothing_open(
     with_timeout: Served, share: GatedShare, descriptors: Callable[[], int]
 ) -> None:
     before = descriptors()

@@ -48,6 +48,6 @@ async def test_a_stopped_timer_does_not_expire() -> None:
 
     watch = IdleTimer(seconds=0.0004, activity=active, expired=lambda: calls.append("expired"))
     watch.stop()
-    for _ in range(3):  # other watches come to their end meanwhile
+    for _ in range(3):  # other timers expire meanwhile
         await checks_until_expiry(iter([0] * 100))
     assert calls == ["look"]
