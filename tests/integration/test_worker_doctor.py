@@ -52,7 +52,7 @@ class Report:
     def skipped(self, why: str, *checks: str) -> None:
         for check in checks:
             assert self.of(check)["status"] == "skipped"
-            assert self.of(check)["found"] == f"not looked at: {why}"
+            assert self.of(check)["found"] == f"not checked: {why}"
 
     def fine(self, *checks: str) -> None:
         assert {check: self.of(check)["status"] for check in checks} == dict.fromkeys(checks, "ok")
@@ -177,7 +177,7 @@ def test_a_mounts_own_ssh_config_is_used(
 def test_the_gateways_doctor_command_prints_a_readable_report(gateway: Gateway) -> None:
     ran = gateway.run("doctor", "--worker", *map(str, login(gateway)))
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "ok       login        gvpocr@127.0.0.1 may log in (publickey)\n" in ran.stdout
+    assert "ok       login        gvpocr@127.0.0.1 can log in (publickey)\n" in ran.stdout
     # Options of the worker's doctor select it.
     ran = gateway.run("doctor", *map(str, login(gateway, key="/missing")))
     assert ran.returncode == 1
@@ -287,8 +287,8 @@ def signed(gateway: Gateway, folder: Path, *options: str) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("-n", "gvpocr", "-V", "-2d:-1d"), "was good until"),
-        (("-n", "gvpocr", "-V", "+1d:+2d"), "is good only from"),
+        (("-n", "gvpocr", "-V", "-2d:-1d"), "expired at "),
+        (("-n", "gvpocr", "-V", "+1d:+2d"), "is not valid before "),
         (("-n", "ana", "-V", "+1d"), "is not for gvpocr"),
     ],
 )
@@ -387,9 +387,9 @@ def server(banner: bytes | None) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("banner", "found"),
     [
-        (None, "takes the connection and says nothing"),
-        (b"", "takes the connection and closes it at once"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else than SSH answers"),
+        (None, "accepts the connection and says nothing"),
+        (b"", "accepts the connection and closes it immediately"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers, but not with SSH"),
     ],
 )
 def test_a_port_without_an_ssh_server_is_reported(
@@ -415,7 +415,7 @@ def test_a_banned_source_is_reported(
     wrong = make_key(tmp_path / "wrong", "ed25519")
     while not gateway.events("source_banned"):
         gateway.ssh("echo x", options=gateway.ssh_options(key=wrong))
-    found = examine(*login(gateway)).problem("port", "closes it at once")
+    found = examine(*login(gateway)).problem("port", "closes it immediately")
     assert "banned" in found["means"]
     assert any("source_banned" in command for command in found["do"])
 
@@ -431,7 +431,7 @@ def test_an_unexpected_host_key_is_reported_and_the_login_still_tested(
     other = public_line(make_key(tmp_path / "other", "ed25519"))
     file.write_text(f"[127.0.0.1]:{gateway.port} {other}\n" if known == "changed" else "")
     report = examine(*login(gateway, known_hosts=file.rename(tmp_path / "known")))
-    message = {"unknown": "does not have it", "changed": "another key than"}[known]
+    message = {"unknown": "host key is not in", "changed": "host key differs from"}[known]
     found = report.problem("host key", message)
     assert expected(gateway) in found["found"]
     report.fine("login", "folder")
@@ -510,7 +510,7 @@ def test_a_mount_whose_sshfs_was_killed_is_reported(
         wait_for(lambda: not Path(f"/proc/{sshfs}/exe").exists(), "its end")
         report = examine("--mount", mount, *login(gateway))
         found = report.problem("mount", "Transport endpoint is not connected")
-        assert found["means"].startswith("Its sshfs has ended")
+        assert found["means"].startswith("Its sshfs process has ended")
         report.fine("login")
         assert found["do"][0].startswith(f"fusermount3 -uz {mount}")
         subprocess.run(["sh", "-c", found["do"][0]], check=True)
@@ -627,7 +627,7 @@ def test_stacked_mounts_are_reported(gateway: Gateway, tmp_path: Path, examine: 
     ):
         wait_for(lambda: count() == 2, "the second")
         found = [f for f in examine("--mount", mount).findings if f["check"] == "mount"]
-    assert found[0]["found"].startswith("2 mounts lie upon another")
+    assert found[0]["found"].startswith("2 mounts are stacked at")
     assert found[0]["do"] == [f"fusermount3 -u {mount}"]
     assert found[1]["status"] == "ok"
 

@@ -48,7 +48,7 @@ def test_one_pasted_command_sets_up_a_clean_worker(
     done = worker.set_up(far_gateway)
     assert done.returncode == 0, done.stderr
     assert f"==> mounted gvpocr@{worker.host_address}:/home/gvpocr at {MOUNT}" in done.stdout
-    assert "In trouble:     sshfs-doctor\n" in done.stdout
+    assert "To diagnose:    sshfs-doctor\n" in done.stdout
     worker.shell("test -x $(command -v sshfs-doctor)")
     worker.put("/root/expected", content)
     worker.shell(f"cmp {MOUNT}/models/weights /root/expected")
@@ -73,7 +73,7 @@ def test_a_second_run_keeps_the_mount_and_uninstall_removes_everything(
     before = sshfs_pid(worker)
     again = worker.set_up(far_gateway)
     assert again.returncode == 0
-    assert "==> nothing has changed: the mount is left as it is" in again.stdout
+    assert "==> already up to date: the mount is unchanged" in again.stdout
     assert sshfs_pid(worker) == before
     changed = worker.run(f"{INSTALLED}/setup-sshfs-remote-worker.sh", "--no-cache")
     assert changed.returncode == 0, changed.stderr
@@ -122,7 +122,7 @@ WRONG = {
     ),
     "name": (
         ("no-such-machine.invalid",),
-        "error: no machine is known by the name no-such-machine.invalid\n",
+        "error: cannot resolve the host name no-such-machine.invalid\n",
     ),
     "route": (
         ("203.0.113.9",),
@@ -130,15 +130,15 @@ WRONG = {
     ),
     "user": (
         ("-u", "nobody-here"),
-        "in as nobody-here\n",
+        " for nobody-here\n",
     ),
     "key": (
         ("--key", "/root/strange"),
-        "error: the server does not let the key SHA256:",
+        "error: the server rejected the key SHA256:",
     ),
     "no key": (
         ("--key", "/root/kit/README.md"),
-        "error: the key is none that can be used without being asked\n",
+        "error: the key cannot be used: it has a passphrase, or is not an OpenSSH private key\n",
     ),
     "missing key": (
         ("--key", "/root/nothing"),
@@ -146,7 +146,8 @@ WRONG = {
     ),
     "password": (
         ("-P", "wrong"),
-        "error: the password is not gvpocr's, or gvpocr may not log in from here\n",
+        "error: the server rejected the password of gvpocr, or gvpocr may not log in from this "
+        "address\n",
     ),
     "folder": (
         ("--remote", "/home/gvpocr/letters"),
@@ -159,12 +160,12 @@ WRONG = {
     ),
     "host key": (
         ("--key", "/root/kit/worker_key"),
-        "error: what answers at {server} port {port} has another host key than the gateway",
+        "error: the host key of {server} port {port} is not that of the gateway",
     ),
     "option": (("--frobnicate",), "error: unknown option --frobnicate\n"),
     "value": (("-p",), "error: -p needs a value\n"),
     "mount": (("--mount", "mnt"), "error: cannot mount '/home/gvpocr' at 'mnt'\n"),
-    "mount of another": (("--mount", "/proc"), "error: /proc is a mount of type proc already\n"),
+    "mount of another": (("--mount", "/proc"), "error: /proc is already a mount of type proc\n"),
 }
 
 
@@ -201,8 +202,8 @@ def test_a_failed_mount_restores_the_previous_one(
     assert worker.run(setup).returncode == 0
     done = worker.run(setup, "--mount", "/proc/nothing")
     assert done.returncode == 1
-    assert "error: /proc/nothing cannot be made\n" in done.stderr
-    assert f"{MOUNT} is mounted as it was before\n" in done.stderr
+    assert "error: cannot create /proc/nothing\n" in done.stderr
+    assert f"the existing mount at {MOUNT} is unchanged\n" in done.stderr
     worker.shell(f"ls {MOUNT}/models && systemctl is-active sshfs-main-server")
     assert f"MOUNT='{MOUNT}'" in worker.shell("cat /etc/sshfs-main-server/config")
 
@@ -215,7 +216,7 @@ def test_set_up_without_root_is_refused(make_worker: MakeWorker, far_gateway: Ga
         "setpriv", "--reuid", "1234", "--clear-groups", "/tmp/kit/setup-sshfs-remote-worker.sh"
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: this has to run as root\n")
+    assert done.stderr.startswith("error: this script must run as root\n")
 
 
 # A key for each worker
@@ -253,7 +254,7 @@ def test_each_workers_key_can_be_revoked_alone(
     ]
     before = sshfs_pid(worker)
     # A second run keeps the key.
-    assert "nothing has changed" in worker.run(setup).stdout
+    assert "already up to date" in worker.run(setup).stdout
     assert sshfs_pid(worker) == before
     used = far_gateway.events("login_accepted")[-1]["key"]
     assert used in listed
@@ -271,14 +272,14 @@ def test_a_shared_key_is_kept_until_the_worker_has_its_own(
     setup = kit_on(worker, far_gateway)
     again = worker.run(setup)
     assert again.returncode == 0, again.stderr
-    assert "nothing has changed" in again.stdout
-    assert "for one of its own, which can be\nrevoked alone" in again.stdout
+    assert "already up to date" in again.stdout
+    assert "For a key of its own, which can be\nrevoked separately" in again.stdout
     assert sshfs_pid(worker) == before
     # Until the new key is authorized, the current one stays in use.
     worker.shell("sed -i \"s/^KEY_WAIT=.*/KEY_WAIT='0'/\" /root/kit/config")
     refused = worker.run(setup, "--own-key", "--name", "worker8")
     assert refused.returncode == 1
-    assert "error: the server does not let the key SHA256:" in refused.stderr
+    assert "error: the server rejected the key SHA256:" in refused.stderr
     assert sshfs_pid(worker) == before
     worker.put("/root/output", refused.stdout.encode())
     assert let_in(far_gateway, worker) == "worker8"
@@ -289,7 +290,7 @@ def test_a_shared_key_is_kept_until_the_worker_has_its_own(
     assert sshfs_pid(worker) != before
     assert worker.shell("cat /etc/sshfs-main-server/key.pub").endswith(" worker8\n")
     assert far_gateway.ssh("echo in").returncode == 0, "the shared key"
-    assert "nothing has changed" in worker.run(setup, "--own-key").stdout
+    assert "already up to date" in worker.run(setup, "--own-key").stdout
 
 
 def test_a_package_that_cannot_be_installed_is_reported_with_apts_error(
@@ -441,18 +442,18 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     good = findings(worker)
     assert {each["status"] for each in good.values()} == {"ok"}, good
     report = worker.run("sshfs-doctor", "--seconds", "1").stdout
-    assert "throughput   not measured: no big file" in report
+    assert "throughput   not measured: no large file" in report
 
     program, config = f"{INSTALLED}/sshfs-main-server", "/etc/sshfs-main-server"
     start = f"setsid {program} supervise >>/var/log/sshfs-main-server.log 2>&1 </dev/null &"
     worker.shell(f"{program} stop")
-    report = found(worker, "service", "problem", "it does not run (inactive)")
+    report = found(worker, "service", "problem", "it is not running (inactive)")
     assert f"on port {far_gateway.port}" in report["port"]["found"]
     for check in ("key", "host key", "login", "folder"):
         assert report[check]["status"] == "ok", report[check]
     assert report["mount"]["found"] == f"nothing is mounted at {MOUNT}"
-    assert report["mount"]["means"].endswith("Why is above: service.")
-    assert report["throughput"]["found"] == "not looked at: the mount cannot be read"
+    assert report["mount"]["means"].endswith("For the cause see above: service.")
+    assert report["throughput"]["found"] == "not checked: the mount cannot be read"
 
     # A missing folder.
     worker.shell(f"sed -i \"s|^REMOTE=.*|REMOTE='/home/gvpocr/letters'|\" {config}/config; {start}")
@@ -460,7 +461,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     report = found(worker, "folder", "problem", "/home/gvpocr/letters")
     assert "No such file or directory" in report["service"]["found"]
     assert report["host key"]["status"] == "ok"
-    assert report["mount"]["means"].endswith("Why is above: folder, service.")
+    assert report["mount"]["means"].endswith("For the cause see above: folder, service.")
 
     # A host key other than the pinned one.
     worker.shell(f"{program} stop; sed -i \"s|letters'|'|; s|gvpocr/'|gvpocr'|\" {config}/config")
@@ -468,7 +469,9 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
         f"ssh-keygen -q -t ed25519 -N '' -f /root/strange; cp {config}/known_hosts /root/known; "
         f"echo sftp-gateway $(cut -d' ' -f1,2 /root/strange.pub) >{config}/known_hosts"
     )
-    report = found(worker, "host key", "problem", f"another key than {config}/known_hosts:1 has")
+    report = found(
+        worker, "host key", "problem", f"host key differs from that in {config}/known_hosts:1"
+    )
     assert report["folder"]["status"] == "ok"
     assert any(
         command.startswith("sftp-gateway worker-kit") for command in report["host key"]["do"]
@@ -481,7 +484,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
         f"echo {worker.host_address} main >>/etc/hosts; "
         f"sed -i \"s/^SERVER=.*/SERVER='main'/\" {config}/config"
     )
-    report = found(worker, "login", "ok", "gvpocr@main may log in")
+    report = found(worker, "login", "ok", "gvpocr@main can log in")
     assert report["name"]["found"] == f"main is fd00::7, {worker.host_address}"
 
     # No server.
@@ -489,7 +492,7 @@ def test_the_doctor_uses_the_kits_configuration_without_a_mount(
     report = found(worker, "port", "problem", "main refuses connections to port")
     assert "fd00::7: Connection refused" in report["port"]["found"]
     for check in ("host key", "login", "folder"):
-        assert report[check]["found"] == "not looked at: the server was not reached"
+        assert report[check]["found"] == "not checked: the server was not reached"
 
 
 def test_the_readmes_manual_mount_needs_no_terminal(

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Mounts the main server's folders on this worker, now and at every start, read-only.
+# Mounts the main server's folders on this worker, read-only, now and at every boot.
 set -u
 
 lib=/usr/local/lib/sshfs-main-server
@@ -11,10 +11,10 @@ old=$etc.old
 program=$lib/sshfs-main-server
 fstab_mark='# by sshfs-main-server: '
 
-# The kit's own choices: SERVER, PORT, LOGIN, REMOTE, MOUNT and how it is mounted.
+# The kit's defaults: SERVER, PORT, LOGIN, REMOTE, MOUNT and the options of the mount.
 # shellcheck source=/dev/null
 . "$kit/config" || exit 1
-# Run from where it was installed, it goes by what is in use.
+# If run from where it is installed, the configuration in use overrides the kit's.
 # shellcheck source=/dev/null
 if [ "$kit" = "$lib" ] && [ -e "$etc/config" ]; then . "$etc/config"; fi
 
@@ -22,25 +22,26 @@ usage() {
     cat <<TEXT
 usage: setup-sshfs-remote-worker.sh [options] [SERVER]
 
-Installs sshfs, pins the server's host key, tries the login, mounts $MOUNT and
-installs a service that mounts it at every start. Run it as root; running it again
-brings everything up to date.
+Installs sshfs, pins the server's host key, tests the login, mounts $MOUNT and
+installs a service that mounts it at every boot. Run it as root; run it again to
+bring everything up to date.
 
   SERVER               the server's name or address (default: $SERVER)
   -u, --user USER      the login name (default: $LOGIN)
   -p, --port PORT      the server's port (default: $PORT)
-  -k, --key FILE       the private key to log in with; default: the one it has, or else one
-                       that is made here, for this worker only
-      --own-key        make such a key in place of one that was given
-      --name NAME      what that key is called on the server (default: $(own_name))
+  -k, --key FILE       the private key to log in with; default: the kit's or the installed
+                       one, otherwise a new one for this worker only
+      --own-key        generate such a key instead of using a shared one
+      --name NAME      the comment of that key (default: $(own_name))
   -P, --password PASSWORD
-                       the password to log in with; better:
+                       the password to log in with; --password-file is safer
       --password-file FILE
-      --remote FOLDER  the server's folder to mount (default: $REMOTE)
-      --mount FOLDER   where (default: $MOUNT)
-      --no-cache       see changes of the server at once, for more traffic
+                       a file with the password
+      --remote FOLDER  the folder on the server (default: $REMOTE)
+      --mount FOLDER   the mount point (default: $MOUNT)
+      --no-cache       show changes on the server immediately, at the cost of more traffic
       --uninstall      unmount, and remove what this script installed
-  -h, --help           this text
+  -h, --help           show this help
 TEXT
 }
 
@@ -48,29 +49,29 @@ own_name() { uname -n | tr -c 'A-Za-z0-9._\n-' -; }
 
 step() { printf '==> %s\n' "$*"; }
 
-# fail WHAT HINT...: what went wrong, then what to do about it.
+# fail MESSAGE HINT...: print what went wrong and what to do about it, and exit.
 fail() {
     printf 'error: %s\n' "$1" >&2
     shift
     for hint in "$@"; do printf '       %s\n' "$hint" >&2; done
-    [ -z "$kept" ] || printf '       %s\n' "$kept is mounted as it was before" >&2
+    [ -z "$kept" ] || printf '       %s\n' "the existing mount at $kept is unchanged" >&2
     exit 1
 }
 
-# What a worker that was cut short left behind, and the kit's own folder when it was unpacked only
-# for this (SSHFS_KIT_TEMP is set by worker-kit.sh).
+# Removes what an interrupted run left behind, and the kit's folder if worker-kit.sh unpacked it only
+# for this run (SSHFS_KIT_TEMP).
 tidy() {
     rm -rf -- "$new" "$old" "$lib.old" ${SSHFS_KIT_SECRET:+"$SSHFS_KIT_SECRET"}
     case ${SSHFS_KIT_TEMP-} in /*) rm -rf -- "$SSHFS_KIT_TEMP" ;; esac
 }
 
-is_plain() { # is_plain TEXT: may be written in `config` and in ssh's configuration
+is_plain() { # is_plain TEXT: safe to write into `config` and into ssh_config unquoted
     case $1 in '' | -* | *[!A-Za-z0-9._:/@%+-]*) return 1 ;; esac
 }
 
 options() {
     while [ $# -gt 0 ]; do
-        # shellcheck disable=SC2034 # CACHE: `configure` writes it down
+        # shellcheck disable=SC2034 # CACHE: `configure` writes it
         case $1 in
         -h | --help) usage; exit 0 ;;
         --uninstall) action=uninstall; shift; continue ;;
@@ -95,7 +96,7 @@ options() {
     done
 }
 
-# `ps` shows a password on the command line to everybody: start again without it, at once.
+# `ps` shows the command line to every user: restart at once without the password on it.
 hide_password() {
     secret=$(umask 077 && mktemp) || exit 1
     for word in "$@"; do
@@ -116,25 +117,25 @@ check_options() {
     is_plain "$LOGIN" || fail "'$LOGIN' is not a valid user name"
     case $PORT in '' | *[!0-9]* | ??????*) fail "'$PORT' is not a valid port" "give a number, such as -p 2222" ;; esac
     if ! is_plain "$MOUNT" || ! is_plain "$REMOTE" || [ "${MOUNT#/?}" = "$MOUNT" ]; then
-        fail "cannot mount '$REMOTE' at '$MOUNT'" "give folders without blanks, --mount from / on"
+        fail "cannot mount '$REMOTE' at '$MOUNT'" "give paths without blanks; --mount takes an absolute path"
     fi
-    case $name in '' | -* | *[!A-Za-z0-9._@-]*) fail "'$name' is not a valid key name" "give plain letters, digits, dots and dashes" ;; esac
-    [ -z "$own" ] || [ -z "$key$password_file" ] || fail '--own-key makes a key: give no other beside it'
+    case $name in '' | -* | *[!A-Za-z0-9._@-]*) fail "'$name' is not a valid key name" "use letters, digits, dots and dashes" ;; esac
+    [ -z "$own" ] || [ -z "$key$password_file" ] || fail '--own-key cannot be combined with --key or --password-file'
     [ -z "$key" ] || [ -r "$key" ] || fail "the key $key cannot be read" \
-        "copy it here from the server (keys/worker_ed25519), or make the kit with --key"
+        "copy it here from the server (keys/worker_ed25519), or create the kit with --key"
     [ -z "$password_file" ] || [ -r "$password_file" ] || fail "the password file $password_file cannot be read"
 }
 
 check_machine() {
-    [ "$(id -u)" -eq 0 ] || fail 'this has to run as root' \
-        "sudo sh $0, or from afar: ... | ssh USER@WORKER sudo sh"
+    [ "$(id -u)" -eq 0 ] || fail 'this script must run as root' \
+        "run: sudo sh $0; or over ssh: ... | ssh USER@WORKER sudo sh"
     [ -c /dev/fuse ] || modprobe fuse 2>/dev/null
     [ -c /dev/fuse ] || fail '/dev/fuse is missing, so nothing can be mounted' \
-        'on a machine: modprobe fuse' \
+        'on a host: modprobe fuse' \
         'in a container: docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor:unconfined'
 }
 
-# What is mounted there already is this kit's or its predecessor's, or is none of its business.
+# An sshfs mount at $MOUNT is this kit's or its predecessor's; any other is left alone.
 check_mount() {
     kind=
     while read -r _ at type _; do
@@ -142,7 +143,7 @@ check_mount() {
     done </proc/mounts
     case $kind in
     '' | fuse.sshfs) ;;
-    *) fail "$MOUNT is a mount of type $kind already" "give another folder: --mount" ;;
+    *) fail "$MOUNT is already a mount of type $kind" "choose another folder: --mount FOLDER" ;;
     esac
 }
 
@@ -165,24 +166,24 @@ install_sshfs() {
         apk add --quiet sshfs openssh-client >"$new/install.log" 2>&1
     else
         fail 'sshfs is not installed, and this machine has neither apt-get, dnf nor apk' \
-            'install sshfs and an OpenSSH client by hand, and run this again'
+            'install sshfs and an OpenSSH client manually, then run this script again'
     fi || {
         tail -n 5 "$new/install.log" >&2
         fail 'sshfs could not be installed' \
-            'what the package manager said is above; can this machine reach its package server?' \
-            'install sshfs by hand, and run this again'
+            'see the output of the package manager above; can this machine reach its package server?' \
+            'install sshfs manually, then run this script again'
     }
 }
 
 install_program() {
     step "installing $program"
-    mkdir -p -- "$lib" || fail "$lib cannot be made"
+    mkdir -p -- "$lib" || fail "cannot create $lib"
     for file in sshfs-main-server setup-sshfs-remote-worker.sh config known_hosts sshfs-main-server.service \
         sshfs-main-server.openrc docker-compose.sshfs-override.yml .env.sshfs.example fstab.sshfs README.md; do
         ! cmp -s "$kit/$file" "$lib/$file" || continue
-        # Beside it and then over it: what runs just now is never half a script.
+        # Replaced atomically: a running shell must not read half a script.
         if ! cp -- "$kit/$file" "$lib/$file.new" || ! mv -- "$lib/$file.new" "$lib/$file"; then
-            fail "$lib/$file cannot be written"
+            fail "cannot write $lib/$file"
         fi
     done
     chmod 755 "$program" "$lib/setup-sshfs-remote-worker.sh"
@@ -191,14 +192,14 @@ install_program() {
     fi
 }
 
-# Written beside what is in use, with a copy of the program to try it with. It replaces that when
-# the login and the mount work.
+# Writes the new configuration to $new, with a copy of the program to test it. It replaces the one
+# in use only after the login and the mount have succeeded.
 configure() {
     umask 077
     for option in SERVER PORT LOGIN REMOTE MOUNT CACHE NO_CACHE MAX_CONNS READ_AHEAD_KB KEEPALIVE_INTERVAL \
         KEEPALIVE_COUNT CONNECT_TIMEOUT CHECK_INTERVAL HUNG_AFTER RETRY RETRY_MAX; do
         eval "printf \"%s='%s'\\n\" $option \"\$$option\""
-    done >"$new/config" || fail "$new/config cannot be written"
+    done >"$new/config" || fail "cannot write $new/config"
     cp -- "$kit/known_hosts" "$new/known_hosts"
     cp -- "$kit/sshfs-main-server" "$new/program" && chmod 700 "$new/program"
     if [ -n "$password_file" ]; then
@@ -221,25 +222,25 @@ configure() {
 }
 
 copy_key() { # and its certificate, if it has one
-    cp -- "$1" "$new/key" || fail "the key $1 cannot be copied"
+    cp -- "$1" "$new/key" || fail "cannot copy the key $1"
     [ ! -e "$1-cert.pub" ] || cp -- "$1-cert.pub" "$new/key-cert.pub"
 }
 
-# A key that never leaves this machine. It waits in own_key until the server lets it in.
+# A key that never leaves this machine. It stays in own_key until the server accepts it.
 own_key() {
-    if ! mkdir -p -- "$etc" || ! chmod 700 "$etc"; then fail "$etc cannot be made"; fi
+    if ! mkdir -p -- "$etc" || ! chmod 700 "$etc"; then fail "cannot create $etc"; fi
     own=there
     if [ ! -e "$etc/own_key" ] || [ ! -e "$etc/own_key.pub" ]; then
         rm -f -- "$etc/own_key"
-        ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$etc/own_key" >&2 || fail "no key could be made"
+        ssh-keygen -q -t ed25519 -N '' -C "$name" -f "$etc/own_key" >&2 || fail "ssh-keygen could not create a key; its output is above"
         own=made
     fi
     if ! cp -- "$etc/own_key" "$new/key" || ! cp -- "$etc/own_key.pub" "$new/key.pub"; then
-        fail "$new/key cannot be written"
+        fail "cannot write $new/key"
     fi
 }
 
-# In the output for `worker-kit --hosts`, which lets it in by itself; and for people.
+# `sftp-gateway worker-kit --hosts` reads the key from this output and authorizes it.
 show_key() {
     read -r line <"$new/key.pub"
     step "the key of this worker: $line"
@@ -249,14 +250,14 @@ show_key() {
 
 try_login() {
     step "logging in: $LOGIN@$SERVER port $PORT"
-    "$new/program" configure || fail "$new/ssh_config cannot be written"
+    "$new/program" configure || fail "cannot write $new/ssh_config"
     waited=0
     if [ -n "$own" ]; then
         show_key
         [ "$own" != made ] || wait_for_key
     fi
     until "$new/program" login >"$new/said" 2>&1; do
-        # Closed: others behind this address have been refused too, and it is banned for a while.
+        # Closed: the server has banned this address, for failed logins of other hosts behind it too.
         case $(cat "$new/said") in
         *'Permission denied'* | *closed* | *reset*) [ -n "$own" ] && [ "$waited" -lt "$KEY_WAIT" ] ;;
         *) false ;;
@@ -268,7 +269,7 @@ try_login() {
     done
 }
 
-# As long as the server takes to notice a key, and longer than the penalty of a refused login.
+# The server needs a few seconds to reload its keys; the penalty of a refused login is shorter.
 wait_for_key() {
     [ "$waited" -gt 0 ] || step "waiting for the server to accept the key, up to $KEY_WAIT s"
     waited=$((waited + 6))
@@ -277,7 +278,7 @@ wait_for_key() {
 
 quote() { sed "s/^/$1: /; s/\r\$//" "$new/said" >&2; }
 
-# At a temporary folder, so that what is in use stays until this is known to work.
+# At a temporary mount point, so that the mount in use stays until the new one is known to work.
 try_mount() {
     step "trying to mount $REMOTE"
     ! "$new/program" try >"$new/said" 2>&1 || return 0
@@ -287,45 +288,46 @@ try_mount() {
         fail "the server has no folder $REMOTE for $LOGIN" \
             "check the spelling (--remote); /home/$LOGIN is the folder of all shares" \
             "on the server, sftp-gateway check shows the shares and their users" ;;
-    *) fail "$REMOTE of $SERVER cannot be mounted" 'what sshfs said is above' ;;
+    *) fail "cannot mount $REMOTE of $SERVER" 'the output of sshfs is above' ;;
     esac
 }
 
-# By what OpenSSH says.
+# Explains ssh's error message, $1, and exits.
 explain() {
     case $1 in
     *'Could not resolve hostname'*)
-        fail "no machine is known by the name $SERVER" "is it spelt right? does 'getent hosts $SERVER' know it?" ;;
+        fail "cannot resolve the host name $SERVER" "check the spelling; 'getent hosts $SERVER' must print an address" ;;
     *'IDENTIFICATION HAS CHANGED'* | *'Host key verification failed'* | *'host key is known for'*)
-        fail "what answers at $SERVER port $PORT has another host key than the gateway that made this kit" \
-            'if the gateway has a new key: create a new kit there, and run that' \
-            'if not: something stands between this worker and the gateway. Nothing was sent to it' ;;
+        fail "the host key of $SERVER port $PORT is not that of the gateway that created this kit" \
+            'if the gateway has a new host key: create a new kit there and run it' \
+            'if not: another machine answers in its place. No credentials were sent to it' ;;
     *'Connection refused'*)
         fail "nothing listens at $SERVER port $PORT" \
-            'is it the right port (-p)? is the gateway up (docker ps there)?' ;;
+            'is the port right (-p)? is the gateway running (docker ps on the server)?' ;;
     *'timed out'* | *'No route to host'* | *'Network is unreachable'* | *'Host is unreachable'*)
         fail "cannot reach $SERVER port $PORT" "check the address, and that no firewall blocks port $PORT" ;;
     *'invalid format'* | *'error in libcrypto'* | *'no such identity'* | *'incorrect passphrase'*)
-        fail 'the key is none that can be used without being asked' 'give a private key without a passphrase' ;;
+        fail 'the key cannot be used: it has a passphrase, or is not an OpenSSH private key' \
+            'give a private key without a passphrase (-k)' ;;
     *'Permission denied'*)
         if [ -e "$new/password" ]; then
-            fail "the password is not $LOGIN's, or $LOGIN may not log in from here" \
-                "on the server: is there a password_hash, does allow_from let this machine's address in?"
+            fail "the server rejected the password of $LOGIN, or $LOGIN may not log in from this address" \
+                "on the server: does $LOGIN have a password_hash, and does allow_from include this machine's address?"
         fi
         print=$(ssh-keygen -lf "$new/key" 2>/dev/null | cut -d' ' -f2)
-        fail "the server does not let the key ${print:-} in as $LOGIN" \
+        fail "the server rejected the key ${print:-} for $LOGIN" \
             "on the server: sftp-gateway keys list; $KEYS_ADD $LOGIN FILE.pub" \
             "is $LOGIN the right user (-u)?" ;;
     *'no matching'*) fail 'this OpenSSH is too old for the algorithms of the gateway' \
-            'update it; the log of the gateway says what would help: negotiation_failed' ;;
+            "update it; for the missing algorithm, see negotiation_failed in the gateway's log" ;;
     *closed* | *reset*)
         fail "the server closed the connection" \
-            'it may have banned this address after failed logins, or not allow it: its log says which (source_banned)' ;;
-    *) fail 'the login failed' 'what ssh said is above' ;;
+            "this address may be banned after failed logins (source_banned in the server's log), or not in allow_from" ;;
+    *) fail 'the login failed' 'the output of ssh is above' ;;
     esac
 }
 
-# Whether the present mount is what would be mounted: then nobody who reads from it is disturbed.
+# Whether the current mount is the same as the new one would be; then its readers are left alone.
 is_up_to_date() {
     if [ -z "$kept" ] || ! service_runs || ! "$program" mounted; then return 1; fi
     for file in sshfs-main-server sshfs-main-server.service sshfs-main-server.openrc; do
@@ -338,28 +340,28 @@ is_up_to_date() {
     cp -p -- "$new/known_hosts" "$etc/known_hosts"
 }
 
-# Takes the mount away from whatever had it: this service, the old script's, a line in fstab.
+# Replaces the current mount, whether made by this service, its predecessor or a line in fstab.
 take_over() {
     if [ -e "$etc/config" ]; then
-        if ! cp -Rp -- "$etc" "$old" || ! cp -Rp -- "$lib" "$lib.old"; then fail "$old cannot be written"; fi
+        if ! cp -Rp -- "$etc" "$old" || ! cp -Rp -- "$lib" "$lib.old"; then fail "cannot write $old"; fi
     fi
     kept=
     stop_service
     install_program
     if grep -q "^[^#].*[[:space:]]${MOUNT}[[:space:]].*sshfs" /etc/fstab 2>/dev/null; then
-        step "commenting out the line of $MOUNT in /etc/fstab: the service mounts it now"
+        step "commenting out $MOUNT in /etc/fstab: the service now mounts it"
         sed -i "\\|^[^#].*[[:space:]]${MOUNT}[[:space:]].*sshfs|s|^|$fstab_mark|" /etc/fstab
     fi
     mkdir -p -- "$etc"
     for file in key key.pub key-cert.pub password said install.log; do rm -f -- "$etc/$file"; done
     [ -z "$own" ] || rm -f -- "$etc/own_key" "$etc/own_key.pub"
     rm -f -- "$new/said" "$new/install.log" "$new/ssh_config" "$new/program"
-    if ! chmod 700 "$etc" || ! cp -p -- "$new"/* "$etc/"; then give_up "$etc cannot be written"; fi
-    "$program" clean || give_up "$MOUNT is taken and cannot be unmounted" "umount -l $MOUNT"
-    mkdir -p -- "$MOUNT" || give_up "$MOUNT cannot be made" 'give another folder: --mount'
+    if ! chmod 700 "$etc" || ! cp -p -- "$new"/* "$etc/"; then give_up "cannot write $etc"; fi
+    "$program" clean || give_up "cannot unmount what is mounted at $MOUNT" "run: umount -l $MOUNT"
+    mkdir -p -- "$MOUNT" || give_up "cannot create $MOUNT" 'choose another folder: --mount FOLDER'
 }
 
-# fail, with what worked before put back.
+# Restores the previous installation, then fails.
 give_up() {
     if [ -e "$old" ]; then
         stop_service
@@ -403,7 +405,7 @@ start_service() {
             chmod 755 /etc/init.d/sshfs-main-server &&
             rc-update -q add sshfs-main-server default && rc-service sshfs-main-server start
     else
-        # No service manager: a process of its own, which nothing starts after a reboot.
+        # Without a service manager: a background process, which does not survive a reboot.
         setsid "$program" supervise </dev/null >/var/log/sshfs-main-server.log 2>&1 &
         MAINPID=$! "$program" ready
     fi && "$program" mounted && "$program" answers
@@ -414,24 +416,24 @@ mount_it() {
     ! start_service 2>"$new.said" || { rm -f -- "$new.said"; return 0; }
     { cat -- "$new.said"; "$program" said; } >&2
     rm -f -- "$new.said"
-    give_up "$MOUNT could not be mounted" 'what the service said is above'
+    give_up "cannot mount $MOUNT" 'the output of the service is above'
 }
 
 report() {
     step "mounted $LOGIN@$SERVER:$REMOTE at $MOUNT"
     if ! has_systemd && ! has_openrc; then
-        printf '%s\n' 'This machine has neither systemd nor OpenRC: the mount is looked after until the next reboot.' \
-            'For the time after it, start this at boot:' "    setsid $program supervise &" \
-            "or put the line of $lib/fstab.sshfs into /etc/fstab (as the kit was made, without" \
-            "the options given here)."
+        printf '%s\n' 'This machine has neither systemd nor OpenRC, so the mount will not survive a reboot.' \
+            'To mount at boot, start this:' "    setsid $program supervise &" \
+            "or add the line in $lib/fstab.sshfs to /etc/fstab (it has the kit's defaults, not the" \
+            "options given here)."
     fi
     if [ -e "$etc/key" ] && [ ! -e "$etc/key.pub" ]; then
-        printf '%s\n' 'It logs in with a key that other workers may have too; for one of its own, which can be' \
-            "revoked alone: $lib/setup-sshfs-remote-worker.sh --own-key"
+        printf '%s\n' 'This worker logs in with a key that others may share. For a key of its own, which can be' \
+            "revoked separately: $lib/setup-sshfs-remote-worker.sh --own-key"
     fi
     printf '%s\n' "For containers: $lib/docker-compose.sshfs-override.yml" \
-        "In trouble:     sshfs-doctor" \
-        "Undo it all:    $lib/setup-sshfs-remote-worker.sh --uninstall"
+        "To diagnose:    sshfs-doctor" \
+        "To uninstall:   $lib/setup-sshfs-remote-worker.sh --uninstall"
 }
 
 uninstall() {
@@ -453,7 +455,7 @@ uninstall() {
     rm -rf -- "$lib" "$etc" "$old" "$lib.old" /run/sshfs-main-server
     rm -f -- /usr/local/bin/sshfs-doctor /var/log/sshfs-main-server.log
     rmdir -- "$MOUNT" 2>/dev/null
-    step 'removed; sshfs itself is left installed'
+    step 'removed; sshfs itself remains installed'
 }
 
 action=install key='' own='' password='' password_file='' hidden='' kept=''
@@ -473,7 +475,7 @@ if [ -e "$etc/config" ] && [ -x "$program" ] && "$program" mounted; then
     kept=$(. "$etc/config" && echo "$MOUNT")
 fi
 rm -rf -- "$new" "$old" "$lib.old"
-(umask 077 && mkdir -- "$new") || fail "$new cannot be made"
+(umask 077 && mkdir -- "$new") || fail "cannot create $new"
 install_sshfs
 configure
 export SSHFS_MAIN_SERVER_ETC="$new"
@@ -481,7 +483,7 @@ try_login
 try_mount
 unset SSHFS_MAIN_SERVER_ETC
 if is_up_to_date; then
-    step 'nothing has changed: the mount is left as it is'
+    step 'already up to date: the mount is unchanged'
     install_program
 else
     take_over

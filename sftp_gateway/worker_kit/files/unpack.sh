@@ -1,11 +1,11 @@
 #!/bin/sh
-# Sets up the mount of the main server on a worker; made by `sftp-gateway worker-kit`.
+# Sets up the mount of the main server on a worker. Created by `sftp-gateway worker-kit`.
 #
 #   sh worker-kit.sh [options of setup-sshfs-remote-worker.sh]      as root
-#   sh worker-kit.sh --extract FOLDER                               only unpack
+#   sh worker-kit.sh --extract FOLDER                               unpack only
 #   ... | ssh root@WORKER sh
 #
-# All of it is read before anything is done: what arrives cut short does nothing.
+# The shell reads all of it before it runs anything, so a truncated copy does nothing.
 set -u
 
 unpack() { # unpack FOLDER
@@ -23,13 +23,13 @@ main() {
         mkdir -p -- "${2:?a folder to extract to}" && unpack "$2"
         return
     fi
-    # Keys may be among it.
+    # The kit may contain keys.
     umask 077
     SSHFS_KIT_TEMP=$(mktemp -d) && unpack "$SSHFS_KIT_TEMP" || return 1
     export SSHFS_KIT_TEMP
     umask 022
-    # In place of this shell, so that no password among the options stays in sight; and never
-    # reading on from the pipe that this script may come through.
+    # exec, so that a password among the options does not remain visible in `ps`; </dev/null, because
+    # this script may come through a pipe.
     exec sh "$SSHFS_KIT_TEMP/setup-sshfs-remote-worker.sh" "$@" </dev/null
 }
 
