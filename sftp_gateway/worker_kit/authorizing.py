@@ -1,4 +1,4 @@
-"""Lets the keys in that workers made for themselves."""
+"""Authorizes the keys that workers have generated."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sftp_gateway.system import atomic
 def authorize_key(authorized_keys: Path, line: str) -> None:
     """Add a worker's public key to a user's file, unless it is there.
 
-    Where the file has other keys of the same name, that is said. Raises ValueError for a line that
-    is no key, and OSError.
+    Warns about other keys in the file with the same comment. Raises ValueError for a line that is
+    not a public key, and OSError.
     """
 
     def edit(text: str) -> tuple[str, tuple[AuthorizedKey, list[AuthorizedKey]]]:
@@ -27,6 +27,7 @@ def authorize_key(authorized_keys: Path, line: str) -> None:
     key, others = atomic.change(authorized_keys, edit)
     for other in others:
         report(
-            f"warning: {other.fingerprint} is named {key.comment} too; if that was this worker's "
-            f"former key: sftp-gateway keys remove {authorized_keys.name} {other.fingerprint}"
+            f"warning: {other.fingerprint} has the same name, {key.comment}; if it is this "
+            f"worker's former key, run: sftp-gateway keys remove {authorized_keys.name} "
+            f"{other.fingerprint}"
         )

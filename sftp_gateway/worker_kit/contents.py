@@ -16,9 +16,9 @@ from typing import Final
 from sftp_gateway.worker_kit import mounting
 
 SETUP: Final = "setup-sshfs-remote-worker.sh"
-#: The name by which ssh on a worker knows the gateway, whatever its address.
+#: HostKeyAlias on workers (ssh_config(5)): independent of the gateway's name and address.
 HOST_KEY_ALIAS: Final = "sftp-gateway"
-#: Where the set-up puts what the mount needs.
+#: The installed configuration on a worker.
 _ETC: Final = "/etc/sshfs-main-server"
 
 _TEMPLATES: Final = (
@@ -40,9 +40,10 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
-    """What is mounted where, and how the server proves who it is.
+    """The mount of `remote` at `mount`, and the server's host keys.
 
-    The texts may go into shell scripts unquoted; `host_keys` are public keys, `TYPE BASE64`.
+    All strings must be safe in shell scripts without quotes; `host_keys` are public keys, `TYPE
+    BASE64`.
     """
 
     server: str
@@ -53,10 +54,10 @@ class Kit:
     host_keys: Sequence[str]
     key: bytes | None = field(default=None, repr=False)
     keys_add: str = "sftp-gateway keys add"
-    """What lets a key in, in the gateway's folder; a user's name follows."""
+    """The command that authorizes a key, run in the gateway's folder; the user's name follows."""
 
     def files(self) -> Mapping[str, File]:
-        """All files by their names, each complete."""
+        """The files of the kit, by name."""
         kit = {
             SETUP: File(content=_template(SETUP), mode=0o755),
             "sshfs-main-server": File(content=_template("sshfs-main-server"), mode=0o755),
@@ -74,7 +75,7 @@ class Kit:
     def script(self, arguments: Sequence[str] = ()) -> bytes:
         """One shell script that unpacks the kit and runs its set-up with `arguments`."""
         archive = io.BytesIO()
-        # No times and no owners: the same kit is the same script.
+        # Without times and owners, so that the same kit always gives the same script.
         with (
             gzip.GzipFile(fileobj=archive, mode="wb", mtime=0) as compressed,
             tarfile.open(fileobj=compressed, mode="w") as tar,
@@ -120,8 +121,8 @@ class Kit:
             f"ServerAliveCountMax={tuning['KEEPALIVE_COUNT']}",
         ]
         return (
-            "# In place of the service, where there is none: it does not raise the read-ahead,\n"
-            "# and takes no password. sshfs older than 3.7.0 does not know max_conns.\n"
+            "# For machines without a service manager. It does not raise the read-ahead, and\n"
+            "# cannot log in with a password. sshfs before 3.7.0 does not support max_conns.\n"
             f"{self.user}@{host}:{self.remote} {self.mount} fuse.sshfs {','.join(options)} 0 0\n"
         )
 

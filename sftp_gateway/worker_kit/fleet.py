@@ -15,15 +15,15 @@ from typing import Final, cast
 from sftp_gateway.worker_kit.contents import Kit
 from sftp_gateway.worker_kit.hosts import Host, Outcome
 
-#: On the worker: the script comes on standard input. sudo may not ask, there is nobody to answer.
+#: Runs on the worker, with the script on standard input. sudo -n: nobody can answer a prompt.
 _REMOTE: Final = 'if [ "$(id -u)" -eq 0 ]; then exec sh; else exec sudo -n sh; fi'
-#: Last lines of a worker's output that are kept, for the reason of a failure.
+#: Lines of a worker's output that are kept, to find the reason of a failure.
 _KEPT: Final = 40
 
-#: What the set-up says before each step, and before what went wrong.
+#: Prefixes of the set-up script's steps and error messages.
 _STEP: Final = "==> "
 _ERROR: Final = "error: "
-#: The step that names the worker's public key: ed25519 only, without options.
+#: The step that prints the worker's public key: ed25519 only, without options.
 _KEY: Final = re.compile(
     r"the key of this worker: (ssh-ed25519 [A-Za-z0-9+/=]{68} [A-Za-z0-9._@-]{1,64})"
 )
@@ -31,11 +31,11 @@ _KEY: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetInstaller:
-    """How workers are reached: `ssh_config` in place of ssh's own configuration, `timeout` in
-    seconds for each, `parallel` at once.
+    """Sets up workers over ssh, `parallel` at once, with a `timeout` in seconds for each.
 
-    `authorize_key` takes the public key that a worker has made, and raises ValueError and OSError;
-    several threads may call it at once.
+    `ssh_config` replaces ssh's own configuration files. `authorize_key` authorizes the public key
+    that a worker has generated; it is called from several threads and may raise ValueError and
+    OSError.
     """
 
     kit: Kit
@@ -114,7 +114,7 @@ class FleetInstaller:
 
 
 async def _feed(stdin: asyncio.StreamWriter, script: bytes) -> None:
-    # If ssh has exited, its output tells why.
+    # If ssh has exited, its output has the reason.
     with contextlib.suppress(ConnectionError):
         stdin.write(script)
         await stdin.drain()

@@ -14,7 +14,7 @@ from sftp_gateway.settings import Settings
 def require_host_keys(settings: Settings) -> list[str]:
     """`TYPE BASE64` of every key that is used or announced.
 
-    Raises ConfigurationError where there is none, or one cannot be read.
+    Raises ConfigurationError if there is none, or one cannot be read.
     """
     found = find_host_keys(settings)
     if not found:
@@ -28,7 +28,7 @@ def require_host_keys(settings: Settings) -> list[str]:
 
 
 def find_host_keys(settings: Settings) -> list[str]:
-    """The same; none where there is none yet."""
+    """As `require_host_keys`, but empty before the first start."""
     return [
         _public(path)
         for path in host_key_files(settings.keys_dir)
@@ -37,8 +37,10 @@ def find_host_keys(settings: Settings) -> list[str]:
 
 
 def _public(private: Path) -> str:
-    """From the private key, which is what the gateway uses: the file beside it may be missing, or
-    belong to another key. From that file if this user may not read the private key."""
+    """The public key of a private key file; from its .pub file if this user cannot read that.
+
+    The private key is preferred, because the .pub file may be missing or belong to another key.
+    """
     try:
         try:
             line = public_line_of(private.read_bytes())

@@ -31,7 +31,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a worker ended: `message` is the set-up's last step, or why it failed."""
+    """The result for one worker: `message` is the set-up's last step, or why it failed."""
 
     host: Host
     ok: bool
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def parse_hosts(text: str, *, source: str) -> list[Host]:
-    """The workers that the file names. Raises ConfigurationError with every mistake in it."""
+    """The workers that the file names. Raises ConfigurationError with all errors in it."""
     hosts: list[Host] = []
     errors: list[str] = []
     seen: dict[str, int] = {}
@@ -54,7 +54,7 @@ def parse_hosts(text: str, *, source: str) -> list[Host]:
             continue
         if host.name in seen:
             errors.append(
-                f"{source}, line {number}: {host.name} is in line {seen[host.name]} already"
+                f"{source}, line {number}: {host.name} is already in line {seen[host.name]}"
             )
         seen.setdefault(host.name, number)
         hosts.append(host)

@@ -177,7 +177,7 @@ def test_replaced_log_and_history_folders_are_reopened(gateway: Gateway, fault: 
                 lambda: lines_of(logs.with_name("logs.old") / "a.log").count("session_end") == 2,
                 "lines in the old file",
             )
-            assert "the access log cannot be written to logs/a.log" in gateway.stderr
+            assert "cannot write the access log to logs/a.log" in gateway.stderr
             logs.mkdir()
             gateway.sftp("ls")
         wait_for(lambda: "session_end" in lines_of(logs / "a.log"), "lines in the new file")

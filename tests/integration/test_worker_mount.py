@@ -87,7 +87,9 @@ def test_a_hanging_mount_is_remounted_if_the_server_answers(
     worker.shell(f"kill -STOP {before}")
     wait_for(lambda: worker.run("pidof", "sshfs").stdout.strip() not in ("", before), "another")
     wait_for(lambda: is_read(worker), "the mount to be back", BACK)
-    assert "although the server answers; remounting" in worker.shell("journalctl -u sshfs-main-server")
+    assert "although the server answers; remounting" in worker.shell(
+        "journalctl -u sshfs-main-server"
+    )
 
 
 def test_a_mount_is_left_alone_while_the_server_is_down(

@@ -1,8 +1,7 @@
-"""A bounded queue in which no owner's items displace another's.
+"""A bounded FIFO queue that is fair among owners.
 
-Items leave in the order in which they came. If there is no room, the owner with the most in the
-queue loses items: minor ones first, of those the newest. So an owner that has less in the queue
-than another never loses anything to it. Not thread-safe.
+If the queue is full, the owner with the most items in it loses items: minor ones first, the newest
+of them first. So an owner never loses items to an owner with more. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """`bound` and sizes of items are in whatever unit the caller counts."""
+    """`bound` and the sizes of items are in a unit of the caller's choice, such as bytes."""
 
     def __init__(self, bound: int) -> None:
         self._bound = bound
@@ -23,7 +22,7 @@ class FairQueue(Generic[T]):
         self.size = 0
 
     def size_of(self, owner: str | None) -> int:
-        """What `owner` has in the queue."""
+        """Total size of the items of `owner`."""
         share = self._shares.get(owner)
         return share.size if share else 0
 
@@ -36,9 +35,9 @@ class FairQueue(Generic[T]):
         size: int = 1,
         always: bool = False,
     ) -> list[T]:
-        """Add an item; return those that were dropped for it, which may be itself.
+        """Add an item; return the items dropped for it, possibly the item itself.
 
-        With `always` it is added whether there is room or not, and nothing is dropped.
+        With `always` it is added even if the queue is full, and nothing is dropped.
         """
         dropped: list[T] = []
         while not always and self.size + size > self._bound:
@@ -61,7 +60,7 @@ class FairQueue(Generic[T]):
         return dropped
 
     def take(self, most: int) -> list[T]:
-        """Take out the `most` items that have waited longest."""
+        """Remove and return the oldest items, at most `most`."""
         taken: list[T] = []
         while self._order and len(taken) < most:
             entry = self._order.popleft()
@@ -75,8 +74,8 @@ class FairQueue(Generic[T]):
 
     def _drop_newest(self, share: _Share[T]) -> T:
         entry = (share.minor or share.major).pop()
-        # It stays in `_order`, which is not searched, until its turn comes. There are never more
-        # of these than there is room for items: each makes room for another owner's.
+        # It stays in `_order`, which is not searched, until its turn comes. Their number is bounded
+        # by that of the items, because each makes room for another one.
         entry.dropped = True
         self._account(entry, share)
         return entry.item

@@ -1,8 +1,8 @@
-r"""How an event becomes one line of JSON, and how names of bytes become text and bytes again.
+r"""Encodes an event as one line of JSON, and paths, which are bytes, as text and back.
 
-Three things are held whatever a client sends: a line is valid UTF-8 and valid JSON; it has one
-line feed, its last byte; and it shows in a terminal or a log shipper as it is, because every
-character that moves the cursor, reorders or breaks text is written as `\uXXXX`.
+Whatever a client sends, a line is valid UTF-8 and valid JSON, and its only line feed is its last
+byte. It is safe to show in a terminal or a log viewer: characters that move the cursor, reorder or
+break text are written as `\uXXXX`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Final
 
 from sftp_gateway.observability.access_log.events import EVENTS, Event, Session, SessionEvent
 
-#: A client chooses these lengths, so they are cut: text (user names, versions), and paths and
-#: commands. Both are in bytes as they stand in the line, because one control character becomes six.
-#: Linux itself takes no path over PATH_MAX, 4,096 bytes.
+#: Limits of fields whose length a client chooses: text (user names, versions), and paths and
+#: commands. Both are in bytes of the encoded line, in which a control character takes six. Linux
+#: accepts no path over PATH_MAX, 4,096 bytes.
 MAX_TEXT_LENGTH: Final = 1024
 MAX_PATH_LENGTH: Final = 4096
 
-#: No line is longer, in bytes: two paths, three texts, and what is the gateway's own.
+#: Maximum length of a line in bytes: two paths, three texts, and the gateway's own fields.
 MAX_LINE_LENGTH: Final = 12 * 1024
 
-#: Bytes of a line that one byte of a client takes at most: `\u001b`.
+#: Maximum number of bytes that one byte from a client becomes: `\u001b`.
 _MAX_ESCAPE: Final = 6
 
-#: One character of a client's as it stands in a line, which is never cut in two: `\u001b`, a path's
-#: `\\\\` or `\\xff`, `\n`, or itself.
+#: One encoded character, which truncation must not split: `\u001b`, a path's `\\\\` or `\\xff`,
+#: `\n`, or the character itself.
 _CHARACTER: Final = r"(?>\\u[0-9a-f]{4}|\\\\(?:\\\\|x[0-9a-f]{2})|\\.|[^\\])"
-#: Many of them, then each: text is cut in a few steps.
+#: Runs of 64, then single ones, so that truncation takes few steps.
 _CHARACTERS: Final = [re.compile(_CHARACTER + f"{{{n}}}", re.DOTALL) for n in (64, 1)]
 
-# DEL and C1 controls; line and paragraph separator; what reorders text (Arabic letter mark, marks,
-# embeddings, overrides, isolates); the byte order mark; surrogates. C0 controls are JSON's own
-# business. U+200C and U+200D stay as they are: Devanagari needs them.
+# DEL and C1 controls; line and paragraph separators; bidirectional controls (marks, embeddings,
+# overrides, isolates); the byte order mark; surrogates. JSON itself escapes C0 controls. U+200C and
+# U+200D are kept: Devanagari needs them.
 _DISTURBING: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufeff"
 _UNSAFE: Final = re.compile(f"[{_DISTURBING}]")
 _UNSEEN: Final = re.compile(f"[\x00-\x1f{_DISTURBING}]")
@@ -47,16 +47,15 @@ _OWN_FIELDS: Final = {
     kind: tuple(field.name for field in fields(kind) if field.name not in ("time", "session"))
     for kind in EVENTS
 }
-# Keys of the context that an event has itself: a line never has one key twice.
+# Session fields that the event has too, so that no key appears twice in a line.
 _SHADOWED: Final = {kind: frozenset(_CONTEXT_FIELDS) & {*own} for kind, own in _OWN_FIELDS.items()}
 
 
 def encode(event: Event) -> bytes:
-    """The event as one line of JSON, with its line feed.
+    """The event as one line of JSON, including the line feed.
 
-    Keys stand in this order: time, event, the session's, the event's own, truncated. A field
-    that is None is left out. `truncated` is there where a client's text was cut, and names the
-    keys it was cut in.
+    The keys are in this order: time, event, the session's, the event's own, truncated. Fields that
+    are None are omitted. `truncated` lists the keys whose values were cut, if any.
     """
     kind = type(event)
     cut: list[str] = []
@@ -71,30 +70,30 @@ def encode(event: Event) -> bytes:
 
 
 def printable(text: str) -> str:
-    r"""`text` with characters escaped as `\uXXXX` that control a terminal or reorder text.
+    r"""`text` with characters that control a terminal or reorder text escaped as `\uXXXX`.
 
-    Text with names in it passes through this before it is printed or put into a page.
+    Must be applied to text with names from clients before it is printed or put into a page.
     """
     return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def json_string(text: str) -> str:
-    """A text as it stands in a line, with its quotes."""
+    """`text` as a JSON string of a line, with its quotes."""
     return _safe(encode_basestring(text))
 
 
 def escape_path(path: bytes) -> str:
-    r"""Bytes as text: UTF-8 where they are UTF-8, `\xNN` where not, a backslash as `\\`.
+    r"""A path as text: UTF-8, other bytes as `\xNN`, and a backslash as `\\`.
 
-    No two byte strings give the same text; `unescape_path` gives the bytes back.
+    The encoding is unique; `unescape_path` is its inverse.
     """
     return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def unescape_path(text: str) -> bytes:
-    r"""The bytes that `escape_path` made `text` of.
+    r"""The inverse of `escape_path`.
 
-    Raises ValueError where a backslash begins neither `\\` nor `\xNN`.
+    Raises ValueError for a backslash that begins neither `\\` nor `\xNN`.
     """
     return re.sub(rb"\\(\\|x[0-9a-f]{2})?", _unescape, text.encode())
 
@@ -102,12 +101,12 @@ def unescape_path(text: str) -> bytes:
 def _unescape(match: re.Match[bytes]) -> bytes:
     escape: bytes | None = match[1]
     if escape is None:
-        raise ValueError(f"a backslash at byte {match.start()} begins no escape")
+        raise ValueError(f"the backslash at byte {match.start()} does not begin an escape")
     return escape if escape == b"\\" else bytes([int(escape[1:], 16)])
 
 
-# Ten thousand requests of a session share its context, so its JSON is made once. An entry has about
-# 0.8 KiB, and sessions that are gone stay until others take their place.
+# All events of a session share these fields, so they are encoded once. An entry takes about 0.8 KiB
+# and stays until newer ones evict it.
 @lru_cache(maxsize=512)
 def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tuple[str, ...]]:
     cut: list[str] = []
@@ -117,14 +116,14 @@ def _encode_session(session: Session, without: frozenset[str]) -> tuple[str, tup
 
 
 def _member(name: str, value: object, cut: list[str]) -> str:
-    """A field as it follows others in a JSON object; nothing for None.
+    """A field as a member of a JSON object, with a leading comma; "" for None.
 
-    By hand: a JSONEncoder sets itself up for each call, for longer than all of this takes.
+    Not by JSONEncoder, whose set-up for each call takes longer than this.
     """
-    if type(value) is int:  # as most are
+    if type(value) is int:  # the most common
         return f',"{name}":{value}'
     if name == "command" and isinstance(value, str):
-        # Commands come as text or as bytes; in the log they have one form.
+        # asyncssh gives commands as str or bytes; log both in the same form.
         value = value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
         json = encode_basestring(escape_path(value[:MAX_PATH_LENGTH]))
@@ -144,7 +143,7 @@ def _member(name: str, value: object, cut: list[str]) -> str:
 
 
 def _cut(name: str, json: str, limit: int, length: int, cut: list[str]) -> str:
-    """The JSON of a string of `length`, with at most `limit` bytes between its quotes."""
+    """Truncate a JSON string, made from `length` bytes, to `limit` bytes between its quotes."""
     json = _safe(json)
     if length <= limit and len(json.encode()) - 2 <= limit:
         return json
@@ -162,12 +161,12 @@ def _cut(name: str, json: str, limit: int, length: int, cut: list[str]) -> str:
 
 def _seconds(value: float) -> str:
     if not isfinite(value):
-        raise ValueError(f"no JSON for {value}")
+        raise ValueError(f"{value} has no representation in JSON")
     return repr(round(value, 6))
 
 
 def _safe(json: str) -> str:
-    """`json` with every character escaped that does more than show."""
+    """`json` with all non-printing characters escaped."""
     if json.isascii() and "\x7f" not in json:
         return json
     return _UNSAFE.sub(_escape, json)
@@ -186,5 +185,5 @@ def _whole_second(seconds: int) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    # A lone surrogate is no character, and readers disagree on what its escape means.
+    # JSON parsers disagree on lone surrogates (RFC 8259 §8.2).
     return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"

@@ -1,25 +1,25 @@
-"""The access log's queue, and the thread that empties it.
+"""The access log's queue and its writer thread.
 
-Serving never waits for the log. `emit` puts an event into a queue and, when the writer rests,
-wakes it; the writer turns events into lines, off the serving path, and gives them to the sinks.
+Serving never waits for the log. `emit` queues an event and wakes the writer if it sleeps; the
+writer encodes events, off the event loop, and passes the lines to the sinks.
 
-What a client can cause without limit is summed up beyond a rate, before it comes into the queue
-(rate_limit.py). What happens when the sinks are slower than the events is the overflow policy:
+Events that a client can cause without limit are rate-limited before they are queued
+(rate_limit.py). If the sinks are slower than the events, the overflow policy applies:
 
-| policy  | waiting                       | what is done                                         |
+| policy  | queued                        | effect                                               |
 |---------|-------------------------------|------------------------------------------------------|
-| `drop`  | `capacity` events             | a new one has another dropped, and counted           |
-| `block` | `capacity` / 2 of one user    | `congested` for the user, until half of them is done |
-|         | `capacity` of all             | `congested` for everybody, until half is done        |
+| `drop`  | `capacity` events             | each new event drops another, which is counted       |
+| `block` | `capacity` / 2 of one user    | `congested` for that user until half of it is gone   |
+|         | `capacity` of all             | `congested` for all users until half of it is gone   |
 |         | 4 x `capacity`                | as with `drop`                                       |
 
-While a user or everybody is congested, the server takes no requests: `block` slows clients down,
-never the event loop. A user whose lines have too many bytes (rate_limit.py) is congested too.
+While a user is congested, the server reads no requests from that user: `block` applies
+backpressure to clients and never blocks the event loop. A user whose lines exceed a byte rate
+(rate_limit.py) is congested too.
 
-Dropped is what the owner with the most in the queue has there, minor events first, so that nobody
-loses a line to somebody else's flood. With `block`, ends of files and sessions are never dropped:
-there are no more of them than files and sessions that were open. Whatever was dropped, the log
-says so where the events are missing, with a `log_dropped` line.
+The owner with the most events in the queue loses events, minor ones first, so no user loses lines
+to another user's flood. With `block`, ends of files and sessions are never dropped; their number is
+bounded by that of open files and sessions. A `log_dropped` line marks each gap.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from sftp_gateway.token_bucket import TokenBucket
 Level: TypeAlias = Literal["files", "requests"]
 Overflow: TypeAlias = Literal["block", "drop"]
 
-#: In `block` mode requests that are running already still emit; beyond this they are dropped.
+#: Multiple of `capacity` up to which `block` queues events of requests that are already running.
 HARD_BOUND: Final = 4
 
-#: Encoding holds Python's global lock, about 10 µs an event. After each batch the writer sleeps for
-#: as long as the batch took, at most _REST seconds: to release the lock is not enough where the
-#: process has one processor, because the kernel would let the writer run for another 3 ms.
+#: Encoding holds the GIL for about 10 µs per event. After each batch the writer sleeps as long as
+#: the batch took, at most _REST seconds: on a single CPU, releasing the GIL alone is not enough,
+#: because the kernel would let the writer run for another 3 ms.
 _BATCH: Final = 32
 _REST: Final = 0.001
 
-#: The writer, once woken, gathers events for this many seconds: waking it costs more than an event.
-#: At `capacity` it hurries.
+#: Seconds for which the woken writer collects events, because a wake-up costs more than an event.
+#: It stops early when the queue reaches `capacity`.
 _GATHER: Final = 0.01
 
-#: Seconds between two looks at who need not wait any more, while anybody waits for time to pass.
+#: Seconds between checks for users whose congestion has ended, and for summaries that are due.
 _CHECK_INTERVAL: Final = 0.1
 
 _logger = logging.getLogger(__name__)
@@ -90,10 +90,10 @@ class AccessLog:
             capacity * HARD_BOUND if self._blocks else capacity
         )
         self._limiter = rate_limit.EventLimiter()
-        self._lock = threading.Lock()  # for these two
+        self._lock = threading.Lock()  # guards _waiting and _limiter
         self._capacity = capacity
         self._congested = False
-        #: Users with too many events in the queue, and with too many bytes written.
+        #: Congested users: too many queued events, or too many written bytes.
         self._over_queue_share: set[str] = set()
         self._over_byte_rate: set[str] = set()
         self._byte_rates: dict[str, TokenBucket] = {}
@@ -108,7 +108,7 @@ class AccessLog:
         self._writer.start()
 
     def emit(self, event: Event) -> None:
-        """Queue an event; from any thread. Never blocks, never raises."""
+        """Queue an event. Thread-safe; never blocks and never raises."""
         if not self.wants_requests and type(event) is Request:
             return
         if self._closing.is_set():
@@ -125,7 +125,7 @@ class AccessLog:
                 or self._limiter.admits(event, owner, monotonic())
             ):
                 self._put(event, owner)
-        # Last, so that the writer, once woken, sees all of the above.
+        # Last, so that the writer sees the event once it is woken.
         if not self._wake.is_set():
             self._wake.set()
 
@@ -152,47 +152,47 @@ class AccessLog:
             self._hurry.set()
 
     def congested(self, user: str | None = None) -> bool:
-        """Whether clients, or those of `user`, should be kept waiting."""
+        """Whether to stop reading requests from `user`, or from all clients."""
         return self._congested or user in self._over_queue_share or user in self._over_byte_rate
 
     def add_room_callback(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, from the writer thread, when anybody need not wait any more."""
+        """Register a callback; the writer thread calls it when the congestion of a user ends."""
         self._room_callbacks.append(callback)
 
     @property
     def emitted(self) -> int:
-        """Events that were queued, so far."""
+        """Number of events queued so far."""
         return self._taken + self._waiting.size
 
     @property
     def dropped(self) -> int:
-        """Events that the queue had no room for, so far."""
+        """Number of events dropped so far because the queue was full."""
         return self._drops.total
 
     @property
     def depth(self) -> int:
-        """Events that wait now."""
+        """Number of events in the queue."""
         return self._waiting.size
 
     @property
     def suppressed(self) -> int:
-        """Events that were summed up instead of written, so far."""
+        """Number of events suppressed by the rate limit so far."""
         return self._limiter.suppressed
 
     @property
     def write_errors(self) -> int:
-        """Batches that a sink failed to write, so far, over all sinks."""
+        """Number of batches that a sink has failed to write so far."""
         return sum(output.errors for output in self._outputs)
 
     @property
     def lines_lost(self) -> int:
-        """Lines that a sink failed to write, so far, over all sinks."""
+        """Number of lines that a sink has failed to write so far."""
         return sum(output.lost for output in self._outputs)
 
     def close(self, timeout: float) -> int:
-        """Write what waits, for at most `timeout` seconds; how many events were not written.
+        """Write the queued events, for at most `timeout` seconds; return how many remain unwritten.
 
-        What is emitted from here on is dropped.
+        Events emitted from now on are dropped.
         """
         self._closing.set()
         self._hurry.set()
@@ -215,13 +215,13 @@ class AccessLog:
             output.sink.close()
 
     def _report(self, now: float) -> None:
-        """Queue the lines that say what was summed up by then."""
+        """Queue the summaries of suppressed events that are due at `now`."""
         with self._lock:
             for summary in self._limiter.summaries(now):
                 self._waiting.put(summary, owner=rate_limit.owner_of(summary), always=True)
 
     def _drain(self) -> None:
-        # What was dropped belongs behind what waits now, and before what comes meanwhile.
+        # The gap comes after the events queued now and before those that arrive meanwhile.
         gap = self._drops.take()
         left = self._waiting.size
         while left > 0:
@@ -248,7 +248,7 @@ class AccessLog:
             self._charge(batch, lines)
 
     def _charge(self, batch: Sequence[Event], lines: Sequence[bytes]) -> None:
-        """Count what has been written against the rates of the users."""
+        """Charge the written bytes to the byte rates of their users."""
         now = monotonic()
         for event, line in zip(batch, lines, strict=True):
             if isinstance(event, SessionEvent) and (user := event.session.user) is not None:
@@ -272,7 +272,7 @@ class AccessLog:
                     ended = True
         now = monotonic()
         for user in tuple(self._over_byte_rate):
-            # Not at once, so that it does not begin again with the next line.
+            # With some reserve, so that the next line does not start the congestion again.
             if self._byte_rates[user].level(now) >= _CHECK_INTERVAL * rate_limit.BYTE_RATE:
                 self._over_byte_rate.discard(user)
                 ended = True
@@ -281,18 +281,18 @@ class AccessLog:
         for callback in self._room_callbacks:
             try:
                 callback()
-            except Exception:  # an event loop that is closed, say; the log goes on
+            except Exception:  # for instance, the event loop is closed; the log must continue
                 _logger.exception("A callback of the access log failed")
 
 
 @dataclass(slots=True)
 class Output:
-    """One sink, and what it failed to write."""
+    """A sink and its counts of failed writes."""
 
     sink: Sink
     errors: int = 0
     lost: int = 0
-    _missing: int = 0  # of the lost, those that no `log_dropped` line has told of yet
+    _missing: int = 0  # lost lines that no `log_dropped` line has reported yet
     _since: float = 0.0
 
     def write(self, lines: bytes, count: int) -> None:
@@ -302,19 +302,19 @@ class Output:
             lines = encode(gap) + lines
         try:
             self.sink.write(lines)
-        except Exception as error:  # most likely OSError; whatever it is, the writer goes on
+        except Exception as error:  # usually OSError; the writer must continue
             self.errors += 1
             self.lost += count
             if not self._missing:
                 self._since = unix_time()
-                _logger.error("The access log cannot be written to %s: %s", self.sink, error)
+                _logger.error("cannot write the access log to %s: %s", self.sink, error)
             self._missing += count
         else:
             self._missing = 0
 
 
 class _DropCounter:
-    """Counts dropped events; from any thread."""
+    """Counts dropped events. Thread-safe."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -330,7 +330,7 @@ class _DropCounter:
             self.total += 1
 
     def take(self) -> LogDropped | None:
-        """What was dropped since it was asked last, or None."""
+        """The drops since the last call; None if there were none."""
         with self._lock:
             count, self._unreported = self._unreported, 0
             since = self._since
@@ -338,7 +338,7 @@ class _DropCounter:
 
 
 def _is_end(event: Event) -> bool:
-    """Whether it is the end of something that the queue has had the beginning of."""
+    """Whether the event ends a file or session whose start has been logged."""
     return isinstance(event, FileClosed) or (
         isinstance(event, SessionEnded) and event.session.user is not None
     )
@@ -347,6 +347,6 @@ def _is_end(event: Event) -> bool:
 def _encode(event: Event) -> bytes:
     try:
         return encode(event)
-    except Exception:  # a mistake of ours must not end the log; it is told in our own
+    except Exception:  # a bug here must not stop the access log; report it in the program log
         _logger.exception("An event could not be written to the access log: %r", event)
         return b""

@@ -1,11 +1,11 @@
-"""What one client may write to the access log, and how fast.
+"""Limits how many events a client can cause in the access log.
 
-An event is *minor* if a client can cause it at no cost and it tells nothing about a file that was
-read. Minor events are the first to go when there is no room. Those in `RATE_LIMITED` have a rate
-for each session and for each owner (a user, or the address of a client that has not logged in);
-beyond it they are not written but counted, and one `events_suppressed` line has the counts.
+An event is *minor* if a client can cause it at no cost and it does not concern the reading of a
+file. A full queue drops minor events first. Those in `RATE_LIMITED` have a rate limit per session
+and per owner (a user, or the address of a client that has not logged in). Events beyond it are
+counted, and an `events_suppressed` line reports the counts.
 
-All other events are written. An owner who causes too many bytes of them waits (access_log.py).
+All other events are written; a byte rate bounds them by backpressure (log.py).
 """
 
 from __future__ import annotations
@@ -32,35 +32,34 @@ from sftp_gateway.observability.access_log.events import (
 )
 from sftp_gateway.token_bucket import TokenBucket
 
-#: The events that are limited by rate.
 RATE_LIMITED: Final = frozenset({Denied, CommandRefused, CommandAnswered, LoginRefused, ReadFailed})
 
 _MINOR: Final = RATE_LIMITED | {Connection, NegotiationFailed, FolderListed, Request}
 
-#: Names of the minor events, for those who read lines.
+#: Names of the minor events, for readers of log lines.
 MINOR_EVENT_NAMES: Final = frozenset(kind.name for kind in EVENTS if kind in _MINOR)
 
-#: Limited events a second, and at once. A session's own limit keeps it from using up its user's: a
-#: user may be hundreds of workers.
+#: Rate-limited events per second, and burst. The limit per session keeps one worker from using up
+#: the limit of its user, which hundreds of workers may share.
 SESSION_RATE: Final = 5
 SESSION_BURST: Final = 100
 OWNER_RATE: Final = 10
 OWNER_BURST: Final = 1000
 
-#: Bytes of lines of one user that one process writes a second, and at once. Honest readers stay
-#: below it: a process is busy with 2,000 small files a second, whose lines have 3 MB.
+#: Bytes of log lines per second and user in one process, and burst. Ordinary readers stay below: a
+#: process serves at most about 2,000 small files per second, which take 3 MB of lines.
 BYTE_RATE: Final = 4 << 20
 BYTE_BURST: Final = 32 << 20
 
-#: Seconds between two `events_suppressed` lines of a session.
+#: Seconds between `events_suppressed` lines of a session.
 INTERVAL: Final = 30.0
 
-#: Owners whose rate is remembered: users, and addresses of clients that have not logged in.
+#: Maximum number of owners whose rate is tracked.
 _MAX_OWNERS: Final = 4096
 
 
 def owner_of(event: Event) -> str | None:
-    """Whose event it is: the user, `[ADDRESS]` before the login, None for the gateway's own."""
+    """An event's owner: its user, `[ADDRESS]` before the login, None for the gateway itself."""
     if not isinstance(event, SessionEvent):
         return None
     session = event.session
@@ -68,28 +67,28 @@ def owner_of(event: Event) -> str | None:
 
 
 def is_minor(event: Event) -> bool:
-    """Whether it may be dropped for the sake of another."""
+    """Whether the event may be dropped in favour of another."""
     kind = type(event)
     return kind in _MINOR or (isinstance(event, SessionEnded) and event.session.user is None)
 
 
 class EventLimiter:
-    """The rates of limited events. Not thread-safe; `now` is of a clock that never goes back."""
+    """The token buckets of rate-limited events. Not thread-safe; `now` is monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._owners: OrderedDict[str | None, TokenBucket] = OrderedDict()
         self._sessions: dict[str, _Session] = {}
         self._pending: set[str] = set()
-        #: Events that were not written, so far.
+        #: Number of events suppressed so far.
         self.suppressed = 0
 
     @property
     def pending(self) -> bool:
-        """Whether anything is suppressed that no line has reported."""
+        """Whether any suppressed events have not been reported yet."""
         return bool(self._pending)
 
     def admits(self, event: SessionEvent, owner: str | None, now: float) -> bool:
-        """Whether a limited event may be written; if not, it is counted."""
+        """Whether a rate-limited event may be written; if not, it is counted as suppressed."""
         name = event.session.session
         state = self._sessions.get(name)
         if state is None:
@@ -117,7 +116,7 @@ class EventLimiter:
         return bucket
 
     def summaries(self, now: float) -> list[EventsSuppressed]:
-        """Those that are due; at an infinite time, all."""
+        """The summaries that are due; all of them if `now` is infinite."""
         due = [name for name in self._pending if now >= self._sessions[name].due]
         self._pending.difference_update(due)
         return [self._sessions[name].summary() for name in due]
@@ -132,7 +131,7 @@ class EventLimiter:
 
 
 class _Session:
-    """What one session may still cause, and what it caused beyond that."""
+    """The token bucket of one session and its counts of suppressed events."""
 
     __slots__ = ("_counts", "_last", "_since", "bucket", "due")
 

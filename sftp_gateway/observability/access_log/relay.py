@@ -1,12 +1,12 @@
-"""How lines of the access log come to the process that writes them, the observer.
+"""Transfers lines of the access log from the workers to the observer, which writes them.
 
-Whoever holds a descriptor of a log can change all of it: O_APPEND is a flag that fcntl(2) clears,
-and then pwrite(2) and ftruncate(2) reach every line. So a worker, which is what clients attack,
-holds none and can open none. It sends its lines through a socket pair of its own: one that all
-shared could be shut down, or kept full, by each of them.
+A process with a descriptor of the log file can rewrite all of it: fcntl(2) clears O_APPEND, and
+then pwrite(2) and ftruncate(2) reach every line. Therefore a worker, which is exposed to clients,
+has no such descriptor and cannot open one. It sends its lines through a socket pair of its own; a
+worker could shut down or fill a shared one.
 
-The supervisor keeps a receiving end until nothing is left in it: what an observer did not live to
-write, its successor writes. A sender waits for room, as it would for a disk.
+The supervisor keeps the receiving ends open until they are drained, so that a new observer writes
+what a crashed one has not. A sender blocks while the socket is full, as it would on a disk.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from typing import Final
 from sftp_gateway.observability.access_log.log import Output
 from sftp_gateway.observability.access_log.sinks import Sink
 
-#: Bytes of the send buffer, which the kernel doubles: room for the longest line, and for what keeps
-#: the writer busy. More would only hide from `overflow` how slow the outputs are.
+#: Bytes of the send buffer, which the kernel doubles: enough for the longest line and to keep the
+#: writer busy. A larger buffer would only hide slow outputs from the overflow policy.
 _BUFFER: Final = 1 << 16
 
-#: A datagram is no longer, unless a single line is: it has to fit in the socket's buffer.
+#: Maximum size of a datagram, which must fit into the send buffer; a longer line is sent alone.
 _MAX_DATAGRAM: Final = 1 << 15
 
-#: The longest datagram that is received: as much as the send buffer takes.
+#: Size of the receive buffer: no datagram is larger than the send buffer.
 _MAX_RECEIVED: Final = 2 * _BUFFER
 
-#: Seconds after which the thread that writes looks whether it is to end.
+#: Seconds between the writer thread's checks whether to stop.
 _POLL_INTERVAL: Final = 0.5
 
-#: What a worker may send: whole lines of the access log.
+#: A valid datagram: whole lines of the access log.
 _LINES: Final = re.compile(rb'(?:\{"time":"[^\n]*\}\n)+')
 
 _log = logging.getLogger(__name__)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """An end to send lines, which blocks, and one to receive them, which does not."""
+    """A blocking socket to send lines, and a non-blocking one to receive them."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     receiver.setblocking(False)
@@ -50,7 +50,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def is_drained(receiver: socket.socket) -> bool:
-    """Whether nothing is left to receive, and nothing can come."""
+    """Whether the sender is closed and all datagrams have been received."""
     try:
         return not receiver.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -58,7 +58,7 @@ def is_drained(receiver: socket.socket) -> bool:
 
 
 class RelaySink:
-    """An output of the access log that sends its lines to the observer."""
+    """A sink that sends lines to the observer."""
 
     def __init__(self, sender: socket.socket) -> None:
         self._sender = sender
@@ -67,19 +67,19 @@ class RelaySink:
         return "the observer"
 
     def write(self, lines: bytes) -> None:
-        """Send all of `lines`, waiting as long as it takes. Raises OSError."""
+        """Send all of `lines`; blocks while the socket is full. Raises OSError."""
         for datagram in datagrams(lines):
             self._sender.send(datagram)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the sending end."""
         self._sender.close()
 
 
 def datagrams(lines: bytes) -> Iterator[bytes]:
-    """Whole lines, as many as fit into a datagram, or one that is longer."""
+    """Split `lines` into datagrams of whole lines; a line that exceeds the limit is sent alone."""
     while len(lines) > _MAX_DATAGRAM:
-        # Behind the last line that fits, or behind the first where that is longer.
+        # After the last line that fits, or after the first if that is too long.
         end = lines.rfind(b"\n", 0, _MAX_DATAGRAM) + 1 or lines.find(b"\n") + 1 or len(lines)
         yield lines[:end]
         lines = lines[end:]
@@ -88,36 +88,36 @@ def datagrams(lines: bytes) -> Iterator[bytes]:
 
 
 class LogWriter:
-    """Writes what comes through channels, in turn, to the outputs of the access log."""
+    """Writes the received lines to the sinks, one datagram of each worker at a time."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._outputs = [Output(sink) for sink in sinks]
-        # While one thread waits, another may add channels: epoll(7) allows that.
+        # epoll(7) allows adding sockets while another thread waits.
         self._selector = selectors.EpollSelector()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def add(self, receiver: socket.socket) -> None:
-        """Take lines from this one too, until its other end is closed."""
+        """Receive lines from this socket too, until the sender closes it."""
         self._selector.register(receiver, selectors.EVENT_READ)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the writer thread."""
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Write what has been sent so far, for at most so many seconds, and end."""
+        """Write what has been received so far, for at most `timeout` seconds, and stop."""
         self._closing.set()
         self._thread.join(timeout)
 
     @property
     def write_errors(self) -> int:
-        """Datagrams that an output failed to write, so far, over all outputs."""
+        """Number of datagrams that a sink has failed to write so far."""
         return sum(output.errors for output in self._outputs)
 
     @property
     def lines_lost(self) -> int:
-        """Lines that an output failed to write, so far, over all outputs."""
+        """Number of lines that a sink has failed to write so far."""
         return sum(output.lost for output in self._outputs)
 
     def _run(self) -> None:
@@ -137,7 +137,7 @@ class LogWriter:
             output.sink.close()
 
     def _write_next(self, receiver: socket.socket) -> None:
-        """Write one datagram, and only then take it off: a successor would find it there."""
+        """Write one datagram, then remove it: if this process dies, its successor finds it."""
         datagram = receiver.recv(_MAX_RECEIVED, socket.MSG_PEEK)
         if not datagram:
             self._selector.unregister(receiver)
@@ -147,5 +147,5 @@ class LogWriter:
             for output in self._outputs:
                 output.write(datagram, datagram.count(b"\n"))
         else:
-            _log.error("a process sent %d bytes that are no lines of the log", len(datagram))
-        receiver.recv(1)  # the rest of the datagram goes with it
+            _log.error("a worker sent %d bytes that are not lines of the access log", len(datagram))
+        receiver.recv(1)  # discards the rest of the datagram

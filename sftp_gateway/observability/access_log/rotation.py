@@ -1,10 +1,10 @@
-"""Rotates the access log's file by size: it is renamed, and each sink creates it again.
+"""Rotates the access log's file by size.
 
-Old files have logrotate's names: `access.log.1` is the newest, and each moves up by one when
+Old files are named as by logrotate: `access.log.1` is the newest, and all move up by one when
 another is added. Their number and age are limited.
 
-Only the observer rotates: workers may not rename or delete anything (Landlock). Sinks notice before
-their next batch, as when logrotate moved the file.
+Only the observer rotates; Landlock denies workers to rename or delete files. The sinks reopen the
+file before their next batch, as after logrotate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-#: Seconds between checks of the size; a busy gateway writes some MB in that time.
+#: Seconds between checks of the size; a busy gateway writes a few MB in that time.
 INTERVAL: Final = 1.0
 
 #: Seconds between checks of the age of old files.
@@ -25,9 +25,9 @@ _AGE_CHECK_INTERVAL: Final = 60.0
 
 
 def rotate(path: Path, most: int, *, keep: int) -> bool:
-    """Rename the file if it has more than `most` bytes; whether it was renamed.
+    """Rename the file if it is larger than `most` bytes; return whether it was.
 
-    `keep` old files are kept. Raises OSError if the folder does not allow it.
+    `keep` old files are kept. Raises OSError.
     """
     with suppress(FileNotFoundError):
         if path.stat().st_size > most:
@@ -37,14 +37,14 @@ def rotate(path: Path, most: int, *, keep: int) -> bool:
                 else:
                     old.replace(_old_file(path, number + 1))
             os.replace(path, _old_file(path, 1))
-            # At once, so that a follower of the log never finds it missing.
+            # Immediately, so that `tail -F` never finds it missing.
             path.touch(0o640)
             return True
     return False
 
 
 def delete_older(path: Path, before: float) -> None:
-    """Delete old files that were last written before then. Raises OSError."""
+    """Delete old files last modified before the time `before`. Raises OSError."""
     for _, old in _old_files(path):
         if old.stat().st_mtime < before:
             old.unlink()
@@ -55,7 +55,7 @@ def _old_file(path: Path, number: int) -> Path:
 
 
 def _old_files(path: Path) -> list[tuple[int, Path]]:
-    """The old files with their numbers."""
+    """The rotated files with their numbers."""
     start = f"{path.name}."
     return [
         (int(number), old)
@@ -67,13 +67,13 @@ def _old_files(path: Path) -> list[tuple[int, Path]]:
 
 
 def start(path: Path, most: int, *, keep: int, max_age: float) -> None:
-    """Rotate on a thread that ends with the process; `max_age` in seconds."""
+    """Rotate on a daemon thread; `max_age` is in seconds."""
 
     def run() -> None:
         pause = threading.Event()
         checked = -math.inf
         while not pause.wait(INTERVAL):
-            # Writers of the log report a disk that is full or missing.
+            # The sinks report disk errors.
             with suppress(OSError):
                 rotate(path, most, keep=keep)
                 if time.monotonic() - checked >= _AGE_CHECK_INTERVAL:

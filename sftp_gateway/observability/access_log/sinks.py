@@ -1,4 +1,4 @@
-"""Where log lines are written: a stream that is already open, or a file that may be rotated."""
+"""The outputs of the access log: an open stream, or a file that may be rotated."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """Writes whole lines, several at a time; called from one thread only."""
+    """Writes batches of whole lines; called from one thread only."""
 
     def write(self, lines: bytes) -> None:
-        """Write all of `lines`, waiting as long as it takes. Raises OSError."""
+        """Write all of `lines`; may block. Raises OSError."""
 
     def close(self) -> None:
-        """Close what the sink opened."""
+        """Close the file, if the sink has opened it."""
 
 
 class StreamSink:
-    """Writes to a descriptor that is already open, such as standard output.
+    """Writes to an open descriptor, such as standard output.
 
-    Several worker processes may share the stream, and a pipe keeps only writes of up to PIPE_BUF
-    bytes together (pipe(7)), so each batch is written under a record lock: lines of two processes
-    never mix. The lock ends with the process, however it ends. Only pipes and sockets are locked:
-    files keep each write together, and the likes of /dev/null strangers may hold locked.
+    Several processes may share the stream, and writes to a pipe are atomic only up to PIPE_BUF
+    bytes (pipe(7)), so each batch is written under a record lock, which the kernel releases if the
+    process dies. Only pipes and sockets are locked: O_APPEND writes to files are atomic, and other
+    programs may hold a lock on devices such as /dev/null.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -52,34 +52,33 @@ class StreamSink:
         return f"descriptor {self._descriptor}"
 
     def write(self, lines: bytes) -> None:
-        """Write all of `lines`; waits where nobody reads, also when the pipe is non-blocking.
+        """Write all of `lines`; blocks while the pipe is full, even if it is non-blocking.
 
-        Raises OSError, for instance EPIPE when the reader is gone or ENOSPC when the disk is full.
+        Raises OSError, for instance EPIPE without a reader or ENOSPC on a full disk.
         """
         with _record_lock(self._descriptor) if self._locked else nullcontext():
             self._writer.write(self._descriptor, lines)
 
     def close(self) -> None:
-        """Leave the descriptor open: others opened it."""
+        """Do nothing: the sink has not opened the descriptor."""
 
 
 class FileSink:
-    """Appends to a file, made with mode 0640, and follows it through logrotate.
+    """Appends to a file, created with mode 0640, and supports logrotate.
 
-    O_APPEND keeps batches of several processes apart and lets `copytruncate` work. Before each
-    batch the path is compared with the open file; when it was moved or deleted, it is made anew.
-    Only regular files are opened: a fifo or a device may keep the writer waiting for ever.
+    O_APPEND makes batches of several processes atomic and allows `copytruncate`. Before each batch
+    the sink checks whether the file has been moved or deleted, and if so creates a new one. It
+    opens only regular files: a fifo or a device could block the writer for ever.
 
-    Where it cannot be opened, each batch tries again, and raises OSError; `check_file` tells at
+    If the file cannot be opened, each batch retries and raises OSError; `check_file` reports it at
     the start of the gateway.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._writer = _LineWriter()
-        self._detached = (
-            False  # the path cannot be opened; lines go to the file that was moved away
-        )
+        #: Whether lines go to the file that was moved away, because no new one can be opened.
+        self._detached = False
         self._descriptor = _CLOSED
         with suppress(OSError):
             self._descriptor = _open(self._path)
@@ -110,13 +109,13 @@ class FileSink:
         try:
             opened = _open(self._path)
         except OSError as error:
-            # A line in the file that was moved away is not lost; one in a deleted file is.
+            # Lines in a moved file are not lost; lines in a deleted one are.
             if not ours.st_nlink:
                 raise
             if not self._detached:
                 _log.error(
-                    "the access log cannot be written to %s: %s; lines go to the file that was "
-                    "moved away from there",
+                    "cannot write the access log to %s: %s; lines go to the file that was moved "
+                    "away",
                     self._path,
                     error.strerror,
                 )
@@ -129,7 +128,7 @@ class FileSink:
 
 
 def check_file(path: Path) -> None:
-    """Raises ConfigurationError when a FileSink could not open the file."""
+    """Raises ConfigurationError if a FileSink could not open the file."""
     try:
         os.close(_open(path))
     except OSError as error:
@@ -137,17 +136,17 @@ def check_file(path: Path) -> None:
         if not path.parent.is_dir():
             why = f"the folder {path.parent} does not exist"
         elif path.exists() and not path.is_file():
-            why = _NOT_REGULAR  # whatever the kernel calls that
+            why = _NOT_REGULAR  # clearer than the errno, such as ENXIO
         raise ConfigurationError(
             [
                 f"access_log.file: cannot append to {path}: {why};"
-                " name a file in a folder that the gateway may write to"
+                " name a file in a folder that the gateway can write to"
             ]
         ) from error
 
 
 def _open(path: Path) -> int:
-    # Without O_NONBLOCK, a fifo would be waited for until someone reads it.
+    # Without O_NONBLOCK, opening a fifo would block until it has a reader.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     descriptor = os.open(path, flags, 0o640)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -157,9 +156,9 @@ def _open(path: Path) -> int:
 
 
 class _LineWriter:
-    """Writes until all is written, and ends a line that an error cut in two.
+    """Writes all bytes, and terminates a line that an error has truncated.
 
-    After a full disk, the next batch begins with a line feed: one line is broken, not two.
+    After a partial write, the next batch begins with a line feed, so that only one line is broken.
     """
 
     def __init__(self) -> None:
@@ -187,7 +186,7 @@ def _wait_for_room(descriptor: int) -> None:
 
 @contextmanager
 def _record_lock(descriptor: int) -> Iterator[None]:
-    # A stream that cannot be locked is written all the same.
+    # If the stream cannot be locked, write without the lock.
     with suppress(OSError):
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
     try:

@@ -134,7 +134,7 @@ def test_a_missing_folder_is_an_error_that_names_the_option(tmp_path):
         check_file(tmp_path / "logs" / "access.log")
     assert raised.value.errors == (
         f"access_log.file: cannot append to {tmp_path}/logs/access.log: the folder"
-        f" {tmp_path}/logs does not exist; name a file in a folder that the gateway may write to",
+        f" {tmp_path}/logs does not exist; name a file in a folder that the gateway can write to",
     )
 
 
