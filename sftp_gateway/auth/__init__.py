@@ -1,4 +1,4 @@
-"""Who may log in: plain decisions about keys, passwords and addresses."""
+"""Authentication decisions about keys, certificates, passwords and addresses, without I/O."""
 
 from sftp_gateway.auth.addresses import AddressPatterns
 from sftp_gateway.auth.authenticator import (

@@ -1,4 +1,4 @@
-"""The address patterns of `from="..."`, as OpenSSH accepts them; names are not looked up.
+"""The address patterns of `from="..."`, as OpenSSH accepts them; host names are not resolved.
 
 Source: sshd(8) AUTHORIZED_KEYS FILE FORMAT, ssh_config(5) PATTERNS; checked against sshd 9.2.
 """
@@ -22,7 +22,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """One entry of the list: a network, or a wildcard over the address written as text."""
+    """One entry of the list: a network, or a wildcard pattern for the address as text."""
 
     negated: bool
     matcher: _Network | re.Pattern[str]
@@ -35,9 +35,9 @@ class _Pattern:
 
 @dataclass(frozen=True, slots=True)
 class AddressPatterns:
-    """A comma separated list of addresses, networks and wildcards, `!` before what to refuse.
+    """A comma-separated list of addresses, networks and wildcards; `!` negates an entry.
 
-    `text` is the list as it was written. Make one with `parse`.
+    `text` is the list as written. Use `parse` to create one.
     """
 
     text: str
@@ -47,9 +47,8 @@ class AddressPatterns:
     def parse(cls, text: str) -> AddressPatterns:
         """Read a list such as `192.0.2.0/24,!192.0.2.7,2001:db8::*`.
 
-        Raises ValueError, with a sentence that says what would be right, for an entry that could
-        never match (a host name, bits beyond the prefix length): sshd refuses such a list too, or
-        silently locks its user out.
+        Raises ValueError with a remedy for an entry that can never match (a host name, or bits
+        beyond the prefix length): sshd refuses such a list too, or silently locks its user out.
         """
         patterns = tuple(_parse_pattern(entry) for entry in text.split(","))
         if all(pattern.negated for pattern in patterns):
@@ -57,9 +56,10 @@ class AddressPatterns:
         return cls(text, patterns)
 
     def matches(self, address: str) -> bool:
-        """Whether a peer at this address (text, as getpeername gives it) is in the list.
+        """Whether the list matches a peer's address, given as text as by getpeername(3).
 
-        A negated entry wins wherever it stands. Text that is not an IP address matches nothing.
+        A matching negated entry wins, regardless of order. Text that is not an IP address never
+        matches.
         """
         peer = parse_peer(address)
         if peer is None:
@@ -69,12 +69,12 @@ class AddressPatterns:
 
 
 def unmapped(address: str) -> str:
-    """A peer's address as text; IPv4 where it is mapped into IPv6 (RFC 4291 §2.5.5.2)."""
+    """A peer's address as text, an IPv4-mapped one as plain IPv4 (RFC 4291 §2.5.5.2)."""
     return address.removeprefix("::ffff:") if "." in address else address
 
 
 def parse_peer(address: str) -> _Address | None:
-    """The peer's address: without its zone, and as IPv4 if it is IPv4-mapped."""
+    """The peer's address without its zone, an IPv4-mapped one as IPv4; None for other text."""
     try:
         peer = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -92,7 +92,7 @@ def _parse_pattern(entry: str) -> _Pattern:
     if text.startswith("::ffff:"):
         raise _mapped_mistake(entry)
     if _IPV4_WILDCARD.fullmatch(text) or _IPV6_WILDCARD.fullmatch(text):
-        # fnmatch's own translation: it never backtracks, whatever the number of stars.
+        # fnmatch.translate never backtracks, however many stars the pattern has.
         return _Pattern(entry.startswith("!"), re.compile(fnmatch.translate(text)))
     raise ValueError(
         f"{_shown(entry)} is not an IP address, a network such as 192.0.2.0/24 or an address "
@@ -102,7 +102,7 @@ def _parse_pattern(entry: str) -> _Pattern:
 
 def _parse_network(text: str) -> _Network | None:
     address, slash, length = text.partition("/")
-    # ipaddress also takes netmasks and zones, which mean something else to sshd.
+    # ipaddress also accepts netmasks and zones, which sshd interprets differently.
     if "%" in text or (slash and not _LENGTH.fullmatch(length)):
         return None
     try:

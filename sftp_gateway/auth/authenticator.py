@@ -1,4 +1,4 @@
-"""The decision: may this user log in with this key or password, from this address, now?"""
+"""Decides whether a user may log in with a key, certificate or password, from an address, now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sftp_gateway.auth.keys.revocations import Revocations
 from sftp_gateway.auth.passwords import PasswordVerifier
 from sftp_gateway.auth.sources import Networks
 
-#: Characters of a key's comment, or of a certificate's key id, that each line of the log repeats.
+#: Maximum length of the comment or key id that the log repeats in each line.
 MAX_LABEL: Final = 64
 
 _NO_KEYS = AuthorizedKeys((), ())
@@ -23,7 +23,7 @@ _NOTHING_REVOKED = Revocations()
 
 
 class Reason(StrEnum):
-    """Why a login was accepted or refused: stable words for the access log, not for the client."""
+    """Why a login was accepted or refused, for the access log only; the values are stable."""
 
     ACCEPTED = "accepted"
     UNKNOWN_USER = "unknown_user"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
     PRINCIPAL_NOT_LISTED = "principal_not_listed"
-    WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a word for the log
+    WRONG_PASSWORD = "wrong_password"  # noqa: S105 - not a secret
     NO_PASSWORD = "no_password"  # noqa: S105
 
 
@@ -46,8 +46,8 @@ class Reason(StrEnum):
 class Credentials:
     """The credentials of one user, and the addresses they are accepted from.
 
-    `password_hash` is a PHC string, None for keys only; without any `allow_from`, all addresses
-    are allowed.
+    `password_hash` is a PHC string, or None if the user has no password. An empty `allow_from`
+    allows all addresses.
     """
 
     user: str
@@ -58,7 +58,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What applies to all users: trusted certificate authorities, and revocations."""
+    """Certificate authorities and revocations that apply to all users."""
 
     authorities: AuthorizedKeys = _NO_KEYS
     revoked: Revocations = _NOTHING_REVOKED
@@ -66,9 +66,9 @@ class Trust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """How a login was accepted, to be reviewed when the credentials change.
+    """An accepted login, to be reviewed when the credentials change.
 
-    One of `key` (a blob), `certificate` and `password_hash` is not None.
+    Exactly one of `key` (a blob), `certificate` and `password_hash` is set.
     """
 
     user: str
@@ -81,12 +81,11 @@ class Login:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The answer to one attempt.
+    """The result of one login attempt.
 
-    `fingerprint` is the offered key's, None for passwords. `label` is the comment that the key has
-    in the user's file, or the certificate's key id; None where there is none. `certificate` is the
-    offered one, where its authority is trusted: of others nothing is to be believed. `login` is
-    there if accepted.
+    `fingerprint` is the offered key's, None for passwords. `label` is the key's comment in the
+    user's file, or the certificate's key id. `certificate` is set only if its authority is trusted;
+    the contents of others prove nothing. `login` is set if the attempt was accepted.
     """
 
     reason: Reason
@@ -101,7 +100,7 @@ class Decision:
         return self.reason is Reason.ACCEPTED
 
 
-#: If several lines match a key or certificate and none accepts it, the first of these is why.
+#: Order of precedence if several lines match a key or certificate and none accepts it.
 _CLOSEST = (
     Reason.ACCEPTED,
     Reason.ADDRESS_NOT_ALLOWED,
@@ -113,10 +112,10 @@ _CLOSEST = (
 
 
 class Authenticator:
-    """Decides from the credentials that it was made with; holds no state and does no IO.
+    """Decides on the basis of `credentials`; stateless, and without I/O.
 
-    `clock` gives the present as an aware datetime. Raises ValueError for a user that is given
-    twice and for a hash that `check_hash` refuses.
+    `clock` returns the current time as an aware datetime. Raises ValueError for a duplicate user
+    and for a hash that `check_hash` rejects.
     """
 
     def __init__(
@@ -129,14 +128,14 @@ class Authenticator:
         self._clock = clock
         self._revoked = trust.revoked
         self._authorities = trust.authorities.keys
-        # Looked up as in any dict, not in constant time: user names and public keys are no
-        # secrets, and the signature that proves a key is checked elsewhere.
+        # Ordinary dict look-ups, not in constant time: user names and public keys are not secret,
+        # and the caller verifies the signature.
         self._keys: dict[str, dict[bytes, list[AuthorizedKey]]] = {}
         self._password_hashes: dict[str, str] = {}
         self._allowed: dict[str, Networks] = {}
         for each in credentials:
             if each.user in self._keys:
-                raise ValueError(f"the user {each.user!r} is given twice; merge the two")
+                raise ValueError(f"duplicate user {each.user!r}; merge the two")
             entries = self._keys[each.user] = {}
             self._allowed[each.user] = each.allow_from
             for key in each.keys.keys:
@@ -149,14 +148,14 @@ class Authenticator:
     def passwords_offered(self) -> bool:
         """Whether any user has a password.
 
-        The same methods are offered to every name, so that they do not tell who exists.
+        All user names are offered the same methods, which therefore do not reveal valid names.
         """
         return bool(self._password_hashes)
 
     def check_key(self, user: str, blob: bytes, address: str) -> Decision:
         """Whether the user may log in with this key from this address (text), now.
 
-        The caller has the signature checked: this is about the key only. Never raises.
+        The caller verifies the client's signature. Never raises.
         """
         login = Login(user=user, address=address, at=self._clock(), key=blob)
         return Decision(
@@ -169,7 +168,7 @@ class Authenticator:
     def check_certificate(self, user: str, certificate: Certificate, address: str) -> Decision:
         """Whether the user may log in with this certificate from this address, now.
 
-        The caller has both signatures checked, the authority's and the client's. Never raises.
+        The caller verifies the signatures of the authority and of the client. Never raises.
         """
         login = Login(user=user, address=address, at=self._clock(), certificate=certificate)
         trusted = bool(self._trusting(user, certificate))
@@ -184,7 +183,7 @@ class Authenticator:
     def check_password(self, user: str, password: str, address: str) -> Decision:
         """Whether this is the user's password.
 
-        Takes about 50 ms, the same for unknown users and those without a password: call it off
+        Takes about 50 ms, also for unknown users and users without a password; do not call it on
         the event loop. Never raises.
         """
         password_hash = self._password_hashes.get(user)
@@ -200,10 +199,10 @@ class Authenticator:
         )
 
     def review(self, login: Login) -> Reason:
-        """Whether a login that was accepted before would have been by these credentials.
+        """Whether these credentials would have accepted an earlier login, at its own time.
 
-        It is judged as of its own time: sessions survive the expiry of their key or certificate, as
-        in sshd; only removed credentials end them.
+        So sessions survive the expiry of their key or certificate, as in sshd; only removed or
+        revoked credentials end them.
         """
         if login.certificate is not None:
             return self._certificate_reason(login.user, login.certificate, login.address, login.at)
@@ -221,20 +220,18 @@ class Authenticator:
             return Reason.UNKNOWN_USER
         if self._revoked.revokes_key(blob):
             return Reason.REVOKED
-        # sshd tries each line of a key until one permits.
+        # As in sshd, each line with the key is tried until one accepts.
         reasons = {
-            _line_reason(line, address, at)
-            for line in entries.get(blob, ())
-            if not line.authority  # which only signs
+            _line_reason(line, address, at) for line in entries.get(blob, ()) if not line.authority
         }
         for reason in _CLOSEST:
             if reason in reasons:
                 return self._allowed_from(user, address, reason)
-        # A weak key is never among the entries: its line was a mistake.
+        # A weak key is never among the entries: the parser has rejected its line.
         return Reason.KEY_TOO_WEAK if too_weak(blob) else Reason.KEY_NOT_AUTHORIZED
 
     def _comment(self, user: str, blob: bytes) -> str | None:
-        """What the user's file says of a key that it lets in, on the first line of it."""
+        """The comment of a key in the user's file, from the first line that authorizes it."""
         lines = self._keys.get(user, {}).get(blob, ())
         return next((_label(line.comment) for line in lines if not line.authority), None)
 
@@ -257,9 +254,9 @@ class Authenticator:
         return self._allowed_from(user, address, reason)
 
     def _allowed_from(self, user: str, address: str, reason: Reason) -> Reason:
-        """`reason`, unless the key, certificate or password is right and comes from elsewhere.
+        """`reason`, or USER_ADDRESS_NOT_ALLOWED for good credentials from another address.
 
-        Asked last, so that the log tells a stolen key from a wrong one.
+        Checked last, so that the log distinguishes a stolen key from a wrong one.
         """
         allowed = self._allowed[user]
         if reason is Reason.ACCEPTED and allowed and not allowed.contains(address):
@@ -267,7 +264,7 @@ class Authenticator:
         return reason
 
     def _trusting(self, user: str, certificate: Certificate) -> list[AuthorizedKey]:
-        """The lines that trust the certificate's authority: the user's own, and those for all."""
+        """The lines that trust the certificate's authority, for this user or for all."""
         own = self._keys.get(user, {}).get(certificate.authority, ())
         return [
             *(line for line in own if line.authority),
@@ -290,11 +287,11 @@ def _line_reason(line: AuthorizedKey, address: str, at: datetime) -> Reason:
 def _conditions_reason(
     certificate: Certificate, principals: tuple[str, ...], address: str, at: datetime
 ) -> Reason:
-    """What the certificate itself says about who may use it, when and from where.
+    """Checks the certificate's own conditions: validity, principals and source addresses.
 
-    One without principals lets nobody in. PROTOCOL.certkeys: "As a special case, a zero-length
-    "valid principals" field means the certificate is valid for any principal"; that is more than
-    anybody who forgets `ssh-keygen -n` means.
+    A certificate without principals is refused. PROTOCOL.certkeys: "As a special case, a
+    zero-length "valid principals" field means the certificate is valid for any principal"; but
+    usually `ssh-keygen -n` was forgotten.
     """
     seconds = at.timestamp()
     if seconds >= certificate.valid_before:

@@ -1,4 +1,4 @@
-"""Passwords: argon2id hashes of them, and checks that cost the same whatever the answer.
+"""Hashes and verifies passwords with argon2id, at the same cost whatever the result.
 
 Sources: RFC 9106 (argon2), the PHC string format, OWASP's password storage cheat sheet.
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from argon2 import low_level
 from argon2.exceptions import VerificationError
 
-# RFC 4252 sets no limit; without one a client chooses how much memory a refusal takes.
+# RFC 4252 sets no limit; without one, a client could make each attempt arbitrarily expensive.
 MAX_PASSWORD_BYTES = 1024
-# NIST SP 800-63B §5.1.1.1: a password that a person chooses has at least eight characters.
+# NIST SP 800-63B §5.1.1.1: memorized secrets have at least eight characters.
 MIN_PASSWORD_LENGTH = 8
-# Beyond these a login, or a few at once, would take the machine down.
+# Upper bounds of a hash's cost: a few logins at once must not exhaust the machine.
 MAX_MEMORY_KIB = 1024 * 1024
 MAX_WORK_KIB = 4 * 1024 * 1024
 MAX_LANES = 16
@@ -35,27 +35,27 @@ _ADVICE = "make one with `sftp-gateway hash-password`"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashCost:
-    """argon2id's parameters: memory in KiB, passes over it, lanes (threads)."""
+    """argon2id's parameters: memory in KiB, passes over it, and lanes (threads)."""
 
     memory_kib: int
     passes: int
     lanes: int
 
 
-# About 50 ms on one core of a small server, above OWASP's minimum (19 MiB, 2 passes); one lane,
-# because logins at once are what should spread over the cores.
+# About 50 ms on a core of a small server, and above OWASP's minimum (19 MiB, 2 passes). One lane,
+# because concurrent logins already use the other cores.
 DEFAULT_COST = HashCost(memory_kib=32 * 1024, passes=2, lanes=1)
 
 
 def hash_password(password: str) -> str:
     """An argon2id PHC string with a new salt.
 
-    Raises ValueError for an empty password and for one over 1,024 bytes of UTF-8: neither could
-    ever log in.
+    Raises ValueError for a password that could never log in: an empty one, or one over 1,024 bytes
+    in UTF-8.
     """
     secret = _encode(password)
     if not 0 < len(secret) <= MAX_PASSWORD_BYTES:
-        raise ValueError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
+        raise ValueError(f"a password must have 1 to {MAX_PASSWORD_BYTES} bytes")
     return low_level.hash_secret(
         secret,
         os.urandom(_SALT_BYTES),
@@ -70,8 +70,8 @@ def hash_password(password: str) -> str:
 def check_hash(text: str) -> HashCost:
     """The cost of a PHC string `$argon2id$v=19$m=KIB,t=PASSES,p=LANES$SALT$DIGEST`.
 
-    Raises ValueError, with a sentence that does not repeat the text (it may be a password), for
-    anything else and for a cost that would harm the server.
+    Raises ValueError for any other text and for an excessive cost. The message does not repeat the
+    text, which may be a password.
     """
     match = _PHC.fullmatch(text)
     if match is None or not all(_is_base64(field) for field in match.groups()[3:]):
@@ -82,32 +82,33 @@ def check_hash(text: str) -> HashCost:
     # RFC 9106 §3.1: memory is at least 8 KiB a lane.
     if memory_kib > MAX_MEMORY_KIB or memory_kib < 8 * lanes:
         raise ValueError(
-            f"a password hash takes 8 KiB a lane to {MAX_MEMORY_KIB} KiB (1 GiB) of memory, "
+            f"a password hash must use 8 KiB per lane to {MAX_MEMORY_KIB} KiB (1 GiB) of memory, "
             f"not {memory_kib}; {_ADVICE}"
         )
     if memory_kib * passes > MAX_WORK_KIB or lanes > MAX_LANES:
         raise ValueError(
-            f"a password hash has at most {MAX_LANES} lanes (p) and at most {MAX_WORK_KIB} "
+            f"a password hash must use at most {MAX_LANES} lanes (p) and at most {MAX_WORK_KIB} "
             f"KiB of memory times passes (m * t); {_ADVICE}"
         )
     return HashCost(memory_kib=memory_kib, passes=passes, lanes=lanes)
 
 
-#: OWASP's minimum for argon2id, password storage cheat sheet: KiB of memory, and passes over it.
+#: OWASP's minimum parameters for argon2id (password storage cheat sheet): KiB of memory, and
+#: passes.
 _MINIMUM = ((47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5))
 
 
 def is_cheap(cost: HashCost) -> bool:
-    """Whether guessing passwords from a hash of this cost takes less than OWASP's minimum."""
+    """Whether the cost is below OWASP's minimum."""
     return not any(cost.memory_kib >= kib and cost.passes >= passes for kib, passes in _MINIMUM)
 
 
 class PasswordVerifier:
-    """Checks passwords at one cost, so that time does not tell which users exist.
+    """Verifies passwords in constant time, so that timing does not reveal which users exist.
 
-    `hashes` are those of all users; ValueError for one that `check_hash` refuses. Where there is
-    no hash to check against, a dummy stands in that costs what the costliest of them does. Users
-    whose hashes are cheaper than that can be told apart: give all the same parameters.
+    `hashes` are those of all users; raises ValueError for one that `check_hash` rejects. For a user
+    without a hash it verifies a dummy hash with the highest cost among them. Users with cheaper
+    hashes remain distinguishable, so all hashes should have the same parameters.
     """
 
     def __init__(self, hashes: Iterable[str] = ()) -> None:
@@ -119,26 +120,26 @@ class PasswordVerifier:
         )
 
     def verify(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is the one that was hashed; False where `password_hash` is None.
+        """Whether the password matches the hash; False if `password_hash` is None.
 
-        Takes about 50 ms of CPU, in C and without the interpreter's lock: call it off the event
-        loop. Never raises.
+        Takes about 50 ms of CPU time, without the GIL; do not call it on the event loop. Never
+        raises.
         """
         secret = _encode(password)
         acceptable = 0 < len(secret) <= MAX_PASSWORD_BYTES
         usable = password_hash if password_hash is not None and _is_hash(password_hash) else None
-        # Always all of the work, and only then the answer.
+        # Always do the whole work before returning.
         matched = _matches(usable or self._dummy, secret if acceptable else b"")
         return matched and acceptable and usable is not None
 
 
 def _encode(password: str) -> bytes:
-    # surrogatepass: what a client sends is checked, not a reason to fail.
+    # surrogatepass: lone surrogates from a client must not raise here.
     return password.encode("utf-8", "surrogatepass")
 
 
 def _is_base64(text: str) -> bool:
-    """Whether this is the one spelling, without padding, that argon2's own decoder takes."""
+    """Whether `text` is canonical base64 without padding, as argon2's decoder requires."""
     try:
         decoded = binascii.a2b_base64(text + "=" * (-len(text) % 4))
     except binascii.Error:
@@ -155,7 +156,7 @@ def _is_hash(text: str) -> bool:
 
 
 def _dummy_hash(cost: HashCost) -> str:
-    """A hash of nothing: its digest is random, so no password is known to match it."""
+    """A hash with a random digest, which no known password matches."""
     salt, digest = (
         base64.b64encode(os.urandom(size)).decode("ascii").rstrip("=")
         for size in (_SALT_BYTES, _DIGEST_BYTES)
@@ -164,9 +165,9 @@ def _dummy_hash(cost: HashCost) -> str:
 
 
 def _matches(password_hash: str, secret: bytes) -> bool:
-    """argon2 itself; it compares the digests in constant time."""
+    """Verify with argon2, which compares digests in constant time."""
     try:
         return low_level.verify_secret(password_hash.encode("ascii"), secret, low_level.Type.ID)
     except VerificationError:
-        # A mismatch; or no memory for the work, which must not let anybody in either.
+        # A mismatch, or not enough memory: fail closed.
         return False

@@ -1,21 +1,22 @@
-"""The penalties of sources, and which sources are banned. Plain decisions, no clock.
+"""Penalties and bans of sources. No I/O and no clock.
 
-As in sshd_config(5), PerSourcePenalties: each offence costs its source seconds. They add up, and
-decay by one a second. From `minimum` on the source is banned until its score is 0. Beyond sshd,
-each further ban soon after lasts twice as long, up to `maximum`.
+As with PerSourcePenalties of sshd_config(5), each offence adds seconds to its source's score, which
+decays by one per second. When the score reaches `minimum`, the source is banned until it is 0.
+Unlike in sshd, each ban soon after another lasts twice as long, up to `maximum`.
 
-A source is a block of addresses, and many clients may share one: a ban for one wrong key would hit
-all. A source with successful logins is therefore *trusted* while a session is open and for `trust`
-seconds after. Instead of a ban it gets an allowance: `trusted_rate` failing connections a second.
-Connections that log in use none of it.
+A source is a block of addresses that many clients may share, so a ban for one wrong key would hit
+all of them. A source with successful logins is therefore *trusted* while a session is open and for
+`trust` seconds afterwards. Instead of being banned it is throttled to `trusted_rate` failing
+connections per second; connections that log in are not counted.
 
-    | state     | from it, by                                          | connections           |
-    |-----------|------------------------------------------------------|-----------------------|
-    | no score  | a penalty: scored                                    | accepted              |
-    | scored    | `minimum` reached: banned; time: no score            | accepted              |
-    | banned    | time: no score, and remembered for `maximum` seconds | refused, or throttled |
-    |           | where it is trusted                                  |                       |
-    | any       | a login, or lifted by hand: no score                 | accepted              |
+    | state     | transitions                                      | connections            |
+    |-----------|--------------------------------------------------|------------------------|
+    | no score  | penalty -> scored                                | accepted               |
+    | scored    | score reaches `minimum` -> banned; decays -> no  | accepted               |
+    |           | score                                            |                        |
+    | banned    | expires -> no score; the ban is remembered for   | refused; throttled if  |
+    |           | `maximum` seconds                                | the source is trusted  |
+    | any       | login, or lifted by an administrator -> no score | accepted               |
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from typing import Final, Literal, TypeAlias
 from sftp_gateway.auth.sources import Networks, SourceBlocks
 from sftp_gateway.token_bucket import TokenBucket
 
-#: Seconds of `trusted_rate` that a trusted source may use up at once.
+#: Burst of a trusted source, in seconds of `trusted_rate`.
 _TRUSTED_BURST: Final = 20.0
 
-#: A ban is doubled so often at most; `maximum` is reached long before.
+#: Keeps 2 ** times finite; bans reach `maximum` long before.
 _MAX_DOUBLINGS: Final = 20
 
-#: Why a ban is over.
+#: Why a ban has ended.
 UnbanReason: TypeAlias = Literal["expired", "login", "evicted", "configuration", "lifted"]
 
 
 class Offence(StrEnum):
-    """What a connection did wrong."""
+    """The offence of a connection."""
 
     FAILED_LOGIN = "failed_login"
     UNKNOWN_USER = "unknown_user"
@@ -53,7 +54,7 @@ class Offence(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Whether a connection is accepted, in the words of the log and the metrics."""
+    """Whether a connection is accepted; the values appear in the log and the metrics."""
 
     ACCEPTED = "accepted"
     BANNED = "source_banned"
@@ -63,7 +64,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PenaltyRules:
-    """Costs of offences, and limits: seconds, except `max_sources` and `trusted_rate`."""
+    """Costs of offences, and limits; in seconds, except `max_sources` and `trusted_rate`."""
 
     enabled: bool = True
     costs: Mapping[Offence, float]
@@ -79,7 +80,7 @@ class PenaltyRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Banned:
-    """A source has been banned; if `trusted`, it is only throttled."""
+    """A source has been banned, or throttled if `trusted`."""
 
     source: str
     kind: Offence  # the last one
@@ -102,20 +103,20 @@ class _Entry:
     ends: float  # when the score is 0
     banned: bool = False
     times: int = 0
-    due: float = -1.0  # where it stands in the heap
+    due: float = -1.0  # its key in the heap
 
 
 class Penalties:
-    """The table. `now` is always in seconds of a clock that never goes back."""
+    """The table of sources. `now` is monotonic, in seconds."""
 
     def __init__(self, rules: PenaltyRules) -> None:
         self._rules = rules
         self._entries: dict[str, _Entry] = {}
-        #: When each entry changes, or earlier.
+        #: Lower bounds of the times at which entries change state.
         self._heap: list[tuple[float, str]] = []
         self._trust = _Trust(rules)
         self._events: list[Banned | Unbanned] = []
-        #: How many of each kind were counted, those of exempt sources left out.
+        #: Penalties by offence, without those of exempt sources.
         self.penalty_counts: Counter[str] = Counter()
         self._bans: dict[str, Banned] = {}  # the oldest first
 
@@ -129,14 +130,14 @@ class Penalties:
         return len(self._bans)
 
     def bans(self, now: float, limit: int, *, first: int = 0) -> list[tuple[Banned, float]]:
-        """The oldest bans, from number `first` on, each with its remaining seconds."""
+        """The oldest bans, starting with number `first`, each with its remaining seconds."""
         oldest = islice(self._bans.items(), first, first + limit)
         return [(ban, max(0.0, self._entries[block].ends - now)) for block, ban in oldest]
 
     def lift(self, addresses: Iterable[str] | None, limit: int) -> list[str]:
-        """End the bans of these addresses and networks, or of all, and forget what they did.
+        """End the bans of these addresses and networks, or all bans, and reset their scores.
 
-        At most `limit` bans; their sources. Raises ValueError for what is neither.
+        Ends at most `limit` bans; returns their sources. Raises ValueError for a malformed address.
         """
         if addresses is None:
             found = islice(self._bans, limit)
@@ -149,7 +150,7 @@ class Penalties:
         return lifted
 
     def drain_events(self) -> Iterator[Banned | Unbanned]:
-        """What has happened since the last call, in order."""
+        """The events since the last call, in order."""
         events, self._events = self._events, []
         return iter(events)
 
@@ -158,7 +159,7 @@ class Penalties:
         entry = self._entries.get(self._rules.blocks.of(address))
         return max(0.0, entry.ends - now) if entry else 0.0
 
-    # What happens
+    # Connections and logins
 
     def check(self, address: str, now: float) -> Verdict:
         """Whether a connection from this address may be accepted."""
@@ -179,7 +180,7 @@ class Penalties:
         return Verdict.ACCEPTED if allowance.level(now) >= 1 else Verdict.THROTTLED
 
     def add_penalty(self, address: str, kind: Offence, now: float) -> None:
-        """Charge the address's source for an offence."""
+        """Add the penalty for an offence to the address's source."""
         rules = self._rules
         if not rules.enabled or rules.exempt.contains(address):
             return
@@ -200,7 +201,7 @@ class Penalties:
         if score >= rules.minimum and not entry.banned:
             seconds = min(rules.maximum, score * 2.0 ** min(entry.times, _MAX_DOUBLINGS))
             entry.banned, entry.times, entry.ends = True, entry.times + 1, now + seconds
-            if entry.ends < entry.due:  # it would have been remembered for longer
+            if entry.ends < entry.due:  # an earlier ban would have kept it in the table longer
                 self._schedule(block, entry)
             self._bans[block] = Banned(
                 source=block,
@@ -219,11 +220,11 @@ class Penalties:
             self._forget(block, "login")
 
     def logged_out(self, address: str, now: float) -> None:
-        """Such a session has ended."""
+        """A session from this address has ended."""
         self._trust.logged_out(self._rules.blocks.of(address), now)
 
     def expire(self, now: float) -> None:
-        """End what is over; call it regularly, so that `drain_events` is up to date."""
+        """End bans and remove entries that have expired. Call it regularly."""
         while (block := self._first()) is not None and self._entries[block].due <= now:
             entry = self._entries[block]
             heapq.heappop(self._heap)
@@ -234,12 +235,12 @@ class Penalties:
                 del self._entries[block]
 
     def update(self, rules: PenaltyRules, now: float, *, open_sessions: Iterable[str] = ()) -> None:
-        """Apply other rules; scores and bans stay as far as the rules allow.
+        """Apply new rules; scores and bans are kept as far as the rules allow.
 
-        `open_sessions` are the addresses that sessions are open from.
+        `open_sessions` are the addresses of open sessions.
         """
         old, self._rules = self._rules, rules
-        renamed = rules.blocks != old.blocks  # blocks of another size have other names
+        renamed = rules.blocks != old.blocks  # with other prefixes, blocks have other names
         self._trust.update(rules, now)
         if renamed:
             self._trust.start_again(map(rules.blocks.of, open_sessions), now)
@@ -265,14 +266,14 @@ class Penalties:
         return entry
 
     def _evict(self) -> None:
-        """Forget the source whose penalty ends first, as sshd's `permissive` does."""
+        """Remove the source whose penalty ends first, as `permissive` does in sshd."""
         block = self._first()
         if block is not None:
             heapq.heappop(self._heap)
             self._forget(block, "evicted")
 
     def _change(self, entry: _Entry) -> float:
-        """When the ban ends, or the entry may go."""
+        """When the ban ends, or the entry can be removed."""
         remembered = entry.times and not entry.banned
         return entry.ends + (self._rules.maximum if remembered else 0.0)
 
@@ -283,11 +284,11 @@ class Penalties:
             self._rebuild()
 
     def _first(self) -> str | None:
-        """The entry that changes first, with its own place at the top of the heap."""
+        """The source whose entry changes first; updates stale keys at the top of the heap."""
         while self._heap:
             due, block = self._heap[0]
             entry = self._entries.get(block)
-            if entry is None or entry.due != due:  # of one that is gone
+            if entry is None or entry.due != due:  # stale
                 heapq.heappop(self._heap)
             elif self._change(entry) > due:  # a penalty was added meanwhile
                 heapq.heappop(self._heap)
@@ -319,8 +320,10 @@ class _Trust:
 
     def __init__(self, rules: PenaltyRules) -> None:
         self._rules = rules
-        self._open: dict[str, tuple[TokenBucket, int]] = {}  # with so many sessions
-        self._closed: dict[str, tuple[TokenBucket, float]] = {}  # until then; the oldest first
+        #: Sources with open sessions, and the number of sessions.
+        self._open: dict[str, tuple[TokenBucket, int]] = {}
+        #: Trusted sources without, and the end of the trust; the oldest first.
+        self._closed: dict[str, tuple[TokenBucket, float]] = {}
 
     def allowance(self, block: str, now: float) -> TokenBucket | None:
         """The allowance of a source; None if it is not trusted."""
@@ -330,7 +333,7 @@ class _Trust:
         return bucket if until > now else None
 
     def logged_in(self, block: str, now: float) -> bool:
-        """A session is open; whether the source was not trusted before."""
+        """A session has been opened; returns whether the source was not trusted before."""
         known = self.allowance(block, now)
         self._closed.pop(block, None)
         _, sessions = self._open.get(block, (None, 0))

@@ -1,4 +1,4 @@
-"""Where connections come from: addresses gathered into blocks, and lists of networks."""
+"""Sources of connections: address blocks and lists of networks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceBlocks:
-    """Groups addresses: those with the same prefix are one source.
+    """Maps addresses to sources: addresses with the same prefix are one source.
 
-    An IPv6 host usually has a whole /64, so single addresses would tell no hosts apart.
+    An IPv6 host usually has a whole /64, so single addresses would not identify hosts.
     """
 
     ipv4_prefix: int = 32
@@ -26,7 +26,7 @@ class SourceBlocks:
     def of(self, address: str) -> str:
         """The block of an address (text), as text: `192.0.2.7` or `2001:db8::/64`.
 
-        Text that is not an address is a block of its own.
+        Text that is not an address is its own block.
         """
         return _block(address, self.ipv4_prefix, self.ipv6_prefix)
 
@@ -44,25 +44,25 @@ def _block(address: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A list of networks. Make one with `parse`."""
+    """A list of networks. Use `parse` to create one."""
 
     _networks: tuple[_Network, ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Networks:
-        """Read addresses and networks such as `192.0.2.0/24`. Raises ValueError."""
+        """Parse addresses and networks such as `192.0.2.0/24`. Raises ValueError."""
         return cls(tuple(ipaddress.ip_network(text) for text in texts))
 
     def __bool__(self) -> bool:
         return bool(self._networks)
 
     def contains(self, address: str) -> bool:
-        """Whether the address (text) is in one of them. Text that is not an address is in none."""
+        """Whether the address (text) is in one of the networks; False for other text."""
         peer = parse_peer(address)
         return peer is not None and any(peer in network for network in self._networks)
 
     def contains_network(self, block: str) -> bool:
-        """Whether all of a block, as SourceBlocks names it, is in one of them."""
+        """Whether one of the networks contains a whole block, named as by SourceBlocks."""
         try:
             network = ipaddress.ip_network(block)
         except ValueError:

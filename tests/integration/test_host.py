@@ -203,7 +203,7 @@ def test_processes_without_a_log_serve_and_count_losses(gateway: Gateway, fault:
     assert gateway.sftp("ls").returncode == 0
     lost = "sftp_gateway_access_log_lines_lost_total"
     wait_for(lambda: gateway.metric(lost) >= 3, "lines to be lost")
-    assert "The access log cannot be written to logs/a.log" in gateway.stderr
+    assert "cannot write the access log to logs/a.log" in gateway.stderr
     assert gateway.http("/healthz") == (200, "ok\n")
     if fault == "missing":
         logs.mkdir()

@@ -159,7 +159,7 @@ def test_passwords_are_offered_if_any_user_has_one() -> None:
 
 
 def test_a_duplicate_user_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'gvpocr' is given twice"):
+    with pytest.raises(ValueError, match="duplicate user 'gvpocr'"):
         authenticator(credentials(), credentials("restrict"))
 
 

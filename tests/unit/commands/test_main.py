@@ -316,7 +316,7 @@ SHORT = (
         (("\n",), False, "error: the password is empty\n"),
         (("1234567\n",), False, SHORT),
         (("1234567", "1234567"), True, SHORT),
-        (("x" * 1025 + "\n",), False, "error: a password has 1 to 1024 bytes\n"),
+        (("x" * 1025 + "\n",), False, "error: a password must have 1 to 1024 bytes\n"),
     ],
 )
 def test_an_invalid_password_is_rejected(

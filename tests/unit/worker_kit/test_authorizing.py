@@ -39,7 +39,8 @@ def test_another_key_of_the_same_name_is_kept_and_reported(
     assert file.read_text().splitlines() == [old, new]
     (warning,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
-        r"warning: (SHA256:\S+) has the same name, worker7; if it is this worker's former key, run: "
+        r"warning: (SHA256:\S+) has the same name, worker7; if it is this worker's former key, "
+        r"run: "
         r"sftp-gateway keys remove gvpocr \1",
         warning,
     )
