@@ -222,7 +222,9 @@ class Authenticator:
             return Reason.REVOKED
         # As in sshd, each line with the key is tried until one accepts.
         reasons = {
-            _line_reason(line, address, at) for line in entries.get(blob, ()) if not line.authority
+            _line_reason(line, address, at)
+            for line in entries.get(blob, ())
+            if not line.authority  # an authority's key only signs
         }
         for reason in _CLOSEST:
             if reason in reasons:

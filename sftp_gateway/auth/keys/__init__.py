@@ -1,1 +1,1 @@
-"""Keys, certificates and the files that hold them."""
+"""Public keys, certificates, and the files that contain them."""

@@ -1,7 +1,4 @@
-"""The authorized_keys file: its lines become keys, or sentences about what is wrong with them.
-
-Source: sshd(8) AUTHORIZED_KEYS FILE FORMAT. Text in, values out; no file is opened here.
-"""
+"""Parses authorized_keys files (sshd(8), AUTHORIZED_KEYS FILE FORMAT). Opens no files."""
 
 from __future__ import annotations
 
@@ -17,15 +14,15 @@ from sftp_gateway.auth.keys.options import KeyOptions, parse_options, split_fiel
 
 __all__ = ["AuthorizedKey", "AuthorizedKeys", "fingerprint", "parse_authorized_keys"]
 
-# Characters in a line: an RSA key of 16,384 bits takes 2,800 of them, the options get the rest.
+# Maximum length of a line in characters; an RSA key of 16,384 bits takes 2,800.
 MAX_LINE = 16 * 1024
-# Bytes in a key: that same RSA key has 2,071.
+# Maximum size of a key in bytes; the same RSA key has 2,071.
 MAX_BLOB = 4 * 1024
 
 _AROUND = " \t\r"
 _BLANK = re.compile(r"[ \t]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# A type's name, never a piece of a key: those are of mixed case.
+# A key type that may be quoted in a message. Base64 of a key has upper-case letters too.
 _TYPE_TO_SHOW = re.compile(r"(?:ssh|ecdsa|sk|rsa|webauthn)-[a-z0-9.@-]{1,60}")
 
 
@@ -35,8 +32,8 @@ class AuthorizedKey:
 
     `blob` is the key as SSH sends it (RFC 4253 §6.6), `fingerprint` is what `ssh-keygen -l`
     prints, `sources` the addresses of `from=`, `expires` the aware UTC time of `expiry-time=`.
-    With `authority` (`cert-authority`) the key does not log in itself: certificates that it has
-    signed do, for one of `principals`, or where that is None for the user's own name.
+    With `authority` (`cert-authority`), certificates signed by the key log in, but not the key
+    itself. They must name one of `principals`, or the user's own name if that is None.
     """
 
     key_type: str
@@ -51,20 +48,20 @@ class AuthorizedKey:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedKeys:
-    """A parsed file: its good keys in order, and one sentence for each line that is not one."""
+    """A parsed file: its valid keys in order, and an error message for each invalid line."""
 
     keys: tuple[AuthorizedKey, ...]
     errors: tuple[str, ...]
 
 
 def parse_authorized_keys(text: str, *, source: str) -> AuthorizedKeys:
-    """Read the text of an authorized_keys file; `source` names it in the mistakes.
+    """Parse the text of an authorized_keys file; `source` names it in error messages.
 
-    Never raises: a bad line is a mistake and its key is not accepted, the others are.
+    Never raises: invalid lines are reported and skipped.
     """
     keys: list[AuthorizedKey] = []
     errors: list[str] = []
-    # Not splitlines(): to sshd only LF ends a line, and a comment must not be able to end early.
+    # Not splitlines(): as in sshd only LF ends a line, so that a comment cannot end early.
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.strip(_AROUND)
         if not line or line.startswith("#"):
@@ -78,9 +75,9 @@ def parse_authorized_keys(text: str, *, source: str) -> AuthorizedKeys:
 
 def _parse_line(line: str) -> AuthorizedKey:
     if len(line) > MAX_LINE:
-        raise ValueError(f"the line is too long; at most {MAX_LINE} characters are read")
+        raise ValueError(f"the line is longer than {MAX_LINE} characters")
     if _CONTROL.search(line):
-        raise ValueError("the line has a control character; write one key a line, as plain text")
+        raise ValueError("the line has a control character; write one key per line, as plain text")
     options = KeyOptions()
     key_type, rest = split_field(line)
     if key_type not in KEY_TYPES:
@@ -109,19 +106,21 @@ def _unsupported(first: str, second: str) -> str:
     for word in (first, second):
         if _TYPE_TO_SHOW.fullmatch(word):
             return f"keys of type {word} are not accepted; use one of {supported}"
-    return f"there is no key; write [OPTIONS] TYPE BASE64 [COMMENT] with TYPE one of {supported}"
+    return (
+        f"the line has no key; write [OPTIONS] TYPE BASE64 [COMMENT], with TYPE one of {supported}"
+    )
 
 
 def _decode(encoded: str) -> bytes:
-    """The bytes of the only base64 text that stands for them."""
+    """Decode canonical base64."""
     if len(encoded) > MAX_BLOB * 4 // 3:
-        raise ValueError("the key is larger than any that is accepted; copy the .pub line again")
+        raise ValueError("the key is too large; copy the .pub line again")
     try:
         blob = binascii.a2b_base64(encoded.encode("ascii"), strict_mode=True)
     except ValueError:
         blob = b""
     if not blob or base64.b64encode(blob).decode("ascii") != encoded:
-        raise ValueError("the key is not whole base64; copy the .pub line again, as one line")
+        raise ValueError("the key is not complete base64; copy the .pub line again, as one line")
     return blob
 
 
@@ -134,6 +133,6 @@ def _check_key(key_type: str, blob: bytes) -> None:
         )
     if facts.too_weak:
         raise ValueError(
-            f"the RSA key has {facts.rsa_bits} bits and is too weak; >= {MIN_RSA_BITS} bits are "
-            "accepted, and ssh-ed25519 is better"
+            f"the RSA key has {facts.rsa_bits} bits and is too weak; use one with at least "
+            f"{MIN_RSA_BITS} bits, or better an ssh-ed25519 key"
         )

@@ -1,4 +1,4 @@
-"""Public key blobs: which kind of key the bytes hold, whether they are well formed, their name.
+"""Public key blobs: their type, whether they are well formed, and their fingerprint.
 
 Sources: RFC 4253 §6.6 (ssh-rsa), RFC 5656 §3.1 (ecdsa), RFC 8709 §4 (ed25519),
 OpenSSH PROTOCOL.u2f (sk- keys), RFC 4251 §5 (string, mpint).
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric import ec
 
 MIN_RSA_BITS = 2048
-# OpenSSH reads no larger number, and each bit makes every login of that key dearer.
+# The maximum of OpenSSH; each bit makes the verification of a signature slower.
 MAX_RSA_BITS = 16384
 
 _ED25519_BYTES = 32
@@ -24,14 +24,14 @@ _UNCOMPRESSED = 4
 
 @dataclass(frozen=True, slots=True)
 class PublicKeyInfo:
-    """What a blob holds; `rsa_bits` is the length of an RSA modulus, None for other keys."""
+    """The type of a key; `rsa_bits` is the length of an RSA modulus, None for other keys."""
 
     key_type: str
     rsa_bits: int | None = None
 
     @property
     def too_weak(self) -> bool:
-        """Whether it is an RSA key shorter than the gateway accepts."""
+        """Whether it is an RSA key of fewer than MIN_RSA_BITS bits."""
         return self.rsa_bits is not None and self.rsa_bits < MIN_RSA_BITS
 
 
@@ -44,8 +44,8 @@ def fingerprint(blob: bytes) -> str:
 def parse_blob(blob: bytes) -> PublicKeyInfo:
     """Check every byte of a public key blob.
 
-    Raises ValueError with a sentence, free of key material, for what is not one whole key of a
-    supported type. A weak key is well formed: ask `too_weak`.
+    Raises ValueError, with a message without key material, unless it is exactly one key of a
+    supported type. Weak keys are well formed; see `too_weak`.
     """
     reader = Reader(blob)
     key_type = reader.string().decode("ascii", "replace")
@@ -57,7 +57,7 @@ def parse_blob(blob: bytes) -> PublicKeyInfo:
 
 
 def too_weak(blob: bytes) -> bool:
-    """Whether the blob is an RSA key shorter than the gateway accepts; False for any nonsense."""
+    """Whether the blob is an RSA key that is too short; False for malformed blobs."""
     try:
         return parse_blob(blob).too_weak
     except ValueError:
@@ -65,25 +65,25 @@ def too_weak(blob: bytes) -> bool:
 
 
 class Reader:
-    """Takes the fields off a blob one after the other; ValueError for what is not there."""
+    """Reads the fields of a blob in order. Raises ValueError if the blob is too short."""
 
     def __init__(self, blob: bytes) -> None:
         self._rest = blob
 
     @property
     def rest(self) -> bytes:
-        """What has not been taken yet."""
+        """The bytes not read yet."""
         return self._rest
 
     def number(self, size: int) -> int:
-        """An unsigned number of so many bytes."""
+        """An unsigned integer of `size` bytes."""
         if len(self._rest) < size:
             raise ValueError("the key data is cut short; copy the whole line again")
         field, self._rest = self._rest[:size], self._rest[size:]
         return int.from_bytes(field, "big")
 
     def string(self) -> bytes:
-        """RFC 4251 §5: a length, and as many bytes."""
+        """A string (RFC 4251 §5): a uint32 length and that many bytes."""
         size = int.from_bytes(self._rest[:4], "big")
         if len(self._rest) < 4 + size:
             raise ValueError("the key data is cut short; copy the whole line again")
@@ -91,9 +91,9 @@ class Reader:
         return field
 
     def positive(self) -> int:
-        """An mpint over zero, in the one form that RFC 4251 permits.
+        """A positive mpint in the canonical form of RFC 4251 §5.
 
-        Keys are compared as bytes, so a second spelling of a number would be a second key.
+        Keys are compared as bytes, so another encoding would be a different key.
         """
         field = self.string()
         value = int.from_bytes(field, "big", signed=True)
@@ -102,7 +102,7 @@ class Reader:
         return value
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Raises ValueError if bytes are left."""
         if self._rest:
             raise ValueError(f"the key data has {len(self._rest)} bytes too many; copy it again")
 
@@ -115,7 +115,9 @@ def _read_ed25519(reader: Reader) -> None:
 def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[Reader], None]:
     def read(reader: Reader) -> None:
         if reader.string() != curve_name.encode("ascii"):
-            raise ValueError(f"the key is not on its type's curve, {curve_name}; copy it again")
+            raise ValueError(
+                f"the key is not on the curve of its type, {curve_name}; copy it again"
+            )
         point = reader.string()
         try:
             if point[:1] != bytes([_UNCOMPRESSED]):
@@ -123,7 +125,7 @@ def _read_ecdsa(curve_name: str, curve: ec.EllipticCurve) -> Callable[[Reader], 
             ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
         except ValueError:
             raise ValueError(
-                f"the key is not a point of {curve_name}; copy the line again"
+                f"the key is not a point on {curve_name}; copy the line again"
             ) from None
 
     return read
@@ -135,12 +137,12 @@ def _read_rsa(reader: Reader) -> int:
     if bits > MAX_RSA_BITS:
         raise ValueError(f"the RSA key has {bits} bits; at most {MAX_RSA_BITS} are accepted")
     if exponent < 3 or exponent % 2 == 0 or exponent >= modulus or modulus % 2 == 0:
-        raise ValueError("the numbers of the RSA key cannot be right; copy the line again")
+        raise ValueError("the RSA key has an invalid modulus or exponent; copy the line again")
     return bits
 
 
 def _sk(read_key: Callable[[Reader], None]) -> Callable[[Reader], None]:
-    """A key held by a security token: the same fields, then the application's name."""
+    """A FIDO key (PROTOCOL.u2f): the fields of the plain key, then the application."""
 
     def read(reader: Reader) -> None:
         read_key(reader)

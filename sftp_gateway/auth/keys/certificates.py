@@ -1,7 +1,6 @@
-"""OpenSSH user certificates: what the bytes say, and whether that lets a user in.
+"""Parses OpenSSH user certificates (PROTOCOL.certkeys).
 
-Source: OpenSSH PROTOCOL.certkeys. Every field is checked; the certificate authority's signature
-over them is the caller's to verify.
+Checks every field; the caller verifies the certificate authority's signature.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from sftp_gateway.auth.addresses import AddressPatterns
 from sftp_gateway.auth.keys.blobs import KEY_TYPES, Reader, parse_blob
 from sftp_gateway.auth.keys.signatures import NIST_SIGNATURES, SIGNATURES
 
-#: Bytes in a certificate. With an RSA key and an RSA authority of 16,384 bits each, keys and
-#: signature take 6,300 of them; the principals get the rest.
+#: Maximum size of a certificate in bytes. An RSA key and an RSA authority of 16,384 bits each take
+#: 6,300, with the signature.
 MAX_CERTIFICATE: Final = 16 * 1024
 
 #: PROTOCOL.certkeys: "SSH_CERT_TYPE_USER 1".
@@ -26,7 +25,7 @@ _SUFFIX: Final = "-cert-v01@openssh.com"
 
 
 def _certificate_type(key_type: str) -> str:
-    """`ssh-ed25519` has `ssh-ed25519-cert-v01@openssh.com`; `sk-...@openssh.com` likewise."""
+    """`ssh-ed25519-cert-v01@openssh.com` for `ssh-ed25519`, and so on."""
     return key_type.removesuffix("@openssh.com") + _SUFFIX
 
 
@@ -40,8 +39,8 @@ CERTIFICATE_TYPES: Final[Mapping[str, str]] = MappingProxyType(
 class Certificate:
     """A well-formed user certificate. `key` and `authority` are blobs of plain keys.
 
-    `valid_after` and `valid_before` are in seconds since 1970: good from the one, and no longer
-    at the other. `sources` is None where any address will do. `signed` is what `signature` covers.
+    `valid_after` (inclusive) and `valid_before` (exclusive) are in seconds since 1970. `sources` is
+    None if any address may use it. `signature` covers `signed`.
     """
 
     key: bytes
@@ -57,7 +56,7 @@ class Certificate:
 
 
 def is_certificate(blob: bytes) -> bool:
-    """Whether the blob says that it is a certificate, of a type that is accepted."""
+    """Whether the blob claims to be a certificate of a supported type."""
     try:
         return Reader(blob).string().decode("ascii", "replace") in CERTIFICATE_TYPES
     except ValueError:
@@ -65,10 +64,10 @@ def is_certificate(blob: bytes) -> bool:
 
 
 def read_certificate(blob: bytes) -> Certificate:
-    """Check every byte of a certificate.
+    """Parse a certificate and check every byte of it.
 
-    Raises ValueError with a sentence for what is not one whole user certificate whose conditions
-    the gateway can all keep.
+    Raises ValueError unless it is exactly one user certificate without critical options that the
+    gateway cannot enforce.
     """
     if len(blob) > MAX_CERTIFICATE:
         raise ValueError(f"the certificate is longer than {MAX_CERTIFICATE} bytes")
@@ -108,7 +107,7 @@ def read_certificate(blob: bytes) -> Certificate:
 
 
 def _key(key_type: str, reader: Reader) -> bytes:
-    """The blob of the plain key, of which the certificate has all fields but the type."""
+    """The blob of the plain key: the certificate has its fields, but not its type."""
     before = reader.rest
     KEY_TYPES[key_type](reader)
     fields = before[: len(before) - len(reader.rest)]
@@ -137,7 +136,7 @@ def _critical_options(packed: bytes) -> AddressPatterns | None:
     """The addresses of `source-address`.
 
     "If an implementation does not recognise a critical option, then the certificate should be
-    refused": so is `force-command`, because nothing is run here, and `verify-required`.
+    refused". That includes `force-command`, since no commands are run, and `verify-required`.
     """
     options = _options(packed)
     source = options.pop(b"source-address", None)
@@ -149,7 +148,7 @@ def _critical_options(packed: bytes) -> AddressPatterns | None:
     reader = Reader(source)
     text = _text(reader.string(), "source-address")
     reader.end()
-    # A list of addresses and networks, without the `!`, `*` and `?` of from=.
+    # Only addresses and networks; unlike in from=, no `!`, `*` and `?`.
     if any(character in text for character in "!*?"):
         raise ValueError("source-address is not a list of addresses and networks")
     return AddressPatterns.parse(text)

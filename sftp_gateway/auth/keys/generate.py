@@ -1,4 +1,4 @@
-"""Key files: new ed25519 pairs, and what is wrong with the permissions of those on disk."""
+"""Generates ed25519 key pairs, and checks the permissions of key files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPair:
-    """`private_pem` in OpenSSH's own format; `public_line` as in a .pub file, without its LF."""
+    """`private_pem` in OpenSSH's format; `public_line` as in a .pub file, without the line feed."""
 
     private_pem: bytes = field(repr=False)
     public_line: str
@@ -28,16 +28,16 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostKey:
-    """A host key's file and what is in it."""
+    """A host key file and its contents."""
 
     path: Path
     private: bytes = field(repr=False)
 
 
 def generate_ed25519(comment: str) -> KeyPair:
-    """A new pair without a passphrase.
+    """Generate a key pair without a passphrase.
 
-    Raises ValueError for a comment with control characters: it would break the .pub line.
+    Raises ValueError for a comment with control characters, which would break the .pub line.
     """
     if _CONTROL.search(comment):
         raise ValueError("a key's comment must be one line of plain text")
@@ -54,15 +54,15 @@ def generate_ed25519(comment: str) -> KeyPair:
 
 
 def public_line(blob: bytes) -> str:
-    """A public key as .pub files have it, without a comment; the blob has to be well formed."""
+    """A public key as in a .pub file, without a comment. The blob must be well formed."""
     key_type = Reader(blob).string().decode("ascii")
     return f"{key_type} {base64.b64encode(blob).decode('ascii')}"
 
 
 def private_key_errors(path: Path) -> list[str]:
-    """One sentence for each thing that makes this file unfit to hold a private key.
+    """Errors in the type and permissions of a private key file, one message each.
 
-    Links are followed: secrets are often mounted as such.
+    Follows links, because secrets are often mounted as links.
     """
     status = _regular_file(path)
     if isinstance(status, str):
@@ -75,33 +75,33 @@ def private_key_errors(path: Path) -> list[str]:
         )
     if status.st_uid not in (0, os.geteuid()):
         errors.append(
-            f"{path} belongs to user {status.st_uid}, and the gateway runs as user {os.geteuid()}; "
-            "if no other gateway serves from this folder (Docker's does as user 10001), run as "
+            f"{path} belongs to user {status.st_uid}, but the gateway runs as user {os.geteuid()}; "
+            "if no other gateway uses this folder (in Docker it runs as user 10001), run as "
             f"root: sftp-gateway init --owner {os.geteuid()}:{os.getegid()}"
         )
     elif not os.access(path, os.R_OK, effective_ids=True):
         errors.append(
-            f"{path} cannot be read by user {os.geteuid()}, which the gateway runs as; "
+            f"{path} cannot be read by user {os.geteuid()}, as which the gateway runs; "
             f"run: chown {os.geteuid()} {_quoted(path)} && chmod 600 {_quoted(path)}"
         )
     return errors
 
 
 def public_file_errors(path: Path) -> list[str]:
-    """One sentence for each thing that makes this file unfit to say which keys are accepted."""
+    """Errors in the type and permissions of a file of accepted keys, one message each."""
     status = _regular_file(path)
     if isinstance(status, str):
         return [status]
     if status.st_mode & 0o022:
         return [
             f"{path} is writable by others (mode {stat.S_IMODE(status.st_mode):04o}), who "
-            f"could add their own keys; run: chmod go-w {_quoted(path)}"
+            f"can add their own keys; run: chmod go-w {_quoted(path)}"
         ]
     return []
 
 
 def writable_by_others(path: Path) -> int | None:
-    """The mode of a file that its group (020) or everybody (002) can write; None for others."""
+    """The mode of a file that is writable by its group (020) or others (002), otherwise None."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -110,7 +110,7 @@ def writable_by_others(path: Path) -> int | None:
 
 
 def _regular_file(path: Path) -> os.stat_result | str:
-    """The status of a regular file, or the sentence that says why there is none."""
+    """The status of a regular file, or an error message."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -118,7 +118,7 @@ def _regular_file(path: Path) -> os.stat_result | str:
     except OSError as error:
         return f"{path} cannot be accessed ({error.strerror}); correct the path or its folder"
     if not stat.S_ISREG(status.st_mode):
-        return f"{path} is not a regular file; put the key file itself there"
+        return f"{path} is not a regular file; replace it with the key file itself"
     return status
 
 

@@ -1,4 +1,4 @@
-"""Changes lines of an authorized_keys file, and nothing else of it. Text in, text out."""
+"""Edits single lines of an authorized_keys file, as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXPIRY: Final = re.compile(r'(?:^|,)expiry-time="[^"]*"', re.IGNORECASE)
 
 
 def key_lines(text: str) -> list[tuple[int, AuthorizedKey]]:
-    """The good keys of a file, each with the index of its line."""
+    """The valid keys of a file, each with the index of its line."""
     found = []
     for index, line in enumerate(text.split("\n")):
         parsed = parse_authorized_keys(line, source="")
@@ -24,9 +24,9 @@ def key_lines(text: str) -> list[tuple[int, AuthorizedKey]]:
 
 
 def add_line(text: str, line: str) -> tuple[str, AuthorizedKey]:
-    """The file with a further line, and its key.
+    """The file with `line` appended, and the line's key.
 
-    Raises ValueError for a line that is no key, or one whose key is in the file.
+    Raises ValueError if the line is not a key, or the key is already in the file.
     """
     parsed = parse_authorized_keys(line, source="it")
     if parsed.errors:
@@ -35,13 +35,13 @@ def add_line(text: str, line: str) -> tuple[str, AuthorizedKey]:
         raise ValueError("give one public key, the line of a .pub file")
     (key,) = parsed.keys
     if any(other.blob == key.blob for _, other in key_lines(text)):
-        raise ValueError(f"{key.fingerprint} is already there")
+        raise ValueError(f"{key.fingerprint} is already in the file")
     ended = text if not text or text.endswith("\n") else text + "\n"
     return f"{ended}{line.strip()}\n", key
 
 
 def remove_key(text: str, name: str) -> tuple[str, AuthorizedKey]:
-    """The file without the lines of a key, and the key. Raises ValueError as `find` does."""
+    """The file without the lines of a key, and the key. Raises ValueError; see `find`."""
     key = find(text, name)
     gone = {index for index, other in key_lines(text) if other.blob == key.blob}
     lines = text.split("\n")
@@ -49,18 +49,20 @@ def remove_key(text: str, name: str) -> tuple[str, AuthorizedKey]:
 
 
 def expire_key(text: str, name: str, expires: datetime) -> tuple[str, AuthorizedKey]:
-    """The file in which a key's lines have this expiry-time, and the key.
+    """The file with this expiry-time on all lines of a key, and the key.
 
-    Raises ValueError as `find` does.
+    Raises ValueError; see `find`.
     """
     key = find(text, name)
     return _change(text, key.blob, lambda line: with_expiry(line, expires)), key
 
 
 def find(text: str, name: str) -> AuthorizedKey:
-    """The only key whose fingerprint begins like this, with or without `SHA256:`, or whose comment
-    is this; those that have expired only if there is no other. Raises ValueError where there is
-    none, or more than one."""
+    """The key with this comment, or whose fingerprint begins with `name` (`SHA256:` is optional).
+
+    Expired keys are considered only if no other key matches. Raises ValueError if no key or more
+    than one matches.
+    """
     if not name:
         raise ValueError("give a key's fingerprint or comment")
     keys = [key for _, key in key_lines(text)]
@@ -86,25 +88,25 @@ def _until(key: AuthorizedKey) -> str:
 
 
 def options_of(text: str, key: AuthorizedKey) -> str:
-    """The options in front of a key, as they are written, but for its expiry-time."""
+    """The options of a key as written, without its expiry-time."""
     index = next(index for index, other in key_lines(text) if other.blob == key.blob)
     options, _ = _split(text.split("\n")[index])
     return _without_expiry(options)
 
 
 def with_expiry(line: str, expires: datetime) -> str:
-    """The line with this expiry-time in place of any other, to the second and in UTC."""
+    """The line with its expiry-time set to `expires`, in UTC and whole seconds."""
     options, rest = _split(line)
     kept = _without_expiry(options)
     moment = expires.astimezone(UTC).strftime("%Y%m%d%H%M%SZ")
     changed = f'expiry-time="{moment}"{"," if kept else ""}{kept}'
     if parse_options(changed).expires != expires.astimezone(UTC).replace(microsecond=0):
-        raise ValueError("the options of that line cannot be changed; edit the file")
+        raise ValueError("cannot change the options of that line; edit the file")
     return f"{changed} {rest}"
 
 
 def _split(line: str) -> tuple[str, str]:
-    """A line's options, which may be none, and the rest of it."""
+    """The options of a line, which may be empty, and the rest."""
     line = line.strip(" \t\r\ufeff")
     first, rest = split_field(line)
     return ("", line) if first in KEY_TYPES else (first, rest)

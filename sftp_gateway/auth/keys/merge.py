@@ -1,4 +1,4 @@
-"""Merges another server's authorized_keys files into one of ours. Text in, text out."""
+"""Merges another server's authorized_keys files into one of the gateway's, as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AROUND: Final = " \t\r\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of the other server: its name and its text."""
+    """The name and text of a file from the other server."""
 
     name: str
     text: str
@@ -22,7 +22,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What became of one line; `key` is None if it was refused, `said` the reason or a remark."""
+    """The result for one line; `key` is None if refused, `said` is the reason or a remark."""
 
     file: str
     line: int
@@ -32,11 +32,10 @@ class ImportResult:
 
 
 def merge_keys(text: str, files: Iterable[SourceFile]) -> tuple[str, list[ImportResult]]:
-    """Our file's text with the keys that it has not, and what became of each line.
+    """Append the keys that `text` lacks; return the new text and a result for each line of `files`.
 
-    Lines are taken with their options and comments, and with the comment lines above them. A key
-    that `text` has already is left as it is there, whatever its options are now, so that nothing
-    that was made stricter or expired since comes back.
+    Lines keep their options and comments, and the comment lines above them. Keys already in `text`
+    keep their options, so that access restricted or expired since is not restored.
     """
     ours: dict[bytes, list[AuthorizedKey]] = {}
     for _, key in key_lines(text):
@@ -87,7 +86,7 @@ def _import_line(
 
 
 def _alike(one: AuthorizedKey, other: AuthorizedKey) -> bool:
-    """Whether two lines let the same in; comments do not count."""
+    """Whether two lines grant the same access; comments are ignored."""
     return _conditions(one) == _conditions(other)
 
 

@@ -1,7 +1,7 @@
-"""The options before a key in authorized_keys: which are honoured, harmless, or refused.
+"""Parses the options before a key in authorized_keys.
 
-Source: sshd(8) AUTHORIZED_KEYS FILE FORMAT; quoting, repetition and order of checks were tried
-against sshd 9.2. A restriction that the gateway cannot honour is never silently dropped.
+Source: sshd(8), AUTHORIZED_KEYS FILE FORMAT; quoting, repetition and order of checks were verified
+against sshd 9.2. A restriction that the gateway cannot enforce is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 
 from sftp_gateway.auth.addresses import AddressPatterns
 
-# Each character has one way to be read, so nothing is ever read in two ways: a backslash escapes
-# a quote that follows it and is itself before anything else, as in sshd.
+# The grammar is unambiguous, so these cannot backtrack. As in sshd, a backslash escapes only a
+# following quote, and is literal otherwise.
 _QUOTED = r'"((?:\\"|[^"\\]|\\(?!"))*)"'
 _FIELD = re.compile(rf'((?:\\"|{_QUOTED}|[^ \t"\\]|\\(?!"))*)(?:[ \t]+|\Z)')
 _OPTION = re.compile(rf"(?:([A-Za-z0-9-]+)(?:={_QUOTED})?)?(?:,|\Z)")
 _EXPIRY = re.compile(r"([0-9]{8})(?:([0-9]{4})([0-9]{2})?)?(Z|UTC)?", re.IGNORECASE)
 _INTERNAL_SFTP = re.compile(r"internal-sftp(?![^ \t])")
-# An unknown name is shown only where it cannot be a piece of a key: those are of mixed case.
+# An option name that may be quoted in a message. Base64 of a key has upper-case letters too.
 _NAME_TO_SHOW = re.compile(r"[a-z0-9-]{1,32}")
 
-# What these take away is never given, and what they give back cannot be had.
+# These concern features that the gateway never grants.
 _FLAGS_WITHOUT_EFFECT = frozenset(
     {"restrict"}
     | {
@@ -43,10 +43,10 @@ _REFUSED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOptions:
-    """The options that have an effect; `expires` is aware, in UTC.
+    """The options with an effect; `expires` is an aware datetime in UTC.
 
-    With `authority` the key signs certificates, which log in where they are for one of
-    `principals`, or where that is None for the user.
+    With `authority`, the key signs certificates, which must name one of `principals`, or the user
+    if that is None.
     """
 
     sources: AddressPatterns | None = None
@@ -56,9 +56,9 @@ class KeyOptions:
 
 
 def split_field(line: str) -> tuple[str, str]:
-    """The first field, which may hold blanks inside quotes, and the rest of the line.
+    """Split off the first field, which may contain blanks inside quotes.
 
-    Raises ValueError for a quote that is never closed.
+    Raises ValueError for an unclosed quote.
     """
     match = _FIELD.match(line)
     if match is None:
@@ -67,10 +67,7 @@ def split_field(line: str) -> tuple[str, str]:
 
 
 def parse_options(field: str) -> KeyOptions:
-    """Read a comma separated list of options.
-
-    Raises ValueError with a sentence that says what would be right.
-    """
+    """Parse a comma-separated list of options. Raises ValueError with a remedy."""
     sources: AddressPatterns | None = None
     expires: datetime | None = None
     command: str | None = None
@@ -89,7 +86,7 @@ def parse_options(field: str) -> KeyOptions:
                     raise ValueError("duplicate from=; write one with the whole list")
                 sources = _parse_sources(value)
             case "expiry-time", str():
-                # sshd keeps the earliest of several.
+                # As in sshd, the earliest of several applies.
                 moment = parse_expiry(value)
                 expires = moment if expires is None else min(expires, moment)
             case "command", str():
@@ -105,11 +102,11 @@ def parse_options(field: str) -> KeyOptions:
 
 
 def parse_expiry(text: str) -> datetime:
-    """The moment, in UTC, after which a key with `expiry-time="text"` is refused.
+    """The time, in UTC, after which a key with `expiry-time="text"` is refused.
 
-    Without a final Z (or UTC, which sshd also takes) it is the wall clock's time in the system's
-    zone. (Where summer time is in force sshd itself is an hour late: it reads the digits as
-    standard time.) Raises ValueError.
+    Without a final Z (or UTC, which sshd also accepts) it is in the system's time zone. (During
+    daylight saving time sshd is an hour late, because it takes it for standard time.) Raises
+    ValueError.
     """
     match = _EXPIRY.fullmatch(text)
     try:
@@ -129,7 +126,7 @@ def parse_expiry(text: str) -> datetime:
 
 
 def _split_options(field: str) -> Iterator[tuple[str, str | None]]:
-    """Names and unquoted values; empty options are skipped, as in sshd."""
+    """The names and unquoted values; empty options are skipped, as in sshd."""
     position = 0
     number = 0
     while position < len(field):
@@ -137,7 +134,7 @@ def _split_options(field: str) -> Iterator[tuple[str, str | None]]:
         match = _OPTION.match(field, position)
         if match is None:
             raise ValueError(
-                f'option {number} is not NAME or NAME="VALUE"; separate options by commas only'
+                f'option {number} is not NAME or NAME="VALUE"; separate options with commas only'
             )
         position = match.end()
         name, value = match[1], match[2]
@@ -160,17 +157,17 @@ def _parse_principals(value: str) -> tuple[str, ...]:
 
 
 def _check_command(command: str) -> None:
-    """Accept what sshd would run as its own SFTP server: it is all that is served here."""
+    """Accept only `internal-sftp`, which this gateway replaces."""
     if not _INTERNAL_SFTP.match(command):
         raise ValueError(
-            'commands are not run here; write command="internal-sftp" or remove the option'
+            'the gateway runs no commands; write command="internal-sftp" or remove the option'
         )
-    # A quoted or escaped option is still one.
+    # Quotes and escapes do not hide an option.
     words = (word.lstrip("\"'\\") for word in command.lower().split())
     if any(word.startswith("-") and "p" in word for word in words):
         raise ValueError(
-            "lists of SFTP requests (internal-sftp -P, -p) are not honoured; remove them: "
-            "everything is read-only here"
+            "lists of SFTP requests (internal-sftp -P, -p) are not supported; remove them, since "
+            "the gateway is read-only"
         )
 
 
@@ -186,4 +183,4 @@ def _check_without_effect(name: str, value: str | None) -> None:
             raise ValueError(f'{name} needs a value; write {name}="VALUE"')
     else:
         shown = f" {name}" if _NAME_TO_SHOW.fullmatch(name) else ""
-        raise ValueError(f"the option{shown} is not known; remove it or correct its name")
+        raise ValueError(f"unknown option{shown}; remove it or correct its name")

@@ -1,7 +1,7 @@
-"""What is revoked: keys, fingerprints, and the serials and key ids of certificates.
+"""Parses lists of revoked keys and certificates.
 
-The file has the lines that `ssh-keygen -k` makes OpenSSH's binary lists from (ssh-keygen(1),
-KEY REVOCATION LISTS), and plain public keys and fingerprints.
+The format is the input of `ssh-keygen -k` (ssh-keygen(1), KEY REVOCATION LISTS), and public keys
+and fingerprints, one per line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sftp_gateway.auth.keys.authorized_keys import parse_authorized_keys
 from sftp_gateway.auth.keys.blobs import fingerprint
 from sftp_gateway.auth.keys.certificates import Certificate
 
-#: What OpenSSH's binary lists begin with (PROTOCOL.krl).
+#: The magic number of OpenSSH's binary KRLs (PROTOCOL.krl).
 _BINARY: Final = "SSHKRL\n\0"
 
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
@@ -28,18 +28,18 @@ _MAX_SERIAL: Final = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What is revoked. `serials` are ranges with both ends; they count for every authority."""
+    """Revoked keys and certificates; `serials` are inclusive ranges, for all authorities."""
 
     fingerprints: frozenset[str] = frozenset()
     serials: tuple[tuple[int, int], ...] = ()
     key_ids: frozenset[str] = frozenset()
 
     def revokes_key(self, blob: bytes) -> bool:
-        """Whether this plain key, or authority, is revoked."""
+        """Whether a plain key, or an authority's key, is revoked."""
         return bool(self.fingerprints) and fingerprint(blob) in self.fingerprints
 
     def revokes_certificate(self, certificate: Certificate) -> bool:
-        """Whether this certificate is: by its key, its authority, its serial or its key id."""
+        """Whether a certificate is revoked by its key, authority, serial or key id."""
         return (
             self.revokes_key(certificate.key)
             or self.revokes_key(certificate.authority)
@@ -49,10 +49,10 @@ class Revocations:
 
 
 def parse_revocations(text: str, *, source: str) -> tuple[Revocations, tuple[str, ...]]:
-    """Read the text of a list; the second part of the answer has a sentence for each mistake.
+    """Parse a list; returns the revocations and an error message for each invalid line.
 
-    Whoever reads a list with mistakes must not go on: a line that is not understood may be the
-    one that was to keep somebody out.
+    The caller must reject a list with errors: an invalid line may be the one that revokes a stolen
+    key.
     """
     if text.startswith(_BINARY):
         return Revocations(), (
@@ -74,7 +74,7 @@ def parse_revocations(text: str, *, source: str) -> tuple[Revocations, tuple[str
 
 
 class _Lines:
-    """Gathers what the lines say."""
+    """Collects the entries of a list."""
 
     def __init__(self) -> None:
         self.prints: set[str] = set()
@@ -103,8 +103,8 @@ def _serials(text: str) -> tuple[int, int]:
     first = _number(match[1])
     last = first if match[2] is None else _number(match[2])
     if not 0 < first <= last <= _MAX_SERIAL:
-        # Certificates made without `ssh-keygen -z` all have 0.
-        raise ValueError("serials are ascending and from 1 to 2^64 - 1")
+        # 0 is the serial of all certificates made without `ssh-keygen -z`.
+        raise ValueError("serials must be ascending, from 1 to 2^64 - 1")
     return first, last
 
 
@@ -113,7 +113,7 @@ def _number(text: str) -> int:
 
 
 def _fingerprint(text: str) -> str:
-    """The fingerprint at the start of the text; a comment may follow."""
+    """The fingerprint at the start of `text`; a comment may follow."""
     word = text.split(maxsplit=1)[0] if text else ""
     if not _FINGERPRINT.fullmatch(word):
         raise ValueError("not a fingerprint as `ssh-keygen -l` prints it, SHA256:...")

@@ -1,7 +1,7 @@
-"""The signature algorithms that are accepted, of users, host keys and certificate authorities.
+"""The accepted signature algorithms of users, host keys and certificate authorities.
 
-SHA-1 (`ssh-rsa`) is not among them: whoever obtains one such signature may be able to make another
-message with the same one ("SHA-1 is a Shambles", 2020).
+SHA-1 (`ssh-rsa`) is not among them, because chosen-prefix collisions are practical ("SHA-1 is a
+Shambles", 2020).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIGNATURES: Final = (
     "rsa-sha2-256",
 )
 
-#: Those on NIST curves, which the setting `nist_curves` enables.
+#: Algorithms on NIST curves, enabled by the setting `nist_curves`.
 NIST_SIGNATURES: Final = (
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",

@@ -95,7 +95,7 @@ def test_refused_lines_are_reported_with_a_remedy(keys: Run, tmp_path: Path) -> 
     assert ran.status == 1
     refused, added = ran.out.splitlines()
     assert "line 1: refused: the RSA key has 1024 bits and is too weak" in refused
-    assert refused.endswith(">= 2048 bits are accepted, and ssh-ed25519 is better")
+    assert refused.endswith("use one with at least 2048 bits, or better an ssh-ed25519 key")
     assert ": added: SHA256:" in added
     assert authorized() == ["one"]
 

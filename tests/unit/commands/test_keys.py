@@ -117,7 +117,7 @@ def test_a_key_is_added_from_standard_input(
         (("add", "gvpocr", "keys/rfc4716"), "ssh-keygen -i -f keys/rfc4716"),
         (("add", "gvpocr", "keys/binary"), "error: keys/binary: not a public key"),
         (("add", "gvpocr", "keys/text"), "error: keys/text: "),
-        (("add", "gvpocr", "keys/worker_ed25519.pub"), "is already there"),
+        (("add", "gvpocr", "keys/worker_ed25519.pub"), "is already in the file"),
         (("remove", "gvpocr", "missing"), "there is no key missing"),
         (("expire", "gvpocr", "missing", "now"), "there is no key missing"),
         (("rotate", "gvpocr", "missing", "new"), "there is no key missing"),

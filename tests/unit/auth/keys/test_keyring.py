@@ -42,12 +42,12 @@ def test_a_key_is_appended_even_without_a_final_newline() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (line(1, 'from="192.0.2.1"'), "is already there"),
+        (line(1, 'from="192.0.2.1"'), "is already in the file"),
         ("", "give one public key"),
         ("# nothing", "give one public key"),
         (f"{line(4)}\n{line(5)}", "give one public key"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "there is no key"),
-        (line(4, "unheard-of"), "not known"),
+        (line(4, "unheard-of"), "unknown option"),
     ],
 )
 def test_an_invalid_or_duplicate_key_is_not_added(given: str, message: str) -> None:

@@ -149,7 +149,7 @@ def test_paths_round_trip_through_text(path, text):
 
 @pytest.mark.parametrize("text", ["\\", "a\\b", "\\x", "\\x0", "\\xFF", "\\n", "\\\\\\"])
 def test_unescape_path_rejects_text_that_escape_path_never_produces(text):
-    with pytest.raises(ValueError, match="begins no escape"):
+    with pytest.raises(ValueError, match="does not begin an escape"):
         unescape_path(text)
 
 
