@@ -1,4 +1,4 @@
-"""Makes what is missing at the first start: host key, a worker's key pair, default shares."""
+"""Creates missing files at the first start: the host key, a worker's key pair, default shares."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sftp_gateway.system.dirfd import Folder, Held, Owner
 HOST_KEY: Final = "ssh_host_ed25519_key"
 WORKER_KEY: Final = "worker_ed25519"
 AUTHORIZED_KEYS: Final = "authorized_keys"
-#: Host keys that are used if they are there, besides the one that is made at the first start:
-#: a server that is replaced may have had them.
+#: Further host keys, used if they exist. They are never generated, but a replaced server may have
+#: had them.
 NIST_HOST_KEY: Final = "ssh_host_ecdsa_key"
 RSA_HOST_KEY: Final = "ssh_host_rsa_key"
 OTHER_HOST_KEYS: Final = (NIST_HOST_KEY, RSA_HOST_KEY)
-#: What stands behind the name of a host key that is not in use: one that is announced to clients
-#: before it is, and one that still is after it was.
+#: Suffixes of host keys that are announced to clients (UpdateHostKeys of ssh_config(5)) before and
+#: after they are in use.
 NEXT: Final = ".next"
 PREVIOUS: Final = ".previous"
-#: Authorities whose certificates let their users in, and what is revoked, if they are there.
+#: Optional files of certificate authorities and of revoked keys and certificates.
 USER_CA_KEYS: Final = "user_ca_keys"
 REVOKED_KEYS: Final = "revoked_keys"
-#: What the status page asks for, where others than this machine can reach it.
+#: The token of the status page, required if other machines can reach the page.
 STATUS_TOKEN: Final = "status_token"  # noqa: S105 - a file's name
 
 _SHARE_TEXT: Final = """\
 This folder is the share "{name}" of sftp-gateway.
-Whatever you put here, workers that mount the gateway can read. They cannot change anything.
+Workers that mount the gateway can read the files in it, but cannot change them.
 """
 
 
@@ -46,14 +46,14 @@ def set_up(
     report: Callable[[str], None],
     config_file: Path = DEFAULT_CONFIG_FILE,
 ) -> None:
-    """Make what is missing; touch nothing that exists. `report` is told of each thing made.
+    """Create missing files, without changing existing ones; `report` gets a line for each.
 
-    `gateway` is the user of a gateway that runs as another one than this process (a container):
-    the host keys and all that it writes are handed over to it, from the gateway's user before if
-    that has changed, and it may read the rest. What is made for others belongs to the owner of the
-    folder it is in.
+    `gateway` is the user of a gateway that runs as another user than this process (in a container).
+    It becomes the owner of the host keys and of all files that the gateway writes (also if they
+    belong to a former gateway user), and gets read access to the others. Other new files belong to
+    the owner of their folder.
 
-    To be called in a process of one thread. Raises OSError where something cannot be made.
+    Must be called in a single-threaded process. Raises OSError if a file cannot be created.
     """
     first = not (settings.keys_dir / HOST_KEY).exists()
     login, token = not _has_logins(settings), _needs_token(settings)
@@ -62,7 +62,7 @@ def set_up(
             former = _former_gateway(keys)
             if first:
                 _make_pair(keys, HOST_KEY, "sftp-gateway host key", owner=gateway)
-                report(f"made the host key {keys.path / HOST_KEY}")
+                report(f"generated host key {keys.path / HOST_KEY}")
             if login:
                 _make_worker_key(settings, keys, report)
             if token:
@@ -79,28 +79,28 @@ def set_up(
     unresponsive = unresponsive_shares(wanted)
     for name, path in wanted.items():
         if name in unresponsive:
-            report(f"left the share folder {path} as it is: its disk does not answer")
+            report(f"skipped share folder {path}: its disk does not answer")
             continue
         try:
             _make_share(name, path, first=first, report=report)
-        except OSError as error:  # the other shares are served all the same
-            report(f"left the share folder {path} as it is: {error.strerror}")
+        except OSError as error:  # the other shares do not depend on it
+            report(f"skipped share folder {path}: {error.strerror}")
 
 
 def host_key_files(keys: Path) -> list[Path]:
-    """Where host keys may be, in the order in which they are used."""
+    """The paths of all possible host keys, in order of preference."""
     names = (HOST_KEY, *OTHER_HOST_KEYS)
     return [keys / f"{name}{suffix}" for suffix in ("", NEXT, PREVIOUS) for name in names]
 
 
 def public_half(private: Path) -> Path:
-    """Where the public key of a pair is."""
+    """The path of the public key of a pair."""
     return private.with_name(f"{private.name}.pub")
 
 
 @contextmanager
 def _keys_folder(path: Path, *, strict: bool) -> Iterator[Folder]:
-    """The folder of keys, open, and made if it is missing; `strict`, it must not be a link."""
+    """Open the folder of keys; create it if missing. With `strict` it must not be a link."""
     if not strict:
         with Folder.open(path, make=True) as keys:
             yield keys
@@ -110,7 +110,7 @@ def _keys_folder(path: Path, *, strict: bool) -> Iterator[Folder]:
 
 
 def _former_gateway(keys: Folder) -> Owner | None:
-    """The user that the host key was handed over to; None if it is still its folder's owner's."""
+    """The owner of the host key; None if it is the owner of the folder."""
     status = keys.lstat(HOST_KEY)
     if status is None or status.st_uid == keys.status.st_uid:
         return None
@@ -124,8 +124,7 @@ def _let_in(
     handing: Handover,
     report: Callable[[str], None],
 ) -> None:
-    """Let the gateway's user read what it needs, whatever the umask of whoever made it, and write
-    what it writes."""
+    """Grant the gateway's user access to its files, independent of the umask of their creator."""
     for path in host_key_files(settings.keys_dir):
         with _entry(keys, path.name) as key:
             handing.own(key)
@@ -147,7 +146,7 @@ def _let_in(
 def _let_use_what_it_can_do_without(
     settings: Settings, handing: Handover, report: Callable[[str], None]
 ) -> None:
-    """The status page's token, the log and the history: no start fails because of them."""
+    """Grant access to the token, the log and the history; errors here do not prevent the start."""
     token = token_file(settings)
     try:
         with _held(token) as file:
@@ -163,21 +162,21 @@ def _let_use_what_it_can_do_without(
 
 def _let_read_users(authorized: Folder, handing: Handover) -> None:
     for name in authorized.names():
-        if not name.startswith("."):  # those are editors'
+        if not name.startswith("."):  # editors' temporary files
             with _entry(authorized, name) as file:
                 handing.let_read(file, public=True)
 
 
 @contextmanager
 def _entry(folder: Folder, name: str) -> Iterator[Held | None]:
-    """An entry of the folder, open; None if there is none. Raises OSError for a link."""
+    """Open an entry of the folder; None if it does not exist. Raises OSError for a link."""
     with folder.entry(name) or nullcontext() as held:
         yield held
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[Held | None]:
-    """What is at `path`, open, as `_entry` does it."""
+    """Open the file or folder at `path`; see `_entry`."""
     try:
         above = Folder.open(path.parent)
     except FileNotFoundError:
@@ -188,7 +187,7 @@ def _held(path: Path) -> Iterator[Held | None]:
 
 
 def _has_logins(settings: Settings) -> bool:
-    """Whether anybody could log in already."""
+    """Whether any user has a password or an authorized_keys file."""
     folder = settings.keys_dir / AUTHORIZED_KEYS
     return any(
         user.password_hash or user.password_hash_file or (folder / name).exists()
@@ -203,37 +202,37 @@ def _make_worker_key(settings: Settings, keys: Folder, report: Callable[[str], N
     line = _make_pair(keys, WORKER_KEY, f"sftp-gateway worker {user}", owner=keys.owner)
     with keys.make_folder(AUTHORIZED_KEYS) as authorized:
         authorized.write_new(user, line, mode=0o644, owner=keys.owner)
-    report(f"made a key pair for workers, {keys.path / WORKER_KEY}, and let it log in as {user}")
+    report(f"generated worker key {keys.path / WORKER_KEY} and authorized it for user {user}")
 
 
 def token_file(settings: Settings) -> Path:
-    """Where the status page's token is, if there is one in a file."""
+    """The path of the status page's token."""
     return settings.status.token_file or settings.keys_dir / STATUS_TOKEN
 
 
 def _needs_token(settings: Settings) -> bool:
-    """Whether the status page has no token, and others than this machine can reach it."""
+    """Whether the status page lacks a token although other machines can reach it."""
     options = settings.status
     wanted = options.enabled and options.token is None and options.token_file is None
     return wanted and not settings.metrics_are_local and not token_file(settings).exists()
 
 
 def _make_token(keys: Folder, gateway: Owner | None, report: Callable[[str], None]) -> None:
-    """The owner of the keys can read it, and hand it on; the gateway can by its group."""
+    """Create the token, readable by the owner of the keys and by the gateway's group."""
     owner = keys.owner
     if gateway is not None and owner is not None:
         owner = Owner(owner.uid, gateway.gid)
     token = f"{secrets.token_urlsafe(24)}\n".encode()
     keys.write_new(STATUS_TOKEN, token, mode=0o640 if gateway else 0o600, owner=owner)
-    report(f"made a token for the status page, {keys.path / STATUS_TOKEN}")
+    report(f"generated status page token {keys.path / STATUS_TOKEN}")
 
 
 def _make_share(name: str, path: Path, *, first: bool, report: Callable[[str], None]) -> None:
-    """A missing default share gets a text file, so that the first mount shows something.
+    """Create a missing default share, with a README.txt so that the first mount is not empty.
 
-    One that is empty at the first start gets it too: Docker makes the folders that it mounts. One
-    that is a link is left as it is. The Hugging Face cache stays empty: huggingface_hub warns of
-    what it has not put there itself.
+    At the first start an existing empty folder gets one too, because Docker creates the folders
+    that it mounts. Links are left alone. The Hugging Face cache stays empty: huggingface_hub warns
+    about foreign files.
     """
     if not first and path.exists():
         return
@@ -249,14 +248,14 @@ def _make_share(name: str, path: Path, *, first: bool, report: Callable[[str], N
                 share.write_new("README.txt", text, mode=0o644, owner=share.owner)
             elif status is not None:
                 return
-    report(f"made the share folder {path}")
+    report(f"created share folder {path}")
 
 
 def _make_pair(keys: Folder, private: str, comment: str, *, owner: Owner | None) -> bytes:
-    """Make a pair; return its public line."""
+    """Generate a key pair; return its public line."""
     pair = generate_ed25519(comment)
     line = pair.public_line.rstrip("\n").encode() + b"\n"
-    # The public half first: a private key without it would look complete to the next start.
+    # The public key first: the next start would not recreate it for an existing private key.
     public = public_half(Path(private)).name
     with _entry(keys, public):
         keys.remove(public, missing_ok=True)

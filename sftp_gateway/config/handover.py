@@ -1,7 +1,7 @@
-"""Gives the gateway's user the rights that it needs to the files of others, and no more.
+"""Grants the gateway's user the access that it needs to files of other users, and no more.
 
-Files are judged and changed as they are held open (`dirfd`), so that a name which is swapped for a
-link meanwhile changes nothing else.
+Files are checked and changed through open descriptors (`dirfd`), so that a name that is replaced by
+a link meanwhile has no effect on other files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sftp_gateway.system.dirfd import Folder, Held, Owner
 
 _READ, _WRITE, _SEARCH = 0o4, 0o2, 0o1
 
-#: What follows the name of a file that is written: old logs, and what SQLite has beside a database.
+#: Suffixes after the name of a written file: rotated logs, and SQLite's files next to a database.
 _SUFFIXES: Final = (".", "-")
 
 
 class Handover:
-    """Hands files over to the gateway's user, from the `former` one if there was one.
+    """Grants access to the gateway's user, replacing a `former` gateway user if any.
 
-    `report` gets a line for each change, and for each right that cannot be given.
+    `report` gets a line for each change, and for each failure.
     """
 
     def __init__(
@@ -34,17 +34,19 @@ class Handover:
         self._say = report
 
     def own(self, held: Held | None) -> None:
-        """Make the gateway's user the owner of a file that nobody else may have."""
+        """Make the gateway's user the owner of a private file."""
         if held is not None and _owner_of(held.status) != self._gateway:
             held.change(owner=self._gateway)
-            self._say(f"gave {held.path} to the gateway's user {self._gateway.uid}")
+            self._say(
+                f"changed the owner of {held.path} to the gateway's user, {self._gateway.uid}"
+            )
 
     def let_read(self, held: Held | None, *, public: bool, ours: bool = False) -> None:
-        """Give the one right that it takes to read a file, or to pass a folder.
+        """Grant permission to read a file, or to search a folder.
 
-        By way of the group if that has no rights to lose, or had them for the former gateway, so
-        that nobody else gets any; otherwise, for what is no secret, by way of everybody. `ours` is
-        a file that the gateway made itself, whose group is for nobody else.
+        It is granted to the gateway's group if the file's group has no permissions, or is that of
+        the former gateway; otherwise, if the file is `public`, to all. `ours` is a file that the
+        gateway has created itself, and whose group it may change.
         """
         if held is None:
             return
@@ -58,19 +60,19 @@ class Handover:
             held.change(mode=mode | right << 3 | right)
         else:
             self._say(
-                f"warning: the gateway's user {self._gateway.uid} cannot read {held.path}, whose "
-                f"group {held.status.st_gid} would lose its access; run: chgrp "
-                f"{self._gateway.gid} {held.path} && chmod g+r {held.path}"
+                f"warning: the gateway's user, {self._gateway.uid}, cannot read {held.path}; its "
+                f"group was not changed, because group {held.status.st_gid} would lose access; to "
+                f"change it, run: chgrp {self._gateway.gid} {held.path} && chmod g+r {held.path}"
             )
             return
-        self._say(f"let the gateway's user {self._gateway.uid} read {held.path}")
+        self._say(f"granted the gateway's user, {self._gateway.uid}, read access to {held.path}")
 
     def let_write(self, file: Path, *, beside: Collection[str] = ()) -> None:
-        """Give the gateway's user a file that it writes, those that belong to it, and their folder.
+        """Make the gateway's user the owner of a file that it writes, related files and their folder.
 
-        The folder changes its owner only if there is nothing else in it but files `beside`, by the
-        names that they begin with. Nothing of this is needed to serve files, so that what cannot
-        be handed over is only said.
+        The owner of the folder is changed only if the folder has no other files than these and
+        those that begin with a name in `beside`. Failures are only reported, because serving does
+        not depend on these files.
         """
         try:
             with Folder.open(file.parent, make=True) as folder:
@@ -83,24 +85,27 @@ class Handover:
                 if alone or self._former == _owner_of(folder.status):
                     mode = stat.S_IMODE(folder.status.st_mode)
                     folder.change(owner=self._gateway, mode=mode | stat.S_IRWXU)
-                    self._say(f"gave {folder.path} to the gateway's user {self._gateway.uid}")
+                    self._say(
+                        f"changed the owner of {folder.path} to the gateway's user, "
+                        f"{self._gateway.uid}"
+                    )
                 else:
                     self._say(
-                        f"warning: the gateway's user {self._gateway.uid} cannot write to "
-                        f"{folder.path}, which has other files in it; name a folder of its own, or "
+                        f"warning: the gateway's user, {self._gateway.uid}, cannot write to "
+                        f"{folder.path}, which has other files in it; choose a separate folder, or "
                         f"run: chown {self._gateway.uid} {folder.path}"
                     )
         except OSError as error:
-            self._say(f"warning: {error.filename}: cannot be handed over: {error.strerror}")
+            self._say(f"warning: {error.filename}: cannot change owner: {error.strerror}")
 
     def _let_write_entries(self, folder: Folder, names: Collection[str]) -> None:
-        """Hand over what has been written; a name that is no regular file is left alone."""
+        """Change the owner of existing files; skip what is not a regular file."""
         for name in names:
             try:
                 status = folder.lstat(name)
                 if status is None or self._has(status):
                     continue
-                if stat.S_ISSOCK(status.st_mode):  # of a gateway that is gone; it is made again
+                if stat.S_ISSOCK(status.st_mode):  # stale; the gateway creates a new one
                     folder.remove(name)
                     continue
                 held = folder.entry(name)
@@ -109,13 +114,15 @@ class Handover:
                 with held:
                     mode = stat.S_IMODE(held.status.st_mode)
                     held.change(owner=self._gateway, mode=mode | stat.S_IRUSR | stat.S_IWUSR)
-                    self._say(f"gave {held.path} to the gateway's user {self._gateway.uid}")
+                    self._say(
+                        f"changed the owner of {held.path} to the gateway's user, "
+                        f"{self._gateway.uid}"
+                    )
             except OSError as error:
-                self._say(f"warning: {error.filename}: cannot be handed over: {error.strerror}")
+                self._say(f"warning: {error.filename}: cannot change owner: {error.strerror}")
 
     def _is_ours(self, folder: Folder, name: str, ours: Collection[str]) -> bool:
-        """Whether an entry is one of these files, or belongs to one; or a socket of the gateway's,
-        now or before."""
+        """Whether an entry is one of these files, related to one, or a socket of the gateway."""
         beside = tuple(each + suffix for each in ours for suffix in _SUFFIXES)
         if name in ours or name.startswith(beside):
             return True
@@ -124,11 +131,11 @@ class Handover:
         return status is not None and stat.S_ISSOCK(status.st_mode) and status.st_uid in users
 
     def _has(self, status: os.stat_result) -> bool:
-        """Whether a file is the gateway's already, for its group too."""
+        """Whether the gateway's user and group already own the file."""
         return status.st_uid == self._gateway.uid and not self._was_former_group(status)
 
     def _was_former_group(self, status: os.stat_result) -> bool:
-        """Whether the file's group is the former gateway's, and no more this one's."""
+        """Whether the file's group is that of the former gateway only."""
         return (
             self._former is not None
             and status.st_gid == self._former.gid
@@ -136,7 +143,7 @@ class Handover:
         )
 
     def _may(self, status: os.stat_result, rights: int) -> bool:
-        """Whether the gateway's user has these rights by the mode."""
+        """Whether the mode grants these permissions to the gateway's user."""
         gateway = self._gateway
         shift = 6 if status.st_uid == gateway.uid else 3 if status.st_gid == gateway.gid else 0
         return gateway.uid == 0 or status.st_mode >> shift & rights == rights

@@ -1,4 +1,4 @@
-"""The folders of shares: whether they can be read, where they are, and what they contain."""
+"""Checks the folders of shares: access, location and overlap."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sftp_gateway.system import detached
 from sftp_gateway.system.containers import in_container
 from sftp_gateway.vfs.path_resolution import open_no_symlinks
 
-#: Seconds in which a share's disk has to answer: at the start, when it may have to spin up, and
-#: while the gateway runs, when changed keys wait for it.
+#: Seconds to wait for a share's disk: at the start, when it may have to spin up, and at a reload,
+#: which changed keys are waiting for.
 STARTUP_TIMEOUT: Final = 15.0
 RELOAD_TIMEOUT: Final = 3.0
 
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
-#: Where the gateway's image has its code.
+#: The installation folder in the gateway's container image.
 _IMAGES_FOLDER: Final = Path("/opt/sftp-gateway")
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -32,8 +32,11 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a file or folder is: its path without links, its device and inode, those of the folders
-    above, and its file system with the path in it, which is the same for every mount."""
+    """The location of a file or folder, to compare it with others.
+
+    `path` is without links; `identity` is (st_dev, st_ino), `above` those of its parents; `mounted`
+    is the file system and the path in it, independent of the mount point.
+    """
 
     path: Path
     identity: tuple[int, int] | None = None
@@ -42,19 +45,19 @@ class Location:
 
     @classmethod
     def of(cls, path: Path) -> Location:
-        """Of a path, which need not exist. May wait for its disk."""
+        """The location of a path, which need not exist. May block."""
         real = Path(os.path.realpath(path))
         identity, *above = (_identity(each) for each in (real, *real.parents))
         return cls(real, identity, frozenset(filter(None, above)), _mounted(real))
 
     def is_same(self, other: Location) -> bool:
-        """Whether `other` is this folder, by any path."""
+        """Whether `other` is this folder, also by another path."""
         return self.path == other.path or (
             self.identity is not None and self.identity == other.identity
         )
 
     def contains(self, other: Location) -> bool:
-        """Whether `other` is this folder or in it, by any path, link or mount."""
+        """Whether `other` is this folder or in it, also through links and mounts."""
         if other.path.is_relative_to(self.path):
             return True
         if self.identity is not None and self.identity in {other.identity, *other.above}:
@@ -67,7 +70,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class ShareProbe:
-    """Where a share's folder is, and why it cannot be read; "" if it can."""
+    """The location of a share's folder, and why it cannot be read ("" if it can)."""
 
     location: Location
     problem: str = ""
@@ -82,8 +85,8 @@ def probe_shares(
 ) -> dict[str, ShareProbe]:
     """Probe the folders of all shares, within `timeout` seconds.
 
-    Links in their paths are resolved, unless `known` has what they led to before. Those that are
-    `unresponsive` are not probed. Call it with one thread running.
+    Links in their paths are resolved, unless `known` has the earlier result. `unresponsive` shares
+    are not probed. Must be called in a single-threaded process.
     """
     answers = detached.run_detached(
         lambda name: probe_share(shares[name], known.get(shares[name])),
@@ -97,9 +100,9 @@ def probe_shares(
 
 
 def open_folders(paths: Mapping[str, Path]) -> dict[str, int]:
-    """O_PATH descriptors of the folders whose disks answer in time, by share.
+    """O_PATH descriptors, by share, of the folders whose disks respond in time.
 
-    Call it with one thread running.
+    Must be called in a single-threaded process.
     """
 
     def opened(name: str) -> tuple[None, Sequence[int]]:
@@ -115,7 +118,7 @@ def open_folders(paths: Mapping[str, Path]) -> dict[str, int]:
 
 
 def unresponsive_shares(shares: Mapping[str, Path]) -> set[str]:
-    """The shares whose disks do not answer in time. Call it with one thread running."""
+    """The shares whose disks do not respond in time. For single-threaded processes only."""
     answers = detached.run_detached(
         lambda name: os.path.exists(shares[name]) and os.statvfs(shares[name]).f_bsize,
         list(shares),
@@ -126,7 +129,7 @@ def unresponsive_shares(shares: Mapping[str, Path]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class OwnedPath:
-    """A file of the gateway's, or a folder that is the gateway's with all in it, and its option."""
+    """A file of the gateway, or a folder with all its contents, and the option that names it."""
 
     option: str
     path: Path
@@ -134,7 +137,7 @@ class OwnedPath:
 
 
 def containing_own_files(probes: Mapping[str, ShareProbe], owned: Sequence[OwnedPath]) -> list[str]:
-    """Sentences about shares that contain the gateway's own files, or are among them."""
+    """Errors about shares that contain the gateway's own files, or are inside them."""
     here = Location.of(Path.cwd())
     places = [(own, Location.of(own.path)) for own in owned]
     said = []
@@ -163,7 +166,7 @@ def containing_own_files(probes: Mapping[str, ShareProbe], owned: Sequence[Owned
 
 
 def nested_shares(probes: Mapping[str, ShareProbe], settings: Settings) -> list[str]:
-    """Sentences about shares that are the same folder, or in another share with other readers."""
+    """Errors about shares that are the same folder, or inside a share with other readers."""
     readers = {
         share: {
             name
@@ -200,7 +203,7 @@ def nested_shares(probes: Mapping[str, ShareProbe], settings: Settings) -> list[
 
 
 def probe_share(path: Path, known: Path | None = None) -> ShareProbe:
-    """Probe one folder, however long it takes."""
+    """Probe one folder. May block indefinitely."""
     real = known or path
     try:
         os.statvfs(real)  # never answered from a cache
@@ -213,7 +216,7 @@ def probe_share(path: Path, known: Path | None = None) -> ShareProbe:
         os.close(open_no_symlinks(real))
         return ShareProbe(Location.of(real))
     except OSError as error:
-        # The path without links, as it is served once it can be read.
+        # The path without links, as it will be served once it is readable.
         real = known or Path(os.path.realpath(path))
         return _unavailable(
             real,
@@ -224,9 +227,9 @@ def probe_share(path: Path, known: Path | None = None) -> ShareProbe:
 
 
 def unreadable(path: Path) -> str:
-    """Why this process may not read the folder `path`, and the remedy.
+    """Why this process cannot read the folder `path`, and the remedy. May block.
 
-    The cause may be a folder above it. May wait for the disk.
+    The cause may be a folder above it.
     """
     above = reversed(path.absolute().parents)
     folder = next((each for each in above if not os.access(each, os.X_OK)), path)
@@ -238,13 +241,13 @@ def unreadable(path: Path) -> str:
     mode = stat.S_IMODE(status.st_mode)
     in_container = _in_our_image()
     remedies = [f"chmod o+{right} {_name_on_host(folder) if in_container else folder}"]
-    # The smaller change comes first; running the gateway as root is never suggested.
+    # The least intrusive remedy first; never to run the gateway as root.
     if mode >> 3 & bits == bits and status.st_gid:
         remedies.insert(0, _run_as("GID", "group", status.st_gid, in_container=in_container))
     elif mode >> 6 & bits == bits and status.st_uid:
         remedies.insert(0, _run_as("UID", "user", status.st_uid, in_container=in_container))
     if mode & bits == bits:
-        remedies = ["its mode allows it, so check its ACL, SELinux and AppArmor"]
+        remedies = ["its mode allows it; check its ACL, SELinux and AppArmor"]
     return (
         f"{folder} cannot be read by the gateway, which runs as {os.geteuid()}:{os.getegid()}: it "
         f"belongs to {status.st_uid}:{status.st_gid}, mode {mode:04o}: {', or '.join(remedies)}"
@@ -252,7 +255,7 @@ def unreadable(path: Path) -> str:
 
 
 def _in_our_image() -> bool:
-    """Whether this is a container of the gateway's image."""
+    """Whether this process runs in a container of the gateway's image."""
     return Path(__file__).is_relative_to(_IMAGES_FOLDER) and in_container()
 
 
@@ -263,7 +266,7 @@ def _run_as(variable: str, kind: str, number: int, *, in_container: bool) -> str
 
 
 def _name_on_host(folder: Path) -> str:
-    """What a container's folder is called on the host."""
+    """How to refer to a container's folder on the host."""
     for default, variable in FOLDER_VARIABLES.items():
         if folder == default.absolute():
             return f"the folder that {variable} in .env names (./{default} by default)"
@@ -301,9 +304,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _mounted(path: Path) -> tuple[str, PurePosixPath] | None:
-    """The file system of a path without links, and the path in it, by proc(5).
+    """The file system of a path without links, and the path in it, from proc(5).
 
-    For a missing path, those of the nearest folder above it.
+    For a missing path, based on its nearest existing parent.
     """
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -319,7 +322,7 @@ def _mounted(path: Path) -> tuple[str, PurePosixPath] | None:
                 below = path.relative_to(_unescaped(point))
                 return file_system, PurePosixPath(_unescaped(root)) / below
     except (OSError, ValueError, IndexError):
-        pass  # without proc(5), paths and inodes have to do
+        pass  # without proc(5), compare paths and inodes only
     finally:
         os.close(descriptor)
     return None

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 from sftp_gateway.protocol.constants import AttributeFlags
 from sftp_gateway.protocol.wire import Cursor
 
-#: All attributes of one file, in the order that §5 has them: size in bytes, uid, gid, whole mode
-#: word, and the times of the last access and change in seconds since 1970.
+#: The attributes of a file, in the order of §5: size in bytes, uid, gid, st_mode, and atime and
+#: mtime in seconds since 1970.
 FileAttributes: TypeAlias = tuple[int, int, int, int, int, int]
 
 _ALL: Final = int(
@@ -23,13 +23,13 @@ _ALL: Final = int(
 )
 _ALL_FIELDS: Final = Struct(">IQIIIII")
 _UINT32_MAX: Final = 0xFFFFFFFF
-#: `ls` shows the year instead of the time of day for what is older than this, in seconds.
+#: Age in seconds above which `ls` shows the year instead of the time of day.
 _RECENT: Final = 365 * 24 * 3600 // 2
 _WEEK: Final = 7 * 24 * 3600
 
 
 def encode_attributes(file: FileAttributes) -> bytes:
-    """The ATTRS structure; times outside 1970-2106 are clamped, as uint32 cannot hold them."""
+    """Encode an ATTRS structure; times are clamped to uint32 (1970 to 2106)."""
     try:
         return _ALL_FIELDS.pack(_ALL, *file)
     except error:
@@ -41,9 +41,8 @@ def encode_attributes(file: FileAttributes) -> bytes:
 def longname(file: FileAttributes, filename: bytes, now: float) -> bytes:
     """The line of `ls -l` for a file, in the format that §7 recommends.
 
-    Times are of the server's zone, as OpenSSH has them. Nothing that the entry does not say already
-    is looked up: the link count is 1 and owner and group are numbers. The files of a folder have
-    much in common: what they have is made once.
+    Times are in the server's time zone, as in OpenSSH. The link count is always 1, and owner and
+    group are numeric, to save look-ups. Parts that many files of a directory share are cached.
     """
     size, uid, gid, permissions, _, mtime = file
     if 0 <= now - mtime < _RECENT:
@@ -67,13 +66,13 @@ def _time_of_minute(minute: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _date_of_day(day: int) -> bytes:
-    """The date of a day in local time, by its number."""
+    """The date of a local day, by its number since 1970."""
     return time.strftime("%b %e  %Y", time.gmtime(_clamped(day * 86400))).encode()
 
 
 @lru_cache(maxsize=1024)
 def _offset_of_week(week: int) -> int | None:
-    """Seconds that local time is ahead of UTC all that week; None if that changes within it."""
+    """The UTC offset in seconds during a week; None if it changes within the week."""
     first, last = _offset(week * _WEEK), _offset((week + 1) * _WEEK)
     return first if first == last else None
 
@@ -87,9 +86,9 @@ def _clamped(seconds: int) -> int:
 
 
 def skip_attributes(cursor: Cursor) -> None:
-    """Read past an ATTRS structure that a client sent: nothing of it is ever applied.
+    """Skip an ATTRS structure in a request; it is never applied.
 
-    Raises ProtocolError where it is not well formed.
+    Raises ProtocolError if it is malformed.
     """
     flags = cursor.uint32()
     if not flags:

@@ -1,11 +1,11 @@
-"""Numbers of the SFTP protocol, named as draft-ietf-secsh-filexfer-02 names them, and our caps."""
+"""SFTP constants, named as in draft-ietf-secsh-filexfer-02, and the gateway's limits."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import Final
 
-#: The version that stock sshfs and the OpenSSH clients speak; we never answer a higher one.
+#: The version that sshfs and OpenSSH use; the server never announces a higher one.
 SFTP_VERSION: Final = 3
 
 
@@ -66,7 +66,7 @@ class OpenFlags(IntEnum):
     EXCL = 0x20
 
 
-#: Any of these asks for more than reading.
+#: Flags that request more than reading.
 WRITING_FLAGS: Final = (
     OpenFlags.WRITE | OpenFlags.APPEND | OpenFlags.CREAT | OpenFlags.TRUNC | OpenFlags.EXCL
 )
@@ -87,29 +87,30 @@ class AttributeFlags(IntEnum):
 STATVFS_RDONLY: Final = 0x1
 STATVFS_NOSUID: Final = 0x2
 
-#: Largest packet taken from a client, without its length field: OpenSSH's SFTP_MAX_MSG_LENGTH,
-#: so that whatever a stock client may send is read and answered rather than cut off.
+#: Maximum length of a client's packet, without its length field: OpenSSH's SFTP_MAX_MSG_LENGTH, so
+#: that every packet of a stock client is accepted.
 MAX_PACKET_LENGTH: Final = 256 * 1024
 
-#: Most bytes one READ is answered with. A longer READ gets this many (OpenSSH PROTOCOL §4.8).
+#: Maximum length of the data for one READ; a longer READ gets this many bytes (OpenSSH PROTOCOL
+#: §4.8).
 MAX_READ_LENGTH: Final = 256 * 1024
 
-#: What limits@openssh.com announces for READ: the answer has to fit a packet of
-#: MAX_PACKET_LENGTH, as OpenSSH's own server leaves 1,024 bytes of room.
+#: The max-read-length of limits@openssh.com: the response must fit into MAX_PACKET_LENGTH.
+#: OpenSSH's server leaves 1,024 bytes too.
 ANNOUNCED_READ_LENGTH: Final = MAX_PACKET_LENGTH - 1024
 
-#: Most bytes of a NAME response. sshfs ends the connection over a reply of more than 131,072.
+#: Maximum length of a NAME response. sshfs closes the connection on a reply over 131,072 bytes.
 MAX_NAME_LENGTH: Final = 64 * 1024
 
-#: Most bytes of a handle (§7: "The length of the handle string MUST NOT exceed 256").
+#: Maximum length of a handle (§7: "The length of the handle string MUST NOT exceed 256").
 MAX_HANDLE_LENGTH: Final = 256
 
-#: Bytes of a check-file request's list of algorithms that are kept: all that the draft has take 47.
+#: Bytes kept of the algorithm list in a check-file request; the names in the draft take 47.
 MAX_ALGORITHMS_LENGTH: Final = 1024
 
-#: Most users, and most groups, of one users-groups-by-id@openssh.com request. A client asks for the
-#: owners of one folder.
+#: Maximum number of uids, and of gids, in a users-groups-by-id@openssh.com request. A client asks
+#: for the owners of one directory.
 MAX_IDS: Final = 1024
 
-#: Bytes of a DATA packet before the file's bytes: length, type, request id, data length.
+#: Length of the header of a DATA packet: length, type, request id, data length.
 DATA_HEADER_LENGTH: Final = 13

@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes into SFTP packets.
+"""Splits a byte stream into SFTP packets.
 
 draft-ietf-secsh-filexfer-02 §3: "All packets transmitted over the secure connection are of the
 following format: uint32 length, byte type, byte[length - 1] data payload".
@@ -12,14 +12,14 @@ from sftp_gateway.errors import ProtocolError
 from sftp_gateway.protocol.constants import MAX_PACKET_LENGTH
 from sftp_gateway.protocol.wire import UINT32
 
-#: Packets that are cut at once. A piece of input may have 100,000, which would take 30 ms.
+#: Maximum number of packets per call; one chunk of input may contain 100,000, which take 30 ms.
 MAX_FRAMES: Final = 256
 
 
 class FrameReader:
-    """Collects received bytes and gives whole packets, without their length field.
+    """Buffers received bytes and returns complete packets, without their length field.
 
-    Holds at most one unfinished packet of MAX_PACKET_LENGTH bytes plus the input that is not cut.
+    Holds at most one incomplete packet of MAX_PACKET_LENGTH bytes and the input not split yet.
     """
 
     __slots__ = ("_buffer", "_start", "more")
@@ -27,14 +27,14 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = b""
         self._start = 0
-        #: Whether `feed` has left packets that are whole.
+        #: Whether complete packets remain after `feed`.
         self.more = False
 
     def feed(self, data: bytes = b"") -> list[bytes]:
-        """Take `data`; return the packets that are now whole, in order, at most MAX_FRAMES.
+        """Add `data`; return the packets that are now complete, at most MAX_FRAMES.
 
-        Raises ProtocolError for a length of 0 or above MAX_PACKET_LENGTH, as soon as the length
-        is known: nothing is collected for a packet that will not be accepted.
+        Raises ProtocolError for a length of 0 or above MAX_PACKET_LENGTH as soon as the length is
+        known, so nothing is buffered for a packet that is too long.
         """
         buffer, start = self._buffer, self._start
         if data:

@@ -1,8 +1,8 @@
-"""The requests that a client sends, and decoding them.
+"""The requests of clients, and their decoding.
 
-One frozen dataclass per message, named as draft-ietf-secsh-filexfer-02 §6 and OpenSSH's PROTOCOL
-file name them. Fields that a read-only server never looks at (attributes to set, bytes to write)
-are checked for form and left out.
+One frozen dataclass per message, named as in draft-ietf-secsh-filexfer-02 §6 and OpenSSH's PROTOCOL
+file. Fields that a read-only server does not use (attributes to set, bytes to write) are validated
+and discarded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from sftp_gateway.protocol.wire import UINT32, Cursor
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Base of every request; `request_id` is the client's and goes back in the response.
+    """Base class of requests; the response repeats the client's `request_id`.
 
-    `operation` is the fixed name of the request in the access log and the metrics.
+    `operation` is the name of the request in the access log and the metrics.
     """
 
     request_id: int
@@ -36,21 +36,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class InitRequest:
-    """§4: the first packet of a session. The client's extensions are ignored, as §4 tells."""
+    """§4: the first packet of a session. The client's extensions are ignored, as §4 permits."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class PathRequest(Request):
-    """Base of requests that name one path."""
+    """Base class of requests with one path."""
 
     path: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class HandleRequest(Request):
-    """Base of requests that name one handle."""
+    """Base class of requests with one handle."""
 
     handle: bytes
 
@@ -169,11 +169,11 @@ class ExpandPathRequest(PathRequest):
 
 @dataclass(frozen=True, slots=True)
 class CheckFileRequest(Request):
-    """Checksums of an open file, or of one that is named; the other is None.
+    """Checksums of an open file (`handle`) or of `path`; the other is None.
 
-    draft-ietf-secsh-filexfer-extensions-00 §3. `length` is 0 for all that there is, `block_size` 0
-    for one block. `tagged` asks for the answer that draft describes; later ones (filexfer-09 to -13
-    §9.1.2), which renamed the requests, leave the name of the extension out.
+    draft-ietf-secsh-filexfer-extensions-00 §3. A `length` of 0 means up to the end of the file, a
+    `block_size` of 0 one block. `tagged` selects the response of that draft; the later ones
+    (filexfer-09 to -13 §9.1.2), which renamed the requests, omit the name of the extension.
     """
 
     operation: ClassVar[str] = "check-file"
@@ -189,7 +189,7 @@ class CheckFileRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class UsersGroupsByIdRequest(Request):
-    """users-groups-by-id@openssh.com (PROTOCOL §4.12); of each, MAX_IDS + 1 at most are read."""
+    """users-groups-by-id@openssh.com (PROTOCOL §4.12); at most MAX_IDS + 1 ids of each kind."""
 
     operation: ClassVar[str] = "users-groups-by-id"
 
@@ -199,10 +199,10 @@ class UsersGroupsByIdRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class WritingRequest(Request):
-    """Any request that would change something; `operation` is its name in lower case.
+    """A request to modify something; `operation` is its name in lower case.
 
-    `path` is what it would change, `target` the second path of a rename or a link, `handle` the
-    handle it was asked on; each None where the request has none.
+    `path` is what it would modify, `target` the second path of a rename or link, and `handle` its
+    handle; None if the request has no such field.
     """
 
     operation: str  # type: ignore[misc]
@@ -213,7 +213,7 @@ class WritingRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class UnknownRequest(Request):
-    """A message type or an extension that this server does not know; `name` says which."""
+    """An unknown message type or extension; `name` says which."""
 
     operation: ClassVar[str] = "unknown"
 
@@ -231,14 +231,14 @@ _RANGE_AND_BLOCK: Final = Struct(">QQI")
 def decode_request(frame: bytes) -> AnyRequest:
     """Decode one packet (without its length field).
 
-    Raises ProtocolError where a field is cut short or over its cap. Bytes behind the last field
-    are ignored, as OpenSSH's own server ignores them.
+    Raises ProtocolError if a field is truncated or exceeds its limit. As in OpenSSH's server,
+    trailing bytes are ignored.
     """
     if len(frame) < _HEAD.size:
         raise ProtocolError(f"packet of {len(frame)} bytes")
     message_type, request_id = _HEAD.unpack_from(frame)
     if message_type == _INIT:
-        # §4: the version stands where others have their id; extension pairs may follow it.
+        # §4: INIT has the version in place of the request id; extension pairs may follow.
         return InitRequest(request_id)
     decode = _DECODERS.get(message_type)
     if decode is None:
@@ -246,8 +246,8 @@ def decode_request(frame: bytes) -> AnyRequest:
     return decode(request_id, Cursor(frame, _HEAD.size))
 
 
-#: A whole READ with a handle of READ_HANDLE_LENGTH bytes, as ours are: type, request id, handle
-#: length, handle, offset, length. `reads` decodes these by itself; `decode_request` decodes all.
+#: A READ with a handle of READ_HANDLE_LENGTH bytes, as the server issues: type, request id, handle
+#: length, handle, offset, length. server/sftp/reads.py decodes these directly, for speed.
 READ: Final = Struct(">BII4sQI")
 READ_HANDLE_LENGTH: Final = 4
 
@@ -257,7 +257,7 @@ _Decoder = Callable[[int, Cursor], Request]
 def _handle(cursor: Cursor) -> bytes:
     handle = cursor.string()
     if len(handle) > MAX_HANDLE_LENGTH:
-        raise ProtocolError(f"handle of {len(handle)} bytes; {MAX_HANDLE_LENGTH} are allowed")
+        raise ProtocolError(f"handle of {len(handle)} bytes; the limit is {MAX_HANDLE_LENGTH}")
     return handle
 
 
@@ -296,8 +296,8 @@ def _writing_two_paths(operation: str) -> _Decoder:
 
 
 def _symlink(request_id: int, cursor: Cursor) -> Request:
-    # PROTOCOL §4.1: OpenSSH sends targetpath before linkpath, the reverse of the draft, and
-    # every client does as OpenSSH does. The path that would change is the link's.
+    # PROTOCOL §4.1: OpenSSH sends targetpath before linkpath, unlike the draft, and all clients
+    # follow OpenSSH. The modified path is the link's.
     target = cursor.string()
     return WritingRequest(request_id, "symlink", path=cursor.string(), target=target)
 
@@ -336,7 +336,7 @@ def _check_file(*, by_name: bool, tagged: bool = False) -> _Decoder:
     def decode(request_id: int, cursor: Cursor) -> Request:
         path = cursor.string() if by_name else None
         handle = None if by_name else _handle(cursor)
-        # A request may wait for long, and 128 of them.
+        # Truncated, because up to 128 requests may be pending.
         algorithms = cursor.string()[:MAX_ALGORITHMS_LENGTH]
         offset, length, block_size = cursor.fields(_RANGE_AND_BLOCK)
         return CheckFileRequest(
@@ -352,8 +352,8 @@ def _users_groups_by_id(request_id: int, cursor: Cursor) -> Request:
 
 def _ids(packed: bytes) -> tuple[int, ...]:
     if len(packed) % UINT32.size:
-        raise ProtocolError("an id that is cut short")
-    few = packed[: (MAX_IDS + 1) * UINT32.size]  # a packet has 65,000, which take milliseconds
+        raise ProtocolError("truncated id")
+    few = packed[: (MAX_IDS + 1) * UINT32.size]  # a packet may have 65,000, which take milliseconds
     return tuple(number for (number,) in UINT32.iter_unpack(few))
 
 

@@ -1,8 +1,8 @@
-"""The responses that the server sends, and encoding them (draft-ietf-secsh-filexfer-02 §7).
+"""The responses of the server, and their encoding (draft-ietf-secsh-filexfer-02 §7).
 
-`encode()` of each gives the whole packet with its length field. DATA has no class: its header
-(`DATA_HEADER`) is packed before the place that the file's bytes are read into, so that they are
-never copied to be framed.
+`encode()` returns the whole packet with its length field. DATA has no class: its header
+(`DATA_HEADER`) is packed in front of the buffer into which the file's bytes are read, to avoid a
+copy.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from sftp_gateway.protocol.constants import (
 from sftp_gateway.protocol.wire import UINT32, string
 
 _HEADER: Final = Struct(">IBI")
-#: The header of a DATA packet: length, type, request id, and length of the data, which follows.
+#: The header of a DATA packet: length, type, request id, length of the data that follows.
 DATA_HEADER: Final = Struct(">IBII")
 _STATVFS: Final = Struct(">11Q")
 _LIMITS: Final = Struct(">4Q")
 _NO_ATTRIBUTES: Final = UINT32.pack(0)
 
-#: What the server answers to INIT: the extensions that it serves, with their versions.
+#: The extensions announced in VERSION, with their versions.
 EXTENSIONS: Final = (
     (b"statvfs@openssh.com", b"2"),
     (b"fstatvfs@openssh.com", b"2"),
@@ -48,7 +48,7 @@ def _packet(message_type: MessageType, request_id: int, payload: bytes) -> bytes
 
 @dataclass(frozen=True, slots=True)
 class VersionResponse:
-    """§4: the answer to INIT."""
+    """§4: the response to INIT."""
 
     version: int = SFTP_VERSION
     extensions: Sequence[tuple[bytes, bytes]] = EXTENSIONS
@@ -73,7 +73,7 @@ class StatusResponse:
         return _packet(MessageType.STATUS, self.request_id, _status(self.code, self.message))
 
 
-# There are few of them, and all are texts of ours.
+# The server has few different messages.
 @lru_cache(maxsize=64)
 def _status(code: StatusCode, message: str) -> bytes:
     return UINT32.pack(code) + string(message.encode("ascii")) + string(b"")
@@ -81,7 +81,7 @@ def _status(code: StatusCode, message: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class HandleResponse:
-    """§7: the handle that OPEN or OPENDIR made."""
+    """§7: the response to OPEN and OPENDIR."""
 
     request_id: int
     handle: bytes
@@ -92,9 +92,9 @@ class HandleResponse:
 
 
 def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | None) -> bytes:
-    """One file of a NAME response.
+    """Encode one file of a NAME response.
 
-    Without attributes for REALPATH and READLINK, which send a dummy ATTRS value (§6.11).
+    `attributes` are None for REALPATH and READLINK, which send a dummy ATTRS value (§6.11).
     """
     attrs = _NO_ATTRIBUTES if attributes is None else encode_attributes(attributes)
     pack = UINT32.pack
@@ -103,9 +103,9 @@ def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | No
 
 @dataclass(frozen=True, slots=True)
 class NameResponse:
-    """§7: the answer to READDIR, REALPATH and READLINK; `entries` are made by `name_entry`.
+    """§7: the response to READDIR, REALPATH and READLINK; `entries` are made by `name_entry`.
 
-    A folder's entries are encoded where they are read, on a thread: there are many of them.
+    They are already encoded, because a thread encodes the many entries of a directory.
     """
 
     request_id: int
@@ -119,7 +119,7 @@ class NameResponse:
 
 @dataclass(frozen=True, slots=True)
 class AttrsResponse:
-    """§7: the answer to STAT, LSTAT and FSTAT."""
+    """§7: the response to STAT, LSTAT and FSTAT."""
 
     request_id: int
     attributes: FileAttributes
@@ -167,7 +167,7 @@ class StatvfsResponse:
 
 @dataclass(frozen=True, slots=True)
 class LimitsResponse:
-    """PROTOCOL §4.8; a write length of 0 says that the server states no limit for it."""
+    """PROTOCOL §4.8; the max-write-length of 0 means no stated limit."""
 
     request_id: int
     max_open_handles: int
@@ -180,7 +180,7 @@ class LimitsResponse:
 
 @dataclass(frozen=True, slots=True)
 class CheckFileResponse:
-    """The answer to CheckFileRequest: the checksums of all blocks, one behind the other."""
+    """The response to CheckFileRequest: the concatenated checksums of all blocks."""
 
     request_id: int
     algorithm: bytes
@@ -196,7 +196,7 @@ class CheckFileResponse:
 
 @dataclass(frozen=True, slots=True)
 class UsersGroupsByIdResponse:
-    """PROTOCOL §4.12: names in the order of the ids; an empty one for an id without a name."""
+    """PROTOCOL §4.12: names in the order of the ids; empty for an unknown id."""
 
     request_id: int
     users: Sequence[bytes]

@@ -1,4 +1,4 @@
-"""RFC 4251 §5 data types: reading them from a packet, and packing them."""
+"""Decodes and encodes the data types of RFC 4251 §5."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _BYTE: Final = Struct("B")
 
 
 class Cursor:
-    """Reads RFC 4251 data types from `data`, from `offset` on.
+    """Reads RFC 4251 data types from `data`, starting at `offset`.
 
-    Raises ProtocolError where the bytes end before the field does; a length is compared with
-    what is there before anything is copied.
+    Raises ProtocolError if a field exceeds the data. Lengths are checked before anything is copied.
     """
 
     __slots__ = ("_data", "_end", "_offset")
@@ -51,7 +50,7 @@ class Cursor:
         return self._data[start:stop]
 
     def fields(self, form: Struct) -> tuple[int, ...]:
-        """Several numbers at once, as `form` has them."""
+        """Several integers at once, in the format of `form`."""
         start = self._offset
         stop = start + form.size
         try:
@@ -62,9 +61,9 @@ class Cursor:
         return values
 
     def _short(self, stop: int) -> ProtocolError:
-        return ProtocolError(f"packet ends {stop - self._end} bytes short")
+        return ProtocolError(f"packet is {stop - self._end} bytes too short")
 
 
 def string(value: bytes) -> bytes:
-    """`value` as a string: its length as uint32, then its bytes."""
+    """Encode a string: its length as uint32, then its bytes."""
     return UINT32.pack(len(value)) + value

@@ -1,6 +1,6 @@
-"""The read-only tree of shares, confined by directory descriptors; synchronous.
+"""The read-only tree of shares, confined by directory descriptors. Synchronous.
 
-Every function that touches a file system takes `wait`. With `wait=False` it raises BlockingIOError
-instead of blocking on a disk, and the caller repeats it on a thread with `wait=True`. Requests that
-the kernel's caches can answer are answered at once, and none ever stalls the event loop.
+Functions that access a file system take `wait`. With `wait=False` they raise BlockingIOError
+instead of blocking on a disk, and the caller repeats the call on a thread with `wait=True`. So the
+event loop answers requests from the kernel's caches, and never blocks.
 """

@@ -1,4 +1,4 @@
-"""The attributes that clients see of a file on a read-only export."""
+"""The file attributes that clients see."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 
 class Attributes(NamedTuple):
-    """Attributes of a file as they are shown: size in bytes, times in seconds since 1970.
+    """Attributes as shown to clients: size in bytes, times in seconds since 1970.
 
-    A tuple, in the order that SFTP sends them: a listing makes one for each name.
+    A tuple in the order of the ATTRS structure, because a listing creates one for each name.
     """
 
     size: int
@@ -28,31 +28,31 @@ class Attributes(NamedTuple):
 class Modes(StrEnum):
     """Which permission bits are shown."""
 
-    #: Those that files and folders have, `w` included, although nothing can be written.
+    #: The real ones, including `w`, although nothing can be written.
     REAL = "real"
     #: The same without `w`.
     READ_ONLY = "read-only"
 
 
-#: What is shown as a link's mode, as on all of Linux.
+#: The mode of symbolic links on Linux.
 LINK_MODE: Final = stat.S_IFLNK | 0o777
-#: Set in the mode of everything that this process may read by its owner, group and mode.
+#: Set in the shown mode of all files that this process can read by owner, group and mode.
 OTHERS_READ: Final = 0o004
 
-#: Kinds of files that have been seen with one owner and mode, and what is shown of them.
+#: The shown uid, gid and mode; None if hidden.
 _Shown: TypeAlias = "tuple[int, int, int] | None"
 _MAX_CACHED: Final = 1024
 
 
 def make_readable(attributes: Attributes) -> Attributes:
-    """`attributes` of what this process may read, although its mode does not say so."""
+    """`attributes` with read permission for all, for a file readable through an ACL."""
     bits = 0o555 if stat.S_ISDIR(attributes.mode) else 0o444
     return attributes._replace(mode=attributes.mode | bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributePolicy:
-    """Maps real attributes to shown ones; with `uid` or `gid` None, the real ids are shown."""
+    """Maps real attributes to shown ones. A `uid` or `gid` of None shows the real id."""
 
     uid: int | None = None
     gid: int | None = None
@@ -62,7 +62,7 @@ class AttributePolicy:
     )
 
     def show(self, status: os.stat_result) -> Attributes | None:
-        """The attributes to show for `status`; None hides fifos, sockets and devices."""
+        """The attributes to show for `status`; None, to hide it, for fifos, sockets and devices."""
         mode, _, _, _, uid, gid, size, atime, mtime, _ = status
         try:
             shown = self._cache[mode, uid, gid]
@@ -86,12 +86,12 @@ class AttributePolicy:
         )
 
     def _decide(self, mode: int, uid: int, gid: int) -> _Shown:
-        """What to show for a kind of file, from now on.
+        """Computes and caches the shown uid, gid and mode.
 
-        sshfs mounts with `default_permissions` make the worker's kernel enforce these bits. The
-        gateway reads for every worker, so what it can read is shown readable for all. What it
-        cannot read has its own bits only. Set-user-ID, set-group-ID and sticky bits mean nothing
-        on a mount, and a copy must not get them.
+        With `default_permissions`, the worker's kernel enforces these bits. The gateway reads for
+        all workers, so files that it can read are shown as readable for all, and others with their
+        own bits. Set-user-ID, set-group-ID and sticky bits are removed: they have no meaning on the
+        mount, and copies must not get them.
         """
         shown: _Shown
         if stat.S_ISLNK(mode):
@@ -119,7 +119,7 @@ class AttributePolicy:
 
 
 def _rights(mode: int, uid: int, gid: int) -> int:
-    """What owner, group and mode let this process do; an access-control list may let it do more."""
+    """The permission bits of this process by owner, group and mode; an ACL may grant more."""
     if uid == os.geteuid():
         return mode >> 6
     if gid == os.getegid() or gid in os.getgroups():
@@ -129,8 +129,7 @@ def _rights(mode: int, uid: int, gid: int) -> int:
 
 @cache
 def _reads_everything() -> bool:
-    """Whether modes do not bind this process: capabilities(7), CAP_DAC_OVERRIDE and
-    CAP_DAC_READ_SEARCH."""
+    """Whether this process has CAP_DAC_OVERRIDE or CAP_DAC_READ_SEARCH (capabilities(7))."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # linux/capability.h: version 3; this thread
     data = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None).capget(header, data) != 0:

@@ -1,4 +1,4 @@
-"""The error of a call with `wait=False` that would block."""
+"""The error that a call with `wait=False` raises if it would block."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import os
 
 
 def would_block() -> BlockingIOError:
-    """The error to raise. The caller repeats the call on a thread, with `wait=True`."""
+    """The error to raise; the caller repeats the call on a thread, with `wait=True`."""
     return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -1,4 +1,4 @@
-"""Open files and folders: reading bytes and listing names."""
+"""Open files and directories."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from sftp_gateway.vfs.blocking import would_block
 _OFFSET_MAX: Final = (1 << 63) - 1
 _NOWAIT: Final = os.RWF_NOWAIT
 
-#: After so many misses of the page cache in a row, each within so many bytes of the one before,
-#: the file is being read from end to end. Clients' reads overtake each other, and those between
-#: two misses were read ahead.
+#: A file is taken to be read sequentially after _MISSES page cache misses in a row, each within
+#: _STRIDE bytes of the one before. (Clients' READs overtake each other; others hit the read-ahead.)
 _MISSES: Final = 4
 _STRIDE: Final = 1024 * 1024
 _ENCODING: Final = sys.getfilesystemencoding()
@@ -29,9 +28,8 @@ _ENCODING: Final = sys.getfilesystemencoding()
 class OpenFile:
     """A regular file that is open for reading.
 
-    Reads may run on several threads at once; the descriptor is closed when `close` was called
-    and the last read has ended, so that its number can never mean another file to a read that
-    is still under way.
+    Thread-safe. The descriptor is closed after `close` and the end of the last read in progress, so
+    that its number cannot be reused for another file during a read.
     """
 
     __slots__ = (
@@ -55,9 +53,9 @@ class OpenFile:
         local: bool,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        """`size` in bytes at opening; `local`: whether FSTAT on it never waits for a network.
+        """`size` is in bytes, at the time of opening. `local`: whether fstat(2) never blocks.
 
-        `on_close` is called once the descriptor is closed, by whichever thread has closed it.
+        The thread that closes the descriptor calls `on_close` afterwards.
         """
         self._descriptor = descriptor
         self._lock = threading.Lock()
@@ -71,11 +69,10 @@ class OpenFile:
         self.local = local
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Fill `buffers` from `offset` on; return the count, short only at the end of the file.
+        """Fill `buffers` from `offset` on; return the number of bytes read.
 
-        sshfs takes a short read for the end of the file, so a read is whole or the file ends.
-
-        Raises OSError as preadv(2) does; InvalidHandle when the file was closed.
+        It is short only at the end of the file, because sshfs takes a short read for that. Raises
+        OSError as preadv(2) does, and InvalidHandle if the file has been closed.
         """
         descriptor = self._acquire()
         try:
@@ -84,14 +81,14 @@ class OpenFile:
             self._release()
 
     def read_bytes(self, offset: int, length: int) -> memoryview:
-        """As `read`, into memory of its own."""
+        """As `read`, into a new buffer."""
         buffer = memoryview(bytearray(length))
         return buffer[: self.read([buffer], offset)]
 
     def read_cached(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """As `read`, but raises BlockingIOError where the page cache does not hold all of it.
+        """As `read`, but raises BlockingIOError unless the page cache has all of it.
 
-        Only for the thread that calls `close`, which then cannot come in between.
+        Must be called on the thread that calls `close`: it does not take the lock.
         """
         if self._closed:
             raise InvalidHandle("the file is closed")
@@ -109,12 +106,12 @@ class OpenFile:
             raise
 
     def _note_miss(self, offset: int) -> None:
-        """Have the kernel read twice as far ahead in a file that is read from end to end."""
+        """Double the kernel's read-ahead for a file that is read sequentially."""
         near = abs(offset - self._last_miss) <= _STRIDE
         self._misses = self._misses + 1 if near else 0
         self._last_miss = offset
         if self._misses == _MISSES:
-            # It sets a number in the open file, and waits for nothing.
+            # This only sets a field of the open file, and does not block.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @staticmethod
@@ -144,7 +141,7 @@ class OpenFile:
             self._release()
 
     def statvfs(self) -> os.statvfs_result:
-        """fstatvfs(3) of the file system that the file is on; raises OSError, InvalidHandle."""
+        """fstatvfs(3) of the file's file system. Raises OSError and InvalidHandle."""
         descriptor = self._acquire()
         try:
             return os.fstatvfs(descriptor)
@@ -152,7 +149,7 @@ class OpenFile:
             self._release()
 
     def close(self) -> None:
-        """Close the file, once the reads that are under way have ended."""
+        """Close the file after the reads in progress. Never blocks."""
         with self._lock:
             if self._closed:
                 return
@@ -164,7 +161,7 @@ class OpenFile:
     def _close(self) -> None:
         try:
             os.close(self._descriptor)
-        finally:  # on FUSE and NFS, close(2) may fail, and closes all the same
+        finally:  # on FUSE and NFS, close(2) may fail, but the descriptor is closed
             self._on_close()
 
     def _acquire(self) -> int:
@@ -183,7 +180,7 @@ class OpenFile:
 
 
 def _slice(buffers: Iterable[memoryview], start: int, stop: int) -> Sequence[memoryview]:
-    """The bytes of `buffers` from number `start` on and before number `stop`."""
+    """`buffers[start:stop]`, as if they were one buffer."""
     left = []
     for buffer in buffers:
         piece = buffer[max(0, start) : max(0, stop)]
@@ -194,20 +191,20 @@ def _slice(buffers: Iterable[memoryview], start: int, stop: int) -> Sequence[mem
 
 
 class Entry(NamedTuple):
-    """One name in a folder with what is shown of it."""
+    """A name in a directory, with its shown attributes."""
 
     name: bytes
     attributes: Attributes
 
 
 class OpenDirectory:
-    """A folder that is open for listing, read from the disk as far as it is asked for.
+    """A directory that is open for listing; reads entries on demand.
 
-    Used by one thread at a time: READDIR responses go out in order, so the server runs them in
-    order too. `close` may come from another thread meanwhile.
+    Used by one thread at a time, since the server answers READDIR requests in order; `close` may be
+    called from another thread.
 
-    It has few objects until it is listed: a client may open thousands, and each garbage collection
-    looks at all of them.
+    It creates few objects before it is listed: a client may open thousands of directories, and the
+    garbage collector visits every object.
     """
 
     __slots__ = (
@@ -234,12 +231,12 @@ class OpenDirectory:
         close: Callable[[], None] = lambda: None,
         status: os.stat_result | None = None,
     ) -> None:
-        """Entries `first`, then those of `scan` that `show` shows and `hidden` does not name.
+        """Lists `first`, then the entries of `scan` that `show` shows and that are not `hidden`.
 
-        `status` is the folder's own, where it is one of a file system.
+        `status` is the directory's own; None for a virtual directory.
         """
         self.status = status
-        #: Whether what is left needs no disk.
+        #: Whether the remaining entries need no disk access.
         self.buffered = scan == ()
         self._first = first
         self._scan = scan
@@ -252,9 +249,9 @@ class OpenDirectory:
         self._closed = False
 
     def take_while(self, accept: Callable[[Entry], bool]) -> None:
-        """Hand entries to `accept` until it refuses one, which stays the next, or to the end.
+        """Pass entries to `accept` until it returns false; that entry stays the next one.
 
-        Raises OSError as readdir(3) does; InvalidHandle when the folder was closed.
+        Raises OSError as readdir(3) does, and InvalidHandle if the directory has been closed.
         """
         with self._lock:
             if self._closed:
@@ -263,7 +260,7 @@ class OpenDirectory:
         try:
             left = self._left
             if left is None:
-                # Not a generator, which an error would end: entries behind a bad one are listed.
+                # Not a generator, which an exception would end: entries after a bad one follow.
                 shown = map(partial(_entry, self._show, self._hidden), self._scan)
                 left = self._left = chain(self._first, filter(None, shown))
             for entry in left:
@@ -279,7 +276,7 @@ class OpenDirectory:
                 self._close()
 
     def close(self) -> None:
-        """Let go of the folder, once a `take_while` under way has ended; never waits for it."""
+        """Close the directory after a `take_while` in progress. Never blocks."""
         with self._lock:
             if self._closed:
                 return

@@ -1,8 +1,7 @@
-"""Resolves a path below a directory descriptor, and never outside it.
+"""Resolves paths beneath a directory descriptor, never outside it.
 
-The result is always an `O_PATH` descriptor. It pins the file without opening it, so that resolving
-a fifo or a device has no effect, and no race is possible between check and use (openat2(2) and
-open(2), "O_PATH").
+The result is an `O_PATH` descriptor (open(2)). It pins the file without opening it, so resolving a
+fifo or a device has no side effect, and there is no race between check and use.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _RESOLVE_BENEATH: Final = 0x08
 _RESOLVE_CACHED: Final = 0x20
 
 _CONFINED: Final = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-#: Without waiting: only what the dentry cache knows, and only on the share's own file system,
-#: because a mount below it may be a network's.
+#: Without blocking: only from the dentry cache, and only on the share's own file system, because a
+#: mount beneath it may be a network file system.
 _CONFINED_CACHED: Final = _CONFINED | _RESOLVE_CACHED | _RESOLVE_NO_XDEV
 
 # linux/fcntl.h, linux/stat.h
@@ -35,21 +34,21 @@ _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_MNT_ID: Final = 0x1000
 _WORDS_OF_STATX: Final = 32
-_STX_MNT_ID: Final = 18  # the word's place
+_STX_MNT_ID: Final = 18  # the index of the word
 
 _FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
-#: openat2(2): EAGAIN means that a rename raced with a `..` in the path; asking again is right.
+#: openat2(2): EAGAIN means that a rename raced with `..` in the path; the call must be retried.
 _RACE_RETRIES: Final = 64
 
-#: As many links as the kernel follows in one path (path_resolution(7)).
+#: Maximum number of links in one path, as in the kernel (path_resolution(7)).
 _MAX_LINKS: Final = 40
 
-#: Folders above the one where a walk is that it keeps open. A link that climbs further is not
-#: followed: a path may have 2,000 folders, and a descriptor for each of them would be too many.
+#: Maximum number of parent directories that ManualResolver keeps open. It does not follow a link
+#: that climbs further; a path may have 2,000 components, too many for a descriptor each.
 _MAX_TRAIL: Final = 32
 
-#: Bytes of the longest path that the kernel takes, with its NUL byte (linux/limits.h).
+#: Maximum length of a path in bytes, including its NUL byte (linux/limits.h).
 PATH_MAX: Final = 4096
 
 
@@ -65,19 +64,19 @@ _SIZE_OF_HOW: Final = ctypes.sizeof(_OpenHow)
 
 
 class PathResolver(Protocol):
-    """Resolves a path below a directory; `choose_resolver` picks the implementation."""
+    """Resolves paths beneath a directory; see `choose_resolver`."""
 
-    #: How many a look-up holds at most.
+    #: Maximum number of descriptors that a look-up uses.
     descriptors: int
 
     def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
-        """Return a new O_PATH descriptor of `path` below the directory descriptor `root`.
+        """Return a new O_PATH descriptor of `path` beneath the directory descriptor `root`.
 
-        `path` is relative, without NUL bytes; empty means `root` itself. `follow` says whether
-        a link in the last place is followed (those before it always are).
+        `path` is relative, without NUL bytes; empty means `root` itself. `follow` says whether to
+        follow a link in the last component (earlier ones are always followed).
 
-        Raises OSError: EXDEV where the path leads out of `root`, else as open(2) does; and
-        BlockingIOError where that would mean to wait and `wait` is false.
+        Raises OSError: EXDEV if the path leads out of `root`, otherwise as open(2) does;
+        BlockingIOError if it would block and `wait` is false.
         """
         ...
 
@@ -85,7 +84,7 @@ class PathResolver(Protocol):
 def open_no_symlinks(path: Path) -> int:
     """A new O_PATH descriptor of the directory `path`, which must not contain symbolic links.
 
-    Raises OSError: ELOOP where a link is in the way, else as open(2) does.
+    Raises OSError: ELOOP for a link, otherwise as open(2) does.
     """
     here = os.open(path.anchor or ".", _FOLDER)
     for part in path.parts[1 if path.anchor else 0 :]:
@@ -94,7 +93,7 @@ def open_no_symlinks(path: Path) -> int:
             here = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
         except NotADirectoryError as error:
             if stat.S_ISLNK(os.lstat(part, dir_fd=above).st_mode):
-                raise OSError(errno.ELOOP, "a link has come into its path") from error
+                raise OSError(errno.ELOOP, "its path now contains a symbolic link") from error
             raise
         finally:
             os.close(above)
@@ -102,10 +101,10 @@ def open_no_symlinks(path: Path) -> int:
 
 
 def mount_id(descriptor: int) -> int:
-    """The number of the mount that the descriptor is of, without asking its file system.
+    """The id of the mount that the descriptor is on, without access to the file system.
 
-    No other mount has it for as long as the descriptor is open. 0 before Linux 5.8, and without
-    the C library's statx(2).
+    It is unique as long as the descriptor is open. 0 before Linux 5.8, or if the C library lacks
+    statx(2).
     """
     statx = getattr(ctypes.CDLL(None), "statx", None)
     found = (ctypes.c_uint64 * _WORDS_OF_STATX)()
@@ -116,14 +115,14 @@ def mount_id(descriptor: int) -> int:
 
 
 class Openat2Resolver:
-    """Lets the kernel confine: RESOLVE_BENEATH and no magic links (Linux 5.6 and later)."""
+    """Resolves with openat2(2), RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS (Linux 5.6)."""
 
     descriptors = 1
 
     def __init__(self) -> None:
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
-        # What never waits keeps Python's global lock: another thread would take it meanwhile, and
-        # the event loop would have to wait for that.
+        # PyDLL keeps the GIL during the call: it never blocks, and the event loop does not have to
+        # compete for the GIL afterwards.
         self._syscall_cached = ctypes.PyDLL(None, use_errno=True).syscall
         for function in (self._syscall, self._syscall_cached):
             function.restype = ctypes.c_long
@@ -134,7 +133,7 @@ class Openat2Resolver:
                 ctypes.c_void_p,
                 ctypes.c_size_t,
             )
-        # Made once: the kernel only reads them. Keyed by (follow, wait).
+        # Shared by all calls, because the kernel only reads them. Keyed by (follow, wait).
         self._how = {
             (follow, wait): _OpenHow(
                 flags=os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW),
@@ -154,8 +153,8 @@ class Openat2Resolver:
                 return descriptor
             code = ctypes.get_errno()
             if not wait and code in (errno.EAGAIN, errno.EXDEV, errno.EINVAL):
-                # EXDEV may be an escape or only another mount: the waiting call tells them apart.
-                # EINVAL: Linux before 5.12 knows no RESOLVE_CACHED.
+                # EXDEV: an escape or another mount, which only the blocking call distinguishes.
+                # EINVAL: Linux before 5.12 has no RESOLVE_CACHED.
                 raise would_block()
             if code not in (errno.EAGAIN, errno.EINTR):
                 raise OSError(code, os.strerror(code))
@@ -163,23 +162,23 @@ class Openat2Resolver:
 
 
 class ManualResolver:
-    """Walks one component at a time, each below the descriptor of the last.
+    """Opens one component at a time, each relative to the descriptor of the last.
 
-    For kernels without openat2, and containers whose seccomp profile denies it. It follows links by
-    itself; a link that is absolute, or climbs above the root, is an escape.
+    For kernels without openat2(2), and containers whose seccomp profile denies it. It follows links
+    itself; a link that is absolute or climbs above the root is an escape.
     """
 
     descriptors = _MAX_TRAIL + 1
 
     def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
-        """See PathResolver. Without openat2 nothing tells whether a look-up would wait."""
+        """See PathResolver. Without openat2 there is no way to know whether a look-up blocks."""
         if not wait:
             raise would_block()
         if len(path) >= PATH_MAX:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         pending = _components(path)
-        # The folders from the root down to where the walk is, so that `..` goes back to the very
-        # folder it came from, whatever is renamed meanwhile; without the topmost of very many.
+        # The directories from the root to the current one, so that `..` returns to the directory
+        # it came from, despite concurrent renames. Of many, the topmost are closed.
         trail = deque([os.dup(root)])
         links, forgotten = 0, False
         try:
@@ -214,7 +213,7 @@ def _require_folder(descriptor: int) -> None:
 
 
 def _components(path: bytes) -> list[bytes]:
-    """The components of `path`, last first."""
+    """The components of `path`, in reverse order."""
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     if path.endswith((b"/", b"/.")) and parts:
         parts.append(b".")  # `name/` means a folder
@@ -222,7 +221,7 @@ def _components(path: bytes) -> list[bytes]:
 
 
 def _link_components(link: int, links: int) -> list[bytes]:
-    """The components that the link's target puts in its place; closes `link`."""
+    """The components of the link's target; closes `link`."""
     try:
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -235,9 +234,10 @@ def _link_components(link: int, links: int) -> list[bytes]:
 
 
 def choose_resolver() -> PathResolver:
-    """`Openat2Resolver` where a trial call works, else `ManualResolver`.
+    """`Openat2Resolver` if openat2(2) works, otherwise `ManualResolver`.
 
-    Old Docker engines' seccomp profile answers EPERM, old kernels ENOSYS.
+    It fails with EPERM under the seccomp profile of old Docker engines, and with ENOSYS on old
+    kernels.
     """
     resolver = Openat2Resolver()
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
@@ -251,8 +251,8 @@ def choose_resolver() -> PathResolver:
 
 
 def reopen(pinned: int, flags: int) -> int:
-    """Open the file that the O_PATH descriptor `pinned` holds; raises OSError as open(2) does.
+    """Open the file of the O_PATH descriptor `pinned`; raises OSError as open(2) does.
 
-    /proc/self/fd leads to the pinned file itself, not to its name: nothing can come between.
+    /proc/self/fd refers to the pinned file, not to its name, so there is no race.
     """
     return os.open(b"/proc/self/fd/%d" % pinned, flags | os.O_CLOEXEC | os.O_NOCTTY)

@@ -1,4 +1,4 @@
-"""One share: a folder of the server, served read-only and never left."""
+"""A share: a directory of the server, served read-only."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from sftp_gateway.vfs.blocking import would_block
 from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
 from sftp_gateway.vfs.path_resolution import PathResolver, mount_id, open_no_symlinks, reopen
 
-#: statfs(2) `f_type` of file systems on which a look-up that the dentry cache answers never
-#: waits. On any other (NFS, CIFS, FUSE, 9p) even fstat(2) may ask a server.
+#: statfs(2) `f_type` of file systems on which a look-up in the dentry cache never blocks. On others
+#: (NFS, CIFS, FUSE, 9p), even fstat(2) may contact a server.
 _LOCAL_FILE_SYSTEMS: Final = frozenset(
     {
         0xEF53,  # ext2, ext3, ext4
@@ -53,38 +53,37 @@ _NOT_FOUND: Final = frozenset(
 )
 
 
-#: The longest path, in names, of a link to a folder that is shown as that folder.
+#: Maximum depth of a link to a directory that is shown as that directory.
 _MAX_DEPTH: Final = 40
 
-#: The folder of a model, data set or space in huggingface_hub's cache.
+#: The directory of a model, dataset or space in the cache of huggingface_hub.
 _HUB_REPOSITORY: Final = re.compile(rb"(?:^|/)(?:model|dataset|space)s--[^/]+/?\Z")
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
-#: In the place of a folder's descriptor: every look-up below it fails (EBADF).
+#: Stands in for the descriptor of an unavailable share: every look-up fails with EBADF.
 NO_DESCRIPTOR: Final = -1
 
 
 class Links(StrEnum):
-    """How a share serves its symbolic links; none ever leads out of the share."""
+    """How a share serves its symbolic links. None leads out of the share."""
 
-    #: As links those that every client follows; the others as what they lead to.
+    #: Links that every client follows are served as links, others as their targets.
     AUTO = "auto"
-    #: As links, to be followed by the client or, where it asks us to, by us.
+    #: As links, followed by the client, or by the server on request.
     KEEP = "keep"
-    #: As what they lead to: the client never sees a link.
+    #: As their targets.
     DEREFERENCE = "dereference"
 
 
 class Share:
-    """A folder of the server as clients see it; safe to use from several threads.
+    """A directory of the server as clients see it. Thread-safe.
 
-    Paths are relative to the share, bytes, without NUL; empty means the share's own folder, and a
-    final `/` that the path has to be a folder.
+    Paths are bytes relative to the share, without NUL. An empty path is the share itself; a final
+    `/` requires a directory.
 
-    Methods raise NotFound, Denied, NotADirectory, IsADirectory and NotALink as their names say,
-    OSError for what the disk reports (EIO and the like), and BlockingIOError as the package's
-    docstring tells.
+    Methods raise NotFound, Denied, NotADirectory, IsADirectory and NotALink; OSError for errors of
+    the disk, such as EIO; and BlockingIOError as described in the package's docstring.
     """
 
     def __init__(
@@ -99,10 +98,9 @@ class Share:
     ) -> None:
         """`name` as clients see it, such as `.cache/huggingface/hub`.
 
-        No link may be in the path of `root`: who can write in a folder above could change what
-        it leads to. `folder` is its O_PATH descriptor, which the share takes over; None has it
-        opened here. If it is NO_DESCRIPTOR, or cannot be opened, every request for the share fails
-        with OSError until `check` has found it; other shares are not affected.
+        The path `root` must not contain links, which others may be able to change. `folder` is its
+        O_PATH descriptor, owned by the share from now on; None opens it. If it is NO_DESCRIPTOR, or
+        cannot be opened, all requests for this share fail with OSError until `check` succeeds.
         """
         self.name = name
         self.links = links
@@ -111,28 +109,28 @@ class Share:
         self._attribute_policy = attribute_policy
         self._resolver = resolver
         self._root = NO_DESCRIPTOR
-        self._checked_mount = 0  # the mount's number
-        #: st_dev of the file system that the share's folder is on.
+        self._checked_mount = 0  # the id of the mount
+        #: st_dev of the share's directory.
         self.device = 0
         self._local = False
-        #: What fstat(2) said of the folder last.
+        #: The last fstat(2) result of the share's directory.
         self._last_status: os.stat_result | None = None
         with suppress(OSError):
             self._replace_root(open_no_symlinks(root) if folder is None else folder)
-        #: Whether `check` found a folder at the path that is another, and may not be read.
+        #: Whether the path now leads to another directory, which cannot be read.
         self.moved = False
 
     def close(self) -> None:
-        """Let go of the share's folder; no method may be called afterwards."""
+        """Close the share's descriptor; no method may be called afterwards."""
         if self._root != NO_DESCRIPTOR:
             os.close(self._root)
 
     def check(self) -> os.statvfs_result:
-        """See whether the folder can be read, and return statvfs(3) of it; waits for the disk.
+        """Check that the directory can be read, and return statvfs(3) of it. May block.
 
-        Where another folder has come to the share's path (a disk mounted again), it is taken
-        over. Raises OSError where the folder is gone or cannot be read; and sets `moved` where
-        another has come that this process must not read.
+        If the path leads to another directory now (a disk was remounted), the share serves that
+        one. Raises OSError if the directory is missing or cannot be read; sets `moved` if it is
+        another one without read permission.
         """
         there = open_no_symlinks(self.path)
         try:
@@ -151,9 +149,9 @@ class Share:
             os.close(there)
 
     def left_behind(self) -> bool:
-        """Whether another mount has come to the share's path since the last `check` began.
+        """Whether another file system has been mounted at the path since the last `check` began.
 
-        To be asked while that hangs: asks no disk but those of the folders above.
+        For use while `check` hangs: accesses only the disks of the directories above.
         """
         there = open_no_symlinks(self.path)
         try:
@@ -162,19 +160,19 @@ class Share:
             os.close(there)
 
     def _is_served(self, found: os.stat_result) -> bool:
-        """Whether that is the folder which is served now."""
+        """Whether `found` is the directory that is served now."""
         try:
             return os.path.samestat(found, os.fstat(self._root))
-        except OSError:  # it is NO_DESCRIPTOR, or of a file system that has died
+        except OSError:  # NO_DESCRIPTOR, or a dead file system
             return False
 
     def _replace_root(self, folder: int) -> None:
-        """Serve this folder from now on; the descriptor is the share's."""
+        """Serve the directory `folder` from now on; the share owns the descriptor."""
         if self._root == NO_DESCRIPTOR:
             self._root = folder
         else:
-            # dup2 keeps the descriptor's number: a thread that uses it meanwhile is in the old
-            # folder or in the new one, never in a third.
+            # dup2 is atomic and keeps the number: other threads use either the old directory or the
+            # new one.
             os.dup2(folder, self._root, inheritable=False)
             os.close(folder)
         self._last_status = os.fstat(self._root)
@@ -182,16 +180,16 @@ class Share:
         self._local = _is_local(self._root)
 
     def root_attributes(self) -> Attributes | None:
-        """Attributes of the share's folder, if it has ever been there; never waits for a disk.
+        """Attributes of the share's directory; None if it was never available. Never blocks.
 
-        On a network's file system they are those that `check` has seen last.
+        On a network file system, they are those of the last `check`.
         """
         if self._root == NO_DESCRIPTOR or self._last_status is None:
             return None
         return self.show(os.fstat(self._root) if self._local else self._last_status)
 
     def lstat(self, path: bytes, *, wait: bool) -> Attributes:
-        """Attributes of `path`; of a link itself, if it is served as one."""
+        """Attributes of `path`, or of the link itself if it is served as a link."""
         if self._dereferenced:
             return self.stat(path, wait=wait)
         with self._pin(path, follow=False, wait=wait) as pinned:
@@ -202,12 +200,12 @@ class Share:
         return self._substitute(path, target, wait=wait) or shown
 
     def stat(self, path: bytes, *, wait: bool) -> Attributes:
-        """Attributes of `path`, or of what it leads to."""
+        """Attributes of `path`, following links."""
         with self._pin(path, follow=True, wait=wait) as pinned:
             return self._show(pinned, os.fstat(pinned), wait=wait)
 
     def show(self, status: os.stat_result) -> Attributes:
-        """What is shown for the stat(2) result of an open file of this share."""
+        """The shown attributes for the fstat(2) result of an open file."""
         attributes = self._attribute_policy.show(status)
         if attributes is None:
             raise NotFound("special file")
@@ -216,9 +214,9 @@ class Share:
     def open_file(
         self, path: bytes, *, wait: bool, on_close: Callable[[], None] = lambda: None
     ) -> OpenFile:
-        """Open the regular file `path`. A fifo, socket or device is never opened, only found.
+        """Open the regular file `path`; fifos, sockets and devices are never opened.
 
-        `on_close` is called behind the close of what this returns, by whichever thread closes it.
+        `on_close` is called after the file is closed, by the thread that closes it.
         """
         with self._pin(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
@@ -226,10 +224,10 @@ class Share:
                 raise IsADirectory("a folder")
             if not stat.S_ISREG(status.st_mode):
                 raise Denied("special_file", hidden=True)
-            # Another program's lease (Samba's, say) would hold up the open for 45 seconds.
+            # Without O_NONBLOCK, a lease (Samba's, for example) could delay open(2) for 45 seconds.
             descriptor = reopen(pinned, os.O_RDONLY | (0 if wait else os.O_NONBLOCK))
             if not wait:
-                os.set_blocking(descriptor, True)  # that was for the open alone
+                os.set_blocking(descriptor, True)  # only open(2) must not block
         local = self._local and status.st_dev == self.device
         return OpenFile(descriptor=descriptor, size=status.st_size, local=local, on_close=on_close)
 
@@ -241,10 +239,9 @@ class Share:
         wait: bool,
         on_close: Callable[[], None] = lambda: None,
     ) -> OpenDirectory:
-        """Open the folder `path` for listing; entries `extra` are shown first.
+        """Open the directory `path` for listing; entries `extra` come first.
 
-        What has the name of one of `extra` is hidden behind it, as by a mount. `on_close` is called
-        as by `open_file`.
+        They hide entries of the same name, like mounts. `on_close` as in `open_file`.
         """
         with self._pin(path, follow=True, wait=wait) as pinned:
             status = os.fstat(pinned)
@@ -262,7 +259,7 @@ class Share:
             os.close(descriptor)
             raise
 
-        # `..` shows the folder itself: what is above a share is nobody's business.
+        # `..` has the attributes of the directory itself, to disclose nothing about the one above.
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
             scan=scan,
@@ -275,7 +272,7 @@ class Share:
     def readlink(self, path: bytes, *, wait: bool) -> bytes:
         """The target of the link `path`, if it is relative and stays inside the share.
 
-        A target that does not exist is given all the same, as long as its text stays inside.
+        A target that does not exist is returned too, if its text stays inside.
         """
         if self.links is Links.DEREFERENCE:
             self.stat(path, wait=wait)
@@ -291,7 +288,7 @@ class Share:
         if target.startswith(b"/") or _escapes(path, target):
             raise Denied("link_leads_out")
         try:
-            # The kernel's word counts: a folder on the way may be a link itself.
+            # Let the kernel decide, because a directory in the path may be a link.
             with self._pin(path, follow=True, wait=wait):
                 pass
         except NotFound:
@@ -304,9 +301,10 @@ class Share:
             return os.fstatvfs(pinned)
 
     def realpath(self, path: bytes, *, wait: bool) -> bytes | None:
-        """`path` without links and `..`; the last name of it need not be there.
+        """`path` without links and `..`; its last component need not exist.
 
-        None where it is not, leads out or cannot be looked at: nobody learns which.
+        None if another component does not exist, leads out or cannot be accessed, without
+        distinction.
         """
         try:
             return self._realpath(path, wait=wait)
@@ -334,7 +332,8 @@ class Share:
             root = root.rstrip(b"/") + b"/"
             if not real.startswith(root):
                 return None
-            # proc(5) has it by the names of now, and adds " (deleted)": look whether it is there.
+            # proc(5) gives the current name, or appends " (deleted)": verify that it is the same
+            # file.
             relative = real[len(root) :]
             with self._pin(relative, follow=False, wait=wait) as named:
                 if not os.path.samestat(os.fstat(named), os.fstat(pinned)):
@@ -342,12 +341,12 @@ class Share:
         return relative
 
     def _show(self, pinned: int, status: os.stat_result, *, wait: bool) -> Attributes:
-        """What is shown for `status`, which fstat(2) has said of `pinned`."""
+        """The shown attributes of `pinned`; `status` is its fstat(2) result."""
         attributes = self._attribute_policy.show(status)
         if attributes is None:
             raise NotFound("special file")
         if not attributes.mode & OTHERS_READ:
-            # An access-control list may let the gateway in; it may be on the disk.
+            # An ACL may grant access; reading it may block.
             if not wait:
                 raise would_block()
             needed = os.R_OK | os.X_OK if stat.S_ISDIR(status.st_mode) else os.R_OK
@@ -356,7 +355,7 @@ class Share:
         return attributes
 
     def _show_entry(self, path: bytes, folder: int, entry: os.DirEntry[str]) -> Attributes | None:
-        """What is shown for an entry of `folder`, at `path`; None if it is hidden or gone."""
+        """The shown attributes of an entry of `folder`, at `path`; None if hidden or deleted."""
         try:
             if self._dereferenced and entry.is_symlink():
                 return self.stat(_join(path, entry), wait=True)
@@ -374,24 +373,24 @@ class Share:
         except (NotFound, Denied, FileNotFoundError):
             return None
         except OSError as error:
-            # One bad entry (a folder not to be searched, a dead mount) hides no other.
+            # One bad entry (an inaccessible directory, a dead mount) must not end the listing.
             return _attributes_by_type(entry, error)
 
     def _target(self, path: bytes, link: int, *, wait: bool) -> bytes:
         """The text of the link at `path`, which is pinned as `link`."""
         if not wait:
-            # It may be on the disk. It is not if the kernel can follow it by its caches alone.
+            # Raises BlockingIOError unless the kernel can follow the link from its caches.
             with suppress(NotFound, Denied), self._pin(path, follow=True, wait=False):
                 pass
         return os.readlink(b"", dir_fd=link)
 
     def _substitute(self, path: bytes, target: bytes, *, wait: bool) -> Attributes | None:
-        """What is shown instead of the link at `path`; None if it is served as a link.
+        """The attributes to show instead of the link at `path`; None if it is served as a link.
 
-        A client follows a link itself, and current sshfs only what has no `..` and is relative
-        (its option `contain_symlinks`). So the others are shown as what they lead to, but for a
-        link that leads out, or to a folder that it is in: programs could walk down that without
-        end. Raises NotFound for one that leads nowhere.
+        Clients follow links themselves, but current sshfs (`contain_symlinks`) only relative ones
+        without `..`. Others are served as their targets, except for a link that leads out of the
+        share, or to a directory that contains it, which would be an endless loop. Raises NotFound
+        for a dangling link.
         """
         if not target.startswith(b"/") and b".." not in target.split(b"/"):
             return None
@@ -405,7 +404,7 @@ class Share:
             return None
 
     def _is_ancestor(self, folder: os.stat_result, path: bytes, *, wait: bool) -> bool:
-        """Whether `folder` is one of those that the text of `path` goes through, or that may be."""
+        """Whether `folder` is, or may be, a parent directory in the text of `path`."""
         if not wait:
             raise would_block()  # too many look-ups for the event loop
         names = [name for name in path.split(b"/") if name]
@@ -418,7 +417,7 @@ class Share:
         return False
 
     def _pin(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
-        """`path`, pinned; to be entered, as a context, at once."""
+        """Pin `path`. The caller must enter the returned context immediately."""
         if not wait and not self._local:
             raise would_block()
         try:
@@ -429,7 +428,7 @@ class Share:
 
 
 class _Pinned:
-    """A context with an O_PATH descriptor, in which errors are turned into the gateway's own."""
+    """A context with an O_PATH descriptor that translates OSError; see `_translate`."""
 
     __slots__ = ("_descriptor",)
 
@@ -446,7 +445,7 @@ class _Pinned:
 
 
 def _translate(error: OSError) -> None:
-    """Raise the gateway's own error for one of a look-up, if there is one."""
+    """Raise NotFound or Denied for the OSError of a look-up, if one applies."""
     if error.errno in _NOT_FOUND:
         raise NotFound(os.strerror(error.errno)) from error
     if error.errno == errno.EXDEV:
@@ -464,10 +463,10 @@ def _close_folder(
 
 
 def _hidden_names(path: bytes, folder: int) -> frozenset[bytes]:
-    """Names that a listing of `folder` leaves out; whoever asks for them gets them.
+    """Names that a listing of `folder` omits; they can still be opened.
 
-    A Hugging Face cache has each file in `blobs` and, by links, in `snapshots`. Where those are
-    served as what they lead to, programs that walk the cache would find each file twice.
+    A Hugging Face cache has each file in `blobs`, and a link to it in `snapshots`. If links are
+    served as their targets, programs that walk the cache would find each file twice.
     """
     if _HUB_REPOSITORY.search(path):
         with suppress(OSError):
@@ -481,11 +480,10 @@ def _join(folder: bytes, entry: os.DirEntry[str]) -> bytes:
 
 
 def _attributes_by_type(entry: os.DirEntry[str], error: OSError) -> Attributes | None:
-    """What is shown of an entry that cannot be looked at, because of `error`.
+    """The attributes to show for an entry whose look-up has failed with `error`.
 
-    Only its kind is known. Of a file that cannot be read now, but may be later, not even that is
-    said: to sshfs, a mode of 0 means to ask again, where it would take the size of 0 of any other
-    for the truth, and read the file as empty.
+    Only its type is known. For a regular file with a temporary error the mode is 0, which makes
+    sshfs ask again; otherwise sshfs would take the size of 0 as the file's and read it as empty.
     """
     unknown = Attributes(0, 0, 0, 0, 0, 0)
     try:
@@ -497,13 +495,13 @@ def _attributes_by_type(entry: os.DirEntry[str], error: OSError) -> Attributes |
             kind = stat.S_IFREG
         else:
             return None
-    except OSError:  # its file system does not tell kinds in listings
+    except OSError:  # the file system has no types in directory entries
         return unknown
     return unknown._replace(mode=kind) if isinstance(error, PermissionError) else unknown
 
 
 def _escapes(path: bytes, target: bytes) -> bool:
-    """Whether the text of a link at `path` climbs above the share."""
+    """Whether the target of a link at `path`, as text, climbs above the share."""
     depth = 0
     for part in path.split(b"/")[:-1] + target.split(b"/"):
         if part == b"..":
@@ -516,7 +514,7 @@ def _escapes(path: bytes, target: bytes) -> bool:
 
 
 def _is_local(descriptor: int) -> bool:
-    """Whether statfs(2) names a file system on which cached look-ups never wait."""
+    """Whether the file system is one of _LOCAL_FILE_SYSTEMS."""
     libc = ctypes.CDLL(None, use_errno=True)
     # struct statfs is smaller than this everywhere; f_type is its first word.
     buffer = (ctypes.c_long * 64)()

@@ -1,8 +1,8 @@
-"""What one user sees: `/home/<user>/<share>`, with virtual directories between.
+"""The tree that one user sees: `/home/<user>/<share>`, with virtual directories in between.
 
-The text of a client's path is matched against the tree of virtual directories and shares. The
-kernel resolves what is left of it below a share, including links before `..`. A share, or a
-directory on the way to one, hides what another share has under the same name, as a mount does.
+A client's path is matched as text against the tree of virtual directories and shares. The kernel
+resolves the rest of it beneath the share, including links before `..`. A share, or a virtual
+directory above one, hides an entry of the same name in another share, like a mount.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sftp_gateway.vfs.files import Entry, OpenDirectory
 from sftp_gateway.vfs.path_resolution import PATH_MAX
 from sftp_gateway.vfs.share import Share
 
-#: Folders that a tree remembers the share of, and bytes of the longest path of one.
+#: Maximum number of cached directories, and maximum length of their paths in bytes.
 _MAX_CACHED: Final = 64
 _MAX_CACHED_LENGTH: Final = 1024
 
 
 @dataclass(slots=True)
 class Node:
-    """A folder of the tree: a share's own, or one that the gateway makes up."""
+    """A directory of the tree: the root of a share, or a virtual one."""
 
     children: dict[bytes, Node] = field(default_factory=dict)
     share: Share | None = None
 
 
 class ResolvedPath(NamedTuple):
-    """Where a path leads: `relative` below `share`, or to a virtual directory where that is None.
+    """A matched path: `relative` beneath `share`, or a virtual directory if `share` is None.
 
-    `path` starts at the root of the tree and has no `.` and no repeated `/`; `node` is set where
-    it is a folder of the tree itself. `relative` ends in `/` where the path names a folder, and
-    has those `..` that do not climb out of the share: what is before them may be a link.
+    `path` is absolute, without `.` and repeated `/`; `node` is set if it is a directory of the tree
+    itself. `relative` ends in `/` if the path requires a directory, and keeps `..` that stay in the
+    share, because the component before may be a link.
     """
 
     path: bytes
@@ -45,7 +45,7 @@ class ResolvedPath(NamedTuple):
 
 
 class Tree:
-    """The tree of one user; immutable once made, but for what it remembers of its own text."""
+    """The tree of one user; immutable except for a cache of matched paths."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class Tree:
         attribute_policy: AttributePolicy,
         time: int,
     ) -> None:
-        """`shares` are the user's; `ungranted` the names of those that only others have.
+        """`shares` are the user's; `ungranted` names the other shares.
 
-        `time`, in seconds since 1970, is shown as the times of virtual directories.
+        `time`, in seconds since 1970, is shown as atime and mtime of virtual directories.
         """
         self.home = b"/home/" + user.encode()
         self._shares = tuple(shares)
         self._folder = attribute_policy.virtual_directory(time)
         self._root = Node()
-        #: Canonical paths of folders in shares, with what stands before the names in them.
+        #: By canonical path of a directory in a share: the share, and the prefix of relative paths.
         self._cache: dict[bytes, tuple[Share, bytes]] = {}
         self._add(_parts(self.home))
         for share in self._shares:
@@ -79,10 +79,10 @@ class Tree:
         return self._shares
 
     def canonical(self, path: bytes) -> bytes:
-        """`path` from the root of the tree, without `.`, `..` and repeated `/`.
+        """`path` as an absolute path without `.`, `..` and repeated `/`.
 
-        A relative path starts at the home folder. Only the text is looked at: nothing need
-        exist. Raises NotFound for a path with a NUL byte, or one that is longer than Linux takes.
+        Relative paths start at the home directory. Purely textual: the file need not exist. Raises
+        NotFound for a path with a NUL byte or longer than PATH_MAX.
         """
         if b"\0" in path:
             raise NotFound("a NUL byte in a path")
@@ -100,7 +100,7 @@ class Tree:
         return path if path.startswith(b"/") else self.home + b"/" + path
 
     def path_of(self, share: Share, relative: bytes) -> bytes | None:
-        """The path of `relative` in `share`; None where another share hides it."""
+        """The absolute path of `relative` in `share`; None if another share hides it."""
         name = share.name.encode()
         path = b"/".join([self.home, name, relative] if relative else [self.home, name])
         try:
@@ -110,9 +110,9 @@ class Tree:
         return path if (resolved.share, resolved.relative) == (share, relative) else None
 
     def locate(self, path: bytes) -> ResolvedPath:
-        """Where `path` leads; whether anything is there is for the share to tell.
+        """Match `path` against the tree; the file need not exist.
 
-        Raises NotFound, and Denied (hidden) for a path out of the user's shares.
+        Raises NotFound, and Denied (hidden) for a path outside the user's shares.
         """
         folder, _, name = path.rpartition(b"/")
         known = self._cache.get(folder)
@@ -149,7 +149,7 @@ class Tree:
         return ResolvedPath(canonical, share, relative + final, None)
 
     def _below(self, path: bytes, depth: int) -> list[bytes]:
-        """The parts of `path` behind the last one that enters the folder `depth` deep."""
+        """The components of `path` after the last one that enters the directory at `depth`."""
         parts = [part for part in _parts(self._absolute(path)) if part != b"."]
         deep = entered = 0
         for number, part in enumerate(parts, 1):
@@ -159,9 +159,9 @@ class Tree:
         return parts[entered:]
 
     def _remember(self, path: bytes, share: Share, relative: bytes) -> None:
-        """Keep what `path` says of its folder: clients ask for many names of one.
+        """Cache the directory of `path`, because clients look up many names in one directory.
 
-        It is text alone and stays true: the tree has nothing of its own in that folder.
+        The entry never becomes stale: it is purely textual, and the tree has no nodes there.
         """
         folder, _, name = path.rpartition(b"/")
         if len(folder) <= _MAX_CACHED_LENGTH:
@@ -170,18 +170,18 @@ class Tree:
             self._cache[folder] = share, relative.removesuffix(name)
 
     def attributes(self) -> Attributes:
-        """What is shown for every virtual directory."""
+        """The shown attributes of virtual directories."""
         return self._folder
 
     def open_virtual(
         self, children: Iterable[Entry], *, on_close: Callable[[], None] = lambda: None
     ) -> OpenDirectory:
-        """Open a virtual directory that holds `children` for listing; see `Share.open_file`."""
+        """Open a virtual directory with `children`; `on_close` as in `Share.open_file`."""
         dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
         return OpenDirectory(first=[*dots, *children], close=on_close)
 
     def children_of(self, node: Node) -> Iterator[Entry]:
-        """The folders of the tree that are directly in `node`, as LSTAT shows them."""
+        """The child directories of `node`, with the attributes that LSTAT shows."""
         for name, child in sorted(node.children.items()):
             share = child.share
             yield Entry(name, (share and share.root_attributes()) or self._folder)
@@ -193,11 +193,11 @@ class Tree:
         return node
 
     def _missing(self, path: bytes, parts: list[bytes], depth: int) -> Exception:
-        """What to raise for a path that leaves the tree behind its first `depth` folders.
+        """The error for a path that leaves the tree after its first `depth` components.
 
-        Clients look for names that are not there all the time (a desktop for `.Trash`); that is
-        a plain miss. A deeper path, one with `..`, or one into a share of others was asked for
-        on purpose and belongs in the log.
+        Clients often look up names that do not exist (a desktop environment looks for `.Trash`);
+        that is NotFound. A deeper path, one with `..`, or one into another user's share is
+        deliberate, and Denied, so that the log has it.
         """
         if any(tuple(parts[: len(name)]) == name for name in self._ungranted):
             return Denied("share_not_granted", hidden=True)

@@ -340,5 +340,5 @@ def test_the_first_start_skips_a_hanging_default_share(
         disk.freeze()
         ran = gateway.run("init")
         disk.resume()
-    assert (ran.returncode, "shared/models as it is: its disk" in ran.stderr) == (0, True)
+    assert (ran.returncode, "shared/models: its disk" in ran.stderr) == (0, True)
     assert (gateway.folder / "shared/newsletters/README.txt").exists()

@@ -140,7 +140,10 @@ def test_a_share_root_replaced_by_a_link_is_not_followed(
     assert got() == PUBLIC
     inner.rename(aside)
     inner.symlink_to(gateway.folder / "secret")
-    wait_for(lambda: "a link has come" in gateway.http("/readyz")[1], "the link to be noticed")
+    wait_for(
+        lambda: "its path now contains a symbolic link" in gateway.http("/readyz")[1],
+        "the link to be noticed",
+    )
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGHUP)
     gateway.wait_event("configuration_reloaded", changed="nothing")

@@ -529,7 +529,7 @@ def test_a_token_is_created_for_a_reachable_status_page(folder: Path, start: Set
     output = start(metrics_host="0.0.0.0")
     file = folder / "keys/status_token"
     token = file.read_text().strip()
-    assert "made a token for the status page, keys/status_token" in output
+    assert "generated status page token keys/status_token" in output
     assert len(token) >= 32
     assert token not in "".join(output)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -47,7 +47,7 @@ def test_reading_starts_at_the_offset():
 @every_number
 def test_a_truncated_number_is_a_protocol_error(read, size):
     for length in range(size):
-        with pytest.raises(ProtocolError, match=f"packet ends {size - length} bytes short"):
+        with pytest.raises(ProtocolError, match=f"packet is {size - length} bytes too short"):
             read(Cursor(bytes(length)))
 
 

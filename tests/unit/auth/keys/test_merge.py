@@ -67,7 +67,7 @@ def test_a_key_in_two_files_is_merged_once() -> None:
         ("ssh-dss AAAAB3NzaC1kc3M= old", "keys of type ssh-dss are not accepted"),
         ('command="/usr/bin/rrsync /data" KEY', "the gateway runs no commands"),
         ("verify-required KEY", "verify-required: the gateway cannot require a security key's PIN"),
-        ("agent-thing KEY", "the option agent-thing is not known"),
+        ("agent-thing KEY", "unknown option agent-thing"),
         ("KEY=", "the key is not complete base64"),
         ("nonsense", "there is no key"),
     ],
