@@ -68,7 +68,7 @@ class Handover:
         self._say(f"granted the gateway's user, {self._gateway.uid}, read access to {held.path}")
 
     def let_write(self, file: Path, *, beside: Collection[str] = ()) -> None:
-        """Make the gateway's user the owner of a file that it writes, related files and their folder.
+        """Make the gateway's user the owner of a written file, related files and their folder.
 
         The owner of the folder is changed only if the folder has no other files than these and
         those that begin with a name in `beside`. Failures are only reported, because serving does

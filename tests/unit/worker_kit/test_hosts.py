@@ -41,7 +41,7 @@ def test_a_line_names_a_worker_and_its_setup_options() -> None:
         ("a:99999", "99999 is not a valid port"),
         ("a:0", "0 is not a valid port"),
         ("a --mount 'x", "No closing quotation"),
-        ("good", "good is in line 1 already"),
+        ("good", "good is already in line 1"),
     ],
 )
 def test_an_error_has_its_line_number(line: str, message: str) -> None:

@@ -46,7 +46,7 @@ def test_a_key_is_appended_even_without_a_final_newline() -> None:
         ("", "give one public key"),
         ("# nothing", "give one public key"),
         (f"{line(4)}\n{line(5)}", "give one public key"),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----", "there is no key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "the line has no key"),
         (line(4, "unheard-of"), "unknown option"),
     ],
 )

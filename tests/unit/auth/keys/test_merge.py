@@ -69,7 +69,7 @@ def test_a_key_in_two_files_is_merged_once() -> None:
         ("verify-required KEY", "verify-required: the gateway cannot require a security key's PIN"),
         ("agent-thing KEY", "unknown option agent-thing"),
         ("KEY=", "the key is not complete base64"),
-        ("nonsense", "there is no key"),
+        ("nonsense", "the line has no key"),
     ],
 )
 def test_a_refused_line_has_a_reason_and_loses_its_comments(line: str, message: str) -> None:
