@@ -1,1 +1,1 @@
-"""What watches the gateway: Prometheus, Loki, Alloy and Grafana, see README.md here."""
+"""Monitoring with Prometheus, Loki, Alloy and Grafana; see README.md."""

@@ -21,7 +21,7 @@ DASHBOARDS: Final[dict[str, Callable[[], dashboard.Dashboard]]] = {
 
 
 def as_json(name: str) -> str:
-    """A dashboard as Grafana reads it; each panel has a number of its own, in their order."""
+    """A dashboard in Grafana's JSON; panels are numbered in order."""
     made = DASHBOARDS[name]().build()
     for number, panel in enumerate(made.panels or [], start=1):
         panel.id_val = number
@@ -29,7 +29,7 @@ def as_json(name: str) -> str:
 
 
 def main() -> int:
-    """Write what is out of date, or say so with --check; then 1."""
+    """Write the dashboards; with --check, report and return 1 if they are out of date."""
     stale = [
         path
         for name in DASHBOARDS

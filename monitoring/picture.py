@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from monitoring.generate import FOLDER
 
-#: Which charts, in this order; their queries are those of the dashboard.
+#: The charts, in this order, with the queries of the dashboard.
 CHARTS: Final = (
     "Throughput by share",
     "Requests by operation",
@@ -34,7 +34,7 @@ CHARTS: Final = (
     "Memory",
 )
 
-#: A chart has no more lines than these; the largest are shown.
+#: Colours, one per line; a chart shows only its largest series.
 _COLOURS: Final = ("#2f81f7", "#bc4c00", "#2da44e", "#a475f9", "#bf8700", "#e85aad")
 _COLUMNS, _WIDTH, _HEIGHT, _GAP = 3, 330, 188, 20
 _LEFT, _TOP, _PLOT = 54, 32, 104
@@ -48,7 +48,7 @@ text{font:11px ui-sans-serif,system-ui,'DejaVu Sans',sans-serif;fill:#59636e}
 
 @dataclass(frozen=True)
 class Line:
-    """A series of a chart: its name in the legend, and points of time and value."""
+    """A series of a chart: its name in the legend, and points (time, value)."""
 
     name: str
     points: list[tuple[float, float]]
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A panel and what its queries returned."""
+    """A panel and the results of its queries."""
 
     title: str
     unit: str
@@ -65,7 +65,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Span:
-    """From when to when, in seconds since 1970."""
+    """A time range, in seconds since 1970."""
 
     start: float
     end: float
@@ -77,7 +77,7 @@ class Span:
 
 
 def ask(url: str, span: Span) -> list[Chart]:
-    """The charts, as this Prometheus returns their data. Raises OSError."""
+    """The charts, with data from a Prometheus server. Raises OSError."""
     panels = {p["title"]: p for p in json.loads((FOLDER / "service.json").read_text())["panels"]}
     charts = []
     for title in CHARTS:
@@ -92,7 +92,7 @@ def ask(url: str, span: Span) -> list[Chart]:
 
 
 def as_svg(charts: list[Chart], span: Span) -> str:
-    """The picture, for light and dark pages."""
+    """The SVG, for light and dark pages."""
     rows = math.ceil(len(charts) / _COLUMNS)
     width = _COLUMNS * (_WIDTH + _GAP) + _GAP
     day = datetime.fromtimestamp(span.end, UTC).date()
@@ -113,7 +113,7 @@ def as_svg(charts: list[Chart], span: Span) -> str:
 
 
 def _query(url: str, expr: str, span: Span) -> list[dict[str, Any]]:
-    # Grafana takes as long for a rate as four scrapes, and not less than a point's time.
+    # As Grafana's $__rate_interval: four scrapes, and at least the step.
     window = f"{max(20, 4 * span.step)}s"
     for name, value in (("$__rate_interval", window), ("$instance", ".*"), ("$share", ".*")):
         expr = expr.replace(name, value)
@@ -171,7 +171,7 @@ def _draw(chart: Chart, span: Span) -> Iterator[str]:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    """Round up to 1, 2, 5, 10, 20, 50, ..."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
 
@@ -192,7 +192,7 @@ def _after(unit: str) -> str:
 
 
 def main() -> int:
-    """Ask, and write the picture."""
+    """Query Prometheus and write the SVG."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.picture", description=__doc__)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
     parser.add_argument("--minutes", type=float, default=60)

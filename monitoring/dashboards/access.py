@@ -69,7 +69,7 @@ def build() -> dashboard.Dashboard:
 
 
 def _of(event: str, *fields: str, of: str = ', share=~"$share"', where: str = _WHAT) -> str:
-    """Lines of an event with these fields extracted, as the filters select."""
+    """A LogQL selector for an event, with the filters applied and these fields extracted."""
     taken = ", ".join(f'{field}="{field}"' for field in fields)
     return f'{{job="sftp-gateway", event="{event}"{of}}} | json {taken} {where}'
 
@@ -80,7 +80,7 @@ def _closed(*more: str) -> str:
 
 def _refused(*more: str) -> str:
     where = f"| user_tried=~`(?i).*$user.*` {_WHERE}"
-    # A login belongs to no share, so the choice of shares must not hide it.
+    # A login has no share, so the selection of shares must not hide it.
     return _of("login_refused", "user_tried", "client_ip", *more, of="", where=where)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of, all in one style."""
+"""Panels and variables for the dashboards, in a common style."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-#: Whichever data sources the dashboard's two lists name, so that any Grafana can show it.
+#: The data sources selected in the dashboard's variables, so that it works in any Grafana.
 METRICS: Final = DataSourceRef(type_val="prometheus", uid="${metrics}")
 LINES: Final = DataSourceRef(type_val="loki", uid="${lines}")
 
-#: Of 24: a dashboard's width.
+#: Panel widths; a dashboard has 24 columns.
 THIRD, HALF, WHOLE = 8, 12, 24
 
 
@@ -58,12 +58,12 @@ def board(uid: str, title: str, description: str) -> dashboard.Dashboard:
 
 
 def choice_of_source(name: str, label: str, kind: str) -> dashboard.DatasourceVariable:
-    """Which Prometheus or Loki the panels ask."""
+    """A variable that selects the Prometheus or Loki data source."""
     return dashboard.DatasourceVariable(name).label(label).type(kind)
 
 
 def choice(name: str, label: str, source: DataSourceRef, query: Any) -> dashboard.QueryVariable:
-    """A list of what the source knows, all of it chosen at first."""
+    """A variable with the values of a query; all are selected by default."""
     return (
         dashboard.QueryVariable(name)
         .label(label)
@@ -79,7 +79,7 @@ def choice(name: str, label: str, source: DataSourceRef, query: Any) -> dashboar
 
 
 def text_box(name: str, label: str, description: str) -> dashboard.TextBoxVariable:
-    """Something to type: part of what is looked for, or a regular expression."""
+    """A text box for a substring or a regular expression."""
     return dashboard.TextBoxVariable(name).label(label).description(description).default_value("")
 
 
@@ -89,18 +89,18 @@ def promql(expr: str, legend: str = "") -> prometheus.Dataquery:
 
 
 def promql_now(expr: str, legend: str = "") -> prometheus.Dataquery:
-    """A query of a single figure, which is asked for the end of the time range only."""
+    """An instant query, evaluated at the end of the time range."""
     return prometheus.Dataquery().datasource(METRICS).expr(expr).legend_format(legend).instant()
 
 
 def logql(expr: str, legend: str = "") -> loki.Dataquery:
-    """The same of log lines, for charts and log panels."""
+    """A range query of log lines, for charts and log panels."""
     query = loki.Dataquery().datasource(LINES).expr(expr).legend_format(legend)
     return query.query_type("range")
 
 
 def logql_now(expr: str, legend: str = "") -> loki.Dataquery:
-    """A figure, or a table: a row for each set of labels."""
+    """An instant query of log lines, for figures and tables."""
     query = loki.Dataquery().datasource(LINES).expr(expr).legend_format(legend)
     return query.query_type("instant")
 
@@ -122,7 +122,7 @@ def figure(
     text: BigValueTextMode = BigValueTextMode.VALUE,
     span: int = 4,
 ) -> stat.Panel:
-    """One number; red from `bad_from` on."""
+    """A single number; red if it is at least `bad_from`."""
     steps = [Threshold(value=None, color="green")]
     if bad_from is not None:
         steps.append(Threshold(value=bad_from, color="red"))
@@ -154,7 +154,7 @@ def chart(
     most: float | None = None,
     span: int = THIRD,
 ) -> series.Panel:
-    """Lines over time, or areas on top of each other; `most` ends the axis."""
+    """A time series, optionally stacked; `most` is the maximum of the axis."""
     panel = (
         series.Panel()
         .title(title)
@@ -199,7 +199,7 @@ def listing(
     about: str = "",
     span: int = HALF,
 ) -> table.Panel:
-    """A table of an instant query: `columns` are its labels with their headings, in this order."""
+    """A table of an instant query; `columns` maps labels to headings, in this order."""
     names = [*columns, "Value #A"]
     return (
         table.Panel()
