@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--render",
         type=Path,
         metavar="FILE.json",
-        help="measure nothing: write .md and .svg of these results anew, beside them",
+        help="measure nothing; rewrite the .md and .svg files of these results",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The files that are served, made anew for each run from a fixed seed."""
+"""The served files, generated for each run from a fixed seed."""
 
 from __future__ import annotations
 

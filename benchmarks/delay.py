@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that hands on what it gets a moment later: a long link without loss.
+"""A TCP proxy on loopback that delays data: a long link without loss.
 
     python -m benchmarks.delay TARGET_PORT SECONDS_EACH_WAY      prints the port it listens on
 
@@ -184,7 +184,7 @@ def _rate(port: int, megabytes: int) -> float:
 
 @contextlib.contextmanager
 def _acknowledging() -> Iterator[int]:
-    """A server that answers whatever it receives with how many bytes that was, in four bytes."""
+    """A server that answers each chunk with its length, in four bytes."""
 
     def answer(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):

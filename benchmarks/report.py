@@ -145,7 +145,7 @@ def _measurement_as_json(run: Run, measurement: Measurement) -> dict[str, Any]:
 
 
 def from_json(document: Mapping[str, Any]) -> Run:
-    """The run that `as_json` told of; sums and ratios are worked out anew.
+    """The inverse of `as_json`; recomputes sums and ratios.
 
     Results of schema 1 lack what that did not have. Raises KeyError and ValueError for others.
     """

@@ -30,7 +30,7 @@ _CHANCES = 2
 #: What a workload raises when it does not get through.
 _FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
 
-#: Characters of an error that are told.
+#: Maximum length of an error in the results.
 _ERROR_LENGTH = 300
 
 
@@ -46,9 +46,9 @@ class Plan:
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Run:
-    """Measure. `say` is told of the progress.
+    """Measure; `say` gets progress messages.
 
-    A peer that fails is told of in the result; what the others did stays.
+    The failure of a peer is recorded; the results of the others are kept.
     """
     started = time.monotonic()
     left_out = {peer.name: why for peer in plan.peers if (why := peer.missing())}

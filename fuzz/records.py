@@ -91,7 +91,7 @@ def bound(data: bytes) -> int:
 
 
 def ends_as_documented(effect: Effect) -> bool:
-    """Whether the connection goes on, or ends with an error of SSH's or of its decoder."""
+    """Whether the connection continues, or ends with an error of SSH or of its decoder."""
     error = effect.ended and effect.ended[0]
     return error is None or issubclass(error, asyncssh.DisconnectError | PacketDecodeError)
 

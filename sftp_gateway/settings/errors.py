@@ -1,4 +1,4 @@
-"""Error messages about a configuration: where, what is wrong, and what would be right."""
+"""Error messages about the configuration: where, what is wrong, and the remedy."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sftp_gateway.settings.options import Settings, default_tables
 from sftp_gateway.settings.origins import Layer, Place, dotted, leaves
 from sftp_gateway.settings.positions import Path, positions
 
-#: Options that have parts of their own, behind `__`.
+#: Options with parts, which follow `__` in variables.
 _WITH_PARTS: Final = frozenset({"access_log", "history", "penalties", "shares", "status", "users"})
 
-#: Tables where any value may be a password or a token at the wrong place.
+#: Tables in which any value may be a misplaced password or token.
 _SECRETS: Final = frozenset({"users", "status"})
 
-#: Tables with at most so many options have them all named for one that is unknown.
+#: Up to this many options, a message about an unknown option lists them all.
 _FEW: Final = 8
 
-#: How people write what an option counts in one unit only.
+#: A number with a unit, which options do not accept.
 _AMOUNT: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([A-Za-z]+)")
 _SECONDS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FACTORS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -39,7 +39,7 @@ _FACTORS: Final[Mapping[str, Mapping[str, float]]] = {
     "MiB": {"m": 1, "g": 1 << 10, "t": 1 << 20},
 }
 
-#: What to do about what tomllib says, by how it begins.
+#: Remedies for tomllib's messages, by their beginnings.
 _ADVICE: Final = (
     ("Expected '='", "an option is set by NAME = VALUE"),
     ("Expected ']'", "a table begins with [NAME]"),
@@ -56,7 +56,7 @@ _SET: Final = re.compile(r"[ \t]*([A-Za-z0-9_.\"'-]+)[ \t]*=")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Diagnostic:
-    """One error: its place, and what is wrong."""
+    """An error and its place."""
 
     place: Place
     text: str
@@ -70,12 +70,12 @@ class Diagnostic:
 
 
 def unknown_variable(name: str, place: Place) -> Diagnostic | None:
-    """For a variable that looks like an option but is none."""
+    """An error for a variable with the prefix of options that is not one; None for options."""
     option, nested, _ = name[len(ENV_PREFIX) :].lower().partition("__")
     if option in Settings.model_fields and (not nested or option in _WITH_PARTS):
         return None
     known = [CONFIG_VARIABLE, *_variables()]
-    # Without the prefix, which makes all of them look alike.
+    # Compared without the common prefix.
     endings = [each.removeprefix(ENV_PREFIX) for each in known]
     close = get_close_matches(name[len(ENV_PREFIX) :].upper(), endings, n=1, cutoff=0.7)
     suggested = _did_you_mean(f"{ENV_PREFIX}{ending}" for ending in close)
@@ -83,7 +83,7 @@ def unknown_variable(name: str, place: Place) -> Diagnostic | None:
 
 
 def not_json(name: str, value: str, place: Place) -> Diagnostic:
-    """For a variable whose value is not valid JSON."""
+    """An error for a variable whose value is not valid JSON."""
     path = tuple(name[len(ENV_PREFIX) :].lower().split("__"))
     if expected(_kind(path)).table:
         right = 'an object in JSON, such as {"NAME": {"OPTION": "VALUE"}}'
@@ -104,7 +104,7 @@ def _variables() -> Iterator[str]:
 
 
 def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> Diagnostic:
-    """For a file that is not valid TOML; repeats no value of it."""
+    """An error for a file that is not valid TOML, without any value of it."""
     if isinstance(error, RecursionError):
         return Diagnostic(Place(file), "lists or tables are nested too deeply")
     message = str(error)
@@ -142,7 +142,7 @@ def not_toml(file: str, text: str, error: TOMLDecodeError | RecursionError) -> D
 
 
 def _path_of(before: str, line: str) -> Path:
-    """The option that a line of a file sets, below what comes before it."""
+    """The option that `line` sets, if the text `before` precedes it."""
     found = _SET.match(line)
     if found is None:
         return ()
@@ -165,16 +165,16 @@ def _first(before: str, path: Path) -> str:
 
 
 def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[Diagnostic]:
-    """One for each invalid or unknown option in `layer`.
+    """Errors for invalid and unknown options in `layer`.
 
-    With `alone`, other layers may supply what is missing or make options fit together.
+    With `alone`, other layers may provide missing options or resolve conflicts.
     """
     wrong: dict[Path, list[Any]] = {}
     for detail in error.errors(include_url=False):
         path = _real(detail["loc"], layer.values, missing=detail["type"] == "missing")
         if alone and (detail["type"] == "missing" or _is_joint(detail)):
             continue
-        # One option is one mistake; of a list, each item that has a reason of its own.
+        # One error per option; in a list, one per item with its own message.
         whole = detail["type"] != "value_error"
         wrong.setdefault(_named(path) if whole else path, []).append(detail)
     for path in [path for path, details in wrong.items() if _is_echo(path, details, wrong)]:
@@ -183,7 +183,7 @@ def wrong_options(error: ValidationError, layer: Layer, *, alone: bool) -> list[
 
 
 def unnoticed(layer: Layer) -> list[Diagnostic]:
-    """For what pydantic accepts: true and false for 1 and 0, and null characters in paths."""
+    """Errors that pydantic does not report: booleans as numbers, and null characters in paths."""
     found = []
     for path, value in leaves(layer.values):
         if isinstance(value, bool) and expected(_kind(path)).numeric:
@@ -195,14 +195,14 @@ def unnoticed(layer: Layer) -> list[Diagnostic]:
 
 
 def _is_joint(detail: Any) -> bool:
-    """Whether it is about options that do not fit together."""
+    """Whether the error is a conflict between options."""
     return detail["type"] == "value_error" and isinstance(detail["input"], Mapping)
 
 
 def _is_echo(path: Path, details: Sequence[Any], wrong: Mapping[Path, Sequence[Any]]) -> bool:
     """Whether it only follows from another error."""
     if details[0]["type"] == "missing":
-        # It is there, but its name is mistyped.
+        # The option is present, but misspelt.
         return any(
             other[:-1] == path[:-1]
             and each[0]["type"] == "extra_forbidden"
@@ -215,12 +215,12 @@ def _is_echo(path: Path, details: Sequence[Any], wrong: Mapping[Path, Sequence[A
 
 
 def close_to(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` is probably meant to be; None if there is none like it."""
+    """The known name most similar to `name`; None if there is none."""
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def _real(location: Sequence[str | int], values: Any, *, missing: bool) -> Path:
-    """The part of pydantic's location that leads through the values: it also names types."""
+    """The path in the values from pydantic's location, which also names types."""
     path: Path = ()
     for number, part in enumerate(location, 1):
         in_list = isinstance(values, list) and isinstance(part, int)
@@ -249,7 +249,7 @@ def _diagnostic(path: Path, detail: Any, layer: Layer) -> Diagnostic:
         text = _unknown(_named(path), detail["input"], in_file=not place.variable)
     else:
         text = _text(path, detail)
-    if not path:  # about options that do not fit together: it names the first of them
+    if not path:  # a conflict between options; the message begins with the first of them
         name, _, text = text.partition(": ")
         place = next((at for path, at in layer.places.items() if dotted(path) == name), place)
     if place.variable.upper() == variable(name):
@@ -258,7 +258,7 @@ def _diagnostic(path: Path, detail: Any, layer: Layer) -> Diagnostic:
 
 
 def _text(path: Path, detail: Any) -> str:
-    """What is wrong with the value of one option; never a secret's value."""
+    """What is wrong with the value of an option; never repeats a secret."""
     kind, name = _kind(path), dotted(path)
     if detail["type"] == "missing":
         return f"is missing; set it to {expected(kind)}"

@@ -1,4 +1,4 @@
-"""Reads the options: from a TOML file, and from the environment, which overrides it."""
+"""Reads options from a TOML file and from the environment, which overrides it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DEFAULT_CONFIG_FILE: Final = Path("config/sftp-gateway.toml")
 
 
 class _Variables(Settings, BaseSettings):
-    """The settings' names and types, for reading the environment."""
+    """The names and types of the options, for pydantic-settings."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__")
 
@@ -55,14 +55,14 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     Without `config_file`, the file that SFTP_GATEWAY_CONFIG names is read, or
     config/sftp-gateway.toml if it exists.
 
-    Raises ConfigurationError with every mistake at once.
+    Raises ConfigurationError with all errors.
     """
     errors: list[Diagnostic] = []
     return _settings(_file(config_file, environ, errors), environ, errors)
 
 
 def settings_without_file(environ: Mapping[str, str]) -> Settings:
-    """The options that `environ` has, whatever the file says. Raises ConfigurationError."""
+    """The options from `environ` and the defaults only. Raises ConfigurationError."""
     return _settings(Layer(), environ, [])
 
 
@@ -75,7 +75,7 @@ def _settings(file: Layer, environ: Mapping[str, str], errors: list[Diagnostic])
     except ValidationError as error:
         errors += wrong_options(error, both, alone=False)
     if file.values.keys() & environment.values.keys():
-        # What the environment overrides may be wrong too.
+        # Check the overridden options of the file too.
         try:
             Settings(**_with_defaults(file.values))
         except ValidationError as error:
@@ -87,7 +87,7 @@ def _settings(file: Layer, environ: Mapping[str, str], errors: list[Diagnostic])
 
 
 def config_path(config_file: Path | None, environ: Mapping[str, str]) -> Path:
-    """The file that `load_settings` reads, which need not be there."""
+    """The path that `load_settings` reads; the file need not exist."""
     named = environ.get(CONFIG_VARIABLE)
     return config_file or (Path(named) if named else DEFAULT_CONFIG_FILE)
 
@@ -116,10 +116,10 @@ def _file(config_file: Path | None, environ: Mapping[str, str], errors: list[Dia
 
 
 def _read(path: Path) -> bytes:
-    """What is in the file; a fifo would never end.
+    """Read a regular file; reading a fifo would never end.
 
-    A folder is what Docker makes of a file that it is to mount and that is missing: neither that,
-    nor a link to nothing, may pass for a configuration that says nothing.
+    Docker creates a folder in place of a missing file that it is to mount. Neither that nor a
+    dangling link may pass for an empty configuration.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -133,9 +133,9 @@ def _why_unread(error: OSError) -> str:
 
 
 def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with the default user and shares; without those that are switched off by name.
+    """`given` with the default user and shares, without those that are switched off by name.
 
-    What is switched off and looks like the misspelt name of a default stays, as a mistake.
+    A name that is switched off but resembles a default is kept, to be reported as an error.
     """
     wanted = _is_true(given.get("defaults", True))
     result = dict(given)
@@ -154,7 +154,7 @@ def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_true(value: object) -> bool:
-    """As pydantic takes it; what is neither is told elsewhere."""
+    """As pydantic parses it; other values are reported elsewhere."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError:
@@ -162,7 +162,7 @@ def _is_true(value: object) -> bool:
 
 
 def _environment(environ: Mapping[str, str], errors: list[Diagnostic]) -> Layer:
-    """What the variables say; one for a part of a table overrides one for all of it."""
+    """The options from variables; one for a part of a table overrides one for all of it."""
     in_file = env_file_options()
     source = EnvSettingsSource(_Variables)
     layer = Layer()
@@ -174,7 +174,7 @@ def _environment(environ: Mapping[str, str], errors: list[Diagnostic]) -> Layer:
         place = Place(str(ENV_FILE), line, variable=name) if from_file else Place(variable=name)
         if unknown := unknown_variable(name, place):
             errors.append(unknown)
-        elif environ[name]:  # an empty one is as if it were not there
+        elif environ[name]:  # an empty variable counts as unset
             source.env_vars = {name.lower(): environ[name]}
             try:
                 values = source()

@@ -1,4 +1,4 @@
-"""The options outside all tables, and which tables there are: `Settings`."""
+"""`Settings`: the top-level options, and the tables."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _GIB: Final = 1024**3
 
 
 def default_tables() -> Mapping[str, Mapping[str, Table]]:
-    """The users and shares that are there unless they are switched off by name."""
+    """The default users and shares, which the configuration may switch off by name."""
     return {"users": default_users(), "shares": default_shares()}
 
 
 class Settings(Table):
-    """All options, tables too; relative paths start at the working directory."""
+    """All options; relative paths are relative to the working directory."""
 
     _origins: Origins = PrivateAttr(default_factory=Origins)
 
@@ -324,7 +324,7 @@ class Settings(Table):
     )
 
     def set_by(self, origins: Origins) -> Self:
-        """These settings, which know where they were set."""
+        """Record where the options were set."""
         self._origins = origins
         return self
 
@@ -335,7 +335,7 @@ class Settings(Table):
 
     @property
     def metrics_are_local(self) -> bool:
-        """Whether only this machine itself can reach metrics and status page."""
+        """Whether only this machine can reach the metrics and the status page."""
         try:
             return ip_address(self.metrics_host).is_loopback
         except ValueError:
@@ -343,7 +343,7 @@ class Settings(Table):
 
     @property
     def metrics_names(self) -> frozenset[str]:
-        """The names under which metrics may be asked for, in lower case; * is any."""
+        """Host names accepted in requests for metrics, in lower case; * accepts any."""
         own = (self.metrics_host, self.public_host, platform.node())
         return frozenset(name.lower() for name in (*own, *self.metrics_allowed_hosts))
 

@@ -1,4 +1,4 @@
-"""Where each option was set: the place that a message about it names."""
+"""The places where options were set, for error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sftp_gateway.settings.positions import Path
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A line of a file, an environment variable, or a variable that a line of `.env` sets."""
+    """A line of a file, an environment variable, or a variable set by a line of `.env`."""
 
     file: str = ""
     line: int = 0
@@ -29,17 +29,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one source says: values in tables, and the place of each by its path."""
+    """The options of one source: nested values, and the place of each path."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[Path, Place] = field(default_factory=dict)
 
     def under(self, other: Layer) -> Layer:
-        """This and what the other, which overrides it, says."""
+        """This layer, overridden by `other`."""
         return Layer(_merged(self.values, other.values), {**self.places, **other.places})
 
     def place(self, path: Path) -> Place | None:
-        """Where the value at `path` was set, or a part of it, or the table that it should be in."""
+        """The place of the value at `path`, of a part of it, or of the table it belongs to."""
         for length in range(len(path), 0, -1):
             if found := self.places.get(path[:length]):
                 return found
@@ -51,18 +51,18 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Where the options of settings were set, and which settings of the file have no effect."""
+    """Where options were set, and messages about settings without effect."""
 
     places: Mapping[str, Place] = field(default_factory=dict)
     overridden: tuple[str, ...] = ()
 
     def located(self, said: Iterable[str]) -> list[str]:
-        """Sentences that begin with the name of an option, each behind the place that set it."""
+        """Prefix messages that begin with an option's name with the place that set it."""
         return [self._located(sentence) for sentence in said]
 
     @contextmanager
     def locate_errors(self) -> Iterator[None]:
-        """Has ConfigurationErrors say where the options were set that they name."""
+        """Add the places of options to ConfigurationErrors."""
         try:
             yield
         except ConfigurationError as error:
@@ -76,12 +76,12 @@ class Origins:
         if not name:
             return sentence
         place = self.places[name]
-        # A variable has the option's name already.
+        # The name of a variable already contains the option's.
         return f"{place}: {said if place.variable.upper() == variable(option) else sentence}"
 
 
 def origins(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Origins:
-    """Where options come from: `file`, and `environment` (of `environ`), which overrides it."""
+    """The origins of options from `file` and `environment` (from `environ`), which overrides it."""
     both = file.under(environment)
     ignored = [
         f".env: {name}={value} has no effect, {why_overridden(name, environ)}"
@@ -95,12 +95,12 @@ def origins(file: Layer, environment: Layer, environ: Mapping[str, str]) -> Orig
 
 
 def dotted(path: Path) -> str:
-    """The name of an option, without indices of lists."""
+    """The dotted name of an option, without list indices."""
     return ".".join(part for part in path if isinstance(part, str))
 
 
 def paths(values: Any, path: Path = ()) -> Iterator[Path]:
-    """Each path into values as TOML and JSON have them."""
+    """All paths into nested values from TOML or JSON."""
     members: Iterable[tuple[str | int, Any]] = ()
     if isinstance(values, Mapping):
         members = values.items()
@@ -123,7 +123,7 @@ def _overridden(file: Layer, environment: Layer, environ: Mapping[str, str]) -> 
 
 
 def leaves(values: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Each option that is set, and its value."""
+    """The options that are set, with their values."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves(value, (*path, name))

@@ -1,4 +1,4 @@
-"""Where the tables and options of a TOML document stand in its text; tomllib does not tell."""
+"""The positions of tables and options in a TOML document, which tomllib does not provide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`[access_log]`: what is logged, and where to."""
+"""`[access_log]`: the level and the outputs of the access log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.settings.tables.values import Bytes, Days
 
 
 class AccessLogSettings(Table):
-    """The access log: JSON lines, one for each event."""
+    """The access log: one line of JSON per event."""
 
     level: Literal["files", "requests"] = Field(
         "files",

@@ -1,4 +1,4 @@
-"""What the tables of the configuration file have in common."""
+"""The base class of the configuration file's tables."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Table(BaseModel):
-    """A table of the file: it cannot be changed, and has no options but those that it names."""
+    """A table of the file; immutable, and without unknown options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def changed(self) -> dict[str, Any]:
-        """The options that have another value than their default, as JSON has them.
+        """The options that differ from their defaults, as JSON values.
 
-        Of what is there by default in a table of names, false stands for what is not.
+        In a table of names, false stands for a default entry that has been removed.
         """
         dumped = self.model_dump(mode="json")
         changed = {}

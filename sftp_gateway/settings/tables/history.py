@@ -1,4 +1,4 @@
-"""`[history]`: what the status page and `sftp-gateway logs` remember."""
+"""`[history]`: the history of the status page and `sftp-gateway logs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sftp_gateway.settings.tables.values import Days, Mebibytes
 
 
 class HistorySettings(Table):
-    """What is kept of the access log for the status page and `sftp-gateway logs`."""
+    """The lines of the access log kept for the status page and `sftp-gateway logs`."""
 
     enabled: bool = Field(
         True, description="Keep a history. Without one, the status page shows only the present."

@@ -1,4 +1,4 @@
-"""`[penalties]`: what a source is refused for, and how long."""
+"""`[penalties]`: offences, and how long they ban a source."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _Penalty = Annotated[Seconds, Field(ge=0, le=86_400)]
 
 
 class PenaltySettings(Table):
-    """What costs a source how many seconds, and when it is banned for them."""
+    """The penalties of offences in seconds, and the thresholds of bans."""
 
-    enabled: bool = Field(True, description="Ban sources for what they do wrong.")
+    enabled: bool = Field(True, description="Ban sources that commit offences.")
     failed_login: _Penalty = Field(
         5.0,
         description="Seconds for a connection that ends without a login, after a failed attempt.",
     )
-    unknown_user: _Penalty = Field(5.0, description="The same, where a user was unknown.")
+    unknown_user: _Penalty = Field(5.0, description="The same, if a user name was unknown.")
     no_attempt: _Penalty = Field(
         1.0, description="Seconds for a connection that ends without a login attempt."
     )

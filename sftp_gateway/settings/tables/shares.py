@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sftp_gateway.settings.tables.base import Table
 
-#: The default share that has a Hugging Face cache.
+#: The default share for a Hugging Face cache.
 HUB_SHARE: Final = ".cache/huggingface/hub"
 
 
@@ -46,7 +46,7 @@ class ShareSettings(Table):
 
 
 def default_shares() -> dict[str, ShareSettings]:
-    """What is exported unless the configuration says otherwise."""
+    """The shares without any configuration."""
     return {
         "Bhushanji": ShareSettings(path=Path("shared/Bhushanji")),
         "newsletters": ShareSettings(path=Path("shared/newsletters")),

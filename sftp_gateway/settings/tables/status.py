@@ -1,4 +1,4 @@
-"""`[status]`: the status page, and who may see it."""
+"""`[status]`: the status page and its token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from sftp_gateway.settings.tables.base import Table
 
-#: A token that could be guessed would be worse than none: it looks safe.
+#: A token that can be guessed is worse than none, because it looks safe.
 SHORTEST_TOKEN: Final = 16
 
 _Token = Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN, max_length=200)]

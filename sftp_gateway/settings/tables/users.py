@@ -1,4 +1,4 @@
-"""`[users.NAME]`: who may log in, and what they get."""
+"""`[users.NAME]`: the users, their credentials and limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sftp_gateway.settings.tables.values import Bytes, NetworkText, ShareName
 
 
 class UserSettings(Table):
-    """One login. Its public keys are in `keys_dir`/authorized_keys/NAME."""
+    """A user. The public keys are in `keys_dir`/authorized_keys/NAME."""
 
     shares: Literal["*"] | tuple[ShareName, ...] = Field(
         "*", description='The names of the shares that the user sees, or "*" for all.'
@@ -58,5 +58,5 @@ class UserSettings(Table):
 
 
 def default_users() -> dict[str, UserSettings]:
-    """Who may log in unless the configuration says otherwise."""
+    """The users without any configuration."""
     return {"gvpocr": UserSettings()}

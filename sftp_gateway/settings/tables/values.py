@@ -1,4 +1,4 @@
-"""The types of options that are more than a number or a text, and what is said of wrong ones."""
+"""The types of options with a syntax of their own, and their error messages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import AfterValidator, Field
 
 _USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _STARTUPS: Final = re.compile(r"([0-9]{1,7})(?::([0-9]{1,3}):([0-9]{1,7}))?")
-#: Many more than there are processors would only cost memory.
+#: More workers than CPUs only take memory.
 _MAX_WORKERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a number counts; without effect on the value."""
+    """The unit of a number, for documentation and error messages."""
 
     name: str
 
@@ -83,7 +83,7 @@ Bytes = Annotated[int, Unit("bytes")]
 Mebibytes = Annotated[int, Unit("MiB")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Workers = Literal["auto"] | Annotated[int, Field(ge=1, le=_MAX_WORKERS)]
-#: An empty list would mean asyncssh's own choice.
+#: Not empty, because asyncssh would take its default then.
 CipherNames = Annotated[tuple[str, ...], Field(min_length=1)]
 NetworkText = Annotated[str, AfterValidator(_network)]
 StartupsText = Annotated[str, AfterValidator(_startups)]
