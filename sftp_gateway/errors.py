@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 
 class GatewayError(Exception):
-    """Base of every error that the gateway raises on purpose."""
+    """Base class of the errors that the gateway raises."""
 
 
 class ConfigurationError(GatewayError):
-    """The configuration is wrong; `errors` holds one sentence for each mistake.
+    """The configuration is invalid; `errors` has a message for each error.
 
-    Each sentence names the option and says what would be right.
+    Messages name the option and a remedy.
     """
 
     def __init__(self, errors: Sequence[str]) -> None:

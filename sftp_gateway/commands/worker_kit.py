@@ -27,10 +27,10 @@ from sftp_gateway.worker_kit.progress import Progress
 
 _MOUNT: Final = "/mnt/sshfs/main-server"
 _SCRIPT: Final = "worker-kit.sh"
-#: What may stand in shell scripts and in ssh's configuration as it is.
+#: Text that needs no quotes in shell scripts and ssh_config.
 _SERVER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.%a-z]*")
 _FOLDER: Final = re.compile(r"/[A-Za-z0-9._/@%+-]+")
-#: What lets keys in where the gateway runs in Docker, and where it does not.
+#: The commands that authorize a key, with and without Docker.
 _DOCKER_KEYS_ADD: Final = "docker-compose run --rm --no-deps -T init keys add"
 _PROGRAM: Final = ".venv/bin/sftp-gateway"
 #: A key file has less than 4 KiB; more than this is something else.

@@ -262,7 +262,7 @@ class FolderListed(SessionEvent):
 class Denied(SessionEvent):
     """A request was denied.
 
-    A file that does not exist is no denial, and leaves no line at level `files`.
+    A missing file is not a denial, and is not logged at level `files`.
     """
 
     name: ClassVar[str] = "denied"

@@ -13,7 +13,7 @@ from sftp_gateway.protocol.responses import StatusResponse
 _STATUS: Final[tuple[tuple[type[Exception], StatusCode, str], ...]] = (
     (errors.NotFound, StatusCode.NO_SUCH_FILE, "No such file"),
     (errors.Denied, StatusCode.PERMISSION_DENIED, "Permission denied"),
-    # As OpenSSH has it: clients look for NO_SUCH_FILE to learn that a path is no folder.
+    # As in OpenSSH: clients take NO_SUCH_FILE to mean that a path is not a directory.
     (errors.NotADirectory, StatusCode.NO_SUCH_FILE, "Not a directory"),
     (errors.IsADirectory, StatusCode.FAILURE, "Is a directory"),
     (errors.NotALink, StatusCode.FAILURE, "Not a symbolic link"),
