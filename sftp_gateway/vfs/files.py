@@ -203,18 +203,19 @@ class OpenDirectory:
     Used by one thread at a time, since the server answers READDIR requests in order; `close` may be
     called from another thread.
 
-    It creates few objects before it is listed: a client may open thousands of directories, and the
-    garbage collector visits every object.
+    It costs little before it is listed, because a client may open thousands of directories: few
+    objects, since the garbage collector visits each, and no buffer (32 KiB in glibc).
     """
 
     __slots__ = (
-        "_close",
         "_closed",
+        "_descriptor",
         "_first",
         "_hidden",
         "_left",
         "_listing",
         "_lock",
+        "_on_close",
         "_scan",
         "_show",
         "buffered",
@@ -225,25 +226,27 @@ class OpenDirectory:
         self,
         *,
         first: Iterable[Entry],
-        scan: Iterable[os.DirEntry[str]] = (),
+        descriptor: int | None = None,
         show: Callable[[os.DirEntry[str]], Attributes | None] = lambda _: None,
         hidden: frozenset[bytes] = frozenset(),
-        close: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
         status: os.stat_result | None = None,
     ) -> None:
-        """Lists `first`, then the entries of `scan` that `show` shows and that are not `hidden`.
+        """Lists `first`, then the directory's entries that `show` shows and that are not `hidden`.
 
-        `status` is the directory's own; None for a virtual directory.
+        `descriptor` and `status` are the directory's own; None for a virtual directory. `on_close`
+        is called after the descriptor is closed.
         """
         self.status = status
         #: Whether the remaining entries need no disk access.
-        self.buffered = scan == ()
+        self.buffered = descriptor is None
         self._first = first
-        self._scan = scan
+        self._descriptor = descriptor
+        self._scan: os._ScandirIterator[str] | None = None
         self._show = show
         self._hidden = hidden
         self._left: Iterator[Entry] | None = None
-        self._close = close
+        self._on_close = on_close
         self._lock = threading.Lock()
         self._listing = False
         self._closed = False
@@ -260,20 +263,27 @@ class OpenDirectory:
         try:
             left = self._left
             if left is None:
-                # Not a generator, which an exception would end: entries after a bad one follow.
-                shown = map(partial(_entry, self._show, self._hidden), self._scan)
-                left = self._left = chain(self._first, filter(None, shown))
+                left = self._left = self._begin()
             for entry in left:
                 if not accept(entry):
                     self._left = chain((entry,), left)
                     return
             self.buffered = True
+            self._scan, self._left = None, iter(())  # a scan at its end has freed its buffer
         finally:
             with self._lock:
                 self._listing = False
                 last = self._closed
             if last:
-                self._close()
+                self._let_go()
+
+    def _begin(self) -> Iterator[Entry]:
+        if self._descriptor is None:
+            return iter(self._first)
+        self._scan = os.scandir(self._descriptor)
+        # Not a generator, which an exception would end: entries after a bad one follow.
+        shown = map(partial(_entry, self._show, self._hidden), self._scan)
+        return chain(self._first, filter(None, shown))
 
     def close(self) -> None:
         """Close the directory after a `take_while` in progress. Never blocks."""
@@ -283,7 +293,14 @@ class OpenDirectory:
             self._closed = True
             last = not self._listing
         if last:
-            self._close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._scan is not None:
+            self._scan.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._on_close()
 
 
 def _entry(

@@ -254,7 +254,6 @@ class Share:
             hidden = frozenset(entry.name for entry in extra) if extra else _NOTHING
             if b"s--" in path and self.links is not Links.KEEP:
                 hidden |= _hidden_names(path, descriptor)
-            scan = os.scandir(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -262,10 +261,10 @@ class Share:
         # `..` has the attributes of the directory itself, to disclose nothing about the one above.
         return OpenDirectory(
             first=[Entry(b".", here), Entry(b"..", here), *extra],
-            scan=scan,
+            descriptor=descriptor,
             show=partial(self._show_entry, path, descriptor),
             hidden=hidden,
-            close=partial(_close_folder, scan, descriptor, on_close),
+            on_close=on_close,
             status=status,
         )
 
@@ -452,14 +451,6 @@ def _translate(error: OSError) -> None:
         raise Denied("link_leads_out") from error
     if error.errno in (errno.EACCES, errno.EPERM):
         raise Denied("unreadable") from error
-
-
-def _close_folder(
-    scan: os._ScandirIterator[str], descriptor: int, on_close: Callable[[], None]
-) -> None:
-    scan.close()
-    os.close(descriptor)
-    on_close()
 
 
 def _hidden_names(path: bytes, folder: int) -> frozenset[bytes]:

@@ -178,7 +178,7 @@ class Tree:
     ) -> OpenDirectory:
         """Open a virtual directory with `children`; `on_close` as in `Share.open_file`."""
         dots = [Entry(b".", self._folder), Entry(b"..", self._folder)]
-        return OpenDirectory(first=[*dots, *children], close=on_close)
+        return OpenDirectory(first=[*dots, *children], on_close=on_close)
 
     def children_of(self, node: Node) -> Iterator[Entry]:
         """The child directories of `node`, with the attributes that LSTAT shows."""

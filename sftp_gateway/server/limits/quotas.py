@@ -25,8 +25,8 @@ Key = TypeVar("Key")
 #: Bytes of memory for all open files and folders of a process.
 MEMORY: Final = 384 * 1024 * 1024
 
-#: Bytes of an open file (0.75 KiB measured) and of an open folder (glibc reads ahead 32 KiB of
-#: names), besides their paths.
+#: Bytes of an open file (0.75 KiB measured) and of a folder that is being listed (glibc reads ahead
+#: 32 KiB of names), besides their paths.
 _FILE: Final = 768
 _FOLDER: Final = 34 * 1024
 
@@ -73,7 +73,10 @@ def cost_of_file(path: bytes) -> Cost:
 
 
 def cost_of_folder(path: bytes) -> Cost:
-    """What an open folder costs; os.scandir holds a second descriptor."""
+    """What an open folder costs while it is listed: os.scandir holds a second descriptor.
+
+    All of it is acquired when the folder is opened, so that no listing fails for want of it.
+    """
     return Cost(2, _FOLDER + len(path))
 
 

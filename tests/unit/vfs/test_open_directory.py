@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
@@ -14,7 +15,7 @@ import pytest
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.files import Entry, OpenDirectory
-from tests.unit.vfs.helpers import DEADLINE, MakeShare, entries, take_entries
+from tests.unit.vfs.helpers import DEADLINE, MakeShare, descriptors, entries, take_entries
 
 SHOWN = Attributes(1, 2, 3, 4, 5, 6)
 
@@ -31,14 +32,36 @@ class TrackedFolder:
         hidden: frozenset[bytes] = frozenset(),
     ) -> None:
         self.closed = 0
-        self._scan = os.scandir(path)
         self.folder = OpenDirectory(
-            first=first, scan=self._scan, show=show, hidden=hidden, close=self._close
+            first=first,
+            descriptor=os.open(path, os.O_RDONLY | os.O_DIRECTORY),
+            show=show,
+            hidden=hidden,
+            on_close=self._on_close,
         )
 
-    def _close(self) -> None:
-        self._scan.close()
+    def _on_close(self) -> None:
         self.closed += 1
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc (mallinfo(3))."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def allocated() -> int:
+    """Bytes that malloc(3) has given out."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallocInfo
+    found = mallinfo2()
+    return int(found.uordblks + found.hblkhd)
 
 
 def names(folder: OpenDirectory) -> list[bytes]:
@@ -179,6 +202,60 @@ def test_closing_a_folder_does_not_wait_for_a_running_listing(three_files: Path)
         take_entries(tracked.folder)
 
 
+def test_a_folder_has_a_second_descriptor_only_while_it_is_listed(three_files: Path) -> None:
+    before = descriptors().keys()
+    folder = TrackedFolder(three_files).folder
+    assert len(descriptors().keys() - before) == 1
+    take_entries(folder, 1)
+    assert len(descriptors().keys() - before) == 2
+    take_entries(folder)
+    assert len(descriptors().keys() - before) == 1
+    folder.close()
+    assert descriptors().keys() == before
+
+
+def test_closing_a_half_listed_folder_closes_its_descriptors(
+    three_files: Path,
+) -> None:
+    before = descriptors().keys()
+    folder = TrackedFolder(three_files).folder
+    take_entries(folder, 1)
+    folder.close()
+    assert descriptors().keys() == before
+
+
+def test_an_error_of_scandir_is_raised_by_the_first_listing(
+    three_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.ESTALE, "gone")
+
+    before = descriptors().keys()
+    tracked = TrackedFolder(three_files, first=(Entry(b".", SHOWN),))
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match="gone"):
+        take_entries(tracked.folder)
+    monkeypatch.undo()
+    assert sorted(names(tracked.folder)) == [b".", b"a", b"b", b"c"]
+    tracked.folder.close()
+    assert tracked.closed == 1
+    assert descriptors().keys() == before
+
+
+def test_open_folders_have_no_buffers_until_they_are_listed(make_share: MakeShare) -> None:
+    share = make_share()
+    before = allocated()
+    folders = [share.open_directory(b"", wait=True) for _ in range(200)]
+    unlisted = allocated() - before
+    for folder in folders:
+        take_entries(folder, 3)  # `.`, `..` and one of the names
+    listed = allocated() - before
+    for folder in folders:
+        folder.close()
+    assert unlisted < 200 * 4096
+    assert listed > 200 * 32 * 1024
+
+
 def test_an_open_folder_has_few_objects_for_the_garbage_collector(make_share: MakeShare) -> None:
     share = make_share()
     gc.collect()
@@ -188,4 +265,4 @@ def test_an_open_folder_has_few_objects_for_the_garbage_collector(make_share: Ma
     grown = len(gc.get_objects()) - before
     for folder in folders:
         folder.close()
-    assert grown <= 100 * 13
+    assert grown <= 100 * 11

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,6 +177,27 @@ async def test_a_failed_listing_does_not_continue(
     for reply in replies:
         assert (reply.code, reply.message) == (wire.Status.FAILURE, "Input/output error")
     await at.ask(wire.encode_close, handle)
+    (line,) = at.events("folder_listed")
+    assert not line["complete"]
+
+
+async def test_a_folder_that_cannot_be_listed_fails_its_listing_on_a_thread(
+    at: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def fail(_: object) -> None:
+        threads.append(threading.current_thread())
+        raise OSError(errno.ESTALE, "of the disk")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    handle = await at.opendir(b"share")
+    for _ in range(2):
+        reply = await at.ask(wire.encode_readdir, handle)
+        assert reply.code == wire.Status.FAILURE
+    await at.ask(wire.encode_close, handle)
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
     (line,) = at.events("folder_listed")
     assert not line["complete"]
 
