@@ -460,7 +460,7 @@ async def test_a_packet_that_inflates_to_megabytes_ends_the_connection(attacked:
         known_hosts=None, config=None, agent_path=None, compression_algs=["zlib@openssh.com"],
     ) as connection:  # fmt: skip
         attacker: Any = connection
-        attacker.send_packet(MSG_IGNORE, String(bytes(200_000)))  # which is not too long
+        attacker.send_packet(MSG_IGNORE, String(bytes(32_768)))  # which is not too long
         await _live(attacker)
         attacker.send_packet(MSG_IGNORE, String(bytes(30_000_000)))
         most = 0

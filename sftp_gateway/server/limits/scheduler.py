@@ -13,7 +13,8 @@ Each turn of the event loop serves the queue for TURN seconds. A client with few
 answered within one turn, whatever the others send; clients with many get equal parts of the time.
 
 The unit is time, not packets: a key exchange costs a thousand times as much as a MSG_IGNORE. A
-slice ends between two packets or requests; each of them has bounds of its own.
+slice ends between two packets or requests; each of them has bounds of its own. It is shorter for
+messages beside the requests, of which an honest client has no more than a few.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from typing import Final, Protocol
 
 #: Seconds of a connection's time slice.
 SLICE: Final = 0.0005
+
+#: Seconds of a slice in which a message was handled that is no part of the requests.
+SHORT_SLICE: Final = 0.0002
 
 #: Seconds for which the queue is served before the event loop polls its sockets again.
 TURN: Final = 0.0005
@@ -74,7 +78,7 @@ class Scheduler:
 class TimeSlice:
     """One connection's time on the event loop."""
 
-    __slots__ = ("_clock", "_end", "_resume", "_scheduler", "waiting")
+    __slots__ = ("_clock", "_end", "_resume", "_scheduler", "_short", "waiting")
 
     def __init__(self, scheduler: Scheduler, resume: Callable[[], None]) -> None:
         """`resume` is called in a new slice, after `wait`."""
@@ -82,6 +86,7 @@ class TimeSlice:
         self._clock = scheduler.clock
         self._resume = resume
         self._end = 0.0
+        self._short = False
         #: Whether the connection is in the queue.
         self.waiting = False
 
@@ -93,7 +98,14 @@ class TimeSlice:
         if self._end or self.waiting:
             return False
         self._end = self._clock() + SLICE
+        self._short = False
         return True
+
+    def shorten(self) -> None:
+        """Let the slice, if one has begun, be SHORT_SLICE long in all."""
+        if self._end and not self._short:
+            self._end -= SLICE - SHORT_SLICE
+            self._short = True
 
     def end(self) -> None:
         """End the slice that was begun."""
@@ -113,6 +125,7 @@ class TimeSlice:
         """Run the slice that the connection waited for."""
         self.waiting = False
         self._end = self._clock() + SLICE
+        self._short = False
         try:
             self._resume()
         finally:

@@ -55,8 +55,13 @@ _MIN_PADDING: Final = 4
 #: all packets have the same.
 _PADDING: Final = os.urandom(MAX_PADDING)
 
-#: Bytes of an inflated packet: the length of the longest that OpenSSH accepts.
-_MAX_INFLATED: Final = 256 * 1024
+#: RFC 4253 §6.1: "All implementations MUST be able to process packets with an uncompressed payload
+#: length of 32768 bytes or less and a total packet size of 35000 bytes or less". No client sends
+#: more: our channels take 32 KiB of data in a packet.
+MAX_PACKET: Final = 35_000
+
+#: The messages of which a session is made. All others are rare.
+_FREQUENT: Final = frozenset({MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST})
 
 #: Bytes of buffered data that are sent between two checks of the time slice.
 _SEND_PIECE: Final = 64 * 1024
@@ -144,10 +149,15 @@ class PacketConnection(asyncssh.SSHServerConnection):
         _task: asyncio.Task[None] | None = None,
         is_async: bool = False,
     ) -> None:
-        """Called by asyncssh after each packet. One that took a task ends the time slice."""
+        """Called by asyncssh after each packet.
+
+        One that took a task ends the time slice, and one that is rare shortens it.
+        """
         super()._finish_recv_packet(pkttype, seq)
         if is_async:
             self.time_slice.wait()
+        elif pkttype not in _FREQUENT:
+            self.time_slice.shorten()
 
     def _handle_input(self) -> None:
         """Handle buffered input until the time slice is used up."""
@@ -404,7 +414,7 @@ class _Batch:
 
 
 class _Inflater(Decompressor):
-    """zlib with a bound on the result: asyncssh's own inflates 32 KiB to 32 MiB."""
+    """zlib with the bound of a packet without it: asyncssh's own inflates 32 KiB to 32 MiB."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj()
@@ -412,10 +422,10 @@ class _Inflater(Decompressor):
     def decompress(self, data: bytes) -> bytes | None:
         """The inflated packet; None if it is too long or malformed."""
         try:
-            inflated = self._stream.decompress(data, _MAX_INFLATED)
+            inflated = self._stream.decompress(data, MAX_PACKET)
         except zlib.error:
             return None
-        return inflated if len(inflated) < _MAX_INFLATED else None
+        return inflated if len(inflated) < MAX_PACKET else None
 
 
 def _reuse_cipher(encryption: Encryption | None) -> Any:

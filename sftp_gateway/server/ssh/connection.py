@@ -39,7 +39,11 @@ from sftp_gateway.auth.keys.certificates import is_certificate, read_certificate
 from sftp_gateway.observability.access_log.events import Session
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.limits.scheduler import Scheduler
-from sftp_gateway.server.packets.connection import SOCKET_BUFFER, PacketConnection
+from sftp_gateway.server.packets.connection import (
+    MAX_PACKET,
+    SOCKET_BUFFER,
+    PacketConnection,
+)
 from sftp_gateway.server.packets.transport import READ_BEFORE_LOGIN
 from sftp_gateway.server.recorder import Recorder
 from sftp_gateway.server.ssh.auth import LoginAttempts
@@ -55,10 +59,6 @@ if TYPE_CHECKING:
     Process: TypeAlias = Callable[[int, int, SSHPacket], Result]
 
 _log = logging.getLogger(__name__)
-
-#: RFC 4253 §6.1: "All implementations MUST be able to process packets with [...] a total packet
-#: size of 35000 bytes or less". Channels take 32 KiB of data in a packet.
-_MAX_PACKET: Final = 35_000
 
 #: Bytes of a connection that wait to be handled over which nothing more is read: more than the
 #: longest packet.
@@ -182,7 +182,7 @@ class Connection(PacketConnection):
         #: Whether the client sent too many messages.
         self.flooded = False
         self._context = context
-        self._max_recv_pktlen = _MAX_PACKET
+        self._max_recv_pktlen = MAX_PACKET
         self._overhead = TokenBucket(
             rate=_OVERHEAD_PER_SECOND, capacity=_OVERHEAD_BURST, now=time.monotonic()
         )
@@ -437,12 +437,13 @@ class Connection(PacketConnection):
         identifier and the key, in the order of the request. Clients ask once, for keys that they
         do not know yet.
         """
-        keys = []
+        keys: list[bytes] = []
         while packet:
-            keys.append(packet.get_string())
-        if len(set(keys)) < len(keys) or not self._all_server_host_keys.keys() >= set(keys):
-            self._report_global_response(False)
-            return
+            key = packet.get_string()
+            if key in keys or key not in self._all_server_host_keys:
+                self._report_global_response(False)
+                return
+            keys.append(key)
         self._count_overhead(_SIGNATURE * len(keys))
         prefix = String("hostkeys-prove-00@openssh.com") + String(self._session_id)
         self._report_global_response(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftp_gateway.server.limits.scheduler import SLICE, TURN, Scheduler, TimeSlice
+from sftp_gateway.server.limits.scheduler import SHORT_SLICE, SLICE, TURN, Scheduler, TimeSlice
 
 
 class Loop:
@@ -89,6 +89,21 @@ def test_a_slice_within_a_slice_is_the_same() -> None:
     assert not light.time_slice.begin()
     light.time_slice.end()
     assert light.time_slice.begin()
+
+
+def test_a_slice_is_shortened_once_and_the_next_is_a_whole_one() -> None:
+    loop, [flood] = made((1000, SLICE / 50))
+    flood.time_slice.shorten()  # none has begun
+    for shortened, length in ((True, SHORT_SLICE), (False, SLICE)):
+        assert flood.time_slice.begin()
+        if shortened:
+            flood.time_slice.shorten()
+            flood.time_slice.shorten()
+        began = loop.now
+        while not flood.time_slice.used_up():
+            loop.now += SLICE / 50
+        assert length <= loop.now - began + 1e-9 <= length + SLICE / 49
+        flood.time_slice.end()
 
 
 def test_outside_of_a_slice_the_time_is_used_up() -> None:
