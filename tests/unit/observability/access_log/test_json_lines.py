@@ -6,6 +6,7 @@ import pytest
 
 from sftp_gateway.auth.authenticator import MAX_LABEL
 from sftp_gateway.observability import unescape_path
+from sftp_gateway.observability.access_log import json_lines
 from sftp_gateway.observability.access_log.events import (
     CommandAnswered,
     CommandRefused,
@@ -256,6 +257,23 @@ def test_a_path_is_truncated_by_encoded_length_between_characters(character, len
         fields = json.loads(line)
         assert unescape_path(fields["path"]) == character * kept
         assert ("truncated" in fields) == cut
+
+
+@pytest.mark.parametrize("character", [b"\x1b", b"\\", b"\xff", b"\x7f", "\u2028".encode()])
+@pytest.mark.parametrize("field", ["path", "command"])
+def test_little_more_of_a_text_is_escaped_than_is_kept(monkeypatch, character, field):
+    """A byte that is not UTF-8, or a character that disturbs a line, takes 0.1 to 0.4 µs."""
+    escaped = []
+    monkeypatch.setattr(
+        json_lines, "encode_basestring", lambda text: escaped.append(text) or json.dumps(text)
+    )
+    value = character * (4096 // len(character))
+    if field == "path":
+        line = json.loads(encode(Denied(session=NEW, operation="open", path=value, reason="x")))
+    else:
+        line = json.loads(encode(CommandRefused(session=NEW, kind="exec", command=value)))
+    assert line["truncated"] == [field]
+    assert sum(map(len, escaped)) <= 1.7 * len(line[field])
 
 
 def test_the_longest_possible_line_is_within_the_bound():
