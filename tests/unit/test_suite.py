@@ -1,13 +1,15 @@
-"""The test suite ends even if it was started in the background."""
+"""The test suite ends even if started in the background, and measures without real-time priority."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.floods import arena
 from tests.support.gateway import REPOSITORY, environment
 
 #: Starts a background job like a shell without job control.
@@ -52,3 +54,16 @@ def test_background_runs_interrupt_children_and_end_hanging_tests(
 ) -> None:
     assert "1 failed, 1 passed" in run.stdout, run.stdout
     assert "FAILED test_it.py::test_hang - Failed: Timeout" in run.stdout
+
+
+def test_a_victim_without_real_time_priority_gets_a_nice_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    asked: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    monkeypatch.setattr(os, "setpriority", lambda *arguments: asked.append(arguments))
+    arena._make_realtime(123)
+    assert asked == [(os.PRIO_PROCESS, 123, -19)]

@@ -352,10 +352,14 @@ def _pin(gateway: _FloodedGateway, processors: Processors) -> None:
 def _make_realtime(pid: int) -> None:
     """Give a process real-time priority, so that only the worker makes it wait.
 
-    Its children have normal priority.
+    Its children have normal priority. Where the control group allows no real-time scheduling
+    (`cpu.rt_runtime_us`), the process gets nice value -19 instead.
     """
     policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-    os.sched_setscheduler(pid, policy, os.sched_param(1))
+    try:
+        os.sched_setscheduler(pid, policy, os.sched_param(1))
+    except PermissionError:
+        os.setpriority(os.PRIO_PROCESS, pid, -19)
 
 
 def _cpu_clock(pid: int) -> int:
