@@ -1,4 +1,4 @@
-"""The test suite ends even if started in the background, and measures without real-time priority."""
+"""The test suite ends even in the background, and measures without real-time priority."""
 
 from __future__ import annotations
 
