@@ -181,7 +181,7 @@ async def test_a_failed_listing_does_not_continue(
     assert not line["complete"]
 
 
-async def test_a_folder_that_cannot_be_listed_fails_its_listing_on_a_thread(
+async def test_a_failed_scandir_fails_the_readdir(
     at: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
