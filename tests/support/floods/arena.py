@@ -165,8 +165,7 @@ class Arena:
         self._worker = gateway.worker
         self._clock = _cpu_clock(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
-        if processors:
-            _make_realtime(self._victim.pid)
+        _make_realtime(self._victim.pid)
         self._attacker = Attacker(yielding_on=processors.attacker if processors else None)
         self._over = threading.Event()
         self._health = threading.Thread(target=self._watch_health)
