@@ -147,7 +147,7 @@ def test_a_share_root_replaced_by_a_link_is_not_followed(
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGHUP)
     gateway.wait_event("configuration_reloaded", changed="nothing")
-    assert f"shares.inner.path: {inner}: a link has come" in gateway.stderr
+    assert f"shares.inner.path: {inner}: its path now contains a symbolic link" in gateway.stderr
     assert got() == PUBLIC, "the original folder is still served"
     inner.unlink()
     aside.rename(inner)
