@@ -165,7 +165,8 @@ class Arena:
         self._worker = gateway.worker
         self._clock = _cpu_clock(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
-        _make_realtime(self._victim.pid)
+        if processors:
+            _make_realtime(self._victim.pid)
         self._attacker = Attacker(yielding_on=processors.attacker if processors else None)
         self._over = threading.Event()
         self._health = threading.Thread(target=self._watch_health)
