@@ -86,7 +86,7 @@ def test_workers_start_after_the_temporary_folder_is_cleaned(
     shutil.rmtree(temporary)
     kill_children(gateway)
     assert gateway.sftp("ls models").returncode == 0
-    assert gateway.http("/healthz") == (200, "ok\n")
+    wait_for(lambda: gateway.http("/healthz") == (200, "ok\n"), "the gateway to be healthy")
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGUSR1)
     assert gateway.wait_event("configuration_reloaded")["changed"] == "all"

@@ -302,6 +302,11 @@ class Bystander:
         self.errors.clear()
 
 
+def _is_ready(place: Place) -> bool:
+    status, body = place.http("/readyz")
+    return status == 200 and "refused since" not in body
+
+
 class Week:
     """A gateway and a bystander who has mounted it."""
 
@@ -329,7 +334,7 @@ class Week:
         if reason:
             wait_for(lambda: reason in place.page(), f"the page to say: {reason}")
         else:
-            wait_for(lambda: place.http("/readyz")[0] == 200, f"{place.http('/readyz')} to be 200")
+            wait_for(lambda: _is_ready(place), f"{place.http('/readyz')} to be 200, none refused")
             doctor = place.ask("doctor")
             assert doctor.returncode == 0, doctor.stderr
         if interrupts:
