@@ -21,6 +21,7 @@ from typing import Final
 
 from benchmarks.data import Data
 from benchmarks.peers import Peer
+from benchmarks.processes import cpu_clock
 from tests.support import sftp_wire as wire
 from tests.support.raw_ssh import (
     MSG_CHANNEL_DATA,
@@ -203,7 +204,7 @@ class Crowd:
 
     def seen(self) -> Seen:
         """The sum over all loads so far."""
-        clocks = (clock_of(member.pid) for member in self._members if member.pid)
+        clocks = (cpu_clock(member.pid) for member in self._members if member.pid)
         return Seen(time.monotonic(), sum(self._done), sum(map(time.clock_gettime, clocks)))
 
     def _work(self, number: int) -> None:
@@ -221,8 +222,3 @@ class Crowd:
         except BaseException:
             self._together.abort()  # the others do not wait for this one
             raise
-
-
-def clock_of(pid: int) -> int:
-    """The clock of a process's processor time, as clock_getcpuclockid(3) makes it."""
-    return (~pid << 3) | 2

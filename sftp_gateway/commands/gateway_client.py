@@ -48,20 +48,25 @@ def ready(settings: Settings) -> tuple[bool, str]:
         status, body = get(settings, "/readyz")
     except OSError as error:
         return False, f"{host(settings)} port {settings.metrics_port}: {describe(error)}"
-    try:
-        good = status == HTTPStatus.OK and json.loads(body)["configuration"] == "ok"
-    except (ValueError, KeyError, TypeError):
-        good = False
+    good = status == HTTPStatus.OK and _config_state(body) == "ok"
     return good, f"{status}: {body.strip()}"
 
 
 def refusal(settings: Settings) -> list[str]:
     """A sentence if the running gateway rejects its configuration."""
     try:
-        state = str(json.loads(get(settings, "/readyz")[1])["configuration"])
-    except (OSError, ValueError, KeyError, TypeError):
+        state = _config_state(get(settings, "/readyz")[1])
+    except OSError:
         return []
-    return [] if state == "ok" else [f"The running gateway's newest configuration: {state}"]
+    return [] if state in ("", "ok") else [f"The running gateway's newest configuration: {state}"]
+
+
+def _config_state(readiness: str) -> str:
+    """What the body of /readyz says about the newest configuration; "" if it does not."""
+    try:
+        return str(json.loads(readiness)["configuration"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def differences(settings: Settings, served: Grants, token: str | None) -> list[str]:

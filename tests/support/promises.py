@@ -19,6 +19,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,12 +119,10 @@ def promise_list() -> str:
 
 
 def _promise_list() -> Iterator[str]:
-    section = None
-    for promise in promises():
-        if promise.section != section:
-            section = promise.section
-            yield f"\n### {section}\n\n{promise.how}\n"
-        yield f"- {promise.text}. ([tests](security-tests.md#{promise.id}))"
+    for section, found in _sections():
+        yield f"\n### {section}\n\n{found[0].how}\n"
+        for promise in found:
+            yield f"- {promise.text}. ([tests](security-tests.md#{promise.id}))"
     yield ""
 
 
@@ -132,17 +132,24 @@ def appendix() -> str:
 
 
 def _appendix() -> Iterator[str]:
-    section = None
-    for promise in promises():
-        if promise.section != section:
-            section = promise.section
-            yield f"## {section}\n"
-        yield f"### {promise.id}\n\n{promise.text}.\n"
-        yield from (f"- `{test}`" for test in promise.tests)
-        proofs = [each.without for each in mutations() if {*each.tests} & {*promise.tests}]
-        if proofs:
-            yield "\nThese tests notice the gateway without:\n"
-            yield from (f"- {without}" for without in proofs)
-        elif promise.unproved:
-            yield f"\nNo mutation: {promise.unproved}"
-        yield ""
+    for section, found in _sections():
+        yield f"## {section}\n"
+        for promise in found:
+            yield from _proofs(promise)
+
+
+def _proofs(promise: Promise) -> Iterator[str]:
+    yield f"### {promise.id}\n\n{promise.text}.\n"
+    yield from (f"- `{test}`" for test in promise.tests)
+    proofs = [each.without for each in mutations() if {*each.tests} & {*promise.tests}]
+    if proofs:
+        yield "\nThese tests notice the gateway without:\n"
+        yield from (f"- {without}" for without in proofs)
+    elif promise.unproved:
+        yield f"\nNo mutation: {promise.unproved}"
+    yield ""
+
+
+def _sections() -> Iterator[tuple[str, list[Promise]]]:
+    for section, found in groupby(promises(), key=attrgetter("section")):
+        yield section, list(found)

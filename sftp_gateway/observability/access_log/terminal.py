@@ -9,7 +9,7 @@ from typing import Final, TextIO
 
 from sftp_gateway.observability import formatting
 from sftp_gateway.observability.access_log.json_lines import printable
-from sftp_gateway.observability.access_log.line import MALFORMED, LogLine
+from sftp_gateway.observability.access_log.line import MALFORMED, LogLine, timestamp
 from sftp_gateway.observability.access_log.sinks import StreamSink
 from sftp_gateway.system.containers import in_container
 
@@ -67,9 +67,8 @@ def _details(line: LogLine) -> str:
     fields = line.fields
     if line.event == "source_banned":
         times = f", ban {fields['times']} in a row" if fields["times"] > 1 else ""
-        until = datetime.fromisoformat(fields["until"]).timestamp()
         return (
-            f"{fields['source']}: {fields['effect']} until {_local(until)} "
+            f"{fields['source']}: {fields['effect']} until {_local(timestamp(fields['until']))} "
             f"for {fields['reason']}{times}"
         )
     if not line.text("session"):

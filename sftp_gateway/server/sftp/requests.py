@@ -12,13 +12,8 @@ from typing import Any
 
 from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
 from sftp_gateway.protocol.constants import StatusCode
-from sftp_gateway.protocol.requests import (
-    ReaddirRequest,
-    Request,
-)
-from sftp_gateway.protocol.responses import (
-    StatusResponse,
-)
+from sftp_gateway.protocol.requests import ReaddirRequest, Request
+from sftp_gateway.protocol.responses import StatusResponse
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
 from sftp_gateway.server.io_pools import Pool, error_of
 from sftp_gateway.server.sftp.context import SessionContext

@@ -38,9 +38,7 @@ from sftp_gateway.protocol.requests import (
     Request,
     decode_request,
 )
-from sftp_gateway.protocol.responses import (
-    VersionResponse,
-)
+from sftp_gateway.protocol.responses import VersionResponse
 from sftp_gateway.server.handles import FileHandle
 from sftp_gateway.server.sftp.check_files import CheckFiles
 from sftp_gateway.server.sftp.context import FLUSH_BYTES, BaseSession, SessionContext
@@ -144,16 +142,13 @@ class SftpSession(BaseSession):
 
     def _release_rest(self) -> None:
         """Close all handles, in time slices: there may be thousands."""
+        context = self._context
         while not self.released:
             if self._time_slice.used_up():
                 self._channel.wait_turn()
                 return
-            opened = (
-                self._context.closing.pop()
-                if self._context.closing
-                else self._context.handles.pop()
-            )
-            self._context.release(opened, result="aborted")
+            opened = context.closing.pop() if context.closing else context.handles.pop()
+            context.release(opened, result="aborted")
 
     @property
     def released(self) -> bool:
@@ -205,18 +200,19 @@ class SftpSession(BaseSession):
         if self._time_slice.waiting and self._backlog:
             self._channel.wait_turn()
             return
-        while self._backlog and self._context.pending < MAX_PENDING and not self._blocked():
+        context = self._context
+        while self._backlog and context.pending < MAX_PENDING and not self._blocked():
             frame = self._backlog.popleft()
             self._backlog_bytes -= len(frame)
             self._serve(frame)
-            if self._context.outgoing.length >= FLUSH_BYTES:
-                self._context.flush()
+            if context.outgoing.length >= FLUSH_BYTES:
+                context.flush()
             if not self._backlog and self._frames.more:
                 self._queue(self._frames.feed())
             if self._backlog and self._time_slice.used_up():
                 self._channel.wait_turn()
                 break
-        self._context.flush()
+        context.flush()
 
     @property
     def busy(self) -> bool:

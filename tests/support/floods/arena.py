@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.processes import family, memory
+from benchmarks.processes import cpu_clock, family, memory
 from tests.support.floods.attacker import Attacker, Report
 from tests.support.floods.kinds import Kind
 from tests.support.floods.message import Login
@@ -163,7 +163,7 @@ class Arena:
         self.broken = False
         self._login = Login(gateway.port, gateway.keys["attacker"])
         self._worker = gateway.worker
-        self._clock = _cpu_clock(self._worker)
+        self._clock = cpu_clock(self._worker)
         self._victim = Victim(gateway, gateway.keys["victim"])
         if processors:
             _make_realtime(self._victim.pid)
@@ -360,11 +360,6 @@ def _make_realtime(pid: int) -> None:
         os.sched_setscheduler(pid, policy, os.sched_param(1))
     except PermissionError:
         os.setpriority(os.PRIO_PROCESS, pid, -19)
-
-
-def _cpu_clock(pid: int) -> int:
-    """A process's CPU-time clock, as clock_getcpuclockid(3) returns it."""
-    return (~pid << 3) | 2
 
 
 def _reset_peak(pid: int) -> int:
