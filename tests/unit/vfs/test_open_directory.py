@@ -244,6 +244,7 @@ def test_an_error_of_scandir_is_raised_by_the_first_listing(
 
 def test_open_folders_have_no_buffers_until_they_are_listed(make_share: MakeShare) -> None:
     share = make_share()
+    gc.collect()  # so that garbage of earlier tests is not freed meanwhile
     before = allocated()
     folders = [share.open_directory(b"", wait=True) for _ in range(200)]
     unlisted = allocated() - before
