@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
+from benchmarks import requests
 from benchmarks.chart import as_svg
+from benchmarks.checkout import checkout
 from benchmarks.markdown import as_markdown
-from benchmarks.peers import GATEWAY, PEERS, REPOSITORY, GatewayBefore
+from benchmarks.peers import GATEWAY, PEERS, REPOSITORY, gateway_before
 from benchmarks.report import Run, as_json, from_json
 from benchmarks.runner import Plan, run
 from benchmarks.workloads import WORKLOADS
@@ -22,22 +24,25 @@ _RESULTS = REPOSITORY / "benchmarks/results/speed"
 
 def main() -> int:
     """Do what the command line asks for. The exit status is 1 if the gateway failed somewhere."""
-    options = _parser().parse_args()
-    if options.before is not None:
-        os.environ["BENCH_BEFORE"] = str(options.before.resolve())
     signal.signal(signal.SIGTERM, _leave)  # so that servers, mounts and data are cleared away
+    if sys.argv[1:2] == ["requests"]:
+        return requests.main(sys.argv[2:])
+    options = _parser().parse_args()
     if options.render is not None:
         _draw(from_json(json.loads(options.render.read_text())), options.output or options.render)
         return 0
     peers = [peer for peer in PEERS if peer.name in (options.peers or [peer.name])]
-    plan = Plan(
-        peers=[*peers, GatewayBefore] if options.before else peers,
-        workloads=[each for each in WORKLOADS if each.name in (options.only or [each.name])],
-        rounds=options.rounds or (1 if options.quick else 5),
-        quick=options.quick,
-        folder=options.folder,
-    )
-    done = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
+    with tempfile.TemporaryDirectory(prefix="sftp-bench-", dir=options.folder) as folder:
+        if options.before is not None:
+            peers.append(gateway_before(checkout(options.before, Path(folder, "checkout"))))
+        plan = Plan(
+            peers=peers,
+            workloads=[each for each in WORKLOADS if each.name in (options.only or [each.name])],
+            rounds=options.rounds or (1 if options.quick else 5),
+            quick=options.quick,
+            folder=options.folder,
+        )
+        done = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
     print(as_markdown(done))
     partial = options.quick or options.only or options.peers or options.before
     output = options.output or (None if partial else _RESULTS)
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Compare the gateway with other SFTP servers on this machine.",
+        epilog="`python -m benchmarks requests --help` shows how to measure single requests.",
     )
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument(
@@ -76,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--before",
-        type=Path,
-        metavar="CHECKOUT",
-        help="measure the gateway of another checkout in the same rounds, as the peer `before`",
+        metavar="REV",
+        help="measure the gateway of a git revision, or of a folder with a checkout, in the same "
+        "rounds, as the peer `before`",
     )
     parser.add_argument("--rounds", type=int, help="default: 5, or 1 of --quick")
     parser.add_argument(

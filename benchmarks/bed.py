@@ -19,15 +19,6 @@ from benchmarks.peers.gateway import Gateway
 from benchmarks.server import PATIENCE, POLL, Server, running
 
 
-class _Configured(Gateway):
-    """The gateway with more in its environment."""
-
-    options: Mapping[str, str]
-
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), **self.options}
-
-
 class Bed:
     """A gateway that serves `data`; made in `folder`, started by `running`.
 
@@ -39,7 +30,7 @@ class Bed:
         self.folder = folder
         self._batches = itertools.count()
         keys = Keys(make_key(folder / "host_key"), make_key(folder / "client_key"))
-        self._gateway = _Configured(folder=folder / "gateway", data=data, keys=keys)
+        self._gateway = Gateway(folder=folder / "gateway", data=data, keys=keys)
         self._gateway.options = {
             f"SFTP_GATEWAY_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in options.items()

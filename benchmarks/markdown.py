@@ -16,28 +16,24 @@ def as_markdown(run: Run) -> str:
     """For readers."""
     main = [peer for peer in run.peers if peer in _MAIN]
     others = [peer for peer in run.peers if peer not in _MAIN]
-    lines = [*_facts(run), "", *_table(_main_results(run, main))]
+    lines = [*_facts(run), "", *table(_main_results(run, main))]
     if found := [*outcomes(run)]:
-        lines += ["", "## Targets", "", *_table(_targets(found))]
+        lines += ["", "## Targets", "", *table(_targets(found))]
     if others:
         shown = [peer for peer in main if peer in (GATEWAY, run.baseline)]
         lines += ["", "## Other servers", ""]
         lines += [f"Medians, and in brackets how many times those of {run.baseline} they are.", ""]
-        lines += _table(_other_results(run, [*shown, *others], others))
+        lines += table(_other_results(run, [*shown, *others], others))
     if run.failures or run.left_out:
         lines += ["", "## What failed", "", *_failures(run)]
     return "\n".join([*lines, ""])
 
 
 def _facts(run: Run) -> Iterator[str]:
-    machine, loads, sizes = run.machine, run.load_averages, run.sizes
+    loads, sizes = run.load_averages, run.sizes
     yield f"# Benchmark of {run.date}" + (" (quick: too small to mean anything)" * run.quick)
     yield ""
-    yield (
-        f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
-        f"Linux {machine['kernel']}, {machine['system']}; servers and clients on loopback"
-    )
-    yield f"- {', '.join(f'{name} {number}' for name, number in run.versions.items())}"
+    yield from measured_on(run.machine, run.versions)
     for name, facts in run.peers.items():
         yield f"- {name}: {facts['setup']}; {facts['cipher']}"
     rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
@@ -53,6 +49,15 @@ def _facts(run: Run) -> Iterator[str]:
         )
     took = f"; {run.minutes:.0f} minutes in all" if run.minutes else ""
     yield f"- load average (1 min) {loads[0][0]} before, {loads[-1][0]} after{took}"
+
+
+def measured_on(machine: Mapping[str, Any], versions: Mapping[str, str]) -> Iterator[str]:
+    """The machine, and what was measured on it."""
+    yield (
+        f"- {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
+        f"Linux {machine['kernel']}, {machine['system']}; servers and clients on loopback"
+    )
+    yield f"- {', '.join(f'{name} {version}' for name, version in versions.items())}"
 
 
 def _sizes(sizes: Mapping[str, Any]) -> str:
@@ -79,8 +84,8 @@ def _main_results(run: Run, peers: Sequence[str]) -> Iterator[list[str]]:
     compared = [peer for peer in peers if peer != run.baseline]
     yield ["", "unit", "better", *peers, *(f"{peer} / {run.baseline}" for peer in compared)]
     for each in _with_numbers(run, peers):
-        values = (_value(run, each, peer, _cell(each.spread(peer))) for peer in peers)
-        ratios = (_cell(each.ratio(peer, run.baseline)) for peer in compared)
+        values = (_value(run, each, peer, cell(each.spread(peer))) for peer in peers)
+        ratios = (cell(each.ratio(peer, run.baseline)) for peer in compared)
         yield [*_named(each), *values, *ratios]
 
 
@@ -113,8 +118,8 @@ def _value(run: Run, measurement: Measurement, peer: str, numbers: str) -> str:
 def _brief(run: Run, measurement: Measurement, peer: str) -> str:
     found, compared = measurement.spread(peer), measurement.ratio(peer, run.baseline)
     if found is None or compared is None or peer == run.baseline:
-        return "-" if found is None else _number(found.median)
-    return f"{_number(found.median)} ({_number(compared.median)})"
+        return "-" if found is None else number(found.median)
+    return f"{number(found.median)} ({number(compared.median)})"
 
 
 def _targets(found: Sequence[Outcome]) -> Iterator[list[str]]:
@@ -125,8 +130,8 @@ def _targets(found: Sequence[Outcome]) -> Iterator[list[str]]:
         against = "" if target.against is None else f" / {target.against}"
         yield [
             f"{outcome.title}{against}",
-            f"{sign} {_number(target.bound)}",
-            _cell(outcome.measured),
+            f"{sign} {number(target.bound)}",
+            cell(outcome.measured),
             "yes" if outcome.reached else "**no**",
         ]
 
@@ -139,19 +144,21 @@ def _failures(run: Run) -> Iterator[str]:
         yield f"- {each.peer}, {each.workload}, {when}: {each.error}"
 
 
-def _table(rows: Iterator[list[str]]) -> Iterator[str]:
+def table(rows: Iterator[list[str]]) -> Iterator[str]:
+    """Rows, the first of which is the header."""
     header = next(rows)
     for row in (header, ["---"] * len(header), *rows):
         yield f"| {' | '.join(row)} |"
 
 
-def _cell(of: Spread | None) -> str:
+def cell(of: Spread | None) -> str:
+    """A median, with the least and the greatest in brackets."""
     if of is None:
         return "-"
-    return f"**{_number(of.median)}** ({_number(of.min)}-{_number(of.max)})"
+    return f"**{number(of.median)}** ({number(of.min)}-{number(of.max)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits that count, or all of a greater number."""
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"

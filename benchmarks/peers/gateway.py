@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from benchmarks.peers.base import REPOSITORY, Peer, free_port
 
@@ -17,6 +17,10 @@ class Gateway(Peer):
     setup = "defaults; one share; access log (level files) to a file"
     main = True
     remote = "/home/bench/data"
+    #: Where its code is.
+    checkout: Path = REPOSITORY
+    #: More for its environment: options that `prepare` does not write.
+    options: Mapping[str, str] = {}
 
     def prepare(self) -> None:
         self._metrics_port = free_port()
@@ -43,17 +47,18 @@ path = "{self.data}"
         return [sys.executable, "-m", "sftp_gateway", "serve"]
 
     def environment(self) -> Mapping[str, str]:
-        return {"PYTHONPATH": str(REPOSITORY)}
+        return {"PYTHONPATH": str(self.checkout), **self.options}
 
     def ready_url(self) -> str | None:
         return f"http://127.0.0.1:{self._metrics_port}/readyz"
 
 
-class GatewayBefore(Gateway):
-    """This project's server from another checkout, which BENCH_BEFORE names: `--before`."""
+def gateway_before(where: Path) -> type[Gateway]:
+    """The same of another checkout, with the same Python and packages."""
 
-    name = "before"
-    setup = "the gateway as it was, from another checkout; as set up as the gateway"
+    class Before(Gateway):
+        name = "before"
+        setup = "the gateway of another checkout; as set up as the gateway"
+        checkout = where
 
-    def environment(self) -> Mapping[str, str]:
-        return {"PYTHONPATH": os.environ["BENCH_BEFORE"]}
+    return Before

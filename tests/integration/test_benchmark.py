@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,18 @@ def test_growth_measures_each_load_with_each_server(tmp_path: Path) -> None:
     assert all(each["rate"] > 0 for each in measured)
     assert ran.stdout.count("| 1 | 2 |") == 3
     assert {each.name for each in tmp_path.iterdir()} == {"growth.json", "growth.md"}
+
+
+def test_requests_are_measured_beside_a_revision_and_sshd(tmp_path: Path) -> None:
+    table = tmp_path / "requests.md"
+    few = ("--starts", "1", "--rounds", "1", "--folder", tmp_path, "--output", table)
+    ran = python("benchmarks", "requests", "--against", "HEAD", *few)
+    assert ran.returncode == 0, ran.stderr
+    rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
+    assert {row[1] for row in rows[2:]} == {"sftp-gateway", "before", "openssh", "openssh-gcm"}
+    assert len(rows) == 2 + 4 * 4
+    counted = [row[6] for row in rows[2:]]  # pages
+    if shutil.which("strace"):
+        counted += [row[5] for row in rows[2:]]
+    assert all(float(number.replace(",", "")) > 1 for number in counted)
+    assert [each.name for each in tmp_path.iterdir()] == ["requests.md"], "leftover files"
