@@ -95,7 +95,7 @@ class PageCounter:
                 ours, theirs = socket.socketpair()
                 stack.enter_context(ours)
                 with theirs:
-                    echo = subprocess.Popen(["cat"], stdin=theirs, stdout=theirs)
+                    echo = subprocess.Popen(["cat"], stdin=theirs.fileno(), stdout=theirs.fileno())
                 stack.callback(echo.wait)
                 stack.callback(echo.kill)
                 os.sched_setaffinity(echo.pid, {processor})

@@ -1,8 +1,8 @@
 """`python -m benchmarks requests`: what one request of each kind costs a server.
 
 All servers run at the same time, each with one session of `ssh -s sftp`, and are asked in turn:
-some requests to each (A, B, C), and as many in reverse order (C, B, A), again and again. Only the
-one that is asked has anything to do. Its processor time is that of all its processes.
+A, B, C in one round, and C, B, A in the next. Only the one that is asked has anything to do. Its
+processor time is that of all its processes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Final, NamedTuple
 
 from benchmarks import processes
@@ -192,8 +192,8 @@ def _run(peers: Sequence[Peer], data: Data, *, starts: int, rounds: int) -> _Cos
             for server in servers:
                 for kind in _KINDS:
                     kind.ask(server.session, kind.times)
-            for _ in range(rounds):
-                _measure_round(servers, costs)
+            for turn in range(rounds):
+                _measure_round(servers if turn % 2 else servers[::-1], costs)
             if start + 1 == starts:
                 counter = processes.PageCounter(stack)
                 for kind, server in itertools.product(_KINDS, servers):
@@ -214,16 +214,13 @@ def _serve(peer: Peer, data: Data, stack: contextlib.ExitStack) -> _Server:
     return _Server(name=peer.name, pid=server.pid, session=session)
 
 
-def _measure_round(servers: Sequence[_Server], costs: _Costs) -> None:
-    """Ask all of them in turn, and once more in reverse order."""
-    for kind in _KINDS:
-        found: dict[str, list[_Sample]] = {server.name: [] for server in servers}
-        for server in (*servers, *reversed(servers)):
-            found[server.name].append(server.measure(kind))
-        for name, samples in found.items():
-            costs[kind.title][name].rounds[-1].append(fmean(each.cpu for each in samples))
-            costs[kind.title][name].user += sum(each.user for each in samples)
-            costs[kind.title][name].system += sum(each.system for each in samples)
+def _measure_round(servers: Iterable[_Server], costs: _Costs) -> None:
+    """Ask all of them in turn."""
+    for kind, server in itertools.product(_KINDS, servers):
+        sample, cost = server.measure(kind), costs[kind.title][server.name]
+        cost.rounds[-1].append(sample.cpu)
+        cost.user += sample.user
+        cost.system += sample.system
 
 
 def _ratio(one: _Cost, other: _Cost) -> Spread:
@@ -311,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure the gateway of a git revision, or of a folder with a checkout, beside it",
     )
     parser.add_argument("--only-gateway", action="store_true", help="leave sshd out")
-    parser.add_argument("--starts", type=int, default=5, help="of each server (default: 5)")
+    parser.add_argument("--starts", type=int, default=12, help="of each server (default: 12)")
     parser.add_argument("--rounds", type=int, default=8, help="for each start (default: 8)")
     parser.add_argument("--folder", type=Path, help="where the data is made, 115 MB")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the table there too")
