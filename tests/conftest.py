@@ -31,7 +31,10 @@ _SHARING = {
     "test_worker_mount.py": "worker",
 }
 
-#: The order of folders: what takes longest starts first.
+#: Files whose tests mostly wait: they start early, beside tests that compute.
+_WAITING = {"test_benchmark.py", "test_faults.py", "test_shares_away.py", "test_worker_doctor.py"}
+
+#: The order of the other files' folders: what takes longest starts first.
 _FOLDERS = ("hostile", "integration", "clients", "conformance", "fuzz", "property", "unit")
 
 #: Seconds after which a test that is over time is interrupted again, if its limit is not shorter.
@@ -71,10 +74,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=_order)
 
 
-def _order(item: pytest.Item) -> tuple[bool, int]:
+def _order(item: pytest.Item) -> tuple[bool, bool, int]:
     """What takes longest comes first, so that no process is left with it at the end."""
     folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
-    return item.path.name not in _SHARING, _FOLDERS.index(folder)
+    name = item.path.name
+    return name not in _SHARING, name not in _WAITING, _FOLDERS.index(folder)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

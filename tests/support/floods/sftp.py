@@ -71,13 +71,16 @@ def _check_file(request_id: int, path: bytes) -> bytes:
     return wire.encode_check_file(request_id, b"check-file-name", path, b"md5," * 10_000)
 
 
-def _extended(name: bytes) -> Requests:
-    return lambda reached, turn: wire.encode_extended(turn % 2**32, name, string(SHARE) * 2)
+def _extended(name: bytes, body: bytes = string(SHARE) * 2) -> Requests:
+    return lambda reached, turn: wire.encode_extended(turn % 2**32, name, body)
 
 
 def _typed(kinds: Sequence[int]) -> Requests:
     return lambda reached, turn: wire.packet(kinds[turn % len(kinds)], uint32(turn % 2**32))
 
+
+#: 32,000 numbers of users, and of groups: encoded once, because a flood repeats them.
+_MANY_IDS = string(b"".join(map(uint32, range(32_000)))) * 2
 
 _CONTROL = b"\x01" * (_LONG_PATH - len(SHARE))  # each six bytes in the access log
 
@@ -118,9 +121,7 @@ _SFTP: dict[str, Requests] = {
     "READLINK": _on_path(wire.encode_readlink, b"small"),
     "check-file-name": _on_path(_check_file, b"small"),
     "check-file-name of nothing": _on_path(_check_file, b"missing"),
-    "users-groups-by-id of 32,000": lambda reached, turn: wire.encode_users_groups_by_id(
-        turn % 2**32, range(32_000), range(32_000)
-    ),
+    "users-groups-by-id of 32,000": _extended(b"users-groups-by-id@openssh.com", _MANY_IDS),
     "SYMLINK": _on_path(wire.encode_symlink, b"small", SHARE + b"other"),
     "0": _typed(range(1)),
     "21 to 100": _typed(range(21, 101)),
