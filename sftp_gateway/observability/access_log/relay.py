@@ -12,6 +12,7 @@ what a crashed one has not. A sender blocks while the socket is full, as it woul
 from __future__ import annotations
 
 import logging
+import os
 import re
 import selectors
 import socket
@@ -31,9 +32,6 @@ _MAX_DATAGRAM: Final = 1 << 15
 
 #: Size of the receive buffer: no datagram is larger than the send buffer.
 _MAX_RECEIVED: Final = 2 * _BUFFER
-
-#: Seconds between the writer thread's checks whether to stop.
-_POLL_INTERVAL: Final = 0.5
 
 #: A valid datagram: whole lines of the access log.
 _LINES: Final = re.compile(rb'(?:\{"time":"[^\n]*\}\n)+')
@@ -94,7 +92,8 @@ class LogWriter:
         self._outputs = [Output(sink) for sink in sinks]
         # epoll(7) allows adding sockets while another thread waits.
         self._selector = selectors.EpollSelector()
-        self._closing = threading.Event()
+        self._closing = os.eventfd(0)  # readable once the writer is to stop
+        self._selector.register(self._closing, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def add(self, receiver: socket.socket) -> None:
@@ -107,7 +106,7 @@ class LogWriter:
 
     def close(self, timeout: float) -> None:
         """Write what has been received so far, for at most `timeout` seconds, and stop."""
-        self._closing.set()
+        os.eventfd_write(self._closing, 1)
         self._thread.join(timeout)
 
     @property
@@ -121,17 +120,19 @@ class LogWriter:
         return sum(output.lost for output in self._outputs)
 
     def _run(self) -> None:
+        closing = False
         while True:
-            closing = self._closing.is_set()
-            ready = self._selector.select(0 if closing else _POLL_INTERVAL)
-            for key, _ in ready:
-                if isinstance(key.fileobj, socket.socket):
-                    self._write_next(key.fileobj)
-            if closing and not ready:
+            ready = {key.fileobj for key, _ in self._selector.select(0 if closing else None)}
+            if closing and ready == {self._closing}:
                 break
+            closing = self._closing in ready
+            for each in ready:
+                if isinstance(each, socket.socket):
+                    self._write_next(each)
         for key in tuple(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
+        os.close(self._closing)
         self._selector.close()
         for output in self._outputs:
             output.sink.close()

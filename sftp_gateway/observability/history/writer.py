@@ -100,6 +100,7 @@ class HistoryWriter:
         self._lock = threading.Lock()  # for `_waiting`
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._all_read = threading.Event()
         self._rows: list[Row] = []
         self._pruned = 0.0
         self._counts = HistoryCounts(values)
@@ -113,6 +114,7 @@ class HistoryWriter:
     def close(self, timeout: float) -> None:
         """Write what was sent so far, within `timeout` seconds, and end."""
         self._closing.set()
+        self._channel.send(b"")  # the reader may be waiting for a datagram
         self._reader.join(timeout)
         if self._writer is None:
             return
@@ -133,6 +135,7 @@ class HistoryWriter:
                 self.take(datagram)
             elif closing:
                 break
+        self._all_read.set()
         self._wake.set()
 
     def _keep_writing(self) -> None:
@@ -179,7 +182,7 @@ class HistoryWriter:
         Landlock confines a thread to the folder that existed when it started. So the next attempt
         is made by another thread, which may write to a folder that replaced it.
         """
-        while self._reader.is_alive() or self._waiting.size or self._rows:
+        while not self._all_read.is_set() or self._waiting.size or self._rows:
             if not self._rows:
                 self._wake.wait(_HOUSEKEEPING / 12)
                 self._wake.clear()

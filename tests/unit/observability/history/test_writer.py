@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,3 +238,32 @@ def test_overload_drops_lines_of_the_busiest_user(
     assert "models/b" in found[-2]
     assert found[:-2]
     assert all("models/a" in each for each in found[:-2])
+
+
+def test_closing_ends_a_reader_that_waits(
+    make_writer: Callable[[], RunningWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_INTERVAL", 10 * TIMEOUT)
+    running = make_writer().start()
+    running.sink.write(read("models/a"))
+    wait_for(lambda: running.count() == 1, "a row")
+    running.writer.close(TIMEOUT)
+    assert not running.writer._reader.is_alive()
+
+
+def test_closing_ends_a_writer_that_wakes_before_the_reader_has_ended(
+    make_writer: Callable[[], RunningWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wake(threading.Event):
+        def set(self) -> None:
+            super().set()
+            if writer._closing.is_set():
+                wait_for(lambda: not (self.is_set() and writer_thread.is_alive()), "the writer")
+
+    monkeypatch.setattr(module, "_HOUSEKEEPING", 1e6)
+    writer = make_writer().writer
+    writer._wake = Wake()
+    writer.start()
+    writer_thread = wait_for(lambda: writer._writer, "the writer to start")
+    writer.close(TIMEOUT)
+    assert not writer_thread.is_alive()
