@@ -1,1 +1,1 @@
-"""SFTP version 3, sans-IO: bytes to frozen dataclasses and back (draft-ietf-secsh-filexfer-02)."""
+"""SFTP version 3, sans-IO: bytes to dataclasses and back (draft-ietf-secsh-filexfer-02)."""

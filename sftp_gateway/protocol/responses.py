@@ -26,8 +26,15 @@ from sftp_gateway.protocol.wire import UINT32, string
 _HEADER: Final = Struct(">IBI")
 #: The header of a DATA packet: length, type, request id, length of the data that follows.
 DATA_HEADER: Final = Struct(">IBII")
-_STATVFS: Final = Struct(">11Q")
+_STATVFS_FIELDS: Final = Struct(">11Q")
 _LIMITS: Final = Struct(">4Q")
+# Python 3.11 looks an enumeration's members up by a function.
+_ATTRS: Final = int(MessageType.ATTRS)
+_EXTENDED_REPLY: Final = int(MessageType.EXTENDED_REPLY)
+_HANDLE: Final = int(MessageType.HANDLE)
+_NAME: Final = int(MessageType.NAME)
+_STATUS: Final = int(MessageType.STATUS)
+_VERSION: Final = int(MessageType.VERSION)
 _NO_ATTRIBUTES: Final = UINT32.pack(0)
 
 #: The extensions announced in VERSION, with their versions.
@@ -42,11 +49,11 @@ EXTENSIONS: Final = (
 )
 
 
-def _packet(message_type: MessageType, request_id: int, payload: bytes) -> bytes:
+def _packet(message_type: int, request_id: int, payload: bytes) -> bytes:
     return _HEADER.pack(5 + len(payload), message_type, request_id) + payload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class VersionResponse:
     """§4: the response to INIT."""
 
@@ -56,11 +63,11 @@ class VersionResponse:
     def encode(self) -> bytes:
         """The whole packet; VERSION has no request id."""
         body = b"".join(string(name) + string(value) for name, value in self.extensions)
-        header = bytes([MessageType.VERSION]) + UINT32.pack(self.version)
+        header = bytes([_VERSION]) + UINT32.pack(self.version)
         return UINT32.pack(len(header) + len(body)) + header + body
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StatusResponse:
     """§7: the outcome of a request that returns nothing else. `message` is ASCII."""
 
@@ -70,7 +77,7 @@ class StatusResponse:
 
     def encode(self) -> bytes:
         """The whole packet; the language tag is empty."""
-        return _packet(MessageType.STATUS, self.request_id, _status(self.code, self.message))
+        return _packet(_STATUS, self.request_id, _status(self.code, self.message))
 
 
 # The server has few different messages.
@@ -79,7 +86,7 @@ def _status(code: StatusCode, message: str) -> bytes:
     return UINT32.pack(code) + string(message.encode("ascii")) + string(b"")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HandleResponse:
     """§7: the response to OPEN and OPENDIR."""
 
@@ -88,7 +95,7 @@ class HandleResponse:
 
     def encode(self) -> bytes:
         """The whole packet."""
-        return _packet(MessageType.HANDLE, self.request_id, string(self.handle))
+        return _packet(_HANDLE, self.request_id, string(self.handle))
 
 
 def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | None) -> bytes:
@@ -101,7 +108,7 @@ def name_entry(filename: bytes, longname: bytes, attributes: FileAttributes | No
     return pack(len(filename)) + filename + pack(len(longname)) + longname + attrs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NameResponse:
     """§7: the response to READDIR, REALPATH and READLINK; `entries` are made by `name_entry`.
 
@@ -114,10 +121,10 @@ class NameResponse:
     def encode(self) -> bytes:
         """The whole packet."""
         payload = UINT32.pack(len(self.entries)) + b"".join(self.entries)
-        return _packet(MessageType.NAME, self.request_id, payload)
+        return _packet(_NAME, self.request_id, payload)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttrsResponse:
     """§7: the response to STAT, LSTAT and FSTAT."""
 
@@ -127,10 +134,10 @@ class AttrsResponse:
     def encode(self) -> bytes:
         """The whole packet."""
         payload = encode_attributes(self.attributes)
-        return _HEADER.pack(5 + len(payload), MessageType.ATTRS, self.request_id) + payload
+        return _HEADER.pack(5 + len(payload), _ATTRS, self.request_id) + payload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StatvfsResponse:
     """PROTOCOL §4.4: the fields of struct statvfs, sizes in units of f_frsize bytes."""
 
@@ -149,7 +156,7 @@ class StatvfsResponse:
 
     def encode(self) -> bytes:
         """The whole packet."""
-        payload = _STATVFS.pack(
+        payload = _STATVFS_FIELDS.pack(
             self.f_bsize,
             self.f_frsize,
             self.f_blocks,
@@ -162,10 +169,10 @@ class StatvfsResponse:
             self.f_flag,
             self.f_namemax,
         )
-        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+        return _packet(_EXTENDED_REPLY, self.request_id, payload)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LimitsResponse:
     """PROTOCOL §4.8; the max-write-length of 0 means no stated limit."""
 
@@ -175,10 +182,10 @@ class LimitsResponse:
     def encode(self) -> bytes:
         """The whole packet."""
         payload = _LIMITS.pack(MAX_PACKET_LENGTH, ANNOUNCED_READ_LENGTH, 0, self.max_open_handles)
-        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+        return _packet(_EXTENDED_REPLY, self.request_id, payload)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CheckFileResponse:
     """The response to CheckFileRequest: the concatenated checksums of all blocks."""
 
@@ -191,10 +198,10 @@ class CheckFileResponse:
         """The whole packet."""
         tag = string(b"check-file") if self.tagged else b""
         payload = tag + string(self.algorithm) + self.checksums
-        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+        return _packet(_EXTENDED_REPLY, self.request_id, payload)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsersGroupsByIdResponse:
     """PROTOCOL §4.12: names in the order of the ids; empty for an unknown id."""
 
@@ -205,7 +212,7 @@ class UsersGroupsByIdResponse:
     def encode(self) -> bytes:
         """The whole packet."""
         payload = b"".join(string(b"".join(map(string, s))) for s in (self.users, self.groups))
-        return _packet(MessageType.EXTENDED_REPLY, self.request_id, payload)
+        return _packet(_EXTENDED_REPLY, self.request_id, payload)
 
 
 Response = (

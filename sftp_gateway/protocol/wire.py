@@ -39,15 +39,9 @@ class Cursor:
 
     def string(self) -> bytes:
         """A uint32 length and that many bytes."""
-        start = self._offset + UINT32.size
-        if start > self._end:
-            raise self._short(start)
-        (length,) = UINT32.unpack_from(self._data, self._offset)
-        stop = start + length
-        if stop > self._end:
-            raise self._short(stop)
-        self._offset = stop
-        return self._data[start:stop]
+        value = string_at(self._data, self._offset)
+        self._offset += UINT32.size + len(value)
+        return value
 
     def fields(self, form: Struct) -> tuple[int, ...]:
         """Several integers at once, in the format of `form`."""
@@ -56,12 +50,25 @@ class Cursor:
         try:
             values: tuple[int, ...] = form.unpack_from(self._data, start)
         except error:
-            raise self._short(stop) from None
+            raise _short(stop - self._end) from None
         self._offset = stop
         return values
 
-    def _short(self, stop: int) -> ProtocolError:
-        return ProtocolError(f"packet is {stop - self._end} bytes too short")
+
+def string_at(data: bytes, offset: int) -> bytes:
+    """The string that begins at `offset`; raises ProtocolError if it exceeds `data`."""
+    start, end = offset + UINT32.size, len(data)
+    if start > end:
+        raise _short(start - end)
+    (length,) = UINT32.unpack_from(data, offset)
+    stop = start + length
+    if stop > end:
+        raise _short(stop - end)
+    return data[start:stop]
+
+
+def _short(count: int) -> ProtocolError:
+    return ProtocolError(f"packet is {count} bytes too short")
 
 
 def string(value: bytes) -> bytes:

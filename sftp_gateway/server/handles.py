@@ -5,16 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from sftp_gateway.errors import InvalidHandle
 from sftp_gateway.protocol.requests import ReaddirRequest
 from sftp_gateway.server.limits.quotas import Cost, HandleOwner, Quotas
 from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
+
+T = TypeVar("T")
 
 _HANDLE: Final = Struct(">I")
 
@@ -159,15 +160,14 @@ class HandleTable:
         """The open files, in the order in which they were opened."""
         return (opened for opened in self._open.values() if isinstance(opened, FileHandle))
 
-    @contextmanager
-    def reserve(self, cost: Cost) -> Iterator[Callable[[], None]]:
-        """A context in which to open something; yields a function to call once it is closed.
+    def open(self, cost: Cost, opener: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call `opener`, which opens something; its `on_close` has to be called once it is closed.
 
         Thread-safe. Raises TooManyHandles.
         """
         release = self._quotas.acquire(self._owner, cost)
         try:
-            yield release
+            return opener(*args, on_close=release, **kwargs)
         except BaseException:
             release()
             raise

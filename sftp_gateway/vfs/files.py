@@ -6,9 +6,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sftp_gateway.errors import InvalidHandle
@@ -208,11 +206,10 @@ class OpenDirectory:
     """
 
     __slots__ = (
+        "_ahead",
         "_closed",
         "_descriptor",
-        "_first",
         "_hidden",
-        "_left",
         "_listing",
         "_lock",
         "_on_close",
@@ -240,19 +237,19 @@ class OpenDirectory:
         self.status = status
         #: Whether the remaining entries need no disk access.
         self.buffered = descriptor is None
-        self._first = first
+        #: What comes before the rest of the scan.
+        self._ahead = list(first)
         self._descriptor = descriptor
         self._scan: os._ScandirIterator[str] | None = None
         self._show = show
         self._hidden = hidden
-        self._left: Iterator[Entry] | None = None
         self._on_close = on_close
         self._lock = threading.Lock()
         self._listing = False
         self._closed = False
 
-    def take_while(self, accept: Callable[[Entry], bool]) -> None:
-        """Pass entries to `accept` until it returns false; that entry stays the next one.
+    def take_while(self, accept: Callable[[bytes, Attributes], bool]) -> None:
+        """Pass names and attributes to `accept` until it returns false; that one stays the next.
 
         Raises OSError as readdir(3) does, and InvalidHandle if the directory has been closed.
         """
@@ -261,29 +258,29 @@ class OpenDirectory:
                 raise InvalidHandle("the folder is closed")
             self._listing = True
         try:
-            left = self._left
-            if left is None:
-                left = self._left = self._begin()
-            for entry in left:
-                if not accept(entry):
-                    self._left = chain((entry,), left)
+            if self._scan is None and not self.buffered:
+                self._scan = os.scandir(self._descriptor)
+            ahead = self._ahead
+            while ahead:
+                if not accept(*ahead[0]):
+                    return
+                del ahead[0]
+            for found in self._scan or ():
+                name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
+                if name in self._hidden:
+                    continue
+                attributes = self._show(found)
+                if attributes is not None and not accept(name, attributes):
+                    ahead.append(Entry(name, attributes))
                     return
             self.buffered = True
-            self._scan, self._left = None, iter(())  # a scan at its end has freed its buffer
+            self._scan = None  # a scan at its end has freed its buffer
         finally:
             with self._lock:
                 self._listing = False
                 last = self._closed
             if last:
                 self._let_go()
-
-    def _begin(self) -> Iterator[Entry]:
-        if self._descriptor is None:
-            return iter(self._first)
-        self._scan = os.scandir(self._descriptor)
-        # Not a generator, which an exception would end: entries after a bad one follow.
-        shown = map(partial(_entry, self._show, self._hidden), self._scan)
-        return chain(self._first, filter(None, shown))
 
     def close(self) -> None:
         """Close the directory after a `take_while` in progress. Never blocks."""
@@ -301,15 +298,3 @@ class OpenDirectory:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._on_close()
-
-
-def _entry(
-    show: Callable[[os.DirEntry[str]], Attributes | None],
-    hidden: frozenset[bytes],
-    found: os.DirEntry[str],
-) -> Entry | None:
-    name = found.name.encode(_ENCODING, "surrogateescape")  # os.fsencode, in one call
-    if name in hidden:
-        return None
-    attributes = show(found)
-    return None if attributes is None else Entry(name, attributes)

@@ -135,9 +135,11 @@ class Openat2Resolver:
             )
         # Shared by all calls, because the kernel only reads them. Keyed by (follow, wait).
         self._how = {
-            (follow, wait): _OpenHow(
-                flags=os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW),
-                resolve=_CONFINED if wait else _CONFINED_CACHED,
+            (follow, wait): ctypes.byref(
+                _OpenHow(
+                    flags=os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW),
+                    resolve=_CONFINED if wait else _CONFINED_CACHED,
+                )
             )
             for follow in (False, True)
             for wait in (False, True)
@@ -145,7 +147,7 @@ class Openat2Resolver:
 
     def resolve(self, root: int, path: bytes, *, follow: bool, wait: bool) -> int:
         """See PathResolver."""
-        how = ctypes.byref(self._how[follow, wait])
+        how = self._how[follow, wait]
         syscall = self._syscall if wait else self._syscall_cached
         for _ in range(_RACE_RETRIES):
             descriptor: int = syscall(_SYS_OPENAT2, root, path or b".", how, _SIZE_OF_HOW)

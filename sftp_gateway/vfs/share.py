@@ -192,17 +192,29 @@ class Share:
         """Attributes of `path`, or of the link itself if it is served as a link."""
         if self._dereferenced:
             return self.stat(path, wait=wait)
-        with self._pin(path, follow=False, wait=wait) as pinned:
+        pinned = self._resolve(path, follow=False, wait=wait)
+        try:
             shown = self._show(pinned, os.fstat(pinned), wait=wait)
             if shown.mode != LINK_MODE or self.links is Links.KEEP:
                 return shown
             target = self._target(path, pinned, wait=wait)
+        except OSError as error:
+            _translate(error)
+            raise
+        finally:
+            os.close(pinned)
         return self._substitute(path, target, wait=wait) or shown
 
     def stat(self, path: bytes, *, wait: bool) -> Attributes:
         """Attributes of `path`, following links."""
-        with self._pin(path, follow=True, wait=wait) as pinned:
+        pinned = self._resolve(path, follow=True, wait=wait)
+        try:
             return self._show(pinned, os.fstat(pinned), wait=wait)
+        except OSError as error:
+            _translate(error)
+            raise
+        finally:
+            os.close(pinned)
 
     def show(self, status: os.stat_result) -> Attributes:
         """The shown attributes for the fstat(2) result of an open file."""
@@ -417,10 +429,14 @@ class Share:
 
     def _pin(self, path: bytes, *, follow: bool, wait: bool) -> _Pinned:
         """Pin `path`. The caller must enter the returned context immediately."""
+        return _Pinned(self._resolve(path, follow=follow, wait=wait))
+
+    def _resolve(self, path: bytes, *, follow: bool, wait: bool) -> int:
+        """Pin `path`; return the descriptor, which the caller has to close."""
         if not wait and not self._local:
             raise would_block()
         try:
-            return _Pinned(self._resolver.resolve(self._root, path, follow=follow, wait=wait))
+            return self._resolver.resolve(self._root, path, follow=follow, wait=wait)
         except OSError as error:
             _translate(error)
             raise

@@ -509,12 +509,12 @@ def _page(
     read: list[bytes] = []
     page: list[Entry] = []
 
-    def take(entry: Entry) -> bool:
+    def take(name: bytes, attributes: Attributes) -> bool:
         if len(read) == _PAGE:
             return False
-        read.append(entry.name)
-        if wanted(entry.name):
-            page.append(entry)
+        read.append(name)
+        if wanted(name):
+            page.append(Entry(name, attributes))
         return True
 
     directory.take_while(take)

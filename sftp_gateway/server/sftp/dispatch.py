@@ -58,8 +58,9 @@ from sftp_gateway.server.limits.quotas import cost_of_file, cost_of_folder
 from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.server.sftp.owners import Owners
+from sftp_gateway.vfs.attributes import Attributes
 from sftp_gateway.vfs.blocking import would_block
-from sftp_gateway.vfs.files import Entry, OpenDirectory, OpenFile
+from sftp_gateway.vfs.files import OpenDirectory, OpenFile
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import ResolvedPath
 
@@ -129,8 +130,8 @@ class Dispatcher:
             raise errors.IsADirectory("a virtual directory")
 
         def run(wait: bool) -> OpenFile:
-            with self._handles.reserve(cost_of_file(resolved.path)) as on_close:
-                return share.open_file(resolved.relative, wait=wait, on_close=on_close)
+            cost = cost_of_file(resolved.path)
+            return self._handles.open(cost, share.open_file, resolved.relative, wait=wait)
 
         def finish(file: Any) -> Response:
             opened = FileHandle(
@@ -292,12 +293,12 @@ class Dispatcher:
 
     def _open_directory(self, resolved: ResolvedPath, *, wait: bool) -> OpenDirectory:
         children = tuple(self._tree.children_of(resolved.node)) if resolved.node else ()
-        with self._handles.reserve(cost_of_folder(resolved.path)) as on_close:
-            if resolved.share is None:
-                return self._tree.open_virtual(children, on_close=on_close)
-            return resolved.share.open_directory(
-                resolved.relative, extra=children, wait=wait, on_close=on_close
-            )
+        cost = cost_of_folder(resolved.path)
+        if resolved.share is None:
+            return self._handles.open(cost, self._tree.open_virtual, children)
+        return self._handles.open(
+            cost, resolved.share.open_directory, resolved.relative, extra=children, wait=wait
+        )
 
     def readdir(self, request: ReaddirRequest, opened: DirectoryHandle) -> Operation:
         """The next names of `opened`; one operation of a directory at a time."""
@@ -407,9 +408,8 @@ def _page(directory: OpenDirectory, owners: Owners) -> _Page:
     room, dots, now = MAX_NAME_LENGTH, 0, time.time()
     uid = gid = -1
 
-    def take(entry: Entry) -> bool:
+    def take(name: bytes, attributes: Attributes) -> bool:
         nonlocal room, dots, uid, gid
-        name, attributes = entry
         if attributes[1] != uid or attributes[2] != gid:
             _, uid, gid, _, _, _ = attributes
             owners.show(uid, gid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sftp_gateway.errors import Denied, FileSystemError, TooManyHandles
 from sftp_gateway.protocol.constants import StatusCode
@@ -20,6 +20,8 @@ from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.server.sftp.status import refusal
+
+_EOF: Final = StatusCode.EOF
 
 
 class Requests:
@@ -67,7 +69,7 @@ class Requests:
             self.refuse(request, error, started, operation)
             return
         self._context.send(packet)
-        end = isinstance(response, StatusResponse) and response.code is StatusCode.EOF
+        end = isinstance(response, StatusResponse) and response.code is _EOF
         self._context.recorder.request(
             request.operation,
             share=operation.share,

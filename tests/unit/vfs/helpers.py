@@ -53,10 +53,10 @@ def take_entries(folder: OpenDirectory, limit: int = 1 << 62) -> list[Entry]:
     """The next entries of an open folder, at most `limit`."""
     found: list[Entry] = []
 
-    def take(entry: Entry) -> bool:
+    def take(name: bytes, attributes: Attributes) -> bool:
         if len(found) == limit:
             return False
-        found.append(entry)
+        found.append(Entry(name, attributes))
         return True
 
     folder.take_while(take)

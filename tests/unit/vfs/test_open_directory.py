@@ -97,8 +97,8 @@ def test_hidden_names_apply_to_disk_entries_only(three_files: Path) -> None:
 def test_a_refused_entry_comes_next(three_files: Path) -> None:
     folder = TrackedFolder(three_files).folder
     refused: list[Entry] = []
-    folder.take_while(lambda entry: bool(refused.append(entry)))
-    folder.take_while(lambda entry: bool(refused.append(entry)))
+    folder.take_while(lambda *entry: bool(refused.append(Entry(*entry))))
+    folder.take_while(lambda *entry: bool(refused.append(Entry(*entry))))
     rest = entries(folder)
     assert refused == [rest[0], rest[0]]
     assert sorted(entry.name for entry in rest) == [b"a", b"b", b"c"]
