@@ -35,10 +35,10 @@ def command(folder: Path, minutes: float) -> list[str | Path]:
     ]  # fmt: skip
 
 
-@pytest.mark.timeout(300)  # half a minute, and what starting and ending takes
-def test_half_a_minute_of_mixed_clients_finds_no_error(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_a_short_run_of_mixed_clients_finds_no_error(tmp_path: Path) -> None:
     ran = subprocess.run(
-        command(tmp_path, 0.5),
+        command(tmp_path, 0.25),
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,
