@@ -27,7 +27,7 @@ from sftp_gateway.observability.history.session_registry import SessionRegistry
 from sftp_gateway.observability.history.writer import HistoryWriter, open_store
 from sftp_gateway.observability.metrics.exposition import Exposition
 from sftp_gateway.observability.metrics.shared_memory import SharedValues
-from sftp_gateway.observability.web.routes import Application
+from sftp_gateway.observability.web.routes import Application, Request, Response
 from sftp_gateway.process import observer
 from sftp_gateway.process.entrypoints import ObserverResources
 from sftp_gateway.sandbox.policy import confine_history
@@ -171,26 +171,34 @@ def _status_app(
     file: Path,
     state: Callable[[], GatewayState | None],
 ) -> Application | None:
-    """The status page, whose templates only the process that serves them loads."""
-    from sftp_gateway.observability.web.app import StatusApp  # noqa: PLC0415
-    from sftp_gateway.observability.web.auth import TokenAuth  # noqa: PLC0415
-    from sftp_gateway.observability.web.page import Sources  # noqa: PLC0415
-
+    """The status page, which is loaded with the first request for it: that takes 10 MiB."""
     settings = snapshot.settings
     if not settings.status.enabled:
         return None
-    options = settings.status
-    return StatusApp(
-        sources=Sources(
-            state=state,
-            registry=registry,
-            history=History(file) if settings.history.enabled else None,
-            version=__version__,
-            temporary=file != settings.history.file.absolute(),
-        ),
-        auth=TokenAuth(token=snapshot.status_token, local=settings.metrics_are_local),
-        token_location=variable("status.token") if options.token else str(token_file(settings)),
-    )
+
+    @functools.cache
+    def app() -> Application:
+        from sftp_gateway.observability.web.app import StatusApp  # noqa: PLC0415
+        from sftp_gateway.observability.web.auth import TokenAuth  # noqa: PLC0415
+        from sftp_gateway.observability.web.page import Sources  # noqa: PLC0415
+
+        options = settings.status
+        return StatusApp(
+            sources=Sources(
+                state=state,
+                registry=registry,
+                history=History(file) if settings.history.enabled else None,
+                version=__version__,
+                temporary=file != settings.history.file.absolute(),
+            ),
+            auth=TokenAuth(token=snapshot.status_token, local=settings.metrics_are_local),
+            token_location=variable("status.token") if options.token else str(token_file(settings)),
+        )
+
+    def answer(request: Request) -> Response:
+        return app()(request)
+
+    return answer
 
 
 def status_address(snapshot: ConfigSnapshot) -> str:

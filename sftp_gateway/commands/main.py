@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -69,9 +70,13 @@ def build_parser(names: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sftp-gateway {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        if name in names:
-            module = import_module(f"{__package__}.{name.replace('-', '_')}")
-            module.add_arguments(command)
+    gc.disable()  # what modules create while they load stays in use
+    try:
+        for name, text in COMMANDS.items():
+            command = commands.add_parser(name, help=text, description=text)
+            if name in names:
+                module = import_module(f"{__package__}.{name.replace('-', '_')}")
+                module.add_arguments(command)
+    finally:
+        gc.enable()
     return parser

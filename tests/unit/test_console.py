@@ -86,3 +86,14 @@ def test_serving_imports_no_console_library(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_loading_serve_starts_no_program_and_no_status_page() -> None:
+    code = (
+        "import sys\n"
+        "sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and print(event))\n"
+        "import sftp_gateway.commands.serve\n"
+        "print({'jinja2', 'sftp_gateway.observability.web.app'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
