@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.test_key_rotation import lets_in, reading, reloaded
 from tests.integration.test_workers import content, workers
-from tests.support.gateway import Gateway, fill, free_port, wait_for
+from tests.support.gateway import TIMEOUT, Gateway, fill, free_port, wait_for
 from tests.support.keys import make_key, public_line
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def learn(gateway: Gateway, known_hosts: Path) -> set[str]:
         return known(known_hosts)
     finally:
         client.terminate()
-        client.wait(10)
+        client.wait(TIMEOUT)
 
 
 def known(known_hosts: Path) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sftp_gateway.system import systemd
+from tests.support.gateway import TIMEOUT
 
 
 @pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
@@ -17,7 +18,7 @@ def test_the_state_is_sent_to_notify_socket(
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(f"\0{path}" if abstract else path)
-        receiver.settimeout(10)
+        receiver.settimeout(TIMEOUT)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{path}" if abstract else path)
         systemd.notify(systemd.READY)
         assert receiver.recv(100) == b"READY=1"

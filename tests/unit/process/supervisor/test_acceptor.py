@@ -10,6 +10,7 @@ import pytest
 from sftp_gateway.process.supervisor.acceptor import _MAX_HELD, Acceptor
 from sftp_gateway.process.supervisor.admission import HOLD, AdmissionPolicy
 from sftp_gateway.settings import Settings
+from tests.support.gateway import TIMEOUT
 
 
 class ManualLoop:
@@ -68,7 +69,7 @@ class Harness:
         self.clients: list[socket.socket] = []
 
     def connect(self) -> socket.socket:
-        self.clients.append(socket.create_connection(self.listener.getsockname(), timeout=5))
+        self.clients.append(socket.create_connection(self.listener.getsockname(), timeout=TIMEOUT))
         self.loop.readable()
         return self.clients[-1]
 

@@ -21,6 +21,7 @@ from sftp_gateway.process.supervisor import control
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.control import PAGE, Client, Control
 from sftp_gateway.settings import Settings
+from tests.support.gateway import TIMEOUT
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ def test_only_root_and_the_gateways_user_are_served(served: ControlledGateway) -
                 os.setuid(65534)
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made:
                     made.connect(path.name)
-                    made.settimeout(5)
+                    made.settimeout(TIMEOUT)
                     status = 0 if made.recv(1) == b"" else 2
             finally:
                 os._exit(status)
