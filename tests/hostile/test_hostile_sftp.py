@@ -183,8 +183,8 @@ async def test_an_incomplete_packet_costs_bounded_memory(
 
 
 @pytest.mark.timeout(400)
-def test_a_million_opens_are_answered_and_cost_no_memory(attacked: Target) -> None:
-    count = 1_000_000
+def test_hundreds_of_thousands_of_opens_are_answered_and_cost_no_memory(attacked: Target) -> None:
+    count = 600_000
     before = attacked.memory()
     with _raw(attacked) as (ssh, take):
         requests = b"".join(encode_open(number, SHARE + b"small") for number in range(count // 100))
