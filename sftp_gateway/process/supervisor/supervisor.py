@@ -39,7 +39,6 @@ from sftp_gateway.observability.metrics.shared_memory import Memory
 from sftp_gateway.process.entrypoints import ObserverResources, ProcessEntrypoints, WorkerResources
 from sftp_gateway.process.loop import Loop
 from sftp_gateway.process.observer import HISTORY_TIMEOUT, LOG_TIMEOUT, OBSERVER, ObserverHandle
-from sftp_gateway.process.runner import release_free_memory
 from sftp_gateway.process.supervisor.acceptor import Acceptor
 from sftp_gateway.process.supervisor.admission import AdmissionPolicy
 from sftp_gateway.process.supervisor.backoff import RestartBackoff
@@ -112,7 +111,6 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # a collection in a child would copy the pages it shares with this process
-        release_free_memory()
         self._loop.on_signals(
             (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD),
             self._handle_signal,
