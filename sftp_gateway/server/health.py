@@ -17,6 +17,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -176,7 +177,7 @@ class ShareMonitor:
             return
         self._checking_mounts.add(share.name)
 
-        def done(future: asyncio.Future[bool]) -> None:
+        def done(future: Future[bool]) -> None:
             self._checking_mounts.discard(share.name)
             if error_of(future) is None and future.result() and share.name in self._probes:
                 self.remounted.add(share.name)
@@ -190,7 +191,7 @@ class ShareMonitor:
             probe = asyncio.get_running_loop().create_future()
             self._probes[share.name] = probe
 
-            def done(future: asyncio.Future[os.statvfs_result]) -> None:
+            def done(future: Future[os.statvfs_result]) -> None:
                 waiting = self._probes.pop(share.name)
                 if future.cancelled():
                     waiting.cancel()

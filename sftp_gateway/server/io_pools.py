@@ -7,6 +7,9 @@ Work that is not done in time is abandoned: its caller gets a TimeoutError, and 
 later is disposed of. The thread stays blocked until the kernel releases it. While all threads of a
 pool are blocked like that, new work is abandoned at once. All work has the same timeout, so the
 oldest is always the next to expire, and one timer serves all pools.
+
+Callers get what is done in the order in which it was done, for at most TURN seconds in each turn of
+the event loop: clients that keep all threads busy do not delay the others.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import asyncio
 import errno
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
+
+from sftp_gateway.server.limits.scheduler import TURN
 
 T = TypeVar("T")
 
@@ -52,7 +59,7 @@ class _Job:
     key: tuple[str, Pool]
     running: Future[Any]
     started: float
-    done: Callable[[asyncio.Future[Any]], None]
+    done: Callable[[Future[Any]], None]
     on_late_result: Callable[[Any], None]
     no_timeout: bool
     abandoned: bool = False
@@ -88,6 +95,9 @@ class IoPools:
         #: Jobs that are neither done nor abandoned, the oldest first.
         self._jobs: dict[_Job, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        #: Jobs that are done, until their callers get them; threads append to it.
+        self._completed: deque[_Job] = deque()
+        self._delivery_scheduled = False
         #: Threads that are blocked for longer than `timeout`.
         self._stuck = dict.fromkeys(self._executors, 0)
 
@@ -96,7 +106,7 @@ class IoPools:
         share: str,
         pool: Pool,
         work: Callable[[], T],
-        done: Callable[[asyncio.Future[T]], None],
+        done: Callable[[Future[T]], None],
         *,
         on_late_result: Callable[[T], None] = lambda result: None,
         no_timeout: bool = False,
@@ -123,9 +133,7 @@ class IoPools:
         )
         self._depth[key] += 1
         self._jobs[job] = None
-        asyncio.wrap_future(running, loop=loop).add_done_callback(
-            lambda future: self._finished(job, future)
-        )
+        running.add_done_callback(lambda _: self._queue(loop, job))
         if self._timer is None and self._timeout != float("inf"):
             self._timer = loop.call_at(job.started + self._timeout, self._abandon_overdue)
 
@@ -134,7 +142,32 @@ class IoPools:
         with suppress(RuntimeError):  # the pools are closed, and the process ends
             self.submit(share, Pool.METADATA, close, lambda future: None, no_timeout=True)
 
-    def _finished(self, job: _Job, future: asyncio.Future[Any]) -> None:
+    def _queue(self, loop: asyncio.AbstractEventLoop, job: _Job) -> None:
+        """Called on the thread that did the work, or on the event loop if it was cancelled."""
+        self._completed.append(job)
+        self._schedule_delivery(loop)
+
+    def _schedule_delivery(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Two threads may both schedule one, of which the second finds nothing.
+        if not self._delivery_scheduled:
+            self._delivery_scheduled = True
+            with suppress(RuntimeError):  # the loop is closed, and the process ends
+                loop.call_soon_threadsafe(self._deliver, loop)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._delivery_scheduled = False  # first: what is appended from now on is scheduled again
+        end = time.perf_counter() + TURN
+        try:
+            while self._completed:
+                self._finish(self._completed.popleft())
+                if time.perf_counter() >= end:
+                    break
+        finally:
+            if self._completed:
+                self._schedule_delivery(loop)
+
+    def _finish(self, job: _Job) -> None:
+        future = job.running
         self._depth[job.key] -= 1
         self._jobs.pop(job, None)
         self._stuck[job.key] -= job.stuck
@@ -158,7 +191,7 @@ class IoPools:
         self._timer = None
 
     def _abandon(self, job: _Job) -> None:
-        if job.running.done():  # `_finished` follows
+        if job.running.done():  # `_finish` follows
             return
         job.stuck = job.no_timeout or not job.running.cancel()
         self._stuck[job.key] += job.stuck
@@ -166,13 +199,11 @@ class IoPools:
             job.abandoned = True
             self._report_abandoned(job.key, job.done)
 
-    def _report_abandoned(
-        self, key: tuple[str, Pool], done: Callable[[asyncio.Future[Any]], None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        future = _timed_out(loop)
+    def _report_abandoned(self, key: tuple[str, Pool], done: Callable[[Future[Any]], None]) -> None:
+        future: Future[Any] = Future()
+        future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
         self._on_done(*key, error_of(future))
-        loop.call_soon(done, future)
+        asyncio.get_running_loop().call_soon(done, future)
 
     def hanging(self, share: str, pool: Pool) -> int:
         """The threads of a pool that have waited for the disk longer than HANG_SECONDS."""
@@ -205,15 +236,7 @@ def lower_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
-def _timed_out(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
-    """The future that `done` gets for abandoned work."""
-    future = loop.create_future()
-    future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
-    future.exception()  # retrieved: the caller need not
-    return future
-
-
-def error_of(future: asyncio.Future[T]) -> Exception | None:
+def error_of(future: Future[T]) -> Exception | None:
     """The error of a finished future. Cancellation (the pools were closed) is an error too."""
     if future.cancelled():
         return OSError("the gateway is stopping")

@@ -132,12 +132,12 @@ class WatchedPools(IoPools):
         share: str,
         pool: Pool,
         work: Callable[[], T],
-        done: Callable[[asyncio.Future[T]], None],
+        done: Callable[[Future[T]], None],
         *,
         on_late_result: Callable[[T], None] = lambda result: None,
         no_timeout: bool = False,
     ) -> None:
-        def reported(future: asyncio.Future[T]) -> None:
+        def reported(future: Future[T]) -> None:
             done(future)
             self._done.set()
 

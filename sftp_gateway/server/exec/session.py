@@ -16,10 +16,10 @@ quotas, log and metrics.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -452,7 +452,7 @@ class CommandSession(BaseSession):
             self._context.pools.close_later(share, partial(discard, result))
 
         def start(resume: Callable[[Callable[[], T]], None]) -> None:
-            def done(future: asyncio.Future[T]) -> None:
+            def done(future: Future[T]) -> None:
                 error = error_of(future)
                 if error is None and self._context.closed:
                     late(future.result())

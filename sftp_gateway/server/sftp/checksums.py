@@ -11,12 +11,12 @@ client that asks wants to know whether the content still matches the name.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -165,7 +165,7 @@ class Checksums:
             on_late_result=lambda _: self._close_file(job),
         )
 
-    def _piece_done(self, job: ChecksumJob, future: asyncio.Future[ChecksumResult | None]) -> None:
+    def _piece_done(self, job: ChecksumJob, future: Future[ChecksumResult | None]) -> None:
         self._running[job.share] -= 1
         error = error_of(future)
         result = None if error is not None else future.result()

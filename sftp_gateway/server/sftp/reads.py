@@ -19,6 +19,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Container
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -64,7 +65,7 @@ class _Read:
     length: int
     started: float
     #: The bytes, once they are there.
-    future: asyncio.Future[memoryview] | None = None
+    future: Future[memoryview] | None = None
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
@@ -185,7 +186,7 @@ class Reads:
             partial(self._done, read),
         )
 
-    def _done(self, read: _Read, future: asyncio.Future[memoryview]) -> None:
+    def _done(self, read: _Read, future: Future[memoryview]) -> None:
         """Answer, if it is this READ's turn, and those that wait for it."""
         read.future = future
         if not read.opened.in_order:
@@ -197,7 +198,7 @@ class Reads:
         if not ordered:
             self._ordered.pop(read.opened, None)
 
-    def _finish(self, read: _Read, future: asyncio.Future[memoryview]) -> None:
+    def _finish(self, read: _Read, future: Future[memoryview]) -> None:
         context, opened = self._context, read.opened
         self._on_threads -= 1
         context.pending -= 1

@@ -5,8 +5,8 @@ READDIRs of one directory are answered in order, all other requests as soon as t
 
 from __future__ import annotations
 
-import asyncio
 import time
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -154,7 +154,7 @@ class Requests:
         operation: Operation,
         started: float,
         directory: DirectoryHandle | None,
-        future: asyncio.Future[Any],
+        future: Future[Any],
     ) -> None:
         self._context.pending -= 1
         error = error_of(future)

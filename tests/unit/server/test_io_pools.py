@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
 
 from sftp_gateway.server.io_pools import IoPools, Pool
+from sftp_gateway.server.limits.scheduler import TURN
 from tests.support.gateway import TIMEOUT
 
 Occupy = Callable[[str, Pool, int], None]
@@ -45,7 +48,7 @@ async def run_in_pool(pools: IoPools, share: str, pool: Pool, work: Callable[[],
     """Submit work; return its result or raise its error, as `done` is given them."""
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-    def done(future: asyncio.Future[object]) -> None:
+    def done(future: Future[object]) -> None:
         assert future.done()
         if (error := future.exception()) is not None:
             told.set_exception(error)
@@ -70,6 +73,43 @@ async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(pools: Io
     assert worker is not threading.current_thread()
     assert isinstance(worker, threading.Thread)
     assert worker.name.startswith("a read")
+
+
+async def test_results_come_back_in_time_slices(pools: IoPools) -> None:
+    turn = 0
+    delivered: list[int] = []
+    executed = threading.Semaphore(0)
+
+    def done(future: Future[None]) -> None:
+        delivered.append(turn)
+        time.sleep(2 * TURN)
+
+    for _ in range(20):
+        pools.submit("a", Pool.READ, executed.release, done)
+    for _ in range(20):
+        assert executed.acquire(timeout=TIMEOUT)
+    async with asyncio.timeout(TIMEOUT):
+        while len(delivered) < 20:
+            await asyncio.sleep(0)
+            turn += 1
+    assert len(set(delivered)) == 20
+
+
+async def test_an_error_of_one_caller_does_not_keep_results_from_others(pools: IoPools) -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda loop, context: reported.append(context))
+
+    def fail(future: Future[None]) -> None:
+        raise ValueError("broken")
+
+    for _ in range(3):
+        pools.submit("a", Pool.READ, lambda: None, fail)
+    assert await run_in_pool(pools, "a", Pool.READ, lambda: 1) == 1
+    async with asyncio.timeout(TIMEOUT):
+        while len(reported) < 3:
+            await asyncio.sleep(0)
+    assert [str(context["exception"]) for context in reported] == ["broken"] * 3
 
 
 async def test_an_error_is_reported_as_one(pools: IoPools) -> None:
