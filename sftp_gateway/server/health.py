@@ -17,11 +17,10 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
-from sftp_gateway.server.io_pools import IoPools, Pool, error_of
+from sftp_gateway.server.io_pools import IoPools, Job, Pool
 from sftp_gateway.vfs.share import Share
 from sftp_gateway.vfs.tree import Tree
 
@@ -177,9 +176,9 @@ class ShareMonitor:
             return
         self._checking_mounts.add(share.name)
 
-        def done(future: Future[bool]) -> None:
+        def done(job: Job[bool]) -> None:
             self._checking_mounts.discard(share.name)
-            if error_of(future) is None and future.result() and share.name in self._probes:
+            if job.error is None and job.result() and share.name in self._probes:
                 self.remounted.add(share.name)
 
         self._pools.submit(share.name, Pool.PROBE, share.left_behind, done, no_timeout=True)
@@ -191,15 +190,15 @@ class ShareMonitor:
             probe = asyncio.get_running_loop().create_future()
             self._probes[share.name] = probe
 
-            def done(future: Future[os.statvfs_result]) -> None:
+            def done(job: Job[os.statvfs_result]) -> None:
                 waiting = self._probes.pop(share.name)
-                if future.cancelled():
+                if job.cancelled:
                     waiting.cancel()
-                elif (error := future.exception()) is not None:
+                elif (error := job.error) is not None:
                     waiting.set_exception(error)
                     waiting.exception()  # retrieved: it may have no waiter any more
                 else:
-                    waiting.set_result(future.result())
+                    waiting.set_result(job.result())
 
             self._pools.submit(
                 share.name, Pool.PROBE, lambda: self._check(share), done, no_timeout=True

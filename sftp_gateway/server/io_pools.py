@@ -21,11 +21,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, Generic, TypeVar, cast
 
 from sftp_gateway.server.limits.scheduler import TURN
 
@@ -52,18 +51,135 @@ _NICE: Final = 10
 HANG_SECONDS: Final = 10.0
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Job:
-    """Submitted work; `started` is in the event loop's time."""
+class Job(Generic[T]):
+    """Submitted work; its caller gets it back with the result or the error."""
 
-    key: tuple[str, Pool]
-    running: Future[Any]
-    started: float
-    done: Callable[[Future[Any]], None]
-    on_late_result: Callable[[Any], None]
-    no_timeout: bool
-    abandoned: bool = False
-    stuck: bool = False
+    __slots__ = (
+        "_result",
+        "abandoned",
+        "cancelled",
+        "deliver",
+        "error",
+        "executed",
+        "key",
+        "no_timeout",
+        "on_late_result",
+        "running",
+        "started",
+        "stuck",
+        "work",
+    )
+
+    def __init__(
+        self,
+        key: tuple[str, Pool],
+        work: Callable[[], T],
+        deliver: Callable[[Job[T]], None],
+        on_late_result: Callable[[T], None],
+        *,
+        no_timeout: bool,
+        started: float,
+    ) -> None:
+        """`started` is in the event loop's time."""
+        self.key = key
+        self.work = work
+        self.deliver = deliver
+        self.on_late_result = on_late_result
+        self.no_timeout = no_timeout
+        self.started = started
+        #: Whether a thread has begun and ended it.
+        self.running = self.executed = False
+        #: Whether its caller already got a TimeoutError, and whether it keeps a thread blocked.
+        self.abandoned = self.stuck = False
+        #: Whether no thread began it because the pools were closed.
+        self.cancelled = False
+        self.error: Exception | None = None
+        self._result: T | None = None
+
+    def execute(self) -> None:
+        """Do the work; on a thread."""
+        try:
+            self._result = self.work()
+        except Exception as error:
+            self.error = error
+        except BaseException as error:
+            self.error = OSError(str(error))
+        self.executed = True
+
+    def result(self) -> T:
+        """What the work returned; raises what it raised."""
+        if self.error is not None:
+            raise self.error
+        return cast(T, self._result)
+
+
+class _Threads:
+    """The threads of one pool. `done` is called with each executed job, on its thread.
+
+    A ThreadPoolExecutor and its futures would make 25 objects for each job. A garbage collection
+    that finds those of thousands of waiting requests stops all clients for 10 ms.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        done: Callable[[Job[Any]], None],
+        *,
+        initialize: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._most = most
+        self._done = done
+        self._initialize = initialize
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, job: Job[Any], *, depth: int) -> None:
+        """Have a thread execute `job`; with it, `depth` jobs are not done."""
+        if self._closed:
+            raise RuntimeError("the pools are closed")
+        self._jobs.put(job)
+        if len(self._threads) < min(depth, self._most):
+            name = f"{self._name}_{len(self._threads)}"
+            thread = threading.Thread(target=self._execute_jobs, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def withdraw(self, job: Job[Any]) -> bool:
+        """Have no thread begin `job`; returns False if one has."""
+        with self._lock:
+            job.cancelled = not job.running
+        return job.cancelled
+
+    def close(self) -> Iterable[Job[Any]]:
+        """Begin no more jobs; returns those that were not begun."""
+        self._closed = True
+        withdrawn = []
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None and not job.cancelled and self.withdraw(job):
+                withdrawn.append(job)
+        for _ in self._threads:
+            self._jobs.put(None)
+        return withdrawn
+
+    def join(self) -> None:
+        """Wait for the threads to end, after `close`."""
+        for thread in self._threads:
+            thread.join()
+
+    def _execute_jobs(self) -> None:
+        self._initialize()
+        while (job := self._jobs.get()) is not None:
+            with self._lock:
+                job.running = not job.cancelled
+            if job.running:
+                job.execute()
+                self._done(job)
+            del job  # before it waits: its result may be big
 
 
 class IoPools:
@@ -80,102 +196,95 @@ class IoPools:
 
         `on_done` gets the error, or None, of each piece of work that is done or abandoned.
         """
-        self._executors = {
-            (share, pool): ThreadPoolExecutor(
+        self._threads = {
+            (share, pool): _Threads(
+                f"{share} {pool}",
                 THREADS[pool],
-                thread_name_prefix=f"{share} {pool}",
-                initializer=lower_priority if pool is Pool.CHECKSUM else None,
+                self._queue,
+                **({"initialize": lower_priority} if pool is Pool.CHECKSUM else {}),
             )
             for share in shares
             for pool in Pool
         }
-        self._depth = dict.fromkeys(self._executors, 0)
+        self._depth = dict.fromkeys(self._threads, 0)
         self._timeout = timeout
         self._on_done = on_done
         #: Jobs that are neither done nor abandoned, the oldest first.
-        self._jobs: dict[_Job, None] = {}
+        self._jobs: dict[Job[Any], None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: Jobs that are done, until their callers get them; threads append to it.
-        self._completed: deque[_Job] = deque()
+        self._executed: deque[Job[Any]] = deque()
         self._delivery_scheduled = False
         #: Threads that are blocked for longer than `timeout`.
-        self._stuck = dict.fromkeys(self._executors, 0)
+        self._stuck = dict.fromkeys(self._threads, 0)
 
     def submit(
         self,
         share: str,
         pool: Pool,
         work: Callable[[], T],
-        done: Callable[[Future[T]], None],
+        done: Callable[[Job[T]], None],
         *,
         on_late_result: Callable[[T], None] = lambda result: None,
         no_timeout: bool = False,
     ) -> None:
         """Run `work` on a thread of the pool; then call `done` on the event loop.
 
-        `done` gets a finished future with the result or the error, which is TimeoutError for
-        abandoned work. A result that comes after that goes to `on_late_result`. Work with
-        `no_timeout` is never abandoned; the caller bounds how much of it there is.
+        `done` gets a job with the result or the error, which is TimeoutError for abandoned work. A
+        result that comes after that goes to `on_late_result`. Work with `no_timeout` is never
+        abandoned; the caller bounds how much of it there is.
         """
         key = (share, pool)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        job = Job(key, work, done, on_late_result, no_timeout=no_timeout, started=loop.time())
         if self._stuck[key] >= THREADS[pool] and not no_timeout:
-            self._report_abandoned(key, done)
+            self._report_abandoned(job)
             return
-        running = self._executors[key].submit(work)
-        job = _Job(
-            key=key,
-            running=running,
-            started=loop.time(),
-            done=done,
-            on_late_result=on_late_result,
-            no_timeout=no_timeout,
-        )
+        self._threads[key].submit(job, depth=self._depth[key] + 1)
         self._depth[key] += 1
         self._jobs[job] = None
-        running.add_done_callback(lambda _: self._queue(loop, job))
         if self._timer is None and self._timeout != float("inf"):
             self._timer = loop.call_at(job.started + self._timeout, self._abandon_overdue)
 
     def close_later(self, share: str, close: Callable[[], None]) -> None:
         """Have a thread call `close`: on FUSE, close(2) waits for the file system."""
         with suppress(RuntimeError):  # the pools are closed, and the process ends
-            self.submit(share, Pool.METADATA, close, lambda future: None, no_timeout=True)
+            self.submit(share, Pool.METADATA, close, lambda job: None, no_timeout=True)
 
-    def _queue(self, loop: asyncio.AbstractEventLoop, job: _Job) -> None:
-        """Called on the thread that did the work, or on the event loop if it was cancelled."""
-        self._completed.append(job)
-        self._schedule_delivery(loop)
+    def _queue(self, job: Job[Any]) -> None:
+        """Have `job` delivered; on any thread."""
+        self._executed.append(job)
+        self._schedule_delivery()
 
-    def _schedule_delivery(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule_delivery(self) -> None:
         # Two threads may both schedule one, of which the second finds nothing.
-        if not self._delivery_scheduled:
+        if not self._delivery_scheduled and self._loop is not None:
             self._delivery_scheduled = True
             with suppress(RuntimeError):  # the loop is closed, and the process ends
-                loop.call_soon_threadsafe(self._deliver, loop)
+                self._loop.call_soon_threadsafe(self._deliver)
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _deliver(self) -> None:
         self._delivery_scheduled = False  # first: what is appended from now on is scheduled again
         end = time.perf_counter() + TURN
         try:
-            while self._completed:
-                self._finish(self._completed.popleft())
+            while self._executed:
+                self._finish(self._executed.popleft())
                 if time.perf_counter() >= end:
                     break
         finally:
-            if self._completed:
-                self._schedule_delivery(loop)
+            if self._executed:
+                self._schedule_delivery()
 
-    def _finish(self, job: _Job) -> None:
-        future = job.running
+    def _finish(self, job: Job[Any]) -> None:
         self._depth[job.key] -= 1
         self._jobs.pop(job, None)
         self._stuck[job.key] -= job.stuck
         if not job.abandoned:
-            self._on_done(*job.key, error_of(future))
-            job.done(future)
-        elif error_of(future) is None:
-            job.on_late_result(future.result())
+            self._on_done(*job.key, job.error)
+            job.deliver(job)
+        elif job.executed and job.error is None:
+            job.on_late_result(job.result())
 
     def _abandon_overdue(self) -> None:
         """Abandon the jobs that are due, and set the timer for the next."""
@@ -190,20 +299,28 @@ class IoPools:
             self._abandon(job)
         self._timer = None
 
-    def _abandon(self, job: _Job) -> None:
-        if job.running.done():  # `_finish` follows
+    def _abandon(self, job: Job[Any]) -> None:
+        if job.executed:  # `_finish` follows
             return
-        job.stuck = job.no_timeout or not job.running.cancel()
+        if job.no_timeout:
+            job.stuck = True
+        elif self._threads[job.key].withdraw(job):
+            self._queue(job)
+        else:
+            job.stuck = True
         self._stuck[job.key] += job.stuck
         if not job.no_timeout:
             job.abandoned = True
-            self._report_abandoned(job.key, job.done)
+            self._report_abandoned(job)
 
-    def _report_abandoned(self, key: tuple[str, Pool], done: Callable[[Future[Any]], None]) -> None:
-        future: Future[Any] = Future()
-        future.set_exception(TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time"))
-        self._on_done(*key, error_of(future))
-        asyncio.get_running_loop().call_soon(done, future)
+    def _report_abandoned(self, job: Job[Any]) -> None:
+        """Deliver a TimeoutError in place of the result."""
+        report = Job(
+            job.key, job.work, job.deliver, job.on_late_result, no_timeout=False, started=0
+        )
+        report.error = TimeoutError(errno.ETIMEDOUT, "the disk did not answer in time")
+        self._on_done(*job.key, report.error)
+        asyncio.get_running_loop().call_soon(job.deliver, report)
 
     def hanging(self, share: str, pool: Pool) -> int:
         """The threads of a pool that have waited for the disk longer than HANG_SECONDS."""
@@ -212,7 +329,7 @@ class IoPools:
         for job in self._jobs:
             if now - job.started < HANG_SECONDS:
                 break
-            count += job.key == key and job.running.running()
+            count += job.key == key and job.running and not job.executed
         return count
 
     def depths(self) -> Mapping[tuple[str, str], int]:
@@ -224,8 +341,10 @@ class IoPools:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for executor in self._executors.values():
-            executor.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            for job in threads.close():
+                job.error = OSError("the gateway is stopping")
+                self._queue(job)
 
 
 def lower_priority() -> None:
@@ -234,11 +353,3 @@ def lower_priority() -> None:
     On Linux, each thread has a niceness of its own (setpriority(2)).
     """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-def error_of(future: Future[T]) -> Exception | None:
-    """The error of a finished future. Cancellation (the pools were closed) is an error too."""
-    if future.cancelled():
-        return OSError("the gateway is stopping")
-    error = future.exception()
-    return error if error is None or isinstance(error, Exception) else OSError(str(error))

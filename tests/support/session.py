@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sftp_gateway.observability.access_log import events
 from sftp_gateway.observability.access_log.log import AccessLog
 from sftp_gateway.server.handles import HandleTable
-from sftp_gateway.server.io_pools import IoPools, Pool
+from sftp_gateway.server.io_pools import IoPools, Job, Pool
 from sftp_gateway.server.limits.bandwidth import BandwidthLimiter
 from sftp_gateway.server.limits.quotas import DescriptorAllotment, HandleOwner, Quotas
 from sftp_gateway.server.limits.scheduler import Scheduler, TimeSlice
@@ -132,13 +132,13 @@ class WatchedPools(IoPools):
         share: str,
         pool: Pool,
         work: Callable[[], T],
-        done: Callable[[Future[T]], None],
+        done: Callable[[Job[T]], None],
         *,
         on_late_result: Callable[[T], None] = lambda result: None,
         no_timeout: bool = False,
     ) -> None:
-        def reported(future: Future[T]) -> None:
-            done(future)
+        def reported(job: Job[T]) -> None:
+            done(job)
             self._done.set()
 
         def come(result: T) -> None:
@@ -149,8 +149,8 @@ class WatchedPools(IoPools):
 
     def close(self) -> None:
         super().close()
-        for executor in self._executors.values():
-            executor.shutdown(wait=True)
+        for threads in self._threads.values():
+            threads.join()
 
     async def idle(self) -> None:
         async with asyncio.timeout(TIMEOUT):

@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -40,7 +39,7 @@ from sftp_gateway.protocol.responses import (
     Response,
 )
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
-from sftp_gateway.server.io_pools import Pool, error_of
+from sftp_gateway.server.io_pools import Job, Pool
 from sftp_gateway.server.sftp.checksums import ChecksumJob, ChecksumResult
 from sftp_gateway.server.sftp.context import FLUSH_BYTES, BaseSession, SessionContext
 from sftp_gateway.server.sftp.dispatch import Dispatcher
@@ -452,12 +451,12 @@ class CommandSession(BaseSession):
             self._context.pools.close_later(share, partial(discard, result))
 
         def start(resume: Callable[[Callable[[], T]], None]) -> None:
-            def done(future: Future[T]) -> None:
-                error = error_of(future)
+            def done(job: Job[T]) -> None:
+                error = job.error
                 if error is None and self._context.closed:
-                    late(future.result())
+                    late(job.result())
                 elif error is None:
-                    resume(future.result)
+                    resume(job.result)
                 else:
                     resume(partial(_raise, error))
 

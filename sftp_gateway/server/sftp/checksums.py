@@ -16,7 +16,6 @@ import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -24,7 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from sftp_gateway.errors import FileSystemError
 from sftp_gateway.server.handles import FileHandle
-from sftp_gateway.server.io_pools import THREADS, IoPools, Pool, error_of
+from sftp_gateway.server.io_pools import THREADS, IoPools, Job, Pool
 from sftp_gateway.server.sftp.operations import Operation
 from sftp_gateway.vfs.files import OpenFile
 
@@ -161,14 +160,14 @@ class Checksums:
             job.share,
             Pool.CHECKSUM,
             partial(next, job.pieces),
-            lambda future: self._piece_done(job, future),
+            lambda piece: self._piece_done(job, piece),
             on_late_result=lambda _: self._close_file(job),
         )
 
-    def _piece_done(self, job: ChecksumJob, future: Future[ChecksumResult | None]) -> None:
+    def _piece_done(self, job: ChecksumJob, piece: Job[ChecksumResult | None]) -> None:
         self._running[job.share] -= 1
-        error = error_of(future)
-        result = None if error is not None else future.result()
+        error = piece.error
+        result = None if error is not None else piece.result()
         if job.cancelled:
             if not isinstance(error, TimeoutError):
                 self._close_file(job)

@@ -19,7 +19,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Container
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -35,7 +34,7 @@ from sftp_gateway.protocol.requests import (
 from sftp_gateway.protocol.responses import DATA_HEADER, StatusResponse
 from sftp_gateway.protocol.wire import UINT32
 from sftp_gateway.server.handles import FileHandle
-from sftp_gateway.server.io_pools import Pool, error_of
+from sftp_gateway.server.io_pools import Job, Pool
 from sftp_gateway.server.sftp.client_versions import ATTRIBUTES_EXPIRE
 from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.requests import Requests
@@ -65,7 +64,7 @@ class _Read:
     length: int
     started: float
     #: The bytes, once they are there.
-    future: Future[memoryview] | None = None
+    job: Job[memoryview] | None = None
 
     def run(self) -> memoryview:
         """Wait for the bytes."""
@@ -186,27 +185,27 @@ class Reads:
             partial(self._done, read),
         )
 
-    def _done(self, read: _Read, future: Future[memoryview]) -> None:
+    def _done(self, read: _Read, job: Job[memoryview]) -> None:
         """Answer, if it is this READ's turn, and those that wait for it."""
-        read.future = future
+        read.job = job
         if not read.opened.in_order:
-            self._finish(read, future)
+            self._finish(read, job)
             return
         ordered = self._ordered[read.opened]
-        while ordered and (first := ordered[0].future) is not None:
+        while ordered and (first := ordered[0].job) is not None:
             self._finish(ordered.popleft(), first)
         if not ordered:
             self._ordered.pop(read.opened, None)
 
-    def _finish(self, read: _Read, future: Future[memoryview]) -> None:
+    def _finish(self, read: _Read, job: Job[memoryview]) -> None:
         context, opened = self._context, read.opened
         self._on_threads -= 1
         context.pending -= 1
         opened.pending -= 1
-        error = error_of(future)
+        error = job.error
         if context.closed:
             return
-        data = memoryview(b"") if error is not None else future.result()
+        data = memoryview(b"") if error is not None else job.result()
         count = len(data)
         if error is None and count < read.length and opened.is_truncated_at(read.offset + count):
             error = Truncated("shorter than it was")

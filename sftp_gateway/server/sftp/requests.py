@@ -6,7 +6,6 @@ READDIRs of one directory are answered in order, all other requests as soon as t
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from sftp_gateway.protocol.constants import StatusCode
 from sftp_gateway.protocol.requests import ReaddirRequest, Request
 from sftp_gateway.protocol.responses import StatusResponse
 from sftp_gateway.server.handles import DirectoryHandle, FileHandle
-from sftp_gateway.server.io_pools import Pool, error_of
+from sftp_gateway.server.io_pools import Job, Pool
 from sftp_gateway.server.sftp.context import SessionContext
 from sftp_gateway.server.sftp.dispatch import Dispatcher
 from sftp_gateway.server.sftp.operations import Operation
@@ -143,8 +142,8 @@ class Requests:
         self._context.pools.submit(
             operation.share.name,
             Pool.METADATA,
-            lambda: operation.run(wait=True),
-            lambda future: self._finish(request, operation, started, directory, future),
+            partial(operation.run, wait=True),
+            partial(self._finish, request, operation, started, directory),
             on_late_result=partial(self._discard_later, operation),
         )
 
@@ -154,20 +153,20 @@ class Requests:
         operation: Operation,
         started: float,
         directory: DirectoryHandle | None,
-        future: Future[Any],
+        job: Job[Any],
     ) -> None:
         self._context.pending -= 1
-        error = error_of(future)
+        error = job.error
         if self._context.closed:
             if error is None:
-                operation.discard(future.result())
+                operation.discard(job.result())
             return
         if error is not None:
             if isinstance(error, TimeoutError):
                 operation.give_up()
             self.refuse(request, error, started, operation)
         else:
-            self._answer(request, operation, future.result(), started)
+            self._answer(request, operation, job.result(), started)
         if directory is not None:
             self._list_next(directory)
         self._context.resume(directory)

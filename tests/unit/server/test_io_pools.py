@@ -6,11 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 
 import pytest
 
-from sftp_gateway.server.io_pools import IoPools, Pool
+from sftp_gateway.server.io_pools import IoPools, Job, Pool
 from sftp_gateway.server.limits.scheduler import TURN
 from tests.support.gateway import TIMEOUT
 
@@ -39,7 +38,7 @@ def occupy(pools: IoPools, gate: threading.Event) -> Occupy:
 
     def submit(share: str, pool: Pool, count: int) -> None:
         for _ in range(count):
-            pools.submit(share, pool, lambda: gate.wait(TIMEOUT), lambda future: None)
+            pools.submit(share, pool, lambda: gate.wait(TIMEOUT), lambda job: None)
 
     return submit
 
@@ -48,12 +47,11 @@ async def run_in_pool(pools: IoPools, share: str, pool: Pool, work: Callable[[],
     """Submit work; return its result or raise its error, as `done` is given them."""
     told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
-    def done(future: Future[object]) -> None:
-        assert future.done()
-        if (error := future.exception()) is not None:
+    def done(job: Job[object]) -> None:
+        if (error := job.error) is not None:
             told.set_exception(error)
         else:
-            told.set_result(future.result())
+            told.set_result(job.result())
 
     pools.submit(share, pool, work, done)
     async with asyncio.timeout(TIMEOUT):
@@ -66,7 +64,7 @@ async def test_work_runs_on_a_thread_and_is_reported_on_the_event_loop(pools: Io
         "a",
         Pool.READ,
         threading.current_thread,
-        lambda future: reported.set_result(threading.current_thread()),
+        lambda job: reported.set_result(threading.current_thread()),
     )
     assert await reported is threading.current_thread()
     worker = await run_in_pool(pools, "a", Pool.READ, threading.current_thread)
@@ -80,7 +78,7 @@ async def test_results_come_back_in_time_slices(pools: IoPools) -> None:
     delivered: list[int] = []
     executed = threading.Semaphore(0)
 
-    def done(future: Future[None]) -> None:
+    def done(job: Job[None]) -> None:
         delivered.append(turn)
         time.sleep(2 * TURN)
 
@@ -100,7 +98,7 @@ async def test_an_error_of_one_caller_does_not_keep_results_from_others(pools: I
     reported: list[dict[str, object]] = []
     loop.set_exception_handler(lambda loop, context: reported.append(context))
 
-    def fail(future: Future[None]) -> None:
+    def fail(job: Job[None]) -> None:
         raise ValueError("broken")
 
     for _ in range(3):
@@ -166,7 +164,7 @@ async def test_close_cancels_queued_work_without_waiting(pools: IoPools, occupy:
         "a",
         Pool.METADATA,
         lambda: None,
-        lambda future: cancelled.set_result(future.cancelled()),
+        lambda job: cancelled.set_result(job.cancelled),
     )
     pools.close()
     assert await cancelled
@@ -199,7 +197,7 @@ async def test_slow_work_is_abandoned_and_its_result_comes_late(
         "a",
         Pool.READ,
         work,
-        lambda future: told.set_result(future.exception()),  # a second call would raise
+        lambda job: told.set_result(job.error),  # a second call would raise
         on_late_result=late.set_result,
     )
     async with asyncio.timeout(TIMEOUT):
@@ -253,7 +251,7 @@ async def test_work_without_timeout_is_never_abandoned(
         "a",
         Pool.METADATA,
         lambda: gate.wait(TIMEOUT),
-        lambda future: told.set_result(future.result()),
+        lambda job: told.set_result(job.result()),
         no_timeout=True,
     )
     # All later work was abandoned, as this work would have been.
