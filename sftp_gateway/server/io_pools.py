@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar, cast
 
 from sftp_gateway.server.limits.scheduler import TURN
@@ -55,6 +55,7 @@ class Job(Generic[T]):
     """Submitted work; its caller gets it back with the result or the error."""
 
     __slots__ = (
+        "__weakref__",
         "_result",
         "abandoned",
         "cancelled",
@@ -101,7 +102,8 @@ class Job(Generic[T]):
         try:
             self._result = self.work()
         except Exception as error:
-            self.error = error
+            # Without this frame, which has the job: that would be a reference cycle.
+            self.error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         except BaseException as error:
             self.error = OSError(str(error))
         self.executed = True
@@ -141,12 +143,20 @@ class _Threads:
         """Have a thread execute `job`; with it, `depth` jobs are not done."""
         if self._closed:
             raise RuntimeError("the pools are closed")
-        self._jobs.put(job)
         if len(self._threads) < min(depth, self._most):
-            name = f"{self._name}_{len(self._threads)}"
-            thread = threading.Thread(target=self._execute_jobs, name=name, daemon=True)
-            self._threads.append(thread)
+            self._start_thread()
+        self._jobs.put(job)
+
+    def _start_thread(self) -> None:
+        name = f"{self._name}_{len(self._threads)}"
+        thread = threading.Thread(target=self._execute_jobs, name=name, daemon=True)
+        try:
             thread.start()
+        except RuntimeError:  # the system allows no more; those that there are will do
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def withdraw(self, job: Job[Any]) -> bool:
         """Have no thread begin `job`; returns False if one has."""
@@ -158,10 +168,11 @@ class _Threads:
         """Begin no more jobs; returns those that were not begun."""
         self._closed = True
         withdrawn = []
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None and not job.cancelled and self.withdraw(job):
-                withdrawn.append(job)
+        with suppress(Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None and not job.cancelled and self.withdraw(job):
+                    withdrawn.append(job)
         for _ in self._threads:
             self._jobs.put(None)
         return withdrawn
@@ -280,11 +291,14 @@ class IoPools:
         self._depth[job.key] -= 1
         self._jobs.pop(job, None)
         self._stuck[job.key] -= job.stuck
+        deliver, on_late_result = job.deliver, job.on_late_result
+        # Whoever keeps the job is often part of them: that would be a reference cycle.
+        del job.work, job.deliver, job.on_late_result
         if not job.abandoned:
             self._on_done(*job.key, job.error)
-            job.deliver(job)
+            deliver(job)
         elif job.executed and job.error is None:
-            job.on_late_result(job.result())
+            on_late_result(job.result())
 
     def _abandon_overdue(self) -> None:
         """Abandon the jobs that are due, and set the timer for the next."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -108,6 +110,42 @@ async def test_an_error_of_one_caller_does_not_keep_results_from_others(pools: I
         while len(reported) < 3:
             await asyncio.sleep(0)
     assert [str(context["exception"]) for context in reported] == ["broken"] * 3
+
+
+class _Keeping:
+    """Work that keeps its job, as a READ does."""
+
+    job: Job[None] | None = None
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+
+    def run(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def done(self, job: Job[None]) -> None:
+        self.job = job
+
+
+@pytest.mark.parametrize("error", [None, OSError("broken")])
+async def test_a_job_leaves_no_garbage(pools: IoPools, error: Exception | None) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        keeping = _Keeping(error)
+        pools.submit("a", Pool.READ, keeping.run, keeping.done)
+        async with asyncio.timeout(TIMEOUT):
+            while keeping.job is None:
+                await asyncio.sleep(0)
+        if error is not None:
+            error.__traceback__ = None  # its frames are those of the work
+        gone = weakref.ref(keeping.job)
+        del keeping
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_an_error_is_reported_as_one(pools: IoPools) -> None:
