@@ -97,7 +97,11 @@ class PacketConnection(asyncssh.SSHServerConnection):
         super().__init__(loop, options)
         self._own_packet_layer = own_packet_layer
         self._last_received = 0.0
-        self._batch = _Batch()
+        # Data of one channel from several packets, delivered as one piece: many small requests that
+        # arrive together are answered with full packets and one write.
+        self._receiver: SSHChannel[bytes] | None = None
+        self._received: list[bytes] = []
+        self._received_length = 0
         self.time_slice = TimeSlice(scheduler, self._take_turn)
         self._waiting: dict[TurnTaker, None] = {}
         self._writing_paused = False
@@ -334,7 +338,7 @@ class PacketConnection(asyncssh.SSHServerConnection):
         data = self._inpbuf
         sealed, start, end = memoryview(data), 0, len(data)
         foreign = False
-        batch, used_up = self._batch, self.time_slice.used_up
+        used_up = self.time_slice.used_up
         while end - start >= LENGTH and not (start and used_up()):
             seq = self._recv_seq
             length = cipher.length(seq, data[start : start + LENGTH])
@@ -346,18 +350,18 @@ class PacketConnection(asyncssh.SSHServerConnection):
             if packet is None:
                 foreign = True
                 break
-            if not self._accept(packet, batch):
+            if not self._accept(packet):
                 cipher.unread()
                 foreign = True
                 break
             self._recv_seq = (seq + 1) & 0xFFFFFFFF
             start = stop
         self._inpbuf = data[start:]
-        batch.deliver()
+        self._deliver()
         # Not if a packet has closed the connection.
         return foreign and self._transport is not None
 
-    def _accept(self, packet: bytes, batch: _Batch) -> bool:
+    def _accept(self, packet: bytes) -> bool:
         """Handle a packet, given without `packet_length`, if it is one of the two kinds."""
         if len(packet) < _CHANNEL_HEADER.size:
             return False
@@ -370,7 +374,14 @@ class PacketConnection(asyncssh.SSHServerConnection):
         if kind == MSG_CHANNEL_DATA:
             if _CHANNEL_HEADER.size + number != end:
                 return False
-            return batch.add(channel, packet[_CHANNEL_HEADER.size : end])
+            if channel is not self._receiver:
+                self._deliver()
+                self._receiver = channel
+            if self._received_length + number > channel._recv_window:
+                return False
+            self._received_length += number
+            self._received.append(packet[_CHANNEL_HEADER.size : end])
+            return True
         if kind == MSG_CHANNEL_WINDOW_ADJUST and end == _CHANNEL_HEADER.size:
             channel._send_window += number
             if channel._send_buf:
@@ -378,37 +389,12 @@ class PacketConnection(asyncssh.SSHServerConnection):
             return True
         return False
 
-
-class _Batch:
-    """Data of one channel from several packets, delivered as one piece.
-
-    Many small requests that arrive together are answered with full packets and one write.
-    """
-
-    __slots__ = ("_channel", "_length", "_pieces")
-
-    def __init__(self) -> None:
-        self._channel: SSHChannel[bytes] | None = None
-        self._length = 0
-        self._pieces: list[bytes] = []
-
-    def add(self, channel: SSHChannel[bytes], data: bytes) -> bool:
-        """Add `data`; False if it exceeds the channel's window."""
-        if channel is not self._channel:
-            self.deliver()
-            self._channel = channel
-        if self._length + len(data) > channel._recv_window:
-            return False
-        self._length += len(data)
-        self._pieces.append(data)
-        return True
-
-    def deliver(self) -> None:
-        """Pass the data to the channel."""
-        channel, pieces = self._channel, self._pieces
+    def _deliver(self) -> None:
+        """Pass what was received to its channel."""
+        channel, pieces = self._receiver, self._received
         if channel is None:
             return
-        self._channel, self._pieces, self._length = None, [], 0
+        self._receiver, self._received, self._received_length = None, [], 0
         if pieces and channel._recv_state == "open":
             channel._accept_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 

@@ -102,15 +102,13 @@ class SftpSession(BaseSession):
         if self._context.closed or self._finishing:
             return
         try:
-            self._queue(self._frames.feed(data))
+            frames = self._frames.feed(data)
         except ProtocolError as error:
             self._end(error)
             return
-        self.pump()
-
-    def _queue(self, frames: list[bytes]) -> None:
-        self._backlog.extend(frames)
+        self._backlog += frames
         self._backlog_bytes += sum(map(len, frames))
+        self.pump()
 
     def pause_writing(self) -> None:
         """The channel or the socket has enough to send."""
@@ -208,7 +206,8 @@ class SftpSession(BaseSession):
             if context.outgoing.length >= FLUSH_BYTES:
                 context.flush()
             if not self._backlog and self._frames.more:
-                self._queue(self._frames.feed())
+                self._backlog += (frames := self._frames.feed())
+                self._backlog_bytes += sum(map(len, frames))
             if self._backlog and self._time_slice.used_up():
                 self._channel.wait_turn()
                 break
