@@ -363,7 +363,7 @@ class Served:
     @property
     def room_taken(self) -> int:
         """The number of handles that are open, or being opened or closed."""
-        return self.quotas._handles.total()
+        return sum(self.quotas._handles.values())
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The access log's lines of one kind; ends the log."""

@@ -12,7 +12,6 @@ quarter to the next.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -90,38 +89,37 @@ class Quota:
         #: Guaranteed to each connection.
         self.guaranteed = max(1, capacity // 3 // connections)
         self._free = capacity - connections * self.guaranteed
-        self._held: Counter[HandleOwner] = Counter()
+        self._held: dict[HandleOwner, int] = {}
         self._total = 0
         #: Held of the shared part, by user.
-        self._shared: Counter[str] = Counter()
+        self._shared: dict[str, int] = {}
 
     def check(self, owner: HandleOwner, amount: int) -> None:
         """Raise TooManyHandles if `owner` may not hold `amount` more."""
-        held, limit = self._held[owner], self.limit(owner)
+        held, limit = self._held.get(owner, 0), self.limit(owner)
         if held + amount > limit:
             raise TooManyHandles(self._reason, used=held, limit=limit)
 
     def limit(self, owner: HandleOwner) -> int:
         """The amount that `owner` may hold now."""
-        beyond = self._above_guarantee(self._held[owner])
-        of_user = self._shared[owner.user]
+        held = self._held.get(owner, 0)
+        beyond = max(0, held - self.guaranteed)
+        of_user = self._shared.get(owner.user, 0)
         left_to_user = (self._free + of_user) * 3 // 4 - of_user
         shared = max(0, left_to_user + beyond) * 3 // 4
         # Closed connections may still hold descriptors, if a disk hangs.
         left = self._capacity - self._total
-        return min(self.guaranteed + shared, self._held[owner] + left)
+        return min(self.guaranteed + shared, held + left)
 
     def add(self, owner: HandleOwner, amount: int) -> None:
         """Add `amount`, which may be negative, to what `owner` holds."""
-        held = self._held[owner]
-        shared = self._above_guarantee(held + amount) - self._above_guarantee(held)
+        held = self._held.get(owner, 0)
+        shared = max(self.guaranteed, held + amount) - max(self.guaranteed, held)
         _add(self._held, owner, amount)
-        _add(self._shared, owner.user, shared)
-        self._free -= shared
         self._total += amount
-
-    def _above_guarantee(self, held: int) -> int:
-        return max(0, held - self.guaranteed)
+        if shared:
+            _add(self._shared, owner.user, shared)
+            self._free -= shared
 
 
 class Quotas:
@@ -133,7 +131,7 @@ class Quotas:
         """`max_handles` limits each connection; `memory` is in bytes."""
         connections = max(1, division.connections)
         self._max_handles = max_handles
-        self._handles: Counter[HandleOwner] = Counter()
+        self._handles: dict[HandleOwner, int] = {}
         self._descriptors = Quota(
             "descriptor_quota", capacity=division.handles, connections=connections
         )
@@ -148,7 +146,7 @@ class Quotas:
         Raises TooManyHandles if it is more than `owner` may hold.
         """
         with self._lock:
-            held = self._handles[owner]
+            held = self._handles.get(owner, 0)
             if held >= self._max_handles:
                 raise TooManyHandles("too_many_handles", used=held, limit=self._max_handles)
             self._descriptors.check(owner, cost.descriptors)
@@ -182,8 +180,10 @@ class _Reservation:
         self._quotas.release(self._owner, self._descriptors, self._memory)
 
 
-def _add(counts: Counter[Key], key: Key, amount: int) -> None:
+def _add(counts: dict[Key, int], key: Key, amount: int) -> None:
     """Add `amount`, and forget the key at zero."""
-    counts[key] += amount
-    if not counts[key]:
-        del counts[key]
+    count = counts.get(key, 0) + amount
+    if count:
+        counts[key] = count
+    else:
+        counts.pop(key, None)
