@@ -1,7 +1,8 @@
 """Runs the gateway, and writes down the functions that each piece of a client's data goes through.
 
-`python benchmarks/tracer.py FILE ARGUMENTS...` is `sftp-gateway ARGUMENTS...` of the checkout that
-PYTHONPATH names. FILE gets one JSON list a piece: [depth, file, function] for each call.
+`python benchmarks/tracer.py ARGUMENTS...` is `sftp-gateway ARGUMENTS...` of the checkout that
+PYTHONPATH names. Standard error, the one file that workers inherit, gets one JSON list a piece:
+[depth, file, function] for each call.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ _ENTRIES: Final = ("data_received", "buffer_updated")
 class Tracer:
     """For sys.setprofile: notes the calls of the gateway's functions while data is handled."""
 
-    def __init__(self, output: int) -> None:
-        self._output = output
+    def __init__(self) -> None:
         self._calls: list[tuple[int, str, str]] = []
         self._depth = 0
         self._entry: FrameType | None = None
@@ -33,7 +33,7 @@ class Tracer:
             if _is_traced(frame.f_code):
                 self._depth -= 1
             if frame is self._entry:
-                os.write(self._output, json.dumps(self._calls).encode() + b"\n")
+                os.write(sys.stderr.fileno(), json.dumps(self._calls).encode() + b"\n")
                 self._entry = None
 
     def _call(self, frame: FrameType) -> None:
@@ -58,7 +58,6 @@ def _is_traced(code: CodeType) -> bool:
 
 
 if __name__ == "__main__":
-    trace, *sys.argv[1:] = sys.argv[1:]
     sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
-    sys.setprofile(Tracer(os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)))
+    sys.setprofile(Tracer())
     runpy.run_module("sftp_gateway", run_name="__main__", alter_sys=True)

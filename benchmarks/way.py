@@ -33,17 +33,17 @@ _OUTPUT: Final = "ChannelSession.flush"
 
 
 class TracedGateway(Gateway):
-    """The gateway of `checkout`, whose workers write their calls to a file."""
+    """The gateway of `checkout`, whose workers write their calls to standard error."""
 
     checkout = REPOSITORY
 
     @property
     def trace(self) -> Path:
-        """What tracer.py writes."""
-        return self.folder / "trace"
+        """Where tracer.py writes, among other messages."""
+        return self.folder / "stderr.log"
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, str(REPOSITORY / "benchmarks/tracer.py"), str(self.trace), "serve"]
+        return [sys.executable, str(REPOSITORY / "benchmarks/tracer.py"), "serve"]
 
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(self.checkout)}
@@ -91,15 +91,20 @@ def _ways(gateway: TracedGateway, clients: Clients) -> dict[str, Calls]:
 def _trace(ask: Callable[[], object], trace: Path) -> Calls:
     """The calls for the last piece of data that came while `ask` ran a second time."""
     ask()
-    before = trace.read_bytes().count(b"\n")
+    before = len(_traced(trace))
     ask()
     deadline = time.monotonic() + PATIENCE
-    while trace.read_bytes().count(b"\n") <= before:  # written behind the answer
+    while len(_traced(trace)) <= before:  # written behind the answer
         if time.monotonic() > deadline:
             raise RuntimeError("nothing was traced")
         time.sleep(0.01)
     time.sleep(0.1)
-    return [tuple(call) for call in json.loads(trace.read_bytes().splitlines()[-1])]
+    return [tuple(call) for call in json.loads(_traced(trace)[-1])]
+
+
+def _traced(trace: Path) -> Sequence[bytes]:
+    """The lines of tracer.py."""
+    return [line for line in trace.read_bytes().splitlines(True) if line.startswith(b"[[")]
 
 
 def _sftp_half(calls: Calls) -> Calls:

@@ -375,7 +375,8 @@ class PacketConnection(asyncssh.SSHServerConnection):
             if _CHANNEL_HEADER.size + number != end:
                 return False
             if channel is not self._receiver:
-                self._deliver()
+                if self._receiver is not None:
+                    self._deliver()
                 self._receiver = channel
             if self._received_length + number > channel._recv_window:
                 return False
