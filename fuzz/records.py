@@ -161,7 +161,7 @@ async def _effect(receiver: Any, sender: Any, block: int, sealed_memfd: bytes, s
             break
         if not connection._tasks:
             effect.unread = max(effect.unread, len(connection._inpbuf))
-    assert not connection._batch._pieces, "data is kept back"
+    assert not connection._received, "data is kept back"
     effect.window = channel._send_window
     effect.new_keys = connection._recv_encryption is not receiver
     going_on = effect.ended is None
