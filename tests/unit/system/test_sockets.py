@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_host_restricts_the_listening_address(host: str, address: str) -> None
         assert listener.getblocking() is False
         if listener.family == socket.AF_INET6:
             assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_the_kernel_buffers_little_of_what_a_client_sends() -> None:
+    chunk = bytes(1 << 20)
+    with listen("127.0.0.1", 0) as listener:
+        client = socket.create_connection(listener.getsockname())
+        listener.setblocking(True)
+        server, _ = listener.accept()
+        with client, server:
+            sender = threading.Thread(target=lambda: [client.sendall(chunk) for _ in range(32)])
+            sender.start()
+            received = 0
+            while received < 32 * len(chunk):
+                received += len(server.recv(len(chunk)))
+            sender.join()
+            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 256 * 1024
 
 
 def test_a_host_name_is_resolved() -> None:
