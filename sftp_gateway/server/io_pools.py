@@ -18,7 +18,6 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar, cast
 
-from sftp_gateway.server.limits.scheduler import TURN
+from sftp_gateway.server.limits.scheduler import serve_queue
 
 T = TypeVar("T")
 
@@ -92,7 +91,7 @@ class Job(Generic[T]):
         self.running = self.executed = False
         #: Whether its caller already got a TimeoutError, and whether it keeps a thread blocked.
         self.abandoned = self.stuck = False
-        #: Whether no thread began it because the pools were closed.
+        #: Whether no thread may begin it any more: it was abandoned, or the pools were closed.
         self.cancelled = False
         self.error: Exception | None = None
         self._result: T | None = None
@@ -128,7 +127,7 @@ class _Threads:
         most: int,
         done: Callable[[Job[Any]], None],
         *,
-        initialize: Callable[[], None] = lambda: None,
+        initialize: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self._most = most
@@ -183,7 +182,8 @@ class _Threads:
             thread.join()
 
     def _execute_jobs(self) -> None:
-        self._initialize()
+        if self._initialize is not None:
+            self._initialize()
         while (job := self._jobs.get()) is not None:
             with self._lock:
                 job.running = not job.cancelled
@@ -212,7 +212,7 @@ class IoPools:
                 f"{share} {pool}",
                 THREADS[pool],
                 self._queue,
-                **({"initialize": lower_priority} if pool is Pool.CHECKSUM else {}),
+                initialize=lower_priority if pool is Pool.CHECKSUM else None,
             )
             for share in shares
             for pool in Pool
@@ -277,12 +277,8 @@ class IoPools:
 
     def _deliver(self) -> None:
         self._delivery_scheduled = False  # first: what is appended from now on is scheduled again
-        end = time.perf_counter() + TURN
         try:
-            while self._executed:
-                self._finish(self._executed.popleft())
-                if time.perf_counter() >= end:
-                    break
+            serve_queue(self._executed, self._finish)
         finally:
             if self._executed:
                 self._schedule_delivery()
@@ -316,13 +312,10 @@ class IoPools:
     def _abandon(self, job: Job[Any]) -> None:
         if job.executed:  # `_finish` follows
             return
-        if job.no_timeout:
-            job.stuck = True
-        elif self._threads[job.key].withdraw(job):
-            self._queue(job)
-        else:
-            job.stuck = True
+        job.stuck = job.no_timeout or not self._threads[job.key].withdraw(job)
         self._stuck[job.key] += job.stuck
+        if not job.stuck:
+            self._queue(job)
         if not job.no_timeout:
             job.abandoned = True
             self._report_abandoned(job)

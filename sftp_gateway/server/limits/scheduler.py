@@ -22,7 +22,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
+
+T = TypeVar("T")
 
 #: Seconds of a connection's time slice.
 SLICE: Final = 0.0005
@@ -40,6 +42,20 @@ class Loop(Protocol):
     def call_soon(self, callback: Callable[[], None]) -> object:
         """Call `callback` in the next turn of the loop."""
         ...
+
+
+def serve_queue(
+    queue: deque[T], serve: Callable[[T], None], *, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Take from `queue` what is in it now, for TURN seconds of `clock`, and `serve` each of it.
+
+    What `serve` raises ends the turn.
+    """
+    end = clock() + TURN
+    for _ in range(len(queue)):
+        serve(queue.popleft())
+        if clock() >= end:
+            break
 
 
 class Scheduler:
@@ -64,12 +80,8 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._scheduled = False
-        end = self.clock() + TURN
         try:
-            for _ in range(len(self._queue)):
-                self._queue.popleft().resume()
-                if self.clock() >= end:
-                    break
+            serve_queue(self._queue, TimeSlice.resume, clock=self.clock)
         finally:
             if self._queue:
                 self._schedule()

@@ -28,7 +28,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import linecache
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -129,7 +128,6 @@ _VERIFIED: Final[Mapping[str, str]] = {
 def unverified() -> Sequence[str]:
     """The internals whose source differs from the verified one; empty for a known asyncssh."""
     found = digests()
-    linecache.clearcache()  # inspect keeps a megabyte of asyncssh's source text
     return tuple(name for name in found if found[name] != _VERIFIED.get(name))
 
 
