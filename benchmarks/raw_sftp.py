@@ -47,11 +47,11 @@ class RawSftp:
 
     def open_folder(self, path: bytes) -> None:
         """Open a folder, and close it again."""
-        self.close(self._ask(_packet(_OPENDIR, 1, _string(path)), _HANDLE)[8:])
+        self.close(self._opendir(path))
 
     def read_folder(self, path: bytes) -> int:
         """Open, list and close a folder; the number of its entries."""
-        handle = self._ask(_packet(_OPENDIR, 1, _string(path)), _HANDLE)[8:]
+        handle = self._opendir(path)
         entries = 0
         while True:
             self._send(_packet(_READDIR, 1, _string(handle)))
@@ -61,6 +61,9 @@ class RawSftp:
             entries += int.from_bytes(body[4:8], "big")
         self.close(handle)
         return entries
+
+    def _opendir(self, path: bytes) -> bytes:
+        return self._ask(_packet(_OPENDIR, 1, _string(path)), _HANDLE)[8:]
 
     def read_file(self, path: bytes, size: int) -> None:
         """Look up, open, read and close a file of `size` bytes with the requests of sshfs.

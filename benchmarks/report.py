@@ -21,6 +21,11 @@ class Spread:
     min: float
     max: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(median=median(values), min=min(values), max=max(values))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
@@ -108,7 +113,7 @@ def spread(values: Sequence[float]) -> Spread | None:
     """Sum up the rounds of one measurement; None if there are none."""
     if not values:
         return None
-    return Spread(median=median(values), min=min(values), max=max(values))
+    return Spread.of(values)
 
 
 def as_json(run: Run) -> dict[str, Any]:

@@ -229,12 +229,11 @@ def _ratio(one: _Cost, other: _Cost) -> Spread:
         median(a / b for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(one.rounds, other.rounds, strict=True)
     ]
-    return Spread(median=median(starts), min=min(starts), max=max(starts))
+    return Spread.of(starts)
 
 
 def _cpu(cost: _Cost) -> Spread:
-    starts = [median(rounds) for rounds in cost.rounds]
-    return Spread(median=median(starts), min=min(starts), max=max(starts))
+    return Spread.of([median(rounds) for rounds in cost.rounds])
 
 
 def _rows(costs: _Costs, names: Sequence[str]) -> Iterator[list[str]]:

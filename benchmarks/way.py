@@ -35,8 +35,6 @@ _OUTPUT: Final = "ChannelSession.flush"
 class TracedGateway(Gateway):
     """The gateway of `checkout`, whose workers write their calls to standard error."""
 
-    checkout = REPOSITORY
-
     @property
     def trace(self) -> Path:
         """Where tracer.py writes, among other messages."""
@@ -44,9 +42,6 @@ class TracedGateway(Gateway):
 
     def command(self) -> Sequence[str]:
         return [sys.executable, str(REPOSITORY / "benchmarks/tracer.py"), "serve"]
-
-    def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(self.checkout)}
 
 
 def main() -> int:
